@@ -1,0 +1,1 @@
+"""The room that translates between DICOM Datasets and our nouns."""

@@ -1,0 +1,95 @@
+"""A volume to CT image instances, for phantoms and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from limn.domain.scan import Volume
+
+RESCALE_INTERCEPT = -1024
+
+
+@dataclass(frozen=True, slots=True)
+class CtIdentity:
+    """Who and which: the animal, and UIDs that the caller fixes.
+
+    Attributes
+    ----------
+    uid_root : every UID of the series starts with it
+    when : DICOM date and time, ``YYYYMMDD`` and ``HHMMSS``
+    """
+
+    animal: str
+    uid_root: str
+    when: tuple[str, str]
+    patient_position: str = "HFS"
+    description: str = "limn phantom"
+
+    @property
+    def study_instance_uid(self) -> str:
+        """UID of the study."""
+        return f"{self.uid_root}.1"
+
+    @property
+    def series_instance_uid(self) -> str:
+        """UID of the series."""
+        return f"{self.uid_root}.2"
+
+
+def ct_instances(volume: Volume, identity: CtIdentity) -> list[FileDataset]:
+    """One CT Image Storage dataset per slice, Explicit VR LE, 16 bit unsigned."""
+    grid = volume.grid
+    spacing_mm = grid.spacing_mm
+    stored = np.clip(np.round(volume.hu_zyx) - RESCALE_INTERCEPT, 0, 65535).astype("<u2")
+    orientation = [_ds(v) for v in (*grid.along_x_xyz, *grid.along_y_xyz)]
+    instances = []
+    for k, origin in enumerate(grid.slice_origins_xyz_mm):
+        ds = _frame(identity, f"{identity.uid_root}.3.{k + 1}")
+        ds.InstanceNumber = k + 1
+        ds.ImagePositionPatient = [_ds(v) for v in origin]
+        ds.ImageOrientationPatient = orientation
+        ds.PixelSpacing = [_ds(spacing_mm.y), _ds(spacing_mm.x)]
+        ds.SliceThickness = _ds(spacing_mm.z)
+        ds.Rows, ds.Columns = grid.rows, grid.columns
+        ds.PixelData = stored[k].tobytes()
+        instances.append(ds)
+    return instances
+
+
+def _frame(identity: CtIdentity, sop_instance_uid: str) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, sop_instance_uid
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = identity.when[0]
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = identity.when[1]
+    ds.AccessionNumber, ds.Modality, ds.Manufacturer = "", "CT", "limn"
+    ds.ReferringPhysicianName = ""
+    ds.SeriesDescription = identity.description
+    ds.ManufacturerModelName = "phantom"
+    ds.PatientName, ds.PatientID = f"{identity.animal}^Mouse", identity.animal
+    ds.PatientBirthDate, ds.PatientSex = "", "F"
+    ds.PatientSpeciesDescription = "Mus musculus"
+    ds.KVP, ds.PatientPosition = "50", identity.patient_position
+    ds.StudyInstanceUID = identity.study_instance_uid
+    ds.SeriesInstanceUID = identity.series_instance_uid
+    ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = "1", 1, 1
+    ds.FrameOfReferenceUID = f"{identity.uid_root}.4"
+    ds.PositionReferenceIndicator = ""
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(RESCALE_INTERCEPT), "1", "HU"
+    return ds
+
+
+def _ds(value: float) -> str:
+    """A decimal string within DICOM's 16 bytes."""
+    return f"{value:.6f}".rstrip("0").rstrip(".") or "0"

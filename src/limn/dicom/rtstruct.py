@@ -1,0 +1,306 @@
+"""Contours to an RT Structure Set, and back.
+
+The skeleton is rt-utils' (D4); geometry, contours and the attributes that a planning system
+needs are ours. Written as Implicit VR Little Endian: in Explicit VR a long contour's DS
+passes the 16-bit length and turns into UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pydicom
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+
+from limn.dicom.series import Series
+from limn.domain.geometry import FloatArray
+from limn.domain.scan import Contour, Organ
+
+# Copied from the CT as they are, so that the planning system files both under one animal.
+COPIED = (
+    "SpecificCharacterSet",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "StrainDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+# Type 2 attributes of the modules above: present, empty when the CT has none.
+TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+    "OperatorsName",
+)
+DS_BYTES = 16
+# 4 decimals of a millimetre: 0.1 um, and never over 16 bytes.
+DECIMALS = 4
+# A point may lie this far off the plane of its slice; rounding to 4 decimals alone gives 0.05 um.
+PLANE_TOLERANCE_MM = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a planning system wants its structure sets.
+
+    Attributes
+    ----------
+    roi_names : TG-263 names unless the site says otherwise
+    colours : RGB
+    species : PatientSpeciesDescription when the CT names none
+    """
+
+    roi_names: Mapping[Organ, str]
+    colours: Mapping[Organ, tuple[int, int, int]]
+    species: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What must not change when a structure set is built again.
+
+    Attributes
+    ----------
+    date, time : DICOM DA and TM
+    label : StructureSetLabel, at most 16 characters
+    software : ManufacturerModelName's version
+    """
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    date: str
+    time: str
+    label: str
+    software: str
+    algorithm: str
+
+
+def build(
+    series: Series,
+    contours: Sequence[Contour],
+    volumes_mm3: Mapping[Organ, float],
+    identity: Identity,
+    style: Style,
+) -> bytes:
+    """The structure set as a DICOM file.
+
+    Organs without a contour get no ROI: an empty ContourSequence crashes planning systems.
+    """
+    ds = _skeleton(series)
+    _fill_header(ds, series, identity, style)
+    frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
+    by_organ = {
+        organ: [contour for contour in contours if contour.organ is organ] for organ in Organ
+    }
+    present = [organ for organ in Organ if by_organ[organ]]
+    ds.StructureSetROISequence = [
+        _structure_set_roi(
+            number, style.roi_names[organ], volumes_mm3[organ], frame_of_reference_uid, identity
+        )
+        for number, organ in enumerate(present, start=1)
+    ]
+    ds.ROIContourSequence = [
+        _roi_contour(number, style.colours[organ], by_organ[organ], series)
+        for number, organ in enumerate(present, start=1)
+    ]
+    ds.RTROIObservationsSequence = [
+        _observation(number) for number in range(1, len(present) + 1)
+    ]
+    file = io.BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _skeleton(series: Series) -> FileDataset:
+    # Imported here: rt_utils brings OpenCV, which only the process that builds needs.
+    from rt_utils import ds_helper  # noqa: PLC0415
+
+    headers = [_with_study(instance.header) for instance in series.instances]
+    with warnings.catch_warnings():
+        # rt-utils sets is_little_endian and is_implicit_VR, which pydicom 3 deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ds: FileDataset = ds_helper.create_rtstruct_dataset(headers)
+    return ds
+
+
+def _with_study(header: Dataset) -> Dataset:
+    """What rt-utils reads, with the study attributes that it insists on."""
+    seen = Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        setattr(seen, keyword, header[keyword].value)
+    seen.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or ""
+    for keyword in ("StudyDate", "StudyTime", "StudyID"):
+        setattr(seen, keyword, header.get(keyword, ""))
+    return seen
+
+
+def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:
+    source = series.first
+    for keyword in COPIED:
+        if keyword in source:
+            ds[keyword] = source[keyword]
+        elif keyword in ds:
+            del ds[keyword]
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    if "PatientSpeciesDescription" not in ds and "PatientSpeciesCodeSequence" not in ds:
+        ds.PatientSpeciesDescription = style.species
+    frame_of_reference_uid = source.get("FrameOfReferenceUID")
+    if not frame_of_reference_uid:
+        # Deterministic, so that two structure sets of one series agree.
+        frame_of_reference_uid = source.SeriesInstanceUID
+        ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = frame_of_reference_uid
+    ds.FrameOfReferenceUID = frame_of_reference_uid
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = RTStructureSetStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance_uid
+    ds.SOPInstanceUID = identity.sop_instance_uid
+    ds.SeriesInstanceUID = identity.series_instance_uid
+    ds.StudyInstanceUID = source.StudyInstanceUID
+    ds.SeriesNumber = (int(source.get("SeriesNumber") or 0) + 9000) % 1_000_000
+    ds.InstanceNumber = "1"
+    ds.Manufacturer, ds.ManufacturerModelName = "limn", "limn"
+    ds.SoftwareVersions = identity.software
+    del ds.InstitutionName
+    ds.SeriesDescription = "limn contours"
+    ds.StructureSetLabel = identity.label
+    ds.StructureSetName = identity.label
+    ds.StructureSetDescription = identity.algorithm
+    for keyword in ("StructureSetDate", "SeriesDate", "InstanceCreationDate"):
+        setattr(ds, keyword, identity.date)
+    for keyword in ("StructureSetTime", "SeriesTime", "InstanceCreationTime"):
+        setattr(ds, keyword, identity.time)
+    ds.ApprovalStatus = "UNAPPROVED"
+
+
+def _structure_set_roi(
+    number: int, name: str, volume_mm3: float, frame_of_reference_uid: str, identity: Identity
+) -> Dataset:
+    roi = Dataset()
+    roi.ROINumber = number
+    roi.ReferencedFrameOfReferenceUID = frame_of_reference_uid
+    roi.ROIName = name
+    roi.ROIVolume = f"{volume_mm3 / 1000:.6f}"
+    roi.ROIGenerationAlgorithm = "AUTOMATIC"
+    roi.ROIGenerationDescription = identity.algorithm[:64]
+    return roi
+
+
+def _roi_contour(
+    number: int, colour: tuple[int, int, int], contours: Sequence[Contour], series: Series
+) -> Dataset:
+    roi = Dataset()
+    roi.ROIDisplayColor = list(colour)
+    roi.ReferencedROINumber = number
+    roi.ContourSequence = [
+        _contour(count, contour, series) for count, contour in enumerate(contours, start=1)
+    ]
+    return roi
+
+
+def _contour(count: int, contour: Contour, series: Series) -> Dataset:
+    header = series.instances[contour.slice_index].header
+    image = Dataset()
+    image.ReferencedSOPClassUID = header.SOPClassUID
+    image.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    item = Dataset()
+    item.ContourImageSequence = [image]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(contour.points_xyz_mm)
+    item.ContourNumber = count
+    # One ready string: pydicom takes three times as long over a list of decimals.
+    item[0x30060050] = DataElement(
+        0x30060050, "DS", _decimal_string(contour.points_xyz_mm), already_converted=True
+    )
+    return item
+
+
+def _decimal_string(points_xyz_mm: FloatArray) -> str:
+    values = np.round(points_xyz_mm, DECIMALS).ravel() + 0.0
+    return "\\".join(f"{value:.{DECIMALS}f}" for value in values.tolist())
+
+
+def _observation(number: int) -> Dataset:
+    observation = Dataset()
+    observation.ObservationNumber = number
+    observation.ReferencedROINumber = number
+    observation.RTROIInterpretedType = "ORGAN"
+    observation.ROIInterpreter = ""
+    return observation
+
+
+def read(contents: bytes) -> FileDataset:
+    """A structure set from the bytes of its file."""
+    return pydicom.dcmread(io.BytesIO(contents))
+
+
+def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
+    """The contours of a structure set, each on the slice that it references."""
+    slice_of = {uid: k for k, uid in enumerate(series.sop_instance_uids)}
+    organ_of_name = {name: organ for organ, name in style.roi_names.items()}
+    organ_of_number = {
+        int(roi.ROINumber): organ_of_name[str(roi.ROIName)] for roi in ds.StructureSetROISequence
+    }
+    return [
+        Contour(
+            organ_of_number[int(roi.ReferencedROINumber)],
+            slice_of[str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)],
+            np.array(item.ContourData, dtype=np.float64).reshape(-1, 3),
+        )
+        for roi in ds.ROIContourSequence
+        for item in roi.ContourSequence
+    ]
+
+
+def faults(ds: Dataset, series: Series) -> list[str]:
+    """What a planning system would refuse or misplace; empty when there is nothing."""
+    known = {uid: k for k, uid in enumerate(series.sop_instance_uids)}
+    found = []
+    if len(ds.StructureSetLabel) > 16:
+        found.append(f"StructureSetLabel {ds.StructureSetLabel!r} has over 16 characters")
+    for roi in ds.ROIContourSequence:
+        for item in roi.ContourSequence:
+            where = f"ROI {roi.ReferencedROINumber} contour {item.ContourNumber}"
+            uid = str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)
+            if uid not in known:
+                found.append(f"{where}: ReferencedSOPInstanceUID {uid} is not in the series")
+                continue
+            if any(len(text) > DS_BYTES for text in _texts(item)):
+                found.append(f"{where}: ContourData over {DS_BYTES} bytes")
+            points = np.array(item.ContourData, dtype=np.float64).reshape(-1, 3)
+            if len(points) < 3 or len(points) != item.NumberOfContourPoints:
+                found.append(f"{where}: NumberOfContourPoints {item.NumberOfContourPoints}")
+            elif series.grid.distance_to_slice_mm(known[uid], points) > PLANE_TOLERANCE_MM:
+                found.append(f"{where}: ContourData leaves the plane of {uid}")
+    return found
+
+
+def _texts(item: Dataset) -> list[str]:
+    return [getattr(value, "original_string", str(value)) for value in item.ContourData]

@@ -1,0 +1,1 @@
+"""The words everyone speaks: geometry, scans, timing, errors. NumPy alone."""

@@ -1,0 +1,229 @@
+"""The only place where indices become millimetres.
+
+Arrays are ``[z, y, x]``; points are ``(x, y, z)`` mm in DICOM patient coordinates (LPS:
+x to the animal's left, y to its back, z to its head). PS3.3 C.7.6.2.1.1 relates the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+# Letter of the direction in which each patient axis grows, and of its opposite.
+_TOWARDS = (("L", "R"), ("P", "A"), ("S", "I"))
+
+# Cosine deficit of an axis that still counts as lying along a patient axis (0.57 degrees).
+# Beyond it contours would leave the image axes, which planning systems refuse.
+OBLIQUE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class SpacingMm:
+    """Distance between neighbouring voxel centres along each array axis, mm."""
+
+    z: float
+    y: float
+    x: float
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of one voxel."""
+        return self.z * self.y * self.x
+
+    @property
+    def zyx(self) -> tuple[float, float, float]:
+        """The three numbers in array order."""
+        return (self.z, self.y, self.x)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Where the voxels of a stack of slices lie in the patient.
+
+    Attributes
+    ----------
+    slice_origins_xyz_mm : (n, 3) float64
+        Centre of voxel ``[k, 0, 0]`` of every slice (ImagePositionPatient), in the order
+        of the array. Every slice keeps its own position; none is derived from another.
+    rows, columns : int
+        Length of the y and x array axes.
+    spacing_y_mm, spacing_x_mm : float
+        PixelSpacing: first value between rows (y), second between columns (x).
+    along_x_xyz, along_y_xyz : (3,) float64
+        Unit vectors of growing column index and growing row index
+        (ImageOrientationPatient, first and second triple).
+    """
+
+    slice_origins_xyz_mm: FloatArray
+    rows: int
+    columns: int
+    spacing_y_mm: float
+    spacing_x_mm: float
+    along_x_xyz: FloatArray
+    along_y_xyz: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.slice_origins_xyz_mm.ndim != 2 or self.slice_origins_xyz_mm.shape[1] != 3:
+            msg = f"slice origins have shape {self.slice_origins_xyz_mm.shape}, (n, 3) expected"
+            raise ValueError(msg)
+        if min(self.rows, self.columns, len(self.slice_origins_xyz_mm)) < 1:
+            msg = f"a grid of {self.shape_zyx} voxels is empty"
+            raise ValueError(msg)
+        if min(self.spacing_y_mm, self.spacing_x_mm) <= 0:
+            msg = f"spacing {self.spacing_y_mm} x {self.spacing_x_mm} mm is not positive"
+            raise ValueError(msg)
+        gram = np.array([self.along_x_xyz, self.along_y_xyz])
+        if not np.allclose(gram @ gram.T, np.eye(2), atol=1e-4):
+            msg = "the directions of rows and columns are not orthonormal"
+            raise ValueError(msg)
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        return (len(self.slice_origins_xyz_mm), self.rows, self.columns)
+
+    @property
+    def normal_xyz(self) -> FloatArray:
+        """Unit vector of the slice normal, rows x columns (right-handed)."""
+        return np.cross(self.along_x_xyz, self.along_y_xyz)
+
+    @property
+    def slice_positions_mm(self) -> FloatArray:
+        """(n,) position of every slice along the normal, mm."""
+        return self.slice_origins_xyz_mm @ self.normal_xyz
+
+    @property
+    def spacing_mm(self) -> SpacingMm:
+        """Voxel spacing; along z the mean over the stack (1 mm for a single slice)."""
+        positions_mm = self.slice_positions_mm
+        if len(positions_mm) == 1:
+            z_mm = 1.0
+        else:
+            z_mm = float(abs(positions_mm[-1] - positions_mm[0]) / (len(positions_mm) - 1))
+        return SpacingMm(z=z_mm, y=self.spacing_y_mm, x=self.spacing_x_mm)
+
+    def plane_points_xyz_mm(self, slice_index: int, points_yx: FloatArray) -> FloatArray:
+        """Fractional (row, column) indices on one slice to patient coordinates.
+
+        Parameters
+        ----------
+        slice_index : int
+            Which slice; its own position is used.
+        points_yx : (n, 2) float64
+            Row and column, 0 at the centre of the first voxel.
+
+        Returns
+        -------
+        (n, 3) float64
+            ``(x, y, z)`` mm, PS3.3 equation C.7.6.2.1-1.
+        """
+        along_columns = np.outer(points_yx[:, 1] * self.spacing_x_mm, self.along_x_xyz)
+        along_rows = np.outer(points_yx[:, 0] * self.spacing_y_mm, self.along_y_xyz)
+        return np.asarray(
+            self.slice_origins_xyz_mm[slice_index] + along_columns + along_rows, dtype=np.float64
+        )
+
+    def plane_indices_yx(self, slice_index: int, points_xyz_mm: FloatArray) -> FloatArray:
+        """Patient coordinates on one slice to fractional (row, column); the inverse."""
+        offset_xyz_mm = points_xyz_mm - self.slice_origins_xyz_mm[slice_index]
+        return np.column_stack(
+            (
+                offset_xyz_mm @ self.along_y_xyz / self.spacing_y_mm,
+                offset_xyz_mm @ self.along_x_xyz / self.spacing_x_mm,
+            )
+        )
+
+    def distance_to_slice_mm(self, slice_index: int, points_xyz_mm: FloatArray) -> float:
+        """Largest distance of the points from the plane of a slice."""
+        offset_xyz_mm = points_xyz_mm - self.slice_origins_xyz_mm[slice_index]
+        return float(np.abs(offset_xyz_mm @ self.normal_xyz).max())
+
+    @property
+    def axis_letters(self) -> str:
+        """Patient direction in which each array axis grows, z y x, e.g. ``SPL``.
+
+        Raises
+        ------
+        ValueError
+            If an axis is oblique to the patient beyond `OBLIQUE_TOLERANCE`.
+        """
+        return "".join(
+            _letter(direction) for direction in (self._growth(), self.along_y_xyz, self.along_x_xyz)
+        )
+
+    def _growth(self) -> FloatArray:
+        """Direction in which the slice index grows; the normal for a single slice."""
+        positions_mm = self.slice_positions_mm
+        return -self.normal_xyz if positions_mm[-1] < positions_mm[0] else self.normal_xyz
+
+
+def _letter(direction_xyz: FloatArray) -> str:
+    axis = int(np.argmax(np.abs(direction_xyz)))
+    off_axis = float(np.max(np.abs(np.delete(direction_xyz, axis))))
+    if off_axis > OBLIQUE_TOLERANCE:
+        rounded = [round(float(value), 4) for value in direction_xyz]
+        msg = f"direction {rounded} is oblique to the patient's axes"
+        raise ValueError(msg)
+    return _TOWARDS[axis][0 if direction_xyz[axis] > 0 else 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Reorientation:
+    """How an array turns from one set of axis letters to another, and back.
+
+    Flips and transposes only: no voxel changes its value or its place in the animal.
+    """
+
+    axes: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+
+    @classmethod
+    def between(cls, letters: str, wanted: str) -> Reorientation:
+        """From array axes ``letters`` (z, y, x) to ``wanted``, e.g. ``IPR`` to ``SPL``."""
+        axes, flipped = [], []
+        for letter in wanted:
+            pair = next(pair for pair in _TOWARDS if letter in pair)
+            axis = next(i for i, own in enumerate(letters) if own in pair)
+            axes.append(axis)
+            flipped.append(letters[axis] != letter)
+        return cls(axes=(axes[0], axes[1], axes[2]), flipped=(flipped[0], flipped[1], flipped[2]))
+
+    def apply(self, array_zyx: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """Turn the array; a view, nothing is copied."""
+        turned = array_zyx.transpose(self.axes)
+        return turned[tuple(slice(None, None, -1 if flip else None) for flip in self.flipped)]
+
+    def undo(self, array_zyx: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """Turn the array back; a view, nothing is copied."""
+        unflipped = array_zyx[
+            tuple(slice(None, None, -1 if flip else None) for flip in self.flipped)
+        ]
+        return unflipped.transpose(tuple(int(i) for i in np.argsort(self.axes)))
+
+    def spacing(self, spacing_mm: SpacingMm) -> SpacingMm:
+        """The spacing of the turned array."""
+        own = spacing_mm.zyx
+        return SpacingMm(z=own[self.axes[0]], y=own[self.axes[1]], x=own[self.axes[2]])
+
+
+def axial_grid(
+    shape_zyx: tuple[int, int, int], spacing_mm: SpacingMm, first_voxel_xyz_mm: FloatArray
+) -> Grid:
+    """A uniform stack with array axes S, P, L: slices from tail to head, rows to the back."""
+    origins_xyz_mm = np.tile(np.asarray(first_voxel_xyz_mm, dtype=np.float64), (shape_zyx[0], 1))
+    origins_xyz_mm[:, 2] += np.arange(shape_zyx[0]) * spacing_mm.z
+    return Grid(
+        slice_origins_xyz_mm=origins_xyz_mm,
+        rows=shape_zyx[1],
+        columns=shape_zyx[2],
+        spacing_y_mm=spacing_mm.y,
+        spacing_x_mm=spacing_mm.x,
+        along_x_xyz=np.array([1.0, 0.0, 0.0]),
+        along_y_xyz=np.array([0.0, 1.0, 0.0]),
+    )

@@ -1,0 +1,114 @@
+"""The nouns of a scan: organ, volume, labels, contour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from limn.domain.geometry import FloatArray, Grid
+
+
+class Organ(StrEnum):
+    """The anatomical thing, under its TG-263 name."""
+
+    HEART = "Heart"
+    CORD = "SpinalCord"
+    LUNG_R = "Lung_R"
+    LUNG_L = "Lung_L"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """Hounsfield units on their grid.
+
+    Attributes
+    ----------
+    hu_zyx : (z, y, x) float32
+    """
+
+    hu_zyx: npt.NDArray[np.float32]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.hu_zyx.shape != self.grid.shape_zyx:
+            msg = f"voxels {self.hu_zyx.shape} do not fit the grid {self.grid.shape_zyx}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labels:
+    """Which organ each voxel belongs to.
+
+    Attributes
+    ----------
+    labels_zyx : (z, y, x) uint8
+        0 is background.
+    organs : mapping of label to organ
+    """
+
+    labels_zyx: npt.NDArray[np.uint8]
+    grid: Grid
+    organs: Mapping[int, Organ]
+
+    def __post_init__(self) -> None:
+        if self.labels_zyx.shape != self.grid.shape_zyx:
+            msg = f"labels {self.labels_zyx.shape} do not fit the grid {self.grid.shape_zyx}"
+            raise ValueError(msg)
+
+    def mask(self, organ: Organ) -> npt.NDArray[np.bool_]:
+        """(z, y, x) bool, true inside the organ."""
+        label = next(label for label, own in self.organs.items() if own is organ)
+        return self.labels_zyx == label
+
+    def volumes_mm3(self) -> dict[Organ, float]:
+        """Volume of every organ the labels can name, 0.0 for one that is absent."""
+        counts = np.bincount(self.labels_zyx.ravel(), minlength=256)
+        voxel_mm3 = self.grid.spacing_mm.voxel_mm3
+        return {organ: float(counts[label]) * voxel_mm3 for label, organ in self.organs.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contour:
+    """One closed planar polygon of one organ on one slice.
+
+    Attributes
+    ----------
+    points_xyz_mm : (n, 3) float64
+        Patient coordinates; the last point joins the first. All lie in the slice's plane.
+    """
+
+    organ: Organ
+    slice_index: int
+    points_xyz_mm: FloatArray
+
+
+def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    """Dice similarity coefficient of two masks; 1.0 when both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 1.0 if total == 0 else 2.0 * int((first & second).sum()) / total
+
+
+def pack_labels(labels_zyx: npt.NDArray[np.uint8]) -> bytes:
+    """Labels as a small compressed file (NumPy ``.npz``): the organs' box and where it lies."""
+    occupied = np.argwhere(labels_zyx)
+    low = occupied.min(axis=0) if len(occupied) else np.zeros(3, dtype=np.int64)
+    high = occupied.max(axis=0) + 1 if len(occupied) else np.ones(3, dtype=np.int64)
+    box = labels_zyx[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    file = io.BytesIO()
+    np.savez_compressed(file, box_zyx=box, low_zyx=low, shape_zyx=np.array(labels_zyx.shape))
+    return file.getvalue()
+
+
+def unpack_labels(packed: bytes) -> npt.NDArray[np.uint8]:
+    """Undo `pack_labels`: (z, y, x) uint8 of the whole grid."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+        box, low, shape = stored["box_zyx"], stored["low_zyx"], stored["shape_zyx"]
+    labels_zyx = np.zeros(tuple(int(n) for n in shape), dtype=np.uint8)
+    high = low + box.shape
+    labels_zyx[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = box
+    return labels_zyx

@@ -1,0 +1,1 @@
+"""The room that talks: sockets, disk, processes."""

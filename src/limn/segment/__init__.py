@@ -1,0 +1,1 @@
+"""The room that draws: voxels to labels to polygons."""

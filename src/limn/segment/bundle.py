@@ -1,0 +1,155 @@
+"""A model on disk: weights plus a manifest that says what they are, verified before use.
+
+A bundle is a folder with ``bundle.toml`` and an nnunetv2 model folder's files. Checkpoints are
+pickles, so nothing is opened before its sha256 matches the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limn.domain.errors import BundleUnfit
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Organ
+
+MANIFEST = "bundle.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRule:
+    """Which connected components of an organ stay.
+
+    Attributes
+    ----------
+    keep : "largest" keeps one; "pieces" keeps every one of at least ``min_mm3``
+        (a broken cord, a separate accessory lobe)
+    min_mm3 : float
+    """
+
+    keep: Literal["largest", "pieces"]
+    min_mm3: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified model and everything that must be known to use it."""
+
+    folder: Path
+    name: str
+    version: str
+    demonstration: bool
+    trained_on: str
+    not_for: str
+    organs: Mapping[int, Organ]
+    orientation: str
+    spacing_mm: SpacingMm
+    expected_hu: tuple[float, float]
+    configuration: str
+    folds: tuple[int, ...]
+    clean: Mapping[Organ, CleanRule]
+    protocol: Mapping[str, str]
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """Name and version in one word."""
+        return f"{self.name}-{self.version}"
+
+    def checkpoint(self, fold: int) -> Path:
+        """The weights of one fold."""
+        return self.folder / f"fold_{fold}" / "checkpoint_final.pth"
+
+
+def identify(folder: Path) -> str:
+    """The bundle's hash: sha256 of its manifest, which holds the sha256 of every file."""
+    return hashlib.sha256(_manifest_bytes(folder)).hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verify a bundle's files against its manifest.
+
+    Raises
+    ------
+    BundleUnfit
+        If the manifest is missing or wrong, a file is missing, or its sha256 differs.
+    """
+    raw = _manifest_bytes(folder)
+    try:
+        manifest = tomllib.loads(raw.decode())
+        bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
+        files = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+    needed = {"plans.json", "dataset.json"} | {
+        bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
+    }
+    if unlisted := sorted(needed - set(files)):
+        msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
+        raise BundleUnfit(msg)
+    for name, wanted in files.items():
+        _verify(folder / name, str(wanted))
+    return bundle
+
+
+def write_manifest(folder: Path, manifest_head: str) -> None:
+    """Seal a model folder: the head (TOML text) plus the sha256 of every file in it."""
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
+    lines = [
+        f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files
+    ]
+    text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
+    (folder / MANIFEST).write_text(text)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        msg = f"bundle {folder}: can't read {MANIFEST}: {error.strerror}; give the folder of a bundle"
+        raise BundleUnfit(msg) from error
+
+
+def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
+    spacing = manifest["spacing_mm"]
+    low, high = manifest["expected_hu"]
+    organs = {int(label): Organ(name) for label, name in manifest["labels"].items()}
+    return Bundle(
+        folder=folder,
+        name=str(manifest["name"]),
+        version=str(manifest["version"]),
+        demonstration=bool(manifest["demonstration"]),
+        trained_on=str(manifest["trained_on"]),
+        not_for=str(manifest["not_for"]),
+        organs=organs,
+        orientation=str(manifest["orientation"]),
+        spacing_mm=SpacingMm(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        expected_hu=(float(low), float(high)),
+        configuration=str(manifest["configuration"]),
+        folds=tuple(int(fold) for fold in manifest["folds"]),
+        clean={Organ(name): CleanRule(**rule) for name, rule in manifest["clean"].items()},
+        protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
+        sha256=sha256,
+    )
+
+
+def _verify(path: Path, wanted: str) -> None:
+    if not path.is_file():
+        msg = f"bundle file {path} is missing; install the bundle again"
+        raise BundleUnfit(msg)
+    found = _sha256(path)
+    if found != wanted:
+        msg = f"bundle file {path} has sha256 {found[:12]}…, {wanted[:12]}… expected; not opened"
+        raise BundleUnfit(msg)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
