@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from limn.domain.scan import Volume
 
-RESCALE_INTERCEPT = -1024
+# Noise in air reaches far below -1000 HU.
+RESCALE_INTERCEPT = -4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ def ct_instances(volume: Volume, identity: CtIdentity) -> list[FileDataset]:
 def _frame(identity: CtIdentity, sop_instance_uid: str) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, sop_instance_uid
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, UID(sop_instance_uid)
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = identity.when[0]
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = identity.when[1]
     ds.AccessionNumber, ds.Modality, ds.Manufacturer = "", "CT", "limn"

@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from limn.dicom.series import Series
 from limn.domain.geometry import FloatArray
@@ -32,6 +32,12 @@ COPIED = (
     "PatientSex",
     "PatientSpeciesDescription",
     "PatientSpeciesCodeSequence",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsibleOrganization",
+    "PatientSexNeutered",
     "StrainDescription",
     "PatientAge",
     "PatientSize",
@@ -44,7 +50,7 @@ COPIED = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
-# Type 2 attributes of the modules above: present, empty when the CT has none.
+# Type 2 and 2C attributes: present, empty when the CT has none.
 TYPE_2 = (
     "PatientName",
     "PatientID",
@@ -57,6 +63,13 @@ TYPE_2 = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
     "OperatorsName",
+    # Type 2C, required of every non-human patient.
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsibleOrganization",
+    "PatientSexNeutered",
 )
 DS_BYTES = 16
 # 4 decimals of a millimetre: 0.1 um, and never over 16 bytes.
@@ -129,9 +142,7 @@ def build(
         _roi_contour(number, style.colours[organ], by_organ[organ], series)
         for number, organ in enumerate(present, start=1)
     ]
-    ds.RTROIObservationsSequence = [
-        _observation(number) for number in range(1, len(present) + 1)
-    ]
+    ds.RTROIObservationsSequence = [_observation(number) for number in range(1, len(present) + 1)]
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()
@@ -169,7 +180,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
             del ds[keyword]
     for keyword in TYPE_2:
         if keyword not in ds:
-            setattr(ds, keyword, "")
+            setattr(ds, keyword, [] if keyword.endswith("Sequence") else "")
     if "PatientSpeciesDescription" not in ds and "PatientSpeciesCodeSequence" not in ds:
         ds.PatientSpeciesDescription = style.species
     frame_of_reference_uid = source.get("FrameOfReferenceUID")
@@ -180,8 +191,8 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.FrameOfReferenceUID = frame_of_reference_uid
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = RTStructureSetStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance_uid
-    ds.SOPInstanceUID = identity.sop_instance_uid
+    ds.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
+    ds.SOPInstanceUID = UID(identity.sop_instance_uid)
     ds.SeriesInstanceUID = identity.series_instance_uid
     ds.StudyInstanceUID = source.StudyInstanceUID
     ds.SeriesNumber = (int(source.get("SeriesNumber") or 0) + 9000) % 1_000_000
@@ -272,7 +283,7 @@ def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
         Contour(
             organ_of_number[int(roi.ReferencedROINumber)],
             slice_of[str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)],
-            np.array(item.ContourData, dtype=np.float64).reshape(-1, 3),
+            _points(item),
         )
         for roi in ds.ROIContourSequence
         for item in roi.ContourSequence
@@ -294,7 +305,7 @@ def faults(ds: Dataset, series: Series) -> list[str]:
                 continue
             if any(len(text) > DS_BYTES for text in _texts(item)):
                 found.append(f"{where}: ContourData over {DS_BYTES} bytes")
-            points = np.array(item.ContourData, dtype=np.float64).reshape(-1, 3)
+            points = _points(item)
             if len(points) < 3 or len(points) != item.NumberOfContourPoints:
                 found.append(f"{where}: NumberOfContourPoints {item.NumberOfContourPoints}")
             elif series.grid.distance_to_slice_mm(known[uid], points) > PLANE_TOLERANCE_MM:
@@ -303,4 +314,12 @@ def faults(ds: Dataset, series: Series) -> list[str]:
 
 
 def _texts(item: Dataset) -> list[str]:
+    """ContourData as it was written; pydicom's own decimals take ten times as long."""
+    element = item.get_item("ContourData")
+    if isinstance(element.value, bytes):
+        return element.value.decode("ascii").strip(" \0").split("\\")
     return [getattr(value, "original_string", str(value)) for value in item.ContourData]
+
+
+def _points(item: Dataset) -> FloatArray:
+    return np.array(_texts(item), dtype=np.float64).reshape(-1, 3)

@@ -119,6 +119,17 @@ def _check_instance(header: Dataset, *, assume_hu: bool) -> None:
     if int(header.get("NumberOfFrames") or 1) > 1:
         msg = f"NumberOfFrames {header.NumberOfFrames}: multi-frame CT is not supported yet"
         raise RefusedSeries(msg)
+    _check_pixels(header, name)
+    if not assume_hu:
+        _check_rescale(header, name)
+    _numbers(header, "ImageOrientationPatient", 6)
+    _numbers(header, "ImagePositionPatient", 3)
+    if min(_numbers(header, "PixelSpacing", 2)) <= 0:
+        msg = f"PixelSpacing {_shown(header, 'PixelSpacing')} is not positive"
+        raise RefusedSeries(msg)
+
+
+def _check_pixels(header: Dataset, name: str) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated"):
         if not header.get(keyword):
             msg = f"{keyword} absent: instance {name} has no pixels"
@@ -133,19 +144,16 @@ def _check_instance(header: Dataset, *, assume_hu: bool) -> None:
     if "LOCALIZER" in (header.get("ImageType") or ()):
         msg = f"ImageType {_shown(header, 'ImageType')}: a scout lies in the series ({name})"
         raise RefusedSeries(msg)
-    if not assume_hu:
-        for keyword in ("RescaleSlope", "RescaleIntercept"):
-            if header.get(keyword) is None:
-                msg = (
-                    f"{keyword} absent: pixels are not in HU (instance {name}); set "
-                    "assume_hu in the site's config if this scanner writes HU"
-                )
-                raise RefusedSeries(msg)
-    _numbers(header, "ImageOrientationPatient", 6)
-    _numbers(header, "ImagePositionPatient", 3)
-    if min(_numbers(header, "PixelSpacing", 2)) <= 0:
-        msg = f"PixelSpacing {_shown(header, 'PixelSpacing')} is not positive"
-        raise RefusedSeries(msg)
+
+
+def _check_rescale(header: Dataset, name: str) -> None:
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if header.get(keyword) is None:
+            msg = (
+                f"{keyword} absent: pixels are not in HU (instance {name}); set "
+                "assume_hu in the site's config if this scanner writes HU"
+            )
+            raise RefusedSeries(msg)
 
 
 def _check_same(instances: Sequence[Instance], keyword: str) -> None:

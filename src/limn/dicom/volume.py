@@ -109,9 +109,9 @@ def _decode(instance: Instance) -> npt.NDArray[np.float32]:
 def _decode_compressed(path: Path) -> npt.NDArray[np.float64]:
     """GDCM by way of SimpleITK, which applies the rescale itself."""
     # Imported here: it costs 0.2 s, and the receiver needs this module for its syntaxes only.
-    import SimpleITK as sitk  # noqa: PLC0415
+    import SimpleITK  # noqa: PLC0415
 
-    reader = sitk.ImageFileReader()
+    reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
-    return np.asarray(sitk.GetArrayFromImage(reader.Execute())[0], dtype=np.float64)
+    return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute())[0], dtype=np.float64)

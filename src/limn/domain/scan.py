@@ -63,7 +63,7 @@ class Labels:
     def mask(self, organ: Organ) -> npt.NDArray[np.bool_]:
         """(z, y, x) bool, true inside the organ."""
         label = next(label for label, own in self.organs.items() if own is organ)
-        return self.labels_zyx == label
+        return np.asarray(self.labels_zyx == label, dtype=np.bool_)
 
     def volumes_mm3(self) -> dict[Organ, float]:
         """Volume of every organ the labels can name, 0.0 for one that is absent."""

@@ -23,6 +23,7 @@ from torch import nn
 from limn.domain.scan import Organ, dice
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import random_scanner, scan
+from limn.segment.bundle import write_manifest
 
 CLASSES = 1 + len(TRUTH_LABELS)
 CORD_LABEL = next(label for label, organ in TRUTH_LABELS.items() if organ is Organ.CORD)
@@ -172,7 +173,9 @@ def _draw_patch(
         inside = np.flatnonzero(case.labels_zyx == label)
         middle = np.array(np.unravel_index(int(rng.choice(inside)), shape))
     low = [
-        int(np.clip(middle[i] - size // 2 + rng.integers(-size // 4, size // 4), 0, shape[i] - size))
+        int(
+            np.clip(middle[i] - size // 2 + rng.integers(-size // 4, size // 4), 0, shape[i] - size)
+        )
         for i, size in enumerate(recipe.patch_zyx)
     ]
     where = tuple(slice(a, a + size) for a, size in zip(low, recipe.patch_zyx, strict=True))
@@ -237,14 +240,16 @@ def train_fold(
             outputs = network(image)
         loss = _loss(outputs, truth)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
         schedule.step()
         smooth = float(loss) if step == 0 else 0.97 * smooth + 0.03 * float(loss)
         if step % 50 == 49:
             elapsed_s = time.monotonic() - started
-            report(f"fold {fold} step {step + 1}/{recipe.steps} loss {smooth:.3f} {elapsed_s:.0f} s")
+            report(
+                f"fold {fold} step {step + 1}/{recipe.steps} loss {smooth:.3f} {elapsed_s:.0f} s"
+            )
     return dict(network.state_dict())
 
 
@@ -289,9 +294,70 @@ def train_phantom_folds(
         report(f"fold {fold} saved")
 
 
-def score(labels_zyx: npt.NDArray[np.uint8], truth_zyx: npt.NDArray[np.uint8]) -> dict[Organ, float]:
+def score(
+    labels_zyx: npt.NDArray[np.uint8], truth_zyx: npt.NDArray[np.uint8]
+) -> dict[Organ, float]:
     """DSC of every organ."""
     return {
         organ: dice(labels_zyx == label, truth_zyx == label)
         for label, organ in TRUTH_LABELS.items()
     }
+
+
+MANIFEST_HEAD = """\
+# A limn bundle. Every file below [files] is verified before anything is opened.
+name = "phantom"
+version = "1"
+demonstration = true
+trained_on = "{phantoms} digital phantom mice (limn lab train-phantom), no animal"
+not_for = "not for animals: it has never seen one"
+configuration = "3d_fullres"
+folds = {folds}
+ensemble_rule = "mean of softmax probabilities over tiles and folds"
+mirroring = false
+profile = "paper"
+# Array axes (z, y, x) grow towards head (S), back (P), left (L).
+orientation = "SPL"
+spacing_mm = [{mm}, {mm}, {mm}]
+# 5th and 95th percentile of a whole scan should lie between these.
+expected_hu = [-1200, 1500]
+
+[labels]
+1 = "Heart"
+2 = "SpinalCord"
+3 = "Lung_R"
+4 = "Lung_L"
+
+[clean.Heart]
+keep = "largest"
+
+# A cord that a blurred vertebra has cut in two stays whole.
+[clean.SpinalCord]
+keep = "pieces"
+min_mm3 = 1.0
+
+# The accessory lobe may look separate.
+[clean.Lung_R]
+keep = "pieces"
+min_mm3 = 10.0
+
+[clean.Lung_L]
+keep = "pieces"
+min_mm3 = 10.0
+
+[protocol]
+SpinalCord = "the cord within its canal, over the whole field of view"
+Lung_R = "vessels inside the lung belong to it; trachea and main bronchi do not"
+Lung_L = "vessels inside the lung belong to it; trachea and main bronchi do not"
+Heart = "muscle and chambers; the great vessels do not belong to it"
+"""
+
+
+def seal(folder: Path, recipe: Recipe) -> None:
+    """Make the model folder a bundle: manifest with the sha256 of every file."""
+    write_manifest(
+        folder,
+        MANIFEST_HEAD.format(
+            phantoms=recipe.phantoms, folds=list(range(recipe.folds)), mm=recipe.spacing_mm
+        ),
+    )

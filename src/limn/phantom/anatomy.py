@@ -397,9 +397,9 @@ def _bones(frame: _Frame, shape: _Shape, mouse: Mouse, cage: Field, body: Field)
     """Vertebrae, ribs, sternum, scapulae and forelimbs."""
     spine = _spine_distance(frame, shape)
     disc = np.mod(frame.z / mouse.vertebra_pitch_mm, 1.0)
-    vertebral_body = (
-        np.sqrt(frame.x**2 + (frame.y - shape.spine_y + 1.75) ** 2) < 1.05
-    ) & (disc > 0.16)
+    vertebral_body = (np.sqrt(frame.x**2 + (frame.y - shape.spine_y + 1.75) ** 2) < 1.05) & (
+        disc > 0.16
+    )
     arch = (spine < 1.55) & (disc > 0.34)
     process = (
         (np.abs(frame.x) < 0.3)

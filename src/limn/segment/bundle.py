@@ -99,12 +99,8 @@ def open_bundle(folder: Path) -> Bundle:
 
 def write_manifest(folder: Path, manifest_head: str) -> None:
     """Seal a model folder: the head (TOML text) plus the sha256 of every file in it."""
-    files = sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
-    )
-    lines = [
-        f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files
-    ]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    lines = [f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files]
     text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
     (folder / MANIFEST).write_text(text)
 
@@ -113,7 +109,9 @@ def _manifest_bytes(folder: Path) -> bytes:
     try:
         return (folder / MANIFEST).read_bytes()
     except OSError as error:
-        msg = f"bundle {folder}: can't read {MANIFEST}: {error.strerror}; give the folder of a bundle"
+        msg = (
+            f"bundle {folder}: can't read {MANIFEST}: {error.strerror}; give the folder of a bundle"
+        )
         raise BundleUnfit(msg) from error
 
 

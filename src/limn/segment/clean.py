@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import cc3d
 import numpy as np
@@ -13,7 +14,7 @@ from limn.domain.scan import Labels, Organ
 from limn.segment.bundle import CleanRule
 
 # Voxels that touch by a face, an edge or a corner belong together.
-CONNECTIVITY = 26
+CONNECTIVITY: Literal[26] = 26
 
 
 @dataclass(frozen=True, slots=True, eq=False)

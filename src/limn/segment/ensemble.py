@@ -133,9 +133,7 @@ class Ensemble:
         passes = len(corners) * len(self._networks)
         with torch.inference_mode():
             for done, corner in enumerate(corners):
-                where = tuple(
-                    slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True)
-                )
+                where = tuple(slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True))
                 tile = padded[where][None, None]
                 for k, network in enumerate(self._networks):
                     soft = torch.softmax(self._forward(network, tile).float(), dim=1)[0]
@@ -143,9 +141,7 @@ class Ensemble:
                     weight[where] += gaussian
                     progress(done * len(self._networks) + k + 1, passes)
         total /= weight
-        inner = tuple(
-            slice(b, b + n) for b, n in zip(before, image.shape, strict=True)
-        )
+        inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
         return total[(slice(None), *inner)]
 
     def label(self, prepared: Prepared, probabilities: torch.Tensor) -> Labels:
@@ -219,7 +215,7 @@ def _half_precision(device: torch.device) -> bool:
     """bf16 where the hardware has it; it changes about 1 voxel in 100,000."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # type: ignore[no-untyped-call]
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _read_plan(bundle: Bundle) -> _Plan:
@@ -272,7 +268,7 @@ def _load_fold(bundle: Bundle, plan: _Plan, fold: int) -> nn.Module:
 
 @lru_cache(maxsize=16)
 def _cubic_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
-    """skimage's cubic resize of one axis as a matrix, (n_out, n_in): it is linear."""
+    """Skimage's cubic resize of one axis as a matrix, (n_out, n_in): it is linear."""
     identity = np.eye(n_in)
     return np.asarray(
         ndimage.zoom(identity, (n_out / n_in, 1), order=3, mode="nearest", grid_mode=True),

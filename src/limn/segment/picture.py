@@ -54,9 +54,7 @@ def draw_contours(
 
 def _middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
     """A voxel inside the organs' box through which all three cuts show something."""
-    spans = [
-        np.flatnonzero(labels_zyx.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)
-    ]
+    spans = [np.flatnonzero(labels_zyx.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if len(spans[0]) == 0:
         z, y, x = (n // 2 for n in labels_zyx.shape)
         return (z, y, x)
@@ -74,7 +72,8 @@ def _panel(
     colours: Mapping[Organ, Colour],
     letters: str,
 ) -> Image.Image:
-    cut, organs = hu.take(index, axis=axis), drawn.take(index, axis=axis)
+    where = tuple(index if i == axis else slice(None) for i in range(3))
+    cut, organs = hu[where], drawn[where]
     row_mm, column_mm = (spacing[i] for i in range(3) if i != axis)
     if axis != 0:
         cut, organs = cut[::-1], organs[::-1]
@@ -86,9 +85,7 @@ def _panel(
     pen = ImageDraw.Draw(panel)
     for label, organ in labels.organs.items():
         for ring in measure.find_contours(np.pad(organs == label, 1).astype(float), 0.5):
-            points = [
-                ((x - 0.5) * column_mm * scale, (y - 0.5) * row_mm * scale) for y, x in ring
-            ]
+            points = [((x - 0.5) * column_mm * scale, (y - 0.5) * row_mm * scale) for y, x in ring]
             pen.line(points, fill=colours[organ], width=2)
     middle_x, middle_y = size[0] // 2, size[1] // 2
     for letter, spot in zip(

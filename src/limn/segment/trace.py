@@ -80,7 +80,7 @@ def outline(mask_yx: npt.NDArray[np.bool_]) -> list[FloatArray]:
 def _signed_area(ring_yx: FloatArray) -> float:
     """Positive for the rings that find_contours puts around high values."""
     y, x = ring_yx[:, 0], ring_yx[:, 1]
-    return 0.5 * float(np.dot(y, np.roll(x, -1)) - np.dot(x, np.roll(y, -1)))
+    return 0.5 * float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
 
 
 def _assign(outers: list[FloatArray], holes: list[FloatArray]) -> list[list[FloatArray]]:

@@ -1,0 +1,42 @@
+# limn's verbs. Each sets up what it needs in .venv; PYTHON=python3.12 chooses another Python.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: install demo test lint fix bench clean
+
+install: $(VENV)/.installed
+
+# torch first and alone: a CPU build that is at hand stays, nothing replaces it later.
+# rt-utils without its dependencies: they would bring the OpenCV that needs libGL.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing limn into $(VENV); this takes a minute or two"
+	$(PIP) "$(TORCH)"
+	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps rt-utils
+	touch $@
+
+demo: install
+	$(BIN)/limn demo
+
+lint: install
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	$(BIN)/pytest
+
+fix: install
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+bench: install
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf $(VENV) demo-out

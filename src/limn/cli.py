@@ -1,0 +1,166 @@
+"""The command line: parse, call one function, exit.
+
+Nothing heavy is imported at the top, so that ``limn --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from limn import __version__
+from limn.domain.errors import LimnError
+
+EXIT_WRONG = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error meant for people is printed, not thrown."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except LimnError as error:
+        print(f"limn: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    except KeyboardInterrupt:
+        return 130
+
+
+def _serve(parsed: argparse.Namespace) -> None:
+    from limn.node import service
+
+    if parsed.only == "receiver":
+        service.run_receiver(parsed.config)
+    elif parsed.only == "engine":
+        service.run_engine(parsed.config)
+    else:
+        service.Supervisor(parsed.config).run()
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    from limn.node.check import check
+
+    return 0 if check(parsed.config) else EXIT_WRONG
+
+
+def _contour(parsed: argparse.Namespace) -> None:
+    from limn.node.single import contour_folder
+
+    contour_folder(parsed.folder, parsed.out, parsed.bundle, parsed.config)
+
+
+def _send(parsed: argparse.Namespace) -> None:
+    from limn.node.send import send_folder
+
+    send_folder(parsed.folder, parsed.to, called=parsed.aec, calling=parsed.aet)
+
+
+def _log(parsed: argparse.Namespace) -> None:
+    from limn.node.logview import show
+
+    show(parsed.config, as_csv=parsed.csv, since=parsed.since, animal=parsed.animal)
+
+
+def _phantom(parsed: argparse.Namespace) -> None:
+    from limn.lab.synthesize import synthesize
+
+    size = (parsed.size[0], parsed.size[1], parsed.size[2])
+    made = synthesize(
+        parsed.out,
+        parsed.seed,
+        spacing_mm=parsed.spacing,
+        size_mm=size,
+        neighbour=parsed.neighbour,
+    )
+    print(f"{made.slices} slices in {made.series_dir}, truth in {parsed.out / 'truth.nii.gz'}")
+
+
+def _lab_train_phantom(parsed: argparse.Namespace) -> None:
+    from limn.lab.train import Recipe, seal, train_phantom_folds
+
+    recipe = Recipe()
+    folds = parsed.fold if parsed.fold is not None else range(recipe.folds)
+    train_phantom_folds(parsed.out, recipe, list(folds), print)
+    if all((parsed.out / f"fold_{fold}").is_dir() for fold in range(recipe.folds)):
+        seal(parsed.out, recipe)
+        print(f"bundle sealed in {parsed.out}")
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from limn.demo import demo
+
+    return 0 if demo(parsed.out, parsed.seed) else EXIT_WRONG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limn", description="A DICOM node that contours a mouse while it sleeps."
+    )
+    parser.add_argument("--version", action="version", version=f"limn {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="run the node until Ctrl-C")
+    serve.add_argument("--config", type=Path, required=True)
+    serve.add_argument("--only", choices=["receiver", "engine"], help="one process of the node")
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="try config, bundle, model and peers")
+    check.add_argument("--config", type=Path, required=True)
+    check.set_defaults(run=_check)
+
+    contour = commands.add_parser("contour", help="contour one folder of DICOM, no network")
+    contour.add_argument("folder", type=Path)
+    contour.add_argument("-o", "--out", type=Path, required=True)
+    chosen = contour.add_mutually_exclusive_group()
+    chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
+    chosen.add_argument("--config", type=Path, help="take bundle and names from a site's config")
+    contour.set_defaults(run=_contour)
+
+    send = commands.add_parser("send", help="send a folder of DICOM by C-STORE")
+    send.add_argument("folder", type=Path)
+    send.add_argument("--to", required=True, metavar="HOST:PORT")
+    send.add_argument("--aec", default="LIMN", help="AE title called (%(default)s)")
+    send.add_argument("--aet", default="LIMNSEND", help="AE title calling (%(default)s)")
+    send.set_defaults(run=_send)
+
+    log = commands.add_parser("log", help="the scans and their timings")
+    log.add_argument("--config", type=Path, required=True)
+    log.add_argument("--csv", action="store_true", help="every column, to standard output")
+    log.add_argument("--since", metavar="YYYY-MM-DD", help="scans of this day and later (UTC)")
+    log.add_argument("--animal", help="only this PatientID")
+    log.set_defaults(run=_log)
+
+    phantom = commands.add_parser("phantom", help="make a phantom mouse: DICOM, NIfTI, truth")
+    phantom.add_argument("out", type=Path)
+    phantom.add_argument("--seed", type=int, default=1)
+    phantom.add_argument("--spacing", type=float, default=0.2, metavar="MM")
+    phantom.add_argument(
+        "--size",
+        type=float,
+        nargs=3,
+        default=(30.0, 26.0, 30.0),
+        metavar=("Z", "Y", "X"),
+        help="field of view in mm (default 30 26 30)",
+    )
+    phantom.add_argument("--neighbour", action="store_true", help="a second animal beside it")
+    phantom.set_defaults(run=_phantom)
+
+    lab = commands.add_parser("lab", help="train and measure")
+    studies = lab.add_subparsers(metavar="STUDY", required=True)
+    train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
+    train.add_argument("out", type=Path)
+    train.add_argument("--fold", type=int, nargs="*", help="only these folds")
+    train.set_defaults(run=_lab_train_phantom)
+
+    demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
+    demo.add_argument("--out", type=Path, default=Path("demo-out"))
+    demo.add_argument("--seed", type=int, default=7)
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

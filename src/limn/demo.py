@@ -1,0 +1,234 @@
+"""One phantom mouse through the whole node, for a new user's first minute.
+
+Starts ``limn serve`` and a stand-in planning system as a site would have them, sends a
+phantom series by C-STORE, waits for the structure set, and holds what arrived against the
+phantom's own truth.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydicom.uid import RTStructureSetStorage
+from pynetdicom import AE, evt
+from pynetdicom.transport import ThreadedAssociationServer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from limn.dicom import rtstruct
+from limn.dicom.series import Series, assemble
+from limn.dicom.volume import read_headers
+from limn.domain.errors import StageFailed
+from limn.domain.scan import Organ, dice
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.lab.synthesize import Synthesized, synthesize
+from limn.node import scanlog
+from limn.node.config import Config, load_config
+from limn.node.send import send_folder
+from limn.node.single import EMBEDDED_BUNDLE
+from limn.segment.rasterise import rasterise
+
+# What the embedded bundle must reach on a phantom that it never saw.
+MIN_DSC = 0.85
+READY_S = 120.0
+_Result = TypeVar("_Result")
+CONTOURED_S = 300.0
+
+CONFIG = """\
+data_dir = "node"
+
+[receive]
+port = {receive}
+
+[model]
+bundle = "{bundle}"
+allow_demo_bundle = true
+
+[engine]
+port = {engine}
+wake_port = {wake}
+
+[[destination]]
+kind = "dicom"
+name = "stand-in planning system"
+ae_title = "STANDIN"
+host = "127.0.0.1"
+port = {standin}
+"""
+
+
+def demo(out: Path, seed: int) -> bool:
+    """Run the demonstration; true when the contours arrived and match the truth."""
+    console = Console(highlight=False)
+    out = out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    received = out / "planning-system"
+    received.mkdir(parents=True)
+    ports = _free_ports(4)
+    config_path = out / "node.toml"
+    config_path.write_text(
+        CONFIG.format(
+            receive=ports[0],
+            engine=ports[1],
+            wake=ports[2],
+            standin=ports[3],
+            bundle=EMBEDDED_BUNDLE,
+        )
+    )
+    config = load_config(config_path)
+    steps = _Steps(console)
+    standin = _stand_in(ports[3], received)
+    node = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path)],
+        stderr=(out / "node.log").open("w"),
+        start_new_session=True,
+    )
+    try:
+        made = steps.run(
+            f"making phantom mouse {seed}",
+            lambda: synthesize(out / "phantom", seed, spacing_mm=0.2, size_mm=(30.0, 26.0, 30.0)),
+        )
+        steps.run(
+            "starting the node, warming five folds",
+            lambda: _wait(config.ready_path.exists, READY_S, node, out),
+        )
+        send_folder(made.series_dir, f"127.0.0.1:{ports[0]}", called="LIMN", calling="SCANNER")
+        steps.run(
+            "contouring and delivering",
+            lambda: _wait(lambda: bool(scanlog.rows(config.scan_log_path)), CONTOURED_S, node, out),
+        )
+        return _report(console, config, made, received)
+    finally:
+        node.terminate()
+        node.wait()
+        standin()
+
+
+class _Steps:
+    """A spinner and the time for each thing that a person waits for."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def run(self, title: str, action: Callable[[], _Result]) -> _Result:
+        """Do it under a spinner."""
+        with Progress(
+            SpinnerColumn(), TextColumn(title), TimeElapsedColumn(), console=self._console
+        ) as bars:
+            bars.add_task(title, total=None)
+            return action()
+
+
+def _wait(
+    reached: Callable[[], bool], limit_s: float, node: subprocess.Popen[bytes], out: Path
+) -> None:
+    deadline = time.monotonic() + limit_s
+    while not reached():
+        if node.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join((out / "node.log").read_text().splitlines()[-15:])
+            msg = f"the node did not get there; its log {out / 'node.log'} ends with\n{tail}"
+            raise StageFailed(msg)
+        time.sleep(0.1)
+
+
+def _stand_in(port: int, folder: Path) -> Callable[[], None]:
+    """A Storage SCP that takes structure sets; returns how to stop it."""
+
+    def store(event: evt.Event) -> int:
+        uid = str(event.file_meta.MediaStorageSOPInstanceUID)
+        (folder / f"RS.{uid}.dcm").write_bytes(event.encoded_dataset())
+        return 0x0000
+
+    ae = AE(ae_title="STANDIN")
+    ae.add_supported_context(RTStructureSetStorage)
+    server: ThreadedAssociationServer | None = ae.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
+    )
+    assert server is not None  # noqa: S101 - block=False always gives one
+    return server.shutdown
+
+
+def _report(console: Console, config: Config, made: Synthesized, received: Path) -> bool:
+    (row,) = scanlog.rows(config.scan_log_path)
+    if row["outcome"] != "delivered":
+        console.print(f"[red]{row['outcome']}[/]: {row['reason']}")
+        return False
+    (path,) = received.glob("*.dcm")
+    scores = _scores(path, made, config)
+    console.print(_stages(row))
+    console.print(_organs(row, scores))
+    console.print(f"structure set  {path}")
+    console.print(f"picture        {config.results_dir / row['scan_id'] / 'picture.png'}")
+    good = all(score >= MIN_DSC for score in scores.values())
+    console.print(
+        f"[green]accepted by the planning system; every organ matches the truth "
+        f"(DSC >= {MIN_DSC})[/]"
+        if good
+        else f"[red]an organ is below DSC {MIN_DSC}[/]"
+    )
+    return good
+
+
+def _scores(path: Path, made: Synthesized, config: Config) -> dict[Organ, float]:
+    """DSC of what the planning system received against what the phantom really is."""
+    series: Series = assemble(read_headers(sorted(made.series_dir.glob("*.dcm"))))
+    site = config.planning_system
+    style = rtstruct.Style(site.roi_names, site.colours, site.species)
+    contours = rtstruct.contours_of(rtstruct.read(path.read_bytes()), series, style)
+    return {
+        organ: dice(rasterise(contours, series.grid, organ), made.truth.mask(organ))
+        for organ in Organ
+    }
+
+
+def _stages(row: dict[str, str]) -> Table:
+    table = Table(title=f"{row['scan_id']}: last slice in to structure set accepted")
+    table.add_column("stage")
+    table.add_column("s", justify="right")
+    for stage in DOOR_TO_DOOR_STAGES:
+        table.add_row(stage, f"{float(row[stage]):.3f}")
+    table.add_section()
+    table.add_row("[bold]door_to_door_s[/]", f"[bold]{float(row['door_to_door_s']):.3f}[/]")
+    table.add_row("receive_s (before)", f"{float(row['receive_s']):.3f}")
+    table.add_row("runtime_s (as the paper)", f"{float(row['runtime_s']):.3f}")
+    return table
+
+
+def _organs(row: dict[str, str], scores: dict[Organ, float]) -> Table:
+    columns = {
+        Organ.HEART: "heart",
+        Organ.CORD: "cord",
+        Organ.LUNG_R: "lung_r",
+        Organ.LUNG_L: "lung_l",
+    }
+    table = Table()
+    for name in ("organ", "mm3", "voxels removed", "DSC to truth"):
+        table.add_column(name, justify="left" if name == "organ" else "right")
+    for organ, score in scores.items():
+        column = columns[organ]
+        table.add_row(
+            organ.value,
+            f"{float(row[f'{column}_mm3']):.1f}",
+            row[f"{column}_removed_voxels"],
+            f"{score:.3f}",
+        )
+    return table
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,88 @@
+"""Tries everything a node needs before an animal is asleep."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from limn.domain.errors import LimnError
+from limn.node.config import Config, DicomDestination, FolderDestination, load_config
+from limn.node.deliver import Peer, echo
+from limn.node.service import deliverable_bundle
+from limn.node.worker import warm_up
+
+
+def check(config_path: Path) -> bool:
+    """Print the resolved config, then try bundle, model, disk and peers; true if all is well."""
+    console = Console(highlight=False)
+    config = load_config(config_path)
+    console.print(f"[bold]config {config_path}[/]")
+    console.print_json(config.model_dump_json())
+    tries: list[tuple[str, Callable[[], str]]] = [
+        ("bundle", lambda: _bundle(config)),
+        ("model", lambda: _model(config)),
+        ("data folder", lambda: _disk(config)),
+        *((f"destination {d.name}", _destination(d, config)) for d in config.destination),
+    ]
+    results = [_try(console, name, action) for name, action in tries]
+    return all(results)
+
+
+def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
+    try:
+        said = action()
+    except (LimnError, OSError) as error:
+        console.print(f"[red]FAIL[/] {name}: {error}")
+        return False
+    console.print(f"[green] ok [/] {name}: {said}")
+    return True
+
+
+def _bundle(config: Config) -> str:
+    bundle = deliverable_bundle(config)
+    return f"{bundle.label}, every file matches its sha256; {bundle.not_for}"
+
+
+def _model(config: Config) -> str:
+    started_s = time.perf_counter()
+    warm = warm_up(config)
+    loaded_s = time.perf_counter()
+    warm.ensemble.warm_up()
+    pass_s = time.perf_counter() - loaded_s
+    return (
+        f"{len(warm.ensemble.bundle.folds)} folds on {warm.ensemble.description}, loaded in "
+        f"{loaded_s - started_s:.1f} s, one tile through all folds in {pass_s:.2f} s"
+    )
+
+
+def _disk(config: Config) -> str:
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = config.data_dir / ".check"
+    probe.write_bytes(b"limn")
+    probe.unlink()
+    return f"{config.data_dir}, {shutil.disk_usage(config.data_dir).free / 2**30:.0f} GiB free"
+
+
+def _destination(
+    destination: DicomDestination | FolderDestination, config: Config
+) -> Callable[[], str]:
+    def try_folder(folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".check"
+        probe.write_bytes(b"limn")
+        probe.unlink()
+        return f"{folder} can be written"
+
+    def try_peer(found: DicomDestination) -> str:
+        peer = Peer(found.ae_title, found.host, found.port, config.receive.ae_title)
+        started_s = time.perf_counter()
+        echo(peer)
+        return f"{peer} answers C-ECHO in {time.perf_counter() - started_s:.2f} s"
+
+    if isinstance(destination, FolderDestination):
+        return lambda: try_folder(destination.folder)
+    return lambda: try_peer(destination)

@@ -1,0 +1,222 @@
+"""The site's TOML, read once into a frozen model; one wrong key and the node does not start."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.scan import Organ
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Receive(_Table):
+    """The Storage SCP."""
+
+    ae_title: AeTitle = "LIMN"
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    max_associations: Annotated[int, Field(ge=1)] = 50
+    min_free_mb: Annotated[int, Field(ge=0)] = 1024
+
+
+class Watch(_Table):
+    """The watched folder; absent means no folder is watched."""
+
+    folder: Path
+    settle_s: Annotated[float, Field(gt=0)] = 2.0
+    rescan_s: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Settle(_Table):
+    """When a series counts as complete (design D2)."""
+
+    min_slices: Annotated[int, Field(ge=3)] = 20
+    settle_s: Annotated[float, Field(gt=0)] = 0.5
+    hold_s: Annotated[float, Field(gt=0)] = 30.0
+    expected_slices: Annotated[int, Field(ge=3)] | None = None
+
+
+class Model(_Table):
+    """Which bundle contours, and how."""
+
+    bundle: Path
+    allow_demo_bundle: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    two_animals: Literal["largest", "central", "refuse"] = "largest"
+    assume_hu: bool = False
+
+
+class Engine(_Table):
+    """Dask's scheduler and the deadline of one scan."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8786
+    wake_port: Port = 11113
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+
+
+class PlanningSystem(_Table):
+    """How the planning system wants its structure sets."""
+
+    profile: str = "default"
+    species: str = "Mus musculus"
+    structure_set_label: Annotated[str, Field(min_length=1, max_length=11)] = "limn"
+    roi_names: dict[Organ, Annotated[str, Field(min_length=1, max_length=64)]] = {}
+    colours: dict[Organ, Colour] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: dict[str, object]) -> dict[str, object]:
+        names = {organ.value: organ.value for organ in Organ}
+        colours = {
+            "Heart": (255, 0, 0),
+            "SpinalCord": (255, 255, 0),
+            "Lung_L": (0, 128, 255),
+            "Lung_R": (0, 200, 0),
+        }
+        given_names, given_colours = values.get("roi_names", {}), values.get("colours", {})
+        if not isinstance(given_names, dict) or not isinstance(given_colours, dict):
+            return values
+        return values | {
+            "roi_names": names | given_names,
+            "colours": colours | given_colours,
+        }
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> PlanningSystem:
+        if len(set(self.roi_names.values())) < len(self.roi_names):
+            msg = "two organs have the same ROI name"
+            raise ValueError(msg)
+        return self
+
+
+class DicomDestination(_Table):
+    """A planning system or archive that takes C-STORE."""
+
+    kind: Literal["dicom"]
+    name: Annotated[str, Field(min_length=1)]
+    ae_title: AeTitle
+    host: str
+    port: Port
+
+
+class FolderDestination(_Table):
+    """A folder into which every structure set is written."""
+
+    kind: Literal["folder"]
+    name: Annotated[str, Field(min_length=1)]
+    folder: Path
+
+
+Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
+
+
+class Config(_Table):
+    """Everything a site decides. Relative paths are relative to the config file."""
+
+    data_dir: Path
+    receive: Receive = Receive()
+    watch: Watch | None = None
+    settle: Settle = Settle()
+    model: Model
+    engine: Engine = Engine()
+    planning_system: PlanningSystem = PlanningSystem()
+    destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _destinations_differ(self) -> Config:
+        names = [destination.name for destination in self.destination]
+        if len(set(names)) < len(names):
+            msg = "two destinations have the same name"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def journal_path(self) -> Path:
+        """The register of scans."""
+        return self.data_dir / "journal.sqlite"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where received instances lie."""
+        return self.data_dir / "spool"
+
+    @property
+    def scan_log_path(self) -> Path:
+        """The physicist's CSV."""
+        return self.data_dir / "scans.csv"
+
+    @property
+    def results_dir(self) -> Path:
+        """Structure sets, pictures and labels, one folder per scan."""
+        return self.data_dir / "scans"
+
+    @property
+    def tls_dir(self) -> Path:
+        """Key and certificate of the engine's own connections."""
+        return self.data_dir / "tls"
+
+    @property
+    def ready_path(self) -> Path:
+        """Exists while a warm worker waits for scans."""
+        return self.data_dir / "ready"
+
+    def paths_resolved(self, folder: Path) -> Config:
+        """The same config with every relative path taken from ``folder``."""
+        watch = self.watch
+        return self.model_copy(
+            update={
+                "data_dir": folder / self.data_dir,
+                "model": self.model.model_copy(update={"bundle": folder / self.model.bundle}),
+                "watch": watch and watch.model_copy(update={"folder": folder / watch.folder}),
+                "destination": tuple(
+                    destination.model_copy(update={"folder": folder / destination.folder})
+                    if isinstance(destination, FolderDestination)
+                    else destination
+                    for destination in self.destination
+                ),
+            }
+        )
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a site's config.
+
+    Raises
+    ------
+    ConfigWrong
+        Names the file and every wrong key.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        msg = f"config {path}: {error.strerror}"
+        raise ConfigWrong(msg) from error
+    except ValueError as error:
+        msg = f"config {path}: not valid TOML: {error}"
+        raise ConfigWrong(msg) from error
+    try:
+        return Config.model_validate(values).paths_resolved(path.resolve().parent)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in each['loc'])}: {each['msg']} "
+            f"(found {each['input']!r})"
+            for each in error.errors()
+        ]
+        msg = f"config {path}:\n" + "\n".join(lines)
+        raise ConfigWrong(msg) from error

@@ -1,0 +1,159 @@
+"""Carries written structure sets to one destination until it has them, and closes the record.
+
+Each destination has its own courier, so that one which is down holds up no other, nor the
+worker. The first destination of the config is the planning system: when it has answered for
+good, the scan's row goes to the scan log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from limn import __version__
+from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.node import scanlog
+from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver import Outcome, backoff_s, deliver
+from limn.node.journal import DeliveryRow, Journal, ScanRow
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class Courier:
+    """The deliveries of one destination."""
+
+    def __init__(
+        self,
+        destination: DicomDestination | FolderDestination,
+        journal: Journal,
+        scan_log: Path,
+        calling_ae_title: str,
+        *,
+        keeps_scan_log: bool,
+    ) -> None:
+        self._destination = destination
+        self._journal = journal
+        self._scan_log = scan_log
+        self._calling_ae_title = calling_ae_title
+        self._keeps_scan_log = keeps_scan_log
+        self._woken = Event()
+
+    def wake(self) -> None:
+        """A structure set may be waiting."""
+        self._woken.set()
+
+    def run(self, stopping: Event) -> None:
+        """Deliver until told to stop; what is left then waits in the journal."""
+        while not stopping.is_set():
+            self._woken.wait(POLL_S)
+            self._woken.clear()
+            self.work()
+
+    def work(self) -> None:
+        """Everything that is due now."""
+        while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
+            self._carry(delivery)
+        if self._keeps_scan_log:
+            for row in self._journal.unlogged_ends():
+                self._log(row, None)
+
+    def _carry(self, delivery: DeliveryRow) -> None:
+        structure_set = self._journal.structure_set(delivery.structure_set)
+        row = self._journal.scan(structure_set.scan)
+        answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
+        accepted_at = time.time()
+        name = self._destination.name
+        if answer.outcome is Outcome.AGAIN:
+            wait_s = backoff_s(delivery.tries)
+            self._journal.postponed(delivery.id, answer.status, accepted_at + wait_s)
+            log.warning("%s -> %s: %s; again in %.0f s", row.name, name, answer.status, wait_s)
+            return
+        if answer.outcome is Outcome.DELIVERED:
+            self._journal.delivered(delivery.id, answer.status, accepted_at)
+        else:
+            self._journal.held(delivery.id, answer.status)
+            log.error(
+                "%s animal %s: %s REFUSED the structure set with %s; it is held in %s",
+                row.name,
+                row.animal,
+                name,
+                answer.status,
+                structure_set.path,
+            )
+        if self._keeps_scan_log:
+            ended = next(d for d in self._journal.deliveries(row.id) if d.id == delivery.id)
+            self._log(row, ended)
+        elif answer.outcome is Outcome.DELIVERED:
+            log.info("%s delivered to %s (%s)", row.name, name, answer.status)
+
+    def _log(self, row: ScanRow, delivery: DeliveryRow | None) -> None:
+        uid = ""
+        if delivery is not None:
+            uid = self._journal.structure_set_of(row.id).sop_instance_uid
+        record = closed_record(row, delivery, uid)
+        scanlog.append(self._scan_log, record)
+        self._journal.mark_logged(row.id)
+        if record.outcome == "delivered":
+            log.info(
+                "%s animal %s delivered to %s (%s), %.2f s after its last slice",
+                row.name,
+                row.animal,
+                record.destination,
+                record.destination_status,
+                record.door_to_door_s,
+            )
+
+
+def closed_record(
+    row: ScanRow, delivery: DeliveryRow | None, rtstruct_sop_instance_uid: str
+) -> ScanRecord:
+    """The scan's final record; ``overhead_s`` is what no stage claims."""
+    known: dict[str, Any] = {
+        name: value for name, value in row.record.items() if name in ScanRecord.columns()
+    }
+    known |= {
+        "scan_id": row.name,
+        "version": row.version,
+        "outcome": row.state if delivery is None else delivery.state,
+        "animal": row.animal,
+        "study_instance_uid": row.study_instance_uid,
+        "series_instance_uid": row.series_instance_uid,
+        "rtstruct_sop_instance_uid": rtstruct_sop_instance_uid,
+        "sender": row.sender,
+        "last_slice_utc": _utc(row.last_slice_at),
+        "profile": row.profile,
+        "tries": row.tries,
+        "receive_s": row.receive_s,
+        "settle_s": row.settle_s,
+        "reason": row.reason,
+    }
+    known.setdefault("limn_version", __version__)
+    known.setdefault("bundle_sha256", row.bundle_sha256)
+    if delivery is not None:
+        known |= {"destination": delivery.destination, "destination_status": delivery.status}
+        if delivery.accepted_at is not None:
+            known |= _door_to_door(row, known, delivery.accepted_at)
+    return ScanRecord(**known)
+
+
+def _door_to_door(row: ScanRow, known: dict[str, Any], accepted_at: float) -> dict[str, Any]:
+    door_to_door_s = accepted_at - row.last_slice_at
+    deliver_s = accepted_at - float(row.record["contoured_at"])
+    claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
+    return {
+        "accepted_utc": _utc(accepted_at),
+        "deliver_s": deliver_s,
+        "door_to_door_s": door_to_door_s,
+        "overhead_s": door_to_door_s - claimed_s,
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,219 @@
+"""Journal to Dask and back: at most one job in flight per live worker, the journal's order.
+
+Dask decides where a job runs and notices dead workers; what it forgets is submitted again
+from the journal. Its own queue is never used: with more jobs than workers it reorders them
+and can leave a worker idle (dask/distributed#8133, #9116).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from distributed import Client, Future
+from distributed.security import Security
+
+from limn import __version__
+from limn.node.config import Config
+from limn.node.journal import Journal, ScanRow
+from limn.node.spool import write_durably
+from limn.node.worker import STARTED_TOPIC, Job, Result, run_job
+
+log = logging.getLogger(__name__)
+
+# A lost wake-up costs at most this long.
+POLL_S = 1.0
+CONNECT_S = 10.0
+# Deaths of a worker while it ran a scan, after which the scan is quarantined.
+DEATHS = 3
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A submitted job. Times are UTC seconds."""
+
+    future: Future[Result]
+    submitted_at: float
+    queue_s: float
+
+
+class Dispatcher:
+    """Feeds the workers and files what they return."""
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        scheduler: str,
+        security: Security,
+        label: str,
+        contoured: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._scheduler = scheduler
+        self._security = security
+        self._label = label
+        self._contoured = contoured
+        self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._flights: dict[int, _Flight] = {}
+        self._had_to_wait: set[int] = set()
+        self._count = itertools.count()
+        self._was_ready = False
+
+    def wake(self) -> None:
+        """Something new may be in the journal."""
+        self._events.put(("wake", None))
+
+    def run(self, stopping: Event) -> None:
+        """Dispatch until told to stop; then finish what is in flight."""
+        while not stopping.is_set():
+            try:
+                with Client(
+                    self._scheduler,
+                    security=self._security,
+                    timeout=CONNECT_S,
+                    set_as_default=False,
+                ) as client:
+                    client.subscribe_topic(STARTED_TOPIC, self._on_started)
+                    self._serve(client, stopping)
+            except OSError as error:
+                log.warning("no scheduler at %s yet: %s", self._scheduler, error)
+                stopping.wait(0.5)
+            finally:
+                self._flights.clear()
+                self._say_ready(0)
+
+    def _serve(self, client: Client, stopping: Event) -> None:
+        while client.status == "running":
+            if stopping.is_set() and not self._flights:
+                return
+            if not stopping.is_set():
+                self._fill(client)
+            self._next_event()
+
+    def _next_event(self) -> None:
+        try:
+            kind, value = self._events.get(timeout=POLL_S)
+        except queue.Empty:
+            return
+        if kind == "started":
+            tries = self._journal.started(value)
+            if tries > 1:
+                log.warning("scan-%05d runs again, try %d", value, tries)
+        elif kind == "done":
+            self._land(*value)
+
+    def _on_started(self, event: tuple[float, dict[str, int]]) -> None:
+        self._events.put(("started", event[1]["scan"]))
+
+    def _fill(self, client: Client) -> None:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        self._say_ready(workers)
+        waiting = [row for row in self._journal.ready() if row.id not in self._flights]
+        for row in waiting:
+            if len(self._flights) >= workers:
+                self._had_to_wait.add(row.id)
+                continue
+            self._submit(client, row)
+
+    def _submit(self, client: Client, row: ScanRow) -> None:
+        number = next(self._count)
+        structure_set = self._journal.structure_set_of(row.id)
+        job = Job(
+            scan=row.id,
+            paths=tuple(str(Path(row.folder) / name) for name in row.files),
+            sop_instance_uid=structure_set.sop_instance_uid,
+            series_instance_uid=structure_set.series_instance_uid,
+            date=structure_set.date,
+            time=structure_set.time,
+            deadline_s=self._config.engine.deadline_s,
+        )
+        submitted_at = time.time()
+        waited = row.id in self._had_to_wait
+        self._had_to_wait.discard(row.id)
+        future = client.submit(
+            run_job,
+            job,
+            self._label,
+            key=f"{row.name}-{number}-{time.time_ns()}",
+            pure=False,
+            priority=-number,
+        )
+        queue_s = submitted_at - row.ready_at if waited else 0.0
+        self._flights[row.id] = _Flight(future, submitted_at, queue_s)
+        future.add_done_callback(lambda done: self._events.put(("done", (row.id, done))))
+
+    def _land(self, scan_id: int, future: Future[Result]) -> None:
+        flight = self._flights.get(scan_id)
+        if flight is None or flight.future is not future:
+            return
+        del self._flights[scan_id]
+        row = self._journal.scan(scan_id)
+        if future.status == "finished":
+            self._file(row, flight, future.result())
+        elif future.status == "error":
+            self._after_death(row, future)
+        else:
+            log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
+
+    def _after_death(self, row: ScanRow, future: Future[Result]) -> None:
+        why = repr(future.exception())
+        if row.tries >= DEATHS:
+            reason = (
+                f"the worker died {row.tries} times while it ran this scan ({why}); look at its log"
+            )
+            self._journal.end(row.id, "quarantined", reason, {})
+            log.error("%s animal %s quarantined: %s", row.name, row.animal, reason)
+            self._contoured()
+        else:
+            log.error("%s: its worker died (%s); it runs again", row.name, why)
+
+    def _file(self, row: ScanRow, flight: _Flight, result: Result) -> None:
+        if result.ended:
+            record = {"limn_version": __version__, "queue_s": flight.queue_s}
+            self._journal.end(row.id, result.ended, result.reason, record)
+            log.error("%s animal %s %s: %s", row.name, row.animal, result.ended, result.reason)
+            self._contoured()
+            return
+        folder = self._config.results_dir / row.name
+        folder.mkdir(parents=True, exist_ok=True)
+        structure_set = self._journal.structure_set_of(row.id)
+        path = folder / f"RS.{structure_set.sop_instance_uid}.dcm"
+        write_durably(path, result.structure_set)
+        record = {
+            **result.record,
+            "queue_s": flight.queue_s,
+            "contoured_at": time.time(),
+        }
+        self._journal.contoured(row.id, str(path), record)
+        self._contoured()
+        # After the hand-over: people look at these, the planning system does not wait for them.
+        (folder / "picture.png").write_bytes(result.picture)
+        (folder / "labels.npz").write_bytes(result.labels)
+        log.info(
+            "%s animal %s contoured in %.1f s on %s",
+            row.name,
+            row.animal,
+            record["runtime_s"],
+            record["device"],
+        )
+
+    def _say_ready(self, workers: int) -> None:
+        ready = workers > 0
+        if ready == self._was_ready:
+            return
+        self._was_ready = ready
+        if ready:
+            self._config.ready_path.touch()
+            log.info("ready: %d warm worker%s", workers, "" if workers == 1 else "s")
+        else:
+            self._config.ready_path.unlink(missing_ok=True)
+            log.warning("no worker is ready; scans wait in the journal")

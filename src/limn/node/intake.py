@@ -1,0 +1,390 @@
+"""What both doors share: an instance into the spool, a settled series into the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+
+from limn.dicom.series import CT_CLASSES
+from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
+from limn.node.journal import Arrived, Journal
+from limn.node.settle import Arrivals, Rules, Verdict, decide
+from limn.node.spool import Spool, SpoolFull
+
+log = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+DUPLICATE = 0x0111
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
+
+PULSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an instance comes from.
+
+    Attributes
+    ----------
+    key : one association, or one watched folder
+    sender : for people
+    settle_s : how long this door must be quiet
+    """
+
+    key: str
+    sender: str
+    settle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the intake needs to know of one instance."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    animal: str
+    position_mm: float | None
+    announced_slices: int | None
+    digest: str
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """One series that is coming in. Times: ``_s`` monotonic, ``_at`` UTC."""
+
+    folder: Path
+    study_instance_uid: str
+    animal: str
+    first_s: float
+    last_s: float
+    last_at: float
+    sender: str = ""
+    settle_s: float = 0.0
+    instances: dict[str, Instance] = field(default_factory=dict)
+    open_sources: set[str] = field(default_factory=set)
+    aborted: bool = False
+    changed: bool = True
+
+
+class Unreadable(Exception):
+    """Bytes that are no instance limn can take; the text says why."""
+
+
+class Intake:
+    """Everything that has come in and is not yet in the journal."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        journal: Journal,
+        rules: Rules,
+        *,
+        destinations: Sequence[str],
+        profile: str,
+        bundle_sha256: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._spool = spool
+        self._journal = journal
+        self._rules = rules
+        self._destinations = tuple(destinations)
+        self._profile = profile
+        self._bundle_sha256 = bundle_sha256
+        self._wake = wake
+        self._lock = threading.RLock()
+        self._gathering: dict[str, _Gathering] = {}
+
+    def accept(
+        self, contents: bytes, source: Source, arrived_s: float | None = None
+    ) -> tuple[int, str]:
+        """Take one instance into the spool.
+
+        Parameters
+        ----------
+        arrived_s : when it came in (monotonic), if that was before this call
+
+        Returns
+        -------
+        status : DIMSE status for the sender
+        why : for the log; empty on success
+        """
+        try:
+            instance = inspect(contents)
+        except Unreadable as error:
+            return CANNOT_UNDERSTAND, str(error)
+        if self._spool.is_full():
+            return OUT_OF_RESOURCES, "the spool's disk is below its watermark; free some space"
+        with self._lock:
+            gathering = self._gathering_of(instance)
+            known = gathering.instances.get(instance.sop_instance_uid)
+        if known is not None and known.digest != instance.digest:
+            why = (
+                f"SOPInstanceUID {instance.sop_instance_uid} came before with other content; "
+                "the first one is kept"
+            )
+            return DUPLICATE, why
+        if known is None:
+            try:
+                self._spool.store(instance.series_instance_uid, instance.sop_instance_uid, contents)
+            except SpoolFull as error:
+                return OUT_OF_RESOURCES, f"the spool can't be written: {error}"
+        with self._lock:
+            _note(gathering, instance, source, arrived_s)
+        return SUCCESS, ""
+
+    def closed(self, source_key: str, *, aborted: bool) -> None:
+        """An association ended."""
+        with self._lock:
+            for series_instance_uid, gathering in self._gathering.items():
+                if source_key not in gathering.open_sources:
+                    continue
+                gathering.open_sources.discard(source_key)
+                gathering.aborted = aborted
+                if aborted:
+                    gathering.last_s = time.monotonic()
+                elif not gathering.open_sources:
+                    self._spool.mark_released(
+                        series_instance_uid, len(gathering.instances), gathering.sender
+                    )
+
+    def recover(self) -> None:
+        """After a restart: pick up series that lie in the spool and not in the journal."""
+        journaled = {row.folder: len(row.files) for row in self._journal.scans()}
+        for folder in self._spool.folders():
+            files = sorted(folder.glob("*.dcm"))
+            if files and journaled.get(str(folder)) != len(files):
+                with self._lock:
+                    self._load(folder)
+
+    def settle(self) -> int:
+        """Hand every settled series to the journal; returns how many are still coming in."""
+        now_s = time.monotonic()
+        with self._lock:
+            pending = [item for item in self._gathering.items() if item[1].changed]
+            for series_instance_uid, gathering in pending:
+                arrivals = Arrivals(
+                    positions_mm=[i.position_mm for i in gathering.instances.values()],
+                    announced_slices=_announced(gathering),
+                    open_associations=len(gathering.open_sources),
+                    aborted=gathering.aborted,
+                    last_arrival_s=gathering.last_s,
+                )
+                rules = Rules(
+                    self._rules.min_slices,
+                    gathering.settle_s or self._rules.settle_s,
+                    self._rules.hold_s,
+                    self._rules.expected_slices,
+                )
+                verdict = decide(arrivals, rules, now_s)
+                if verdict is not Verdict.WAIT:
+                    self._hand_over(series_instance_uid, gathering, verdict)
+            return sum(gathering.changed for gathering in self._gathering.values())
+
+    def run(self, stopping: threading.Event) -> None:
+        """Settle until told to stop."""
+        while not stopping.wait(PULSE_S):
+            self.settle()
+
+    def _hand_over(self, series_instance_uid: str, gathering: _Gathering, verdict: Verdict) -> None:
+        count = len(gathering.instances)
+        refused = ""
+        if verdict is Verdict.GIVE_UP_ABORTED:
+            refused = (
+                f"the association broke off after {count} slices and nothing came within "
+                f"{self._rules.hold_s:g} s; send the series again"
+            )
+        names = sorted(self._spool.file_name(uid) for uid in gathering.instances)
+        digests = sorted(f"{uid} {i.digest}" for uid, i in gathering.instances.items())
+        now = datetime.now(UTC)
+        row = self._journal.insert(
+            Arrived(
+                series_instance_uid=series_instance_uid,
+                input_digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+                bundle_sha256=self._bundle_sha256,
+                profile=self._profile,
+                study_instance_uid=gathering.study_instance_uid,
+                animal=gathering.animal,
+                sender=gathering.sender,
+                folder=str(gathering.folder),
+                files=tuple(names),
+                receive_s=max(0.0, gathering.last_s - gathering.first_s),
+                settle_s=time.monotonic() - gathering.last_s,
+                last_slice_at=gathering.last_at,
+                ready_at=time.time(),
+                date=now.strftime("%Y%m%d"),
+                time=now.strftime("%H%M%S"),
+                refused=refused,
+            ),
+            self._destinations,
+        )
+        gathering.changed = False
+        if row is None:
+            log.info(
+                "series %s came again, %d slices, nothing new: no second structure set",
+                series_instance_uid,
+                count,
+            )
+            return
+        if refused:
+            log.error("%s animal %s refused: %s", row.name, row.animal, refused)
+        else:
+            log.info(
+                "%s animal %s complete: %d slices from %s%s",
+                row.name,
+                row.animal,
+                count,
+                row.sender,
+                f", version {row.version}" if row.version > 1 else "",
+            )
+        self._wake()
+
+    def _gathering_of(self, instance: Instance) -> _Gathering:
+        series = instance.series_instance_uid
+        if series not in self._gathering:
+            folder = self._spool.folder(series)
+            if not (folder.is_dir() and self._load(folder)):
+                now_s = time.monotonic()
+                self._gathering[series] = _Gathering(
+                    folder=folder,
+                    study_instance_uid=instance.study_instance_uid,
+                    animal=instance.animal,
+                    first_s=now_s,
+                    last_s=now_s,
+                    last_at=time.time(),
+                )
+        return self._gathering[series]
+
+    def _load(self, folder: Path) -> bool:
+        """Rebuild a series from its files; half-sent ones count as aborted."""
+        released, sender = self._spool.released(folder)
+        instances = []
+        for path in sorted(folder.glob("*.dcm")):
+            try:
+                instances.append(inspect(path.read_bytes()))
+            except Unreadable as error:
+                log.error("spool file %s: %s", path, error)
+        if not instances:
+            return False
+        now_s = time.monotonic()
+        first = instances[0]
+        self._gathering[first.series_instance_uid] = _Gathering(
+            folder=folder,
+            study_instance_uid=first.study_instance_uid,
+            animal=first.animal,
+            first_s=now_s,
+            last_s=now_s,
+            last_at=time.time(),
+            sender=sender,
+            instances={instance.sop_instance_uid: instance for instance in instances},
+            aborted=released != len(instances),
+        )
+        return True
+
+
+def _note(
+    gathering: _Gathering, instance: Instance, source: Source, arrived_s: float | None
+) -> None:
+    now_s = time.monotonic()
+    arrived_s = now_s if arrived_s is None else arrived_s
+    if not gathering.instances:
+        gathering.first_s = arrived_s
+    gathering.instances[instance.sop_instance_uid] = instance
+    if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
+        gathering.last_s = arrived_s
+        gathering.last_at = time.time() - (now_s - arrived_s)
+    gathering.open_sources.add(source.key)
+    gathering.sender = source.sender
+    gathering.settle_s = source.settle_s
+    gathering.changed = True
+
+
+def _announced(gathering: _Gathering) -> int | None:
+    counts = {instance.announced_slices for instance in gathering.instances.values()}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def inspect(contents: bytes) -> Instance:
+    """Read what decides about an instance.
+
+    Raises
+    ------
+    Unreadable
+        If it is not a whole CT image instance.
+    """
+    if not contents:
+        raise Unreadable("the file is empty")
+    try:
+        ds = pydicom.dcmread(io.BytesIO(contents))
+        _check(ds)
+        return Instance(
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            study_instance_uid=str(ds.get("StudyInstanceUID", "")),
+            animal=str(ds.get("PatientID", "")),
+            position_mm=_position_mm(ds),
+            announced_slices=_count(ds.get("ImagesInAcquisition")),
+            digest=hashlib.sha256(contents).hexdigest(),
+        )
+    except InvalidDicomError as error:
+        raise Unreadable("not a DICOM file") from error
+    except (EOFError, ValueError, AttributeError, KeyError, TypeError, struct.error) as error:
+        msg = f"damaged DICOM: {error}"
+        raise Unreadable(msg) from error
+
+
+def _check(ds: Dataset) -> None:
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax not in TRANSFER_SYNTAXES:
+        msg = f"TransferSyntaxUID {syntax} can't be decoded here"
+        raise Unreadable(msg)
+    if ds.get("SOPClassUID") not in CT_CLASSES:
+        name = UID(ds.get("SOPClassUID", "")).name or "no SOPClassUID"
+        msg = f"Modality {ds.get('Modality', 'absent')} ({name}), a CT image expected"
+        raise Unreadable(msg)
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uid = UID(str(ds.get(keyword, "")))
+        if not uid.is_valid:
+            msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
+            raise Unreadable(msg)
+    if "PixelData" not in ds:
+        raise Unreadable("PixelData absent: the file has no pixels or is cut off")
+    if syntax in NATIVE_SYNTAXES:
+        frames = int(ds.get("NumberOfFrames") or 1)
+        expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
+        expected = expected * ds.BitsAllocated // 8
+        if len(ds.PixelData) < expected:
+            msg = f"PixelData has {len(ds.PixelData)} bytes, {expected} expected: cut off"
+            raise Unreadable(msg)
+
+
+def _position_mm(ds: Dataset) -> float | None:
+    try:
+        orientation = np.array([float(v) for v in ds.ImageOrientationPatient])
+        position = np.array([float(v) for v in ds.ImagePositionPatient])
+        return float(np.cross(orientation[:3], orientation[3:]) @ position)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _count(value: Any) -> int | None:
+    try:
+        return int(value) if value is not None else None
+    except (TypeError, ValueError):
+        return None

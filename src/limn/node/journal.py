@@ -1,0 +1,438 @@
+"""The register of scans (SQLite): what came in, what must go out, and what became of it.
+
+An outbox, not a queue: workers never touch it. Three tables: ``scan`` (one per distinct
+input, bundle and profile), ``structure_set`` (its UIDs and date fixed before anything is
+computed, so that a re-run or re-send is the same file) and ``delivery`` (one per
+destination).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+create table if not exists scan (
+    id integer primary key,
+    series_instance_uid text not null,
+    input_digest text not null,
+    bundle_sha256 text not null,
+    profile text not null,
+    version integer not null,
+    predecessor integer references scan(id),
+    study_instance_uid text not null,
+    animal text not null,
+    sender text not null,
+    folder text not null,
+    files text not null,
+    receive_s real not null,
+    settle_s real not null,
+    last_slice_at real not null,
+    ready_at real not null,
+    priority integer not null default 100,
+    state text not null check (state in ('ready', 'contoured', 'refused', 'failed', 'quarantined')),
+    tries integer not null default 0,
+    reason text not null default '',
+    record text not null default '{}',
+    logged integer not null default 0,
+    unique (series_instance_uid, input_digest, bundle_sha256, profile)
+);
+create table if not exists structure_set (
+    id integer primary key,
+    scan integer not null references scan(id),
+    profile text not null,
+    sop_instance_uid text not null unique,
+    series_instance_uid text not null,
+    date text not null,
+    time text not null,
+    path text not null default '',
+    unique (scan, profile)
+);
+create table if not exists delivery (
+    id integer primary key,
+    structure_set integer not null references structure_set(id),
+    destination text not null,
+    state text not null check (state in ('waiting', 'delivered', 'held')),
+    tries integer not null default 0,
+    next_at real not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (structure_set, destination)
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A settled series, as the receiver hands it over. Times are UTC seconds."""
+
+    series_instance_uid: str
+    input_digest: str
+    bundle_sha256: str
+    profile: str
+    study_instance_uid: str
+    animal: str
+    sender: str
+    folder: str
+    files: tuple[str, ...]
+    receive_s: float
+    settle_s: float
+    last_slice_at: float
+    ready_at: float
+    date: str
+    time: str
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRow:
+    """One scan of the register."""
+
+    id: int
+    version: int
+    predecessor: int | None
+    series_instance_uid: str
+    study_instance_uid: str
+    animal: str
+    sender: str
+    folder: str
+    files: tuple[str, ...]
+    receive_s: float
+    settle_s: float
+    last_slice_at: float
+    ready_at: float
+    priority: int
+    state: str
+    tries: int
+    reason: str
+    profile: str
+    bundle_sha256: str
+    record: dict[str, Any]
+    logged: bool
+
+    @property
+    def name(self) -> str:
+        """The scan's id as people see it."""
+        return f"scan-{self.id:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructureSetRow:
+    """The structure set of a scan."""
+
+    id: int
+    scan: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    date: str
+    time: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRow:
+    """One structure set on its way to one destination."""
+
+    id: int
+    structure_set: int
+    destination: str
+    state: str
+    tries: int
+    next_at: float
+    status: str
+    accepted_at: float | None
+
+
+class Journal:
+    """A connection to the register; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = full")
+        self._db.execute("pragma foreign_keys = on")
+        with self._transaction():
+            for statement in SCHEMA.split(";"):
+                if statement.strip():
+                    self._db.execute(statement)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    def insert(self, arrived: Arrived, destinations: Sequence[str]) -> ScanRow | None:
+        """Register a series with its structure set and deliveries; None if it is known.
+
+        The UIDs of the structure set follow from series, input, bundle and profile, so the
+        same input gives the same structure set, also after the register was lost.
+        """
+        with self._transaction() as db:
+            last = db.execute(
+                "select id, version from scan where series_instance_uid = ? and profile = ? "
+                "order by version desc limit 1",
+                (arrived.series_instance_uid, arrived.profile),
+            ).fetchone()
+            values = {
+                "series_instance_uid": arrived.series_instance_uid,
+                "input_digest": arrived.input_digest,
+                "bundle_sha256": arrived.bundle_sha256,
+                "profile": arrived.profile,
+                "version": last["version"] + 1 if last else 1,
+                "predecessor": last["id"] if last else None,
+                "study_instance_uid": arrived.study_instance_uid,
+                "animal": arrived.animal,
+                "sender": arrived.sender,
+                "folder": arrived.folder,
+                "files": json.dumps(arrived.files),
+                "receive_s": arrived.receive_s,
+                "settle_s": arrived.settle_s,
+                "last_slice_at": arrived.last_slice_at,
+                "ready_at": arrived.ready_at,
+                "state": "refused" if arrived.refused else "ready",
+                "reason": arrived.refused,
+            }
+            cursor = db.execute(
+                f"insert or ignore into scan ({', '.join(values)}) "  # noqa: S608
+                f"values ({', '.join('?' * len(values))})",
+                tuple(values.values()),
+            )
+            if cursor.rowcount == 0:
+                scan_id = self._revive(db, arrived)
+            else:
+                scan_id = int(cursor.lastrowid or 0)
+            if scan_id == 0:
+                return None
+            if not arrived.refused:
+                self._insert_structure_set(db, scan_id, arrived, destinations)
+        return self.scan(scan_id)
+
+    def _revive(self, db: sqlite3.Connection, arrived: Arrived) -> int:
+        """A series refused because its association broke, now sent whole: run it after all."""
+        row = db.execute(
+            "select scan.id from scan left join structure_set on structure_set.scan = scan.id "
+            "where scan.series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
+            "and scan.profile = ? and state = 'refused' and structure_set.id is null",
+            (
+                arrived.series_instance_uid,
+                arrived.input_digest,
+                arrived.bundle_sha256,
+                arrived.profile,
+            ),
+        ).fetchone()
+        if row is None or arrived.refused:
+            return 0
+        db.execute(
+            "update scan set state = 'ready', reason = '', logged = 0, settle_s = ?, "
+            "receive_s = ?, last_slice_at = ?, ready_at = ? where id = ?",
+            (
+                arrived.settle_s,
+                arrived.receive_s,
+                arrived.last_slice_at,
+                arrived.ready_at,
+                row["id"],
+            ),
+        )
+        return int(row["id"])
+
+    def _insert_structure_set(
+        self,
+        db: sqlite3.Connection,
+        scan_id: int,
+        arrived: Arrived,
+        destinations: Sequence[str],
+    ) -> None:
+        seed = "|".join(
+            (
+                arrived.series_instance_uid,
+                arrived.input_digest,
+                arrived.bundle_sha256,
+                arrived.profile,
+            )
+        )
+        cursor = db.execute(
+            "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
+            "date, time) values (?, ?, ?, ?, ?, ?)",
+            (
+                scan_id,
+                arrived.profile,
+                uid_from(f"structure set|{seed}"),
+                uid_from(f"series|{seed}"),
+                arrived.date,
+                arrived.time,
+            ),
+        )
+        db.executemany(
+            "insert into delivery (structure_set, destination, state) values (?, ?, 'waiting')",
+            [(cursor.lastrowid, destination) for destination in destinations],
+        )
+
+    def scan(self, scan_id: int) -> ScanRow:
+        """One scan by its number."""
+        return next(self._scans("where id = ?", (scan_id,)))
+
+    def scans(self) -> list[ScanRow]:
+        """Every scan, oldest first."""
+        return list(self._scans("order by id", ()))
+
+    def ready(self) -> list[ScanRow]:
+        """Scans that wait for a worker, in the order in which they should run."""
+        return list(self._scans("where state = 'ready' order by priority desc, id", ()))
+
+    def unlogged_ends(self) -> list[ScanRow]:
+        """Scans that ended without a structure set and are not in the scan log yet."""
+        return list(
+            self._scans(
+                "where state in ('refused', 'failed', 'quarantined') and logged = 0 order by id", ()
+            )
+        )
+
+    def structure_set_of(self, scan_id: int) -> StructureSetRow:
+        """The structure set of a scan."""
+        row = self._one("select * from structure_set where scan = ?", (scan_id,))
+        return _structure_set(row)
+
+    def structure_set(self, structure_set_id: int) -> StructureSetRow:
+        """One structure set by its number."""
+        return _structure_set(
+            self._one("select * from structure_set where id = ?", (structure_set_id,))
+        )
+
+    def deliveries(self, scan_id: int) -> list[DeliveryRow]:
+        """Where a scan's structure set goes, and how far that is."""
+        rows = self._all(
+            "select delivery.* from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set where structure_set.scan = ? order by delivery.id",
+            (scan_id,),
+        )
+        return [_delivery(row) for row in rows]
+
+    def due(self, destination: str, now: float) -> DeliveryRow | None:
+        """The next delivery to a destination whose structure set is written."""
+        rows = self._all(
+            "select delivery.* from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set join scan on scan.id = structure_set.scan where "
+            "delivery.state = 'waiting' and scan.state = 'contoured' and destination = ? "
+            "and next_at <= ? order by scan.priority desc, delivery.id limit 1",
+            (destination, now),
+        )
+        return _delivery(rows[0]) if rows else None
+
+    def waiting(self, destination: str) -> int:
+        """How many written structure sets a destination still lacks."""
+        row = self._one(
+            "select count(*) as n from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set join scan on scan.id = structure_set.scan where "
+            "delivery.state = 'waiting' and scan.state = 'contoured' and destination = ?",
+            (destination,),
+        )
+        return int(row["n"])
+
+    def started(self, scan_id: int) -> int:
+        """A worker reports that it began; returns how often that has happened."""
+        with self._transaction() as db:
+            db.execute("update scan set tries = tries + 1 where id = ?", (scan_id,))
+        return self.scan(scan_id).tries
+
+    def contoured(self, scan_id: int, path: str, record: dict[str, Any]) -> bool:
+        """The structure set is on disk. False if the scan had already ended (a late result)."""
+        with self._transaction() as db:
+            changed = db.execute(
+                "update scan set state = 'contoured', record = ? where id = ? and state = 'ready'",
+                (json.dumps(record), scan_id),
+            ).rowcount
+            db.execute("update structure_set set path = ? where scan = ?", (path, scan_id))
+        return bool(changed)
+
+    def end(self, scan_id: int, state: str, reason: str, record: dict[str, Any]) -> None:
+        """A scan ended without a structure set: refused, failed or quarantined."""
+        with self._transaction() as db:
+            db.execute(
+                "update scan set state = ?, reason = ?, record = ? where id = ? "
+                "and state = 'ready'",
+                (state, reason, json.dumps(record), scan_id),
+            )
+
+    def delivered(self, delivery_id: int, status: str, accepted_at: float) -> None:
+        """A destination took the structure set."""
+        with self._transaction() as db:
+            db.execute(
+                "update delivery set state = 'delivered', status = ?, accepted_at = ?, "
+                "tries = tries + 1 where id = ?",
+                (status, accepted_at, delivery_id),
+            )
+
+    def postponed(self, delivery_id: int, status: str, next_at: float) -> None:
+        """A destination could not be reached or was out of resources; try again later."""
+        with self._transaction() as db:
+            db.execute(
+                "update delivery set status = ?, next_at = ?, tries = tries + 1 where id = ?",
+                (status, next_at, delivery_id),
+            )
+
+    def held(self, delivery_id: int, status: str) -> None:
+        """A destination refused for good; somebody must act."""
+        with self._transaction() as db:
+            db.execute(
+                "update delivery set state = 'held', status = ?, tries = tries + 1 where id = ?",
+                (status, delivery_id),
+            )
+
+    def mark_logged(self, scan_id: int) -> None:
+        """The scan's row is in the scan log."""
+        with self._transaction() as db:
+            db.execute("update scan set logged = 1 where id = ?", (scan_id,))
+
+    def _scans(self, clause: str, values: tuple[Any, ...]) -> Iterator[ScanRow]:
+        names = list(ScanRow.__dataclass_fields__)
+        for row in self._all(f"select * from scan {clause}", values):  # noqa: S608
+            fields = {name: row[name] for name in names}
+            fields["files"] = tuple(json.loads(row["files"]))
+            fields["record"] = json.loads(row["record"])
+            fields["logged"] = bool(row["logged"])
+            yield ScanRow(**fields)
+
+    def _all(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> sqlite3.Row:
+        rows = self._all(query, values)
+        if not rows:
+            msg = f"the journal has no row for {values}"
+            raise LookupError(msg)
+        return rows[0]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+
+def uid_from(seed: str) -> str:
+    """A UID under 2.25 (PS3.5 B.2) that depends on the seed alone."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, seed).int}"
+
+
+def _structure_set(row: sqlite3.Row) -> StructureSetRow:
+    return StructureSetRow(**{name: row[name] for name in StructureSetRow.__dataclass_fields__})
+
+
+def _delivery(row: sqlite3.Row) -> DeliveryRow:
+    return DeliveryRow(**{name: row[name] for name in DeliveryRow.__dataclass_fields__})

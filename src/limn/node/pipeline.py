@@ -1,0 +1,139 @@
+"""The product: a series in, a proven structure set out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limn.dicom import rtstruct
+from limn.dicom.series import Instance, Series, assemble
+from limn.dicom.volume import read_volume
+from limn.domain.errors import StageFailed
+from limn.domain.scan import Contour, Labels, Organ, Volume
+from limn.domain.timing import Stopwatch
+from limn.segment.clean import clean
+from limn.segment.locate import ChoiceRule, keep_one_animal
+from limn.segment.picture import draw_contours
+from limn.segment.rasterise import rasterise
+from limn.segment.trace import trace
+
+if TYPE_CHECKING:
+    from limn.segment.ensemble import Ensemble
+
+# Every n-th voxel is enough to see whether a scan is in Hounsfield units at all.
+HU_SAMPLE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the site decides about contouring."""
+
+    two_animals: ChoiceRule
+    assume_hu: bool
+    style: rtstruct.Style
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """Everything that comes out of a scan."""
+
+    structure_set: bytes
+    picture: bytes
+    labels: Labels
+    volumes_mm3: Mapping[Organ, float]
+    removed_voxels: Mapping[Organ, int]
+    flags: tuple[str, ...]
+
+
+def contour(
+    instances: Sequence[Instance],
+    ensemble: Ensemble,
+    identity: rtstruct.Identity,
+    options: Options,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> Product:
+    """Contour one series.
+
+    Raises
+    ------
+    RefusedSeries
+        If the series can't be contoured.
+    StageFailed
+        If no organ was found, or the structure set does not say what the labels say.
+    """
+    with stopwatch.stage("read_s"):
+        series = assemble(instances, assume_hu=options.assume_hu)
+        volume = read_volume(series)
+    with stopwatch.stage("preprocess_s"):
+        located = keep_one_animal(volume, options.two_animals)
+        prepared = ensemble.prepare(located.volume)
+    with stopwatch.stage("inference_s"):
+        probabilities = ensemble.infer(prepared, progress)
+        raw = ensemble.label(prepared, probabilities)
+    with stopwatch.stage("clean_s"):
+        cleaned = clean(raw, ensemble.bundle.clean)
+        labels = cleaned.labels
+        volumes_mm3 = labels.volumes_mm3()
+    if not any(volumes_mm3.values()):
+        raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
+    with stopwatch.stage("trace_s"):
+        traced = trace(labels)
+    with stopwatch.stage("rtstruct_s"):
+        structure_set = rtstruct.build(
+            series, traced.contours, volumes_mm3, identity, options.style
+        )
+    with stopwatch.stage("prove_s"):
+        prove(structure_set, series, labels, options.style)
+    with stopwatch.stage("picture_s"):
+        picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
+    flags = [
+        *([f"animals:{located.animals}"] if located.animals > 1 else []),
+        *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
+        *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
+        *_hu_flags(volume, ensemble.bundle.expected_hu),
+        *(["demo-bundle"] if ensemble.bundle.demonstration else []),
+    ]
+    return Product(
+        structure_set, picture, labels, volumes_mm3, cleaned.removed_voxels, tuple(flags)
+    )
+
+
+def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
+    """Read the file back: sound for a planning system, and every voxel where it was.
+
+    Raises
+    ------
+    StageFailed
+        Names the first faults; the structure set must not be sent.
+    """
+    ds = rtstruct.read(structure_set)
+    if faults := rtstruct.faults(ds, series):
+        msg = f"the structure set is unsound: {'; '.join(faults[:3])}"
+        raise StageFailed(msg)
+    contours: list[Contour] = rtstruct.contours_of(ds, series, style)
+    for organ in labels.organs.values():
+        wrong = int((rasterise(contours, series.grid, organ) != labels.mask(organ)).sum())
+        if wrong:
+            msg = f"the contours of {organ.value} miss its labels in {wrong} voxels"
+            raise StageFailed(msg)
+
+
+def _caption(series: Series, identity: rtstruct.Identity) -> str:
+    z, y, x = series.grid.shape_zyx
+    mm = series.grid.spacing_mm
+    return (
+        f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
+        f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
+    )
+
+
+def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:
+    sample = volume.hu_zyx[::HU_SAMPLE, ::HU_SAMPLE, ::HU_SAMPLE]
+    low, high = (float(v) for v in np.percentile(sample, (5, 95)))
+    if low < expected_hu[0] or high > expected_hu[1]:
+        return [f"hu-range:{low:.0f}..{high:.0f}"]
+    return []

@@ -1,0 +1,41 @@
+"""One row per scan in an append-only CSV, for the physicist."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from limn.domain.timing import ScanRecord
+
+DECIMALS = 4
+
+
+def append(path: Path, record: ScanRecord) -> None:
+    """Add a scan's row, once: a scan that is already in the file is left alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if any(row["scan_id"] == record.scan_id for row in rows(path)):
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
+    if not path.exists() or path.stat().st_size == 0:
+        writer.writeheader()
+    writer.writerow({name: _shown(value) for name, value in asdict(record).items()})
+    with path.open("a", newline="") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Every row of the log, oldest first; none if there is no log yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _shown(value: object) -> object:
+    return round(value, DECIMALS) if isinstance(value, float) else value

@@ -1,0 +1,356 @@
+"""Composition root: what each process of the node is made of, and the supervisor over them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed.security import Security
+from filelock import FileLock, Timeout
+
+from limn.domain.errors import BundleUnfit, ConfigWrong
+from limn.node import lifeline
+from limn.node.config import Config, load_config
+from limn.node.courier import Courier
+from limn.node.dispatch import Dispatcher
+from limn.node.intake import Intake
+from limn.node.journal import Journal
+from limn.node.receive import listen
+from limn.node.settle import Rules
+from limn.node.spool import Spool
+from limn.node.watch import FolderWatch
+from limn.node.worker import label_of
+from limn.segment.bundle import Bundle, open_bundle
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 120.0
+RESTART_S = 0.5
+SLOWEST_RESTART_S = 10.0
+TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
+
+
+def set_up_log(data_dir: Path, process: str) -> None:
+    """Readable lines to the terminal and to ``limn.log``."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s {process:<10} %(levelname)-7s %(message)s",
+        handlers=[logging.StreamHandler(), logging.FileHandler(data_dir / "limn.log")],
+        force=True,
+    )
+    for chatty in ("distributed", "pynetdicom", "asyncio", "tornado"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def deliverable_bundle(config: Config) -> Bundle:
+    """The site's bundle, if this site may deliver with it.
+
+    Raises
+    ------
+    BundleUnfit
+        If it is damaged, or a demonstration bundle and the site has not allowed that.
+    """
+    bundle = open_bundle(config.model.bundle)
+    if bundle.demonstration and not config.model.allow_demo_bundle:
+        msg = (
+            f"bundle {bundle.label} is for demonstration ({bundle.not_for}); set "
+            "model.allow_demo_bundle = true to deliver with it all the same"
+        )
+        raise BundleUnfit(msg)
+    return bundle
+
+
+def run_receiver(config_path: Path) -> None:
+    """Both doors: the Storage SCP and the watched folder."""
+    config = load_config(config_path)
+    set_up_log(config.data_dir, "receiver")
+    stopping = _stop_on_signal()
+    lifeline.hold()
+    journal = Journal(config.journal_path)
+    intake = Intake(
+        Spool(config.spool_dir, config.receive.min_free_mb * 2**20),
+        journal,
+        Rules(
+            config.settle.min_slices,
+            config.settle.settle_s,
+            config.settle.hold_s,
+            config.settle.expected_slices,
+        ),
+        destinations=[destination.name for destination in config.destination],
+        profile=config.planning_system.profile,
+        bundle_sha256=deliverable_bundle(config).sha256,
+        wake=lambda: _send_wake(config),
+    )
+    intake.recover()
+    server = listen(config.receive, intake, config.settle.settle_s)
+    threads = [threading.Thread(target=intake.run, args=(stopping,), name="settle")]
+    if config.watch is not None:
+        watch = FolderWatch(config.watch, intake, config.data_dir / "watched.sqlite")
+        threads.append(threading.Thread(target=watch.run, args=(stopping,), name="watch"))
+    _run_until_stopped(threads, stopping)
+    server.shutdown()
+    journal.close()
+
+
+def run_engine(config_path: Path) -> None:
+    """Dispatch and delivery."""
+    config = load_config(config_path)
+    set_up_log(config.data_dir, "engine")
+    stopping = _stop_on_signal()
+    lifeline.hold()
+    journal = Journal(config.journal_path)
+    couriers = [
+        Courier(
+            destination,
+            journal,
+            config.scan_log_path,
+            config.receive.ae_title,
+            keeps_scan_log=number == 0,
+        )
+        for number, destination in enumerate(config.destination)
+    ]
+
+    def contoured() -> None:
+        for courier in couriers:
+            courier.wake()
+
+    dispatcher = Dispatcher(
+        config,
+        journal,
+        scheduler_address(config),
+        security_of(config),
+        label_of(config, deliverable_bundle(config)),
+        contoured,
+    )
+    # Couriers stop after the dispatcher, so that its last results still go out.
+    dispatched = threading.Event()
+    carriers = [
+        threading.Thread(target=courier.run, args=(dispatched,), name="courier")
+        for courier in couriers
+    ]
+    waker = threading.Thread(
+        target=_listen_for_wakes, args=(config, dispatcher, stopping), name="wake"
+    )
+    for thread in (*carriers, waker):
+        thread.start()
+    dispatcher.run(stopping)
+    dispatched.set()
+    for thread in (*carriers, waker):
+        thread.join()
+    for courier in couriers:
+        courier.work()
+    journal.close()
+
+
+def scheduler_address(config: Config) -> str:
+    """Where Dask's scheduler listens."""
+    return f"tls://{config.engine.host}:{config.engine.port}"
+
+
+def security_of(config: Config) -> Security:
+    """The engine's own TLS: pickles travel on these connections."""
+    ca, cert, key = (str(config.tls_dir / name) for name in TLS_FILES)
+    return Security(
+        require_encryption=True,
+        tls_ca_file=ca,
+        tls_scheduler_cert=cert,
+        tls_scheduler_key=key,
+        tls_worker_cert=cert,
+        tls_worker_key=key,
+        tls_client_cert=cert,
+        tls_client_key=key,
+    )
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process of the node and when it may be started again."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    pause_s: float = RESTART_S
+    start_at_s: float = 0.0
+
+
+class Supervisor:
+    """Starts every process of the node, restarts what dies, ends them with itself."""
+
+    def __init__(self, config_path: Path) -> None:
+        self._config_path = config_path.resolve()
+        self._config = load_config(config_path)
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM, then drain.
+
+        Raises
+        ------
+        ConfigWrong
+            If another node already uses this data folder.
+        BundleUnfit
+            If the bundle can't be used here.
+        """
+        config = self._config
+        set_up_log(config.data_dir, "limn")
+        lock = FileLock(config.data_dir / "limn.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            msg = f"another limn runs on {config.data_dir}; stop it first"
+            raise ConfigWrong(msg) from error
+        with lock:
+            bundle = deliverable_bundle(config)
+            log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
+            config.ready_path.unlink(missing_ok=True)
+            _write_tls(config.tls_dir)
+            self._stopping = _stop_on_signal()
+            children = self._children()
+            try:
+                while not self._stopping.wait(0.1):
+                    for child in children:
+                        self._keep_alive(child)
+            finally:
+                self._end(children)
+                config.ready_path.unlink(missing_ok=True)
+            log.info("stopped")
+
+    def _children(self) -> list[_Child]:
+        config = self._config
+        tls = [
+            part
+            for flag, name in zip(("ca-file", "cert", "key"), TLS_FILES, strict=True)
+            for part in (f"--tls-{flag}", str(config.tls_dir / name))
+        ]
+        limn = [sys.executable, "-m", "limn.cli", "serve", "--config", str(self._config_path)]
+        scheduler = [
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler"),
+            *("--host", config.engine.host, "--port", str(config.engine.port)),
+            *("--protocol", "tls", "--no-dashboard", "--preload", "limn.node.lifeline"),
+            *tls,
+        ]
+        worker = [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", scheduler_address(config)),
+            *("--host", config.engine.host, "--nthreads", "1", "--no-nanny"),
+            *("--no-dashboard", "--memory-limit", "0", "--death-timeout", "60"),
+            *("--local-directory", str(config.data_dir / "dask")),
+            *tls,
+            *("--preload", "limn.node.worker", str(self._config_path)),
+        ]
+        return [
+            _Child("scheduler", scheduler),
+            _Child("worker", worker),
+            _Child("engine", [*limn, "--only", "engine"]),
+            _Child("receiver", [*limn, "--only", "receiver"]),
+        ]
+
+    def _keep_alive(self, child: _Child) -> None:
+        now_s = time.monotonic()
+        if child.process is None:
+            if now_s >= child.start_at_s:
+                child.process = _start(child.command)
+                child.started_s = now_s
+            return
+        code = child.process.poll()
+        if code is None:
+            if now_s - child.started_s > 60:
+                child.pause_s = RESTART_S
+            return
+        log.error("%s ended (%s); it is started again in %.1f s", child.name, code, child.pause_s)
+        child.process = None
+        child.start_at_s = now_s + child.pause_s
+        child.pause_s = min(SLOWEST_RESTART_S, child.pause_s * 2)
+
+    def _end(self, children: list[_Child]) -> None:
+        """Doors first, then what is in flight, then the workers."""
+        log.info("stopping: no new scans; finishing what runs")
+        for name in ("receiver", "engine", "worker", "scheduler"):
+            child = next(child for child in children if child.name == name)
+            if child.process is None or child.process.poll() is not None:
+                continue
+            child.process.terminate()
+            try:
+                child.process.wait(DRAIN_S)
+            except subprocess.TimeoutExpired:
+                log.error("%s did not stop in %g s and is killed", name, DRAIN_S)
+                child.process.kill()
+                child.process.wait()
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        # A worker's death is charged by us, to the scan that ran, not by Dask to all.
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+        # The interpreter lock may be held long by native code; our own deadline ends a job.
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "300s",
+        "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
+        "DASK_LOGGING__DISTRIBUTED": "warning",
+    }
+    # Its own session: Ctrl-C reaches the supervisor alone, which then stops them in order.
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, env=environment, start_new_session=True
+    )
+
+
+def _write_tls(folder: Path) -> None:
+    """A new key and certificate for the engine's connections, at every start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    made = Security.temporary()
+    for name, text in zip(
+        TLS_FILES,
+        (made.tls_ca_file, made.tls_scheduler_cert, made.tls_scheduler_key),
+        strict=True,
+    ):
+        path = folder / name
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(str(text))
+
+
+def _stop_on_signal() -> threading.Event:
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def _run_until_stopped(threads: list[threading.Thread], stopping: threading.Event) -> None:
+    """Run the threads; if one breaks, end the process so that the supervisor restarts it."""
+    for thread in threads:
+        thread.start()
+    while not stopping.wait(0.1):
+        if not all(thread.is_alive() for thread in threads):
+            log.critical("a thread of this process broke; restarting")
+            os._exit(4)
+    for thread in threads:
+        thread.join()
+
+
+def _send_wake(config: Config) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"wake", ("127.0.0.1", config.engine.wake_port))
+
+
+def _listen_for_wakes(config: Config, dispatcher: Dispatcher, stopping: threading.Event) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", config.engine.wake_port))
+        listener.settimeout(0.2)
+        while not stopping.is_set():
+            try:
+                listener.recv(16)
+            except TimeoutError:
+                continue
+            dispatcher.wake()

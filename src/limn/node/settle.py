@@ -1,0 +1,85 @@
+"""Is this series complete? Pure; see design D2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+# Share of the spacing, or distance in mm, by which neighbouring slices may differ.
+UNIFORM_TOLERANCE = 0.01
+UNIFORM_TOLERANCE_MM = 0.002
+
+
+class Verdict(Enum):
+    """What to do with a series now."""
+
+    WAIT = "wait"
+    COMPLETE = "complete"
+    GIVE_UP_ABORTED = "aborted"
+    GIVE_UP_INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The site's settings, s."""
+
+    min_slices: int
+    settle_s: float
+    hold_s: float
+    expected_slices: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What has come in of one series.
+
+    Attributes
+    ----------
+    positions_mm : position of every instance along the slice normal; None where the header
+        gives none
+    announced_slices : the count in the headers, if they give one
+    open_associations : associations that brought a slice and are still open
+    aborted : the last association that brought a slice was aborted or timed out
+    last_arrival_s : same clock as ``now_s``
+    """
+
+    positions_mm: Sequence[float | None]
+    announced_slices: int | None
+    open_associations: int
+    aborted: bool
+    last_arrival_s: float
+
+
+def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
+    """Complete, not yet, or no longer worth waiting for."""
+    quiet_s = now_s - arrivals.last_arrival_s
+    count = len(arrivals.positions_mm)
+    whole = is_uniform(arrivals.positions_mm)
+    expected = rules.expected_slices or arrivals.announced_slices
+    if whole and expected == count:
+        return Verdict.COMPLETE
+    if arrivals.open_associations or quiet_s < rules.settle_s:
+        return Verdict.WAIT
+    if (
+        not arrivals.aborted
+        and whole
+        and count >= max(rules.min_slices, rules.expected_slices or 0)
+    ):
+        return Verdict.COMPLETE
+    if quiet_s < rules.hold_s:
+        return Verdict.WAIT
+    return Verdict.GIVE_UP_ABORTED if arrivals.aborted else Verdict.GIVE_UP_INCOMPLETE
+
+
+def is_uniform(positions_mm: Sequence[float | None]) -> bool:
+    """Distinct positions, equally far apart."""
+    known = [position for position in positions_mm if position is not None]
+    if len(known) < 2 or len(known) < len(positions_mm):
+        return False
+    steps_mm = np.diff(np.sort(np.array(known)))
+    spacing_mm = float(np.median(steps_mm))
+    tolerance_mm = max(UNIFORM_TOLERANCE * spacing_mm, UNIFORM_TOLERANCE_MM)
+    return spacing_mm > tolerance_mm and bool(np.all(np.abs(steps_mm - spacing_mm) <= tolerance_mm))

@@ -1,0 +1,114 @@
+"""One folder of DICOM to a structure set and a picture, without network or journal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from limn import __version__
+from limn.dicom.rtstruct import Identity
+from limn.dicom.series import Instance
+from limn.dicom.volume import read_headers
+from limn.domain.errors import RefusedSeries
+from limn.domain.timing import Stopwatch
+from limn.node.config import Config, FolderDestination, Model, load_config
+from limn.node.intake import Unreadable, inspect
+from limn.node.journal import uid_from
+from limn.node.pipeline import Product, contour
+from limn.node.spool import write_durably
+from limn.node.worker import algorithm_of, label_of, warm_up
+
+EMBEDDED_BUNDLE = Path(__file__).parents[3] / "models" / "phantom-1"
+
+
+def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Path | None) -> None:
+    """Contour the one CT series in a folder; write ``RS.dcm`` and ``picture.png``.
+
+    Raises
+    ------
+    RefusedSeries
+        If the folder holds no series, several, or one that can't be contoured.
+    """
+    console = Console()
+    config = _config(out, bundle, config_path)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    ) as bars:
+        bar = bars.add_task("reading", total=None)
+        instances = _one_series(folder, console)
+        bars.update(bar, description="loading the ensemble")
+        warm = warm_up(config)
+        bars.update(bar, description="contouring")
+        stopwatch = Stopwatch()
+        model = warm.ensemble.bundle
+        series_instance_uid = str(instances[0].header.SeriesInstanceUID)
+        now = datetime.now(UTC)
+        product = contour(
+            instances,
+            warm.ensemble,
+            Identity(
+                sop_instance_uid=uid_from(f"{series_instance_uid}|{model.sha256}|{now}"),
+                series_instance_uid=uid_from(f"{series_instance_uid}|{model.sha256}"),
+                date=now.strftime("%Y%m%d"),
+                time=now.strftime("%H%M%S"),
+                label=label_of(config, model),
+                software=__version__,
+                algorithm=algorithm_of(model),
+            ),
+            warm.options,
+            stopwatch,
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_durably(out / "RS.dcm", product.structure_set)
+    (out / "picture.png").write_bytes(product.picture)
+    console.print(_table(product, stopwatch))
+    if product.flags:
+        console.print(f"flags: {', '.join(product.flags)}")
+    console.print(f"structure set  {out / 'RS.dcm'}\npicture        {out / 'picture.png'}")
+
+
+def _config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
+    if config_path is not None:
+        return load_config(config_path)
+    return Config(
+        data_dir=out,
+        model=Model(bundle=bundle or EMBEDDED_BUNDLE),
+        destination=(FolderDestination(kind="folder", name="out", folder=out),),
+    )
+
+
+def _one_series(folder: Path, console: Console) -> list[Instance]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            instance = inspect(path.read_bytes())
+        except Unreadable as error:
+            console.print(f"[yellow]left out[/] {path}: {error}", highlight=False)
+            continue
+        found.setdefault(instance.series_instance_uid, []).append(path)
+    if not found:
+        msg = f"{folder} holds no CT image"
+        raise RefusedSeries(msg)
+    if len(found) > 1:
+        listed = "; ".join(f"{uid} ({len(paths)} files)" for uid, paths in found.items())
+        msg = f"{folder} holds {len(found)} series, one expected: {listed}"
+        raise RefusedSeries(msg)
+    return read_headers(next(iter(found.values())))
+
+
+def _table(product: Product, stopwatch: Stopwatch) -> Table:
+    table = Table()
+    table.add_column("organ")
+    table.add_column("mm3", justify="right")
+    table.add_column("voxels removed", justify="right")
+    for organ, mm3 in product.volumes_mm3.items():
+        table.add_row(organ.value, f"{mm3:.1f}", str(product.removed_voxels[organ]))
+    table.add_section()
+    for stage, elapsed_s in stopwatch.elapsed_s.items():
+        table.add_row(stage, f"{elapsed_s:.2f}", "")
+    return table

@@ -1,0 +1,190 @@
+"""The watched folder: files that appear in it go through the same door as C-STORE.
+
+Notifications make it quick; a rescan makes it sure, for shares (SMB, NFS) send none. A file is
+taken once its size and time have not changed for ``settle_s``. The folder is only ever read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from limn.node.config import Watch
+from limn.node.intake import OUT_OF_RESOURCES, SUCCESS, Intake, Source
+
+log = logging.getLogger(__name__)
+
+PULSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A file as it last looked, and since when (monotonic)."""
+
+    size: int
+    modified_ns: int
+    since_s: float
+
+
+class _Taken:
+    """Which files were taken, across restarts: path, size and time of change."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute(
+            "create table if not exists taken "
+            "(path text primary key, size integer, modified_ns integer)"
+        )
+
+    def has(self, path: str, size: int, modified_ns: int) -> bool:
+        """Whether this file was taken as it is now."""
+        return (
+            self._db.execute(
+                "select 1 from taken where path = ? and size = ? and modified_ns = ?",
+                (path, size, modified_ns),
+            ).fetchone()
+            is not None
+        )
+
+    def add(self, path: str, size: int, modified_ns: int) -> None:
+        """Remember it."""
+        self._db.execute("insert or replace into taken values (?, ?, ?)", (path, size, modified_ns))
+
+
+class _Notified(FileSystemEventHandler):
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Any change is reason to look."""
+        if event.event_type not in ("opened", "closed_no_write"):
+            self._event.set()
+
+
+class FolderWatch:
+    """One watched folder."""
+
+    def __init__(self, settings: Watch, intake: Intake, memory: Path) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._taken = _Taken(memory)
+        self._pending: dict[str, _Seen] = {}
+        self._notified = threading.Event()
+        self._observer: BaseObserver | None = None
+        self._reachable = True
+
+    def run(self, stopping: threading.Event) -> None:
+        """Watch until told to stop; survives that the folder vanishes and comes back."""
+        next_scan_s = 0.0
+        while not stopping.wait(PULSE_S):
+            now_s = time.monotonic()
+            if self._notified.is_set() or now_s >= next_scan_s:
+                self._notified.clear()
+                next_scan_s = now_s + self._settings.rescan_s
+                self._scan(now_s)
+            self._take_settled(time.monotonic())
+        self._stop_observer()
+
+    def _scan(self, now_s: float) -> None:
+        if not self._settings.folder.is_dir():
+            if self._reachable:
+                log.error(
+                    "watched folder %s can't be reached; waiting for it to come back",
+                    self._settings.folder,
+                )
+            self._reachable = False
+            self._stop_observer()
+            return
+        if not self._reachable:
+            log.info("watched folder %s is back", self._settings.folder)
+            self._reachable = True
+        self._start_observer()
+        for path, size, modified_ns in _files(self._settings.folder):
+            if self._taken.has(path, size, modified_ns):
+                continue
+            seen = self._pending.get(path)
+            if seen is None or (seen.size, seen.modified_ns) != (size, modified_ns):
+                self._pending[path] = _Seen(size, modified_ns, now_s)
+
+    def _take_settled(self, now_s: float) -> None:
+        settled = [
+            (path, seen)
+            for path, seen in sorted(self._pending.items())
+            if now_s - seen.since_s >= self._settings.settle_s
+        ]
+        for path, seen in settled:
+            del self._pending[path]
+            self._take(path, seen)
+        # A folder with files still being written is like an association still open.
+        busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
+        for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
+            self._intake.closed(self._source(folder).key, aborted=False)
+
+    def _take(self, path: str, seen: _Seen) -> None:
+        try:
+            now = Path(path).lstat()
+            if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
+                self._pending[path] = _Seen(now.st_size, now.st_mtime_ns, time.monotonic())
+                return
+            contents = Path(path).read_bytes()
+        except OSError as error:
+            log.warning("watched file %s: %s; tried again at the next scan", path, error.strerror)
+            return
+        source = self._source(os.path.dirname(path))  # noqa: PTH120
+        status, why = self._intake.accept(contents, source, seen.since_s)
+        if status == OUT_OF_RESOURCES:
+            log.error("watched file %s not taken: %s", path, why)
+            return
+        if status != SUCCESS:
+            log.error("watched file %s refused: %s", path, why)
+        self._taken.add(path, seen.size, seen.modified_ns)
+
+    def _source(self, folder: str) -> Source:
+        return Source(f"watch-{folder}", f"folder {folder}", self._settings.settle_s)
+
+    def _start_observer(self) -> None:
+        if self._observer is not None and self._observer.is_alive():
+            return
+        observer = Observer()
+        try:
+            observer.schedule(_Notified(self._notified), str(self._settings.folder), recursive=True)
+            observer.start()
+        except OSError as error:
+            log.warning(
+                "no notifications from %s (%s); it is rescanned every %g s",
+                self._settings.folder,
+                error,
+                self._settings.rescan_s,
+            )
+            return
+        self._observer = observer
+
+    def _stop_observer(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer = None
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Regular files below the folder: path, size, time of change. Links are not followed."""
+    for root, _, names in os.walk(folder, followlinks=False):
+        for name in names:
+            path = os.path.join(root, name)  # noqa: PTH118
+            try:
+                found = Path(path).lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield path, found.st_size, found.st_mtime_ns

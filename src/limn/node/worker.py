@@ -1,0 +1,212 @@
+"""What runs beside the GPU: the warm ensemble, one scan at a time.
+
+Loaded by ``dask worker --preload limn.node.worker CONFIG``; the model is warm before the
+worker takes its first job. The engine imports this module for its job and results, so
+nothing heavy is imported at the top.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from distributed import get_worker
+
+from limn import __version__
+from limn.domain.errors import LimnError, RefusedSeries
+from limn.domain.scan import Organ, pack_labels
+from limn.domain.timing import RUNTIME_STAGES, Stopwatch
+from limn.node import lifeline
+from limn.node.config import Config, load_config
+
+if TYPE_CHECKING:
+    from limn.node.pipeline import Options
+    from limn.segment.bundle import Bundle
+    from limn.segment.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
+
+STARTED_TOPIC = "limn-started"
+
+_COLUMN = {
+    Organ.HEART: "heart",
+    Organ.CORD: "cord",
+    Organ.LUNG_R: "lung_r",
+    Organ.LUNG_L: "lung_l",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One scan to contour; UIDs and dates come with it, so a second run gives the same file."""
+
+    scan: int
+    paths: tuple[str, ...]
+    sop_instance_uid: str
+    series_instance_uid: str
+    date: str
+    time: str
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a job. Times are UTC seconds.
+
+    Attributes
+    ----------
+    ended : empty when contoured, else "refused" or "failed", with the reason
+    record : columns of the `ScanRecord` that the worker knows
+    """
+
+    scan: int
+    started_at: float
+    ended: str = ""
+    reason: str = ""
+    structure_set: bytes = b""
+    picture: bytes = b""
+    labels: bytes = b""
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """A loaded ensemble with the site's options."""
+
+    ensemble: Ensemble
+    options: Options
+
+
+_warm: dict[str, Warm] = {}
+
+
+@click.command()
+@click.argument("config_path", type=click.Path(path_type=Path))
+def dask_setup(worker: Any, config_path: Path) -> None:
+    """Load and warm the ensemble before the worker registers."""
+    del worker
+    lifeline.hold()
+    _warm["model"] = warm_up(load_config(config_path))
+    log.info("warm on %s", _warm["model"].ensemble.description)
+
+
+def warm_up(config: Config) -> Warm:
+    """Verify the bundle, load every fold, run each once."""
+    import torch  # noqa: PLC0415
+
+    from limn.segment.bundle import open_bundle  # noqa: PLC0415
+    from limn.segment.ensemble import Ensemble  # noqa: PLC0415
+
+    device = config.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    ensemble = Ensemble.load(open_bundle(config.model.bundle), device)
+    ensemble.warm_up()
+    return Warm(ensemble, options_of(config))
+
+
+def options_of(config: Config) -> Options:
+    """The site's options for the pipeline."""
+    from limn.dicom.rtstruct import Style  # noqa: PLC0415
+    from limn.node.pipeline import Options  # noqa: PLC0415
+
+    site = config.planning_system
+    return Options(
+        two_animals=config.model.two_animals,
+        assume_hu=config.model.assume_hu,
+        style=Style(roi_names=site.roi_names, colours=site.colours, species=site.species),
+    )
+
+
+def label_of(config: Config, bundle: Bundle) -> str:
+    """StructureSetLabel; a demonstration bundle says so."""
+    label = config.planning_system.structure_set_label
+    return f"{label} DEMO" if bundle.demonstration else label
+
+
+def run_job(job: Job, label: str) -> Result:
+    """Contour one scan on this worker's warm ensemble.
+
+    If it takes longer than the deadline the process ends, even while native code holds the
+    interpreter lock; Dask then reports the worker's death.
+    """
+    started_at = time.time()
+    get_worker().log_event(STARTED_TOPIC, {"scan": job.scan})
+    faulthandler.dump_traceback_later(job.deadline_s, exit=True)
+    try:
+        return _contour(job, label, started_at)
+    except LimnError as error:
+        ended = "refused" if isinstance(error, RefusedSeries) else "failed"
+        return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
+    except Exception:  # noqa: BLE001 - the one broad except: whatever it was, park the scan
+        reason = traceback.format_exc()
+        return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _contour(job: Job, label: str, started_at: float) -> Result:
+    from limn.dicom.rtstruct import Identity  # noqa: PLC0415
+    from limn.dicom.volume import read_headers  # noqa: PLC0415
+    from limn.node.pipeline import contour  # noqa: PLC0415
+
+    warm = _warm["model"]
+    bundle = warm.ensemble.bundle
+    stopwatch = Stopwatch()
+    with stopwatch.stage("read_s"):
+        instances = read_headers([Path(path) for path in job.paths])
+    product = contour(
+        instances,
+        warm.ensemble,
+        Identity(
+            sop_instance_uid=job.sop_instance_uid,
+            series_instance_uid=job.series_instance_uid,
+            date=job.date,
+            time=job.time,
+            label=label,
+            software=__version__,
+            algorithm=algorithm_of(bundle),
+        ),
+        warm.options,
+        stopwatch,
+        lambda done, total: None,
+    )
+    # Packing the labels is paid with the picture: both are for people, not for the peer.
+    with stopwatch.stage("picture_s"):
+        labels = pack_labels(product.labels.labels_zyx)
+    z, y, x = product.labels.grid.shape_zyx
+    mm = product.labels.grid.spacing_mm
+    record: dict[str, Any] = {
+        **stopwatch.elapsed_s,
+        "runtime_s": sum(stopwatch.elapsed_s.get(stage, 0.0) for stage in RUNTIME_STAGES),
+        "limn_version": __version__,
+        "bundle": bundle.label,
+        "bundle_sha256": bundle.sha256,
+        "device": warm.ensemble.description,
+        "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
+        "flags": " ".join(product.flags),
+        **{f"{_COLUMN[organ]}_mm3": mm3 for organ, mm3 in product.volumes_mm3.items()},
+        **{
+            f"{_COLUMN[organ]}_removed_voxels": count
+            for organ, count in product.removed_voxels.items()
+        },
+    }
+    return Result(
+        scan=job.scan,
+        started_at=started_at,
+        structure_set=product.structure_set,
+        picture=product.picture,
+        labels=labels,
+        record=record,
+    )
+
+
+def algorithm_of(bundle: Bundle) -> str:
+    """Name, bundle and hash for the structure set's description."""
+    return f"limn {__version__} {bundle.label} {bundle.sha256[:12]}"
