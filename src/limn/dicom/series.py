@@ -119,6 +119,13 @@ def _check_instance(header: Dataset, *, assume_hu: bool) -> None:
     if int(header.get("NumberOfFrames") or 1) > 1:
         msg = f"NumberOfFrames {header.NumberOfFrames}: multi-frame CT is not supported yet"
         raise RefusedSeries(msg)
+    for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"):
+        if not header.get(keyword):
+            msg = f"{keyword} absent (instance {name})"
+            raise RefusedSeries(msg)
+    if "LOCALIZER" in (header.get("ImageType") or ()):
+        msg = f"ImageType {_shown(header, 'ImageType')}: a scout lies in the series ({name})"
+        raise RefusedSeries(msg)
     _check_pixels(header, name)
     if not assume_hu:
         _check_rescale(header, name)
@@ -136,13 +143,6 @@ def _check_pixels(header: Dataset, name: str) -> None:
             raise RefusedSeries(msg)
     if int(header.get("SamplesPerPixel") or 1) != 1:
         msg = f"SamplesPerPixel {header.SamplesPerPixel}, 1 expected (instance {name})"
-        raise RefusedSeries(msg)
-    for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"):
-        if not header.get(keyword):
-            msg = f"{keyword} absent (instance {name})"
-            raise RefusedSeries(msg)
-    if "LOCALIZER" in (header.get("ImageType") or ()):
-        msg = f"ImageType {_shown(header, 'ImageType')}: a scout lies in the series ({name})"
         raise RefusedSeries(msg)
 
 

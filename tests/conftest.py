@@ -1,0 +1,74 @@
+"""What all tests share: one small mouse, its DICOM series, and the peers that others wrote."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limn.dicom.ct import CtIdentity, ct_instances
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Labels, Organ, Volume
+from limn.phantom.anatomy import conceive
+from limn.phantom.scanner import Scanner, scan
+
+REPOSITORY = Path(__file__).parents[1]
+BUNDLE = REPOSITORY / "models" / "phantom-1"
+COLOURS = {
+    Organ.HEART: (255, 0, 0),
+    Organ.CORD: (255, 255, 0),
+    Organ.LUNG_R: (0, 200, 0),
+    Organ.LUNG_L: (0, 128, 255),
+}
+
+
+def require_peer(program: str) -> str:
+    """Path of a program that others wrote; without it the test skips, or fails in CI."""
+    path = Path(program)
+    found = shutil.which(program) if not path.is_absolute() else (path.exists() and program)
+    if found:
+        return str(found)
+    if os.environ.get("LIMN_PEERS") == "required":
+        pytest.fail(f"{program} is required here and is not installed")
+    pytest.skip(f"{program} is not installed; see .ci/run for the packages")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_series(volume: Volume, folder: Path, identity: CtIdentity) -> list[Path]:
+    """A volume as one DICOM file per slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for k, ds in enumerate(ct_instances(volume, identity)):
+        paths.append(folder / f"ct_{k + 1:04d}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def mouse() -> tuple[Volume, Labels]:
+    """A phantom that the embedded bundle never saw; asymmetric, not cubic."""
+    scanner = Scanner(SpacingMm(0.3, 0.3, 0.3), (96, 84, 92))
+    return scan(conceive(7), scanner, 7)
+
+
+@pytest.fixture(scope="session")
+def make_series(
+    mouse: tuple[Volume, Labels], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A folder with the mouse as a DICOM series under its own UIDs and PatientID."""
+
+    def make(number: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"series-{number}")
+        identity = CtIdentity(f"M{number}", f"2.25.77.{number}", ("20260101", "120000"))
+        write_series(mouse[0], folder, identity)
+        return folder
+
+    return make
