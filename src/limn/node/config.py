@@ -11,7 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 
-AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")]
+# Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
+AeTitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
+]
+# An empty host would mean every interface.
+Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
@@ -28,7 +33,7 @@ class Receive(_Table):
     """The Storage SCP."""
 
     ae_title: AeTitle = "LIMN"
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 11112
     max_associations: Annotated[int, Field(ge=1)] = 50
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
@@ -64,7 +69,7 @@ class Model(_Table):
 class Engine(_Table):
     """Dask's scheduler and the deadline of one scan."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 8786
     wake_port: Port = 11113
     deadline_s: Annotated[float, Field(gt=0)] = 600.0
@@ -81,7 +86,9 @@ class PlanningSystem(_Table):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_defaults(cls, values: dict[str, object]) -> dict[str, object]:
+    def _with_defaults(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
         names = {organ.value: organ.value for organ in Organ}
         colours = {
             "Heart": (255, 0, 0),
@@ -111,7 +118,7 @@ class DicomDestination(_Table):
     kind: Literal["dicom"]
     name: Annotated[str, Field(min_length=1)]
     ae_title: AeTitle
-    host: str
+    host: Host
     port: Port
 
 

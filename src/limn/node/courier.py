@@ -60,9 +60,8 @@ class Courier:
         """Everything that is due now."""
         while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
             self._carry(delivery)
-        if self._keeps_scan_log:
-            for row in self._journal.unlogged_ends():
-                self._log(row, None)
+            self._log_ends()
+        self._log_ends()
 
     def _carry(self, delivery: DeliveryRow) -> None:
         structure_set = self._journal.structure_set(delivery.structure_set)
@@ -87,13 +86,22 @@ class Courier:
                 answer.status,
                 structure_set.path,
             )
-        if self._keeps_scan_log:
-            ended = next(d for d in self._journal.deliveries(row.id) if d.id == delivery.id)
-            self._log(row, ended)
-        elif answer.outcome is Outcome.DELIVERED:
+        if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
             log.info("%s delivered to %s (%s)", row.name, name, answer.status)
 
-    def _log(self, row: ScanRow, delivery: DeliveryRow | None) -> None:
+    def _log_ends(self) -> None:
+        """Rows of scans that ended; asked of the journal, so that a crash loses none."""
+        if self._keeps_scan_log:
+            for row in self._journal.unlogged_ends(self._destination.name):
+                self._log(row)
+
+    def _log(self, row: ScanRow) -> None:
+        answered = (
+            each
+            for each in self._journal.deliveries(row.id)
+            if each.destination == self._destination.name and each.state != "waiting"
+        )
+        delivery = next(answered, None)
         uid = ""
         if delivery is not None:
             uid = self._journal.structure_set_of(row.id).sop_instance_uid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import random
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -79,22 +81,26 @@ def deliver(
     calling_ae_title: str,
 ) -> Answer:
     """Offer one structure set to one destination."""
-    if isinstance(destination, FolderDestination):
-        return _export(destination, path)
-    peer = Peer(destination.ae_title, destination.host, destination.port, calling_ae_title)
     try:
-        status = next(iter(store(peer, [pydicom.dcmread(io.BytesIO(path.read_bytes()))])))
-    except PeerUnreachable as error:
-        return Answer(Outcome.AGAIN, str(error))
+        contents = path.read_bytes()
     except OSError as error:
         return Answer(Outcome.HELD, f"can't read {path}: {error.strerror}")
+    if isinstance(destination, FolderDestination):
+        return _export(destination, path.name, contents)
+    peer = Peer(destination.ae_title, destination.host, destination.port, calling_ae_title)
+    try:
+        status = next(iter(store(peer, [pydicom.dcmread(io.BytesIO(contents))])))
+    except PeerUnreachable as error:
+        return Answer(Outcome.AGAIN, str(error))
+    except InvalidDicomError:
+        return Answer(Outcome.HELD, f"{path} is not a DICOM file any more")
     return Answer(judge(status), f"0x{status:04X}")
 
 
-def _export(destination: FolderDestination, path: Path) -> Answer:
+def _export(destination: FolderDestination, name: str, contents: bytes) -> Answer:
     try:
         destination.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(destination.folder / path.name, path.read_bytes())
+        write_durably(destination.folder / name, contents)
     except OSError as error:
         return Answer(Outcome.AGAIN, f"{destination.folder}: {error.strerror}")
     return Answer(Outcome.DELIVERED, "written")
@@ -118,6 +124,9 @@ def store(peer: Peer, datasets: Iterable[Dataset]) -> Iterator[int]:
             except ValueError as error:
                 msg = f"{peer} accepts no {UID(ds.SOPClassUID).name}: {error}"
                 raise PeerUnreachable(msg) from error
+            except RuntimeError as error:
+                msg = f"{peer} broke off before C-STORE"
+                raise PeerUnreachable(msg) from error
             if "Status" not in status:
                 msg = f"{peer} broke off during C-STORE"
                 raise PeerUnreachable(msg)
@@ -136,8 +145,13 @@ def echo(peer: Peer) -> None:
         If the peer does not answer with success.
     """
     association = _associate(peer, [(Verification, UID("1.2.840.10008.1.2"))])
-    status = association.send_c_echo()
-    association.release()
+    try:
+        status = association.send_c_echo()
+    except (ValueError, RuntimeError) as error:
+        msg = f"{peer} takes no C-ECHO: {error}"
+        raise PeerUnreachable(msg) from error
+    finally:
+        association.release()
     if "Status" not in status or status.Status != 0:
         msg = f"{peer} answered C-ECHO with {status.get('Status', 'nothing')}"
         raise PeerUnreachable(msg)
@@ -155,9 +169,16 @@ def _associate(peer: Peer, contexts: Iterable[tuple[str, UID]]) -> Association:
     ae.dimse_timeout = REPLY_S
     for sop_class, syntax in contexts:
         ae.add_requested_context(sop_class, syntax)
-    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAX_PDU)
+    try:
+        association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAX_PDU)
+    except OSError as error:
+        msg = f"{peer} can't be found: {error.strerror}"
+        raise PeerUnreachable(msg) from error
     if not association.is_established:
         why = "refused the association" if association.is_rejected else "does not answer"
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
+    if association.dul.socket is not None and association.dul.socket.socket is not None:
+        # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
+        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association

@@ -25,6 +25,7 @@ from limn.node.config import Config
 from limn.node.journal import Journal, ScanRow
 from limn.node.spool import write_durably
 from limn.node.worker import STARTED_TOPIC, Job, Result, run_job
+from limn.node.worker import ready as ready_on_worker
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Dispatcher:
 
     def _fill(self, client: Client) -> None:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        self._say_ready(workers)
+        self._say_ready(workers, client)
         waiting = [row for row in self._journal.ready() if row.id not in self._flights]
         for row in waiting:
             if len(self._flights) >= workers:
@@ -206,12 +207,14 @@ class Dispatcher:
             record["device"],
         )
 
-    def _say_ready(self, workers: int) -> None:
+    def _say_ready(self, workers: int, client: Client | None = None) -> None:
         ready = workers > 0
         if ready == self._was_ready:
             return
         self._was_ready = ready
-        if ready:
+        if ready and client is not None:
+            # The first call of a worker costs 0.2 s; let it not be an animal's.
+            client.submit(ready_on_worker, pure=False).result(timeout=CONNECT_S)
             self._config.ready_path.touch()
             log.info("ready: %d warm worker%s", workers, "" if workers == 1 else "s")
         else:

@@ -289,11 +289,15 @@ class Journal:
         """Scans that wait for a worker, in the order in which they should run."""
         return list(self._scans("where state = 'ready' order by priority desc, id", ()))
 
-    def unlogged_ends(self) -> list[ScanRow]:
-        """Scans that ended without a structure set and are not in the scan log yet."""
+    def unlogged_ends(self, destination: str) -> list[ScanRow]:
+        """Scans that ended, or that a destination answered for good, and are not logged yet."""
         return list(
             self._scans(
-                "where state in ('refused', 'failed', 'quarantined') and logged = 0 order by id", ()
+                "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
+                "select 1 from structure_set join delivery on delivery.structure_set = "
+                "structure_set.id where structure_set.scan = scan.id and destination = ? "
+                "and delivery.state <> 'waiting')) order by id",
+                (destination,),
             )
         )
 
@@ -351,7 +355,8 @@ class Journal:
                 "update scan set state = 'contoured', record = ? where id = ? and state = 'ready'",
                 (json.dumps(record), scan_id),
             ).rowcount
-            db.execute("update structure_set set path = ? where scan = ?", (path, scan_id))
+            if changed:
+                db.execute("update structure_set set path = ? where scan = ?", (path, scan_id))
         return bool(changed)
 
     def end(self, scan_id: int, state: str, reason: str, record: dict[str, Any]) -> None:

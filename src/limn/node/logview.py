@@ -39,7 +39,8 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
         writer.writeheader()
         writer.writerows(rows)
         return
-    console = Console()
+    # What a file says of its animal is text, never markup.
+    console = Console(markup=False, highlight=False)
     console.print(_table(rows))
     if not config.journal_path.exists():
         return

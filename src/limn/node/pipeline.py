@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from limn.dicom import rtstruct
+from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import StageFailed
+from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.segment.clean import clean
@@ -100,6 +103,29 @@ def contour(
     return Product(
         structure_set, picture, labels, volumes_mm3, cleaned.removed_voxels, tuple(flags)
     )
+
+
+def rehearse(ensemble: Ensemble, options: Options) -> None:
+    """Run every stage once on a made-up ball, so that the first animal pays for no import."""
+    n = 48
+    spacing = SpacingMm(0.3, 0.3, 0.3)
+    grid = axial_grid((n, n, n), spacing, np.zeros(3))
+    z, y, x = np.ogrid[:n, :n, :n]
+    ball = ((z - n / 2) ** 2 + (y - n / 2) ** 2 + (x - n / 2) ** 2) < (n / 4) ** 2
+    volume = Volume(np.where(ball, 40.0, -1000.0).astype(np.float32), grid)
+    located = keep_one_animal(volume, options.two_animals)
+    prepared = ensemble.prepare(located.volume)
+    ensemble.label(prepared, ensemble.infer(prepared, lambda done, total: None))
+    label = next(iter(ensemble.bundle.organs))
+    labels = Labels((ball * label).astype(np.uint8), grid, ensemble.bundle.organs)
+    labels = clean(labels, ensemble.bundle.clean).labels
+    headers = ct_instances(volume, CtIdentity("rehearsal", "2.25.1", ("20260101", "000000")))
+    series = assemble([Instance(header, Path()) for header in headers])
+    identity = rtstruct.Identity("2.25.2", "2.25.3", "20260101", "000000", "rehearsal", "", "")
+    contours = trace(labels).contours
+    structure_set = rtstruct.build(series, contours, labels.volumes_mm3(), identity, options.style)
+    prove(structure_set, series, labels, options.style)
+    draw_contours(volume, labels, options.style.colours, "rehearsal")
 
 
 def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:

@@ -14,9 +14,14 @@ DECIMALS = 4
 
 
 def append(path: Path, record: ScanRecord) -> None:
-    """Add a scan's row, once: a scan that is already in the file is left alone."""
+    """Add a scan's row, once: one that is already in the file is left alone.
+
+    A refused series that came again and was contoured after all has two rows; its last slice
+    tells them apart.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if any(row["scan_id"] == record.scan_id for row in rows(path)):
+    added = (record.scan_id, record.last_slice_utc)
+    if any((row["scan_id"], row["last_slice_utc"]) == added for row in rows(path)):
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")

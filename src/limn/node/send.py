@@ -24,16 +24,19 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
         If the peer does not answer, or refused a file.
     """
     host, _, port = to.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         msg = f"--to {to}: HOST:PORT expected, e.g. 127.0.0.1:11112"
         raise ConfigWrong(msg)
     console = Console()
     datasets = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
-            datasets.append(pydicom.dcmread(path))
-        except (InvalidDicomError, EOFError, OSError) as error:
-            console.print(f"[yellow]left out[/] {path}: {error}", highlight=False)
+            ds = pydicom.dcmread(path)
+            # A DICOMDIR, for one, is no instance.
+            _ = ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
+            datasets.append(ds)
+        except (InvalidDicomError, AttributeError, EOFError, OSError) as error:
+            console.print(f"left out {path}: {error}", highlight=False, markup=False)
     if not datasets:
         msg = f"{folder} holds no DICOM file"
         raise ConfigWrong(msg)

@@ -98,7 +98,8 @@ class FolderWatch:
         self._stop_observer()
 
     def _scan(self, now_s: float) -> None:
-        if not self._settings.folder.is_dir():
+        # Not Path.is_dir: it raises for a stale share (ESTALE, EHOSTDOWN).
+        if not os.path.isdir(self._settings.folder):  # noqa: PTH112
             if self._reachable:
                 log.error(
                     "watched folder %s can't be reached; waiting for it to come back",

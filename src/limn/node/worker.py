@@ -91,8 +91,12 @@ _warm: dict[str, Warm] = {}
 def dask_setup(worker: Any, config_path: Path) -> None:
     """Load and warm the ensemble before the worker registers."""
     del worker
+    from limn.node.pipeline import rehearse  # noqa: PLC0415
+
     lifeline.hold()
-    _warm["model"] = warm_up(load_config(config_path))
+    warm = warm_up(load_config(config_path))
+    rehearse(warm.ensemble, warm.options)
+    _warm["model"] = warm
     log.info("warm on %s", _warm["model"].ensemble.description)
 
 
@@ -128,6 +132,11 @@ def label_of(config: Config, bundle: Bundle) -> str:
     """StructureSetLabel; a demonstration bundle says so."""
     label = config.planning_system.structure_set_label
     return f"{label} DEMO" if bundle.demonstration else label
+
+
+def ready() -> str:
+    """Say what this worker computes on; the engine's first call opens every connection."""
+    return _warm["model"].ensemble.description
 
 
 def run_job(job: Job, label: str) -> Result:

@@ -83,7 +83,7 @@ def open_bundle(folder: Path) -> Bundle:
         manifest = tomllib.loads(raw.decode())
         bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
         files = dict(manifest["files"])
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
         raise BundleUnfit(msg) from error
     needed = {"plans.json", "dataset.json"} | {
@@ -119,7 +119,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
     spacing = manifest["spacing_mm"]
     low, high = manifest["expected_hu"]
     organs = {int(label): Organ(name) for label, name in manifest["labels"].items()}
-    return Bundle(
+    bundle = Bundle(
         folder=folder,
         name=str(manifest["name"]),
         version=str(manifest["version"]),
@@ -136,6 +136,29 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
         sha256=sha256,
     )
+    _check(bundle)
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    """What would otherwise fail in the middle of a scan."""
+    letters = bundle.orientation
+    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
+        msg = f"orientation {letters!r}, three letters such as 'SPL' expected"
+        raise ValueError(msg)
+    if min(bundle.spacing_mm.zyx) <= 0:
+        msg = f"spacing_mm {bundle.spacing_mm.zyx} is not positive"
+        raise ValueError(msg)
+    if not bundle.folds:
+        raise ValueError("folds is empty")
+    for organ in bundle.organs.values():
+        if organ not in bundle.clean:
+            msg = f"clean.{organ} is missing"
+            raise ValueError(msg)
+    for organ, rule in bundle.clean.items():
+        if rule.keep not in ("largest", "pieces"):
+            msg = f"clean.{organ} keep {rule.keep!r}, 'largest' or 'pieces' expected"
+            raise ValueError(msg)
 
 
 def _verify(path: Path, wanted: str) -> None:

@@ -96,9 +96,15 @@ def _assign(outers: list[FloatArray], holes: list[FloatArray]) -> list[list[Floa
 
 
 def _keyhole(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
-    """Cut from the outline to each hole and back along the same line, nearest hole first."""
-    ring = outer
-    waiting = list(holes)
+    """Cut from the outline to each hole and back along the same line, nearest hole first.
+
+    The cuts run between the voxels' centres: a centre on a cut would be inside for one
+    reader and outside for another.
+    """
+    if not holes:
+        return outer
+    ring = _with_midpoints(outer)
+    waiting = [_with_midpoints(hole) for hole in holes]
     while waiting:
         bridges = [_shortest_bridge(ring, hole) for hole in waiting]
         nearest = min(range(len(waiting)), key=lambda i: bridges[i][0])
@@ -109,10 +115,18 @@ def _keyhole(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
     return ring
 
 
+def _with_midpoints(ring: FloatArray) -> FloatArray:
+    """The ring with a point between every two of its own, which all lie on rows or columns."""
+    between = (ring + np.roll(ring, -1, axis=0)) / 2
+    return np.stack((ring, between), axis=1).reshape(-1, 2)
+
+
 def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[float, int, int]:
-    distance2 = ((ring[:, None, :] - hole[None, :, :]) ** 2).sum(axis=2)
+    """Squared length and both ends of the shortest line between points off rows and columns."""
+    free_ring, free_hole = (np.flatnonzero((each % 1 != 0).all(axis=1)) for each in (ring, hole))
+    distance2 = ((ring[free_ring, None, :] - hole[None, free_hole, :]) ** 2).sum(axis=2)
     i, j = np.unravel_index(int(distance2.argmin()), distance2.shape)
-    return float(distance2[i, j]), int(i), int(j)
+    return float(distance2[i, j]), int(free_ring[i]), int(free_hole[j])
 
 
 def _without_collinear(ring: FloatArray) -> FloatArray:
