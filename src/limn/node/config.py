@@ -12,9 +12,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
-AeTitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")
-]
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
 # An empty host would mean every interface.
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]

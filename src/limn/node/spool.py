@@ -70,7 +70,7 @@ class Spool:
         try:
             note = json.loads((folder / RELEASED).read_text())
             return int(note["instances"]), str(note["sender"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return 0, "unknown"
 
     def folders(self) -> Iterator[Path]:
