@@ -1,0 +1,307 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.scan import Organ
+from limn.node.config import Config, FolderDestination, load_config
+
+LEAST = """
+data_dir = "data"
+[model]
+bundle = "bundle"
+[[destination]]
+kind = "folder"
+name = "export"
+folder = "out"
+"""
+WHOLE = {
+    "data_dir": '"data"',
+    "receive.ae_title": '"LIMN"',
+    "receive.host": '"127.0.0.1"',
+    "receive.port": "11112",
+    "receive.max_associations": "50",
+    "receive.min_free_mb": "1024",
+    "watch.folder": '"in"',
+    "watch.settle_s": "2.0",
+    "watch.rescan_s": "5.0",
+    "settle.min_slices": "20",
+    "settle.settle_s": "0.5",
+    "settle.hold_s": "30.0",
+    "settle.expected_slices": "300",
+    "model.bundle": '"bundle"',
+    "model.allow_demo_bundle": "true",
+    "model.device": '"cpu"',
+    "model.two_animals": '"central"',
+    "model.assume_hu": "false",
+    "engine.host": '"127.0.0.1"',
+    "engine.port": "8786",
+    "engine.wake_port": "11113",
+    "engine.deadline_s": "600",
+    "planning_system.profile": '"muriplan"',
+    "planning_system.species": '"Mus musculus"',
+    "planning_system.structure_set_label": '"limn"',
+    "planning_system.roi_names.Heart": '"heart"',
+    "planning_system.colours.Heart": "[1, 2, 3]",
+    "destination.kind": '"dicom"',
+    "destination.name": '"tps"',
+    "destination.ae_title": '"TPS"',
+    "destination.host": '"10.0.0.2"',
+    "destination.port": "104",
+}
+WRONG = [
+    ("data_dir", "3"),
+    ("receive", "3"),
+    ("receive.ae_title", '""'),
+    ("receive.ae_title", '"SEVENTEEN_LETTERS"'),
+    ("receive.ae_title", '"   "'),
+    ("receive.ae_title", '"BACK\\\\SLASH"'),
+    ("receive.ae_title", '"MÄUSE"'),
+    ("receive.host", "127"),
+    ("receive.host", '""'),
+    ("receive.port", "0"),
+    ("receive.port", "65536"),
+    ("receive.port", '"dicom"'),
+    ("receive.max_associations", "0"),
+    ("receive.min_free_mb", "-1"),
+    ("watch", '"in"'),
+    ("watch.folder", "1"),
+    ("watch.settle_s", "0"),
+    ("watch.rescan_s", "-5"),
+    ("settle", "[]"),
+    ("settle.min_slices", "2"),
+    ("settle.settle_s", "0.0"),
+    ("settle.hold_s", "nan"),
+    ("settle.expected_slices", "1"),
+    ("settle.expected_slices", "20.5"),
+    ("model", '"bundle"'),
+    ("model.bundle", "[]"),
+    ("model.allow_demo_bundle", '"perhaps"'),
+    ("model.device", '"gpu"'),
+    ("model.two_animals", '"both"'),
+    ("model.assume_hu", "7"),
+    ("engine.host", '""'),
+    ("engine.port", "-1"),
+    ("engine.wake_port", "99999"),
+    ("engine.deadline_s", "0"),
+    ("planning_system", "3"),
+    ("planning_system.profile", "1"),
+    ("planning_system.species", "1"),
+    ("planning_system.structure_set_label", '"twelve chars"'),
+    ("planning_system.structure_set_label", '""'),
+    ("planning_system.roi_names", "3"),
+    ("planning_system.roi_names.Heart", '""'),
+    ("planning_system.roi_names.Spleen", '"spleen"'),
+    ("planning_system.colours", '"red"'),
+    ("planning_system.colours.Heart", "[1, 2]"),
+    ("planning_system.colours.Heart", "[1, 2, 256]"),
+    ("destination.kind", '"ftp"'),
+    ("destination.name", '""'),
+    ("destination.ae_title", '""'),
+    ("destination.host", '""'),
+    ("destination.port", "70000"),
+]
+REQUIRED = [
+    "data_dir",
+    "model.bundle",
+    "watch.folder",
+    "destination.kind",
+    "destination.name",
+    "destination.ae_title",
+    "destination.host",
+    "destination.port",
+]
+
+
+def toml(values: dict[str, str]) -> str:
+    """Dotted keys as TOML; ``destination`` is the first of its array."""
+    lines = [f"{key} = {value}" for key, value in values.items() if not _of(key, "destination")]
+    lines.append("[[destination]]")
+    lines += [
+        f"{key.partition('.')[2]} = {value}"
+        for key, value in values.items()
+        if _of(key, "destination")
+    ]
+    return "\n".join(lines)
+
+
+def _of(key: str, table: str) -> bool:
+    return key == table or key.startswith(f"{table}.")
+
+
+def load(folder: Path, text: str) -> Config:
+    """A config of this text."""
+    path = folder / "limn.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def refusal(folder: Path, text: str) -> str:
+    """What limn says of a config that it refuses."""
+    with pytest.raises(ConfigWrong) as caught:
+        load(folder, text)
+    return str(caught.value)
+
+
+def test_a_config_with_every_key_is_read(tmp_path):
+    """Every documented key is accepted and arrives."""
+    config = load(tmp_path, toml(WHOLE))
+    assert config.receive.port == 11112
+    assert config.watch is not None
+    assert config.watch.folder == tmp_path / "in"
+    assert config.settle.expected_slices == 300
+    assert config.planning_system.colours[Organ.HEART] == (1, 2, 3)
+    assert config.destination[0].name == "tps"
+
+
+def test_the_table_above_names_every_key(tmp_path):
+    """A key that is new in the model must be added to these tests."""
+    dumped = load(tmp_path, toml(WHOLE)).model_dump()
+    keys = {"data_dir"} | {
+        f"{table}.{key}"
+        for table in ("receive", "watch", "settle", "model", "engine", "planning_system")
+        for key in dumped[table]
+    }
+    keys |= {f"destination.{key}" for key in dumped["destination"][0]}
+    named = {".".join(key.split(".")[:2]) for key in WHOLE}
+    assert keys == named
+    assert {".".join(key.split(".")[:2]) for key, _ in WRONG} >= named
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_a_wrong_value_is_refused_with_its_key(tmp_path, key, value):
+    """The message names the file and the key, so that the operator finds it."""
+    others = {name: each for name, each in WHOLE.items() if not _of(name, key)}
+    text = refusal(tmp_path, toml(others | {key: value}))
+    assert str(tmp_path / "limn.toml") in text
+    named = key.replace("destination.", "").replace("kind", "destination")
+    assert re.search(rf"^  \S*{re.escape(named)}", text, re.MULTILINE), text
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_missing_key_is_refused_with_its_name(tmp_path, key):
+    """What has no default must be given."""
+    text = refusal(tmp_path, toml({name: each for name, each in WHOLE.items() if name != key}))
+    named = key.replace("destination.", "").replace("kind", "destination")
+    assert named in text
+
+
+@pytest.mark.parametrize(
+    "key", ["speed", "receive.prot", "watch.recursive", "settle.wait", "model.name", "engine.gpu"]
+)
+def test_an_unknown_key_is_refused_with_its_name(tmp_path, key):
+    """A misspelt key never passes as a default."""
+    text = refusal(tmp_path, toml(WHOLE | {key: "1"}))
+    assert f"  {key}: " in text
+
+
+def test_an_unknown_key_of_a_destination_is_refused(tmp_path):
+    """Destinations are as strict as tables."""
+    assert "tls" in refusal(tmp_path, toml(WHOLE | {"destination.tls": "true"}))
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path):
+    """Nobody starts the node three times to find three mistakes."""
+    text = refusal(
+        tmp_path,
+        toml(WHOLE | {"receive.port": "0", "settle.hold_s": "0", "model.device": '"tpu"'}),
+    )
+    assert "receive.port" in text
+    assert "settle.hold_s" in text
+    assert "model.device" in text
+    assert "'tpu'" in text
+
+
+def test_two_destinations_of_one_name_are_refused(tmp_path):
+    """The journal tells destinations apart by name."""
+    again = '[[destination]]\nkind = "folder"\nname = "export"\nfolder = "elsewhere"\n'
+    assert "two destinations have the same name" in refusal(tmp_path, LEAST + again)
+
+
+def test_no_destination_is_refused(tmp_path):
+    """A node that delivers nowhere is a mistake."""
+    assert "destination" in refusal(tmp_path, 'data_dir = "d"\nmodel.bundle = "b"\n')
+
+
+def test_two_organs_under_one_roi_name_are_refused(tmp_path):
+    """The planning system would merge them; a name given may also clash with a default."""
+    text = toml(WHOLE | {"planning_system.roi_names.Heart": '"Lung_L"'})
+    assert "two organs have the same ROI name" in refusal(tmp_path, text)
+
+
+def test_relative_paths_start_at_the_config_file(tmp_path, monkeypatch):
+    """Where the node is started from does not matter."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    text = LEAST.replace("[model]", '[watch]\nfolder = "in"\n[model]')
+    config = load(tmp_path, text)
+    assert config.data_dir == tmp_path / "data"
+    assert config.model.bundle == tmp_path / "bundle"
+    assert config.watch is not None
+    assert config.watch.folder == tmp_path / "in"
+    destination = config.destination[0]
+    assert isinstance(destination, FolderDestination)
+    assert destination.folder == tmp_path / "out"
+    assert config.journal_path.parent == tmp_path / "data"
+
+
+def test_absolute_paths_stay(tmp_path):
+    """A data folder on another disk is taken as written."""
+    assert load(tmp_path, LEAST.replace('"data"', '"/srv/limn"')).data_dir == Path("/srv/limn")
+
+
+def test_nothing_is_open_until_the_site_says_so(tmp_path):
+    """Every port binds loopback, no folder is watched, no demonstration bundle delivers."""
+    config = load(tmp_path, LEAST)
+    assert config.receive.host == "127.0.0.1"
+    assert config.engine.host == "127.0.0.1"
+    assert config.watch is None
+    assert not config.model.allow_demo_bundle
+    assert not config.model.assume_hu
+
+
+def test_the_default_timings_are_those_of_the_design(tmp_path):
+    """D2: half a second of silence, half a minute for a resend."""
+    settle = load(tmp_path, LEAST).settle
+    assert (settle.settle_s, settle.hold_s, settle.expected_slices) == (0.5, 30.0, None)
+
+
+def test_a_given_roi_name_leaves_the_others_alone(tmp_path):
+    """Naming the heart does not unname the cord."""
+    names = load(tmp_path, toml(WHOLE)).planning_system.roi_names
+    assert names == {
+        Organ.HEART: "heart",
+        Organ.CORD: "SpinalCord",
+        Organ.LUNG_R: "Lung_R",
+        Organ.LUNG_L: "Lung_L",
+    }
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """The path that was looked for is in the message."""
+    with pytest.raises(ConfigWrong, match=r"absent\.toml: No such file"):
+        load_config(tmp_path / "absent.toml")
+
+
+def test_a_folder_is_no_config(tmp_path):
+    """A folder given by mistake gives a message, not a traceback."""
+    with pytest.raises(ConfigWrong, match="Is a directory"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("contents", [b"data_dir = ", b"\xff\xfe\x00", b"a = 1\na = 2\n"])
+def test_what_is_no_toml_is_refused(tmp_path, contents):
+    """Broken syntax, another encoding and a key given twice."""
+    path = tmp_path / "limn.toml"
+    path.write_bytes(contents)
+    with pytest.raises(ConfigWrong, match="not valid TOML"):
+        load_config(path)
+
+
+def test_a_config_can_not_be_changed(tmp_path):
+    """Read once, frozen."""
+    config = load(tmp_path, LEAST)
+    with pytest.raises(ValueError, match="frozen"):
+        config.receive.port = 1

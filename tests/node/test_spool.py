@@ -1,0 +1,128 @@
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limn.node.spool import RELEASED, Spool, SpoolFull, write_durably
+
+HOSTILE = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    "",
+    ".",
+    "a/b\\c",
+    "nul\0byte",
+    "1.2.3\n",
+    "x" * 5000,
+    "CON",
+    "\u202e\u0000ü",
+]
+
+
+@pytest.fixture
+def spool(tmp_path):
+    """An empty spool."""
+    return Spool(tmp_path / "spool", 0)
+
+
+def test_an_instance_is_stored_as_it_came(spool):
+    """The bytes on disk are the bytes received."""
+    path = spool.store("1.2.3", "1.2.3.4", b"bytes")
+    assert path.read_bytes() == b"bytes"
+    assert path == spool.folder("1.2.3") / spool.file_name("1.2.3.4")
+
+
+def test_the_instances_of_a_series_lie_in_one_folder(spool):
+    """One folder per series, one file per instance, whatever the order."""
+    for series, instance in [("1", "1.1"), ("2", "2.1"), ("1", "1.2"), ("1", "1.1")]:
+        spool.store(series, instance, instance.encode())
+    assert len(list(spool.folders())) == 2
+    assert len(list(spool.folder("1").iterdir())) == 2
+
+
+def test_nothing_half_written_stays(spool):
+    """No .part file is left behind after a store."""
+    spool.store("1", "1.1", b"x" * 100_000)
+    assert [path.suffix for path in spool.folder("1").iterdir()] == [".dcm"]
+
+
+def test_a_part_file_of_a_crash_is_no_instance(spool):
+    """What was being written at a power cut is neither listed nor in the way."""
+    path = spool.store("1", "1.1", b"whole")
+    part = path.with_name(f".{spool.file_name('1.2')}.part")
+    part.write_bytes(b"ha")
+    assert list(spool.folder("1").glob("*.dcm")) == [path]
+    assert spool.store("1", "1.2", b"whole too").read_bytes() == b"whole too"
+    assert not part.exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    """The rename comes last: a reader never sees half of the new contents."""
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    (tmp_path / ".file.part").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_durably(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("series", HOSTILE)
+@pytest.mark.parametrize("instance", HOSTILE)
+def test_no_sender_chooses_a_path(tmp_path, series, instance):
+    """A hostile UID lands in the spool like any other, one folder deep."""
+    spool = Spool(tmp_path / "spool", 0)
+    path = spool.store(series, instance, b"x")
+    assert path.resolve().parent.parent == (tmp_path / "spool").resolve()
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "spool"]
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_different_uids_never_share_a_file(first, second):
+    """Names follow from UIDs, and from nothing but them."""
+    spool = Spool(Path("/spool"), 0)
+    same = first == second
+    assert (spool.file_name(first) == spool.file_name(second)) is same
+    assert (spool.folder(first) == spool.folder(second)) is same
+    assert spool.folder(first).parent == spool.root
+
+
+def test_the_watermark(tmp_path):
+    """Below min_free_bytes the spool is full, at or above it is not."""
+    free = shutil.disk_usage(tmp_path).free
+    assert Spool(tmp_path / "a", free * 2).is_full()
+    assert not Spool(tmp_path / "b", free // 2).is_full()
+
+
+def test_a_disk_that_can_not_be_written_is_full(tmp_path):
+    """Whatever the disk says comes as SpoolFull with its reason."""
+    (tmp_path / "spool").write_text("a file where the folder should be")
+    with pytest.raises(SpoolFull, match=rf"Errno {errno.ENOTDIR}|Errno {errno.EEXIST}"):
+        Spool(tmp_path / "spool", 0).store("1", "1.1", b"x")
+
+
+def test_the_release_marker(spool):
+    """How many instances were there at the last good release, and who sent them."""
+    spool.store("1", "1.1", b"x")
+    assert spool.released(spool.folder("1")) == (0, "unknown")
+    spool.mark_released("1", 1, "SCANNER@10.0.0.1")
+    assert spool.released(spool.folder("1")) == (1, "SCANNER@10.0.0.1")
+    spool.mark_released("1", 2, "OTHER@10.0.0.2")
+    assert spool.released(spool.folder("1")) == (2, "OTHER@10.0.0.2")
+    assert len(list(spool.folder("1").glob("*.dcm"))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"instances": "many", "sender": ""}'])
+def test_a_damaged_marker_means_not_released(spool, text):
+    """When in doubt the series counts as half-sent."""
+    spool.store("1", "1.1", b"x")
+    (spool.folder("1") / RELEASED).write_text(text)
+    assert spool.released(spool.folder("1")) == (0, "unknown")
+
+
+def test_an_absent_spool_is_empty(spool):
+    """Before the first instance there is nothing to list."""
+    assert list(spool.folders()) == []
