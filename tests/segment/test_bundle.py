@@ -1,0 +1,146 @@
+import hashlib
+import shutil
+import subprocess
+
+import pytest
+
+from limn.domain.errors import BundleUnfit
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Organ
+from limn.segment.bundle import MANIFEST, CleanRule, identify, open_bundle, write_manifest
+from tests.conftest import BUNDLE
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A bundle of our own to damage."""
+    return shutil.copytree(BUNDLE, tmp_path / "bundle")
+
+
+def test_the_embedded_bundle_opens():
+    """The embedded bundle is sound and says what it is for."""
+    bundle = open_bundle(BUNDLE)
+    assert bundle.label == "phantom-1"
+    assert bundle.demonstration
+    assert "not for animals" in bundle.not_for
+    assert bundle.folds == (0, 1, 2, 3, 4)
+    assert set(bundle.organs.values()) == set(Organ)
+    assert bundle.spacing_mm == SpacingMm(0.28, 0.28, 0.28)
+    assert bundle.clean[Organ.CORD] == CleanRule("pieces", 1.0)
+
+
+def test_the_manifests_hashes_are_sha256sums():
+    """Coreutils' sha256sum finds the hash of every file as the manifest has it."""
+    lines = (BUNDLE / MANIFEST).read_text().split("\n[files]\n")[1].splitlines()
+    sums = "".join(
+        f"{wanted.strip(chr(34))}  {name.strip(chr(34))}\n"
+        for name, wanted in (line.split(" = ") for line in lines)
+    )
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict"], cwd=BUNDLE, input=sums, text=True, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert checked.stdout.count(": OK") == 7
+
+
+def test_a_bundle_is_known_by_its_manifests_hash():
+    """The bundle's identity is the sha256 of its manifest."""
+    wanted = hashlib.sha256((BUNDLE / MANIFEST).read_bytes()).hexdigest()
+    assert identify(BUNDLE) == open_bundle(BUNDLE).sha256 == wanted
+
+
+@pytest.mark.parametrize("name", ["fold_3/checkpoint_final.pth", "plans.json", "dataset.json"])
+def test_a_flipped_byte_is_found(copy, name):
+    """One changed byte in any file makes the bundle unfit, and the file is named."""
+    contents = bytearray((copy / name).read_bytes())
+    contents[len(contents) // 2] ^= 1
+    (copy / name).write_bytes(contents)
+    with pytest.raises(BundleUnfit, match=rf"{name} has sha256 .* not opened"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["fold_0/checkpoint_final.pth", "plans.json"])
+def test_a_missing_file_is_found(copy, name):
+    """A file that the manifest lists and the folder lacks is named."""
+    (copy / name).unlink()
+    with pytest.raises(BundleUnfit, match=rf"{name} is missing"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["fold_4/checkpoint_final.pth", "plans.json", "dataset.json"])
+def test_a_file_without_hash_is_not_trusted(copy, name):
+    """A file that would be opened but has no hash in the manifest makes the bundle unfit."""
+    lines = (copy / MANIFEST).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(f'"{name}"')]
+    (copy / MANIFEST).write_text("".join(kept))
+    with pytest.raises(BundleUnfit, match=rf"lists no sha256 for {name}"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('name = "phantom"', "name = "),
+        ('name = "phantom"', "nme = 1"),
+        ('1 = "Heart"', '1 = "Hart"'),
+        ("spacing_mm = [0.28, 0.28, 0.28]", "spacing_mm = [0.28]"),
+        ("expected_hu = [-1200, 1500]", "expected_hu = 3"),
+        ("folds = [0, 1, 2, 3, 4]", 'folds = ["first"]'),
+        ('keep = "largest"', 'hold = "largest"'),
+        ("\n[files]\n", "\n[flies]\n"),
+        ("[labels]\n", "labels = 7\n[others]\n"),
+        ('version = "1"', 'version = "\x80\udcff"'),
+    ],
+)
+def test_a_garbled_manifest_is_named(copy, before, after):
+    """A manifest that can't be read or lacks something is the site's to repair, never a crash."""
+    text = (copy / MANIFEST).read_text()
+    assert before in text
+    garbled = text.replace(before, after, 1)
+    (copy / MANIFEST).write_bytes(garbled.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('orientation = "SPL"', 'orientation = "SPX"'),
+        ('orientation = "SPL"', 'orientation = "SPP"'),
+        ('orientation = "SPL"', 'orientation = "SP"'),
+        ('keep = "largest"', 'keep = "all"'),
+        ("spacing_mm = [0.28, 0.28, 0.28]", "spacing_mm = [0.28, 0.0, 0.28]"),
+        ("folds = [0, 1, 2, 3, 4]", "folds = []"),
+        ("[clean.Heart]", "[clean.Hearts]"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_named(copy, before, after):
+    """Values that would fail in the middle of a scan are refused when the bundle is opened."""
+    text = (copy / MANIFEST).read_text()
+    assert before in text
+    (copy / MANIFEST).write_text(text.replace(before, after, 1))
+    with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable"):
+        open_bundle(copy)
+
+
+def test_an_organ_without_a_clean_rule_is_named(copy):
+    """Every organ that the bundle labels needs a rule of cleaning."""
+    text = (copy / MANIFEST).read_text()
+    (copy / MANIFEST).write_text(text.replace('[clean.Heart]\nkeep = "largest"\n', ""))
+    with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable.*Heart"):
+        open_bundle(copy)
+
+
+def test_a_folder_without_manifest_is_no_bundle(tmp_path):
+    """Without bundle.toml the refusal says what to give instead."""
+    with pytest.raises(BundleUnfit, match=r"can't read bundle\.toml.*give the folder of a bundle"):
+        open_bundle(tmp_path)
+
+
+def test_a_sealed_folder_opens(copy):
+    """Sealing a changed folder again makes it a bundle with another identity."""
+    before = identify(copy)
+    head = (copy / MANIFEST).read_text().split("\n[files]\n")[0]
+    (copy / "dataset.json").write_text("{}")
+    write_manifest(copy, head)
+    assert open_bundle(copy).sha256 != before
