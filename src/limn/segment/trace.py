@@ -21,6 +21,10 @@ from limn.domain.geometry import FloatArray
 from limn.domain.scan import Contour, Labels, Organ
 
 LEVEL = 0.505
+# A keyhole's cut passes voxel centres at this share of a voxel or more, if one of this many
+# shortest cuts does.
+CLEARANCE = 0.1
+BRIDGES_TRIED = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,11 +126,28 @@ def _with_midpoints(ring: FloatArray) -> FloatArray:
 
 
 def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[float, int, int]:
-    """Squared length and both ends of the shortest line between points off rows and columns."""
+    """Squared length and both ends of the shortest line that keeps clear of voxel centres."""
     free_ring, free_hole = (np.flatnonzero((each % 1 != 0).all(axis=1)) for each in (ring, hole))
-    distance2 = ((ring[free_ring, None, :] - hole[None, free_hole, :]) ** 2).sum(axis=2)
-    i, j = np.unravel_index(int(distance2.argmin()), distance2.shape)
-    return float(distance2[i, j]), int(free_ring[i]), int(free_hole[j])
+    distance2 = ((ring[free_ring, None, :] - hole[None, free_hole, :]) ** 2).sum(axis=2).ravel()
+    count = min(BRIDGES_TRIED, len(distance2))
+    nearest = np.argpartition(distance2, count - 1)[:count]
+    nearest = nearest[np.argsort(distance2[nearest], kind="stable")]
+    ends = [
+        (int(free_ring[n // len(free_hole)]), int(free_hole[n % len(free_hole)])) for n in nearest
+    ]
+    best = next((n for n, (i, j) in enumerate(ends) if _is_clear(ring[i], hole[j])), 0)
+    return float(distance2[nearest[best]]), *ends[best]
+
+
+def _is_clear(start_yx: FloatArray, end_yx: FloatArray) -> bool:
+    """Whether the line passes every voxel centre at `CLEARANCE` or more."""
+    low = np.floor(np.minimum(start_yx, end_yx)).astype(int)
+    high = np.ceil(np.maximum(start_yx, end_yx)).astype(int) + 1
+    rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
+    along = end_yx - start_yx
+    from_start = np.column_stack((rows.ravel(), columns.ravel())) - start_yx
+    share = np.clip(from_start @ along / float(along @ along), 0.0, 1.0)
+    return bool(np.hypot(*(from_start - share[:, None] * along).T).min() >= CLEARANCE)
 
 
 def _without_collinear(ring: FloatArray) -> FloatArray:
