@@ -90,7 +90,7 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
     normal_xyz = np.cross(orientation[:3], orientation[3:])
     origins = np.array([_numbers(i.header, "ImagePositionPatient", 3) for i in instances])
     order = np.argsort(origins @ normal_xyz, kind="stable")
-    _check_positions(origins[order], normal_xyz, [instances[i] for i in order])
+    # Before the positions: along axes that are none they would take the blame.
     try:
         grid = Grid(
             slice_origins_xyz_mm=origins[order],
@@ -105,6 +105,7 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
     except ValueError as error:
         msg = f"ImageOrientationPatient {_shown(first, 'ImageOrientationPatient')}: {error}"
         raise RefusedSeries(msg) from error
+    _check_positions(origins[order], normal_xyz, [instances[i] for i in order])
     return Series(tuple(instances[i] for i in order), grid)
 
 
