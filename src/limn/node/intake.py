@@ -8,6 +8,7 @@ import logging
 import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from limn.dicom.series import CT_CLASSES
@@ -34,6 +35,19 @@ OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 
 PULSE_S = 0.02
+
+# What pydicom raises for bytes that are not what they claim.
+DAMAGES = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +358,7 @@ def inspect(contents: bytes) -> Instance:
         )
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
-    except (EOFError, ValueError, AttributeError, KeyError, TypeError, struct.error) as error:
+    except DAMAGES as error:
         msg = f"damaged DICOM: {error}"
         raise Unreadable(msg) from error
 
