@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -260,7 +261,7 @@ def _load_fold(bundle: Bundle, plan: _Plan, fold: int) -> nn.Module:
     try:
         checkpoint = torch.load(bundle.checkpoint(fold), map_location="cpu", weights_only=True)
         network.load_state_dict(checkpoint["network_weights"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
         msg = f"bundle {bundle.label}: fold {fold} does not fit its plans: {error}"
         raise BundleUnfit(msg) from error
     return network.eval()
