@@ -180,8 +180,7 @@ def _report(console: Console, config: Config, made: Synthesized, received: Path)
 def _scores(path: Path, made: Synthesized, config: Config) -> dict[Organ, float]:
     """DSC of what the planning system received against what the phantom really is."""
     series: Series = assemble(read_headers(sorted(made.series_dir.glob("*.dcm"))))
-    site = config.planning_system
-    style = rtstruct.Style(site.roi_names, site.colours, site.species)
+    style = config.planning_system.style
     contours = rtstruct.contours_of(rtstruct.read(path.read_bytes()), series, style)
     return {
         organ: dice(rasterise(contours, series.grid, organ), made.truth.mask(organ))

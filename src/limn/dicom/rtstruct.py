@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pydicom
@@ -19,6 +20,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from limn.dicom.series import Series
+from limn.dicom.uids import uid_from
 from limn.domain.geometry import FloatArray
 from limn.domain.scan import Contour, Organ
 
@@ -71,6 +73,30 @@ TYPE_2 = (
     "ResponsibleOrganization",
     "PatientSexNeutered",
 )
+HoleRule = Literal["keyhole", "xor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+# Heart and spinal cord: PS3.16, as in pydicom's dictionary (codes.SCT.Heart, .SpinalCord). The
+# two lungs are not in PS3.16; these are SNOMED CT's "Left lung structure" and "Right lung
+# structure", which a public RadLex map gives as exact matches of RID1326 and RID1302.
+ORGAN_CODES = {
+    Organ.HEART: Code("80891009", "SCT", "Heart"),
+    Organ.CORD: Code("2748008", "SCT", "Spinal cord"),
+    Organ.LUNG_L: Code("44029006", "SCT", "Left lung"),
+    Organ.LUNG_R: Code("3341006", "SCT", "Right lung"),
+}
+# PS3.16 CID 7162.
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+
 DS_BYTES = 16
 # 4 decimals of a millimetre: 0.1 um, and never over 16 bytes.
 DECIMALS = 4
@@ -86,12 +112,15 @@ class Style:
     ----------
     roi_names : TG-263 names unless the site says otherwise
     colours : RGB
-    species : PatientSpeciesDescription when the CT names none
+    species, strain : PatientSpeciesDescription and StrainDescription when the CT names none
+    holes : "keyhole" joins a hole to its outline; "xor" writes both as CLOSEDPLANAR_XOR
     """
 
     roi_names: Mapping[Organ, str]
     colours: Mapping[Organ, tuple[int, int, int]]
     species: str
+    strain: str = ""
+    holes: HoleRule = "keyhole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +131,9 @@ class Identity:
     ----------
     date, time : DICOM DA and TM
     label : StructureSetLabel, at most 16 characters
-    software : ManufacturerModelName's version
+    software : version of limn
+    algorithm, algorithm_version : bundle and its hash
+    predecessor_uid : SOP Instance UID of the structure set that this one replaces
     """
 
     sop_instance_uid: str
@@ -112,6 +143,8 @@ class Identity:
     label: str
     software: str
     algorithm: str
+    algorithm_version: str = ""
+    predecessor_uid: str = ""
 
 
 def build(
@@ -139,10 +172,12 @@ def build(
         for number, organ in enumerate(present, start=1)
     ]
     ds.ROIContourSequence = [
-        _roi_contour(number, style.colours[organ], by_organ[organ], series)
+        _roi_contour(number, style.colours[organ], by_organ[organ], series, style.holes)
         for number, organ in enumerate(present, start=1)
     ]
-    ds.RTROIObservationsSequence = [_observation(number) for number in range(1, len(present) + 1)]
+    ds.RTROIObservationsSequence = [
+        _observation(number, organ) for number, organ in enumerate(present, start=1)
+    ]
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()
@@ -152,7 +187,7 @@ def _skeleton(series: Series) -> FileDataset:
     # Imported here: rt_utils brings OpenCV, which only the process that builds needs.
     from rt_utils import ds_helper  # noqa: PLC0415
 
-    headers = [_with_study(instance.header) for instance in series.instances]
+    headers = [_with_study(header) for header in series.headers]
     with warnings.catch_warnings():
         # rt-utils sets is_little_endian and is_implicit_VR, which pydicom 3 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -183,11 +218,18 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
             setattr(ds, keyword, [] if keyword.endswith("Sequence") else "")
     if "PatientSpeciesDescription" not in ds and "PatientSpeciesCodeSequence" not in ds:
         ds.PatientSpeciesDescription = style.species
+    if "StrainDescription" not in ds and style.strain:
+        ds.StrainDescription = style.strain
     frame_of_reference_uid = source.get("FrameOfReferenceUID")
     if not frame_of_reference_uid:
-        # Deterministic, so that two structure sets of one series agree.
-        frame_of_reference_uid = source.SeriesInstanceUID
+        # From the series, so that all structure sets of one series agree.
+        frame_of_reference_uid = uid_from(f"frame of reference|{source.SeriesInstanceUID}")
         ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = frame_of_reference_uid
+    if identity.predecessor_uid:
+        predecessor = Dataset()
+        predecessor.ReferencedSOPClassUID = RTStructureSetStorage
+        predecessor.ReferencedSOPInstanceUID = identity.predecessor_uid
+        ds.PredecessorStructureSetSequence = [predecessor]
     ds.FrameOfReferenceUID = frame_of_reference_uid
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = RTStructureSetStorage
@@ -221,29 +263,53 @@ def _structure_set_roi(
     roi.ROIVolume = f"{volume_mm3 / 1000:.6f}"
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     roi.ROIGenerationDescription = identity.algorithm[:64]
+    roi.ROIDerivationAlgorithmIdentificationSequence = [_algorithm(identity)]
     return roi
 
 
+def _algorithm(identity: Identity) -> Dataset:
+    """Algorithm Identification Macro (PS3.3 10.16)."""
+    algorithm = Dataset()
+    algorithm.AlgorithmFamilyCodeSequence = [_code(ARTIFICIAL_INTELLIGENCE)]
+    algorithm.AlgorithmName = identity.algorithm[:64]
+    algorithm.AlgorithmVersion = identity.algorithm_version[:64] or identity.software
+    algorithm.AlgorithmSource = "limn"
+    return algorithm
+
+
+def _code(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme
+    item.CodeMeaning = code.meaning
+    return item
+
+
 def _roi_contour(
-    number: int, colour: tuple[int, int, int], contours: Sequence[Contour], series: Series
+    number: int,
+    colour: tuple[int, int, int],
+    contours: Sequence[Contour],
+    series: Series,
+    holes: HoleRule,
 ) -> Dataset:
     roi = Dataset()
     roi.ROIDisplayColor = list(colour)
     roi.ReferencedROINumber = number
     roi.ContourSequence = [
-        _contour(count, contour, series) for count, contour in enumerate(contours, start=1)
+        _contour(count, contour, series, holes) for count, contour in enumerate(contours, start=1)
     ]
     return roi
 
 
-def _contour(count: int, contour: Contour, series: Series) -> Dataset:
-    header = series.instances[contour.slice_index].header
+def _contour(count: int, contour: Contour, series: Series, holes: HoleRule) -> Dataset:
+    plane = series.slices[contour.slice_index]
     image = Dataset()
-    image.ReferencedSOPClassUID = header.SOPClassUID
-    image.ReferencedSOPInstanceUID = header.SOPInstanceUID
+    image.ReferencedSOPClassUID = plane.header.SOPClassUID
+    image.ReferencedSOPInstanceUID = plane.header.SOPInstanceUID
+    if plane.frame is not None:
+        image.ReferencedFrameNumber = plane.frame
     item = Dataset()
     item.ContourImageSequence = [image]
-    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.ContourGeometricType = "CLOSED_PLANAR" if holes == "keyhole" else "CLOSEDPLANAR_XOR"
     item.NumberOfContourPoints = len(contour.points_xyz_mm)
     item.ContourNumber = count
     # One ready string: pydicom takes three times as long over a list of decimals.
@@ -258,10 +324,11 @@ def _decimal_string(points_xyz_mm: FloatArray) -> str:
     return "\\".join(f"{value:.{DECIMALS}f}" for value in values.tolist())
 
 
-def _observation(number: int) -> Dataset:
+def _observation(number: int, organ: Organ) -> Dataset:
     observation = Dataset()
     observation.ObservationNumber = number
     observation.ReferencedROINumber = number
+    observation.RTROIIdentificationCodeSequence = [_code(ORGAN_CODES[organ])]
     observation.RTROIInterpretedType = "ORGAN"
     observation.ROIInterpreter = ""
     return observation
@@ -274,7 +341,7 @@ def read(contents: bytes) -> FileDataset:
 
 def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
     """The contours of a structure set, each on the slice that it references."""
-    slice_of = {uid: k for k, uid in enumerate(series.sop_instance_uids)}
+    slice_of = {each.reference: k for k, each in enumerate(series.slices)}
     organ_of_name = {name: organ for organ, name in style.roi_names.items()}
     organ_of_number = {
         int(roi.ROINumber): organ_of_name[str(roi.ROIName)] for roi in ds.StructureSetROISequence
@@ -282,7 +349,7 @@ def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
     return [
         Contour(
             organ_of_number[int(roi.ReferencedROINumber)],
-            slice_of[str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)],
+            slice_of[_reference(item)],
             _points(item),
         )
         for roi in ds.ROIContourSequence
@@ -292,15 +359,16 @@ def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
 
 def faults(ds: Dataset, series: Series) -> list[str]:
     """What a planning system would refuse or misplace; empty when there is nothing."""
-    known = {uid: k for k, uid in enumerate(series.sop_instance_uids)}
+    known = {each.reference: k for k, each in enumerate(series.slices)}
     found = []
     if len(ds.StructureSetLabel) > 16:
         found.append(f"StructureSetLabel {ds.StructureSetLabel!r} has over 16 characters")
     for roi in ds.ROIContourSequence:
         for item in roi.ContourSequence:
             where = f"ROI {roi.ReferencedROINumber} contour {item.ContourNumber}"
-            uid = str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)
-            if uid not in known:
+            reference = _reference(item)
+            uid = reference[0]
+            if reference not in known:
                 found.append(f"{where}: ReferencedSOPInstanceUID {uid} is not in the series")
                 continue
             if any(len(text) > DS_BYTES for text in _texts(item)):
@@ -308,9 +376,15 @@ def faults(ds: Dataset, series: Series) -> list[str]:
             points = _points(item)
             if len(points) < 3 or len(points) != item.NumberOfContourPoints:
                 found.append(f"{where}: NumberOfContourPoints {item.NumberOfContourPoints}")
-            elif series.grid.distance_to_slice_mm(known[uid], points) > PLANE_TOLERANCE_MM:
+            elif series.grid.distance_to_slice_mm(known[reference], points) > PLANE_TOLERANCE_MM:
                 found.append(f"{where}: ContourData leaves the plane of {uid}")
     return found
+
+
+def _reference(item: Dataset) -> tuple[str, int | None]:
+    image = item.ContourImageSequence[0]
+    frame = image.get("ReferencedFrameNumber")
+    return (str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame))
 
 
 def _texts(item: Dataset) -> list[str]:

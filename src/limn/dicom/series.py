@@ -1,31 +1,68 @@
-"""Instances to one contourable series, or a refusal that names the keyword and the value."""
+"""Instances to one contourable series, or a refusal that names the keyword and the value.
+
+A slice is a single-frame instance or one frame of a multi-frame one; from `assemble` on nobody
+needs to know which.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    JPEG2000,
     CTImageStorage,
     EnhancedCTImageStorage,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
     LegacyConvertedEnhancedCTImageStorage,
 )
 
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import FloatArray, Grid
+from limn.domain.geometry import OBLIQUE_TOLERANCE, FloatArray, Grid, IntArray, ladder
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
-# Neighbouring slices may differ from the series' spacing by this share of it or this
-# distance, whichever is larger: positions are often written with few decimals.
-SPACING_TOLERANCE = 0.01
-SPACING_TOLERANCE_MM = 0.002
 MIN_SLICES = 3
+# More than this share of the slices missing is no gap but another series.
+MAX_MISSING_SHARE = 0.1
+SAME_POSITION_MM = 0.001
+# Positions rounded more coarsely than this are not evenly spaced by any reading.
+COARSEST_ROUNDING_MM = 0.1
+SIDEWAYS_MM = 0.01
+
+# ImageOrientationPatient of an axial stack for each PatientPosition (PS3.3 C.7.3.1.1.2).
+AXIAL_ORIENTATIONS = {
+    "HFS": (1, 0, 0, 0, 1, 0),
+    "HFP": (-1, 0, 0, 0, -1, 0),
+    "FFS": (-1, 0, 0, 0, 1, 0),
+    "FFP": (1, 0, 0, 0, -1, 0),
+    "HFDL": (0, -1, 0, 1, 0, 0),
+    "HFDR": (0, 1, 0, -1, 0, 0),
+    "FFDL": (0, 1, 0, 1, 0, 0),
+    "FFDR": (0, -1, 0, -1, 0, 0),
+}
+
+# Syntaxes that lose something unless LossyImageCompression says that it was not used so.
+LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000)
+
+# Functional groups of Enhanced CT (PS3.3 C.7.6.16, C.8.15.3) that hold what a single-frame
+# header holds itself.
+_GROUPS = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "CTPixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "CTImageFrameTypeSequence": ("FrameType",),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,25 +74,68 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Series:
-    """A CT series whose geometry is proven, in the order of the slice normal."""
+class Slice:
+    """One plane of the stack.
 
-    instances: tuple[Instance, ...]
+    Attributes
+    ----------
+    header : of the instance
+    plane : position, orientation, spacing and rescale of this plane; the header itself for
+        a single-frame instance
+    frame : 1-based frame number, None in a single-frame instance
+    """
+
+    header: Dataset
+    plane: Dataset
+    path: Path
+    frame: int | None
+
+    @property
+    def reference(self) -> tuple[str, int | None]:
+        """SOP Instance UID and frame: how a contour names its image."""
+        return (str(self.header.SOPInstanceUID), self.frame)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        uid = str(self.header.get("SOPInstanceUID", "without SOPInstanceUID"))
+        return uid if self.frame is None else f"{uid} frame {self.frame}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """A CT series whose geometry is proven, in the order of the slice normal.
+
+    Attributes
+    ----------
+    rungs : (n,) place of every slice on an even ladder, 0 first; a number left out is a
+        missing slice
+    flags : what is odd about it, for the record
+    """
+
+    slices: tuple[Slice, ...]
     grid: Grid
+    rungs: IntArray
+    flags: tuple[str, ...]
 
     @property
     def first(self) -> Dataset:
         """The header of the first slice."""
-        return self.instances[0].header
+        return self.slices[0].header
 
     @property
     def sop_instance_uids(self) -> tuple[str, ...]:
         """One per slice, in the order of the grid."""
-        return tuple(str(instance.header.SOPInstanceUID) for instance in self.instances)
+        return tuple(str(each.header.SOPInstanceUID) for each in self.slices)
+
+    @property
+    def headers(self) -> tuple[Dataset, ...]:
+        """One per instance, in the order in which the slices first name it."""
+        return tuple({str(s.header.SOPInstanceUID): s.header for s in self.slices}.values())
 
 
 def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Series:
-    """Prove that the instances are one CT series on one uniform grid.
+    """Prove that the instances are one CT series on one grid.
 
     Parameters
     ----------
@@ -70,32 +150,38 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
     if not instances:
         raise RefusedSeries("no DICOM instance to contour")
     for instance in instances:
-        _check_instance(instance.header, assume_hu=assume_hu)
-    for keyword in (
-        "SeriesInstanceUID",
-        "PatientID",
-        "Rows",
-        "Columns",
-        "PixelSpacing",
-        "ImageOrientationPatient",
-        "FrameOfReferenceUID",
-    ):
-        _check_same(instances, keyword)
-    if len(instances) < MIN_SLICES:
-        msg = f"{len(instances)} slices, at least {MIN_SLICES} expected"
+        _check_instance(instance.header)
+    for keyword in ("SeriesInstanceUID", "PatientID", "Rows", "Columns", "FrameOfReferenceUID"):
+        _check_same([(i.header, str(i.header.SOPInstanceUID)) for i in instances], keyword)
+    slices = [
+        Slice(instance.header, plane, instance.path, frame)
+        for instance in instances
+        for frame, plane in planes(instance.header)
+    ]
+    for each in slices:
+        _check_slice(each, assume_hu=assume_hu)
+    for keyword, decimals in (("PixelSpacing", 6), ("ImageOrientationPatient", 4)):
+        _check_same([(each.plane, each.name) for each in slices], keyword, decimals)
+    if len(slices) < MIN_SLICES:
+        msg = f"{len(slices)} slices, at least {MIN_SLICES} expected"
         raise RefusedSeries(msg)
-    first = instances[0].header
+    return _stack(slices)
+
+
+def _stack(slices: Sequence[Slice]) -> Series:
+    first = slices[0].plane
     orientation = _numbers(first, "ImageOrientationPatient", 6)
     spacing = _numbers(first, "PixelSpacing", 2)
+    origins = np.array([_numbers(each.plane, "ImagePositionPatient", 3) for each in slices])
     normal_xyz = np.cross(orientation[:3], orientation[3:])
-    origins = np.array([_numbers(i.header, "ImagePositionPatient", 3) for i in instances])
     order = np.argsort(origins @ normal_xyz, kind="stable")
+    ordered = [slices[i] for i in order]
     # Before the positions: along axes that are none they would take the blame.
     try:
         grid = Grid(
             slice_origins_xyz_mm=origins[order],
-            rows=int(first.Rows),
-            columns=int(first.Columns),
+            rows=int(slices[0].header.Rows),
+            columns=int(slices[0].header.Columns),
             spacing_y_mm=float(spacing[0]),
             spacing_x_mm=float(spacing[1]),
             along_x_xyz=orientation[:3],
@@ -105,11 +191,41 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
     except ValueError as error:
         msg = f"ImageOrientationPatient {_shown(first, 'ImageOrientationPatient')}: {error}"
         raise RefusedSeries(msg) from error
-    _check_positions(origins[order], normal_xyz, [instances[i] for i in order])
-    return Series(tuple(instances[i] for i in order), grid)
+    rungs = _rungs(grid, ordered)
+    return Series(tuple(ordered), grid, rungs, _flags(ordered, rungs))
 
 
-def _check_instance(header: Dataset, *, assume_hu: bool) -> None:
+def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
+    """Every plane of an instance: (None, the header) or (frame number, its functional groups)."""
+    frames = int(header.get("NumberOfFrames") or 1)
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return [(None, header)]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    found: list[tuple[int | None, Dataset]] = []
+    for number, group in enumerate(header.PerFrameFunctionalGroupsSequence[:frames], start=1):
+        plane = Dataset()
+        for sequence, keywords in _GROUPS.items():
+            items = group.get(sequence) or shared.get(sequence)
+            for keyword in keywords:
+                if items and keyword in items[0]:
+                    plane[keyword] = items[0][keyword]
+        found.append((number, plane))
+    return found
+
+
+def rounding_mm(plane: Dataset) -> float:
+    """Size of the last written decimal of ImagePositionPatient, at most 0.1 mm."""
+    exponents = [-1]
+    for value in plane.get("ImagePositionPatient") or ():
+        try:
+            text = Decimal(getattr(value, "original_string", str(value)).strip())
+            exponents.append(int(text.normalize().as_tuple().exponent))
+        except (InvalidOperation, TypeError, ValueError):
+            continue
+    return float(min(COARSEST_ROUNDING_MM, 10.0 ** min(exponents)))
+
+
+def _check_instance(header: Dataset) -> None:
     name = str(header.get("SOPInstanceUID", "without SOPInstanceUID"))
     if header.get("Modality") != "CT":
         msg = f"Modality {header.get('Modality', 'absent')!r}, 'CT' expected (instance {name})"
@@ -117,27 +233,10 @@ def _check_instance(header: Dataset, *, assume_hu: bool) -> None:
     if header.get("SOPClassUID") not in CT_CLASSES:
         msg = f"SOPClassUID {header.get('SOPClassUID', 'absent')}, a CT image class expected"
         raise RefusedSeries(msg)
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        msg = f"NumberOfFrames {header.NumberOfFrames}: multi-frame CT is not supported yet"
-        raise RefusedSeries(msg)
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"):
         if not header.get(keyword):
             msg = f"{keyword} absent (instance {name})"
             raise RefusedSeries(msg)
-    if "LOCALIZER" in (header.get("ImageType") or ()):
-        msg = f"ImageType {_shown(header, 'ImageType')}: a scout lies in the series ({name})"
-        raise RefusedSeries(msg)
-    _check_pixels(header, name)
-    if not assume_hu:
-        _check_rescale(header, name)
-    _numbers(header, "ImageOrientationPatient", 6)
-    _numbers(header, "ImagePositionPatient", 3)
-    if min(_numbers(header, "PixelSpacing", 2)) <= 0:
-        msg = f"PixelSpacing {_shown(header, 'PixelSpacing')} is not positive"
-        raise RefusedSeries(msg)
-
-
-def _check_pixels(header: Dataset, name: str) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated"):
         if not header.get(keyword):
             msg = f"{keyword} absent: instance {name} has no pixels"
@@ -145,59 +244,127 @@ def _check_pixels(header: Dataset, name: str) -> None:
     if int(header.get("SamplesPerPixel") or 1) != 1:
         msg = f"SamplesPerPixel {header.SamplesPerPixel}, 1 expected (instance {name})"
         raise RefusedSeries(msg)
-
-
-def _check_rescale(header: Dataset, name: str) -> None:
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if header.get(keyword) is None:
-            msg = (
-                f"{keyword} absent: pixels are not in HU (instance {name}); set "
-                "assume_hu in the site's config if this scanner writes HU"
-            )
-            raise RefusedSeries(msg)
-
-
-def _check_same(instances: Sequence[Instance], keyword: str) -> None:
-    values = Counter(_shown(instance.header, keyword) for instance in instances)
-    if len(values) > 1:
-        (usual, _), (odd, count), *_ = values.most_common()
-        msg = f"{keyword} differs within the series: {usual}, but {odd} in {count} instances"
-        raise RefusedSeries(msg)
-
-
-def _check_positions(
-    origins: FloatArray, normal_xyz: FloatArray, ordered: Sequence[Instance]
-) -> None:
-    positions_mm = origins @ normal_xyz
-    steps_mm = np.diff(positions_mm)
-    spacing_mm = float(np.median(steps_mm))
-    tolerance_mm = max(SPACING_TOLERANCE * spacing_mm, SPACING_TOLERANCE_MM)
-    same = np.flatnonzero(steps_mm <= SPACING_TOLERANCE_MM)
-    if len(same):
-        first, second = (ordered[int(same[0]) + i].header for i in (0, 1))
+    frames = int(header.get("NumberOfFrames") or 1)
+    groups = len(header.get("PerFrameFunctionalGroupsSequence") or ())
+    if frames > 1 and groups != frames:
         msg = (
-            f"ImagePositionPatient {_shown(first, 'ImagePositionPatient')} twice: "
-            f"instances {first.SOPInstanceUID} and {second.SOPInstanceUID}"
+            f"NumberOfFrames {frames}, but PerFrameFunctionalGroupsSequence has {groups} items: "
+            f"the frames of {name} have no position"
         )
         raise RefusedSeries(msg)
-    odd = np.flatnonzero(np.abs(steps_mm - spacing_mm) > tolerance_mm)
-    if len(odd):
-        k = int(odd[0])
+
+
+def _check_slice(each: Slice, *, assume_hu: bool) -> None:
+    kinds = (*(each.header.get("ImageType") or ()), *(each.plane.get("FrameType") or ()))
+    if "LOCALIZER" in kinds:
+        shown = "\\".join(kinds)
+        msg = f"ImageType {shown}: a scout lies in the series ({each.name}); send it on its own"
+        raise RefusedSeries(msg)
+    if not assume_hu:
+        for keyword in ("RescaleSlope", "RescaleIntercept"):
+            if each.plane.get(keyword) is None:
+                msg = (
+                    f"{keyword} absent: pixels are not in HU (instance {each.name}); set "
+                    "assume_hu in the site's config if this scanner writes HU"
+                )
+                raise RefusedSeries(msg)
+    _numbers(each.plane, "ImageOrientationPatient", 6, each.name)
+    _numbers(each.plane, "ImagePositionPatient", 3, each.name)
+    if min(_numbers(each.plane, "PixelSpacing", 2, each.name)) <= 0:
+        msg = f"PixelSpacing {_shown(each.plane, 'PixelSpacing')} is not positive ({each.name})"
+        raise RefusedSeries(msg)
+
+
+def _check_same(
+    found: Sequence[tuple[Dataset, str]], keyword: str, decimals: int | None = None
+) -> None:
+    """Refuse a value that differs; numbers may differ beyond ``decimals``."""
+
+    def value(ds: Dataset) -> object:
+        if decimals is None:
+            return _shown(ds, keyword)
+        return tuple(round(float(number), decimals) + 0.0 for number in ds[keyword].value)
+
+    values = Counter(value(ds) for ds, _ in found)
+    if len(values) > 1:
+        usual = values.most_common(1)[0][0]
+        odd = [(ds, name) for ds, name in found if value(ds) != usual]
+        shown = next(_shown(ds, keyword) for ds, _ in found if value(ds) == usual)
+        msg = (
+            f"{keyword} differs within the series: {shown}, but {_shown(odd[0][0], keyword)} in "
+            f"{len(odd)} instances, first {odd[0][1]}"
+        )
+        raise RefusedSeries(msg)
+
+
+def _rungs(grid: Grid, ordered: Sequence[Slice]) -> IntArray:
+    """Each slice's place on an even ladder; refuses what fits none."""
+    positions_mm = grid.slice_positions_mm
+    steps_mm = np.diff(positions_mm)
+    same = np.flatnonzero(steps_mm <= SAME_POSITION_MM)
+    if len(same):
+        first, second = (ordered[int(same[0]) + i] for i in (0, 1))
+        msg = (
+            f"ImagePositionPatient {_shown(first.plane, 'ImagePositionPatient')} twice: "
+            f"instances {first.name} and {second.name}"
+        )
+        raise RefusedSeries(msg)
+    rounded_mm = min(rounding_mm(each.plane) for each in ordered)
+    rungs = ladder(positions_mm, rounded_mm)
+    spacing_mm = float(np.median(steps_mm))
+    if rungs is None or rungs[-1] + 1 - len(rungs) > MAX_MISSING_SHARE * (rungs[-1] + 1):
+        k = int(np.argmax(np.abs(steps_mm - spacing_mm)))
         msg = (
             f"ImagePositionPatient: slices {k + 1} and {k + 2} of {len(ordered)} are "
             f"{steps_mm[k]:.4f} mm apart, {spacing_mm:.4f} mm expected"
         )
         raise RefusedSeries(msg)
-    shear = origins - origins[0] - np.outer(positions_mm - positions_mm[0], normal_xyz)
-    if float(np.abs(shear).max()) > max(tolerance_mm, 0.01):
+    origins = grid.slice_origins_xyz_mm
+    straight = origins[0] + np.outer(positions_mm - positions_mm[0], grid.normal_xyz)
+    sideways_mm = float(np.abs(origins - straight).max())
+    if sideways_mm > max(SIDEWAYS_MM, rounded_mm):
         msg = (
-            f"ImagePositionPatient moves {float(np.abs(shear).max()):.3f} mm sideways through "
-            "the series: the gantry was tilted"
+            f"ImagePositionPatient moves {sideways_mm:.3f} mm sideways through the series: the "
+            "gantry was tilted"
         )
         raise RefusedSeries(msg)
+    return rungs
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> FloatArray:
+def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
+    first = ordered[0].header
+    flags = [
+        f"gap:{after}-{after + 1}:{missing}"
+        for after, missing in zip(
+            np.flatnonzero(np.diff(rungs) > 1) + 1,
+            np.diff(rungs)[np.diff(rungs) > 1] - 1,
+            strict=True,
+        )
+    ]
+    if any(_is_lossy(each.header) for each in ordered):
+        flags.append("lossy")
+    if not first.get("FrameOfReferenceUID"):
+        flags.append("no-frame-of-reference")
+    position = str(first.get("PatientPosition", "")).strip()
+    orientation = np.array(ordered[0].plane.ImageOrientationPatient, dtype=np.float64)
+    fitting = [
+        name
+        for name, axes in AXIAL_ORIENTATIONS.items()
+        if np.allclose(orientation, axes, atol=OBLIQUE_TOLERANCE)
+    ]
+    if position in AXIAL_ORIENTATIONS and fitting and position not in fitting:
+        flags.append(f"position:{position}-but-axes-say-{fitting[0]}")
+    return tuple(flags)
+
+
+def _is_lossy(header: Dataset) -> bool:
+    stated = str(header.get("LossyImageCompression", ""))
+    if stated in {"00", "01"}:
+        return stated == "01"
+    return header.file_meta.get("TransferSyntaxUID") in LOSSY_SYNTAXES
+
+
+def _numbers(header: Dataset, keyword: str, count: int, name: str = "") -> FloatArray:
     value: Any = header.get(keyword)
     try:
         numbers = np.array([float(v) for v in value], dtype=np.float64)
@@ -205,10 +372,7 @@ def _numbers(header: Dataset, keyword: str, count: int) -> FloatArray:
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
         shown = "absent" if value is None else _shown(header, keyword)
-        msg = (
-            f"{keyword} {shown}, {count} numbers expected "
-            f"(instance {header.get('SOPInstanceUID', 'without SOPInstanceUID')})"
-        )
+        msg = f"{keyword} {shown}, {count} numbers expected (instance {name})"
         raise RefusedSeries(msg)
     return numbers
 

@@ -5,6 +5,7 @@ The only place of this room that opens files: the decoders want paths.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,15 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     JPEG2000,
     UID,
+    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -28,7 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from limn.dicom.series import Instance, Series
+from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Volume
 
@@ -47,6 +52,9 @@ COMPRESSED_SYNTAXES = (
     JPEG2000Lossless,
     JPEG2000,
     RLELossless,
+    # Lossy; accepted, and flagged in the record.
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
 )
 TRANSFER_SYNTAXES: tuple[UID, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
 
@@ -71,7 +79,9 @@ def _read_header(path: Path) -> Dataset:
 
 
 def read_volume(series: Series) -> Volume:
-    """Decode every slice: HU = stored value * RescaleSlope + RescaleIntercept (PS3.3 C.11.1).
+    """Decode every slice once: HU = stored value * RescaleSlope + RescaleIntercept.
+
+    Source: PS3.3 C.11.1. PhotometricInterpretation MONOCHROME1 concerns display alone.
 
     Raises
     ------
@@ -79,35 +89,87 @@ def read_volume(series: Series) -> Volume:
         If the pixels of an instance can't be decoded.
     """
     hu_zyx = np.empty(series.grid.shape_zyx, dtype=np.float32)
-    for k, instance in enumerate(series.instances):
-        hu_zyx[k] = _decode(instance)
+    opened: dict[Path, npt.NDArray[np.float64]] = {}
+    for k, each in enumerate(series.slices):
+        if each.frame is None:
+            stored = _decode(each)
+        else:
+            if each.path not in opened:
+                opened = {each.path: _decode(each)}
+            stored = opened[each.path][each.frame - 1]
+        if stored.shape != series.grid.shape_zyx[1:]:
+            msg = f"PixelData of {each.name} is {stored.shape}, not Rows x Columns"
+            raise RefusedSeries(msg)
+        slope = float(each.plane.get("RescaleSlope", 1))
+        hu_zyx[k] = stored * slope + float(each.plane.get("RescaleIntercept", 0))
     return Volume(hu_zyx, series.grid)
 
 
-def _decode(instance: Instance) -> npt.NDArray[np.float32]:
-    header = instance.header
-    syntax = header.file_meta.get("TransferSyntaxUID")
+def _decode(each: Slice) -> npt.NDArray[np.float64]:
+    """Stored values of an instance: (y, x), or (frame, y, x) if it has several."""
+    syntax = each.header.file_meta.get("TransferSyntaxUID")
     try:
         if syntax in NATIVE_SYNTAXES:
-            stored = pydicom.dcmread(instance.path).pixel_array.astype(np.float64)
-            slope = float(header.get("RescaleSlope", 1))
-            hu = stored * slope + float(header.get("RescaleIntercept", 0))
+            array = pydicom.dcmread(each.path).pixel_array.astype(np.float64)
         elif syntax in COMPRESSED_SYNTAXES:
-            hu = _decode_compressed(instance.path)
+            array = _decode_compressed(each)
         else:
-            msg = f"TransferSyntaxUID {syntax} can't be decoded (instance {header.SOPInstanceUID})"
+            msg = f"TransferSyntaxUID {syntax} can't be decoded (instance {each.name})"
             raise RefusedSeries(msg)
     except (RuntimeError, ValueError, AttributeError, EOFError) as error:
-        msg = f"PixelData of instance {header.SOPInstanceUID} can't be decoded: {error}"
+        msg = f"PixelData of {each.name} can't be decoded: {error}"
         raise RefusedSeries(msg) from error
-    if hu.shape != (header.Rows, header.Columns):
-        msg = f"PixelData of instance {header.SOPInstanceUID} is {hu.shape}, not Rows x Columns"
-        raise RefusedSeries(msg)
-    return np.asarray(hu, dtype=np.float32)
+    if each.frame is not None and array.ndim == 2:
+        array = array[None]
+    return array
 
 
-def _decode_compressed(path: Path) -> npt.NDArray[np.float64]:
-    """GDCM by way of SimpleITK, which applies the rescale itself."""
+def _decode_compressed(each: Slice) -> npt.NDArray[np.float64]:
+    """Decode with GDCM by way of SimpleITK, frame by frame.
+
+    GDCM applies a rescale that it finds, so each frame is handed over without one; where
+    rescale and functional groups lie is our business.
+    """
+    ds = pydicom.dcmread(each.path)
+    frames = int(ds.get("NumberOfFrames") or 1)
+    codes = list(generate_frames(ds.PixelData, number_of_frames=frames))
+    with tempfile.TemporaryDirectory(prefix="limn-") as folder:
+        path = Path(folder) / "frame.dcm"
+        decoded = []
+        for code in codes:
+            _bare(ds, code).save_as(path, enforce_file_format=True)
+            decoded.append(_read_stored(path))
+    return decoded[0] if each.frame is None else np.stack(decoded)
+
+
+def _bare(ds: Dataset, code: bytes) -> Dataset:
+    """One compressed frame as a CT image with nothing that a decoder could interpret."""
+    bare = Dataset()
+    bare.file_meta = ds.file_meta
+    for keyword in _PIXEL_KEYWORDS:
+        if keyword in ds:
+            bare[keyword] = ds[keyword]
+    bare.SOPClassUID = CTImageStorage
+    bare.SOPInstanceUID = ds.SOPInstanceUID
+    bare.PhotometricInterpretation = "MONOCHROME2"
+    bare.PixelData = encapsulate([code])
+    bare["PixelData"].VR = "OB"
+    bare["PixelData"].is_undefined_length = True
+    return bare
+
+
+_PIXEL_KEYWORDS = (
+    "SamplesPerPixel",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+)
+
+
+def _read_stored(path: Path) -> npt.NDArray[np.float64]:
     # Imported here: it costs 0.2 s, and the receiver needs this module for its syntaxes only.
     import SimpleITK  # noqa: PLC0415
 

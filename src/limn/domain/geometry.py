@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 # Letter of the direction in which each patient axis grows, and of its opposite.
@@ -210,6 +211,48 @@ class Reorientation:
         """The spacing of the turned array."""
         own = spacing_mm.zyx
         return SpacingMm(z=own[self.axes[0]], y=own[self.axes[1]], x=own[self.axes[2]])
+
+
+# Slices may lie this share of their spacing, or this far, off an even ladder.
+LADDER_TOLERANCE = 0.01
+LADDER_TOLERANCE_MM = 0.002
+
+
+def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
+    """Place of every slice on an even ladder, or None if the slices fit none.
+
+    Parameters
+    ----------
+    positions_mm : (n,) ascending positions along the slice normal
+    rounding_mm : size of the last decimal in which positions were written
+
+    Returns
+    -------
+    (n,) int64
+        0, 1, 2 ... for a whole stack; a number left out is a missing slice.
+    """
+    count = len(positions_mm)
+    if count < 2:
+        return None
+    steps_mm = np.diff(positions_mm)
+    even_mm = float(positions_mm[-1] - positions_mm[0]) / (count - 1)
+    whole = np.arange(count)
+    for step_mm in (even_mm, float(np.median(steps_mm))):
+        if step_mm <= LADDER_TOLERANCE_MM:
+            continue
+        tolerance_mm = max(LADDER_TOLERANCE * step_mm, LADDER_TOLERANCE_MM)
+        rungs = np.round((positions_mm - positions_mm[0]) / step_mm).astype(np.int64)
+        if step_mm == even_mm:
+            rungs = whole
+        elif len(set(rungs.tolist())) < count:
+            continue
+        # The best line through the rungs: a median step is only as exact as the rounding.
+        slope_mm, offset_mm = np.polyfit(rungs, positions_mm, 1)
+        off_mm = float(np.abs(positions_mm - (offset_mm + slope_mm * rungs)).max())
+        off_step_mm = float(np.abs(steps_mm - slope_mm * np.diff(rungs)).max())
+        if off_step_mm <= tolerance_mm or off_mm <= rounding_mm / 2 + LADDER_TOLERANCE_MM:
+            return np.asarray(rungs, dtype=np.int64)
+    return None
 
 
 def axial_grid(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 
@@ -78,6 +79,9 @@ class PlanningSystem(_Table):
 
     profile: str = "default"
     species: str = "Mus musculus"
+    strain: str = ""
+    holes: Literal["keyhole", "xor"] = "keyhole"
+    max_points: Annotated[int, Field(ge=32)] | None = None
     structure_set_label: Annotated[str, Field(min_length=1, max_length=11)] = "limn"
     roi_names: dict[Organ, Annotated[str, Field(min_length=1, max_length=64)]] = {}
     colours: dict[Organ, Colour] = {}
@@ -101,6 +105,17 @@ class PlanningSystem(_Table):
             "roi_names": names | given_names,
             "colours": colours | given_colours,
         }
+
+    @property
+    def style(self) -> Style:
+        """The same for the room that writes structure sets."""
+        return Style(
+            roi_names=self.roi_names,
+            colours=self.colours,
+            species=self.species,
+            strain=self.strain,
+            holes=self.holes,
+        )
 
     @model_validator(mode="after")
     def _names_differ(self) -> PlanningSystem:

@@ -135,6 +135,7 @@ class Dispatcher:
             series_instance_uid=structure_set.series_instance_uid,
             date=structure_set.date,
             time=structure_set.time,
+            predecessor_uid=self._predecessor_uid(row),
             deadline_s=self._config.engine.deadline_s,
         )
         submitted_at = time.time()
@@ -151,6 +152,12 @@ class Dispatcher:
         queue_s = submitted_at - row.ready_at if waited else 0.0
         self._flights[row.id] = _Flight(future, submitted_at, queue_s)
         future.add_done_callback(lambda done: self._events.put(("done", (row.id, done))))
+
+    def _predecessor_uid(self, row: ScanRow) -> str:
+        """The structure set that this scan's replaces, if there is one."""
+        if row.predecessor is None or self._journal.scan(row.predecessor).state != "contoured":
+            return ""
+        return self._journal.structure_set_of(row.predecessor).sop_instance_uid
 
     def _land(self, scan_id: int, future: Future[Result]) -> None:
         flight = self._flights.get(scan_id)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from limn.dicom.uids import uid_from
 
 SCHEMA = """
 create table if not exists scan (
@@ -428,11 +429,6 @@ class Journal:
                 self._db.execute("rollback")
                 raise
             self._db.execute("commit")
-
-
-def uid_from(seed: str) -> str:
-    """A UID under 2.25 (PS3.5 B.2) that depends on the seed alone."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, seed).int}"
 
 
 def _structure_set(row: sqlite3.Row) -> StructureSetRow:

@@ -13,11 +13,12 @@ from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
-from limn.domain.errors import StageFailed
+from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.segment.clean import clean
+from limn.segment.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.locate import ChoiceRule, keep_one_animal
 from limn.segment.picture import draw_contours
 from limn.segment.rasterise import rasterise
@@ -37,6 +38,7 @@ class Options:
     two_animals: ChoiceRule
     assume_hu: bool
     style: rtstruct.Style
+    max_points: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,19 +74,22 @@ def contour(
         series = assemble(instances, assume_hu=options.assume_hu)
         volume = read_volume(series)
     with stopwatch.stage("preprocess_s"):
-        located = keep_one_animal(volume, options.two_animals)
+        located = keep_one_animal(bridge(volume, series.rungs), options.two_animals)
         prepared = ensemble.prepare(located.volume)
     with stopwatch.stage("inference_s"):
         probabilities = ensemble.infer(prepared, progress)
         raw = ensemble.label(prepared, probabilities)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
-        labels = cleaned.labels
+        if cut := organs_in_gaps(cleaned.labels, series.rungs):
+            msg = _gap_refusal(series, cut)
+            raise RefusedSeries(msg)
+        labels = unbridge(cleaned.labels, series.rungs, series.grid)
         volumes_mm3 = labels.volumes_mm3()
     if not any(volumes_mm3.values()):
         raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
     with stopwatch.stage("trace_s"):
-        traced = trace(labels)
+        traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
         structure_set = rtstruct.build(
             series, traced.contours, volumes_mm3, identity, options.style
@@ -94,6 +99,7 @@ def contour(
     with stopwatch.stage("picture_s"):
         picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
     flags = [
+        *series.flags,
         *([f"animals:{located.animals}"] if located.animals > 1 else []),
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
@@ -142,10 +148,23 @@ def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.
         raise StageFailed(msg)
     contours: list[Contour] = rtstruct.contours_of(ds, series, style)
     for organ in labels.organs.values():
-        wrong = int((rasterise(contours, series.grid, organ) != labels.mask(organ)).sum())
+        drawn = rasterise(contours, series.grid, organ, xor=style.holes == "xor")
+        wrong = int((drawn != labels.mask(organ)).sum())
         if wrong:
             msg = f"the contours of {organ.value} miss its labels in {wrong} voxels"
             raise StageFailed(msg)
+
+
+def _gap_refusal(series: Series, cut: list[Organ]) -> str:
+    steps = np.diff(series.rungs)
+    after = int(np.flatnonzero(steps > 1)[0])
+    first, second = (series.slices[after + i] for i in (0, 1))
+    return (
+        f"{int(steps[after]) - 1} slices are missing between "
+        f"{first.name} and {second.name} (ImagePositionPatient "
+        f"{first.plane.ImagePositionPatient} and {second.plane.ImagePositionPatient}), in "
+        f"{', '.join(cut)}; send the missing slices or scan again"
+    )
 
 
 def _caption(series: Series, identity: rtstruct.Identity) -> str:

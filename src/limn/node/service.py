@@ -50,6 +50,8 @@ def set_up_log(data_dir: Path, process: str) -> None:
     )
     for chatty in ("distributed", "pynetdicom", "asyncio", "tornado"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # rt-utils sets attributes that pydicom deprecates, and pydicom logs it at every scan.
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 
 def deliverable_bundle(config: Config) -> Bundle:

@@ -12,12 +12,12 @@ from rich.table import Table
 from limn import __version__
 from limn.dicom.rtstruct import Identity
 from limn.dicom.series import Instance
+from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.timing import Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.intake import Unreadable, inspect
-from limn.node.journal import uid_from
 from limn.node.pipeline import Product, contour
 from limn.node.spool import write_durably
 from limn.node.worker import algorithm_of, label_of, warm_up
@@ -58,6 +58,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
                 label=label_of(config, model),
                 software=__version__,
                 algorithm=algorithm_of(model),
+                algorithm_version=model.sha256,
             ),
             warm.options,
             stopwatch,

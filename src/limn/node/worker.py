@@ -52,6 +52,7 @@ class Job:
     series_instance_uid: str
     date: str
     time: str
+    predecessor_uid: str
     deadline_s: float
 
 
@@ -117,14 +118,13 @@ def warm_up(config: Config) -> Warm:
 
 def options_of(config: Config) -> Options:
     """The site's options for the pipeline."""
-    from limn.dicom.rtstruct import Style  # noqa: PLC0415
     from limn.node.pipeline import Options  # noqa: PLC0415
 
-    site = config.planning_system
     return Options(
         two_animals=config.model.two_animals,
         assume_hu=config.model.assume_hu,
-        style=Style(roi_names=site.roi_names, colours=site.colours, species=site.species),
+        style=config.planning_system.style,
+        max_points=config.planning_system.max_points,
     )
 
 
@@ -181,6 +181,8 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
             label=label,
             software=__version__,
             algorithm=algorithm_of(bundle),
+            algorithm_version=bundle.sha256,
+            predecessor_uid=job.predecessor_uid,
         ),
         warm.options,
         stopwatch,

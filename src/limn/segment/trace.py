@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from skimage import measure
 
-from limn.domain.geometry import FloatArray
+from limn.domain.geometry import FloatArray, IntArray
 from limn.domain.scan import Contour, Labels, Organ
 
 LEVEL = 0.505
@@ -25,6 +26,9 @@ LEVEL = 0.505
 # shortest cuts does.
 CLEARANCE = 0.1
 BRIDGES_TRIED = 64
+
+
+HoleRule = Literal["keyhole", "xor"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +44,14 @@ class Traced:
     dropped: Mapping[Organ, int]
 
 
-def trace(labels: Labels) -> Traced:
-    """Outline every organ on every slice, in patient coordinates."""
+def trace(labels: Labels, holes: HoleRule = "keyhole", max_points: int | None = None) -> Traced:
+    """Outline every organ on every slice, in patient coordinates.
+
+    Parameters
+    ----------
+    holes : "keyhole", or "xor" for rings of their own
+    max_points : a slice whose outline has more is cut into parts that have fewer
+    """
     contours: list[Contour] = []
     dropped: dict[Organ, int] = {}
     for label, organ in labels.organs.items():
@@ -54,7 +64,7 @@ def trace(labels: Labels) -> Traced:
         corner = np.array([rows[0], columns[0]], dtype=np.float64)
         box = mask[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         for slice_index in np.flatnonzero(box.any(axis=(1, 2))):
-            for ring_yx in outline(box[slice_index]):
+            for ring_yx in outline(box[slice_index], holes, max_points):
                 if len(ring_yx) < 3:
                     dropped[organ] += 1
                     continue
@@ -63,8 +73,10 @@ def trace(labels: Labels) -> Traced:
     return Traced(tuple(contours), dropped)
 
 
-def outline(mask_yx: npt.NDArray[np.bool_]) -> list[FloatArray]:
-    """Closed rings around the true pixels, holes joined by keyholes.
+def outline(
+    mask_yx: npt.NDArray[np.bool_], holes: HoleRule = "keyhole", max_points: int | None = None
+) -> list[FloatArray]:
+    """Closed rings around the true pixels.
 
     Returns
     -------
@@ -73,11 +85,27 @@ def outline(mask_yx: npt.NDArray[np.bool_]) -> list[FloatArray]:
     """
     padded = np.pad(mask_yx, 1).astype(np.float64)
     rings = [ring[:-1] - 1.0 for ring in measure.find_contours(padded, LEVEL)]
-    outers = [ring for ring in rings if _signed_area(ring) > 0]
-    holes = [ring for ring in rings if _signed_area(ring) < 0]
+    if holes == "keyhole":
+        outers = [ring for ring in rings if _signed_area(ring) > 0]
+        inners = [ring for ring in rings if _signed_area(ring) < 0]
+        owned = _assign(outers, inners)
+        rings = [_keyhole(outer, mine) for outer, mine in zip(outers, owned, strict=True)]
+    rings = [_without_collinear(ring) for ring in rings]
+    if max_points is None or all(len(ring) <= max_points for ring in rings):
+        return rings
+    return _in_two(mask_yx, holes, max_points)
+
+
+def _in_two(mask_yx: npt.NDArray[np.bool_], holes: HoleRule, max_points: int) -> list[FloatArray]:
+    """Outline two halves on their own: fewer points each, and not one voxel changes."""
+    axis = int(np.argmax(mask_yx.shape))
+    middle = mask_yx.shape[axis] // 2
+    first, second = np.split(mask_yx, [middle], axis=axis)
+    shift = np.zeros(2)
+    shift[axis] = middle
     return [
-        _without_collinear(_keyhole(outer, mine))
-        for outer, mine in zip(outers, _assign(outers, holes), strict=True)
+        *outline(first, holes, max_points),
+        *(ring + shift for ring in outline(second, holes, max_points)),
     ]
 
 
@@ -126,17 +154,32 @@ def _with_midpoints(ring: FloatArray) -> FloatArray:
 
 
 def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[float, int, int]:
-    """Squared length and both ends of the shortest line that keeps clear of voxel centres."""
-    free_ring, free_hole = (np.flatnonzero((each % 1 != 0).all(axis=1)) for each in (ring, hole))
-    distance2 = ((ring[free_ring, None, :] - hole[None, free_hole, :]) ** 2).sum(axis=2).ravel()
+    """Squared length and both ends of the shortest line that keeps clear of voxel centres.
+
+    Ends on the rings' own vertices come first: they lie on rows or columns and round inward,
+    as a reader that rounds to whole voxels (rt-utils) needs it. The points between do not.
+    """
+    on_ring, on_hole = ((each % 1 == 0).any(axis=1) for each in (ring, hole))
+    found = (0.0, 0, 0)
+    for mine, theirs in ((on_ring, on_hole), (~on_ring, ~on_hole)):
+        found, clear = _nearest_clear(ring, hole, np.flatnonzero(mine), np.flatnonzero(theirs))
+        if clear:
+            break
+    return found
+
+
+def _nearest_clear(
+    ring: FloatArray, hole: FloatArray, mine: IntArray, theirs: IntArray
+) -> tuple[tuple[float, int, int], bool]:
+    """Best of the nearest pairs, and whether it keeps clear of voxel centres."""
+    distance2 = ((ring[mine, None, :] - hole[None, theirs, :]) ** 2).sum(axis=2).ravel()
     count = min(BRIDGES_TRIED, len(distance2))
     nearest = np.argpartition(distance2, count - 1)[:count]
     nearest = nearest[np.argsort(distance2[nearest], kind="stable")]
-    ends = [
-        (int(free_ring[n // len(free_hole)]), int(free_hole[n % len(free_hole)])) for n in nearest
-    ]
-    best = next((n for n, (i, j) in enumerate(ends) if _is_clear(ring[i], hole[j])), 0)
-    return float(distance2[nearest[best]]), *ends[best]
+    ends = [(int(mine[n // len(theirs)]), int(theirs[n % len(theirs)])) for n in nearest]
+    best = next((n for n, (i, j) in enumerate(ends) if _is_clear(ring[i], hole[j])), None)
+    chosen = best or 0
+    return (float(distance2[nearest[chosen]]), *ends[chosen]), best is not None
 
 
 def _is_clear(start_yx: FloatArray, end_yx: FloatArray) -> bool:
