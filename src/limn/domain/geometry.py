@@ -232,7 +232,7 @@ def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
         0, 1, 2 ... for a whole stack; a number left out is a missing slice.
     """
     count = len(positions_mm)
-    if count < 2:
+    if count < 2 or not np.isfinite(positions_mm).all():
         return None
     steps_mm = np.diff(positions_mm)
     even_mm = float(positions_mm[-1] - positions_mm[0]) / (count - 1)

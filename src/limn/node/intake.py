@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
-from limn.dicom.series import CT_CLASSES
+from limn.dicom.series import CT_CLASSES, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide
@@ -68,20 +68,33 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What the intake needs to know of one instance."""
+    """What the intake needs to know of one instance.
+
+    Attributes
+    ----------
+    positions_mm : along the slice normal, one per frame; None where the header gives none
+    rounding_mm : size of the last decimal in which they are written
+    """
 
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
     animal: str
-    position_mm: float | None
+    positions_mm: tuple[float | None, ...]
+    rounding_mm: float
     announced_slices: int | None
     digest: str
 
 
 @dataclass(slots=True)
 class _Gathering:
-    """One series that is coming in. Times: ``_s`` monotonic, ``_at`` UTC."""
+    """One series that is coming in. Times: ``_s`` monotonic, ``_at`` UTC.
+
+    Attributes
+    ----------
+    open_sources : associations that brought a slice, and when each brought its first
+    aborted_s : when one broke off; healed by the release of one that began after it
+    """
 
     folder: Path
     study_instance_uid: str
@@ -92,8 +105,8 @@ class _Gathering:
     sender: str = ""
     settle_s: float = 0.0
     instances: dict[str, Instance] = field(default_factory=dict)
-    open_sources: set[str] = field(default_factory=set)
-    aborted: bool = False
+    open_sources: dict[str, float] = field(default_factory=dict)
+    aborted_s: float | None = None
     changed: bool = True
 
 
@@ -165,15 +178,17 @@ class Intake:
 
     def closed(self, source_key: str, *, aborted: bool) -> None:
         """An association ended."""
+        now_s = time.monotonic()
         with self._lock:
             for series_instance_uid, gathering in self._gathering.items():
                 if source_key not in gathering.open_sources:
                     continue
-                gathering.open_sources.discard(source_key)
-                gathering.aborted = aborted
+                began_s = gathering.open_sources.pop(source_key)
                 if aborted:
-                    gathering.last_s = time.monotonic()
-                elif not gathering.open_sources:
+                    gathering.aborted_s = gathering.last_s = now_s
+                elif gathering.aborted_s is not None and began_s > gathering.aborted_s:
+                    gathering.aborted_s = None
+                if gathering.aborted_s is None and not gathering.open_sources:
                     self._spool.mark_released(
                         series_instance_uid, len(gathering.instances), gathering.sender
                     )
@@ -194,10 +209,17 @@ class Intake:
             pending = [item for item in self._gathering.items() if item[1].changed]
             for series_instance_uid, gathering in pending:
                 arrivals = Arrivals(
-                    positions_mm=[i.position_mm for i in gathering.instances.values()],
+                    positions_mm=[
+                        position
+                        for instance in gathering.instances.values()
+                        for position in instance.positions_mm
+                    ],
+                    rounding_mm=min(
+                        (i.rounding_mm for i in gathering.instances.values()), default=0.0
+                    ),
                     announced_slices=_announced(gathering),
                     open_associations=len(gathering.open_sources),
-                    aborted=gathering.aborted,
+                    aborted=gathering.aborted_s is not None,
                     last_arrival_s=gathering.last_s,
                 )
                 rules = Rules(
@@ -307,7 +329,7 @@ class Intake:
             last_at=time.time(),
             sender=sender,
             instances={instance.sop_instance_uid: instance for instance in instances},
-            aborted=released != len(instances),
+            aborted_s=None if released == len(instances) else now_s,
         )
         return True
 
@@ -323,7 +345,7 @@ def _note(
     if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
         gathering.last_s = arrived_s
         gathering.last_at = time.time() - (now_s - arrived_s)
-    gathering.open_sources.add(source.key)
+    gathering.open_sources.setdefault(source.key, now_s)
     gathering.sender = source.sender
     gathering.settle_s = source.settle_s
     gathering.changed = True
@@ -352,7 +374,8 @@ def inspect(contents: bytes) -> Instance:
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.get("StudyInstanceUID", "")),
             animal=str(ds.get("PatientID", "")),
-            position_mm=_position_mm(ds),
+            positions_mm=tuple(_position_mm(plane) for _, plane in planes(ds)),
+            rounding_mm=min((rounding_mm(plane) for _, plane in planes(ds)), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
             digest=hashlib.sha256(contents).hexdigest(),
         )

@@ -8,9 +8,7 @@ from enum import Enum
 
 import numpy as np
 
-# Share of the spacing, or distance in mm, by which neighbouring slices may differ.
-UNIFORM_TOLERANCE = 0.01
-UNIFORM_TOLERANCE_MM = 0.002
+from limn.domain.geometry import ladder
 
 
 class Verdict(Enum):
@@ -44,6 +42,7 @@ class Arrivals:
     open_associations : associations that brought a slice and are still open
     aborted : the last association that brought a slice was aborted or timed out
     last_arrival_s : same clock as ``now_s``
+    rounding_mm : size of the last decimal in which positions are written
     """
 
     positions_mm: Sequence[float | None]
@@ -51,13 +50,14 @@ class Arrivals:
     open_associations: int
     aborted: bool
     last_arrival_s: float
+    rounding_mm: float = 0.0
 
 
 def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
     """Complete, not yet, or no longer worth waiting for."""
     quiet_s = now_s - arrivals.last_arrival_s
     count = len(arrivals.positions_mm)
-    whole = is_uniform(arrivals.positions_mm)
+    whole = is_uniform(arrivals.positions_mm, arrivals.rounding_mm)
     expected = rules.expected_slices or arrivals.announced_slices
     if whole and expected == count:
         return Verdict.COMPLETE
@@ -74,12 +74,10 @@ def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
     return Verdict.GIVE_UP_ABORTED if arrivals.aborted else Verdict.GIVE_UP_INCOMPLETE
 
 
-def is_uniform(positions_mm: Sequence[float | None]) -> bool:
-    """Distinct positions, equally far apart."""
-    known = [position for position in positions_mm if position is not None]
+def is_uniform(positions_mm: Sequence[float | None], rounding_mm: float = 0.0) -> bool:
+    """Distinct positions, equally far apart, none missing between them."""
+    known = sorted(position for position in positions_mm if position is not None)
     if len(known) < 2 or len(known) < len(positions_mm):
         return False
-    steps_mm = np.diff(np.sort(np.array(known)))
-    spacing_mm = float(np.median(steps_mm))
-    tolerance_mm = max(UNIFORM_TOLERANCE * spacing_mm, UNIFORM_TOLERANCE_MM)
-    return spacing_mm > tolerance_mm and bool(np.all(np.abs(steps_mm - spacing_mm) <= tolerance_mm))
+    rungs = ladder(np.array(known), rounding_mm)
+    return rungs is not None and int(rungs[-1]) == len(known) - 1
