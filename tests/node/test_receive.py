@@ -1,0 +1,318 @@
+import io
+import os
+import socket
+import subprocess
+import time
+
+import pydicom
+import pytest
+from pydicom.uid import (
+    JPEG2000MC,
+    MPEG2MPML,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+    RTStructureSetStorage,
+)
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, StoragePresentationContexts
+from pynetdicom.association import Association
+from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind, Verification
+
+from limn.dicom.series import CT_CLASSES
+from limn.dicom.volume import TRANSFER_SYNTAXES
+from limn.node.config import Receive
+from limn.node.receive import listen
+from tests.conftest import free_port, require_peer
+from tests.node.parts import COUNT, Door, encoded, slices, until, write_slices
+
+QUICK = os.environ | {"TCP_NODELAY": "1"}
+
+
+class Listening:
+    """A receiver on loopback."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.port = free_port()
+        self.server = listen(Receive(port=self.port), door.intake, 0.05)
+
+    def associate(self, *contexts: tuple[str, list[str] | None]) -> Association:
+        """An association that proposes these contexts."""
+        ae = AE(ae_title="SCANNER")
+        for sop_class, syntaxes in contexts or [(CTImageStorage, [ExplicitVRLittleEndian])]:
+            ae.add_requested_context(sop_class, syntaxes or [ImplicitVRLittleEndian])
+        association = ae.associate("127.0.0.1", self.port, ae_title="LIMN")
+        # Or every C-STORE waits 40 ms for an acknowledgement.
+        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return association
+
+
+@pytest.fixture
+def receiver(tmp_path):
+    """A listening receiver with a quick settle."""
+    listening = Listening(Door(tmp_path, hold_s=0.4))
+    yield listening
+    listening.server.shutdown()
+
+
+def accepted(association: Association) -> set[tuple[str, str]]:
+    """What the receiver agreed to."""
+    return {
+        (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        for context in association.accepted_contexts
+    }
+
+
+def test_an_echo_is_answered(receiver):
+    """C-ECHO from pynetdicom gets Success."""
+    association = receiver.associate((Verification, None))
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+@pytest.mark.peer
+def test_echoscu(receiver):
+    """C-ECHO from dcmtk gets Success."""
+    echoscu = require_peer("/usr/bin/echoscu")
+    done = subprocess.run(
+        [echoscu, "-aec", "LIMN", "127.0.0.1", str(receiver.port)], env=QUICK, check=False
+    )
+    assert done.returncode == 0
+
+
+def test_exactly_the_readable_is_offered(receiver):
+    """Every CT class in every syntax that decodes, C-ECHO, and not one context more."""
+    offered = set()
+    for syntax in ALL_TRANSFER_SYNTAXES:
+        association = receiver.associate(
+            *((sop_class, [syntax]) for sop_class in CT_CLASSES), (Verification, None)
+        )
+        offered |= accepted(association)
+        association.release()
+    expected = {(str(sop), str(syntax)) for sop in CT_CLASSES for syntax in TRANSFER_SYNTAXES}
+    assert offered == expected | {(str(Verification), str(ImplicitVRLittleEndian))}
+
+
+def test_every_other_storage_class_is_rejected(receiver):
+    """Of all storage classes only CT gets in: no PET, no structure set, no secondary capture."""
+    classes = {str(context.abstract_syntax) for context in StoragePresentationContexts}
+    classes |= {
+        str(uid)
+        for uid in (
+            PositronEmissionTomographyImageStorage,
+            RTStructureSetStorage,
+            MRImageStorage,
+            PatientRootQueryRetrieveInformationModelFind,
+        )
+    }
+    others = sorted(classes - {str(sop_class) for sop_class in CT_CLASSES})
+    assert len(others) > 50
+    for start in range(0, len(others), 100):
+        batch = others[start : start + 100]
+        association = receiver.associate(
+            (CTImageStorage, [ExplicitVRLittleEndian]), *((sop_class, None) for sop_class in batch)
+        )
+        assert accepted(association) == {(str(CTImageStorage), str(ExplicitVRLittleEndian))}
+        association.release()
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000MC, MPEG2MPML, HTJ2KLossless])
+def test_a_context_that_does_not_decode_is_rejected(receiver, syntax):
+    """With nothing else proposed there is nothing to send."""
+    association = receiver.associate((CTImageStorage, [syntax]))
+    assert accepted(association) == set()
+    assert [context.result for context in association.rejected_contexts] in ([4], [])
+    association.abort()
+
+
+def test_what_was_sent_is_on_disk(receiver):
+    """Every dataset in the spool equals the one that was sent, its file meta fits it."""
+    sent = slices()
+    association = receiver.associate()
+    assert [association.send_c_store(ds).Status for ds in sent] == [0] * COUNT
+    on_disk = {ds.SOPInstanceUID: ds for ds in map(pydicom.dcmread, receiver.door.files())}
+    association.release()
+    assert len(on_disk) == COUNT
+    for ds in sent:
+        stored = on_disk[ds.SOPInstanceUID]
+        assert stored == ds
+        assert stored.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert stored.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+
+
+def test_a_compressed_slice_is_kept_as_it_is(receiver):
+    """RLE pixels are stored encoded and decode to what they were."""
+    ds = slices()[0]
+    pixels = ds.pixel_array.copy()
+    ds.compress(RLELossless, generate_instance_uid=False)
+    association = receiver.associate((CTImageStorage, [RLELossless]))
+    assert association.send_c_store(pydicom.dcmread(io.BytesIO(encoded(ds)))).Status == 0
+    association.release()
+    (path,) = receiver.door.files()
+    stored = pydicom.dcmread(path)
+    assert stored.file_meta.TransferSyntaxUID == RLELossless
+    assert stored.PixelData == ds.PixelData
+    assert (stored.pixel_array == pixels).all()
+
+
+def test_a_released_series_becomes_a_scan(receiver):
+    """C-STORE, release, silence: one scan from this AE."""
+    association = receiver.associate()
+    for ds in slices():
+        association.send_c_store(ds)
+    assert receiver.door.scans() == []
+    association.release()
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files), row.sender) == ("ready", COUNT, "SCANNER@127.0.0.1")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("proposal", "syntax"),
+    [
+        ("-xe", ExplicitVRLittleEndian),
+        ("-xi", ImplicitVRLittleEndian),
+        ("-xd", DeflatedExplicitVRLittleEndian),
+    ],
+)
+def test_storescu(receiver, tmp_path, proposal, syntax):
+    """A series from dcmtk arrives whole, in every encoding that it proposes."""
+    storescu = require_peer("/usr/bin/storescu")
+    sent = slices()
+    paths = write_slices(tmp_path / "sent", sent)
+    subprocess.run(
+        [storescu, proposal, "-aec", "LIMN", "127.0.0.1", str(receiver.port), *map(str, paths)],
+        env=QUICK,
+        check=True,
+    )
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    on_disk = {ds.SOPInstanceUID: ds for ds in map(pydicom.dcmread, receiver.door.files())}
+    assert {ds.file_meta.TransferSyntaxUID for ds in on_disk.values()} == {syntax}
+    for ds in sent:
+        stored = on_disk[ds.SOPInstanceUID]
+        assert stored.ImagePositionPatient == ds.ImagePositionPatient
+        assert (stored.pixel_array == ds.pixel_array).all()
+
+
+@pytest.mark.peer
+def test_storescu_with_a_structure_set(receiver, tmp_path):
+    """The sender is told that no context was accepted, and nothing is stored."""
+    storescu = require_peer("/usr/bin/storescu")
+    ds = slices()[0]
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    (path,) = write_slices(tmp_path / "sent", [ds])
+    done = subprocess.run(
+        [storescu, "-R", "127.0.0.1", str(receiver.port), str(path)], env=QUICK, check=False
+    )
+    assert done.returncode != 0
+    assert receiver.door.files() == []
+
+
+def test_an_aborted_series_is_held_and_refused(receiver):
+    """A-ABORT halfway: uniform slices, but never contoured."""
+    association = receiver.associate()
+    for ds in slices(count=40)[:25]:
+        association.send_c_store(ds)
+    started_s = time.monotonic()
+    association.abort()
+    (row,) = receiver.door.wait_for_scans()
+    assert row.state == "refused"
+    assert "after 25 slices" in row.reason
+    assert time.monotonic() - started_s >= 0.4
+
+
+def test_a_connection_cut_without_abort_is_refused_too(receiver):
+    """The cable pulled out: the socket closes, and that is no release."""
+    association = receiver.associate()
+    for ds in slices(count=40)[:25]:
+        association.send_c_store(ds)
+    association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+    (row,) = receiver.door.wait_for_scans()
+    assert row.state == "refused"
+    assert "after 25 slices" in row.reason
+
+
+def test_a_resend_after_an_abort_is_contoured(receiver):
+    """The scanner tries again at once: everything is there, one scan."""
+    sent = slices()
+    association = receiver.associate()
+    for ds in sent[:12]:
+        association.send_c_store(ds)
+    association.abort()
+    again = receiver.associate()
+    assert {again.send_c_store(ds).Status for ds in sent} == {0}
+    again.release()
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_slice_for_every_association(receiver):
+    """Some scanners open one association per slice."""
+    for ds in slices():
+        association = receiver.associate()
+        assert association.send_c_store(ds).Status == 0
+        association.release()
+    (row,) = receiver.door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_the_sender_hears_what_is_wrong(receiver, caplog):
+    """An instance that can't be taken gets 0xC000, a changed one 0x0111; the log says why."""
+    good, changed, bad = slices()[0], slices()[0], slices()[1]
+    changed.PixelData = bytes(len(changed.PixelData))
+    del bad.SeriesInstanceUID
+    association = receiver.associate()
+    assert [association.send_c_store(ds).Status for ds in (good, changed, bad)] == [
+        0x0000,
+        0x0111,
+        0xC000,
+    ]
+    association.release()
+    assert "SeriesInstanceUID" in caplog.text
+    assert "came before with other content" in caplog.text
+    assert "SCANNER@127.0.0.1" in caplog.text
+
+
+def test_a_full_disk_is_answered_out_of_resources(tmp_path):
+    """Below the watermark the scanner hears 0xA700, and may try again later."""
+    receiver = Listening(Door(tmp_path, min_free_bytes=2**62))
+    association = receiver.associate()
+    assert association.send_c_store(slices()[0]).Status == 0xA700
+    association.release()
+    receiver.server.shutdown()
+    assert receiver.door.files() == []
+
+
+def test_two_scanners_at_once(receiver):
+    """Two animals over two associations, interleaved: two scans."""
+    first, second = receiver.associate(), receiver.associate()
+    for one, other in zip(slices("1"), slices("2"), strict=True):
+        assert first.send_c_store(one).Status == 0
+        assert second.send_c_store(other).Status == 0
+    first.release()
+    second.release()
+    rows = receiver.door.wait_for_scans(2)
+    assert sorted(row.animal for row in rows) == ["M1", "M2"]
+
+
+def test_only_loopback_listens_by_default(receiver):
+    """Another address of this machine finds the port closed."""
+    own = socket.gethostbyname(socket.gethostname())
+    if own.startswith("127."):
+        own = "127.0.0.2"
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        assert probe.connect_ex((own, receiver.port)) != 0
+
+
+def test_garbage_on_the_port_does_no_harm(receiver):
+    """Something that speaks HTTP is dropped, and the next association works."""
+    with socket.create_connection(("127.0.0.1", receiver.port)) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: limn\r\n\r\n")
+    until(lambda: receiver.associate((Verification, None)).is_established)
