@@ -1,0 +1,310 @@
+"""Series as real scanners write them: multi-frame, gaps, rounding, odd pixels, odd headers."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+
+from limn.dicom import rtstruct
+from limn.dicom.ct import CtIdentity
+from limn.dicom.series import Instance, assemble
+from limn.dicom.volume import read_headers, read_volume
+from limn.domain.errors import RefusedSeries
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Labels, Organ, Volume
+from limn.segment.trace import trace
+from tests.conftest import COLOURS, require_peer, write_series
+from tests.dicom.enhanced import enhance
+
+SHAPE = (24, 20, 28)
+IDENTITY = CtIdentity("M1", "2.25.99.1", ("20260101", "120000"))
+STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """A gradient in every direction, so that no swap goes unnoticed."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+    grid = axial_grid(SHAPE, SpacingMm(0.14, 0.2, 0.1), np.array([-1.4, -2.0, 3.5]))
+    return Volume((z * 37 + y * 11 - x * 5 - 900).astype(np.float32), grid)
+
+
+@pytest.fixture
+def paths(volume: Volume, tmp_path: Path) -> list[Path]:
+    """The gradient as a series."""
+    return write_series(volume, tmp_path / "ct", IDENTITY)
+
+
+def edit(paths: list[Path], change: Callable[[pydicom.Dataset, int], None]) -> list[Instance]:
+    """The series with every header changed, read back."""
+    for k, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        change(ds, k)
+        ds.save_as(path, enforce_file_format=True)
+    return read_headers(paths)
+
+
+def ball(grid_shape: tuple[int, int, int]) -> np.ndarray:
+    """A ball of label 1 in the middle."""
+    axes = np.ogrid[tuple(slice(0, n) for n in grid_shape)]
+    away = sum(((axis - n / 2) / (n / 3)) ** 2 for axis, n in zip(axes, grid_shape, strict=True))
+    return (away < 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shared_rescale", [True, False])
+def test_enhanced_multi_frame_equals_its_single_frames(
+    paths: list[Path], volume: Volume, tmp_path: Path, shared_rescale: bool
+) -> None:
+    """Frames in reversed order: the same voxels at the same millimetres."""
+    path = enhance(paths[::-1], tmp_path / "enhanced.dcm", shared_rescale=shared_rescale)
+    series = assemble(read_headers([path]))
+    seen = read_volume(series)
+    assert np.array_equal(seen.hu_zyx, volume.hu_zyx)
+    assert np.allclose(
+        series.grid.slice_origins_xyz_mm, volume.grid.slice_origins_xyz_mm, atol=1e-9
+    )
+    assert [each.frame for each in series.slices] == list(range(SHAPE[0], 0, -1))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        ("/usr/bin/dcmcjpls", []),
+        ("/usr/bin/dcmcjpeg", []),
+        ("/usr/bin/dcmcrle", []),
+    ],
+)
+def test_compressed_multi_frame(
+    program: str, options: list[str], paths: list[Path], volume: Volume, tmp_path: Path
+) -> None:
+    """JPEG-LS, JPEG Lossless and RLE frames decode to the same HU."""
+    compressed = []
+    for path in paths:
+        compressed.append(tmp_path / f"c_{path.name}")
+        subprocess.run([require_peer(program), *options, path, compressed[-1]], check=True)
+    path = enhance(compressed, tmp_path / "enhanced.dcm")
+    assert np.array_equal(read_volume(assemble(read_headers([path]))).hu_zyx, volume.hu_zyx)
+
+
+@pytest.mark.peer
+def test_contours_on_a_multi_frame_instance_name_their_frame(
+    paths: list[Path], tmp_path: Path
+) -> None:
+    """ReferencedFrameNumber in each contour, the instance once for the series; dciodvfy agrees."""
+    series = assemble(read_headers([enhance(paths, tmp_path / "enhanced.dcm")]))
+    labels = Labels(ball(SHAPE), series.grid, {1: Organ.HEART})
+    contours = trace(labels).contours
+    contents = rtstruct.build(
+        series,
+        contours,
+        labels.volumes_mm3(),
+        rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn", "0", "limn"),
+        STYLE,
+    )
+    ds = rtstruct.read(contents)
+    assert rtstruct.faults(ds, series) == []
+    (item, *_) = ds.ROIContourSequence[0].ContourSequence
+    image = item.ContourImageSequence[0]
+    assert image.ReferencedFrameNumber == contours[0].slice_index + 1
+    frame_of_reference = ds.ReferencedFrameOfReferenceSequence[0]
+    referenced = frame_of_reference.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    assert len(referenced.ContourImageSequence) == 1
+    read_back = rtstruct.contours_of(ds, series, STYLE)
+    assert [c.slice_index for c in read_back] == [c.slice_index for c in contours]
+    path = tmp_path / "RS.dcm"
+    path.write_bytes(contents)
+    said = subprocess.run(
+        [require_peer("dciodvfy"), str(path)], capture_output=True, text=True, check=False
+    )
+    assert "Error" not in said.stdout + said.stderr
+
+
+def test_frames_without_positions_are_refused(paths: list[Path], tmp_path: Path) -> None:
+    """Two frames and no functional groups: nobody knows where they lie."""
+    ds = pydicom.dcmread(paths[0])
+    ds.NumberOfFrames = 2
+    ds.save_as(tmp_path / "two.dcm")
+    with pytest.raises(RefusedSeries, match=r"NumberOfFrames 2.*PerFrameFunctionalGroups"):
+        assemble(read_headers([tmp_path / "two.dcm"]))
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, False), (8, True), (16, False), (16, True)])
+def test_every_kind_of_stored_value(bits: int, signed: bool, paths: list[Path]) -> None:
+    """8 and 16 bit, signed and unsigned: HU is stored value times slope plus intercept."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    stored = (np.arange(SHAPE[1] * SHAPE[2]).reshape(SHAPE[1:]) % 200) + low
+    kind = np.dtype(f"{'i' if signed else 'u'}{bits // 8}").newbyteorder("<")
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.BitsAllocated = ds.BitsStored = bits
+        ds.HighBit, ds.PixelRepresentation = bits - 1, int(signed)
+        ds.RescaleSlope, ds.RescaleIntercept = "1.5", "-1000.25"
+        ds.PixelData = (stored + k % 3).astype(kind).tobytes()
+        ds["PixelData"].VR = "OW"
+
+    seen = read_volume(assemble(edit(paths, change))).hu_zyx
+    wanted = [(stored + k % 3) * 1.5 - 1000.25 for k in range(len(paths))]
+    assert np.array_equal(seen, np.array(wanted, dtype=np.float32))
+
+
+def test_monochrome1_is_a_matter_of_display(paths: list[Path], volume: Volume) -> None:
+    """The photometric interpretation changes no HU (PS3.3 C.11.1 comes before it)."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.PhotometricInterpretation = "MONOCHROME1"
+
+    assert np.array_equal(read_volume(assemble(edit(paths, change))).hu_zyx, volume.hu_zyx)
+
+
+@pytest.mark.peer
+def test_monochrome1_compressed_too(paths: list[Path], volume: Volume, tmp_path: Path) -> None:
+    """GDCM would invert it; what it gets to see says MONOCHROME2."""
+    edit(paths, lambda ds, k: setattr(ds, "PhotometricInterpretation", "MONOCHROME1"))
+    compressed = []
+    for path in paths:
+        compressed.append(tmp_path / f"c_{path.name}")
+        subprocess.run([require_peer("/usr/bin/dcmcjpls"), path, compressed[-1]], check=True)
+    assert np.array_equal(read_volume(assemble(read_headers(compressed))).hu_zyx, volume.hu_zyx)
+
+
+def test_numbers_in_exponent_notation(paths: list[Path], volume: Volume) -> None:
+    """1.4E-01 is 0.14: spacing and positions as some scanners write them."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.PixelSpacing = ["2.0E-01", "1.0e-1"]
+        position = volume.grid.slice_origins_xyz_mm[k]
+        ds.ImagePositionPatient = [f"{value:.5E}" for value in position]
+
+    grid = assemble(edit(paths, change)).grid
+    assert (grid.spacing_y_mm, grid.spacing_x_mm) == (0.2, 0.1)
+    assert np.allclose(grid.slice_origins_xyz_mm, volume.grid.slice_origins_xyz_mm, atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.05, 0.14, 0.4])
+def test_positions_rounded_to_a_tenth(spacing_mm: float, tmp_path: Path) -> None:
+    """Steps of 0.1 and 0.2 mm are one even stack of 0.14 mm, and every slice keeps its z."""
+    count = 60
+    grid = axial_grid((count, 8, 8), SpacingMm(spacing_mm, 0.2, 0.2), np.zeros(3))
+    paths = write_series(
+        Volume(np.zeros((count, 8, 8), dtype=np.float32), grid), tmp_path / "ct", IDENTITY
+    )
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.ImagePositionPatient = ["0", "0", f"{k * spacing_mm:.1f}"]
+
+    if spacing_mm < 0.1:
+        with pytest.raises(RefusedSeries, match=r"ImagePositionPatient .* twice"):
+            assemble(edit(paths, change))
+        return
+    series = assemble(edit(paths, change))
+    wanted = [round(k * spacing_mm, 1) for k in range(count)]
+    assert np.allclose(series.grid.slice_origins_xyz_mm[:, 2], wanted, atol=1e-9)
+    assert series.rungs.tolist() == list(range(count))
+    assert series.flags == ()
+
+
+def test_a_gap_shifts_nothing(paths: list[Path], volume: Volume) -> None:
+    """Two slices missing: the others keep their positions and their places on the ladder."""
+    kept = [k for k in range(SHAPE[0]) if k not in (9, 10)]
+    series = assemble(read_headers([paths[k] for k in kept]))
+    assert series.rungs.tolist() == kept
+    assert series.flags == ("gap:9-10:2",)
+    assert np.allclose(
+        series.grid.slice_origins_xyz_mm, volume.grid.slice_origins_xyz_mm[kept], atol=1e-9
+    )
+
+
+def test_half_a_series_is_no_gap(paths: list[Path]) -> None:
+    """More than a tenth missing: refused, with the slices and the distance."""
+    kept = [*paths[:8], *paths[16:]]
+    with pytest.raises(RefusedSeries, match=r"slices 8 and 9 of 16 are 1\.2600 mm apart"):
+        assemble(read_headers(kept))
+
+
+@pytest.mark.parametrize(
+    ("position", "flag"), [("HFS", ()), ("HFP", ("position:HFP-but-axes-say-HFS",)), ("", ())]
+)
+def test_patient_position_is_only_held_against_the_axes(
+    position: str, flag: tuple[str, ...], paths: list[Path], volume: Volume
+) -> None:
+    """A header that contradicts its own axes is flagged; the axes are believed."""
+    series = assemble(edit(paths, lambda ds, k: setattr(ds, "PatientPosition", position)))
+    assert series.flags == flag
+    assert np.allclose(series.grid.along_x_xyz, volume.grid.along_x_xyz)
+
+
+def test_lossy_compression_is_flagged(paths: list[Path]) -> None:
+    """LossyImageCompression 01 is accepted and said."""
+    assert assemble(
+        edit(paths, lambda ds, k: setattr(ds, "LossyImageCompression", "01"))
+    ).flags == ("lossy",)
+
+
+def test_a_missing_frame_of_reference_is_made_up_the_same_every_time(paths: list[Path]) -> None:
+    """No FrameOfReferenceUID: a flag, and one UID that follows from the series."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        del ds.FrameOfReferenceUID
+
+    series = assemble(edit(paths, change))
+    assert series.flags == ("no-frame-of-reference",)
+    labels = Labels(ball(SHAPE), series.grid, {1: Organ.HEART})
+    made = [
+        rtstruct.read(
+            rtstruct.build(
+                series,
+                trace(labels).contours,
+                labels.volumes_mm3(),
+                rtstruct.Identity(uid, "2.25.2", "20260101", "120000", "limn", "0", "limn"),
+                STYLE,
+            )
+        ).FrameOfReferenceUID
+        for uid in ("2.25.1", "2.25.3")
+    ]
+    assert made[0] == made[1] != series.first.SeriesInstanceUID
+
+
+def test_tiny_differences_in_orientation_are_no_other_orientation(paths: list[Path]) -> None:
+    """The last decimal of ImageOrientationPatient wobbles in some headers."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.ImageOrientationPatient = [1, 1e-9 * k, 0, 0, 1, 0]
+
+    assert len(assemble(edit(paths, change)).slices) == SHAPE[0]
+
+
+def test_predecessor_strain_and_codes(paths: list[Path]) -> None:
+    """A new version names the one it replaces; organs and algorithm are coded."""
+    series = assemble(read_headers(paths))
+    labels = Labels(ball(SHAPE), series.grid, {1: Organ.LUNG_L})
+    identity = rtstruct.Identity(
+        "2.25.1",
+        "2.25.2",
+        "20260101",
+        "120000",
+        "limn",
+        "0",
+        "limn bundle",
+        algorithm_version="a" * 64,
+        predecessor_uid="2.25.7",
+    )
+    style = rtstruct.Style(STYLE.roi_names, STYLE.colours, "Mus musculus", strain="C57BL/6J")
+    ds = rtstruct.read(
+        rtstruct.build(series, trace(labels).contours, labels.volumes_mm3(), identity, style)
+    )
+    assert ds.PredecessorStructureSetSequence[0].ReferencedSOPInstanceUID == "2.25.7"
+    assert ds.StrainDescription == "C57BL/6J"
+    (roi,) = ds.StructureSetROISequence
+    (algorithm,) = roi.ROIDerivationAlgorithmIdentificationSequence
+    assert algorithm.AlgorithmVersion == "a" * 64
+    assert roi.ROIGenerationAlgorithm == "AUTOMATIC"
+    (observation,) = ds.RTROIObservationsSequence
+    (code,) = observation.RTROIIdentificationCodeSequence
+    assert (code.CodeValue, code.CodingSchemeDesignator) == ("44029006", "SCT")
+    assert observation.RTROIInterpretedType == "ORGAN"
+    assert ds.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian
