@@ -244,7 +244,7 @@ def train_fold(
         nn.utils.clip_grad_norm_(network.parameters(), 12.0)
         optimizer.step()
         schedule.step()
-        smooth = float(loss) if step == 0 else 0.97 * smooth + 0.03 * float(loss)
+        smooth = loss.item() if step == 0 else 0.97 * smooth + 0.03 * loss.item()
         if step % 50 == 49:
             elapsed_s = time.monotonic() - started
             report(

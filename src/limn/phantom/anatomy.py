@@ -1,9 +1,10 @@
 """A mouse thorax from a seed: where every tissue is and how dense it is.
 
 The frame is the patient's (LPS, mm): x to the animal's left, y to its back, z to its head;
-the origin lies in the middle of the thorax. Sizes follow measured mice: lungs 360-690 mm3
-with the right one 0.60-0.66 of them, heart 140-260 mm3, thoracic cord 1.3-1.7 mm across in a
-canal of 1.6-2.0 mm, a vertebra every 1.9-2.3 mm, 13 pairs of ribs, a curved spine.
+the origin lies in the middle of the thorax. Sizes follow measured mice: heart 140-260 mm3,
+thoracic cord 1.3-1.7 mm across in a canal of 1.6-2.0 mm, a vertebra every 1.9-2.3 mm, 13 pairs
+of ribs, a curved spine. Lungs are larger than measured ones (610-1240 mm3 for 360-690), the
+right one 0.55-0.66 of them (0.60-0.66).
 
 The truth follows one contouring protocol: the cord over the whole field of view; lung with
 the vessels inside it, without trachea and main bronchi; heart without the great vessels.
