@@ -47,6 +47,8 @@ class Listening:
         for sop_class, syntaxes in contexts or [(CTImageStorage, [ExplicitVRLittleEndian])]:
             ae.add_requested_context(sop_class, syntaxes or [ImplicitVRLittleEndian])
         association = ae.associate("127.0.0.1", self.port, ae_title="LIMN")
+        if not association.is_established:
+            return association
         # Or every C-STORE waits 40 ms for an acknowledgement.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return association
