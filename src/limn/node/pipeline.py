@@ -75,6 +75,11 @@ def contour(
         volume = read_volume(series)
     with stopwatch.stage("preprocess_s"):
         located = keep_one_animal(bridge(volume, series.rungs), options.two_animals)
+        if not located.animals:
+            raise RefusedSeries(
+                "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
+                "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
+            )
         prepared = ensemble.prepare(located.volume)
     with stopwatch.stage("inference_s"):
         probabilities = ensemble.infer(prepared, progress)
