@@ -43,4 +43,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def _shown(value: object) -> object:
+    if isinstance(value, str):
+        # csv quotes a line feed, but not a carriage return, at which a reader ends the row.
+        return value.replace("\r\n", "\n").replace("\r", "\n")
     return round(value, DECIMALS) if isinstance(value, float) else value
