@@ -17,6 +17,7 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 from pynetdicom import AE, evt
+from pynetdicom.transport import ThreadedAssociationServer
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import Grid
@@ -65,7 +66,7 @@ def write_slices(folder: Path, datasets: Sequence[Dataset]) -> list[Path]:
 
 def other_modality(sop_class: UID, modality: str) -> Dataset:
     """An instance that is no CT image, though it has pixels."""
-    ds = slices("other", 3)[0]
+    ds = slices("9", 3)[0]
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
     ds.Modality = modality
     return ds
@@ -188,7 +189,12 @@ def peer(
     try:
         yield int(server.server_address[1])
     finally:
-        server.shutdown()
+        stop(server)
+
+
+def stop(server: ThreadedAssociationServer) -> None:
+    """Close a server without waiting for the half second that it takes."""
+    threading.Thread(target=server.shutdown).start()
 
 
 def arrived(**changes: object) -> Arrived:

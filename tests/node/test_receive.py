@@ -28,7 +28,7 @@ from limn.dicom.volume import TRANSFER_SYNTAXES
 from limn.node.config import Receive
 from limn.node.receive import listen
 from tests.conftest import free_port, require_peer
-from tests.node.parts import COUNT, Door, encoded, slices, until, write_slices
+from tests.node.parts import COUNT, Door, encoded, slices, stop, until, write_slices
 
 QUICK = os.environ | {"TCP_NODELAY": "1"}
 
@@ -59,7 +59,7 @@ def receiver(tmp_path):
     """A listening receiver with a quick settle."""
     listening = Listening(Door(tmp_path, hold_s=0.4))
     yield listening
-    listening.server.shutdown()
+    stop(listening.server)
 
 
 def accepted(association: Association) -> set[tuple[str, str]]:
@@ -287,7 +287,7 @@ def test_a_full_disk_is_answered_out_of_resources(tmp_path):
     association = receiver.associate()
     assert association.send_c_store(slices()[0]).Status == 0xA700
     association.release()
-    receiver.server.shutdown()
+    stop(receiver.server)
     assert receiver.door.files() == []
 
 

@@ -11,7 +11,7 @@ from limn.node.config import Watch
 from limn.node.watch import FolderWatch
 from tests.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
-SETTLE_S = 0.25
+SETTLE_S = 0.2
 
 
 class Place:

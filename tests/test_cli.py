@@ -1,0 +1,140 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import limn
+from limn import cli
+
+COMMANDS = ["serve", "check", "contour", "send", "log", "phantom", "lab", "demo"]
+HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
+WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
+WITH_CONFIG += [["check"], ["log"]]
+
+
+def imported(arguments: list[str]) -> set[str]:
+    """What a fresh interpreter has imported once limn has answered."""
+    code = (
+        "import json, sys\n"
+        "from limn import cli\n"
+        "try:\n"
+        f"    cli.main({arguments!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["serve", "--help"], []])
+def test_help_imports_nothing_heavy(arguments):
+    """Help answers at once: no network stack, no torch, not even NumPy."""
+    modules = imported(arguments)
+    assert "limn.cli" in modules
+    assert modules & HEAVY == set()
+
+
+def test_the_log_does_without_torch(tmp_path):
+    """A physicist who looks at the log does not load a deep-learning library."""
+    config = tmp_path / "limn.toml"
+    config.write_text(
+        'data_dir = "d"\nmodel.bundle = "b"\n'
+        '[[destination]]\nkind = "folder"\nname = "f"\nfolder = "o"\n'
+    )
+    modules = imported(["log", "--config", str(config)])
+    assert "limn.node.logview" in modules
+    assert modules & {"torch", "nnunetv2", "distributed"} == set()
+
+
+def test_help_names_every_command(capsys):
+    """What limn can do is on its first page."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert [command for command in COMMANDS if f"    {command} " not in out] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    """Each command explains itself."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([command, "--help"])
+    assert left.value.code == 0
+    assert f"usage: limn {command}" in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    """The version is the package's."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"limn {limn.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["serve"],
+        ["serve", "--config", "x", "--only", "board"],
+        ["send", "folder"],
+        ["contour", "folder"],
+        ["contour", "folder", "-o", "out", "--bundle", "b", "--config", "c"],
+        ["phantom", "out", "--seed", "one"],
+        ["log", "--config", "x", "--yesterday"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    """As everywhere: 2, usage on standard error, nothing on standard output."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == cli.EXIT_USAGE
+    streams = capsys.readouterr()
+    assert streams.err.startswith("usage: limn")
+    assert streams.out == ""
+
+
+@pytest.mark.parametrize("command", WITH_CONFIG, ids=" ".join)
+def test_a_missing_config_is_named(command, tmp_path, capsys):
+    """Exit code 1 and one line with the path, for every command that reads it."""
+    path = tmp_path / "absent.toml"
+    assert cli.main([*command, "--config", str(path)]) == cli.EXIT_WRONG
+    assert capsys.readouterr().err == f"limn: config {path}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", WITH_CONFIG, ids=" ".join)
+def test_a_wrong_config_is_named_with_its_key(command, tmp_path, capsys):
+    """Exit code 1, the key and the value found; the node does not start."""
+    path = tmp_path / "limn.toml"
+    path.write_text('data_dir = "d"\nmodel.bundle = "b"\nreceive.port = 700000\n')
+    assert cli.main([*command, "--config", str(path)]) == cli.EXIT_WRONG
+    said = capsys.readouterr().err
+    assert said.startswith(f"limn: config {path}:\n")
+    assert "receive.port" in said
+    assert "700000" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "d").exists()
+
+
+def test_contour_names_a_missing_config(tmp_path, capsys):
+    """The offline command reads the same config with the same messages."""
+    path = tmp_path / "absent.toml"
+    code = cli.main(["contour", str(tmp_path), "-o", str(tmp_path / "o"), "--config", str(path)])
+    assert code == cli.EXIT_WRONG
+    assert f"config {path}: No such file" in capsys.readouterr().err
+
+
+def test_the_module_runs(tmp_path):
+    """`python -m limn.cli` is how the supervisor starts its processes; its exit code counts."""
+    done = subprocess.run(
+        [sys.executable, "-m", "limn.cli", "log", "--config", str(tmp_path / "absent.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("limn: config ")
