@@ -182,17 +182,21 @@ def test_a_share_that_vanishes_and_comes_back(tmp_path, caplog):
     assert caplog.text.count("is back") == 1
 
 
-def test_notifications_work_again_after_the_share_came_back(tmp_path):
+def test_notifications_work_again_after_the_share_came_back(tmp_path, caplog):
     """The observer watches the folder that is there now, not the one that was."""
-    place = Place(tmp_path, rescan_s=0.4)
+    caplog.set_level(logging.INFO)
+    place = Place(tmp_path, rescan_s=2.0)
     with place.watching():
         place.let_settle()
         place.folder.rename(tmp_path / "away")
-        time.sleep(1.0)
+        until(lambda: "can't be reached" in caplog.text)
         place.folder.mkdir()
-        time.sleep(1.0)
+        until(lambda: "is back" in caplog.text)
+        # The next rescan is 2 s away.
+        started_s = time.monotonic()
         (place.folder / "one.dcm").write_bytes(encoded(slices()[0]))
         until(place.taken)
+        assert time.monotonic() - started_s < 1.5
 
 
 def test_a_share_that_can_not_be_asked_is_waited_for(tmp_path, caplog):
