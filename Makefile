@@ -36,7 +36,7 @@ fix: install
 	$(BIN)/ruff check --fix src tests
 
 bench: install
-	$(BIN)/python tests/bench.py
+	$(BIN)/python bench/run.py
 
 clean:
 	rm -rf $(VENV) demo-out

@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -187,7 +188,12 @@ def _skeleton(series: Series) -> FileDataset:
     # Imported here: rt_utils brings OpenCV, which only the process that builds needs.
     from rt_utils import ds_helper  # noqa: PLC0415
 
-    headers = [_with_study(header) for header in series.headers]
+    # rt-utils reads the study from the first header and of the others only who they are; plain
+    # attributes, because a Dataset's cost ten times as much.
+    headers = [_with_study(series.first)] + [
+        SimpleNamespace(SOPClassUID=header.SOPClassUID, SOPInstanceUID=header.SOPInstanceUID)
+        for header in series.headers[1:]
+    ]
     with warnings.catch_warnings():
         # rt-utils sets is_little_endian and is_implicit_VR, which pydicom 3 deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -195,15 +201,15 @@ def _skeleton(series: Series) -> FileDataset:
     return ds
 
 
-def _with_study(header: Dataset) -> Dataset:
+def _with_study(header: Dataset) -> SimpleNamespace:
     """What rt-utils reads, with the study attributes that it insists on."""
-    seen = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        setattr(seen, keyword, header[keyword].value)
-    seen.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or ""
-    for keyword in ("StudyDate", "StudyTime", "StudyID"):
-        setattr(seen, keyword, header.get(keyword, ""))
-    return seen
+    seen = {
+        keyword: header[keyword].value
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    }
+    for keyword in ("FrameOfReferenceUID", "StudyDate", "StudyTime", "StudyID"):
+        seen[keyword] = header.get(keyword) or ""
+    return SimpleNamespace(**seen)
 
 
 def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:

@@ -285,11 +285,12 @@ def _check_same(
             return _shown(ds, keyword)
         return tuple(round(float(number), decimals) + 0.0 for number in ds[keyword].value)
 
-    values = Counter(value(ds) for ds, _ in found)
-    if len(values) > 1:
-        usual = values.most_common(1)[0][0]
-        odd = [(ds, name) for ds, name in found if value(ds) != usual]
-        shown = next(_shown(ds, keyword) for ds, _ in found if value(ds) == usual)
+    values = [value(ds) for ds, _ in found]
+    counted = Counter(values)
+    if len(counted) > 1:
+        usual = counted.most_common(1)[0][0]
+        odd = [each for each, own in zip(found, values, strict=True) if own != usual]
+        shown = _shown(found[values.index(usual)][0], keyword)
         msg = (
             f"{keyword} differs within the series: {shown}, but {_shown(odd[0][0], keyword)} in "
             f"{len(odd)} instances, first {odd[0][1]}"

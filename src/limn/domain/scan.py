@@ -6,11 +6,14 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from limn.domain.geometry import FloatArray, Grid
+
+Box: TypeAlias = tuple[slice, slice, slice]
 
 
 class Organ(StrEnum):
@@ -65,11 +68,33 @@ class Labels:
         label = next(label for label, own in self.organs.items() if own is organ)
         return np.asarray(self.labels_zyx == label, dtype=np.bool_)
 
+    @property
+    def box(self) -> Box:
+        """The smallest box that holds every organ; of no voxel where there is none."""
+        return occupied_box(self.labels_zyx)
+
     def volumes_mm3(self) -> dict[Organ, float]:
         """Volume of every organ the labels can name, 0.0 for one that is absent."""
-        counts = np.bincount(self.labels_zyx.ravel(), minlength=256)
+        counts = np.bincount(self.labels_zyx[self.box].ravel(), minlength=256)
         voxel_mm3 = self.grid.spacing_mm.voxel_mm3
         return {organ: float(counts[label]) * voxel_mm3 for label, organ in self.organs.items()}
+
+
+def occupied_box(array_zyx: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Box:
+    """The smallest box that holds everything that is not 0; of no voxel if nothing is."""
+    nothing = (slice(0, 0), slice(0, 0), slice(0, 0))
+    if array_zyx.size == 0:
+        return nothing
+    box = list(nothing)
+    rest = array_zyx
+    for axis in range(3):
+        # The maximum of bytes is many times faster than any().
+        found = np.flatnonzero(rest.max(axis=tuple({0, 1, 2} - {axis})))
+        if len(found) == 0:
+            return nothing
+        box[axis] = slice(int(found[0]), int(found[-1]) + 1)
+        rest = rest[(slice(None),) * axis + (box[axis],)]
+    return (box[0], box[1], box[2])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,12 +120,14 @@ def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
 
 def pack_labels(labels_zyx: npt.NDArray[np.uint8]) -> bytes:
     """Labels as a small compressed file (NumPy ``.npz``): the organs' box and where it lies."""
-    occupied = np.argwhere(labels_zyx)
-    low = occupied.min(axis=0) if len(occupied) else np.zeros(3, dtype=np.int64)
-    high = occupied.max(axis=0) + 1 if len(occupied) else np.ones(3, dtype=np.int64)
-    box = labels_zyx[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    box = occupied_box(labels_zyx)
     file = io.BytesIO()
-    np.savez_compressed(file, box_zyx=box, low_zyx=low, shape_zyx=np.array(labels_zyx.shape))
+    np.savez_compressed(
+        file,
+        box_zyx=labels_zyx[box],
+        low_zyx=np.array([span.start for span in box]),
+        shape_zyx=np.array(labels_zyx.shape),
+    )
     return file.getvalue()
 
 

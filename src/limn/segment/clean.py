@@ -10,7 +10,7 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels, Organ, occupied_box
 from limn.segment.bundle import CleanRule
 
 # Voxels that touch by a face, an edge or a corner belong together.
@@ -33,25 +33,17 @@ class Cleaned:
 def clean(labels: Labels, rules: Mapping[Organ, CleanRule]) -> Cleaned:
     """Apply the bundle's rule to every organ (Malimban 2022: islands of abdominal gas)."""
     kept = labels.labels_zyx.copy()
+    thorax = kept[labels.box]
     voxel_mm3 = labels.grid.spacing_mm.voxel_mm3
     removed: dict[Organ, int] = {}
     for label, organ in labels.organs.items():
-        box = _box(kept == label)
-        if box is None:
-            removed[organ] = 0
-            continue
-        inside = kept[box]
-        drop = _islands(inside == label, rules[organ], voxel_mm3)
-        inside[drop] = 0
-        removed[organ] = int(drop.sum())
+        inside = thorax[occupied_box(thorax == label)]
+        removed[organ] = 0
+        if inside.size:
+            drop = _islands(inside == label, rules[organ], voxel_mm3)
+            inside[drop] = 0
+            removed[organ] = int(drop.sum())
     return Cleaned(Labels(kept, labels.grid, labels.organs), removed)
-
-
-def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    spans = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if len(spans[0]) == 0:
-        return None
-    return tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
 
 
 def _islands(

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from skimage import measure
 
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Organ, Volume, occupied_box
 
 Colour = tuple[int, int, int]
 
@@ -54,11 +54,11 @@ def draw_contours(
 
 def _middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
     """A voxel inside the organs' box through which all three cuts show something."""
-    spans = [np.flatnonzero(labels_zyx.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if len(spans[0]) == 0:
+    box = occupied_box(labels_zyx)
+    if box[0].stop == 0:
         z, y, x = (n // 2 for n in labels_zyx.shape)
-        return (z, y, x)
-    z, y, x = (int(span[0] + span[-1]) // 2 for span in spans)
+    else:
+        z, y, x = ((span.start + span.stop - 1) // 2 for span in box)
     return (z, y, x)
 
 

@@ -10,16 +10,16 @@ of them read alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from skimage import measure
 
 from limn.domain.geometry import FloatArray, IntArray
-from limn.domain.scan import Contour, Labels, Organ
+from limn.domain.scan import Contour, Labels, Organ, occupied_box
 
 LEVEL = 0.505
 # A keyhole's cut passes voxel centres at this share of a voxel or more, if one of this many
@@ -29,6 +29,7 @@ BRIDGES_TRIED = 64
 
 
 HoleRule = Literal["keyhole", "xor"]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,49 +55,149 @@ def trace(labels: Labels, holes: HoleRule = "keyhole", max_points: int | None = 
     """
     contours: list[Contour] = []
     dropped: dict[Organ, int] = {}
+    outer = labels.box
+    thorax = labels.labels_zyx[outer]
     for label, organ in labels.organs.items():
-        mask = labels.labels_zyx == label
+        mask = thorax == label
         dropped[organ] = 0
-        rows = np.flatnonzero(mask.any(axis=(0, 2)))
-        columns = np.flatnonzero(mask.any(axis=(0, 1)))
-        if len(rows) == 0:
-            continue
-        corner = np.array([rows[0], columns[0]], dtype=np.float64)
-        box = mask[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        for slice_index in np.flatnonzero(box.any(axis=(1, 2))):
-            for ring_yx in outline(box[slice_index], holes, max_points):
+        inner = occupied_box(mask)
+        low = [out.start + own.start for out, own in zip(outer, inner, strict=True)]
+        for z, rings in _outlines(mask[inner], holes, max_points).items():
+            for ring_yx in rings:
                 if len(ring_yx) < 3:
                     dropped[organ] += 1
                     continue
-                points = labels.grid.plane_points_xyz_mm(int(slice_index), ring_yx + corner)
-                contours.append(Contour(organ, int(slice_index), points))
+                points = labels.grid.plane_points_xyz_mm(low[0] + z, ring_yx + low[1:])
+                contours.append(Contour(organ, low[0] + z, points))
     return Traced(tuple(contours), dropped)
 
 
 def outline(
-    mask_yx: npt.NDArray[np.bool_], holes: HoleRule = "keyhole", max_points: int | None = None
+    mask_yx: Mask, holes: HoleRule = "keyhole", max_points: int | None = None
 ) -> list[FloatArray]:
-    """Closed rings around the true pixels.
+    """Closed rings around the true pixels of one slice.
 
     Returns
     -------
     list of (n, 2) float64
         Row and column; the last point joins the first and does not repeat it.
     """
-    padded = np.pad(mask_yx, 1).astype(np.float64)
-    rings = [ring[:-1] - 1.0 for ring in measure.find_contours(padded, LEVEL)]
-    if holes == "keyhole":
-        outers = [ring for ring in rings if _signed_area(ring) > 0]
-        inners = [ring for ring in rings if _signed_area(ring) < 0]
-        owned = _assign(outers, inners)
-        rings = [_keyhole(outer, mine) for outer, mine in zip(outers, owned, strict=True)]
-    rings = [_without_collinear(ring) for ring in rings]
-    if max_points is None or all(len(ring) <= max_points for ring in rings):
-        return rings
-    return _in_two(mask_yx, holes, max_points)
+    return _outlines(mask_yx[None], holes, max_points).get(0, [])
 
 
-def _in_two(mask_yx: npt.NDArray[np.bool_], holes: HoleRule, max_points: int) -> list[FloatArray]:
+def _outlines(
+    mask_zyx: Mask, holes: HoleRule, max_points: int | None
+) -> dict[int, list[FloatArray]]:
+    """Rings of every slice that has any."""
+    marched: dict[int, list[_Ring]] = {}
+    for z, ring in _march(mask_zyx):
+        marched.setdefault(z, []).append(ring)
+    found = {}
+    for z, rings in marched.items():
+        found[z] = [r.bends for r in rings] if holes == "xor" else _joined(rings)
+        if max_points is not None and any(len(ring) > max_points for ring in found[z]):
+            found[z] = _in_two(mask_zyx[z], holes, max_points)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ring:
+    """One closed way around inside (area > 0) or around a hole (area < 0).
+
+    Attributes
+    ----------
+    points : every crossing of the lattice
+    bends : those where the way turns
+    """
+
+    points: FloatArray
+    bends: FloatArray
+
+    @property
+    def area(self) -> float:
+        return _signed_area(self.bends)
+
+
+# The segments of a cell of four voxel centres, by which of them are inside (1 top left, 2 top
+# right, 4 bottom right, 8 bottom left): from edge, to edge, inside on the left of the way.
+# Edges: 0 top, 1 right, 2 bottom, 3 left. Two diagonal voxels stay apart.
+_SEGMENTS = (
+    *((1, 3, 0), (2, 0, 1), (4, 1, 2), (8, 2, 3), (3, 3, 1), (6, 0, 2), (12, 1, 3), (9, 2, 0)),
+    *((7, 3, 2), (14, 0, 3), (13, 1, 0), (11, 2, 1), (5, 3, 0), (5, 1, 2), (10, 0, 1), (10, 2, 3)),
+)
+
+
+def _march(mask_zyx: Mask) -> Iterator[tuple[int, _Ring]]:
+    """Marching squares on all slices at once: the slice of each ring, and the ring.
+
+    Every lattice edge between an inside and an outside voxel is left by one segment and
+    reached by one, so the segments are a permutation whose cycles are the rings.
+    """
+    inside = np.pad(mask_zyx, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
+    _, rows, columns = inside.shape
+    kind = inside[:, :-1, :-1] + 2 * inside[:, :-1, 1:]
+    kind += 4 * inside[:, 1:, 1:] + 8 * inside[:, 1:, :-1]
+    z, y, x = np.nonzero((kind > 0) & (kind < 15))
+    kind = kind[z, y, x]
+    # An edge is named by its first voxel and whether it runs along the columns (0) or rows (1).
+    cell = 2 * ((z * rows + y) * columns + x)
+    edges = np.stack((cell, cell + 3, cell + 2 * columns, cell + 1))
+    parts = [(edges[a][kind == case], edges[b][kind == case]) for case, a, b in _SEGMENTS]
+    start = np.concatenate([part[0] for part in parts])
+    end = np.concatenate([part[1] for part in parts])
+    order = np.argsort(start)
+    start = start[order]
+    after = np.searchsorted(start, end[order])
+    points = _crossings(start, inside)
+    before = np.empty_like(after)
+    before[after] = np.arange(len(after))
+    bends = ~_is_straight(points[before], points, points[after])
+    slices = (start // 2) // (rows * columns)
+    follow = after.tolist()
+    seen = bytearray(len(follow))
+    for first in range(len(follow)):
+        if seen[first]:
+            continue
+        cycle = []
+        place = first
+        while not seen[place]:
+            seen[place] = 1
+            cycle.append(place)
+            place = follow[place]
+        ring = np.array(cycle)
+        yield int(slices[first]), _Ring(points[ring], points[ring[bends[ring]]])
+
+
+def _crossings(edges: IntArray, inside: npt.NDArray[np.uint8]) -> FloatArray:
+    """Where each edge is cut at `LEVEL`: row and column in the unpadded slice."""
+    flat = inside.ravel()
+    voxel, down = edges // 2, edges % 2
+    columns = inside.shape[2]
+    starts_inside = flat[voxel] == 1
+    along = np.where(starts_inside, 1.0 - LEVEL, LEVEL)
+    in_slice = voxel % (inside.shape[1] * columns)
+    return np.column_stack(
+        (
+            in_slice // columns - 1.0 + np.where(down == 1, along, 0.0),
+            in_slice % columns - 1.0 + np.where(down == 0, along, 0.0),
+        )
+    )
+
+
+def _joined(rings: list[_Ring]) -> list[FloatArray]:
+    """The rings of one slice with every hole joined to its outline."""
+    outers = [ring for ring in rings if ring.area > 0]
+    if len(outers) == len(rings):
+        return [ring.bends for ring in outers]
+    holes = [ring.points for ring in rings if ring.area < 0]
+    owned = _assign([ring.points for ring in outers], holes)
+    return [
+        _without_collinear(_keyhole(outer.points, mine)) if mine else outer.bends
+        for outer, mine in zip(outers, owned, strict=True)
+    ]
+
+
+def _in_two(mask_yx: Mask, holes: HoleRule, max_points: int) -> list[FloatArray]:
     """Outline two halves on their own: fewer points each, and not one voxel changes."""
     axis = int(np.argmax(mask_yx.shape))
     middle = mask_yx.shape[axis] // 2
@@ -110,9 +211,9 @@ def _in_two(mask_yx: npt.NDArray[np.bool_], holes: HoleRule, max_points: int) ->
 
 
 def _signed_area(ring_yx: FloatArray) -> float:
-    """Positive for the rings that find_contours puts around high values."""
+    """Positive for a way around inside (inside on its left), negative around a hole."""
     y, x = ring_yx[:, 0], ring_yx[:, 1]
-    return 0.5 * float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))
+    return 0.5 * float(np.dot(y, np.roll(x, -1)) - np.dot(x, np.roll(y, -1)))
 
 
 def _assign(outers: list[FloatArray], holes: list[FloatArray]) -> list[list[FloatArray]]:
@@ -195,8 +296,13 @@ def _is_clear(start_yx: FloatArray, end_yx: FloatArray) -> bool:
 
 def _without_collinear(ring: FloatArray) -> FloatArray:
     """Drop the points that lie on the straight line between their neighbours."""
-    into = ring - np.roll(ring, 1, axis=0)
-    out = np.roll(ring, -1, axis=0) - ring
+    straight = _is_straight(np.roll(ring, 1, axis=0), ring, np.roll(ring, -1, axis=0))
+    return np.asarray(ring[~straight], dtype=np.float64)
+
+
+def _is_straight(before: FloatArray, here: FloatArray, after: FloatArray) -> Mask:
+    """Where the way goes straight on; a way that turns back is not straight."""
+    into, out = here - before, after - here
     cross = into[:, 0] * out[:, 1] - into[:, 1] * out[:, 0]
     ahead = (into * out).sum(axis=1) > 0
-    return np.asarray(ring[~((np.abs(cross) < 1e-9) & ahead)], dtype=np.float64)
+    return np.asarray((np.abs(cross) < 1e-9) & ahead, dtype=np.bool_)
