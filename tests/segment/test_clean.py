@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -99,3 +101,15 @@ def test_components_are_scipys(seed):
     assert cleaned.removed_voxels[Organ.LUNG_R] == (before == 2).sum() - sum(
         size for size in sizes if size >= 4
     )
+
+
+@pytest.mark.parametrize(("within_mm", "kept"), [(1.0, 1), (3.0, 2), (math.inf, 3)])
+def test_a_piece_far_from_the_largest_is_another_animals(within_mm, kept):
+    """Pieces 2 mm and 10 mm away: which stay depends on within_mm alone."""
+    mask = np.zeros((4, 4, 40), np.uint8)
+    mask[:, :, :10], mask[:, :, 14:16], mask[:, :, 30:34] = 1, 1, 1
+    grid = axial_grid(mask.shape, SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
+    rule = CleanRule("pieces", 0.0, within_mm)
+    cleaned = clean(Labels(mask, grid, {1: Organ.LUNG_R}), {Organ.LUNG_R: rule})
+    columns = np.flatnonzero(cleaned.labels.labels_zyx.any(axis=(0, 1)))
+    assert 1 + int((np.diff(columns) > 1).sum()) == kept

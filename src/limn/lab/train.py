@@ -335,15 +335,18 @@ keep = "largest"
 [clean.SpinalCord]
 keep = "pieces"
 min_mm3 = 1.0
+within_mm = 6.0
 
-# The accessory lobe may look separate.
+# The accessory lobe may look separate; a lung further off belongs to another animal.
 [clean.Lung_R]
 keep = "pieces"
 min_mm3 = 10.0
+within_mm = 3.0
 
 [clean.Lung_L]
 keep = "pieces"
 min_mm3 = 10.0
+within_mm = 3.0
 
 [protocol]
 SpinalCord = "the cord within its canal, over the whole field of view"

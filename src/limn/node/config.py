@@ -16,7 +16,7 @@ from limn.domain.scan import Organ
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
 # An empty host would mean every interface.
 Host = Annotated[str, Field(min_length=1)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
     Annotated[int, Field(ge=0, le=255)],
@@ -157,6 +157,13 @@ class Config(_Table):
     engine: Engine = Engine()
     planning_system: PlanningSystem = PlanningSystem()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Config:
+        if self.receive.port == self.engine.port:
+            msg = f"receive.port and engine.port are both {self.receive.port}"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _destinations_differ(self) -> Config:

@@ -67,7 +67,7 @@ class Courier:
         structure_set = self._journal.structure_set(delivery.structure_set)
         row = self._journal.scan(structure_set.scan)
         answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
-        accepted_at = time.time()
+        accepted_at = answer.answered_at
         name = self._destination.name
         if answer.outcome is Outcome.AGAIN:
             wait_s = backoff_s(delivery.tries)

@@ -185,6 +185,10 @@ class Dispatcher:
             log.error("%s: its worker died (%s); it runs again", row.name, why)
 
     def _file(self, row: ScanRow, flight: _Flight, result: Result) -> None:
+        if row.state != "ready":
+            # A structure set is written once; this one may be at the planning system already.
+            log.warning("%s: a second result came late and is dropped", row.name)
+            return
         if result.ended:
             record = {"limn_version": __version__, "queue_s": flight.queue_s}
             self._journal.end(row.id, result.ended, result.reason, record)

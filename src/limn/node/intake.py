@@ -108,6 +108,7 @@ class _Gathering:
     open_sources: dict[str, float] = field(default_factory=dict)
     aborted_s: float | None = None
     changed: bool = True
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Unreadable(Exception):
@@ -160,20 +161,24 @@ class Intake:
             return OUT_OF_RESOURCES, "the spool's disk is below its watermark; free some space"
         with self._lock:
             gathering = self._gathering_of(instance)
+        # One writer per series: two senders of one UID can't both be the first.
+        with gathering.writing:
             known = gathering.instances.get(instance.sop_instance_uid)
-        if known is not None and known.digest != instance.digest:
-            why = (
-                f"SOPInstanceUID {instance.sop_instance_uid} came before with other content; "
-                "the first one is kept"
-            )
-            return DUPLICATE, why
-        if known is None:
-            try:
-                self._spool.store(instance.series_instance_uid, instance.sop_instance_uid, contents)
-            except SpoolFull as error:
-                return OUT_OF_RESOURCES, f"the spool can't be written: {error}"
-        with self._lock:
-            _note(gathering, instance, source, arrived_s)
+            if known is not None and known.digest != instance.digest:
+                why = (
+                    f"SOPInstanceUID {instance.sop_instance_uid} came before with other "
+                    "content; the first one is kept"
+                )
+                return DUPLICATE, why
+            if known is None:
+                try:
+                    self._spool.store(
+                        instance.series_instance_uid, instance.sop_instance_uid, contents
+                    )
+                except SpoolFull as error:
+                    return OUT_OF_RESOURCES, f"the spool can't be written: {error}"
+            with self._lock:
+                _note(gathering, instance, source, arrived_s)
         return SUCCESS, ""
 
     def closed(self, source_key: str, *, aborted: bool) -> None:
@@ -341,6 +346,7 @@ def _note(
     arrived_s = now_s if arrived_s is None else arrived_s
     if not gathering.instances:
         gathering.first_s = arrived_s
+    gathering.first_s = min(gathering.first_s, arrived_s)
     gathering.instances[instance.sop_instance_uid] = instance
     if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
         gathering.last_s = arrived_s
@@ -377,13 +383,19 @@ def inspect(contents: bytes) -> Instance:
             positions_mm=tuple(_position_mm(plane) for _, plane in planes(ds)),
             rounding_mm=min((rounding_mm(plane) for _, plane in planes(ds)), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
-            digest=hashlib.sha256(contents).hexdigest(),
+            digest=hashlib.sha256(contents[_dataset_offset(ds) :]).hexdigest(),
         )
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
     except DAMAGES as error:
         msg = f"damaged DICOM: {error}"
         raise Unreadable(msg) from error
+
+
+def _dataset_offset(ds: Dataset) -> int:
+    """Where the data set begins, past the file meta that every sender writes its own way."""
+    length = ds.file_meta.get("FileMetaInformationGroupLength")
+    return 0 if length is None else 144 + int(length)
 
 
 def _check(ds: Dataset) -> None:

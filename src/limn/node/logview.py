@@ -54,6 +54,11 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
                     f"{row.name} animal {row.animal}: waits for {delivery.destination}, "
                     f"{delivery.tries} tries, last answer {delivery.status or 'none'}"
                 )
+            if delivery.state == "held":
+                console.print(
+                    f"{row.name} animal {row.animal}: {delivery.destination} REFUSED it with "
+                    f"{delivery.status}; the structure set is kept"
+                )
     journal.close()
 
 

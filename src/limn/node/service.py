@@ -136,18 +136,21 @@ def run_engine(config_path: Path) -> None:
     )
     # Couriers stop after the dispatcher, so that its last results still go out.
     dispatched = threading.Event()
+    threads = [
+        threading.Thread(target=dispatcher.run, args=(stopping,), name="dispatch"),
+        threading.Thread(
+            target=_listen_for_wakes, args=(config, dispatcher, stopping), name="wake"
+        ),
+    ]
     carriers = [
         threading.Thread(target=courier.run, args=(dispatched,), name="courier")
         for courier in couriers
     ]
-    waker = threading.Thread(
-        target=_listen_for_wakes, args=(config, dispatcher, stopping), name="wake"
-    )
-    for thread in (*carriers, waker):
+    for thread in carriers:
         thread.start()
-    dispatcher.run(stopping)
+    _run_until_stopped(threads, stopping, carriers)
     dispatched.set()
-    for thread in (*carriers, waker):
+    for thread in carriers:
         thread.join()
     for courier in couriers:
         courier.work()
@@ -328,12 +331,19 @@ def _stop_on_signal() -> threading.Event:
     return stopping
 
 
-def _run_until_stopped(threads: list[threading.Thread], stopping: threading.Event) -> None:
-    """Run the threads; if one breaks, end the process so that the supervisor restarts it."""
+def _run_until_stopped(
+    threads: Sequence[threading.Thread],
+    stopping: threading.Event,
+    others: Sequence[threading.Thread] = (),
+) -> None:
+    """Run the threads; if one breaks, end the process so that the supervisor restarts it.
+
+    ``others`` run already and are watched too, but not waited for.
+    """
     for thread in threads:
         thread.start()
     while not stopping.wait(0.1):
-        if not all(thread.is_alive() for thread in threads):
+        if not all(thread.is_alive() for thread in (*threads, *others)):
             log.critical("a thread of this process broke; restarting")
             os._exit(4)
     for thread in threads:

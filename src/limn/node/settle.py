@@ -63,11 +63,7 @@ def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
         return Verdict.COMPLETE
     if arrivals.open_associations or quiet_s < rules.settle_s:
         return Verdict.WAIT
-    if (
-        not arrivals.aborted
-        and whole
-        and count >= max(rules.min_slices, rules.expected_slices or 0)
-    ):
+    if not arrivals.aborted and whole and count >= max(rules.min_slices, expected or 0):
         return Verdict.COMPLETE
     if quiet_s < rules.hold_s:
         return Verdict.WAIT

@@ -84,6 +84,7 @@ class FolderWatch:
         self._notified = threading.Event()
         self._observer: BaseObserver | None = None
         self._reachable = True
+        self._said_silent = False
 
     def run(self, stopping: threading.Event) -> None:
         """Watch until told to stop; survives that the folder vanishes and comes back."""
@@ -163,12 +164,14 @@ class FolderWatch:
             observer.schedule(_Notified(self._notified), str(self._settings.folder), recursive=True)
             observer.start()
         except OSError as error:
-            log.warning(
-                "no notifications from %s (%s); it is rescanned every %g s",
-                self._settings.folder,
-                error,
-                self._settings.rescan_s,
-            )
+            if not self._said_silent:
+                log.warning(
+                    "no notifications from %s (%s); it is rescanned every %g s",
+                    self._settings.folder,
+                    error,
+                    self._settings.rescan_s,
+                )
+            self._said_silent = True
             return
         self._observer = observer
 

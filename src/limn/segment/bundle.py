@@ -7,6 +7,7 @@ pickles, so nothing is opened before its sha256 matches the manifest.
 from __future__ import annotations
 
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,13 +27,14 @@ class CleanRule:
 
     Attributes
     ----------
-    keep : "largest" keeps one; "pieces" keeps every one of at least ``min_mm3``
-        (a broken cord, a separate accessory lobe)
-    min_mm3 : float
+    keep : "largest" keeps one; "pieces" also keeps every other one of at least ``min_mm3``
+        (a broken cord, a separate accessory lobe) within ``within_mm`` of the largest (so
+        not one of an animal beside it)
     """
 
     keep: Literal["largest", "pieces"]
     min_mm3: float = 0.0
+    within_mm: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
