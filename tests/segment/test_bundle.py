@@ -26,7 +26,7 @@ def test_the_embedded_bundle_opens():
     assert bundle.folds == (0, 1, 2, 3, 4)
     assert set(bundle.organs.values()) == set(Organ)
     assert bundle.spacing_mm == SpacingMm(0.28, 0.28, 0.28)
-    assert bundle.clean[Organ.CORD] == CleanRule("pieces", 1.0)
+    assert bundle.clean[Organ.CORD] == CleanRule("pieces", 1.0, 6.0)
 
 
 def test_the_manifests_hashes_are_sha256sums():
