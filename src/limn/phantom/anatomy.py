@@ -291,7 +291,7 @@ def _paint_animal(
         airway = _airway(frame, shape) < 0.75
         np.copyto(labels, np.uint8(3), where=right & ~airway & ~bones)
         np.copyto(labels, np.uint8(4), where=left & ~airway & ~bones)
-        np.copyto(labels, np.uint8(1), where=in_heart & ~bones)
+        np.copyto(labels, np.uint8(1), where=in_heart & ~bones & ~airway)
         np.copyto(labels, np.uint8(2), where=cord)
 
 
