@@ -23,14 +23,8 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 
-from limn.node.intake import (
-    CANNOT_UNDERSTAND,
-    DUPLICATE,
-    OUT_OF_RESOURCES,
-    SUCCESS,
-    Unreadable,
-    inspect,
-)
+from limn.node.instance import Unreadable, inspect
+from limn.node.intake import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from tests.node.parts import COUNT, SCP, Door, encoded, other_modality, running, slices, until
 
 OTHER = replace(SCP, key="association-2", sender="OTHER@127.0.0.2")

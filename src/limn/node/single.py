@@ -17,7 +17,7 @@ from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.timing import Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
-from limn.node.intake import Unreadable, inspect
+from limn.node.instance import Unreadable, inspect
 from limn.node.pipeline import Product, contour
 from limn.node.spool import write_durably
 from limn.node.worker import algorithm_of, label_of, warm_up

@@ -1,0 +1,133 @@
+"""Reads what decides about one instance from its bytes, or says why it can't be taken."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID
+
+from limn.dicom.series import CT_CLASSES, planes, rounding_mm
+from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
+
+# What pydicom raises for bytes that are not what they claim.
+DAMAGES = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the intake needs to know of one instance.
+
+    Attributes
+    ----------
+    positions_mm : along the slice normal, one per frame; None where the header gives none
+    rounding_mm : size of the last decimal in which they are written
+    """
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    animal: str
+    positions_mm: tuple[float | None, ...]
+    rounding_mm: float
+    announced_slices: int | None
+    digest: str
+
+
+class Unreadable(Exception):
+    """Bytes that are no instance limn can take; the text says why."""
+
+
+def inspect(contents: bytes) -> Instance:
+    """Read what decides about an instance.
+
+    Raises
+    ------
+    Unreadable
+        If it is not a whole CT image instance.
+    """
+    if not contents:
+        raise Unreadable("the file is empty")
+    try:
+        ds = pydicom.dcmread(io.BytesIO(contents))
+        _check(ds)
+        return Instance(
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            study_instance_uid=str(ds.get("StudyInstanceUID", "")),
+            animal=str(ds.get("PatientID", "")),
+            positions_mm=tuple(_position_mm(plane) for _, plane in planes(ds)),
+            rounding_mm=min((rounding_mm(plane) for _, plane in planes(ds)), default=0.0),
+            announced_slices=_count(ds.get("ImagesInAcquisition")),
+            digest=hashlib.sha256(contents[_dataset_offset(ds) :]).hexdigest(),
+        )
+    except InvalidDicomError as error:
+        raise Unreadable("not a DICOM file") from error
+    except DAMAGES as error:
+        msg = f"damaged DICOM: {error}"
+        raise Unreadable(msg) from error
+
+
+def _dataset_offset(ds: Dataset) -> int:
+    """Where the data set begins, past the file meta that every sender writes its own way."""
+    length = ds.file_meta.get("FileMetaInformationGroupLength")
+    return 0 if length is None else 144 + int(length)
+
+
+def _check(ds: Dataset) -> None:
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax not in TRANSFER_SYNTAXES:
+        msg = f"TransferSyntaxUID {syntax} can't be decoded here"
+        raise Unreadable(msg)
+    if ds.get("SOPClassUID") not in CT_CLASSES:
+        name = UID(ds.get("SOPClassUID", "")).name or "no SOPClassUID"
+        msg = f"Modality {ds.get('Modality', 'absent')} ({name}), a CT image expected"
+        raise Unreadable(msg)
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        uid = UID(str(ds.get(keyword, "")))
+        if not uid.is_valid:
+            msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
+            raise Unreadable(msg)
+    if "PixelData" not in ds:
+        raise Unreadable("PixelData absent: the file has no pixels or is cut off")
+    if syntax in NATIVE_SYNTAXES:
+        frames = int(ds.get("NumberOfFrames") or 1)
+        expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
+        expected = expected * ds.BitsAllocated // 8
+        if len(ds.PixelData) < expected:
+            msg = f"PixelData has {len(ds.PixelData)} bytes, {expected} expected: cut off"
+            raise Unreadable(msg)
+
+
+def _position_mm(ds: Dataset) -> float | None:
+    try:
+        orientation = np.array([float(v) for v in ds.ImageOrientationPatient])
+        position = np.array([float(v) for v in ds.ImagePositionPatient])
+        return float(np.cross(orientation[:3], orientation[3:]) @ position)
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _count(value: Any) -> int | None:
+    try:
+        return int(value) if value is not None else None
+    except (TypeError, ValueError):
+        return None
