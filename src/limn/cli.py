@@ -78,6 +78,12 @@ def _phantom(parsed: argparse.Namespace) -> None:
     print(f"{made.slices} slices in {made.series_dir}, truth in {parsed.out / 'truth.nii.gz'}")
 
 
+def _rois(parsed: argparse.Namespace) -> None:
+    from limn.lab.rois import show_rois
+
+    show_rois(parsed.structure_set, parsed.series, parsed.out)
+
+
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     from limn.lab.train import Recipe, seal, train_phantom_folds
 
@@ -147,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     phantom.add_argument("--neighbour", action="store_true", help="a second animal beside it")
     phantom.set_defaults(run=_phantom)
+
+    rois = commands.add_parser("rois", help="what a structure set of any make says about a series")
+    rois.add_argument("structure_set", type=Path, metavar="RTSTRUCT")
+    rois.add_argument("series", type=Path, help="folder of the CT series")
+    rois.add_argument("-o", "--out", type=Path, help="write one NIfTI mask per ROI here")
+    rois.set_defaults(run=_rois)
 
     lab = commands.add_parser("lab", help="train and measure")
     studies = lab.add_subparsers(metavar="STUDY", required=True)

@@ -355,8 +355,8 @@ def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
     return [
         Contour(
             organ_of_number[int(roi.ReferencedROINumber)],
-            slice_of[_reference(item)],
-            _points(item),
+            slice_of[reference_of(item)],
+            points_of(item),
         )
         for roi in ds.ROIContourSequence
         for item in roi.ContourSequence
@@ -372,14 +372,14 @@ def faults(ds: Dataset, series: Series) -> list[str]:
     for roi in ds.ROIContourSequence:
         for item in roi.ContourSequence:
             where = f"ROI {roi.ReferencedROINumber} contour {item.ContourNumber}"
-            reference = _reference(item)
+            reference = reference_of(item)
             uid = reference[0]
             if reference not in known:
                 found.append(f"{where}: ReferencedSOPInstanceUID {uid} is not in the series")
                 continue
             if any(len(text) > DS_BYTES for text in _texts(item)):
                 found.append(f"{where}: ContourData over {DS_BYTES} bytes")
-            points = _points(item)
+            points = points_of(item)
             if len(points) < 3 or len(points) != item.NumberOfContourPoints:
                 found.append(f"{where}: NumberOfContourPoints {item.NumberOfContourPoints}")
             elif series.grid.distance_to_slice_mm(known[reference], points) > PLANE_TOLERANCE_MM:
@@ -387,7 +387,8 @@ def faults(ds: Dataset, series: Series) -> list[str]:
     return found
 
 
-def _reference(item: Dataset) -> tuple[str, int | None]:
+def reference_of(item: Dataset) -> tuple[str, int | None]:
+    """SOP Instance UID and frame of the image that a contour was drawn on."""
     image = item.ContourImageSequence[0]
     frame = image.get("ReferencedFrameNumber")
     return (str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame))
@@ -401,5 +402,6 @@ def _texts(item: Dataset) -> list[str]:
     return [getattr(value, "original_string", str(value)) for value in item.ContourData]
 
 
-def _points(item: Dataset) -> FloatArray:
+def points_of(item: Dataset) -> FloatArray:
+    """(n, 3) patient coordinates of a contour, mm."""
     return np.array(_texts(item), dtype=np.float64).reshape(-1, 3)

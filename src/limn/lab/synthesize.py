@@ -62,12 +62,13 @@ def synthesize(
     )
     for k, ds in enumerate(ct_instances(volume, identity)):
         ds.save_as(series_dir / f"ct_{k + 1:04d}.dcm", enforce_file_format=True)
-    SimpleITK.WriteImage(_image(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
-    SimpleITK.WriteImage(_image(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
+    SimpleITK.WriteImage(to_image(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
+    SimpleITK.WriteImage(to_image(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
     return Synthesized(series_dir, truth, z)
 
 
-def _image(array_zyx: np.ndarray, grid: Grid) -> SimpleITK.Image:
+def to_image(array_zyx: np.ndarray, grid: Grid) -> SimpleITK.Image:
+    """An array on its grid, for NIfTI."""
     image = SimpleITK.GetImageFromArray(array_zyx)
     spacing = grid.spacing_mm
     image.SetSpacing((spacing.x, spacing.y, spacing.z))

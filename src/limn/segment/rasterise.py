@@ -1,15 +1,18 @@
-"""Polygons back to voxels: the proof that a structure set says what the labels said."""
+"""Polygons back to voxels: the proof of our own structure sets, the reading of others'."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from skimage import draw
 
-from limn.domain.geometry import Grid
+from limn.domain.geometry import FloatArray, Grid
 from limn.domain.scan import Contour, Organ
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 def rasterise(
@@ -30,3 +33,28 @@ def rasterise(
             else:
                 mask[contour.slice_index, rows, columns] = True
     return mask
+
+
+def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) -> Mask:
+    """Fill the rings of one slice as their author meant them, (y, x) bool.
+
+    Parameters
+    ----------
+    rings_yx : rows and columns of each ring, and whether it was written as XOR
+
+    A ring that lies wholly in what is filled already is a hole, for many systems nest plain
+    polygons; the same ring twice is one.
+    """
+    masks: list[tuple[Mask, bool]] = []
+    for ring_yx, xor in rings_yx:
+        mask = np.zeros(shape, dtype=np.bool_)
+        mask[draw.polygon(ring_yx[:, 0], ring_yx[:, 1], shape=shape)] = True
+        if not any(np.array_equal(mask, other) for other, _ in masks):
+            masks.append((mask, xor))
+    filled = np.zeros(shape, dtype=np.bool_)
+    for mask, xor in sorted(masks, key=lambda each: -int(each[0].sum())):
+        if xor or bool(filled[mask].all()):
+            filled ^= mask
+        else:
+            filled |= mask
+    return filled
