@@ -30,6 +30,10 @@ from limn.segment.bundle import Bundle
 
 Progress = Callable[[int, int], None]
 
+# A tile with fewer voxels above this than this share is air, noise included.
+TISSUE_HU = -400.0
+AIR_SHARE = 0.001
+
 # Slices interpolated to the scan's grid at a time; bounds the memory of the last step.
 SLAB = 16
 
@@ -131,10 +135,19 @@ class Ensemble:
                 *(_steps(n, p) for n, p in zip(padded.shape, plan.patch_zyx, strict=True))
             )
         )
-        passes = len(corners) * len(self._networks)
+        tiles = [
+            tuple(slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True))
+            for corner in corners
+        ]
+        air = [self._is_air(padded[where]) for where in tiles]
+        full = [where for where, empty in zip(tiles, air, strict=True) if not empty]
+        for where in itertools.compress(tiles, air):
+            # What the networks would say, at no cost: most of a wide field of view is air.
+            total[(0, *where)] += gaussian * len(self._networks)
+            weight[where] += gaussian * len(self._networks)
+        passes = len(full) * len(self._networks)
         with torch.inference_mode():
-            for done, corner in enumerate(corners):
-                where = tuple(slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True))
+            for done, where in enumerate(full):
                 tile = padded[where][None, None]
                 for k, network in enumerate(self._networks):
                     soft = torch.softmax(self._forward(network, tile).float(), dim=1)[0]
@@ -144,6 +157,11 @@ class Ensemble:
         total /= weight
         inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
         return total[(slice(None), *inner)]
+
+    def _is_air(self, tile: torch.Tensor) -> bool:
+        """Whether hardly a voxel of a tile is as dense as tissue."""
+        tissue = (TISSUE_HU - self._plan.mean) / self._plan.std
+        return bool((tile > tissue).float().mean() < AIR_SHARE)
 
     def label(self, prepared: Prepared, probabilities: torch.Tensor) -> Labels:
         """The most probable organ of every voxel of the scan's own grid.
