@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid
+from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid, ladder
 
 # ImageOrientationPatient of the eight patient positions (PS3.3 C.7.3.1.1.2, table-independent:
 # rows and columns as a scanner writes them), then a coronal and a sagittal stack.
@@ -208,3 +209,29 @@ def test_an_axial_grid_starts_where_it_is_told():
     np.testing.assert_allclose(
         grid.plane_points_xyz_mm(3, np.array([[2.0, 1.0]])), [[1.1, 2.4, 4.5]]
     )
+
+
+@pytest.mark.parametrize("lost", [1, 50, 100, 198])
+@pytest.mark.parametrize(("step_mm", "rounding_mm"), [(0.1, 0.1), (0.01, 0.01), (0.14, 0.0001)])
+def test_a_lost_slice_does_not_hide_in_the_rounding(lost, step_mm, rounding_mm):
+    """One slice of 200 missing, positions multiples of their last decimal: its rung is empty."""
+    kept = np.delete(np.arange(200), lost)
+    positions = np.round(kept * step_mm, 6)
+    assert ladder(positions, rounding_mm).tolist() == kept.tolist()
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+@pytest.mark.parametrize("step_mm", [0.13672, 0.1367, 0.14])
+def test_a_gap_in_rounded_positions_is_found(step_mm, decimals):
+    """679 slices, two missing, positions written with few decimals."""
+    kept = np.delete(np.arange(679), [300, 301])
+    positions = np.round(kept * step_mm, decimals)
+    assert ladder(positions, 10.0**-decimals).tolist() == kept.tolist()
+
+
+def test_spacing_leaves_gaps_out():
+    """The step over missing slices is no spacing; volumes would grow with it."""
+    whole = axial_grid((30, 4, 4), SpacingMm(0.14, 0.2, 0.2), np.zeros(3))
+    kept = np.delete(np.arange(30), [10, 11])
+    gappy = replace(whole, slice_origins_xyz_mm=whole.slice_origins_xyz_mm[kept])
+    assert gappy.spacing_mm.z == pytest.approx(0.14)

@@ -167,7 +167,7 @@ def test_a_refused_structure_set_is_held_and_said(desk, caplog, status):
     assert path in said
     (row,) = desk.rows()
     assert (row["outcome"], row["destination_status"]) == ("held", f"0x{status:04X}")
-    assert (row["accepted_utc"], float(row["door_to_door_s"])) == ("", 0.0)
+    assert (row["accepted_utc"], row["door_to_door_s"]) == ("", "")
 
 
 @pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])

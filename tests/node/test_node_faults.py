@@ -1,5 +1,6 @@
 """A whole node whose processes die; no program of others is needed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -106,6 +107,42 @@ def test_killing_the_supervisor_takes_the_children_along(node: Node) -> None:
     node.process.kill()
     node.process.wait()
     wait_for(lambda: not any(alive(pid) for pid in children), 10)
+
+
+def test_every_port_is_bound_to_loopback(node: Node) -> None:
+    """No process of the node listens on an address that another machine can reach."""
+    assert node.process is not None
+    sockets = set()
+    for pid in [node.process.pid, *node.children()]:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(str(link.readlink()))
+    listening = {}
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            bound = fields[3] in ("0A", "07")
+            if bound and f"socket:[{fields[9]}]" in sockets:
+                listening[fields[1]] = name
+    assert len(listening) >= 3
+    outside = [address for address in listening if not address.startswith("0100007F:")]
+    assert not outside, f"bound beyond 127.0.0.1: {outside}"
+
+
+def test_a_port_in_use_is_named(node: Node, tmp_path: Path) -> None:
+    """A node whose port another one has does not start, and says which key to change."""
+    other = Node(tmp_path / "other", EXPORT)
+    text = other.config.read_text().replace(f"port = {other.port}", f"port = {node.port}", 1)
+    other.config.write_text(text)
+    refused = subprocess.run(
+        [sys.executable, "-m", "limn.cli", "serve", "--config", str(other.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert f"receive.port {node.port}" in refused.stderr
 
 
 def test_no_second_node_starts_on_the_same_data(node: Node) -> None:

@@ -101,6 +101,17 @@ def test_a_gap_in_an_organ_is_refused(
         run(folder, ensemble)
 
 
+def test_a_header_that_contradicts_the_anatomy_is_refused(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """A supine mouse said to be prone: its lungs would be swapped, its cord lies on the belly."""
+    volume, _ = restack(*mouse, "HFP", "axial")
+    turned = Volume(volume.hu_zyx, mouse[0].grid)
+    folder = write(turned, tmp_path / "ct", "HFS", "38")
+    with pytest.raises(RefusedSeries, match=r"contradicts the anatomy: the cord lies"):
+        run(folder, ensemble)
+
+
 def test_air_alone_is_no_mouse(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:

@@ -243,7 +243,8 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.SOPInstanceUID = UID(identity.sop_instance_uid)
     ds.SeriesInstanceUID = identity.series_instance_uid
     ds.StudyInstanceUID = source.StudyInstanceUID
-    ds.SeriesNumber = (int(source.get("SeriesNumber") or 0) + 9000) % 1_000_000
+    number = str(source.get("SeriesNumber") or 0)
+    ds.SeriesNumber = 9000 + (int(number) % 100_000 if number.isdigit() else 0)
     ds.InstanceNumber = "1"
     ds.Manufacturer, ds.ManufacturerModelName = "limn", "limn"
     ds.SoftwareVersions = identity.software

@@ -34,6 +34,8 @@ MIN_SLICES = 3
 # More than this share of the slices missing is no gap but another series.
 MAX_MISSING_SHARE = 0.1
 SAME_POSITION_MM = 0.001
+# Sine of an angle to the patient's axes that is worth a flag: 0.02 mm over a mouse.
+UNFLAGGED_OBLIQUE = 0.001
 # Positions rounded more coarsely than this are not evenly spaced by any reading.
 COARSEST_ROUNDING_MM = 0.1
 SIDEWAYS_MM = 0.01
@@ -59,8 +61,7 @@ _GROUPS = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing",),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
-    "CTPixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
     "CTImageFrameTypeSequence": ("FrameType",),
 }
 
@@ -151,7 +152,11 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
         raise RefusedSeries("no DICOM instance to contour")
     for instance in instances:
         _check_instance(instance.header)
-    for keyword in ("SeriesInstanceUID", "PatientID", "Rows", "Columns", "FrameOfReferenceUID"):
+    _check_uids(instances)
+    for keyword in (
+        *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID"),
+        *("Rows", "Columns"),
+    ):
         _check_same([(i.header, str(i.header.SOPInstanceUID)) for i in instances], keyword)
     slices = [
         Slice(instance.header, plane, instance.path, frame)
@@ -214,15 +219,16 @@ def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
 
 
 def rounding_mm(plane: Dataset) -> float:
-    """Size of the last written decimal of ImagePositionPatient, at most 0.1 mm."""
-    exponents = [-1]
-    for value in plane.get("ImagePositionPatient") or ():
-        try:
-            text = Decimal(getattr(value, "original_string", str(value)).strip())
-            exponents.append(int(text.normalize().as_tuple().exponent))
-        except (InvalidOperation, TypeError, ValueError):
-            continue
-    return float(min(COARSEST_ROUNDING_MM, 10.0 ** min(exponents)))
+    """Size of the last written decimal of the position along the normal, at most 0.1 mm."""
+    try:
+        orientation = np.array([float(v) for v in plane.ImageOrientationPatient])
+        axis = int(np.abs(np.cross(orientation[:3], orientation[3:])).argmax())
+        value = plane.ImagePositionPatient[axis]
+        text = Decimal(getattr(value, "original_string", str(value)).strip())
+        exponent = text.normalize().as_tuple().exponent
+        return float(min(COARSEST_ROUNDING_MM, 10.0 ** int(exponent)))
+    except (AttributeError, IndexError, InvalidOperation, TypeError, ValueError):
+        return 0.0
 
 
 def _check_instance(header: Dataset) -> None:
@@ -233,6 +239,7 @@ def _check_instance(header: Dataset) -> None:
     if header.get("SOPClassUID") not in CT_CLASSES:
         msg = f"SOPClassUID {header.get('SOPClassUID', 'absent')}, a CT image class expected"
         raise RefusedSeries(msg)
+    _check_no_scout(header, name)
     for keyword in ("SeriesInstanceUID", "SOPInstanceUID", "StudyInstanceUID"):
         if not header.get(keyword):
             msg = f"{keyword} absent (instance {name})"
@@ -240,6 +247,11 @@ def _check_instance(header: Dataset) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated"):
         if not header.get(keyword):
             msg = f"{keyword} absent: instance {name} has no pixels"
+            raise RefusedSeries(msg)
+    if header.get("HighBit") is not None and header.get("BitsStored"):
+        expected = int(header.BitsStored) - 1
+        if int(header.HighBit) != expected:
+            msg = f"HighBit {header.HighBit}, {expected} expected (BitsStored - 1) in {name}"
             raise RefusedSeries(msg)
     if int(header.get("SamplesPerPixel") or 1) != 1:
         msg = f"SamplesPerPixel {header.SamplesPerPixel}, 1 expected (instance {name})"
@@ -254,20 +266,44 @@ def _check_instance(header: Dataset) -> None:
         raise RefusedSeries(msg)
 
 
-def _check_slice(each: Slice, *, assume_hu: bool) -> None:
-    kinds = (*(each.header.get("ImageType") or ()), *(each.plane.get("FrameType") or ()))
-    if "LOCALIZER" in kinds:
-        shown = "\\".join(kinds)
-        msg = f"ImageType {shown}: a scout lies in the series ({each.name}); send it on its own"
-        raise RefusedSeries(msg)
-    if not assume_hu:
-        for keyword in ("RescaleSlope", "RescaleIntercept"):
-            if each.plane.get(keyword) is None:
+def _check_no_scout(header: Dataset, name: str) -> None:
+    """Refuse a localizer before its size or orientation takes the blame."""
+    for frame, plane in planes(header):
+        for value in (header.get("ImageType"), plane.get("FrameType")):
+            kinds = [value] if isinstance(value, str) else list(value or ())
+            if "LOCALIZER" in kinds:
+                where = name if frame is None else f"{name} frame {frame}"
+                shown = "\\".join(kinds)
                 msg = (
-                    f"{keyword} absent: pixels are not in HU (instance {each.name}); set "
-                    "assume_hu in the site's config if this scanner writes HU"
+                    f"ImageType {shown}: a scout lies in the series ({where}); send the scan "
+                    "without it"
                 )
                 raise RefusedSeries(msg)
+
+
+def _check_uids(instances: Sequence[Instance]) -> None:
+    counted = Counter(str(instance.header.SOPInstanceUID) for instance in instances)
+    uid, count = counted.most_common(1)[0]
+    if count > 1:
+        msg = f"SOPInstanceUID {uid} names {count} files; which of them is the slice?"
+        raise RefusedSeries(msg)
+
+
+def _check_slice(each: Slice, *, assume_hu: bool) -> None:
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        value = each.plane.get(keyword)
+        if value in (None, "") and not assume_hu:
+            msg = (
+                f"{keyword} absent: pixels are not in HU (instance {each.name}); set "
+                "assume_hu in the site's config if this scanner writes HU"
+            )
+            raise RefusedSeries(msg)
+        if value in (None, ""):
+            continue
+        number = _float(value)
+        if number is None or (keyword == "RescaleSlope" and number == 0):
+            msg = f"{keyword} {value!s} is no number that gives HU (instance {each.name})"
+            raise RefusedSeries(msg)
     _numbers(each.plane, "ImageOrientationPatient", 6, each.name)
     _numbers(each.plane, "ImagePositionPatient", 3, each.name)
     if min(_numbers(each.plane, "PixelSpacing", 2, each.name)) <= 0:
@@ -346,6 +382,14 @@ def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
         flags.append("lossy")
     if not first.get("FrameOfReferenceUID"):
         flags.append("no-frame-of-reference")
+    kinds = {str(each.plane.get("RescaleType") or "HU").strip() for each in ordered}
+    flags += [f"rescale-type:{kind}" for kind in sorted(kinds - {"HU"})]
+    off_axis = max(
+        float(np.sort(np.abs(axis))[-2])
+        for axis in np.reshape([float(v) for v in ordered[0].plane.ImageOrientationPatient], (2, 3))
+    )
+    if off_axis > UNFLAGGED_OBLIQUE:
+        flags.append(f"oblique:{np.degrees(np.arcsin(off_axis)):.2f}deg")
     position = str(first.get("PatientPosition", "")).strip()
     orientation = np.array(ordered[0].plane.ImageOrientationPatient, dtype=np.float64)
     fitting = [
@@ -376,6 +420,15 @@ def _numbers(header: Dataset, keyword: str, count: int, name: str = "") -> Float
         msg = f"{keyword} {shown}, {count} numbers expected (instance {name})"
         raise RefusedSeries(msg)
     return numbers
+
+
+def _float(value: object) -> float | None:
+    """A finite number, or None."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
 
 
 def _shown(header: Dataset, keyword: str) -> str:

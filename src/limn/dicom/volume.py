@@ -100,8 +100,8 @@ def read_volume(series: Series) -> Volume:
         if stored.shape != series.grid.shape_zyx[1:]:
             msg = f"PixelData of {each.name} is {stored.shape}, not Rows x Columns"
             raise RefusedSeries(msg)
-        slope = float(each.plane.get("RescaleSlope", 1))
-        hu_zyx[k] = stored * slope + float(each.plane.get("RescaleIntercept", 0))
+        slope, intercept = each.plane.get("RescaleSlope"), each.plane.get("RescaleIntercept")
+        hu_zyx[k] = stored * float(slope or 1) + float(intercept or 0)
     return Volume(hu_zyx, series.grid)
 
 
@@ -119,8 +119,13 @@ def _decode(each: Slice) -> npt.NDArray[np.float64]:
     except (RuntimeError, ValueError, AttributeError, EOFError) as error:
         msg = f"PixelData of {each.name} can't be decoded: {error}"
         raise RefusedSeries(msg) from error
-    if each.frame is not None and array.ndim == 2:
-        array = array[None]
+    if each.frame is not None:
+        array = array if array.ndim == 3 else array[None]
+        frames = int(each.header.get("NumberOfFrames") or 1)
+        if len(array) != frames:
+            uid = each.header.SOPInstanceUID
+            msg = f"PixelData of {uid} has {len(array)} frames, NumberOfFrames says {frames}"
+            raise RefusedSeries(msg)
     return array
 
 

@@ -101,12 +101,14 @@ class Grid:
 
     @property
     def spacing_mm(self) -> SpacingMm:
-        """Voxel spacing; along z the mean over the stack (1 mm for a single slice)."""
+        """Voxel spacing; along z the mean step, gaps left out (1 mm for a single slice)."""
         positions_mm = self.slice_positions_mm
         if len(positions_mm) == 1:
             z_mm = 1.0
         else:
-            z_mm = float(abs(positions_mm[-1] - positions_mm[0]) / (len(positions_mm) - 1))
+            steps_mm = np.abs(np.diff(positions_mm))
+            # A step over a missing slice is no spacing; a rounded one is, on average.
+            z_mm = float(steps_mm[steps_mm < 1.5 * np.median(steps_mm) + 1e-9].mean())
         return SpacingMm(z=z_mm, y=self.spacing_y_mm, x=self.spacing_x_mm)
 
     def plane_points_xyz_mm(self, slice_index: int, points_yx: FloatArray) -> FloatArray:
@@ -215,11 +217,16 @@ class Reorientation:
 
 # Slices may lie this share of their spacing, or this far, off an even ladder.
 LADDER_TOLERANCE = 0.01
-LADDER_TOLERANCE_MM = 0.002
+LADDER_TOLERANCE_MM = 0.005
+# Ladders with more than this share missing are not tried: rounded positions fit some of them.
+MOST_MISSING = 0.15
 
 
 def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
     """Place of every slice on an even ladder, or None if the slices fit none.
+
+    Every number of missing slices is tried, and the ladder that fits best is taken: a lost
+    slice must not hide in the tolerance that rounded positions need.
 
     Parameters
     ----------
@@ -234,25 +241,33 @@ def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
     count = len(positions_mm)
     if count < 2 or not np.isfinite(positions_mm).all():
         return None
-    steps_mm = np.diff(positions_mm)
-    even_mm = float(positions_mm[-1] - positions_mm[0]) / (count - 1)
+    length_mm = float(positions_mm[-1] - positions_mm[0])
+    even_mm = length_mm / (count - 1)
+    if even_mm <= LADDER_TOLERANCE_MM:
+        return None
     whole = np.arange(count)
-    for step_mm in (even_mm, float(np.median(steps_mm))):
-        if step_mm <= LADDER_TOLERANCE_MM:
+    exact_mm = max(LADDER_TOLERANCE * even_mm, LADDER_TOLERANCE_MM)
+    if float(np.abs(np.diff(positions_mm) - even_mm).max()) <= exact_mm:
+        return whole
+    best, best_mm = whole, _misfit_mm(positions_mm, whole)
+    for missing in range(1, max(1, round(MOST_MISSING * count)) + 1):
+        rungs = np.round((positions_mm - positions_mm[0]) / length_mm * (count - 1 + missing))
+        if np.diff(rungs).min() < 1:
             continue
-        tolerance_mm = max(LADDER_TOLERANCE * step_mm, LADDER_TOLERANCE_MM)
-        rungs = np.round((positions_mm - positions_mm[0]) / step_mm).astype(np.int64)
-        if step_mm == even_mm:
-            rungs = whole
-        elif len(set(rungs.tolist())) < count:
-            continue
-        # The best line through the rungs: a median step is only as exact as the rounding.
-        slope_mm, offset_mm = np.polyfit(rungs, positions_mm, 1)
-        off_mm = float(np.abs(positions_mm - (offset_mm + slope_mm * rungs)).max())
-        off_step_mm = float(np.abs(steps_mm - slope_mm * np.diff(rungs)).max())
-        if off_step_mm <= tolerance_mm or off_mm <= rounding_mm / 2 + LADDER_TOLERANCE_MM:
-            return np.asarray(rungs, dtype=np.int64)
-    return None
+        # Half, not just better: among many ladders one fits a little better by chance.
+        if (off_mm := _misfit_mm(positions_mm, rungs)) < best_mm / 2:
+            best, best_mm = rungs.astype(np.int64), off_mm
+    step_mm = length_mm / float(best[-1])
+    tolerance_mm = max(LADDER_TOLERANCE * step_mm, LADDER_TOLERANCE_MM) + rounding_mm / 2
+    return best if best_mm <= min(tolerance_mm, 0.45 * step_mm) else None
+
+
+def _misfit_mm(positions_mm: FloatArray, rungs: npt.NDArray[np.generic]) -> float:
+    """Largest distance from the best line through the rungs."""
+    places = np.asarray(rungs, dtype=np.float64)
+    centred = places - places.mean()
+    slope_mm = float(centred @ positions_mm) / float(centred @ centred)
+    return float(np.abs(positions_mm - positions_mm.mean() - slope_mm * centred).max())
 
 
 def axial_grid(

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK
 
 from limn.dicom.ct import CtIdentity, ct_instances
+from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import Grid, SpacingMm
 from limn.domain.scan import Labels
 from limn.phantom.anatomy import conceive
@@ -48,13 +49,23 @@ def synthesize(
     size_mm : field of view, z y x
     neighbour : a second animal lies beside the first
     """
+    series_dir = folder / "dicom"
+    if spacing_mm <= 0 or min(size_mm) < 4 * spacing_mm:
+        msg = f"spacing {spacing_mm} mm, size {size_mm} mm: at least 4 voxels a side expected"
+        raise ConfigWrong(msg)
+    try:
+        series_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: {error.strerror}; give a folder"
+        raise ConfigWrong(msg) from error
+    if any(series_dir.iterdir()):
+        msg = f"{series_dir} is not empty; two animals would mix, give another folder"
+        raise ConfigWrong(msg)
     z, y, x = (round(mm / spacing_mm) for mm in size_mm)
     shape = (z, y, x)
     mouse = conceive(seed, neighbour=neighbour)
     scanner = Scanner(SpacingMm(spacing_mm, spacing_mm, spacing_mm), shape)
     volume, truth = scan(mouse, scanner, seed)
-    series_dir = folder / "dicom"
-    series_dir.mkdir(parents=True, exist_ok=True)
     identity = CtIdentity(
         animal=f"PHANTOM-{seed}",
         uid_root=f"{UID_ROOT}.{seed}.{round(spacing_mm * 1000)}.{z}.{y}.{x}.{int(neighbour)}",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from limn.domain.errors import LimnError
+from limn.domain.errors import ConfigWrong, LimnError
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.deliver import Peer, echo
-from limn.node.service import deliverable_bundle
+from limn.node.service import check_ports, deliverable_bundle
 from limn.node.worker import warm_up
 
 
@@ -26,6 +26,8 @@ def check(config_path: Path) -> bool:
         ("bundle", lambda: _bundle(config)),
         ("model", lambda: _model(config)),
         ("data folder", lambda: _disk(config)),
+        ("watched folder", lambda: _watched(config)),
+        ("ports", lambda: _ports(config)),
         *((f"destination {d.name}", _destination(d, config)) for d in config.destination),
     ]
     results = [_try(console, name, action) for name, action in tries]
@@ -64,7 +66,30 @@ def _disk(config: Config) -> str:
     probe = config.data_dir / ".check"
     probe.write_bytes(b"limn")
     probe.unlink()
+    free_mb = shutil.disk_usage(config.data_dir).free // 2**20
+    if free_mb < config.receive.min_free_mb:
+        msg = (
+            f"{config.data_dir} has {free_mb} MB free, receive.min_free_mb is "
+            f"{config.receive.min_free_mb}: every scan would be answered 0xA700"
+        )
+        raise ConfigWrong(msg)
     return f"{config.data_dir}, {shutil.disk_usage(config.data_dir).free / 2**30:.0f} GiB free"
+
+
+def _watched(config: Config) -> str:
+    if config.watch is None:
+        return "none"
+    if not config.watch.folder.is_dir():
+        msg = f"watch.folder {config.watch.folder} can't be reached"
+        raise ConfigWrong(msg)
+    return f"{config.watch.folder} can be read"
+
+
+def _ports(config: Config) -> str:
+    if config.ready_path.exists():
+        return "in use by the node that runs on this data folder"
+    check_ports(config)
+    return f"{config.receive.port}, {config.engine.port} and {config.engine.wake_port} are free"
 
 
 def _destination(

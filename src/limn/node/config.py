@@ -17,6 +17,9 @@ AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]
 # An empty host would mean every interface.
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+# Plain text that any character set of DICOM holds: no backslash, no control characters, no
+# blank at either end.
+PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
     Annotated[int, Field(ge=0, le=255)],
@@ -78,12 +81,12 @@ class PlanningSystem(_Table):
     """How the planning system wants its structure sets."""
 
     profile: str = "default"
-    species: str = "Mus musculus"
-    strain: str = ""
+    species: Annotated[PlainText, Field(max_length=64)] = "Mus musculus"
+    strain: Annotated[PlainText, Field(max_length=64)] | Literal[""] = ""
     holes: Literal["keyhole", "xor"] = "keyhole"
     max_points: Annotated[int, Field(ge=32)] | None = None
-    structure_set_label: Annotated[str, Field(min_length=1, max_length=11)] = "limn"
-    roi_names: dict[Organ, Annotated[str, Field(min_length=1, max_length=64)]] = {}
+    structure_set_label: Annotated[PlainText, Field(max_length=11)] = "limn"
+    roi_names: dict[Organ, Annotated[PlainText, Field(max_length=64)]] = {}
     colours: dict[Organ, Colour] = {}
 
     @model_validator(mode="before")

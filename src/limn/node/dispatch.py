@@ -90,7 +90,10 @@ class Dispatcher:
                 stopping.wait(0.5)
             finally:
                 self._flights.clear()
-                self._say_ready(0)
+                if stopping.is_set():
+                    self._config.ready_path.unlink(missing_ok=True)
+                else:
+                    self._say_ready(0)
 
     def _serve(self, client: Client, stopping: Event) -> None:
         while client.status == "running":
@@ -154,10 +157,14 @@ class Dispatcher:
         future.add_done_callback(lambda done: self._events.put(("done", (row.id, done))))
 
     def _predecessor_uid(self, row: ScanRow) -> str:
-        """The structure set that this scan's replaces, if there is one."""
-        if row.predecessor is None or self._journal.scan(row.predecessor).state != "contoured":
-            return ""
-        return self._journal.structure_set_of(row.predecessor).sop_instance_uid
+        """The structure set that this scan's replaces: the last version that has one."""
+        earlier = row.predecessor
+        while earlier is not None:
+            before = self._journal.scan(earlier)
+            if before.state == "contoured":
+                return self._journal.structure_set_of(before.id).sop_instance_uid
+            earlier = before.predecessor
+        return ""
 
     def _land(self, scan_id: int, future: Future[Result]) -> None:
         flight = self._flights.get(scan_id)

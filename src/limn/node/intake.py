@@ -203,9 +203,17 @@ class Intake:
                 f"the association broke off after {count} slices and nothing came within "
                 f"{self._rules.hold_s:g} s; send the series again"
             )
+        slices = sum(len(instance.positions_mm) for instance in gathering.instances.values())
+        for key, least in (
+            ("min_slices", self._rules.min_slices),
+            ("expected_slices", self._rules.expected_slices or 0),
+        ):
+            if not refused and slices < least:
+                refused = f"{slices} slices came, settle.{key} is {least}"
         names = sorted(self._spool.file_name(uid) for uid in gathering.instances)
         digests = sorted(f"{uid} {i.digest}" for uid, i in gathering.instances.items())
-        now = datetime.now(UTC)
+        # Local time, as the CT's own dates: DICOM would need an offset for both otherwise.
+        now = datetime.now(UTC).astimezone()
         row = self._journal.insert(
             Arrived(
                 series_instance_uid=series_instance_uid,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +16,10 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.timing import ScanRecord
 from limn.node import scanlog
 from limn.node.config import load_config
-from limn.node.journal import Journal
+from limn.node.journal import DeliveryRow, Journal, ScanRow
 
+# Columns of a terminal from which on the stages are shown.
+WIDE = 130
 SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
 
 
@@ -41,44 +45,57 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
         return
     # What a file says of its animal is text, never markup.
     console = Console(markup=False, highlight=False)
-    console.print(_table(rows))
-    if not config.journal_path.exists():
-        return
-    journal = Journal(config.journal_path)
-    for row in journal.scans():
-        if row.state == "ready":
-            console.print(f"{row.name} animal {row.animal}: waits for a worker")
-        for delivery in journal.deliveries(row.id):
-            if row.state == "contoured" and delivery.state == "waiting":
-                console.print(
-                    f"{row.name} animal {row.animal}: waits for {delivery.destination}, "
-                    f"{delivery.tries} tries, last answer {delivery.status or 'none'}"
-                )
-            if delivery.state == "held":
-                console.print(
-                    f"{row.name} animal {row.animal}: {delivery.destination} REFUSED it with "
-                    f"{delivery.status}; the structure set is kept"
-                )
-    journal.close()
+    console.print(_table(rows, wide=console.width >= WIDE))
+    if config.journal_path.exists():
+        journal = Journal(config.journal_path)
+        for row in journal.scans():
+            if animal is None or row.animal == animal:
+                for line in _unfinished(row, journal.deliveries(row.id)):
+                    console.print(f"{row.name} animal {row.animal}: {line}")
+        journal.close()
 
 
-def _table(rows: list[dict[str, str]]) -> Table:
-    table = Table(title=f"{len(rows)} scans")
-    for name in ("scan", "last slice (UTC)", "animal", "outcome"):
+def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str]:
+    """What still waits, or was refused."""
+    if row.state == "ready":
+        yield f"being contoured, try {row.tries}" if row.tries else "waits for a worker"
+    for delivery in deliveries:
+        if row.state == "contoured" and delivery.state == "waiting":
+            yield (
+                f"waits for {delivery.destination}, {delivery.tries} tries, last answer "
+                f"{delivery.status or 'none'}"
+            )
+        if delivery.state == "held":
+            yield (
+                f"{delivery.destination} REFUSED it with {delivery.status}; the structure set "
+                "is kept"
+            )
+
+
+def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
+    """One line a scan; the stages only where there is room for them."""
+    table = Table(title=f"{len(rows)} scan{'' if len(rows) == 1 else 's'}", box=SIMPLE_HEAD)
+    stages = SHOWN_S if wide else ()
+    for name in ("scan", "last slice UTC", "animal", "outcome"):
         table.add_column(name, no_wrap=True)
-    for name in (*SHOWN_S, "door_to_door_s"):
-        table.add_column(name.removesuffix("_s").replace("_", " ") + " s", justify="right")
-    table.add_column("flags, reason")
+    for name in (*stages, "door_to_door_s"):
+        shown = name.removesuffix("_s").replace("_", " ") + " s"
+        table.add_column(shown if wide else "door s", justify="right", no_wrap=True)
+    table.add_column("flags, reason", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         table.add_row(
             row["scan_id"],
             row["last_slice_utc"][:19].replace("T", " "),
             row["animal"],
             row["outcome"],
-            *(f"{float(row[name]):.2f}" for name in (*SHOWN_S, "door_to_door_s")),
+            *(_seconds(row[name]) for name in (*stages, "door_to_door_s")),
             " ".join(part for part in (row["flags"], row["reason"]) if part),
         )
     return table
+
+
+def _seconds(value: str) -> str:
+    return f"{float(value):.2f}" if value else "-"
 
 
 def _day(since: str) -> str:

@@ -20,6 +20,7 @@ from limn.domain.timing import Stopwatch
 from limn.segment.clean import clean
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.locate import ChoiceRule, keep_one_animal
+from limn.segment.orient import MIN_RIGHT_SHARE, contradictions, right_lung_share
 from limn.segment.picture import draw_contours
 from limn.segment.rasterise import rasterise
 from limn.segment.trace import trace
@@ -93,6 +94,14 @@ def contour(
         volumes_mm3 = labels.volumes_mm3()
     if not any(volumes_mm3.values()):
         raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
+    if against := contradictions(labels):
+        msg = (
+            f"the header contradicts the anatomy: {'; '.join(against)}. Check how the "
+            f"animal lies against PatientPosition "
+            f"{series.first.get('PatientPosition', 'absent')} and ImageOrientationPatient "
+            f"{series.slices[0].plane.ImageOrientationPatient}: left and right may be swapped"
+        )
+        raise RefusedSeries(msg)
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
@@ -108,6 +117,7 @@ def contour(
         *([f"animals:{located.animals}"] if located.animals > 1 else []),
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
+        *_lung_flags(labels),
         *_hu_flags(volume, ensemble.bundle.expected_hu),
         *(["demo-bundle"] if ensemble.bundle.demonstration else []),
     ]
@@ -165,7 +175,7 @@ def _gap_refusal(series: Series, cut: list[Organ]) -> str:
     after = int(np.flatnonzero(steps > 1)[0])
     first, second = (series.slices[after + i] for i in (0, 1))
     return (
-        f"{int(steps[after]) - 1} slices are missing between "
+        f"{int(steps[after]) - 1} missing between slices {after + 1} and {after + 2}, "
         f"{first.name} and {second.name} (ImagePositionPatient "
         f"{first.plane.ImagePositionPatient} and {second.plane.ImagePositionPatient}), in "
         f"{', '.join(cut)}; send the missing slices or scan again"
@@ -179,6 +189,11 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
         f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
         f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
     )
+
+
+def _lung_flags(labels: Labels) -> list[str]:
+    share = right_lung_share(labels)
+    return [f"right-lung-smaller:{share:.2f}"] if share and share < MIN_RIGHT_SHARE else []
 
 
 def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:

@@ -27,7 +27,11 @@ def append(path: Path, record: ScanRecord) -> None:
     writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
     if not path.exists() or path.stat().st_size == 0:
         writer.writeheader()
-    writer.writerow({name: _shown(value) for name, value in asdict(record).items()})
+    values = {name: _shown(value) for name, value in asdict(record).items()}
+    if not record.accepted_utc:
+        # Nothing was accepted, so there is no such time; a 0 would spoil every mean.
+        values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")
+    writer.writerow(values)
     with path.open("a", newline="") as file:
         file.write(text.getvalue())
         file.flush()

@@ -48,8 +48,10 @@ def set_up_log(data_dir: Path, process: str) -> None:
         handlers=[logging.StreamHandler(), logging.FileHandler(data_dir / "limn.log")],
         force=True,
     )
-    for chatty in ("distributed", "pynetdicom", "asyncio", "tornado"):
+    for chatty in ("distributed", "asyncio", "tornado"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # What goes wrong with a peer is said once, in our own words.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     # rt-utils sets attributes that pydicom deprecates, and pydicom logs it at every scan.
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 
@@ -157,6 +159,32 @@ def run_engine(config_path: Path) -> None:
     journal.close()
 
 
+def check_ports(config: Config) -> None:
+    """Try every port that the node will listen on.
+
+    Raises
+    ------
+    ConfigWrong
+        Names the first key whose port can't be had.
+    """
+    for key, host, port, kind in (
+        ("receive.port", config.receive.host, config.receive.port, socket.SOCK_STREAM),
+        ("engine.port", config.engine.host, config.engine.port, socket.SOCK_STREAM),
+        ("engine.wake_port", "127.0.0.1", config.engine.wake_port, socket.SOCK_DGRAM),
+    ):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                msg = (
+                    f"{key} {port} on {host} can't be used ({error.strerror}); stop what "
+                    "listens there or choose another port"
+                )
+                raise ConfigWrong(msg) from error
+
+
 def scheduler_address(config: Config) -> str:
     """Where Dask's scheduler listens."""
     return f"tls://{config.engine.host}:{config.engine.port}"
@@ -217,6 +245,7 @@ class Supervisor:
             raise ConfigWrong(msg) from error
         with lock:
             bundle = deliverable_bundle(config)
+            check_ports(config)
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
             config.ready_path.unlink(missing_ok=True)
             _write_tls(config.tls_dir)
@@ -238,17 +267,20 @@ class Supervisor:
             for flag, name in zip(("ca-file", "cert", "key"), TLS_FILES, strict=True)
             for part in (f"--tls-{flag}", str(config.tls_dir / name))
         ]
+        # Dask opens its HTTP pages on every interface even without a dashboard.
+        no_page = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
         limn = [sys.executable, "-m", "limn.cli", "serve", "--config", str(self._config_path)]
         scheduler = [
             *(sys.executable, "-m", "distributed.cli.dask_scheduler"),
             *("--host", config.engine.host, "--port", str(config.engine.port)),
-            *("--protocol", "tls", "--no-dashboard", "--preload", "limn.node.lifeline"),
+            *("--protocol", "tls", *no_page, "--preload", "limn.node.lifeline"),
             *tls,
         ]
         worker = [
             *(sys.executable, "-m", "distributed.cli.dask_worker", scheduler_address(config)),
             *("--host", config.engine.host, "--nthreads", "1", "--no-nanny"),
-            *("--no-dashboard", "--memory-limit", "0", "--death-timeout", "60"),
+            *no_page,
+            *("--memory-limit", "0", "--death-timeout", "60"),
             *("--local-directory", str(config.data_dir / "dask")),
             *tls,
             *("--preload", "limn.node.worker", str(self._config_path)),

@@ -57,11 +57,14 @@ def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
     """Complete, not yet, or no longer worth waiting for."""
     quiet_s = now_s - arrivals.last_arrival_s
     count = len(arrivals.positions_mm)
-    whole = is_uniform(arrivals.positions_mm, arrivals.rounding_mm)
     expected = rules.expected_slices or arrivals.announced_slices
+    busy = bool(arrivals.open_associations) or quiet_s < rules.settle_s
+    if busy and expected != count:
+        return Verdict.WAIT
+    whole = is_uniform(arrivals.positions_mm, arrivals.rounding_mm)
     if whole and expected == count:
         return Verdict.COMPLETE
-    if arrivals.open_associations or quiet_s < rules.settle_s:
+    if busy:
         return Verdict.WAIT
     if not arrivals.aborted and whole and count >= max(rules.min_slices, expected or 0):
         return Verdict.COMPLETE

@@ -14,9 +14,10 @@ from limn.dicom.rtstruct import Identity
 from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
-from limn.domain.errors import RefusedSeries
+from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.timing import Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
+from limn.node.instance import Instance as ReceivedInstance
 from limn.node.instance import Unreadable, inspect
 from limn.node.pipeline import Product, contour
 from limn.node.spool import write_durably
@@ -34,6 +35,11 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         If the folder holds no series, several, or one that can't be contoured.
     """
     console = Console()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{out}: {error.strerror}; give a folder"
+        raise ConfigWrong(msg) from error
     config = _config(out, bundle, config_path)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
@@ -46,7 +52,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         stopwatch = Stopwatch()
         model = warm.ensemble.bundle
         series_instance_uid = str(instances[0].header.SeriesInstanceUID)
-        now = datetime.now(UTC)
+        now = datetime.now(UTC).astimezone()
         product = contour(
             instances,
             warm.ensemble,
@@ -64,7 +70,6 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
             stopwatch,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    out.mkdir(parents=True, exist_ok=True)
     write_durably(out / "RS.dcm", product.structure_set)
     (out / "picture.png").write_bytes(product.picture)
     console.print(_table(product, stopwatch))
@@ -85,13 +90,22 @@ def _config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
 
 def _one_series(folder: Path, console: Console) -> list[Instance]:
     found: dict[str, list[Path]] = {}
+    seen: dict[str, ReceivedInstance] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             instance = inspect(path.read_bytes())
         except Unreadable as error:
             console.print(f"[yellow]left out[/] {path}: {error}", highlight=False)
             continue
-        found.setdefault(instance.series_instance_uid, []).append(path)
+        first = seen.setdefault(instance.sop_instance_uid, instance)
+        if first.digest != instance.digest:
+            msg = (
+                f"SOPInstanceUID {instance.sop_instance_uid} stands in two files with "
+                f"different content, one of them {path}"
+            )
+            raise RefusedSeries(msg)
+        if first is instance:
+            found.setdefault(instance.series_instance_uid, []).append(path)
     if not found:
         msg = f"{folder} holds no CT image"
         raise RefusedSeries(msg)

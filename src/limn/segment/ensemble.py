@@ -135,7 +135,7 @@ class Ensemble:
                 *(_steps(n, p) for n, p in zip(padded.shape, plan.patch_zyx, strict=True))
             )
         )
-        tiles = [
+        tiles: list[tuple[slice, ...]] = [
             tuple(slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True))
             for corner in corners
         ]
@@ -143,7 +143,7 @@ class Ensemble:
         full = [where for where, empty in zip(tiles, air, strict=True) if not empty]
         for where in itertools.compress(tiles, air):
             # What the networks would say, at no cost: most of a wide field of view is air.
-            total[(0, *where)] += gaussian * len(self._networks)
+            total[0][where] += gaussian * len(self._networks)
             weight[where] += gaussian * len(self._networks)
         passes = len(full) * len(self._networks)
         with torch.inference_mode():

@@ -11,12 +11,13 @@ from PIL import Image, ImageDraw
 from skimage import measure
 
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Labels, Organ, Volume, occupied_box
+from limn.domain.scan import Box, Labels, Organ, Volume, occupied_box
 
 Colour = tuple[int, int, int]
 
 WINDOW_HU = (-900.0, 500.0)
 PANEL_PX = 420
+MARGIN_MM = 7.0
 MARGIN_PX = 8
 CAPTION_PX = 34
 # Patient letters at left, right, top and bottom of each panel.
@@ -34,6 +35,8 @@ def draw_contours(
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     hu, drawn = turn.apply(volume.hu_zyx), turn.apply(labels.labels_zyx)
     spacing = turn.spacing(volume.grid.spacing_mm).zyx
+    around = _around(drawn, spacing)
+    hu, drawn = hu[around], drawn[around]
     centre = _middle(drawn)
     panels = [
         _panel(hu, drawn, spacing, axis, centre[axis], labels, colours, letters)
@@ -50,6 +53,22 @@ def draw_contours(
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
+
+
+def _around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> Box:
+    """The organs with the body around them: an animal is a fifth of a wide field of view."""
+    box = occupied_box(labels_zyx)
+    if box[0].stop == 0:
+        box = (
+            slice(0, labels_zyx.shape[0]),
+            slice(0, labels_zyx.shape[1]),
+            slice(0, labels_zyx.shape[2]),
+        )
+    z, y, x = (
+        slice(max(0, span.start - round(MARGIN_MM / mm)), min(n, span.stop + round(MARGIN_MM / mm)))
+        for span, mm, n in zip(box, spacing, labels_zyx.shape, strict=True)
+    )
+    return (z, y, x)
 
 
 def _middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 from skimage import measure
 
 from limn.domain.geometry import FloatArray, IntArray
@@ -238,13 +239,18 @@ def _keyhole(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
         return outer
     ring = _with_midpoints(outer)
     waiting = [_with_midpoints(hole) for hole in holes]
+    away = [float(cdist(ring, hole).min()) for hole in waiting]
     while waiting:
-        bridges = [_shortest_bridge(ring, hole) for hole in waiting]
-        nearest = min(range(len(waiting)), key=lambda i: bridges[i][0])
-        _, i, j = bridges[nearest]
+        nearest = int(np.argmin(away))
         hole = waiting.pop(nearest)
+        del away[nearest]
+        i, j = _shortest_bridge(ring, hole)
         around = np.roll(hole, -j, axis=0)
         ring = np.concatenate((ring[: i + 1], around, around[:1], ring[i:]))
+        away = [
+            min(mm, float(cdist(hole, other).min()))
+            for mm, other in zip(away, waiting, strict=True)
+        ]
     return ring
 
 
@@ -254,33 +260,32 @@ def _with_midpoints(ring: FloatArray) -> FloatArray:
     return np.stack((ring, between), axis=1).reshape(-1, 2)
 
 
-def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[float, int, int]:
-    """Squared length and both ends of the shortest line that keeps clear of voxel centres.
+def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[int, int]:
+    """Both ends of the shortest line that keeps clear of voxel centres.
 
     Ends on the rings' own vertices come first: they lie on rows or columns and round inward,
     as a reader that rounds to whole voxels (rt-utils) needs it. The points between do not.
     """
     on_ring, on_hole = ((each % 1 == 0).any(axis=1) for each in (ring, hole))
-    found = (0.0, 0, 0)
+    ends = (0, 0)
     for mine, theirs in ((on_ring, on_hole), (~on_ring, ~on_hole)):
-        found, clear = _nearest_clear(ring, hole, np.flatnonzero(mine), np.flatnonzero(theirs))
+        ends, clear = _nearest_clear(ring, hole, np.flatnonzero(mine), np.flatnonzero(theirs))
         if clear:
             break
-    return found
+    return ends
 
 
 def _nearest_clear(
     ring: FloatArray, hole: FloatArray, mine: IntArray, theirs: IntArray
-) -> tuple[tuple[float, int, int], bool]:
+) -> tuple[tuple[int, int], bool]:
     """Best of the nearest pairs, and whether it keeps clear of voxel centres."""
-    distance2 = ((ring[mine, None, :] - hole[None, theirs, :]) ** 2).sum(axis=2).ravel()
-    count = min(BRIDGES_TRIED, len(distance2))
-    nearest = np.argpartition(distance2, count - 1)[:count]
-    nearest = nearest[np.argsort(distance2[nearest], kind="stable")]
+    distances = cdist(ring[mine], hole[theirs], "sqeuclidean").ravel()
+    count = min(BRIDGES_TRIED, len(distances))
+    nearest = np.argpartition(distances, count - 1)[:count]
+    nearest = nearest[np.argsort(distances[nearest], kind="stable")]
     ends = [(int(mine[n // len(theirs)]), int(theirs[n % len(theirs)])) for n in nearest]
     best = next((n for n, (i, j) in enumerate(ends) if _is_clear(ring[i], hole[j])), None)
-    chosen = best or 0
-    return (float(distance2[nearest[chosen]]), *ends[chosen]), best is not None
+    return ends[best or 0], best is not None
 
 
 def _is_clear(start_yx: FloatArray, end_yx: FloatArray) -> bool:
