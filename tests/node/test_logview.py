@@ -37,6 +37,7 @@ class Site:
             "animal": f"M{number}",
             "outcome": "delivered",
             "last_slice_utc": f"2026-01-{number:02d}T23:30:00.000+00:00",
+            "accepted_utc": "2026-01-01T23:30:12.346+00:00",
             "door_to_door_s": 12.3456,
         }
         scanlog.append(self.data / "scans.csv", ScanRecord(**(values | changes)))

@@ -97,7 +97,7 @@ def test_a_gap_in_an_organ_is_refused(
     heart = np.flatnonzero(truth.mask(Organ.HEART).any(axis=(1, 2)))
     middle = int(heart[len(heart) // 2])
     folder = without(write(volume, tmp_path / "ct", "HFS", "33"), [middle])
-    with pytest.raises(RefusedSeries, match=r"1 slices are missing between .* in Heart"):
+    with pytest.raises(RefusedSeries, match=r"1 slices missing between slices .* in Heart"):
         run(folder, ensemble)
 
 

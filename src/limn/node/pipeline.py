@@ -175,7 +175,7 @@ def _gap_refusal(series: Series, cut: list[Organ]) -> str:
     after = int(np.flatnonzero(steps > 1)[0])
     first, second = (series.slices[after + i] for i in (0, 1))
     return (
-        f"{int(steps[after]) - 1} missing between slices {after + 1} and {after + 2}, "
+        f"{int(steps[after]) - 1} slices missing between slices {after + 1} and {after + 2}, "
         f"{first.name} and {second.name} (ImagePositionPatient "
         f"{first.plane.ImagePositionPatient} and {second.plane.ImagePositionPatient}), in "
         f"{', '.join(cut)}; send the missing slices or scan again"
