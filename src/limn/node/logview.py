@@ -19,7 +19,7 @@ from limn.node.config import load_config
 from limn.node.journal import DeliveryRow, Journal, ScanRow
 
 # Columns of a terminal from which on the stages are shown.
-WIDE = 130
+WIDE = 170
 SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
 
 
@@ -46,12 +46,15 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
     # What a file says of its animal is text, never markup.
     console = Console(markup=False, highlight=False)
     console.print(_table(rows, wide=console.width >= WIDE))
+    for row in rows:
+        if row["reason"]:
+            console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
     if config.journal_path.exists():
         journal = Journal(config.journal_path)
-        for row in journal.scans():
-            if animal is None or row.animal == animal:
-                for line in _unfinished(row, journal.deliveries(row.id)):
-                    console.print(f"{row.name} animal {row.animal}: {line}")
+        for scan in journal.scans():
+            if animal is None or scan.animal == animal:
+                for line in _unfinished(scan, journal.deliveries(scan.id)):
+                    console.print(f"{scan.name} animal {scan.animal}: {line}")
         journal.close()
 
 
@@ -81,7 +84,7 @@ def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
     for name in (*stages, "door_to_door_s"):
         shown = name.removesuffix("_s").replace("_", " ") + " s"
         table.add_column(shown if wide else "door s", justify="right", no_wrap=True)
-    table.add_column("flags, reason", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("flags")
     for row in rows:
         table.add_row(
             row["scan_id"],
@@ -89,7 +92,7 @@ def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
             row["animal"],
             row["outcome"],
             *(_seconds(row[name]) for name in (*stages, "door_to_door_s")),
-            " ".join(part for part in (row["flags"], row["reason"]) if part),
+            row["flags"],
         )
     return table
 
