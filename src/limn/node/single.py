@@ -35,6 +35,9 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         If the folder holds no series, several, or one that can't be contoured.
     """
     console = Console()
+    if not folder.is_dir():
+        msg = f"{folder} is no folder"
+        raise ConfigWrong(msg)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
