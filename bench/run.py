@@ -188,7 +188,6 @@ def bench_node(folder: Path) -> dict[str, float]:
     return {
         "node: inference_s / door_to_door_s": float(row["inference_s"]) / door_s,
         "node: overhead_s / door_to_door_s": float(row["overhead_s"]) / door_s,
-        "node: the paper's 40 s / door_to_door_s": 40.0 / door_s,
     }
 
 
