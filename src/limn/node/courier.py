@@ -72,7 +72,14 @@ class Courier:
         if answer.outcome is Outcome.AGAIN:
             wait_s = backoff_s(delivery.tries)
             self._journal.postponed(delivery.id, answer.status, accepted_at + wait_s)
-            log.warning("%s -> %s: %s; again in %.0f s", row.name, name, answer.status, wait_s)
+            log.warning(
+                "%s -> %s: %s; again in %.0f s, %d waiting",
+                row.name,
+                name,
+                answer.status,
+                wait_s,
+                self._journal.waiting(name),
+            )
             return
         if answer.outcome is Outcome.DELIVERED:
             self._journal.delivered(delivery.id, answer.status, accepted_at)

@@ -67,11 +67,6 @@ class Bundle:
         return self.folder / f"fold_{fold}" / "checkpoint_final.pth"
 
 
-def identify(folder: Path) -> str:
-    """The bundle's hash: sha256 of its manifest, which holds the sha256 of every file."""
-    return hashlib.sha256(_manifest_bytes(folder)).hexdigest()
-
-
 def open_bundle(folder: Path) -> Bundle:
     """Verify a bundle's files against its manifest.
 
