@@ -23,8 +23,8 @@ demo: install
 	$(BIN)/limn demo
 
 lint: install
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
@@ -32,8 +32,8 @@ test: lint
 	$(BIN)/pytest
 
 fix: install
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
 
 bench: install
 	$(BIN)/python bench/run.py

@@ -106,7 +106,7 @@ def ours(folder: Path, labels: Labels, out: Path) -> float:
 
 def theirs(folder: Path, masks: dict[Organ, np.ndarray], out: Path) -> float:
     """The same by rt-utils, as its README does it."""
-    from rt_utils import RTStructBuilder  # noqa: PLC0415
+    from rt_utils import RTStructBuilder
 
     built = RTStructBuilder.create_new(dicom_series_path=str(folder))
     started = time.perf_counter()
@@ -131,7 +131,7 @@ def bench_rtstruct(folder: Path) -> dict[str, float]:
         )
         found[f"RTSTRUCT {name}: rt-utils / limn"] = theirs_s / ours_s
         found[f"RTSTRUCT {name}: contour step, rt-utils / limn"] = theirs_contour_s / ours_contour_s
-        print(  # noqa: T201
+        print(
             f"512x512x400 {name}: headers to saved RTSTRUCT limn {ours_s:.2f} s, rt-utils "
             f"{theirs_s:.2f} s; contour step {ours_contour_s:.3f} / {theirs_contour_s:.3f} s"
         )
@@ -141,11 +141,11 @@ def bench_rtstruct(folder: Path) -> dict[str, float]:
 
 def bench_ensemble() -> dict[str, float]:
     """Five folds over one scan: limn's engine against nnunetv2's own predictor."""
-    import torch  # noqa: PLC0415
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: PLC0415
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from limn.segment.bundle import open_bundle  # noqa: PLC0415
-    from limn.segment.ensemble import Ensemble  # noqa: PLC0415
+    from limn.segment.bundle import open_bundle
+    from limn.segment.ensemble import Ensemble
 
     volume, _ = scan(conceive(1), Scanner(SpacingMm(0.2, 0.2, 0.2), (150, 130, 150)), 1)
     ensemble = Ensemble.load(open_bundle(EMBEDDED_BUNDLE), "cpu")
@@ -184,7 +184,7 @@ def bench_node(folder: Path) -> dict[str, float]:
     (row,) = scanlog.rows(folder / "demo" / "node" / "scans.csv")
     door_s = float(row["door_to_door_s"])
     dispatch_s = float(row["settle_s"]) + float(row["overhead_s"])
-    print(f"last slice to dispatch: at most {dispatch_s:.3f} s (settle_s + all of overhead_s)")  # noqa: T201
+    print(f"last slice to dispatch: at most {dispatch_s:.3f} s (settle_s + all of overhead_s)")
     return {
         "node: inference_s / door_to_door_s": float(row["inference_s"]) / door_s,
         "node: overhead_s / door_to_door_s": float(row["overhead_s"]) / door_s,
@@ -210,7 +210,7 @@ def main() -> None:
         if "node" in wanted:
             ratios |= bench_node(folder)
     for name, ratio in ratios.items():
-        print(f"{name:55} {ratio:8.2f}")  # noqa: T201
+        print(f"{name:55} {ratio:8.2f}")
     parsed.json.write_text(json.dumps(ratios, indent=1) + "\n")
 
 
