@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -211,8 +212,10 @@ class Config(_Table):
         watch = self.watch
         return self.model_copy(
             update={
-                "data_dir": folder / self.data_dir,
-                "model": self.model.model_copy(update={"bundle": folder / self.model.bundle}),
+                "data_dir": _below(folder, self.data_dir),
+                "model": self.model.model_copy(
+                    update={"bundle": _below(folder, self.model.bundle)}
+                ),
                 "watch": watch and watch.model_copy(update={"folder": folder / watch.folder}),
                 "destination": tuple(
                     destination.model_copy(update={"folder": folder / destination.folder})
@@ -222,6 +225,11 @@ class Config(_Table):
                 ),
             }
         )
+
+
+def _below(folder: Path, path: Path) -> Path:
+    """A path taken from a folder, without the ``..`` that an operator would have to follow."""
+    return Path(os.path.normpath(folder / path))
 
 
 def load_config(path: Path) -> Config:
