@@ -34,6 +34,7 @@ from limn.segment.bundle import Bundle, open_bundle
 log = logging.getLogger(__name__)
 
 DRAIN_S = 120.0
+PORT_WAIT_S = 5.0
 RESTART_S = 0.5
 SLOWEST_RESTART_S = 10.0
 TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
@@ -172,17 +173,28 @@ def check_ports(config: Config) -> None:
         ("engine.port", config.engine.host, config.engine.port, socket.SOCK_STREAM),
         ("engine.wake_port", "127.0.0.1", config.engine.wake_port, socket.SOCK_DGRAM),
     ):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                msg = (
-                    f"{key} {port} on {host} can't be used ({error.strerror}); stop what "
-                    "listens there or choose another port"
-                )
-                raise ConfigWrong(msg) from error
+        # The children of a node that was just killed hold theirs a moment longer.
+        give_up_s = time.monotonic() + PORT_WAIT_S
+        while (why := _unusable(host, port, kind)) and time.monotonic() < give_up_s:
+            time.sleep(0.2)
+        if why:
+            msg = (
+                f"{key} {port} on {host} can't be used ({why}); stop what listens there or "
+                "choose another port"
+            )
+            raise ConfigWrong(msg)
+
+
+def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
+    """Why an address can't be bound; empty if it can."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def scheduler_address(config: Config) -> str:
