@@ -308,3 +308,39 @@ def test_predecessor_strain_and_codes(paths: list[Path]) -> None:
     assert (code.CodeValue, code.CodingSchemeDesignator) == ("44029006", "SCT")
     assert observation.RTROIInterpretedType == "ORGAN"
     assert ds.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian
+
+
+def test_a_slight_obliquity_and_other_units_are_flagged(paths: list[Path]) -> None:
+    """Half a degree is contoured and said; so is a RescaleType that is not HU."""
+    sine = float(np.sin(np.radians(0.5)))
+    cosine = float(np.cos(np.radians(0.5)))
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        ds.ImageOrientationPatient = [f"{v:.9f}" for v in (1, 0, 0, 0, cosine, sine)]
+        ds.ImagePositionPatient = [f"{v:.6f}" for v in (0, -sine * k * 0.14, cosine * k * 0.14)]
+        ds.RescaleType = "US"
+
+    assert assemble(edit(paths, change)).flags == ("rescale-type:US", "oblique:0.50deg")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "said"),
+    [
+        ("RescaleSlope", "0", r"RescaleSlope 0"),
+        ("HighBit", 12, r"HighBit 12, 15 expected"),
+        ("StudyInstanceUID", "2.25.4242", r"StudyInstanceUID differs"),
+        ("SOPInstanceUID", "2.25.99.1.3.2", r"SOPInstanceUID 2\.25\.99\.1\.3\.2 names 2 files"),
+        ("ImageType", "LOCALIZER", r"ImageType LOCALIZER: a scout"),
+    ],
+)
+def test_one_odd_slice_is_refused_by_its_keyword(
+    keyword: str, value: object, said: str, paths: list[Path]
+) -> None:
+    """The first slice alone is odd: the refusal names what is, before anything else takes blame."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        if k == 0:
+            setattr(ds, keyword, value)
+
+    with pytest.raises(RefusedSeries, match=said):
+        assemble(edit(paths, change))
