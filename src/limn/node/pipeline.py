@@ -94,7 +94,9 @@ def contour(
         volumes_mm3 = labels.volumes_mm3()
     if not any(volumes_mm3.values()):
         raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
-    if against := contradictions(labels):
+    with stopwatch.stage("clean_s"):
+        against = contradictions(labels)
+    if against:
         msg = (
             f"the header contradicts the anatomy: {'; '.join(against)}. Check how the "
             f"animal lies against PatientPosition "
@@ -117,7 +119,7 @@ def contour(
         *([f"animals:{located.animals}"] if located.animals > 1 else []),
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
-        *_lung_flags(labels),
+        *_lung_flags(volumes_mm3),
         *_hu_flags(volume, ensemble.bundle.expected_hu),
         *(["demo-bundle"] if ensemble.bundle.demonstration else []),
     ]
@@ -191,8 +193,8 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
     )
 
 
-def _lung_flags(labels: Labels) -> list[str]:
-    share = right_lung_share(labels)
+def _lung_flags(volumes_mm3: Mapping[Organ, float]) -> list[str]:
+    share = right_lung_share(volumes_mm3)
     return [f"right-lung-smaller:{share:.2f}"] if share and share < MIN_RIGHT_SHARE else []
 
 

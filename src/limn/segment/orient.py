@@ -7,6 +7,8 @@ animal's left, and the right lung is the larger (0.60-0.66 of both in measured m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from limn.domain.geometry import Reorientation
@@ -21,13 +23,13 @@ def contradictions(labels: Labels) -> list[str]:
     """What speaks against the header; empty when the anatomy agrees or can't tell."""
     turn = Reorientation.between(labels.grid.axis_letters, "SPL")
     spacing = turn.spacing(labels.grid.spacing_mm).zyx
-    turned = turn.apply(labels.labels_zyx)
-    middle_mm, voxels = {}, {}
+    # The organs' box is enough, for only distances between organs count.
+    turned = turn.apply(labels.labels_zyx[labels.box])
+    middle_mm = {}
     for label, organ in labels.organs.items():
         found = np.argwhere(turned == label)
         if len(found):
             middle_mm[organ] = found.mean(axis=0) * spacing
-            voxels[organ] = len(found)
     said = []
     if {Organ.CORD, Organ.HEART} <= set(middle_mm):
         behind_mm = float(middle_mm[Organ.CORD][1] - middle_mm[Organ.HEART][1])
@@ -40,8 +42,7 @@ def contradictions(labels: Labels) -> list[str]:
     return said
 
 
-def right_lung_share(labels: Labels) -> float | None:
+def right_lung_share(volumes_mm3: Mapping[Organ, float]) -> float | None:
     """Share of the right lung in both; None when one is absent."""
-    volumes = labels.volumes_mm3()
-    left, right = volumes.get(Organ.LUNG_L, 0.0), volumes.get(Organ.LUNG_R, 0.0)
+    left, right = volumes_mm3.get(Organ.LUNG_L, 0.0), volumes_mm3.get(Organ.LUNG_R, 0.0)
     return right / (left + right) if left and right else None
