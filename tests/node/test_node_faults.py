@@ -42,6 +42,17 @@ def exported(node: Node) -> list[Path]:
     return sorted((node.folder / "export").glob("RS*.dcm"))
 
 
+def serve(node: Node) -> subprocess.CompletedProcess[str]:
+    """Start a node that should refuse to start."""
+    return subprocess.run(
+        [sys.executable, "-m", "limn.cli", "serve", "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 def pid_of(node: Node, *words: str) -> int:
     """The child whose command line holds all the words."""
     for pid in node.children():
@@ -137,26 +148,14 @@ def test_a_port_in_use_is_named(node: Node, tmp_path: Path) -> None:
     other = Node(tmp_path / "other", EXPORT)
     text = other.config.read_text().replace(f"port = {other.port}", f"port = {node.port}", 1)
     other.config.write_text(text)
-    refused = subprocess.run(
-        [sys.executable, "-m", "limn.cli", "serve", "--config", str(other.config)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    refused = serve(other)
     assert refused.returncode == 1
     assert f"receive.port {node.port}" in refused.stderr
 
 
 def test_no_second_node_starts_on_the_same_data(node: Node) -> None:
     """A second start is refused with what to do, and the first runs on."""
-    second = subprocess.run(
-        [sys.executable, "-m", "limn.cli", "serve", "--config", str(node.config)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    second = serve(node)
     assert second.returncode == 1
     assert "another limn runs on" in second.stderr
     assert node.process is not None
@@ -168,13 +167,7 @@ def test_a_demonstration_bundle_does_not_deliver_unasked(tmp_path: Path) -> None
     """Without allow_demo_bundle the node does not start and says which key would let it."""
     node = Node(tmp_path / "node", EXPORT)
     node.config.write_text(node.config.read_text().replace("allow_demo_bundle = true\n", ""))
-    refused = subprocess.run(
-        [sys.executable, "-m", "limn.cli", "serve", "--config", str(node.config)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    refused = serve(node)
     assert refused.returncode == 1
     assert "allow_demo_bundle" in refused.stderr
 
