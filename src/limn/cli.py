@@ -85,14 +85,10 @@ def _rois(parsed: argparse.Namespace) -> None:
 
 
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.train import Recipe, seal, train_phantom_folds
+    from limn.lab.train import Recipe, train_phantom_folds
 
-    recipe = Recipe()
-    folds = parsed.fold if parsed.fold is not None else range(recipe.folds)
-    train_phantom_folds(parsed.out, recipe, list(folds), print)
-    if all((parsed.out / f"fold_{fold}").is_dir() for fold in range(recipe.folds)):
-        seal(parsed.out, recipe)
-        print(f"bundle sealed in {parsed.out}")
+    train_phantom_folds(parsed.out, Recipe(), print)
+    print(f"bundle sealed in {parsed.out}")
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -164,7 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     studies = lab.add_subparsers(metavar="STUDY", required=True)
     train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
     train.add_argument("out", type=Path)
-    train.add_argument("--fold", type=int, nargs="*", help="only these folds")
     train.set_defaults(run=_lab_train_phantom)
 
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")

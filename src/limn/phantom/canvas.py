@@ -1,0 +1,234 @@
+"""The canvas a mouse is painted on: voxels that know where in the straight mouse they lie.
+
+Shapes are signed distances in mm, negative inside. A voxel that a surface crosses takes the
+share of each side that the distance says, so that partial volume needs no finer grid, and only
+the box around a shape is touched, so that a scan takes seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import interpolate, ndimage
+
+from limn.domain.geometry import Grid
+from limn.phantom.anatomy import Pose
+
+Field: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+PointXyzMm: TypeAlias = tuple[float, float, float]
+BoxZyx: TypeAlias = tuple[slice, slice, slice]
+
+# Poses bend smoothly, so that a warp computed this coarsely is right to a few microns.
+WARP_STEP_MM = 1.0
+WOBBLE_LENGTH_MM = 4.0
+
+
+class Profile:
+    """A smooth function of z given by a few points, quick to look up for many voxels."""
+
+    def __init__(self, points: dict[float, float], scale: float = 1.0) -> None:
+        z = np.array(sorted(points))
+        values = np.array([points[key] for key in sorted(points)]) * scale
+        self._first, self._step = float(z[0]), 0.02
+        fine = np.arange(z[0], z[-1] + self._step, self._step)
+        curve = interpolate.PchipInterpolator(z, values)(np.clip(fine, z[0], z[-1]))
+        self._table = curve.astype(np.float32)
+
+    def __call__(self, z: npt.NDArray[np.float32] | float) -> Field:
+        at = (np.asarray(z) - np.float32(self._first)) * np.float32(1.0 / self._step)
+        nearest = np.clip(at, 0, len(self._table) - 1).astype(np.int32)
+        return np.asarray(self._table[nearest])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canvas:
+    """Voxels of a scan and where each lies in the straight mouse.
+
+    Attributes
+    ----------
+    x, y, z : (z, y, x) float32, mm in the mouse's own frame
+    hu_zyx : (z, y, x) float32, painted in place
+    shares : (organ, z, y, x) uint8 truth: 255 where the organ of `TRUTH_LABELS` fills the voxel;
+        painted in place; None for what is never labelled
+    voxel_mm : width over which a surface mixes both sides
+    """
+
+    x: Field
+    y: Field
+    z: Field
+    hu_zyx: Field
+    shares: npt.NDArray[np.uint8] | None
+    voxel_mm: float
+
+    def box(self, low_xyz: PointXyzMm, high_xyz: PointXyzMm) -> BoxZyx | None:
+        """The voxels that may lie between two corners given in the mouse's frame."""
+        step = 3
+        coarse = [axis[::step, ::step, ::step] for axis in (self.x, self.y, self.z)]
+        margin = 2.5 * step * self.voxel_mm
+        inside = np.ones(coarse[0].shape, dtype=np.bool_)
+        for axis, low, high in zip(coarse, low_xyz, high_xyz, strict=True):
+            inside &= (axis > low - margin) & (axis < high + margin)
+        found = ndimage.find_objects(inside.astype(np.int8))
+        if not found:
+            return None
+        spans = []
+        for span, size in zip(found[0], self.x.shape, strict=True):
+            spans.append(slice(max(0, (span.start - 1) * step), min(size, (span.stop + 1) * step)))
+        return (spans[0], spans[1], spans[2])
+
+    def part(self, box: BoxZyx) -> Canvas:
+        """The same canvas, only the box of it; painting it paints the whole."""
+        shares = None if self.shares is None else self.shares[(slice(None), *box)]
+        return Canvas(
+            self.x[box], self.y[box], self.z[box], self.hu_zyx[box], shares, self.voxel_mm
+        )
+
+    def fill(self, distance_mm: Field, hu: float | Field, strength: float = 1.0) -> None:
+        """Paint the inside of a shape, its surface mixed with what was there."""
+        share = self.covered(distance_mm)
+        if strength != 1.0:
+            share *= np.float32(strength)
+        self.hu_zyx[...] += share * (hu - self.hu_zyx)
+
+    def covered(self, distance_mm: Field) -> Field:
+        """Share of each voxel that lies inside a shape."""
+        return np.clip(0.5 - distance_mm / np.float32(self.voxel_mm), 0.0, 1.0)
+
+    def label(self, share: Field, label: int) -> None:
+        """Set the truth: this organ takes its share of each voxel from the others."""
+        if self.shares is None:
+            return
+        rest = 1.0 - share
+        for other in range(len(self.shares)):
+            self.shares[other] = np.rint(self.shares[other] * rest)
+        self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
+
+
+def warped(
+    grid: Grid, pose: Pose, size: float, at_xyz_mm: PointXyzMm
+) -> tuple[Field, Field, Field]:
+    """Where in the straight mouse of size 1 each voxel of a grid lies.
+
+    Parameters
+    ----------
+    at_xyz_mm : where the middle of the heart lies, LPS
+
+    Returns
+    -------
+    x, y, z : (z, y, x) float32, mm
+    """
+    spacing = grid.spacing_mm.zyx
+    first = grid.slice_origins_xyz_mm[0]
+    extent = [n * mm for n, mm in zip(grid.shape_zyx, spacing, strict=True)]
+    counts = [max(4, round(mm / WARP_STEP_MM) + 1) for mm in extent]
+    z, y, x = (
+        first[2 - axis]
+        + np.linspace(0.0, (grid.shape_zyx[axis] - 1) * spacing[axis], counts[axis])
+        - at_xyz_mm[2 - axis]
+        for axis in range(3)
+    )
+    points = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]))
+    turned = np.einsum("ij,jzyx->izyx", _turn(pose), points) / size
+    straight = _unbend(turned, pose) + _wobble(counts, pose, extent)
+    return tuple(_refined(axis.astype(np.float32), grid.shape_zyx) for axis in straight)  # type: ignore[return-value]
+
+
+def _turn(pose: Pose) -> npt.NDArray[np.float64]:
+    roll, pitch, yaw = pose.roll_rad, pose.pitch_rad, pose.yaw_rad
+    about_z = [[np.cos(roll), np.sin(roll), 0], [-np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
+    about_x = [[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]]
+    about_y = [[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]]
+    return np.asarray(np.array(about_z) @ np.array(about_x) @ np.array(about_y))
+
+
+def _unbend(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float64]:
+    """Coordinates along and across the animal's bent axis; across stays at right angles to it."""
+    period = 24.0
+
+    def axis(t: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+        u = np.clip(t, -45, 35) / period
+        side = pose.bend_side_mm * np.sin(2.2 * u + pose.bend_phase)
+        back = pose.bend_back_mm * np.cos(2.0 * u + pose.bend_phase)
+        side_slope = pose.bend_side_mm * 2.2 / period * np.cos(2.2 * u + pose.bend_phase)
+        back_slope = -pose.bend_back_mm * 2.0 / period * np.sin(2.0 * u + pose.bend_phase)
+        return side, back, side_slope, back_slope
+
+    x, y, z = points
+    t = z.copy()
+    for _ in range(3):
+        side, back, dside, dback = axis(t)
+        along = (x - side) * dside + (y - back) * dback + (z - t)
+        t = t + along / (1.0 + dside**2 + dback**2)
+    side, back, dside, dback = axis(t)
+    length = np.sqrt(1.0 + dside**2 + dback**2)
+    across = np.sqrt(1.0 + dside**2)
+    # Unit vectors at right angles to the axis: one in the frontal plane, the other from it.
+    new_x = ((x - side) - (z - t) * dside) / across
+    e2 = np.stack([-dside * dback, across**2, -dback]) / (length * across)
+    new_y = e2[0] * (x - side) + e2[1] * (y - back) + e2[2] * (z - t)
+    return np.stack([new_x, new_y, t])
+
+
+def _wobble(counts: list[int], pose: Pose, extent_mm: list[float]) -> npt.NDArray[np.float64]:
+    """A smooth random displacement: no two mice are the same shape."""
+    rng = np.random.default_rng(pose.wobble_seed)
+    sigma = [WOBBLE_LENGTH_MM * n / mm for n, mm in zip(counts, extent_mm, strict=True)]
+    field = np.stack(
+        [ndimage.gaussian_filter(rng.standard_normal(counts), sigma) for _ in range(3)]
+    )
+    return np.asarray(field * (pose.wobble_mm / max(float(field.std()), 1e-9)))
+
+
+def _refined(coarse: Field, shape_zyx: tuple[int, int, int]) -> Field:
+    """Linear interpolation to the grid, one axis after the other."""
+    out = coarse
+    for axis, size in enumerate(shape_zyx):
+        at = np.linspace(0, out.shape[axis] - 1, size)
+        low = np.minimum(at.astype(int), out.shape[axis] - 2)
+        part = (at - low).astype(np.float32)
+        part = part.reshape([-1 if i == axis else 1 for i in range(3)])
+        out = np.take(out, low, axis) * (1 - part) + np.take(out, low + 1, axis) * part
+    return np.ascontiguousarray(out, dtype=np.float32)
+
+
+def ellipsoid(canvas: Canvas, centre: PointXyzMm, radii: PointXyzMm) -> Field:
+    """Signed distance, nearly exact at the surface."""
+    dx, dy, dz = canvas.x - centre[0], canvas.y - centre[1], canvas.z - centre[2]
+    k0 = np.sqrt((dx / radii[0]) ** 2 + (dy / radii[1]) ** 2 + (dz / radii[2]) ** 2)
+    k1 = np.sqrt((dx / radii[0] ** 2) ** 2 + (dy / radii[1] ** 2) ** 2 + (dz / radii[2] ** 2) ** 2)
+    return np.asarray(k0 * (k0 - 1.0) / np.maximum(k1, 1e-6), dtype=np.float32)
+
+
+def ellipse(dx: Field, dy: Field, rx: Field | float, ry: Field | float) -> Field:
+    """Signed distance in a cross-section whose radii may differ from slice to slice."""
+    k0 = np.sqrt((dx / rx) ** 2 + (dy / ry) ** 2)
+    k1 = np.sqrt((dx / rx**2) ** 2 + (dy / ry**2) ** 2)
+    return np.asarray(k0 * (k0 - 1.0) / np.maximum(k1, 1e-6), dtype=np.float32)
+
+
+def rod(canvas: Canvas, start: PointXyzMm, end: PointXyzMm) -> Field:
+    """Distance from the segment between two points."""
+    a = np.array(start, dtype=np.float32)
+    along = np.array(end, dtype=np.float32) - a
+    dx, dy, dz = canvas.x - a[0], canvas.y - a[1], canvas.z - a[2]
+    length2 = max(float(along @ along), 1e-9)
+    t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length2, 0.0, 1.0)
+    return np.asarray(
+        np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2),
+        dtype=np.float32,
+    )
+
+
+def union(a: Field, b: Field, round_mm: float) -> Field:
+    """Both shapes, the crease between them filled to a radius."""
+    h = np.maximum(round_mm - np.abs(a - b), 0.0) / round_mm
+    return np.asarray(np.minimum(a, b) - h * h * (round_mm / 4), dtype=np.float32)
+
+
+def common(a: Field, b: Field, round_mm: float) -> Field:
+    """What two shapes share, its edge rounded."""
+    return -union(-a, -b, round_mm)

@@ -1,0 +1,124 @@
+"""Where everything lies in the straight mouse of size 1: the curves that the organs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from limn.phantom.anatomy import THORACIC_VERTEBRAE, Build, Mouse
+from limn.phantom.canvas import Canvas, Field, Profile, ellipse
+
+# The cranial edge of the first thoracic vertebra and the bottom of the pelvis.
+INLET_Z_MM = 7.0
+PELVIS_Z_MM = -34.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Curves of z, and numbers.
+
+    Attributes
+    ----------
+    spine_y, sternum_y : where the canal's middle and the sternum lie
+    cage_half_width : of the chest's inside
+    back_y, front_y, body_half_width : of the skin
+    vertebra : index along the spine, 0 at the cranial edge of T1, 13 at the caudal edge of T13
+    """
+
+    build: Build
+    spine_y: Profile
+    spine_slope: Profile
+    sternum_y: Profile
+    cage_half_width: Profile
+    back_y: Profile
+    front_y: Profile
+    body_half_width: Profile
+    vertebra: Profile
+    dome_z_mm: float
+
+    @classmethod
+    def of(cls, mouse: Mouse) -> Layout:
+        """The curves of a mouse."""
+        build = mouse.build
+        z = np.arange(-60.0, 45.0, 0.5)
+        spine = _spine_y(build, z)
+        slope = np.gradient(spine, z)
+        length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
+        from_t1 = np.interp(INLET_Z_MM, z, length) - length
+        deep, wide = build.chest_depth, build.chest_width
+        sternum = {-60: -5.0, -12: -5.5, -6: -5.6, -2: -5.5, 2: -5.0, 5: -4.1, 7.0: -3.3, 45: -3.0}
+        # Stockier towards the tail, so that the dome has room.
+        cage = {-20: 8.6, -12: 8.4, -8: 8.1, -4: 7.5, -1: 6.8, 2: 5.6, 4: 4.2, 5.6: 2.7, 7.0: 1.4}
+        back = {-60: 4.0, -42: 5.5, -30: 9.0, -10: 10.6, 0: 10.5, 6: 9.4, 12: 7.8, 20: 7.4}
+        back |= {27: 4.5, 33: 0.5, 34: 0.0}
+        front = {-60: 2.0, -42: -3.0, -34: -7.0, -20: -9.6, -8: -8.4, 0: -8.0, 6: -6.8, 11: -5.6}
+        front |= {20: -5.2, 28: -4.0, 33: -1.5, 34: -0.5}
+        width = {-60: 1.6, -44: 3.0, -37: 8.5, -22: 12.0, -8: 10.6, 0: 10.2, 5: 9.2, 10: 7.4}
+        width |= {14: 6.6, 19: 7.6, 25: 5.4, 32: 1.8, 34: 0.4}
+        plump = 1.0 + 0.03 * (build.fat_mm - 0.8)
+        return cls(
+            build=build,
+            spine_y=Profile(dict(zip(z, spine, strict=True))),
+            spine_slope=Profile(dict(zip(z, slope, strict=True))),
+            sternum_y=Profile(sternum, deep),
+            cage_half_width=Profile(cage, wide),
+            back_y=Profile(back, (0.5 + 0.5 * deep) * plump),
+            front_y=Profile(front, (0.5 + 0.5 * deep) * plump * build.belly),
+            body_half_width=Profile(width, (0.5 + 0.5 * wide) * plump * build.belly),
+            vertebra=Profile(dict(zip(z, from_t1 / build.vertebra_pitch_mm, strict=True))),
+            dome_z_mm=build.dome_z_mm + mouse.pose.breath_mm,
+        )
+
+    def cage(self, canvas: Canvas) -> Field:
+        """Signed distance to the inside of the rib cage."""
+        back = self.spine_y(canvas.z) + np.float32(0.5)
+        front = self.sternum_y(canvas.z) + np.float32(0.5)
+        half = np.maximum((back - front) / 2, 0.4)
+        inside = ellipse(
+            canvas.x, canvas.y - (back + front) / 2, self.cage_half_width(canvas.z), half
+        )
+        return np.maximum(inside, canvas.z - np.float32(INLET_Z_MM))
+
+    def dome(self, canvas: Canvas) -> Field:
+        """Height above the diaphragm, mm; negative in the belly.
+
+        Two cupolas, the right one higher; the rim falls furthest at the back.
+        """
+        build = self.build
+        x = canvas.x / np.float32(7.4 * build.chest_width)
+        y = (canvas.y + np.float32(0.5)) / np.float32(7.0 * build.chest_depth)
+        rim = np.sqrt(x * x + y * y + 1e-6) ** 2.4
+        falls = np.float32(build.dome_depth_mm) * (1.0 + 0.4 * np.tanh(1.5 * y))
+        two = 0.5 * np.exp(-(((x + 0.4) / 0.35) ** 2)) + 0.2 * np.exp(-(((x - 0.4) / 0.35) ** 2))
+        height = np.float32(self.dome_z_mm) + two.astype(np.float32) - falls * rim
+        steep = np.sqrt(1.0 + (2.4 * falls / 7.0) ** 2 * np.minimum(rim, 1.0))
+        return np.asarray((canvas.z - height) / steep, dtype=np.float32)
+
+    def skin(self, canvas: Canvas) -> Field:
+        """Signed distance to the outline of trunk, neck and head."""
+        back, front = self.back_y(canvas.z), self.front_y(canvas.z)
+        half = np.maximum((back - front) / 2, 0.3)
+        inside = ellipse(
+            canvas.x, canvas.y - (back + front) / 2, self.body_half_width(canvas.z), half
+        )
+        return np.maximum(inside, np.abs(canvas.z + 13.0) - np.float32(46.5))
+
+    def z_of_vertebra(self, index: float) -> float:
+        """Where along z a vertebra's index lies (0 to 13 are thoracic)."""
+        z = np.arange(-60.0, 44.0, 0.05, dtype=np.float32)
+        return float(z[np.argmin(np.abs(self.vertebra(z) - index))])
+
+
+def _spine_y(build: Build, z: np.ndarray) -> np.ndarray:
+    """From the neck in the middle of the body to the back, then along it to the pelvis."""
+    high = 7.5 * build.chest_depth
+    fall = 1.0 / (1.0 + np.exp((build.spine_swing_z_mm - z) / build.spine_swing_over_mm))
+    neck = 1.6 * np.exp(-(((z - 17.0) / 4.0) ** 2))
+    pelvis = -2.5 / (1.0 + np.exp((z - PELVIS_Z_MM) / 4.0))
+    return np.asarray(high - build.spine_drop_mm * fall + neck + pelvis)
+
+
+def last_thoracic(layout: Layout) -> float:
+    """Where the cord's contour ends towards the tail."""
+    return layout.z_of_vertebra(THORACIC_VERTEBRAE)
