@@ -7,10 +7,10 @@ import pytest
 import limn
 from limn import cli
 
-COMMANDS = ["serve", "check", "contour", "send", "log", "phantom", "lab", "demo"]
+COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
 WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
-WITH_CONFIG += [["check"], ["log"]]
+WITH_CONFIG += [["check"], ["log"], ["release"]]
 
 
 def imported(arguments: list[str]) -> set[str]:

@@ -64,6 +64,12 @@ def _log(parsed: argparse.Namespace) -> None:
     show(parsed.config, as_csv=parsed.csv, since=parsed.since, animal=parsed.animal)
 
 
+def _release(parsed: argparse.Namespace) -> None:
+    from limn.node.release import release
+
+    release(parsed.config, parsed.scan)
+
+
 def _phantom(parsed: argparse.Namespace) -> None:
     from limn.lab.synthesize import synthesize
 
@@ -134,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--since", metavar="YYYY-MM-DD", help="scans of this day and later (UTC)")
     log.add_argument("--animal", help="only this PatientID")
     log.set_defaults(run=_log)
+
+    release = commands.add_parser("release", help="what is held for a person to see; send it")
+    release.add_argument("--config", type=Path, required=True)
+    release.add_argument("scan", nargs="*", metavar="SCAN", help="such as scan-00003; none: list")
+    release.set_defaults(run=_release)
 
     phantom = commands.add_parser("phantom", help="make a phantom mouse: DICOM, NIfTI, truth")
     phantom.add_argument("out", type=Path)

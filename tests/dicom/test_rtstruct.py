@@ -332,6 +332,24 @@ def test_without_frame_of_reference_a_fixed_one_is_made(tmp_path):
 
 
 @pytest.mark.peer
+@pytest.mark.peer
+def test_notes_lead_the_description(case):
+    """What whoever opens the file must know comes first; a very long one is cut to ST's 1024."""
+    note = "mirrored image: held for release"
+    contours = trace(case.labels).contours
+    for notes, expected in (
+        ([note, "second"], f"{note}; second; {IDENTITY.algorithm}"),
+        ([note * 40], (note * 40)[:1024]),
+    ):
+        contents = rtstruct.build(
+            case.series, contours, case.labels.volumes_mm3(), IDENTITY, STYLE, notes
+        )
+        assert rtstruct.read(contents).StructureSetDescription == expected
+        case.file.write_bytes(contents)
+        assert_sound(case)
+    assert rtstruct.read(case.contents).StructureSetDescription == IDENTITY.algorithm
+
+
 def test_an_empty_organ_is_left_out(tmp_path):
     """An organ without voxels has no ROI at all, and the others keep their numbers in step."""
     case = make(tmp_path, empty=2)

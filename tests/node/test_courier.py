@@ -1,4 +1,5 @@
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -35,15 +36,27 @@ class Desk:
         self.journal = Journal(folder / "journal.sqlite")
         self.log = folder / "scans.csv"
 
-    def contoured(self, *destinations: str, **changes: object) -> ScanRow:
+    def contoured(
+        self,
+        *destinations: str,
+        held: str | None = None,
+        contoured_ago_s: float = 0.1,
+        last_slice_ago_s: float = 20.0,
+        **changes: object,
+    ) -> ScanRow:
         """A scan whose structure set is on disk."""
+        changes = {"last_slice_at": time.time() - last_slice_ago_s} | changes
         row = self.journal.insert(arrived(**changes), destinations or ("tps",))
         assert row is not None
         uid = self.journal.structure_set_of(row.id).sop_instance_uid
         path = self.folder / f"RS.{uid}.dcm"
         path.write_bytes(encoded(structure_set(uid)))
-        record = STAGES | {"contoured_at": time.time() - 0.1, "runtime_s": 11.75, "flags": "DEMO"}
-        self.journal.contoured(row.id, str(path), record)
+        record = STAGES | {
+            "contoured_at": time.time() - contoured_ago_s,
+            "runtime_s": 11.75,
+            "flags": "DEMO",
+        }
+        self.journal.contoured(row.id, str(path), record, held)
         return self.journal.scan(row.id)
 
     def courier(self, port: int, name: str = "tps", *, keeps_scan_log: bool = True) -> Courier:
@@ -277,3 +290,49 @@ def test_stopping_leaves_the_rest_in_the_journal(desk):
     stopping.set()
     desk.courier(free_port()).run(stopping)
     assert desk.journal.waiting("tps") == 1
+
+
+def test_a_held_structure_set_goes_nowhere_until_it_is_released(desk):
+    """Neither to the planning system nor into the folder; then to both, with no restart."""
+    scan = desk.contoured("tps", "export", held="mirrored image", contoured_ago_s=3600.1)
+    archive = Archive()
+    with peer(archive) as port:
+        couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
+        for courier in couriers:
+            courier.work()
+        assert (archive.taken, desk.rows()) == ([], [])
+        assert not (desk.folder / "out").exists()
+        with running(couriers[0].run), running(couriers[1].run):
+            assert desk.journal.release(scan.id, time.time())
+            until(desk.rows)
+            until(lambda: (desk.folder / "out").exists() and any((desk.folder / "out").iterdir()))
+    assert len(archive.taken) == 1
+    assert [row["outcome"] for row in desk.rows()] == ["delivered"]
+
+
+def test_the_time_that_a_person_took_is_flagged_and_left_out(desk):
+    """An hour on hold: flagged with its seconds, and the stages still add up."""
+    scan = desk.contoured(held="mirrored image", contoured_ago_s=3600.1, last_slice_ago_s=3620.0)
+    released_at = scan.record["contoured_at"] + 3600.0
+    desk.journal.release(scan.id, released_at)
+    with peer(Archive()) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    assert row["flags"] == "DEMO held:3600s"
+    assert re.fullmatch(r"held until \S+\+00:00: mirrored image", row["reason"])
+    assert float(row["door_to_door_s"]) == pytest.approx(20.0, abs=2.0)
+    assert float(row["deliver_s"]) < 2.0
+    total_s = sum(float(row[stage]) for stage in DOOR_TO_DOOR_STAGES)
+    assert total_s == pytest.approx(float(row["door_to_door_s"]), abs=0.002)
+
+
+def test_a_released_structure_set_may_still_be_refused(desk):
+    """The planning system's no ends it, and the row says both."""
+    scan = desk.contoured(held="mirrored image")
+    desk.journal.release(scan.id, time.time())
+    with peer(Archive(0xC000)) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    assert (row["outcome"], row["destination_status"]) == ("held", "0xC000")
+    assert "held:0s" in row["flags"]
+    assert "mirrored image" in row["reason"]

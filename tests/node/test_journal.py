@@ -317,3 +317,81 @@ def test_processes_share_a_journal(path):
     journal = Journal(path)
     _check_filled(journal)
     journal.close()
+
+
+def test_a_held_structure_set_is_never_due(path, journal):
+    """Every destination's delivery is held with the reason, also after a restart."""
+    row = journal.insert(arrived(), BOTH)
+    other = journal.insert(arrived(series_instance_uid="2.25.7"), BOTH)
+    assert journal.contoured(row.id, "/rs.dcm", {"contoured_at": 5.0}, "mirrored image")
+    assert journal.contoured(other.id, "/other.dcm", {})
+    reopened = Journal(path)
+    for each in (journal, reopened):
+        assert [(d.state, d.status, d.tries) for d in each.deliveries(row.id)] == [
+            ("held", "mirrored image", 0)
+        ] * 2
+        assert [scan.id for scan in each.on_hold()] == [row.id]
+        assert each.structure_set_of(row.id).on_hold
+        for name in BOTH:
+            due = each.due(name, 1e12)
+            assert due.structure_set == each.structure_set_of(other.id).id
+            assert each.waiting(name) == 1
+        assert each.unlogged_ends("tps") == []
+    reopened.close()
+
+
+def test_a_released_structure_set_is_due_at_once(path, journal):
+    """Released by another process: this connection sees it without being reopened."""
+    row = journal.insert(arrived(), BOTH)
+    journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
+    other = Journal(path)
+    assert other.release(row.id, 99.0)
+    assert not other.release(row.id, 100.0)
+    other.close()
+    for name in BOTH:
+        assert journal.due(name, 0.0).structure_set == journal.structure_set_of(row.id).id
+    assert [(d.state, d.status) for d in journal.deliveries(row.id)] == [("waiting", "")] * 2
+    structure_set = journal.structure_set_of(row.id)
+    assert (structure_set.held, structure_set.released_at) == ("mirrored image", 99.0)
+    assert not structure_set.on_hold
+    assert journal.on_hold() == []
+
+
+def test_releasing_is_not_sending_again(journal):
+    """What a destination refused stays refused: nobody held it, so nobody can release it."""
+    row = journal.insert(arrived(), BOTH)
+    assert not journal.release(row.id, 1.0)
+    journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
+    journal.release(row.id, 1.0)
+    tps, _ = journal.deliveries(row.id)
+    journal.held(tps.id, "0xC000")
+    assert not journal.release(row.id, 2.0)
+    assert [d.state for d in journal.deliveries(row.id)] == ["held", "waiting"]
+    assert [scan.id for scan in journal.unlogged_ends("tps")] == [row.id]
+    assert journal.on_hold() == []
+
+
+def test_a_late_result_holds_nothing(journal):
+    """The first result stands; a second that would be held changes nothing."""
+    row = journal.insert(arrived(), BOTH)
+    journal.contoured(row.id, "/first.dcm", {})
+    assert not journal.contoured(row.id, "/second.dcm", {}, "mirrored image")
+    assert [d.state for d in journal.deliveries(row.id)] == ["waiting", "waiting"]
+    assert journal.structure_set_of(row.id).held is None
+
+
+def test_a_journal_of_an_earlier_limn_is_taken_over(path):
+    """Its scans and deliveries stay as they are, and from now on it can hold."""
+    old = Journal(path)
+    first = old.insert(arrived(), BOTH)
+    old.contoured(first.id, "/rs.dcm", {})
+    old._db.execute("alter table structure_set drop column held")
+    old._db.execute("alter table structure_set drop column released_at")
+    old.close()
+    journal = Journal(path)
+    assert journal.structure_set_of(first.id).held is None
+    assert [d.state for d in journal.deliveries(first.id)] == ["waiting", "waiting"]
+    row = journal.insert(arrived(series_instance_uid="2.25.7"), BOTH)
+    journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
+    assert [scan.id for scan in journal.on_hold()] == [row.id]
+    journal.close()

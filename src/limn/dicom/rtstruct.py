@@ -99,6 +99,8 @@ ORGAN_CODES = {
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 DS_BYTES = 16
+# PS3.5 6.2, ST: the VR of StructureSetDescription.
+ST_CHARACTERS = 1024
 # 4 decimals of a millimetre: 0.1 um, and never over 16 bytes.
 DECIMALS = 4
 # A point may lie this far off the plane of its slice; rounding to 4 decimals alone gives 0.05 um.
@@ -154,13 +156,21 @@ def build(
     volumes_mm3: Mapping[Organ, float],
     identity: Identity,
     style: Style,
+    notes: Sequence[str] = (),
 ) -> bytes:
     """The structure set as a DICOM file.
 
     Organs without a contour get no ROI: an empty ContourSequence crashes planning systems.
+
+    Parameters
+    ----------
+    notes : what whoever opens the file must know, such as "mirrored image: held for release";
+        they lead StructureSetDescription
     """
     ds = _skeleton(series)
     _fill_header(ds, series, identity, style)
+    # Notes first: planning systems show the beginning, and a limit cuts the end.
+    ds.StructureSetDescription = "; ".join((*notes, identity.algorithm))[:ST_CHARACTERS]
     frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
     by_organ = {
         organ: [contour for contour in contours if contour.organ is organ] for organ in Organ
@@ -252,7 +262,6 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.SeriesDescription = "limn contours"
     ds.StructureSetLabel = identity.label
     ds.StructureSetName = identity.label
-    ds.StructureSetDescription = identity.algorithm
     for keyword in ("StructureSetDate", "SeriesDate", "InstanceCreationDate"):
         setattr(ds, keyword, identity.date)
     for keyword in ("StructureSetTime", "SeriesTime", "InstanceCreationTime"):

@@ -61,7 +61,9 @@ class ScanRecord:
     Times are UTC (ISO 8601), durations seconds. ``door_to_door_s`` runs from the last slice's
     arrival to the planning system's acceptance and is the sum of `DOOR_TO_DOOR_STAGES`;
     ``receive_s``, first to last slice, lies before it. ``overhead_s`` is what no stage
-    claims: hand-overs between processes. ``runtime_s`` is the paper's.
+    claims: hand-overs between processes. ``runtime_s`` is the paper's. A structure set that
+    was held until a person released it is flagged, such as ``held:5025s``: those seconds are the
+    person's, and neither ``deliver_s`` nor ``door_to_door_s`` has them.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -19,7 +19,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node import scanlog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import Outcome, backoff_s, deliver
-from limn.node.journal import DeliveryRow, Journal, ScanRow
+from limn.node.journal import DeliveryRow, Journal, ScanRow, StructureSetRow
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ class Courier:
             if each.destination == self._destination.name and each.state != "waiting"
         )
         delivery = next(answered, None)
-        uid = ""
+        structure_set = None
         if delivery is not None:
-            uid = self._journal.structure_set_of(row.id).sop_instance_uid
-        record = closed_record(row, delivery, uid)
+            structure_set = self._journal.structure_set_of(row.id)
+        record = closed_record(row, delivery, structure_set)
         scanlog.append(self._scan_log, record)
         self._journal.mark_logged(row.id)
         if record.outcome == "delivered":
@@ -127,9 +127,10 @@ class Courier:
 
 
 def closed_record(
-    row: ScanRow, delivery: DeliveryRow | None, rtstruct_sop_instance_uid: str
+    row: ScanRow, delivery: DeliveryRow | None, structure_set: StructureSetRow | None
 ) -> ScanRecord:
     """The scan's final record; ``overhead_s`` is what no stage claims."""
+    held_s = _held_s(row, structure_set)
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
@@ -140,7 +141,7 @@ def closed_record(
         "animal": row.animal,
         "study_instance_uid": row.study_instance_uid,
         "series_instance_uid": row.series_instance_uid,
-        "rtstruct_sop_instance_uid": rtstruct_sop_instance_uid,
+        "rtstruct_sop_instance_uid": structure_set.sop_instance_uid if structure_set else "",
         "sender": row.sender,
         "last_slice_utc": _utc(row.last_slice_at),
         "profile": row.profile,
@@ -154,13 +155,25 @@ def closed_record(
     if delivery is not None:
         known |= {"destination": delivery.destination, "destination_status": delivery.status}
         if delivery.accepted_at is not None:
-            known |= _door_to_door(row, known, delivery.accepted_at)
+            known |= _door_to_door(row, known, delivery.accepted_at, held_s)
+    if structure_set is not None and structure_set.released_at is not None:
+        known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
+        known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
     return ScanRecord(**known)
 
 
-def _door_to_door(row: ScanRow, known: dict[str, Any], accepted_at: float) -> dict[str, Any]:
-    door_to_door_s = accepted_at - row.last_slice_at
-    deliver_s = accepted_at - float(row.record["contoured_at"])
+def _held_s(row: ScanRow, structure_set: StructureSetRow | None) -> float:
+    """How long a person let the structure set wait."""
+    if structure_set is None or structure_set.released_at is None:
+        return 0.0
+    return structure_set.released_at - float(row.record["contoured_at"])
+
+
+def _door_to_door(
+    row: ScanRow, known: dict[str, Any], accepted_at: float, held_s: float
+) -> dict[str, Any]:
+    door_to_door_s = accepted_at - row.last_slice_at - held_s
+    deliver_s = accepted_at - float(row.record["contoured_at"]) - held_s
     claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
     return {
         "accepted_utc": _utc(accepted_at),

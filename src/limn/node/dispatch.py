@@ -23,6 +23,7 @@ from distributed.security import Security
 from limn import __version__
 from limn.node.config import Config
 from limn.node.journal import Journal, ScanRow
+from limn.node.release import what_to_do
 from limn.node.spool import write_durably
 from limn.node.worker import STARTED_TOPIC, Job, Result, run_job
 from limn.node.worker import ready as ready_on_worker
@@ -51,6 +52,7 @@ class Dispatcher:
     def __init__(
         self,
         config: Config,
+        config_path: Path,
         journal: Journal,
         scheduler: str,
         security: Security,
@@ -58,6 +60,7 @@ class Dispatcher:
         contoured: Callable[[], None],
     ) -> None:
         self._config = config
+        self._config_path = config_path
         self._journal = journal
         self._scheduler = scheduler
         self._security = security
@@ -212,7 +215,7 @@ class Dispatcher:
             "queue_s": flight.queue_s,
             "contoured_at": time.time(),
         }
-        self._journal.contoured(row.id, str(path), record)
+        self._journal.contoured(row.id, str(path), record, result.held)
         self._contoured()
         # After the hand-over: people look at these, the planning system does not wait for them.
         (folder / "picture.png").write_bytes(result.picture)
@@ -224,6 +227,9 @@ class Dispatcher:
             record["runtime_s"],
             record["device"],
         )
+        if result.held is not None:
+            line = what_to_do(self._journal, row, self._config, self._config_path)
+            log.error("%s animal %s %s", row.name, row.animal, line)
 
     def _say_ready(self, workers: int, client: Client | None = None) -> None:
         ready = workers > 0

@@ -3,7 +3,8 @@
 An outbox, not a queue: workers never touch it. Three tables: ``scan`` (one per distinct
 input, bundle and profile), ``structure_set`` (its UIDs and date fixed before anything is
 computed, so that a re-run or re-send is the same file) and ``delivery`` (one per
-destination).
+destination). A structure set that a person must see first is held: its deliveries are not
+``waiting`` but ``held``, so that no courier of any version claims them, until it is released.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ create table if not exists structure_set (
     date text not null,
     time text not null,
     path text not null default '',
+    held text,
+    released_at real,
     unique (scan, profile)
 );
 create table if not exists delivery (
@@ -68,6 +71,8 @@ create table if not exists delivery (
     unique (structure_set, destination)
 );
 """
+# What a journal of an earlier limn lacks.
+LATER_COLUMNS = {"held": "text", "released_at": "real"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +131,13 @@ class ScanRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureSetRow:
-    """The structure set of a scan."""
+    """The structure set of a scan.
+
+    Attributes
+    ----------
+    held : why a person must look before it is delivered; None if nobody must
+    released_at : when somebody did and let it go, UTC seconds
+    """
 
     id: int
     scan: int
@@ -135,6 +146,13 @@ class StructureSetRow:
     date: str
     time: str
     path: str
+    held: str | None
+    released_at: float | None
+
+    @property
+    def on_hold(self) -> bool:
+        """Whether it still waits for a person."""
+        return self.held is not None and self.released_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +184,11 @@ class Journal:
             for statement in SCHEMA.split(";"):
                 if statement.strip():
                     self._db.execute(statement)
+            known = {row["name"] for row in self._db.execute("pragma table_info(structure_set)")}
+            for name in LATER_COLUMNS.keys() - known:
+                self._db.execute(
+                    f"alter table structure_set add column {name} {LATER_COLUMNS[name]}"
+                )
 
     def close(self) -> None:
         """Close the connection."""
@@ -297,8 +320,19 @@ class Journal:
                 "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
                 "select 1 from structure_set join delivery on delivery.structure_set = "
                 "structure_set.id where structure_set.scan = scan.id and destination = ? "
-                "and delivery.state <> 'waiting')) order by id",
+                "and delivery.state <> 'waiting' and (held is null or released_at is not null))) "
+                "order by id",
                 (destination,),
+            )
+        )
+
+    def on_hold(self) -> list[ScanRow]:
+        """Scans whose structure set waits for a person, oldest first."""
+        return list(
+            self._scans(
+                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
+                "and held is not null and released_at is null) order by id",
+                (),
             )
         )
 
@@ -349,15 +383,47 @@ class Journal:
             db.execute("update scan set tries = tries + 1 where id = ?", (scan_id,))
         return self.scan(scan_id).tries
 
-    def contoured(self, scan_id: int, path: str, record: dict[str, Any]) -> bool:
-        """The structure set is on disk. False if the scan had already ended (a late result)."""
+    def contoured(
+        self, scan_id: int, path: str, record: dict[str, Any], held: str | None = None
+    ) -> bool:
+        """The structure set is on disk. False if the scan had already ended (a late result).
+
+        With a reason in ``held`` its deliveries wait for `release`; in one transaction, so that
+        no courier ever sees them waiting.
+        """
         with self._transaction() as db:
             changed = db.execute(
                 "update scan set state = 'contoured', record = ? where id = ? and state = 'ready'",
                 (json.dumps(record), scan_id),
             ).rowcount
             if changed:
-                db.execute("update structure_set set path = ? where scan = ?", (path, scan_id))
+                db.execute(
+                    "update structure_set set path = ?, held = ? where scan = ?",
+                    (path, held, scan_id),
+                )
+            if changed and held is not None:
+                db.execute(
+                    "update delivery set state = 'held', status = ? where structure_set in "
+                    "(select id from structure_set where scan = ?)",
+                    (held, scan_id),
+                )
+        return bool(changed)
+
+    def release(self, scan_id: int, released_at: float) -> bool:
+        """A person lets a held structure set go. False if it was not held (any more)."""
+        with self._transaction() as db:
+            changed = db.execute(
+                "update structure_set set released_at = ? "
+                "where scan = ? and held is not null and released_at is null",
+                (released_at, scan_id),
+            ).rowcount
+            if changed:
+                db.execute(
+                    "update delivery set state = 'waiting', status = '', next_at = 0 "
+                    "where state = 'held' and structure_set in "
+                    "(select id from structure_set where scan = ?)",
+                    (scan_id,),
+                )
         return bool(changed)
 
     def end(self, scan_id: int, state: str, reason: str, record: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from limn.domain.timing import ScanRecord
 from limn.node import scanlog
 from limn.node.config import load_config
 from limn.node.journal import DeliveryRow, Journal, ScanRow
+from limn.node.release import what_to_do
 
 # Columns of a terminal from which on the stages are shown.
 WIDE = 170
@@ -51,10 +52,17 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
             console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
     if config.journal_path.exists():
         journal = Journal(config.journal_path)
+        held = {scan.id for scan in journal.on_hold()}
         for scan in journal.scans():
             if animal is None or scan.animal == animal:
-                for line in _unfinished(scan, journal.deliveries(scan.id)):
-                    console.print(f"{scan.name} animal {scan.animal}: {line}")
+                lines = (
+                    [what_to_do(journal, scan, config, config_path)]
+                    if scan.id in held
+                    else _unfinished(scan, journal.deliveries(scan.id))
+                )
+                for line in lines:
+                    # Unbroken: a command in it is there to be copied.
+                    console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
         journal.close()
 
 

@@ -44,7 +44,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
-    """Everything that comes out of a scan."""
+    """Everything that comes out of a scan.
+
+    Attributes
+    ----------
+    held : why a person must look before the structure set is delivered; None if nobody must
+    """
 
     structure_set: bytes
     picture: bytes
@@ -52,6 +57,7 @@ class Product:
     volumes_mm3: Mapping[Organ, float]
     removed_voxels: Mapping[Organ, int]
     flags: tuple[str, ...]
+    held: str | None
 
 
 def contour(
@@ -124,7 +130,7 @@ def contour(
         *(["demo-bundle"] if ensemble.bundle.demonstration else []),
     ]
     return Product(
-        structure_set, picture, labels, volumes_mm3, cleaned.removed_voxels, tuple(flags)
+        structure_set, picture, labels, volumes_mm3, cleaned.removed_voxels, tuple(flags), held=None
     )
 
 

@@ -25,6 +25,7 @@ from limn.node.dispatch import Dispatcher
 from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.receive import listen
+from limn.node.release import what_to_do
 from limn.node.settle import Rules
 from limn.node.spool import Spool
 from limn.node.watch import FolderWatch
@@ -129,8 +130,13 @@ def run_engine(config_path: Path) -> None:
         for courier in couriers:
             courier.wake()
 
+    for row in journal.on_hold():
+        # Said again at every start: what nobody releases would be forgotten.
+        line = what_to_do(journal, row, config, config_path)
+        log.warning("%s animal %s %s", row.name, row.animal, line)
     dispatcher = Dispatcher(
         config,
+        config_path,
         journal,
         scheduler_address(config),
         security_of(config),

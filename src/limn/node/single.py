@@ -29,6 +29,8 @@ EMBEDDED_BUNDLE = Path(__file__).parents[3] / "models" / "phantom-1"
 def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Path | None) -> None:
     """Contour the one CT series in a folder; write ``RS.dcm`` and ``picture.png``.
 
+    What a node would hold for release is written and said aloud: nothing is sent from here.
+
     Raises
     ------
     RefusedSeries
@@ -80,6 +82,14 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
     if product.flags:
         console.print(f"flags: {', '.join(product.flags)}")
     console.print(f"structure set  {out / 'RS.dcm'}\npicture        {out / 'picture.png'}")
+    if product.held is not None:
+        # Last, so that it is read; the file is written, since nothing is sent from here.
+        console.print(
+            f"WARNING: {product.held}. A node would hold this structure set until somebody has "
+            "looked; look at the picture before you use it.",
+            style="bold red",
+            markup=False,
+        )
 
 
 def _config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:

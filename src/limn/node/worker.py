@@ -64,6 +64,7 @@ class Result:
     ----------
     ended : empty when contoured, else "refused" or "failed", with the reason
     record : columns of the `ScanRecord` that the worker knows
+    held : why a person must look before the structure set is delivered; None if nobody must
     """
 
     scan: int
@@ -74,6 +75,7 @@ class Result:
     picture: bytes = b""
     labels: bytes = b""
     record: dict[str, Any] = field(default_factory=dict)
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,7 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
         picture=product.picture,
         labels=labels,
         record=record,
+        held=product.held,
     )
 
 

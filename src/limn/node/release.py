@@ -1,0 +1,138 @@
+"""What is held until a person has looked, and how that person lets it go.
+
+Works on the journal alone, so it does not matter whether the node runs: its couriers ask the
+journal twice a second what is due.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from limn.domain.errors import ConfigWrong
+from limn.node.config import Config, FolderDestination, load_config
+from limn.node.journal import Journal, ScanRow
+
+
+def release(config_path: Path, names: Sequence[str]) -> None:
+    """Let the held structure sets of some scans go; without names, list what is held.
+
+    Raises
+    ------
+    ConfigWrong
+        Names every scan that is unknown or not held; then none of the others is released.
+    """
+    config = load_config(config_path)
+    # What a file says of its animal is text, and a command must stay on one line.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    if not config.journal_path.exists():
+        if names:
+            msg = f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
+            raise ConfigWrong(msg)
+        console.print("nothing is held")
+        return
+    with closing(Journal(config.journal_path)) as journal:
+        if names:
+            for row in _held(journal, names):
+                _release(journal, row, config, console)
+            console.print("a running node sends within a second, a stopped one when it starts")
+        else:
+            _list(journal, config, config_path, console)
+
+
+def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path) -> str:
+    """One line for an operator: that it is held, why, and the exact command that sends it."""
+    why = journal.structure_set_of(row.id).held
+    return (
+        f"HELD, not sent: {why}; look at {_picture(row, config)} and, if it is right, run: "
+        f"{_command(row, config_path)}"
+    )
+
+
+def _picture(row: ScanRow, config: Config) -> Path:
+    return config.results_dir / row.name / "picture.png"
+
+
+def _command(row: ScanRow, config_path: Path) -> str:
+    return f"limn release --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+
+
+def _list(journal: Journal, config: Config, config_path: Path, console: Console) -> None:
+    rows = journal.on_hold()
+    if not rows:
+        console.print("nothing is held")
+        return
+    newer = {scan.predecessor: scan.name for scan in journal.scans()}
+    for row in rows:
+        why = journal.structure_set_of(row.id).held
+        since = _shown(row.record["contoured_at"])
+        console.print(f"{row.name} animal {row.animal}, held since {since}: {why}")
+        console.print(f"  look at  {_picture(row, config)}")
+        if row.id in newer:
+            console.print(f"  mind     {newer[row.id]} is a newer version of the same series")
+        console.print(f"  send it  {_command(row, config_path)}")
+
+
+def _held(journal: Journal, names: Sequence[str]) -> list[ScanRow]:
+    """The scans of these names, if every one of them is held."""
+    known = {row.name: row for row in journal.scans()}
+    wrong = [
+        f"{name} is unknown; `limn log` lists the scans"
+        if name not in known
+        else f"{name} is not held: {_why_not(journal, known[name])}"
+        for name in names
+        if name not in known or not _on_hold(journal, known[name])
+    ]
+    if wrong:
+        raise ConfigWrong("; ".join((*wrong, "nothing was released")))
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _on_hold(journal: Journal, row: ScanRow) -> bool:
+    return row.state == "contoured" and journal.structure_set_of(row.id).on_hold
+
+
+def _why_not(journal: Journal, row: ScanRow) -> str:
+    if row.state == "ready":
+        return "it is not contoured yet"
+    if row.state != "contoured":
+        return f"it was {row.state}, so there is nothing to send"
+    became = {
+        "waiting": "it waits for {0.destination}",
+        "delivered": "{0.destination} has it",
+        "held": "{0.destination} REFUSED it with {0.status}",
+    }
+    said = [became[each.state].format(each) for each in journal.deliveries(row.id)]
+    released_at = journal.structure_set_of(row.id).released_at
+    if released_at is not None:
+        said.insert(0, f"it was released at {_shown(released_at)}")
+    return ", ".join(said)
+
+
+def _release(journal: Journal, row: ScanRow, config: Config, console: Console) -> None:
+    structure_set = journal.structure_set_of(row.id)
+    if not journal.release(row.id, time.time()):
+        # Somebody else was quicker, and that is what this person wanted.
+        console.print(f"{row.name} animal {row.animal} was released a moment ago")
+        return
+    console.print(f"{row.name} animal {row.animal} released; it was held: {structure_set.held}")
+    peers = {destination.name: destination for destination in config.destination}
+    for delivery in journal.deliveries(row.id):
+        peer = peers.get(delivery.destination)
+        if peer is None:
+            where = "which the config no longer names, so nothing goes there"
+        elif isinstance(peer, FolderDestination):
+            where = str(peer.folder)
+        else:
+            where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+        console.print(f"  {structure_set.path} -> {delivery.destination}, {where}")
+
+
+def _shown(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
