@@ -71,17 +71,30 @@ def _release(parsed: argparse.Namespace) -> None:
 
 
 def _phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.synthesize import synthesize
+    from limn.lab.synthesize import show_phantom
 
-    size = (parsed.size[0], parsed.size[1], parsed.size[2])
-    made = synthesize(
+    show_phantom(
         parsed.out,
         parsed.seed,
         spacing_mm=parsed.spacing,
-        size_mm=size,
+        size_mm=(parsed.size[0], parsed.size[1], parsed.size[2]),
         neighbour=parsed.neighbour,
+        position=parsed.position,
+        stack=parsed.stack,
+        turned=parsed.turned,
+        mirrored=parsed.mirrored,
+        quirks=parsed.quirk,
     )
-    print(f"{made.slices} slices in {made.series_dir}, truth in {parsed.out / 'truth.nii.gz'}")
+
+
+class _ListQuirks(argparse.Action):
+    """Print the table and exit, whatever else is asked; the imports wait until then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from limn.lab.synthesize import quirk_table
+
+        print(quirk_table())
+        parser.exit()
 
 
 def _rois(parsed: argparse.Namespace) -> None:
@@ -146,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("scan", nargs="*", metavar="SCAN", help="such as scan-00003; none: list")
     release.set_defaults(run=_release)
 
-    phantom = commands.add_parser("phantom", help="make a phantom mouse: DICOM, NIfTI, truth")
+    phantom = commands.add_parser(
+        "phantom", help="make a phantom mouse: DICOM, RTSTRUCT, NIfTI, truth"
+    )
     phantom.add_argument("out", type=Path)
     phantom.add_argument("--seed", type=int, default=1)
     phantom.add_argument("--spacing", type=float, default=0.2, metavar="MM")
@@ -159,6 +174,35 @@ def _parser() -> argparse.ArgumentParser:
         help="field of view in mm (default 30 26 30)",
     )
     phantom.add_argument("--neighbour", action="store_true", help="a second animal beside it")
+    phantom.add_argument(
+        "--position",
+        choices=["HFS", "HFP", "FFS", "FFP", "HFDL", "HFDR", "FFDL", "FFDR"],
+        help="how the animal lies, and the header says so (default: HFS or HFP, by the seed)",
+    )
+    phantom.add_argument(
+        "--stack", choices=["axial", "coronal", "sagittal"], default="axial", help="(%(default)s)"
+    )
+    phantom.add_argument(
+        "--turned",
+        choices=["x", "y", "z"],
+        help="a header that lies: half a turn of the pixels about this axis (x left-right, "
+        "y belly-back, z tail-head)",
+    )
+    phantom.add_argument(
+        "--mirrored",
+        choices=["x", "y", "z"],
+        help="a header that lies: the pixels flipped along it",
+    )
+    phantom.add_argument(
+        "--quirk",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what a vendor does to the series; may be repeated",
+    )
+    phantom.add_argument(
+        "--quirks", action=_ListQuirks, nargs=0, help="list the quirks and what they do"
+    )
     phantom.set_defaults(run=_phantom)
 
     rois = commands.add_parser("rois", help="what a structure set of any make says about a series")

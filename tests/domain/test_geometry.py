@@ -201,6 +201,27 @@ def test_turning_keeps_voxels_in_place_as_itk_does(letters):
     np.testing.assert_array_equal(Reorientation.between(letters, "SPL").apply(array), oriented)
 
 
+@pytest.mark.parametrize("letters", ALL_LETTERS)
+@pytest.mark.parametrize("kind", ["HFS", "FFDR", "sagittal"])
+def test_a_turned_grid_leaves_every_voxel_where_it_was(kind, letters):
+    """Coordinates of all voxels, turned as an array, are those of the turned grid."""
+    grid = stack(ORIENTATIONS[kind])
+    turn = Reorientation.between(grid.axis_letters, letters)
+    places = np.stack([turn.apply(axis) for axis in np.moveaxis(voxels_xyz_mm(grid), -1, 0)], -1)
+    turned = turn.grid(grid)
+    assert turned.shape_zyx == places.shape[:3]
+    np.testing.assert_allclose(voxels_xyz_mm(turned), places, atol=1e-12)
+
+
+def voxels_xyz_mm(grid):
+    """(z, y, x, 3) centres of all voxels, mm."""
+    rows, columns = np.mgrid[: grid.rows, : grid.columns]
+    points_yx = np.column_stack((rows.ravel(), columns.ravel())).astype(float)
+    return np.stack(
+        [grid.plane_points_xyz_mm(k, points_yx) for k in range(grid.shape_zyx[0])]
+    ).reshape(*grid.shape_zyx, 3)
+
+
 def test_an_axial_grid_starts_where_it_is_told():
     """The plain stack has its first voxel at the given place and grows to S, P, L."""
     grid = axial_grid((4, 3, 2), SpacingMm(0.5, 0.2, 0.1), np.array([1.0, 2.0, 3.0]))

@@ -13,6 +13,7 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
 from limn.domain.timing import Stopwatch
+from limn.lab.posture import restack
 from limn.node.pipeline import Options, Product, contour, prove, rehearse
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
@@ -21,7 +22,7 @@ from limn.segment.ensemble import Ensemble
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.trace import trace
 from tests.conftest import BUNDLE, COLOURS
-from tests.dicom.stacks import restack, write
+from tests.dicom.stacks import write
 
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_points=None)

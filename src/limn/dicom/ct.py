@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 from limn.domain.scan import Volume
 
 # Noise in air reaches far below -1000 HU.
 RESCALE_INTERCEPT = -4096
+
+_RESCALE = ("RescaleSlope", "RescaleIntercept", "RescaleType")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,56 @@ def ct_instances(volume: Volume, identity: CtIdentity) -> list[FileDataset]:
         ds.PixelData = stored[k].tobytes()
         instances.append(ds)
     return instances
+
+
+def multi_frame(instances: Sequence[FileDataset], *, shared_rescale: bool = True) -> FileDataset:
+    """One Enhanced CT instance of single-frame ones: a frame for each, in their order.
+
+    Only what a reader of geometry and pixels needs (PS3.3 C.7.6.16); frames that are compressed
+    stay as they are.
+
+    Parameters
+    ----------
+    shared_rescale : rescale in the shared functional groups, or in each frame's own
+    """
+    first = instances[0]
+    ds = copy.deepcopy(first)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    moved = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    for keyword in (*moved, *_RESCALE):
+        if keyword in ds:
+            del ds[keyword]
+    ds.NumberOfFrames = len(instances)
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [_item(first, "PixelSpacing", "SliceThickness")]
+    shared.PlaneOrientationSequence = [_item(first, "ImageOrientationPatient")]
+    if shared_rescale:
+        shared.PixelValueTransformationSequence = [_item(first, *_RESCALE)]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.PerFrameFunctionalGroupsSequence = []
+    for instance in instances:
+        group = Dataset()
+        group.PlanePositionSequence = [_item(instance, "ImagePositionPatient")]
+        if not shared_rescale:
+            group.PixelValueTransformationSequence = [_item(instance, *_RESCALE)]
+        ds.PerFrameFunctionalGroupsSequence.append(group)
+    if ds.file_meta.TransferSyntaxUID.is_compressed:
+        codes = [next(generate_frames(i.PixelData, number_of_frames=1)) for i in instances]
+        ds.PixelData = encapsulate(codes)
+    else:
+        # Without the byte that makes an odd image even; the whole may need one again.
+        frame_bytes = int(ds.Rows) * int(ds.Columns) * int(ds.BitsAllocated) // 8
+        pixels = b"".join(i.PixelData[:frame_bytes] for i in instances)
+        ds.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    return ds
+
+
+def _item(source: Dataset, *keywords: str) -> Dataset:
+    item = Dataset()
+    for keyword in keywords:
+        if keyword in source:
+            item[keyword] = source[keyword]
+    return item
 
 
 def _frame(identity: CtIdentity, sop_instance_uid: str) -> FileDataset:

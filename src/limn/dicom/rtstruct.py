@@ -189,6 +189,11 @@ def build(
     ds.RTROIObservationsSequence = [
         _observation(number, organ) for number, organ in enumerate(present, start=1)
     ]
+    return to_bytes(ds)
+
+
+def to_bytes(ds: FileDataset) -> bytes:
+    """The file of a structure set."""
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()

@@ -214,6 +214,34 @@ class Reorientation:
         own = spacing_mm.zyx
         return SpacingMm(z=own[self.axes[0]], y=own[self.axes[1]], x=own[self.axes[2]])
 
+    def grid(self, grid: Grid) -> Grid:
+        """Where the voxels of the turned array lie: each where it was.
+
+        Slices must be evenly spaced, for rows and columns are.
+        """
+        directions = (grid._growth(), grid.along_y_xyz, grid.along_x_xyz)
+        # Adding 0.0 keeps headers free of "-0".
+        along_z, along_y, along_x = (
+            (-directions[axis] if flip else directions[axis]) + 0.0
+            for axis, flip in zip(self.axes, self.flipped, strict=True)
+        )
+        first = [0, 0, 0]
+        for axis, flip in zip(self.axes, self.flipped, strict=True):
+            first[axis] = grid.shape_zyx[axis] - 1 if flip else 0
+        corner = np.array([[float(first[1]), float(first[2])]])
+        count, rows, columns = (grid.shape_zyx[axis] for axis in self.axes)
+        spacing = self.spacing(grid.spacing_mm)
+        return Grid(
+            slice_origins_xyz_mm=grid.plane_points_xyz_mm(first[0], corner)
+            + np.outer(np.arange(count) * spacing.z, along_z),
+            rows=rows,
+            columns=columns,
+            spacing_y_mm=spacing.y,
+            spacing_x_mm=spacing.x,
+            along_x_xyz=along_x,
+            along_y_xyz=along_y,
+        )
+
 
 # Slices may lie this share of their spacing, or this far, off an even ladder.
 LADDER_TOLERANCE = 0.01

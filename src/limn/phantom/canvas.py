@@ -24,7 +24,7 @@ BoxZyx: TypeAlias = tuple[slice, slice, slice]
 
 # Poses bend smoothly, so that a warp computed this coarsely is right to a few microns.
 WARP_STEP_MM = 1.0
-WOBBLE_LENGTH_MM = 4.0
+WOBBLE_WAVE_MM = (12.0, 30.0)
 
 
 class Profile:
@@ -39,6 +39,7 @@ class Profile:
         self._table = curve.astype(np.float32)
 
     def __call__(self, z: npt.NDArray[np.float32] | float) -> Field:
+        """Its value at each z."""
         at = (np.asarray(z) - np.float32(self._first)) * np.float32(1.0 / self._step)
         nearest = np.clip(at, 0, len(self._table) - 1).astype(np.int32)
         return np.asarray(self._table[nearest])
@@ -133,7 +134,7 @@ def warped(
     )
     points = np.stack(np.broadcast_arrays(x[None, None, :], y[None, :, None], z[:, None, None]))
     turned = np.einsum("ij,jzyx->izyx", _turn(pose), points) / size
-    straight = _unbend(turned, pose) + _wobble(counts, pose, extent)
+    straight = _unbend(turned + _wobble(turned, pose), pose)
     return tuple(_refined(axis.astype(np.float32), grid.shape_zyx) for axis in straight)  # type: ignore[return-value]
 
 
@@ -173,14 +174,18 @@ def _unbend(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float
     return np.stack([new_x, new_y, t])
 
 
-def _wobble(counts: list[int], pose: Pose, extent_mm: list[float]) -> npt.NDArray[np.float64]:
-    """A smooth random displacement: no two mice are the same shape."""
+def _wobble(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float64]:
+    """A smooth random displacement, a sum of waves: no two mice are the same shape."""
     rng = np.random.default_rng(pose.wobble_seed)
-    sigma = [WOBBLE_LENGTH_MM * n / mm for n, mm in zip(counts, extent_mm, strict=True)]
-    field = np.stack(
-        [ndimage.gaussian_filter(rng.standard_normal(counts), sigma) for _ in range(3)]
-    )
-    return np.asarray(field * (pose.wobble_mm / max(float(field.std()), 1e-9)))
+    waves = 10
+    moved = np.zeros_like(points)
+    for axis in range(3):
+        for _ in range(waves):
+            direction = rng.normal(0.0, 1.0, 3)
+            direction *= 2 * np.pi / float(rng.uniform(*WOBBLE_WAVE_MM)) / np.linalg.norm(direction)
+            phase = np.tensordot(direction, points, 1) + float(rng.uniform(0.0, 2 * np.pi))
+            moved[axis] += np.sqrt(2.0 / waves) * np.sin(phase)
+    return np.asarray(moved * pose.wobble_mm)
 
 
 def _refined(coarse: Field, shape_zyx: tuple[int, int, int]) -> Field:

@@ -8,6 +8,7 @@ airways inside it that are thinner than 0.6 mm, without thicker ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -303,14 +304,14 @@ def _paint_great_vessels(canvas: Canvas, layout: Layout, frame: HeartFrame, mous
         (caudal_cava, 0.55),
         (carotids, 0.3),
     ):
-        for start, end in zip(path, path[1:], strict=False):
+        for start, end in pairwise(path):
             paint_rod(canvas, start, end, radius, tissue.blood)
     gullet = [beside_spine(0.0, 2.9, z) for z in (18.0, 12.0, 8.0)]
     gullet += [beside_spine(-0.1, 3.6, z) for z in (5.0, 2.0, -1.5, -5.0, -7.5)]
-    for start, end in zip(gullet, gullet[1:], strict=False):
+    for start, end in pairwise(gullet):
         paint_rod(canvas, start, end, 0.6, tissue.soft)
     rng = np.random.default_rng(mouse.pose.gas_seed + 1)
-    for start, end in zip(gullet, gullet[1:], strict=False):
+    for start, end in pairwise(gullet):
         if rng.random() < 0.3:
             paint_rod(canvas, start, end, float(rng.uniform(0.1, 0.35)), tissue.air)
 
