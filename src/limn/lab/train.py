@@ -252,7 +252,7 @@ def _draw_patch(
     if rng.random() < 0.5:
         hu, shares = _turned(hu, shares, rng)
     rest = np.clip(1.0 - shares.sum(axis=0, keepdims=True), 0.0, 1.0)
-    return _seen_elsewhere(hu, rng), np.concatenate([rest, shares])
+    return seen_elsewhere(hu, rng), np.concatenate([rest, shares])
 
 
 def _turned(
@@ -279,7 +279,7 @@ def _turned(
     return moved[0], moved[1:]
 
 
-def _seen_elsewhere(
+def seen_elsewhere(
     hu: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """The same patch from a scanner with another kVp, calibration, sharpness and dose."""

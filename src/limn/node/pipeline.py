@@ -17,10 +17,10 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.clean import clean
+from limn.segment.delineate import delineate
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
-from limn.segment.locate import ChoiceRule, keep_one_animal
-from limn.segment.orient import MIN_RIGHT_SHARE, contradictions, right_lung_share
+from limn.segment.locate import ChoiceRule
+from limn.segment.orient import CERTAIN, MIN_RIGHT_SHARE, Lie, right_lung_share
 from limn.segment.picture import draw_contours
 from limn.segment.rasterise import rasterise
 from limn.segment.trace import trace
@@ -81,30 +81,19 @@ def contour(
         series = assemble(instances, assume_hu=options.assume_hu)
         volume = read_volume(series)
     with stopwatch.stage("preprocess_s"):
-        located = keep_one_animal(bridge(volume, series.rungs), options.two_animals)
-        if not located.animals:
-            raise RefusedSeries(
-                "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
-                "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
-            )
-        prepared = ensemble.prepare(located.volume)
-    with stopwatch.stage("inference_s"):
-        probabilities = ensemble.infer(prepared, progress)
-        raw = ensemble.label(prepared, probabilities)
+        bridged = bridge(volume, series.rungs)
+    drawn = delineate(bridged, ensemble, options.two_animals, stopwatch, progress)
     with stopwatch.stage("clean_s"):
-        cleaned = clean(raw, ensemble.bundle.clean)
-        if cut := organs_in_gaps(cleaned.labels, series.rungs):
+        if cut := organs_in_gaps(drawn.labels, series.rungs):
             msg = _gap_refusal(series, cut)
             raise RefusedSeries(msg)
-        labels = unbridge(cleaned.labels, series.rungs, series.grid)
+        labels = unbridge(drawn.labels, series.rungs, series.grid)
         volumes_mm3 = labels.volumes_mm3()
     if not any(volumes_mm3.values()):
         raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
-    with stopwatch.stage("clean_s"):
-        against = contradictions(labels)
-    if against:
+    if drawn.contradictions:
         msg = (
-            f"the header contradicts the anatomy: {'; '.join(against)}. Check how the "
+            f"the header contradicts the anatomy: {'; '.join(drawn.contradictions)}. Check how the "
             f"animal lies against PatientPosition "
             f"{series.first.get('PatientPosition', 'absent')} and ImageOrientationPatient "
             f"{series.slices[0].plane.ImageOrientationPatient}: left and right may be swapped"
@@ -114,7 +103,12 @@ def contour(
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
         structure_set = rtstruct.build(
-            series, traced.contours, volumes_mm3, identity, options.style
+            series,
+            traced.contours,
+            volumes_mm3,
+            identity,
+            options.style,
+            notes=_lie_notes(drawn.lie),
         )
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, options.style)
@@ -122,7 +116,8 @@ def contour(
         picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
     flags = [
         *series.flags,
-        *([f"animals:{located.animals}"] if located.animals > 1 else []),
+        *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
+        *_lie_flags(drawn.lie),
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
         *_lung_flags(volumes_mm3),
@@ -130,7 +125,13 @@ def contour(
         *(["demo-bundle"] if ensemble.bundle.demonstration else []),
     ]
     return Product(
-        structure_set, picture, labels, volumes_mm3, cleaned.removed_voxels, tuple(flags), held=None
+        structure_set,
+        picture,
+        labels,
+        volumes_mm3,
+        drawn.removed_voxels,
+        tuple(flags),
+        held=_held(drawn.lie),
     )
 
 
@@ -142,12 +143,9 @@ def rehearse(ensemble: Ensemble, options: Options) -> None:
     z, y, x = np.ogrid[:n, :n, :n]
     ball = ((z - n / 2) ** 2 + (y - n / 2) ** 2 + (x - n / 2) ** 2) < (n / 4) ** 2
     volume = Volume(np.where(ball, 40.0, -1000.0).astype(np.float32), grid)
-    located = keep_one_animal(volume, options.two_animals)
-    prepared = ensemble.prepare(located.volume)
-    ensemble.label(prepared, ensemble.infer(prepared, lambda done, total: None))
+    delineate(volume, ensemble, options.two_animals, Stopwatch(), lambda done, total: None)
     label = next(iter(ensemble.bundle.organs))
     labels = Labels((ball * label).astype(np.uint8), grid, ensemble.bundle.organs)
-    labels = clean(labels, ensemble.bundle.clean).labels
     headers = ct_instances(volume, CtIdentity("rehearsal", "2.25.1", ("20260101", "000000")))
     series = assemble([Instance(header, Path()) for header in headers])
     identity = rtstruct.Identity("2.25.2", "2.25.3", "20260101", "000000", "rehearsal", "", "")
@@ -196,6 +194,29 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
     return (
         f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
         f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
+    )
+
+
+def _lie_flags(lie: Lie) -> list[str]:
+    if lie.mirrored:
+        return [f"mirrored:{lie.letters}"]
+    if not lie.told:
+        return [f"header-disagrees:{lie.letters}"]
+    return [f"lie-unsure:{lie.probability:.2f}"] if lie.probability < CERTAIN else []
+
+
+def _lie_notes(lie: Lie) -> list[str]:
+    if lie.mirrored:
+        return ["mirrored image: held for release"]
+    return [] if lie.told else [f"header and anatomy disagree: {lie.words}"]
+
+
+def _held(lie: Lie) -> str | None:
+    if not lie.mirrored:
+        return None
+    return (
+        "the image is a mirror image of a mouse, which no turn of the animal explains; "
+        "left and right are drawn as the animal has them; check the scanner's export"
     )
 
 

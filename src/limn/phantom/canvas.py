@@ -7,8 +7,9 @@ the box around a shape is touched, so that a scan takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ WOBBLE_WAVE_MM = (12.0, 30.0)
 class Profile:
     """A smooth function of z given by a few points, quick to look up for many voxels."""
 
-    def __init__(self, points: dict[float, float], scale: float = 1.0) -> None:
+    def __init__(self, points: Mapping[float, float], scale: float = 1.0) -> None:
         z = np.array(sorted(points))
         values = np.array([points[key] for key in sorted(points)]) * scale
         self._first, self._step = float(z[0]), 0.02
@@ -38,7 +39,7 @@ class Profile:
         curve = interpolate.PchipInterpolator(z, values)(np.clip(fine, z[0], z[-1]))
         self._table = curve.astype(np.float32)
 
-    def __call__(self, z: npt.NDArray[np.float32] | float) -> Field:
+    def __call__(self, z: npt.ArrayLike) -> Field:
         """Its value at each z."""
         at = (np.asarray(z) - np.float32(self._first)) * np.float32(1.0 / self._step)
         nearest = np.clip(at, 0, len(self._table) - 1).astype(np.int32)
@@ -97,7 +98,8 @@ class Canvas:
 
     def covered(self, distance_mm: Field) -> Field:
         """Share of each voxel that lies inside a shape."""
-        return np.clip(0.5 - distance_mm / np.float32(self.voxel_mm), 0.0, 1.0)
+        share = np.clip(0.5 - distance_mm / np.float32(self.voxel_mm), 0.0, 1.0)
+        return np.asarray(share, dtype=np.float32)
 
     def label(self, share: Field, label: int) -> None:
         """Set the truth: this organ takes its share of each voxel from the others."""
@@ -208,7 +210,7 @@ def ellipsoid(canvas: Canvas, centre: PointXyzMm, radii: PointXyzMm) -> Field:
     return np.asarray(k0 * (k0 - 1.0) / np.maximum(k1, 1e-6), dtype=np.float32)
 
 
-def ellipse(dx: Field, dy: Field, rx: Field | float, ry: Field | float) -> Field:
+def ellipse(dx: Field, dy: npt.NDArray[Any], rx: Field, ry: npt.NDArray[Any]) -> Field:
     """Signed distance in a cross-section whose radii may differ from slice to slice."""
     k0 = np.sqrt((dx / rx) ** 2 + (dy / ry) ** 2)
     k1 = np.sqrt((dx / rx**2) ** 2 + (dy / ry**2) ** 2)

@@ -47,14 +47,60 @@ class Layout:
         length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
         from_t1 = np.interp(INLET_Z_MM, z, length) - length
         deep, wide = build.chest_depth, build.chest_width
-        sternum = {-60: -5.0, -12: -5.5, -6: -5.6, -2: -5.5, 2: -5.0, 5: -4.1, 7.0: -3.3, 45: -3.0}
+        sternum: dict[float, float] = {
+            -60: -5.0,
+            -12: -5.5,
+            -6: -5.6,
+            -2: -5.5,
+            2: -5.0,
+            5: -4.1,
+            7.0: -3.3,
+            45: -3.0,
+        }
         # Stockier towards the tail, so that the dome has room.
-        cage = {-20: 8.6, -12: 8.4, -8: 8.1, -4: 7.5, -1: 6.8, 2: 5.6, 4: 4.2, 5.6: 2.7, 7.0: 1.4}
-        back = {-60: 4.0, -42: 5.5, -30: 9.0, -10: 10.6, 0: 10.5, 6: 9.4, 12: 7.8, 20: 7.4}
+        cage: dict[float, float] = {
+            -20: 8.6,
+            -12: 8.4,
+            -8: 8.1,
+            -4: 7.5,
+            -1: 6.8,
+            2: 5.6,
+            4: 4.2,
+            5.6: 2.7,
+            7.0: 1.4,
+        }
+        back: dict[float, float] = {
+            -60: 4.0,
+            -42: 5.5,
+            -30: 9.0,
+            -10: 10.6,
+            0: 10.5,
+            6: 9.4,
+            12: 7.8,
+            20: 7.4,
+        }
         back |= {27: 4.5, 33: 0.5, 34: 0.0}
-        front = {-60: 2.0, -42: -3.0, -34: -7.0, -20: -9.6, -8: -8.4, 0: -8.0, 6: -6.8, 11: -5.6}
+        front: dict[float, float] = {
+            -60: 2.0,
+            -42: -3.0,
+            -34: -7.0,
+            -20: -9.6,
+            -8: -8.4,
+            0: -8.0,
+            6: -6.8,
+            11: -5.6,
+        }
         front |= {20: -5.2, 28: -4.0, 33: -1.5, 34: -0.5}
-        width = {-60: 1.6, -44: 3.0, -37: 8.5, -22: 12.0, -8: 10.6, 0: 10.2, 5: 9.2, 10: 7.4}
+        width: dict[float, float] = {
+            -60: 1.6,
+            -44: 3.0,
+            -37: 8.5,
+            -22: 12.0,
+            -8: 10.6,
+            0: 10.2,
+            5: 9.2,
+            10: 7.4,
+        }
         width |= {14: 6.6, 19: 7.6, 25: 5.4, 32: 1.8, 34: 0.4}
         plump = 1.0 + 0.03 * (build.fat_mm - 0.8)
         return cls(
@@ -78,7 +124,7 @@ class Layout:
         inside = ellipse(
             canvas.x, canvas.y - (back + front) / 2, self.cage_half_width(canvas.z), half
         )
-        return np.maximum(inside, canvas.z - np.float32(INLET_Z_MM))
+        return np.asarray(np.maximum(inside, canvas.z - INLET_Z_MM), dtype=np.float32)
 
     def dome(self, canvas: Canvas) -> Field:
         """Height above the diaphragm, mm; negative in the belly.
@@ -102,7 +148,7 @@ class Layout:
         inside = ellipse(
             canvas.x, canvas.y - (back + front) / 2, self.body_half_width(canvas.z), half
         )
-        return np.maximum(inside, np.abs(canvas.z + 13.0) - np.float32(46.5))
+        return np.asarray(np.maximum(inside, np.abs(canvas.z + 13.0) - 46.5), dtype=np.float32)
 
     def z_of_vertebra(self, index: float) -> float:
         """Where along z a vertebra's index lies (0 to 13 are thoracic)."""

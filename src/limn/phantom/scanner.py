@@ -172,7 +172,7 @@ def _streaks(hu: Field, amplitude_hu: float, rng: np.random.Generator) -> Field:
     for _ in range(int(rng.integers(2, 8))):
         k = int(rng.integers(depth))
         flat = hu[k]
-        dense = np.argwhere(flat > np.percentile(flat, 99.7))
+        dense = np.argwhere(flat >= np.percentile(flat, 99.7))
         row, column = dense[int(rng.integers(len(dense)))]
         for _ in range(int(rng.integers(1, 5))):
             angle = float(rng.uniform(0, np.pi))

@@ -39,7 +39,12 @@ class CleanRule:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified model and everything that must be known to use it."""
+    """A verified model and everything that must be known to use it.
+
+    Attributes
+    ----------
+    onlooker : file of the weights that tell how an animal lies, or None
+    """
 
     folder: Path
     name: str
@@ -55,6 +60,7 @@ class Bundle:
     folds: tuple[int, ...]
     clean: Mapping[Organ, CleanRule]
     protocol: Mapping[str, str]
+    onlooker: str | None
     sha256: str
 
     @property
@@ -86,6 +92,8 @@ def open_bundle(folder: Path) -> Bundle:
     needed = {"plans.json", "dataset.json"} | {
         bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
     }
+    if bundle.onlooker:
+        needed.add(bundle.onlooker)
     if unlisted := sorted(needed - set(files)):
         msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
         raise BundleUnfit(msg)
@@ -131,6 +139,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         folds=tuple(int(fold) for fold in manifest["folds"]),
         clean={Organ(name): CleanRule(**rule) for name, rule in manifest["clean"].items()},
         protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
+        onlooker=str(manifest["onlooker"]) if "onlooker" in manifest else None,
         sha256=sha256,
     )
     _check(bundle)

@@ -27,6 +27,7 @@ from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle import Bundle
+from limn.segment.orient import Finder
 
 Progress = Callable[[int, int], None]
 
@@ -59,10 +60,16 @@ class _Plan:
 
 
 class Ensemble:
-    """The resident networks of one bundle on one device."""
+    """The resident networks of one bundle on one device.
+
+    Attributes
+    ----------
+    finder : tells how an animal lies; None if the bundle has none and the header must be believed
+    """
 
     def __init__(self, bundle: Bundle, networks: list[nn.Module], plan: _Plan, device: str) -> None:
         self.bundle = bundle
+        self.finder = Finder.load(bundle.folder / bundle.onlooker) if bundle.onlooker else None
         self.device = torch.device(device)
         self._networks = networks
         self._plan = plan

@@ -1,27 +1,261 @@
-"""Whether the anatomy agrees with the way the header says that the animal lies.
+"""Which way the animal really lies, found in the image; the header is only a prior.
 
-A header that calls a prone mouse supine turns left into right, and nothing in the geometry can
-show it. The organs can: the cord lies on the back's side of the heart, the left lung on the
-animal's left, and the right lung is the larger (0.60-0.66 of both in measured mice).
+Tags lie: scanners write a supine animal as prone, a tail-first one as head-first, and some turn
+or mirror the array. Sixteen ways to lie are told apart: the animal's head at either end, its
+back in any of four directions, and each of these mirrored. A small network looks at a coarse
+picture of the animal turned each way and says how much it looks like a mouse that lies as it
+should; the way that looks best wins. A proper turn is undone before the ensemble sees the scan,
+so that the left lung is the animal's own left. A mirror image no turn explains; it is contoured
+like the others, but a person must look (`Lie.mirrored`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import nn
 
-from limn.domain.geometry import Reorientation
-from limn.domain.scan import Labels, Organ
+from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
+from limn.domain.scan import Labels, Organ, Volume
+
+# What the ensemble's array axes z, y, x grow towards, and what a true header says.
+STRAIGHT = "SPL"
+WAYS = tuple(
+    head + across
+    for head, across in product("SI", ("PL", "AR", "PR", "AL", "LP", "RA", "LA", "RP"))
+)
+# Coarse enough to be quick, fine enough for the heart's tilt and the lobes.
+COARSE_MM = 0.84
+# The header's word against the image's: how often each kind of lie is met.
+PRIOR_TURNED = 0.02
+PRIOR_MIRRORED = 0.004
+# Below this the header is believed.
+CERTAIN = 0.9
 
 # The cord runs 5-9 mm behind the heart's middle; less than this is another animal's way to lie.
 MIN_BEHIND_MM = 1.5
 MIN_RIGHT_SHARE = 0.48
 
 
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """How the animal lies in the array.
+
+    Attributes
+    ----------
+    letters : what array axes (z, y, x) of the volume as the header turns it to S, P, L grow
+        towards in the animal itself; "SPL" if the header tells the truth
+    probability : of this way, by the image and the prior
+    """
+
+    letters: str
+    probability: float
+
+    @property
+    def told(self) -> bool:
+        """Whether the header says how the animal lies."""
+        return self.letters == STRAIGHT
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether no turn of the animal explains it."""
+        return _parity(self.letters) < 0
+
+    @property
+    def words(self) -> str:
+        """The turn for people."""
+        turned = f"array axes grow towards the animal's {self.letters}, not {STRAIGHT}"
+        return f"{_TURNS[self.letters]} ({turned})" if self.letters in _TURNS else turned
+
+    def straighten(self, volume: Volume) -> Volume:
+        """The scan with the animal's own S, P, L along its axes; a view.
+
+        Its grid is the animal's, not the scanner's: only distances in it count.
+        """
+        turn, own = self._turns(volume.grid.axis_letters)
+        array = own.apply(turn.apply(volume.hu_zyx))
+        spacing = own.spacing(turn.spacing(volume.grid.spacing_mm))
+        return Volume(array, axial_grid(_shape(array), spacing, np.zeros(3)))
+
+    def back(self, labels: Labels, volume: Volume) -> Labels:
+        """Labels of the straightened scan on the voxels of the volume itself."""
+        turn, own = self._turns(volume.grid.axis_letters)
+        array = np.ascontiguousarray(turn.undo(own.undo(labels.labels_zyx)))
+        return Labels(array, volume.grid, labels.organs)
+
+    def _turns(self, header_letters: str) -> tuple[Reorientation, Reorientation]:
+        return (
+            Reorientation.between(header_letters, STRAIGHT),
+            Reorientation.between(self.letters, STRAIGHT),
+        )
+
+
+_TURNS = {
+    "IPR": "turned by 180 degrees about the back-belly axis",
+    "IAL": "turned by 180 degrees about the left-right axis",
+    "SAR": "turned by 180 degrees about the head-tail axis",
+}
+TOLD = Lie(STRAIGHT, 1.0)
+
+
+class Onlooker(nn.Module):
+    """How much a coarse picture looks like a mouse that lies straight: one number each."""
+
+    def __init__(self, channels: tuple[int, ...] = (12, 24, 48, 64)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for i, after in enumerate(channels):
+            stride = 1 if i == 0 else 2
+            layers += [
+                nn.Conv3d(before, after, 3, stride, padding=1),
+                nn.InstanceNorm3d(after, affine=True),
+                nn.LeakyReLU(inplace=True),
+            ]
+            before = after
+        self.features = nn.Sequential(*layers)
+        self.mixed = nn.Sequential(
+            nn.Conv3d(before, before, 3, padding=1), nn.LeakyReLU(inplace=True)
+        )
+        self.score = nn.Linear(2 * before, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Scores of (n, 1, z, y, x) pictures: (n,)."""
+        seen = self.mixed(self.features(image))
+        pooled = torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
+        score: torch.Tensor = self.score(pooled)[:, 0]
+        return score
+
+
+class Finder:
+    """An onlooker with its weights, ready to be asked."""
+
+    def __init__(self, onlooker: Onlooker) -> None:
+        self.onlooker = onlooker.eval()
+
+    @classmethod
+    def load(cls, weights: Path) -> Finder:
+        """Open the weights of a bundle, verified before."""
+        onlooker = Onlooker()
+        kept = torch.load(weights, map_location="cpu", weights_only=True)
+        onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
+        return cls(onlooker)
+
+    def find(self, volume: Volume) -> Lie:
+        """How the animal in a volume lies; what the header says unless the image is certain."""
+        probability = posterior(self.scores(coarse_picture(volume)))
+        best = int(np.argmax(probability))
+        if WAYS[best] != STRAIGHT and probability[best] < CERTAIN:
+            return Lie(STRAIGHT, float(probability[WAYS.index(STRAIGHT)]))
+        return Lie(WAYS[best], float(probability[best]))
+
+    def scores(self, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Of every way in `WAYS`."""
+        with torch.inference_mode():
+            scores = [
+                float(self.onlooker(torch.from_numpy(turned[None, None]))[0])
+                for turned in turned_all_ways(picture)
+            ]
+        return np.array(scores)
+
+
+def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probability of every way in `WAYS`, by the image's scores and the header's word."""
+    proper = sum(_parity(way) > 0 for way in WAYS)
+    prior = np.array(
+        [
+            1.0 - PRIOR_TURNED - PRIOR_MIRRORED
+            if way == STRAIGHT
+            else PRIOR_TURNED / (proper - 1)
+            if _parity(way) > 0
+            else PRIOR_MIRRORED / (len(WAYS) - proper)
+            for way in WAYS
+        ]
+    )
+    weighted = np.log(prior) + scores
+    likely = np.exp(weighted - weighted.max())
+    return np.asarray(likely / likely.sum())
+
+
+def coarse_picture(volume: Volume) -> npt.NDArray[np.float32]:
+    """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1."""
+    turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
+    spacing = turn.spacing(volume.grid.spacing_mm)
+    return squared(dense(coarse(turn.apply(volume.hu_zyx), spacing)))
+
+
+def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
+    """HU on voxels of `COARSE_MM`: block means, then what is left of the way linearly."""
+    factors = [max(1, int(COARSE_MM / mm)) for mm in spacing_mm.zyx]
+    z, y, x = (n // f for n, f in zip(hu_zyx.shape, factors, strict=True))
+    trimmed = hu_zyx[: z * factors[0], : y * factors[1], : x * factors[2]]
+    blocks = trimmed.reshape(z, factors[0], y, factors[1], x, factors[2])
+    means = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    zoom = [f * mm / COARSE_MM for f, mm in zip(factors, spacing_mm.zyx, strict=True)]
+    return np.asarray(
+        ndimage.zoom(means, zoom, order=1, grid_mode=True, mode="nearest"), dtype=np.float32
+    )
+
+
+def dense(hu_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Density as the onlooker takes it: air 0, water 1, bone cut off."""
+    return np.asarray(np.clip((hu_zyx + 1000.0) / 1000.0, 0.0, 2.5), dtype=np.float32)
+
+
+def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows and columns cropped to the animal and filled to one length, so that they may swap."""
+    shown = picture > 0.35
+    spans = []
+    for axis in (1, 2):
+        others = tuple(i for i in range(3) if i != axis)
+        found = np.flatnonzero(shown.mean(axis=others) > 0.02)
+        spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1))
+    side = max(16, *(high - low for low, high in spans))
+    for axis, (low, high) in zip((1, 2), spans, strict=True):
+        middle = (low + high) // 2
+        first = middle - side // 2
+        index = np.arange(first, first + side)
+        taken = np.take(picture, np.clip(index, 0, picture.shape[axis] - 1), axis)
+        outside = (index < 0) | (index >= picture.shape[axis])
+        shape = [1, 1, 1]
+        shape[axis] = side
+        picture = np.where(outside.reshape(shape), np.float32(0.0), taken)
+    return picture
+
+
+def turned_all_ways(picture: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    """The picture as it would be if the animal lay in each of `WAYS`: turned straight."""
+    return [
+        np.ascontiguousarray(Reorientation.between(way, STRAIGHT).apply(picture)) for way in WAYS
+    ]
+
+
+def _parity(letters: str) -> int:
+    """1 for a proper turn, -1 for a mirror image."""
+    axis_of = {"S": 0, "I": 0, "P": 1, "A": 1, "L": 2, "R": 2}
+    matrix = np.zeros((3, 3))
+    for axis, letter in enumerate(letters):
+        matrix[axis, axis_of[letter]] = 1.0 if letter in STRAIGHT else -1.0
+    return round(float(np.linalg.det(matrix)))
+
+
+def _shape(array: npt.NDArray[np.float32]) -> tuple[int, int, int]:
+    return (array.shape[0], array.shape[1], array.shape[2])
+
+
 def contradictions(labels: Labels) -> list[str]:
-    """What speaks against the header; empty when the anatomy agrees or can't tell."""
-    turn = Reorientation.between(labels.grid.axis_letters, "SPL")
+    """What speaks against the way the animal was taken to lie; empty when the organs agree.
+
+    The cord lies on the back's side of the heart, the left lung on the animal's left.
+    """
+    turn = Reorientation.between(labels.grid.axis_letters, STRAIGHT)
     spacing = turn.spacing(labels.grid.spacing_mm).zyx
     # The organs' box is enough, for only distances between organs count.
     turned = turn.apply(labels.labels_zyx[labels.box])

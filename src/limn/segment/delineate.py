@@ -1,0 +1,71 @@
+"""From a volume to clean labels: the animal found, turned straight, labelled, turned back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from limn.domain.errors import RefusedSeries
+from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.timing import Stopwatch
+from limn.segment.clean import clean
+from limn.segment.ensemble import Ensemble
+from limn.segment.locate import ChoiceRule, keep_one_animal
+from limn.segment.orient import TOLD, Lie, contradictions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delineated:
+    """One animal's organs.
+
+    Attributes
+    ----------
+    labels : on the volume's own grid
+    removed_voxels : islands taken from each organ
+    animals : how many were in the field
+    lie : which way the animal was found to lie
+    contradictions : what in the organs speaks against that
+    """
+
+    labels: Labels
+    removed_voxels: Mapping[Organ, int]
+    animals: int
+    lie: Lie
+    contradictions: tuple[str, ...]
+
+
+def delineate(
+    volume: Volume,
+    ensemble: Ensemble,
+    two_animals: ChoiceRule,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> Delineated:
+    """Label the organs of one animal.
+
+    Parameters
+    ----------
+    volume : (z, y, x) HU on an evenly spaced grid of any orientation
+
+    Raises
+    ------
+    RefusedSeries
+        If there is no animal, or several and the rule is to refuse.
+    """
+    with stopwatch.stage("preprocess_s"):
+        located = keep_one_animal(volume, two_animals)
+        if not located.animals:
+            raise RefusedSeries(
+                "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
+                "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
+            )
+        lie = ensemble.finder.find(located.volume) if ensemble.finder else TOLD
+        prepared = ensemble.prepare(lie.straighten(located.volume))
+    with stopwatch.stage("inference_s"):
+        probabilities = ensemble.infer(prepared, progress)
+        raw = ensemble.label(prepared, probabilities)
+    with stopwatch.stage("clean_s"):
+        cleaned = clean(raw, ensemble.bundle.clean)
+        against = contradictions(cleaned.labels)
+        labels = lie.back(cleaned.labels, volume)
+    return Delineated(labels, cleaned.removed_voxels, located.animals, lie, tuple(against))
