@@ -55,9 +55,9 @@ class Recipe:
     folds: int = 5
     stems: int = 2
     stem_phantoms: int = 120
-    stem_steps: int = 4600
+    stem_steps: int = 4000
     phantoms: int = 50
-    steps: int = 650
+    steps: int = 500
     first_seed: int = 1000
     first_stem_seed: int = 2000
     learning_rate: float = 3e-3

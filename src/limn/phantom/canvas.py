@@ -103,12 +103,15 @@ class Canvas:
 
     def label(self, share: Field, label: int) -> None:
         """Set the truth: this organ takes its share of each voxel from the others."""
-        if self.shares is None:
-            return
-        rest = 1.0 - share
-        for other in range(len(self.shares)):
-            self.shares[other] = np.rint(self.shares[other] * rest)
-        self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
+        self.unlabel(share)
+        if self.shares is not None:
+            self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
+
+    def unlabel(self, share: Field) -> None:
+        """Take a share of each voxel from every organ: bone is none of them."""
+        if self.shares is not None:
+            for organ in self.shares:
+                organ[...] = np.rint(organ * (1.0 - share))
 
 
 def warped(

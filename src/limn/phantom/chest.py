@@ -24,7 +24,7 @@ from limn.phantom.canvas import (
     rod,
     union,
 )
-from limn.phantom.layout import Layout
+from limn.phantom.layout import Layout, heart_middle_mm, heart_size_mm
 from limn.phantom.skeleton import paint_rod
 
 # The protocol's limit between what belongs to the lung and what does not.
@@ -43,19 +43,12 @@ class HeartFrame:
     @classmethod
     def of(cls, layout: Layout, mouse: Mouse) -> HeartFrame:
         """Where the heart lies: on the sternum, its apex to the left, the belly and the tail."""
-        build = mouse.build
-        # The atria add a tenth to the egg; sizes are those of the mouse of size 1.
-        volume = build.heart_volume_mm3 / build.size**3 / 1.12
-        radius = (volume / (4.0 / 3.0 * np.pi * build.heart_slenderness)) ** (1 / 3)
-        x, y, z = build.heart_centre_xyz_mm
-        on_sternum = float(layout.sternum_y(np.float32(z))) + radius + 0.75
-        axis = np.array(build.heart_axis_xyz)
+        axis = np.array(mouse.build.heart_axis_xyz)
         axis = axis / np.linalg.norm(axis)
         return cls(
-            (x, y + on_sternum, z),
+            heart_middle_mm(mouse.build, layout.sternum_y),
             (float(axis[0]), float(axis[1]), float(axis[2])),
-            float(radius),
-            float(radius * build.heart_slenderness),
+            *heart_size_mm(mouse.build),
         )
 
     def at(self, along: float, left: float, back: float) -> PointXyzMm:

@@ -12,6 +12,8 @@ from limn.phantom.canvas import Canvas, Field, Profile, ellipse
 # The cranial edge of the first thoracic vertebra and the bottom of the pelvis.
 INLET_Z_MM = 7.0
 PELVIS_Z_MM = -34.0
+# Canal, vertebral body and gullet lie between the canal's middle and the heart.
+BENEATH_CANAL_MM = 3.6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,21 +44,14 @@ class Layout:
         """The curves of a mouse."""
         build = mouse.build
         z = np.arange(-60.0, 45.0, 0.5)
-        spine = _spine_y(build, z)
+        sternum: dict[float, float] = {-60: -5.0, -12: -5.5, -6: -5.6, -2: -5.5, 2: -5.0, 5: -4.1}
+        sternum |= {7.0: -3.3, 45: -3.0}
+        sternum_y = Profile(sternum, build.chest_depth)
+        spine = _clear_of_heart(build, sternum_y, z)
         slope = np.gradient(spine, z)
         length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
         from_t1 = np.interp(INLET_Z_MM, z, length) - length
         deep, wide = build.chest_depth, build.chest_width
-        sternum: dict[float, float] = {
-            -60: -5.0,
-            -12: -5.5,
-            -6: -5.6,
-            -2: -5.5,
-            2: -5.0,
-            5: -4.1,
-            7.0: -3.3,
-            45: -3.0,
-        }
         # Stockier towards the tail, so that the dome has room.
         cage: dict[float, float] = {
             -20: 8.6,
@@ -107,7 +102,7 @@ class Layout:
             build=build,
             spine_y=Profile(dict(zip(z, spine, strict=True))),
             spine_slope=Profile(dict(zip(z, slope, strict=True))),
-            sternum_y=Profile(sternum, deep),
+            sternum_y=sternum_y,
             cage_half_width=Profile(cage, wide),
             back_y=Profile(back, (0.5 + 0.5 * deep) * plump),
             front_y=Profile(front, (0.5 + 0.5 * deep) * plump * build.belly),
@@ -156,10 +151,41 @@ class Layout:
         return float(z[np.argmin(np.abs(self.vertebra(z) - index))])
 
 
-def _spine_y(build: Build, z: np.ndarray) -> np.ndarray:
+def heart_size_mm(build: Build) -> tuple[float, float]:
+    """Radius and half length of the ventricles' egg in the mouse of size 1.
+
+    The atria add a tenth to it.
+    """
+    volume = build.heart_volume_mm3 / build.size**3 / 1.12
+    radius = (volume / (4.0 / 3.0 * np.pi * build.heart_slenderness)) ** (1 / 3)
+    return float(radius), float(radius * build.heart_slenderness)
+
+
+def heart_middle_mm(build: Build, sternum_y: Profile) -> tuple[float, float, float]:
+    """Where the heart lies: on the sternum."""
+    x, y, z = build.heart_centre_xyz_mm
+    return x, y + float(sternum_y(z)) + heart_size_mm(build)[0] + 0.75, z
+
+
+def _clear_of_heart(build: Build, sternum_y: Profile, z: np.ndarray) -> np.ndarray:
+    """The spine's curve, its swing moved towards the head until the heart has room below it."""
+    radius, length = heart_size_mm(build)
+    _, middle_y, middle_z = heart_middle_mm(build, sternum_y)
+    off = np.clip((z - middle_z) / (length + 1.0), -1.0, 1.0)
+    heart_back = middle_y + radius * np.sqrt(1.0 - off**2)
+    beside = np.abs(off) < 1.0
+    swing_z_mm = build.spine_swing_z_mm
+    spine = _spine_y(build, z, swing_z_mm)
+    while (spine - heart_back)[beside].min() < BENEATH_CANAL_MM and swing_z_mm < 12.0:
+        swing_z_mm += 0.25
+        spine = _spine_y(build, z, swing_z_mm)
+    return spine
+
+
+def _spine_y(build: Build, z: np.ndarray, swing_z_mm: float) -> np.ndarray:
     """From the neck in the middle of the body to the back, then along it to the pelvis."""
     high = 7.5 * build.chest_depth
-    fall = 1.0 / (1.0 + np.exp((build.spine_swing_z_mm - z) / build.spine_swing_over_mm))
+    fall = 1.0 / (1.0 + np.exp((swing_z_mm - z) / build.spine_swing_over_mm))
     neck = 1.6 * np.exp(-(((z - 17.0) / 4.0) ** 2))
     pelvis = -2.5 / (1.0 + np.exp((z - PELVIS_Z_MM) / 4.0))
     return np.asarray(high - build.spine_drop_mm * fall + neck + pelvis)

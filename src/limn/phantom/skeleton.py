@@ -82,43 +82,65 @@ def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     slope = layout.spine_slope(t)
     dorsal = ((y - layout.spine_y(t)) - (z - t) * slope) / np.sqrt(1.0 + slope**2)
     index = layout.vertebra(t)
-    build, tissue = mouse.build, mouse.tissue
+    tissue = mouse.tissue
     flat = Canvas(x, y, z, part.hu_zyx[near], None, canvas.voxel_mm)
+    canal = np.sqrt((x / 1.08) ** 2 + dorsal**2) - np.float32(mouse.build.canal_radius_mm)
+    solid = _paint_vertebrae(flat, mouse, canal, dorsal, index)
+    flat.fill(np.asarray(canal + np.float32(0.05)), tissue.csf)
+    cord = np.sqrt((x / 1.05) ** 2 + dorsal**2) - np.float32(mouse.build.cord_radius_mm)
+    flat.fill(cord, tissue.cord)
+    part.hu_zyx[near] = flat.hu_zyx
+    share = np.zeros(part.x.shape, dtype=np.float32)
+    thoracic = (index >= 0) & (index <= THORACIC_VERTEBRAE)
+    share[near] = solid
+    part.unlabel(share)
+    share[near] = np.where(thoracic, part.covered(cord), 0.0)
+    part.label(share, CORD)
+
+
+def _paint_vertebrae(
+    flat: Canvas, mouse: Mouse, canal: Field, dorsal: Field, index: Field
+) -> Field:
+    """Bodies, discs, arches and processes; returns the share of bone in each voxel.
+
+    Parameters
+    ----------
+    canal : signed distance to the canal
+    dorsal : mm towards the back from the canal's middle
+    index : which vertebra, and how far along it
+    """
+    build, tissue = mouse.build, mouse.tissue
     level = index - np.floor(index)
-    canal = np.sqrt((x / 1.08) ** 2 + dorsal**2) - np.float32(build.canal_radius_mm)
     exists = (index > -NECK_VERTEBRAE) & (index < THORACIC_VERTEBRAE + LUMBAR_VERTEBRAE)
     absent = np.where(exists, 0.0, 9.0)
     pitch = np.float32(build.vertebra_pitch_mm)
     # Towards the loin vertebrae grow; in the neck they are slight.
     stout = np.interp(index, [-6, 0, 8, 16], [0.85, 0.9, 1.05, 1.3]).astype(np.float32)
 
+    solid = np.zeros(flat.x.shape, dtype=np.float32)
+
     def fill(distance: Field, hu: float) -> None:
-        flat.fill(np.asarray(distance + absent, dtype=np.float32), hu)
+        there = np.asarray(distance + absent, dtype=np.float32)
+        np.maximum(solid, flat.covered(there), out=solid)
+        flat.fill(there, hu)
 
     centre = -(np.float32(build.canal_radius_mm) + 0.95 * stout)
-    body = np.sqrt((x / 1.2) ** 2 + (dorsal - centre) ** 2) - 0.95 * stout
+    body = np.sqrt((flat.x / 1.2) ** 2 + (dorsal - centre) ** 2) - 0.95 * stout
     disc = (np.abs(level - 0.5) - 0.40) * pitch
-    fill(np.maximum(body, -disc - 0.0), tissue.cartilage)
+    fill(np.maximum(body, -disc), tissue.cartilage)
     fill(np.maximum(body, disc), tissue.bone)
     fill(np.maximum(body + 0.32, disc + 0.2), tissue.marrow)
     arch = np.maximum(canal - np.float32(0.42), -canal)
     lamina = (np.abs(level - 0.5) - 0.33) * pitch
     fill(np.maximum(arch, np.where(dorsal > -0.3, lamina, disc)), tissue.bone * 0.9)
-    wing = np.maximum(np.abs(dorsal - 0.35) - 0.3, np.abs(x) - (1.9 + 0.5 * stout))
+    wing = np.maximum(np.abs(dorsal - 0.35) - 0.3, np.abs(flat.x) - (1.9 + 0.5 * stout))
     fill(np.maximum(np.maximum(wing, -canal), (np.abs(level - 0.3) - 0.17) * pitch), tissue.bone)
     # T2 of a mouse has a long spinous process.
     tall = np.where(np.abs(index - 1.5) < 0.5, 3.4, 1.3 * stout)
     tip = np.float32(build.canal_radius_mm) + tall
-    thorn = np.maximum(np.abs(x) - 0.24, np.abs(dorsal - tip / 2) - tip / 2)
+    thorn = np.maximum(np.abs(flat.x) - 0.24, np.abs(dorsal - tip / 2) - tip / 2)
     fill(np.maximum(np.maximum(thorn, -canal), (np.abs(level - 0.6) - 0.2) * pitch), tissue.bone)
-    fill(np.asarray(canal + np.float32(0.05)), tissue.csf)
-    cord = np.sqrt((x / 1.05) ** 2 + dorsal**2) - np.float32(build.cord_radius_mm)
-    fill(cord, tissue.cord)
-    part.hu_zyx[near] = flat.hu_zyx
-    share = np.zeros(part.x.shape, dtype=np.float32)
-    thoracic = (index >= 0) & (index <= THORACIC_VERTEBRAE)
-    share[near] = np.where(thoracic, part.covered(cord), 0.0)
-    part.label(share, CORD)
+    return solid
 
 
 def paint_rod(
