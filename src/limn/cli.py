@@ -110,6 +110,12 @@ def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     print(f"bundle sealed in {parsed.out}")
 
 
+def _lab_stress(parsed: argparse.Namespace) -> None:
+    from limn.lab.stress import stress
+
+    stress(parsed.bundle, parsed.out, parsed.mice, print)
+
+
 def _demo(parsed: argparse.Namespace) -> int:
     from limn.demo import demo
 
@@ -216,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
     train.add_argument("out", type=Path)
     train.set_defaults(run=_lab_train_phantom)
+    stress = studies.add_parser("stress", help="a bundle on phantoms as scanners may show them")
+    stress.add_argument("bundle", type=Path)
+    stress.add_argument("out", type=Path)
+    stress.add_argument("--mice", type=int, default=3, help="of each condition (%(default)s)")
+    stress.set_defaults(run=_lab_stress)
 
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
     demo.add_argument("--out", type=Path, default=Path("demo-out"))

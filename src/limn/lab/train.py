@@ -393,7 +393,10 @@ def train(
         averaged, first, smooth = kept["averaged"], kept["step"], kept["loss"]
     rng = np.random.default_rng([course.seed, first])
     started = time.monotonic()
+    parent = multiprocessing.parent_process()
     for step in range(first, course.steps):
+        if parent is not None and not parent.is_alive():
+            raise StageFailed("the command that started this training has ended")
         hu, classes = _draw_patch(rng, cases, recipe)
         image = torch.from_numpy(normalise(hu, intensities)[None, None])
         with torch.autocast("cpu", torch.bfloat16):

@@ -54,6 +54,12 @@ def paint(mouse: Mouse, grid: Grid) -> tuple[Field, npt.NDArray[np.uint8]]:
     return hu, shares
 
 
+def inside(mouse: Mouse, grid: Grid) -> npt.NDArray[np.bool_]:
+    """The voxels of the animal that is labelled, skin and limbs included: (z, y, x) bool."""
+    canvas = _canvas(mouse, grid, np.empty(0, dtype=np.float32), None, (0.0, 0.0, 0.0))
+    return np.asarray(_outline(canvas, mouse) < 0)
+
+
 def labels_of(shares: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The organ that fills at least half of a voxel: (z, y, x) uint8."""
     labels = np.zeros(shares.shape[1:], dtype=np.uint8)

@@ -1,0 +1,87 @@
+"""What a node may meet and must survive: voxel sizes, wrong HU, company, headers that lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Labels
+from limn.lab.evaluate import Known, Trial, evaluate, read_scores, table
+from limn.lab.posture import mirrored, turned
+from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
+from limn.phantom.body import inside, labels_of
+from limn.phantom.scanner import Scanner, expose
+from limn.segment.bundle import open_bundle
+from limn.segment.ensemble import Ensemble
+
+# Beyond every training and cohort seed.
+FIRST_SEED = 9000
+FIELD_MM = (32.0, 28.0, 30.0)
+SPACINGS_MM = (0.08, 0.1, 0.14, 0.2, 0.28)
+OFFSETS_HU = (-200.0, 200.0)
+PLAIN_MM = 0.2
+
+
+def _scanner(spacing_mm: float, offset_hu: float = 0.0) -> Scanner:
+    z, y, x = (round(mm / spacing_mm) for mm in FIELD_MM)
+    spacing = SpacingMm(spacing_mm, spacing_mm, spacing_mm)
+    return Scanner(spacing, (z, y, x), (0.0, 0.0, -1.0), offset_hu=offset_hu)
+
+
+def _known(mouse: Mouse, scanner: Scanner) -> Known:
+    volume, shares = expose(mouse, scanner, mouse.seed)
+    truth = Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
+    return Known(volume, truth, inside(mouse, volume.grid))
+
+
+def _at_spacing(spacing_mm: float, seed: int) -> Known:
+    return _known(conceive(seed), _scanner(spacing_mm))
+
+
+def _off(offset_hu: float, seed: int) -> Known:
+    return _known(conceive(seed), _scanner(PLAIN_MM, offset_hu))
+
+
+def _crowded(seed: int) -> Known:
+    mouse = conceive(seed, neighbour=True)
+    around = replace(mouse.around, tubes=6, wires=2, nozzle=True)
+    return _known(replace(mouse, around=around), _scanner(PLAIN_MM))
+
+
+def _lying(how: str, axis: str, seed: int) -> Known:
+    known = _known(conceive(seed), _scanner(PLAIN_MM))
+    change = turned if how == "turned" else mirrored
+    return Known(*change(known.volume, known.truth, axis))
+
+
+def trials(mice: int) -> list[Trial]:
+    """Every condition on so many mice each."""
+    conditions: dict[str, Callable[[int], Known]] = {}
+    conditions |= {f"{mm} mm": partial(_at_spacing, mm) for mm in SPACINGS_MM}
+    conditions |= {f"{hu:+.0f} HU": partial(_off, hu) for hu in OFFSETS_HU}
+    conditions["tubes, wires, neighbour"] = _crowded
+    conditions |= {
+        f"{how} {axis}": partial(_lying, how, axis)
+        for how in ("turned", "mirrored")
+        for axis in "xyz"
+    }
+    return [
+        Trial(name, str(seed), partial(make, seed))
+        for name, make in conditions.items()
+        for seed in range(FIRST_SEED, FIRST_SEED + mice)
+    ]
+
+
+def stress(bundle: Path, folder: Path, mice: int, report: Callable[[str], None]) -> None:
+    """Run every condition and write ``scores.csv`` and ``table.md``."""
+    if mice < 1:
+        msg = f"--mice {mice}: at least 1 expected"
+        raise ConfigWrong(msg)
+    ensemble = Ensemble.load(open_bundle(bundle), "cpu")
+    path = evaluate(trials(mice), ensemble, folder, report)
+    (folder / "table.md").write_text(table(read_scores(path)))
+    report(f"{folder / 'table.md'} written")
