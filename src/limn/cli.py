@@ -104,10 +104,11 @@ def _rois(parsed: argparse.Namespace) -> None:
 
 
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.train import Recipe, train_phantom_folds
+    from limn.lab.recipe import Recipe
+    from limn.lab.train import train_phantom_bundle
+    from limn.lab.train_orient import OrientRecipe
 
-    train_phantom_folds(parsed.out, Recipe(), print)
-    print(f"bundle sealed in {parsed.out}")
+    print(f"bundle sealed in {train_phantom_bundle(parsed.out, Recipe(), OrientRecipe(), print)}")
 
 
 def _lab_stress(parsed: argparse.Namespace) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -6,53 +7,74 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn.domain.scan import Organ
-from limn.lab.train import (
-    Recipe,
+from limn.lab.model_folder import save_fold
+from limn.lab.patches import (
+    draw_patch,
     intensity_properties,
     make_case,
+    make_cases,
     normalise,
-    save_fold,
-    score,
-    seal,
-    train_fold,
-    train_phantom_folds,
+    seen_elsewhere,
 )
+from limn.lab.recipe import Recipe
+from limn.lab.train import Course, train, train_phantom_bundle
+from limn.lab.train_orient import OrientRecipe, coarse_cases, draw_picture
+from limn.phantom.anatomy import conceive
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
 
 TINY = Recipe(
     spacing_mm=0.7,
-    shape_zyx=(32, 32, 36),
+    shape_zyx=(44, 36, 40),
     patch_zyx=(16, 24, 24),
     features=(4, 8, 16),
     folds=2,
-    phantoms=3,
-    first_seed=2000,
-    steps=100,
+    stems=2,
+    stem_phantoms=2,
+    stem_steps=50,
+    phantoms=4,
+    steps=50,
+    first_seed=1100,
+    first_stem_seed=1203,
     warm_up_steps=10,
+    average=0.9,
 )
+ORIENT = OrientRecipe(steps=3, validation=2)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model folder of two tiny folds, sealed, and what training reported."""
-    folder = tmp_path_factory.mktemp("tiny")
+    """A bundle of two tiny folds, and what training reported."""
     lines: list[str] = []
-    train_phantom_folds(folder, TINY, [0, 1], lines.append)
-    seal(folder, TINY)
-    return folder, lines
+    folder = tmp_path_factory.mktemp("tiny")
+    return train_phantom_bundle(folder, TINY, ORIENT, lines.append), lines
 
 
-def test_training_lowers_the_loss(trained):
-    """A few steps lower the loss of every fold clearly."""
-    for fold in (0, 1):
-        losses = [
-            float(found[1])
-            for line in trained[1]
-            if (found := re.match(rf"fold {fold} step .* loss (\S+)", line))
-        ]
-        assert len(losses) == 2
-        assert losses[1] < losses[0] - 0.1
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    """Two tiny phantoms."""
+    return make_cases([1100, 1101], TINY, tmp_path_factory.mktemp("cases"), lambda line: None)
+
+
+def test_training_reports_and_keeps_its_loss(trained):
+    """Stems and folds report their loss with the time left, and it is kept as a table."""
+    for name in ("stem 0", "stem 1", "fold 0", "fold 1"):
+        assert any(re.match(rf"{name} step 50/50 loss \S+ \d+ s, 0 s left", s) for s in trained[1])
+    curve = (trained[0].parent / "work" / "loss.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in curve) == ["fold 0", "fold 1", "stem 0", "stem 1"]
+
+
+def test_a_second_run_trains_nothing(trained):
+    """What is done is not done again, and the same weights come out."""
+    before = {path: path.read_bytes() for path in trained[0].rglob("*.pth")}
+    lines: list[str] = []
+    train_phantom_bundle(trained[0].parent, TINY, ORIENT, lines.append)
+    assert not any("step" in line or "phantom" in line for line in lines)
+    for path, kept in before.items():
+        again = torch.load(path, weights_only=True)
+        first = torch.load(trained[0] / path.relative_to(trained[0]), weights_only=True)
+        assert str(again) == str(first)
+        assert kept
 
 
 def test_nnunetv2_opens_the_model_folder(trained):
@@ -66,11 +88,9 @@ def test_nnunetv2_opens_the_model_folder(trained):
     predictor.initialize_from_trained_model_folder(
         str(trained[0]), use_folds=(0, 1), checkpoint_name="checkpoint_final.pth"
     )
-    case = make_case(2010, TINY)
-    labels = predictor.predict_single_npy_array(
-        case.hu_zyx[None], {"spacing": [0.7] * 3}, None, None, False
-    )
-    assert labels.shape == case.hu_zyx.shape
+    hu = make_case(1110, TINY).hu_zyx.astype(np.float32)
+    labels = predictor.predict_single_npy_array(hu[None], {"spacing": [0.7] * 3}, None, None, False)
+    assert labels.shape == hu.shape
     assert predictor.dataset_json["labels"]["SpinalCord"] == 2
 
 
@@ -81,20 +101,93 @@ def test_the_sealed_folder_is_a_bundle(trained):
     assert bundle.spacing_mm.zyx == (0.7, 0.7, 0.7)
     assert bundle.demonstration
     assert set(bundle.clean) == set(Organ)
-    Ensemble.load(bundle, "cpu").warm_up()
+    ensemble = Ensemble.load(bundle, "cpu")
+    ensemble.warm_up()
+    assert ensemble.finder is not None
 
 
-def test_training_is_repeatable():
-    """The same fold of the same recipe has the same weights; another fold others."""
-    recipe = Recipe(
-        spacing_mm=0.7, shape_zyx=(32, 32, 36), patch_zyx=(16, 16, 16), features=(4, 8), folds=2,
-        phantoms=2, first_seed=2000, steps=2, warm_up_steps=1,
-    )  # fmt: skip
-    cases = [make_case(2000 + i, recipe) for i in range(2)]
+def test_a_course_lowers_the_loss_and_is_repeatable(cases, tmp_path):
+    """Same seed, same weights; another seed others; and the loss falls."""
     intensities = intensity_properties(cases)
-    runs = [train_fold(fold, cases, intensities, recipe, print) for fold in (0, 0, 1)]
-    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+    weights, losses = [], []
+    for i, seed in enumerate((1, 1, 2)):
+        lines: list[str] = []
+        course = Course("stem 0", seed, 100, 3e-3, tmp_path / str(i))
+        weights.append(train(course, cases, intensities, TINY, None, lines.append))
+        losses.append([float(re.search(r"loss (\S+)", line)[1]) for line in lines])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert losses[0][1] < losses[0][0] - 0.1
+
+
+def test_a_killed_course_goes_on(cases, tmp_path):
+    """A course that was cut short is taken up at its last checkpoint."""
+    intensities = intensity_properties(cases)
+    short = Course("fold 1", 1, 2, 3e-3, tmp_path)
+    train(short, cases, intensities, TINY, None, lambda line: None)
+    lines: list[str] = []
+    longer = dataclasses.replace(short, steps=50)
+    train(longer, cases, intensities, TINY, None, lines.append)
+    assert len(lines) == 1
+    kept = torch.load(tmp_path / "fold_1.pt", weights_only=True)
+    assert kept["step"] == 50
+
+
+def test_no_validation_animal_trains_its_fold():
+    """Seeds of stems, folds and every test are apart, and a fold leaves its fifth out."""
+    recipe = Recipe()
+    folds = set(range(recipe.first_seed, recipe.first_seed + recipe.phantoms))
+    stems = set(range(recipe.first_stem_seed, recipe.first_stem_seed + recipe.stem_phantoms))
+    assert not folds & stems
+    assert recipe.phantoms % recipe.folds == 0
+
+
+def test_phantoms_are_kept(tmp_path, cases):
+    """A phantom that is there is read, not made; a part of one is not taken for it."""
+    again = make_cases([1100], TINY, tmp_path, lambda line: None)
+    np.testing.assert_array_equal(again[0].hu_zyx, cases[0].hu_zyx)
+    (tmp_path / "1101.part.npz").write_bytes(b"half")
+    stamp = (tmp_path / "1100.npz").stat().st_mtime_ns
+    lines: list[str] = []
+    make_cases([1100, 1101], TINY, tmp_path, lines.append)
+    assert lines == ["phantom 1/1"]
+    assert (tmp_path / "1100.npz").stat().st_mtime_ns == stamp
+
+
+def test_patches_hold_what_they_say(cases):
+    """Shares of all classes add up to one, and a third of the patches show cord."""
+    rng = np.random.default_rng(2)
+    cords = 0
+    for _ in range(40):
+        hu, classes = draw_patch(rng, cases, TINY)
+        assert hu.shape == TINY.patch_zyx
+        np.testing.assert_allclose(classes.sum(axis=0), 1.0, atol=0.02)
+        cords += bool((classes[2] > 0.5).any())
+    assert cords > 12
+
+
+def test_another_scanner_keeps_the_order_of_tissues():
+    """Whatever calibration is drawn, air stays below lung, lung below soft, soft below bone."""
+    tissues = np.repeat(np.array([-1000.0, -500.0, 40.0, 900.0], np.float32), 512)
+    for seed in range(30):
+        hu = seen_elsewhere(tissues.reshape(4, 8, 8, 8), np.random.default_rng(seed))
+        means = hu[:, 2:-2, 2:-2, 2:-2].mean(axis=(1, 2, 3))
+        assert (np.diff(means) > 0).all()
+
+
+def test_the_onlooker_sees_the_phantoms_coarsely(cases):
+    """Its pictures have 0.84 mm voxels, square cross-sections and hold the animal."""
+    hu = coarse_cases(cases, TINY.spacing_mm)[0]
+    wanted = [n * 0.7 / 0.84 for n in TINY.shape_zyx]
+    assert all(abs(n - want) <= 1 for n, want in zip(hu.shape, wanted, strict=True))
+    picture = draw_picture(hu, np.random.default_rng(1))
+    assert picture.shape[1] == picture.shape[2]
+    assert (picture > 0.5).mean() > 0.1
+
+
+def test_one_in_four_training_phantoms_has_contrast():
+    """The blood of such a phantom is brighter than its muscle."""
+    assert conceive(1101, contrast=True).tissue.blood > conceive(1101).tissue.blood + 90
 
 
 def test_weights_are_saved_in_half_precision(tmp_path):
@@ -108,27 +201,17 @@ def test_weights_are_saved_in_half_precision(tmp_path):
     assert weights["a"].data_ptr() == weights["b"].data_ptr()
 
 
-def test_intensities_are_those_of_the_organs():
-    """Normalised organs have mean 0 and deviation 1 or a little less, as they are clipped."""
-    case = make_case(2001, TINY)
-    intensities = intensity_properties([case])
-    inside = normalise(case.hu_zyx, intensities)[case.labels_zyx > 0]
-    assert inside.mean() == pytest.approx(0, abs=0.15)
-    assert inside.std() == pytest.approx(1, abs=0.15)
+def test_intensities_are_those_of_the_organs(cases):
+    """Normalised organs have mean 0 and deviation 1, and nothing of them is clipped."""
+    intensities = intensity_properties(cases)
+    hu = np.concatenate([case.hu_zyx[case.shares.max(axis=0) > 127] for case in cases])
+    inside = normalise(hu.astype(np.float32), intensities)
+    assert inside.mean() == pytest.approx(0, abs=0.1)
+    assert inside.std() == pytest.approx(1, abs=0.1)
     low, high = (
         (intensities[key] - intensities["mean"]) / intensities["std"]
         for key in ("percentile_00_5", "percentile_99_5")
     )
-    everywhere = normalise(case.hu_zyx, intensities)
-    assert (everywhere.min(), everywhere.max()) == pytest.approx((low, high), abs=1e-5)
-
-
-def test_the_score_names_organs():
-    """The score of a perfect cord and a half heart is theirs by name."""
-    truth = np.zeros((2, 2, 4), np.uint8)
-    truth[0, 0], truth[1, 1] = 1, 2
-    labels = truth.copy()
-    labels[0, 0, :2] = 0
-    assert score(labels, truth) == pytest.approx(
-        {Organ.HEART: 2 / 3, Organ.CORD: 1.0, Organ.LUNG_R: 1.0, Organ.LUNG_L: 1.0}
-    )
+    everywhere = normalise(np.array([-9e4, 9e4], np.float32), intensities)
+    assert everywhere == pytest.approx((low, high), abs=1e-4)
+    assert low < inside.min()

@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import nn
 
 from limn.domain.geometry import SpacingMm
-from limn.lab.train import Case, seen_elsewhere
+from limn.lab.patches import Case, seen_elsewhere
 from limn.segment.orient import STRAIGHT, WAYS, Onlooker, coarse, dense, squared, turned_all_ways
 
 REPORTED_EVERY = 50

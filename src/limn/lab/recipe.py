@@ -1,0 +1,34 @@
+"""Everything that decides what comes out of training the embedded bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what comes out.
+
+    Attributes
+    ----------
+    stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
+    phantoms : animals of the folds, a fifth of them held out by each
+    average : how slowly the weights that are kept follow those that learn
+    """
+
+    spacing_mm: float = 0.28
+    shape_zyx: tuple[int, int, int] = (144, 104, 112)
+    patch_zyx: tuple[int, int, int] = (64, 64, 80)
+    features: tuple[int, ...] = (8, 16, 32, 64, 128)
+    folds: int = 5
+    stems: int = 2
+    stem_phantoms: int = 120
+    stem_steps: int = 4000
+    phantoms: int = 50
+    steps: int = 500
+    first_seed: int = 1000
+    first_stem_seed: int = 2000
+    learning_rate: float = 3e-3
+    fold_learning_rate: float = 8e-4
+    warm_up_steps: int = 60
+    average: float = 0.997

@@ -1,0 +1,82 @@
+"""Bundles on scans of known truth, with a network that is right by construction."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Labels, Organ, Volume
+from limn.lab import evaluate as module
+from limn.lab.evaluate import COLUMNS, Known, Trial, evaluate, read_scores, table, worst
+from limn.segment.delineate import Delineated
+from limn.segment.orient import Lie
+
+ORGANS = {1: Organ.HEART, 2: Organ.CORD}
+
+
+def known(shift: int) -> Known:
+    """Two boxes, and a volume that tells by how much an ensemble will miss them."""
+    labels = np.zeros((12, 12, 12), dtype=np.uint8)
+    labels[2:8, 2:8, 2:8], labels[3:9, 10, 4:8] = 1, 2
+    grid = axial_grid(labels.shape, SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
+    body = np.zeros(labels.shape, dtype=np.bool_)
+    body[:, :, :9] = True
+    return Known(
+        Volume(np.full(labels.shape, float(shift), np.float32), grid),
+        Labels(labels, grid, ORGANS),
+        body,
+    )
+
+
+@pytest.fixture(autouse=True)
+def shifted(monkeypatch: pytest.MonkeyPatch):
+    """Delineation that gives the truth, moved along x by what the volume says."""
+
+    def delineate(volume, ensemble, rule, stopwatch, progress):
+        truth = known(0).truth
+        moved = np.roll(truth.labels_zyx, int(volume.hu_zyx[0, 0, 0]), axis=2)
+        labels = Labels(moved, truth.grid, ORGANS)
+        return Delineated(labels, {}, 1, Lie("IAL", 0.97), ())
+
+    monkeypatch.setattr(module, "delineate", delineate)
+
+
+def test_scores_are_written_once(tmp_path: Path):
+    """A row for each organ of each scan; a second run does only what is missing."""
+    made = []
+
+    def trial(shift):
+        def make():
+            made.append(shift)
+            return known(shift)
+
+        return Trial("native", f"m{shift}", make)
+
+    lines: list[str] = []
+    path = evaluate([trial(0), trial(2)], None, tmp_path, lines.append)
+    rows = read_scores(path)
+    assert [(row["scan"], row["organ"]) for row in rows] == [
+        ("m0", "Heart"), ("m0", "SpinalCord"), ("m2", "Heart"), ("m2", "SpinalCord"),
+    ]  # fmt: skip
+    assert tuple(rows[0]) == COLUMNS
+    assert [float(row["dsc"]) for row in rows] == pytest.approx([1.0, 1.0, 2 / 3, 0.5], abs=1e-4)
+    assert float(rows[2]["hd95_mm"]) == pytest.approx(1.0)
+    assert rows[0]["lie"] == "IAL"
+    # Two columns of the heart lie beyond the body: 2 x 36 voxels less what the shift leaves in.
+    assert float(rows[2]["outside_mm3"]) == pytest.approx((36 + 6) * 0.125)
+    assert len(lines) == 2
+    evaluate([trial(0), trial(1), trial(2)], None, tmp_path, lines.append)
+    assert made == [0, 2, 1]
+    assert len(read_scores(path)) == 6
+
+
+def test_the_table_tells_means_and_the_worst(tmp_path: Path):
+    """One line for each organ with mean and worst, and the worst scans are named."""
+    trials = [Trial("native", f"m{n}", lambda n=n: known(n)) for n in (0, 2, 6)]
+    rows = read_scores(evaluate(trials, None, tmp_path, lambda line: None))
+    text = table(rows)
+    assert "| native | Heart | 3 | 0.556" in text
+    assert "| native | SpinalCord | 3 |" in text
+    assert text.count("\n") == 4
+    assert worst(rows, "native", 2) == ["m6", "m2"]
