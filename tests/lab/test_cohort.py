@@ -112,15 +112,7 @@ def test_what_is_finished_is_kept(made):
     assert {p: t for p, t in times(made).items() if p.parent != taken} == {
         p: t for p, t in before.items() if p.parent != taken
     }
-    for path in taken.iterdir():
-        one, two = (SimpleITK.GetArrayFromImage(image_at(where)) for where in (path, path))
-        np.testing.assert_array_equal(one, two)
-        assert len(old[path.name]) == len(path.read_bytes())
-
-
-def image_at(path: Path) -> SimpleITK.Image:
-    """A NIfTI file."""
-    return SimpleITK.ReadImage(str(path))
+    assert {path.name: path.read_bytes() for path in taken.iterdir()} == old
 
 
 def test_half_a_scan_is_no_scan(tmp_path, monkeypatch):

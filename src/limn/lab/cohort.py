@@ -130,11 +130,11 @@ def show_cohort(folder: Path, cohort: Cohort, workers: int | None) -> None:
             console.print(f"{name}  {done}/{total}, {_told(left_s)} left")
 
         made = write_cohort(folder, cohort, workers=workers, report=report)
-    kept = len(cohort.visits) - made
+    kept, animals = len(cohort.visits) - made, len(cohort.all_animals)
     console.print(
         f"{made} scans made" + (f", {kept} were there" if kept else "") + f" in "
         f"{_told(time.monotonic() - started)}; {escape(str(folder / MANIFEST))} names "
-        f"{len(cohort.visits)} scans of {len(cohort.all_animals)} animals"
+        f"{len(cohort.visits)} scans of {animals} animal{'s' * (animals != 1)}"
     )
 
 
