@@ -15,11 +15,12 @@ from limn.domain.errors import LimnError
 
 EXIT_WRONG = 1
 EXIT_USAGE = 2
+COHORT = "phantom cohort"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; an error meant for people is printed, not thrown."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed) or 0)
     except LimnError as error:
@@ -27,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WRONG
     except KeyboardInterrupt:
         return 130
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``phantom cohort`` as the one command that it is.
+
+    argparse can't tell a folder from a command in the same place; a folder that bears the name is
+    ``./cohort`` (D-030).
+    """
+    if list(arguments[:2]) == COHORT.split():
+        return [COHORT, *arguments[2:]]
+    return list(arguments)
 
 
 def _serve(parsed: argparse.Namespace) -> None:
@@ -85,6 +97,24 @@ def _phantom(parsed: argparse.Namespace) -> None:
         mirrored=parsed.mirrored,
         quirks=parsed.quirk,
     )
+
+
+def _cohort(parsed: argparse.Namespace) -> None:
+    from limn.lab.cohort import show_cohort
+    from limn.phantom.cohort import SIZE_ZYX_MM, Cohort
+
+    z, y, x = parsed.size or SIZE_ZYX_MM
+    planned = Cohort(
+        seed=parsed.seed,
+        animals=parsed.animals,
+        time_points=parsed.time_points,
+        contrast_animals=parsed.contrast_animals,
+        contrast_scans=parsed.contrast_scans,
+        spacing_mm=parsed.spacing,
+        size_zyx_mm=(z, y, x),
+        wide=parsed.wide,
+    )
+    show_cohort(parsed.out, planned, parsed.workers)
 
 
 class _ListQuirks(argparse.Action):
@@ -167,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     release.set_defaults(run=_release)
 
     phantom = commands.add_parser(
-        "phantom", help="make a phantom mouse: DICOM, RTSTRUCT, NIfTI, truth"
+        "phantom",
+        help="make a phantom mouse: DICOM, RTSTRUCT, NIfTI, truth",
+        epilog="'limn phantom cohort OUT' makes a whole data set (see its own --help).",
     )
     phantom.add_argument("out", type=Path)
     phantom.add_argument("--seed", type=int, default=1)
@@ -211,6 +243,41 @@ def _parser() -> argparse.ArgumentParser:
         "--quirks", action=_ListQuirks, nargs=0, help="list the quirks and what they do"
     )
     phantom.set_defaults(run=_phantom)
+
+    cohort = commands.add_parser(
+        COHORT, help="make a data set of phantoms: animals, days, three observers"
+    )
+    cohort.add_argument("out", type=Path)
+    cohort.add_argument("--seed", type=int, default=0, help="another seed, other animals")
+    cohort.add_argument("--animals", type=int, default=20, metavar="N", help="native (%(default)s)")
+    cohort.add_argument(
+        "--time-points", type=int, default=7, metavar="M", help="scans of each (%(default)s)"
+    )
+    cohort.add_argument(
+        "--contrast-animals", type=int, default=8, metavar="N", help="enhanced (%(default)s)"
+    )
+    cohort.add_argument(
+        "--contrast-scans",
+        type=int,
+        default=35,
+        metavar="N",
+        help="of all enhanced animals together (%(default)s)",
+    )
+    cohort.add_argument("--spacing", type=float, default=0.14, metavar="MM")
+    cohort.add_argument(
+        "--size",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="field of view in mm (default 30.8 25.2 28, which holds T1 to T13)",
+    )
+    cohort.add_argument(
+        "--wide",
+        action="store_true",
+        help="every scan from a scanner, bed and position of its own, not two facilities' own",
+    )
+    cohort.add_argument("--workers", type=int, metavar="N", help="processes (default: every core)")
+    cohort.set_defaults(run=_cohort)
 
     rois = commands.add_parser("rois", help="what a structure set of any make says about a series")
     rois.add_argument("structure_set", type=Path, metavar="RTSTRUCT")
