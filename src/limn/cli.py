@@ -141,10 +141,14 @@ def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     print(f"bundle sealed in {train_phantom_bundle(parsed.out, Recipe(), OrientRecipe(), print)}")
 
 
-def _lab_stress(parsed: argparse.Namespace) -> None:
-    from limn.lab.stress import stress
+def _lab_try(parsed: argparse.Namespace) -> None:
+    from limn.lab.testsets import cohort_trials, stress_trials, try_bundle
 
-    stress(parsed.bundle, parsed.out, parsed.mice, print)
+    if parsed.set == "stress":
+        trials = stress_trials(mice=3)
+    else:
+        trials = cohort_trials(wide=parsed.set == "wide")
+    try_bundle(parsed.bundle, trials, parsed.out, print)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -290,11 +294,16 @@ def _parser() -> argparse.ArgumentParser:
     train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
     train.add_argument("out", type=Path)
     train.set_defaults(run=_lab_train_phantom)
-    stress = studies.add_parser("stress", help="a bundle on phantoms as scanners may show them")
-    stress.add_argument("bundle", type=Path)
-    stress.add_argument("out", type=Path)
-    stress.add_argument("--mice", type=int, default=3, help="of each condition (%(default)s)")
-    stress.set_defaults(run=_lab_stress)
+    tried = studies.add_parser("try", help="a bundle on phantoms that it never saw, scored")
+    tried.add_argument("bundle", type=Path)
+    tried.add_argument("out", type=Path)
+    tried.add_argument(
+        "--set",
+        choices=["cohort", "wide", "stress"],
+        default="cohort",
+        help="the paper's two test sets, the same from many scanners, or odd conditions",
+    )
+    tried.set_defaults(run=_lab_try)
 
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
     demo.add_argument("--out", type=Path, default=Path("demo-out"))

@@ -270,7 +270,7 @@ def _tissue(rng: np.random.Generator) -> Tissue:
 
 
 def _with_contrast(tissue: Tissue, rng: np.random.Generator) -> Tissue:
-    """Blood pool and liver brighter by 100-600 HU, less as days go by."""
+    """Blood pool and liver brighter by 100-600 HU."""
     blood = float(rng.uniform(100.0, 600.0))
     liver = float(rng.uniform(100.0, 600.0))
     return replace(

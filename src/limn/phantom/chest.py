@@ -1,6 +1,6 @@
 """Heart, lungs, airways, vessels and what lies between the lungs.
 
-The truth follows the contouring protocol (`docs/phantom.md`): the heart is muscle, chambers and
+The truth follows the contouring protocol (`docs/protocol.md`): the heart is muscle, chambers and
 atria, up to where the great vessels leave it; the lungs are parenchyma with the vessels and
 airways inside it that are thinner than 0.6 mm, without thicker ones.
 """

@@ -1,19 +1,24 @@
-"""What a node may meet and must survive: voxel sizes, wrong HU, company, headers that lie."""
+"""Test sets of phantoms that no network has seen, and a bundle tried on them.
+
+`cohort_trials` are the paper's two test sets, 35 native and 35 contrast-enhanced scans;
+`stress_trials` are what a node may meet and must survive: voxel sizes, wrong HU, company, headers
+that lie.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels
-from limn.lab.evaluate import Known, Trial, evaluate, read_scores, table
+from limn.lab.evaluate import Known, Trial, draw, evaluate, read_scores, table, worst
 from limn.lab.posture import mirrored, turned
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
 from limn.phantom.body import inside, labels_of
+from limn.phantom.cohort import Cohort, Split, Visit, image, mouse_of
 from limn.phantom.scanner import Scanner, expose
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
@@ -58,7 +63,7 @@ def _lying(how: str, axis: str, seed: int) -> Known:
     return Known(*change(known.volume, known.truth, axis))
 
 
-def trials(mice: int) -> list[Trial]:
+def stress_trials(mice: int) -> list[Trial]:
     """Every condition on so many mice each."""
     conditions: dict[str, Callable[[int], Known]] = {}
     conditions |= {f"{mm} mm": partial(_at_spacing, mm) for mm in SPACINGS_MM}
@@ -76,12 +81,36 @@ def trials(mice: int) -> list[Trial]:
     ]
 
 
-def stress(bundle: Path, folder: Path, mice: int, report: Callable[[str], None]) -> None:
-    """Run every condition and write ``scores.csv`` and ``table.md``."""
-    if mice < 1:
-        msg = f"--mice {mice}: at least 1 expected"
-        raise ConfigWrong(msg)
+def cohort_trials(*, wide: bool) -> list[Trial]:
+    """The test scans of the paper's two sets.
+
+    Parameters
+    ----------
+    wide : scanners, beds and calibration differ from scan to scan, not one facility's
+    """
+    cohort = Cohort(wide=wide)
+    sets = {Split.TEST1: "native", Split.TEST2: "contrast"}
+    return [
+        Trial(sets[visit.animal.split], visit.name, partial(_visit, cohort, visit))
+        for visit in cohort.visits
+        if visit.animal.split in sets
+    ]
+
+
+def _visit(cohort: Cohort, visit: Visit) -> Known:
+    volume, truth = image(cohort, visit)
+    return Known(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
+
+
+def try_bundle(
+    bundle: Path, trials: Sequence[Trial], folder: Path, report: Callable[[str], None]
+) -> None:
+    """Evaluate, then write ``table.md`` and draw the worst scan of each group."""
     ensemble = Ensemble.load(open_bundle(bundle), "cpu")
-    path = evaluate(trials(mice), ensemble, folder, report)
-    (folder / "table.md").write_text(table(read_scores(path)))
-    report(f"{folder / 'table.md'} written")
+    rows = read_scores(evaluate(trials, ensemble, folder, report))
+    (folder / "table.md").write_text(table(rows))
+    of_name = {(trial.group, trial.scan): trial for trial in trials}
+    for group in dict.fromkeys(trial.group for trial in trials):
+        for scan in worst(rows, group, 1):
+            draw(of_name[group, scan], ensemble, folder / "worst" / f"{group} {scan}.png")
+    report(f"{folder / 'table.md'} written, the worst cases drawn beside it")
