@@ -15,7 +15,7 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 
 REPOSITORY = Path(__file__).parents[1]
-BUNDLE = REPOSITORY / "models" / "phantom-1"
+BUNDLE = REPOSITORY / "models" / "phantom-2"
 COLOURS = {
     Organ.HEART: (255, 0, 0),
     Organ.CORD: (255, 255, 0),
@@ -55,7 +55,7 @@ def write_series(volume: Volume, folder: Path, identity: CtIdentity) -> list[Pat
 @pytest.fixture(scope="session")
 def mouse() -> tuple[Volume, Labels]:
     """A phantom that the embedded bundle never saw; asymmetric, not cubic."""
-    scanner = Scanner(SpacingMm(0.3, 0.3, 0.3), (96, 84, 92))
+    scanner = Scanner(SpacingMm(0.3, 0.3, 0.3), (96, 84, 92), (0.0, 1.0, -2.0))
     return scan(conceive(7), scanner, 7)
 
 

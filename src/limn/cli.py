@@ -91,6 +91,7 @@ def _phantom(parsed: argparse.Namespace) -> None:
         spacing_mm=parsed.spacing,
         size_mm=(parsed.size[0], parsed.size[1], parsed.size[2]),
         neighbour=parsed.neighbour,
+        contrast=parsed.contrast,
         position=parsed.position,
         stack=parsed.stack,
         turned=parsed.turned,
@@ -139,6 +140,13 @@ def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     from limn.lab.train_orient import OrientRecipe
 
     print(f"bundle sealed in {train_phantom_bundle(parsed.out, Recipe(), OrientRecipe(), print)}")
+
+
+def _lab_figures(parsed: argparse.Namespace) -> None:
+    from limn.lab.figures import draw_sheets
+
+    for path in draw_sheets(parsed.out, parsed.real):
+        print(path)
 
 
 def _lab_try(parsed: argparse.Namespace) -> None:
@@ -217,6 +225,7 @@ def _parser() -> argparse.ArgumentParser:
         help="field of view in mm (default 30 26 30)",
     )
     phantom.add_argument("--neighbour", action="store_true", help="a second animal beside it")
+    phantom.add_argument("--contrast", action="store_true", help="with a contrast agent")
     phantom.add_argument(
         "--position",
         choices=["HFS", "HFP", "FFS", "FFP", "HFDL", "HFDR", "FFDL", "FFDR"],
@@ -294,6 +303,10 @@ def _parser() -> argparse.ArgumentParser:
     train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
     train.add_argument("out", type=Path)
     train.set_defaults(run=_lab_train_phantom)
+    figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
+    figures.add_argument("out", type=Path)
+    figures.add_argument("--real", type=Path, help="organ labels of a real mouse, NIfTI")
+    figures.set_defaults(run=_lab_figures)
     tried = studies.add_parser("try", help="a bundle on phantoms that it never saw, scored")
     tried.add_argument("bundle", type=Path)
     tried.add_argument("out", type=Path)

@@ -1,5 +1,6 @@
 """The product itself, with the embedded bundle, on series that make it hard."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
 from limn.domain.timing import Stopwatch
-from limn.lab.posture import restack
+from limn.lab.posture import mirrored, restack, turned
 from limn.node.pipeline import Options, Product, contour, prove, rehearse
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
@@ -102,15 +103,56 @@ def test_a_gap_in_an_organ_is_refused(
         run(folder, ensemble)
 
 
-def test_a_header_that_contradicts_the_anatomy_is_refused(
+@pytest.mark.parametrize(("axis", "letters"), [("x", "IAL"), ("y", "IPR"), ("z", "SAR")])
+def test_a_header_that_lies_is_found_out(
+    axis: str, letters: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Half a turn against the tags: every organ is where it is, the record and the file say so."""
+    volume, truth = turned(*mouse, axis)
+    product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    assert f"header-disagrees:{letters}" in product.flags
+    assert product.held is None
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("header and anatomy disagree: turned by 180 degrees")
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_a_mirror_image_is_held(
+    axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """One axis flipped, as no turn can: contoured with the animal's own left, and held."""
+    volume, truth = mirrored(*mouse, axis)
+    product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    assert any(flag.startswith("mirrored:") for flag in product.flags)
+    assert product.held is not None
+    assert "mirror image" in product.held
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("mirrored image: held for release")
+
+
+def test_a_true_header_is_believed(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """A supine mouse said to be prone: its lungs would be swapped, its cord lies on the belly."""
-    volume, _ = restack(*mouse, "HFP", "axial")
-    turned = Volume(volume.hu_zyx, mouse[0].grid)
-    folder = write(turned, tmp_path / "ct", "HFS", "38")
+    """Nothing is flagged about the lie of an animal that lies as its header says."""
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "40"), ensemble)
+    assert not [f for f in product.flags if f.startswith(("header", "mirrored", "lie-unsure"))]
+    assert product.held is None
+
+
+def test_organs_that_contradict_each_other_are_refused(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """With nobody to find the lie, a supine mouse said to be prone is refused, not delivered."""
+    blind = copy.copy(ensemble)
+    blind.finder = None
+    volume, _ = turned(*mouse, "z")
+    folder = write(volume, tmp_path / "ct", "HFS", "41")
     with pytest.raises(RefusedSeries, match=r"contradicts the anatomy: the cord lies"):
-        run(folder, ensemble)
+        run(folder, blind)
 
 
 def test_air_alone_is_no_mouse(
@@ -128,7 +170,7 @@ def test_of_two_animals_one_is_contoured(ensemble: Ensemble, tmp_path: Path) -> 
     scanner = Scanner(SpacingMm(0.35, 0.35, 0.35), (86, 72, 170), (8.0, 0.0, 0.0))
     for seed in range(20):
         mouse = conceive(seed, neighbour=True)
-        if mouse.neighbour_xyz_mm is not None and mouse.neighbour_xyz_mm[0] > 0:
+        if mouse.around.neighbour_xyz_mm is not None and mouse.around.neighbour_xyz_mm[0] > 0:
             break
     volume, truth = scan(mouse, scanner, seed)
     options = replace(OPTIONS, two_animals="central")

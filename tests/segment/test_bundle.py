@@ -20,7 +20,7 @@ def copy(tmp_path):
 def test_the_embedded_bundle_opens():
     """The embedded bundle is sound and says what it is for."""
     bundle = open_bundle(BUNDLE)
-    assert bundle.label == "phantom-1"
+    assert bundle.label == "phantom-2"
     assert bundle.demonstration
     assert "not for animals" in bundle.not_for
     assert bundle.folds == (0, 1, 2, 3, 4)
@@ -40,7 +40,7 @@ def test_the_manifests_hashes_are_sha256sums():
         ["sha256sum", "--check", "--strict"], cwd=BUNDLE, input=sums, text=True, check=True,
         capture_output=True,
     )  # fmt: skip
-    assert checked.stdout.count(": OK") == 7
+    assert checked.stdout.count(": OK") == 8
 
 
 def test_a_bundle_is_known_by_its_manifests_hash():

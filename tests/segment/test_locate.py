@@ -20,7 +20,7 @@ AIR_HU = -1000.0
 def scanned(seed: int, *, prone: bool, neighbour: bool) -> tuple[Volume, Labels, float]:
     """A coarse scan with the labelled animal nearest to the middle; where the other one lies."""
     mouse = conceive(seed, prone=prone, neighbour=neighbour)
-    other_mm = mouse.neighbour_xyz_mm[0] if mouse.neighbour_xyz_mm else 0.0
+    other_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
     scanner = random_scanner(seed, SPACING_MM, (50, 58, 134 if neighbour else 68))
     # Two thirds on its own side: the labelled animal is the more central one.
     x_mm = np.sign(other_mm) * (abs(other_mm) / 2 - 3)

@@ -30,6 +30,8 @@ from limn.phantom.scanner import Scanner, scan
 from limn.segment.trace import trace
 
 LABEL = "TRUTH"
+# The middle of the field, from the middle of the heart: lungs and cord reach further to the tail.
+CHEST_XYZ_MM = (0.0, 1.0, -2.5)
 WHEN = ("20260101", "120000")
 STYLE = rtstruct.Style(
     roi_names=MappingProxyType({organ: organ.value for organ in Organ}),
@@ -75,6 +77,7 @@ def synthesize(
     spacing_mm: float,
     size_mm: tuple[float, float, float],
     neighbour: bool = False,
+    contrast: bool = False,
     position: str | None = None,
     stack: str = "axial",
     turned: str | None = None,
@@ -92,6 +95,7 @@ def synthesize(
     ----------
     size_mm : field of view, z y x of the animal
     neighbour : a second animal lies beside the first
+    contrast : the animal was given a contrast agent
     position : PatientPosition; the header then truly says how the animal lies. The bed is on the
         back's side for supine, on the belly's for prone; on its side the animal takes the bed
         along. By default HFS or HFP, as the seed lets it lie
@@ -111,16 +115,17 @@ def synthesize(
     shape = _checked(spacing_mm, size_mm, position, stack, turned, mirrored)
     series_dir = _empty_folder(folder)
     say("painting the mouse")
-    mouse = conceive(seed, prone=_prone(position), neighbour=neighbour)
+    mouse = conceive(seed, prone=_prone(position), neighbour=neighbour, contrast=contrast)
     lies = position or ("HFP" if mouse.prone else "HFS")
-    scanner = Scanner(SpacingMm(spacing_mm, spacing_mm, spacing_mm), shape)
+    scanner = Scanner(SpacingMm(spacing_mm, spacing_mm, spacing_mm), shape, CHEST_XYZ_MM)
     volume, truth = scan(mouse, scanner, seed)
     if turned is not None:
         volume, truth = posture.turned(volume, truth, turned)
     if mirrored is not None:
         volume, truth = posture.mirrored(volume, truth, mirrored)
     volume, truth = posture.restack(volume, truth, lies, stack)
-    everything = (seed, spacing_mm, shape, neighbour, lies, stack, turned, mirrored, sorted(quirks))
+    settings = (neighbour, contrast, lies, stack, turned, mirrored, sorted(quirks))
+    everything = (seed, spacing_mm, shape, *settings)
     identity = CtIdentity(
         animal=f"PHANTOM-{seed}",
         uid_root=uid_from(f"phantom|{everything}"),
@@ -146,6 +151,7 @@ def show_phantom(
     spacing_mm: float,
     size_mm: tuple[float, float, float],
     neighbour: bool,
+    contrast: bool,
     position: str | None,
     stack: str,
     turned: str | None,
@@ -169,6 +175,7 @@ def show_phantom(
             spacing_mm=spacing_mm,
             size_mm=size_mm,
             neighbour=neighbour,
+            contrast=contrast,
             position=position,
             stack=stack,
             turned=turned,
