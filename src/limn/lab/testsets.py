@@ -29,6 +29,7 @@ FIELD_MM = (32.0, 28.0, 30.0)
 SPACINGS_MM = (0.08, 0.1, 0.14, 0.2, 0.28)
 OFFSETS_HU = (-200.0, 200.0)
 PLAIN_MM = 0.2
+WIDE_MM = 56.0
 
 
 def _scanner(spacing_mm: float, offset_hu: float = 0.0) -> Scanner:
@@ -54,7 +55,16 @@ def _off(offset_hu: float, seed: int) -> Known:
 def _crowded(seed: int) -> Known:
     mouse = conceive(seed, neighbour=True)
     around = replace(mouse.around, tubes=6, wires=2, nozzle=True)
-    return _known(replace(mouse, around=around), _scanner(PLAIN_MM))
+    plain = _scanner(PLAIN_MM)
+    z, y, _ = plain.shape_zyx
+    beside_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
+    # Both animals in the field, the labelled one nearer to its middle.
+    wide = replace(
+        plain,
+        shape_zyx=(z, y, round(WIDE_MM / PLAIN_MM)),
+        centre_xyz_mm=(0.4 * beside_mm, 0.0, plain.centre_xyz_mm[2]),
+    )
+    return _known(replace(mouse, around=around), wide)
 
 
 def _lying(how: str, axis: str, seed: int) -> Known:

@@ -56,7 +56,8 @@ def paint(mouse: Mouse, grid: Grid) -> tuple[Field, npt.NDArray[np.uint8]]:
 
 def inside(mouse: Mouse, grid: Grid) -> npt.NDArray[np.bool_]:
     """The voxels of the animal that is labelled, skin and limbs included: (z, y, x) bool."""
-    canvas = _canvas(mouse, grid, np.empty(0, dtype=np.float32), None, (0.0, 0.0, 0.0))
+    unpainted = np.empty(grid.shape_zyx, dtype=np.float32)
+    canvas = _canvas(mouse, grid, unpainted, None, (0.0, 0.0, 0.0))
     return np.asarray(_outline(canvas, mouse) < 0)
 
 
