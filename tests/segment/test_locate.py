@@ -9,6 +9,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Volume
 from limn.phantom.anatomy import conceive
+from limn.phantom.body import inside
 from limn.phantom.scanner import random_scanner, scan
 from limn.segment.locate import keep_one_animal
 
@@ -58,13 +59,14 @@ def test_of_two_mice_one_stays_whole_and_the_other_becomes_air(seed, prone):
     located = keep_one_animal(volume, "central")
     np.testing.assert_array_equal(volume.hu_zyx, before)
     assert located.animals == 2
-    x_mm = columns_mm(volume)
-    own, other = np.abs(x_mm) < 11, np.abs(x_mm - other_mm) < 11
-    assert (before[:, :, other] > 0).sum() > 5_000
-    np.testing.assert_array_equal(located.volume.hu_zyx[:, :, own], before[:, :, own])
+    other = np.abs(columns_mm(volume) - other_mm) < 7
+    assert (before[:, :, other] > 0).sum() > 3_000
     assert (located.volume.hu_zyx[:, :, other] == AIR_HU).all()
     changed = located.volume.hu_zyx != before
     assert not changed[labels.labels_zyx > 0].any()
+    # A paw that reaches over to the neighbour may go with it.
+    body = inside(conceive(seed, prone=prone, neighbour=True), volume.grid)
+    assert changed[body].mean() < 0.02
 
 
 @pytest.mark.parametrize(("seed", "prone"), [(1, True), (2, False)])
@@ -74,10 +76,10 @@ def test_the_largest_of_two_stays(seed, prone):
     hu = volume.hu_zyx.copy()
     x_mm = columns_mm(volume)
     # Cut the neighbour's head and shoulders off the picture.
-    hu[-18:][:, :, np.abs(x_mm - other_mm) < 12] = AIR_HU
+    hu[-18:][:, :, np.abs(x_mm - other_mm) < 13] = AIR_HU
     located = keep_one_animal(Volume(hu, volume.grid), "largest")
     assert located.animals == 2
-    assert (located.volume.hu_zyx[:, :, np.abs(x_mm - other_mm) < 11] == AIR_HU).all()
+    assert (located.volume.hu_zyx[:, :, np.abs(x_mm - other_mm) < 7] == AIR_HU).all()
     assert not (located.volume.hu_zyx != hu)[labels.labels_zyx > 0].any()
 
 

@@ -89,13 +89,12 @@ def _real(path: Path) -> bytes:
     x, y, z = image.GetSpacing()
     spacing = SpacingMm(z, y, x)
     hu, _ = ct_like(labels, spacing, REAL_HU)
-    # Rows grow to the belly and columns to the animal's left: the larger lung, the heart's apex
-    # and the stomach say so, though the file's own header, which mirrors the animal, does not.
+    # By the file's own header rows grow to the belly and columns to the animal's right.
     grid = axial_grid(labels.shape, spacing, np.zeros(3))
     kept = np.where(np.isin(labels, list(REAL_ORGANS)), labels, 0).astype(np.uint8)
     return draw_contours(
-        Volume(np.ascontiguousarray(hu[:, ::-1]), grid),
-        Labels(np.ascontiguousarray(kept[:, ::-1]), grid, REAL_ORGANS),
+        Volume(np.ascontiguousarray(hu[:, ::-1, ::-1]), grid),
+        Labels(np.ascontiguousarray(kept[:, ::-1, ::-1]), grid, REAL_ORGANS),
         COLOURS,
         "real organ labels (Rosenhain 2018, CT140)   image made from them   lungs are one label",
     )

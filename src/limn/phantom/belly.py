@@ -20,8 +20,9 @@ def paint_belly(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     behind = part.y - (layout.spine_y(part.z) - np.float32(2.4))
     inside = np.maximum(np.maximum(wall, behind), layout.dome(part))
     inside = np.maximum(inside, np.float32(PELVIS_Z_MM - 3.0) - part.z)
-    # In the cage's height the belly ends at the ribs.
-    inside = np.maximum(inside, np.where(part.z > -10.0, layout.cage(part), -9.0))
+    # In the cage's height the belly ends at the ribs, below it widens to the flanks.
+    widened = layout.cage(part) - 0.7 * np.maximum(np.float32(-7.0) - part.z, 0.0)
+    inside = np.maximum(inside, widened)
     part.fill(inside, 0.6 * tissue.fat + 0.4 * tissue.soft)
 
     rng = np.random.default_rng(mouse.build.shape_seed + 1)
