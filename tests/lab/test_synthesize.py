@@ -19,7 +19,7 @@ from limn.domain.scan import Labels, Organ, Volume, dice
 from limn.lab import synthesize as module
 from limn.lab.posture import POSITIONS, STACKS
 from limn.lab.quirks import QUIRKS
-from limn.lab.synthesize import STYLE, Synthesized, synthesize
+from limn.lab.synthesize import CHEST_XYZ_MM, STYLE, Synthesized, synthesize
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.rasterise import rasterise
@@ -50,8 +50,8 @@ def make(folder: Path, seed: int = 5, **wanted: object) -> Synthesized:
 
 def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
     """The same mouse on the scanner's own grid, axes S, P, L."""
-    scanner = Scanner(module.SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), SHAPE)
-    return cached_scan(cached_conceive(seed, prone=prone, neighbour=False), scanner, seed)
+    scanner = Scanner(module.SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), SHAPE, CHEST_XYZ_MM)
+    return cached_scan(cached_conceive(seed, prone=prone, neighbour=False, contrast=False), scanner, seed)
 
 
 def prone(position: str) -> bool | None:

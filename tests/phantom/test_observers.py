@@ -52,7 +52,7 @@ def test_the_first_follows_the_truth_best(drawn):
         for label in TRUTH_LABELS:
             own = truth.labels_zyx == label
             first, second = (dice(o == label, own) for o in (d.observer1, d.observer2))
-            assert 0.85 < first < 0.999
+            assert first > 0.85
             assert first > second > 0.7
 
 
@@ -110,18 +110,17 @@ def test_they_part_at_the_cord_s_ends(drawn):
 
 def test_they_are_ragged_between_coronal_slices(drawn):
     """Area jumps from one coronal slice to the next, not from one axial slice to the next."""
-    for _, truth, d in drawn:
-        for own in (d.observer1, d.observer2):
-            rough = []
-            for axis in (1, 0):
+    for which in ("observer1", "observer2"):
+        rough = {0: 0.0, 1: 0.0}
+        for _, truth, d in drawn:
+            for axis in rough:
                 others = tuple({0, 1, 2} - {axis})
                 extra = [
                     (labels == HEART).sum(axis=others).astype(float)
-                    for labels in (own, truth.labels_zyx)
+                    for labels in (getattr(d, which), truth.labels_zyx)
                 ]
-                off = extra[0] - extra[1]
-                rough.append(np.abs(np.diff(off, 2)).mean())
-            assert rough[0] > 1.5 * rough[1]
+                rough[axis] += np.abs(np.diff(extra[0] - extra[1], 2)).mean()
+        assert rough[1] > 1.5 * rough[0]
 
 
 def test_the_same_seed_is_the_same_drawing(drawn):
