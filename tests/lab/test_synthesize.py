@@ -51,7 +51,9 @@ def make(folder: Path, seed: int = 5, **wanted: object) -> Synthesized:
 def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
     """The same mouse on the scanner's own grid, axes S, P, L."""
     scanner = Scanner(module.SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), SHAPE, CHEST_XYZ_MM)
-    return cached_scan(cached_conceive(seed, prone=prone, neighbour=False, contrast=False), scanner, seed)
+    return cached_scan(
+        cached_conceive(seed, prone=prone, neighbour=False, contrast=False), scanner, seed
+    )
 
 
 def prone(position: str) -> bool | None:

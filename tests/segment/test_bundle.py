@@ -89,7 +89,7 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
         ('keep = "largest"', 'hold = "largest"'),
         ("\n[files]\n", "\n[flies]\n"),
         ("[labels]\n", "labels = 7\n[others]\n"),
-        ('version = "1"', 'version = "\x80\udcff"'),
+        ('version = "2"', 'version = "\x80\udcff"'),
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):

@@ -120,13 +120,12 @@ def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) 
 
 def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path:
     """``fold_k/checkpoint_final.pth`` in half precision, each tensor stored once."""
-    halves: dict[int, torch.Tensor] = {}
+    halves: dict[tuple[torch.Size, bytes], torch.Tensor] = {}
     packed = {}
     for name, tensor in weights.items():
-        key = tensor.data_ptr()
-        if key not in halves:
-            halves[key] = tensor.detach().half()
-        packed[name] = halves[key]
+        half = tensor.detach().half()
+        # A network names its encoder twice and most layers three times.
+        packed[name] = halves.setdefault((half.shape, half.numpy().tobytes()), half)
     path = folder / f"fold_{fold}" / "checkpoint_final.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(
