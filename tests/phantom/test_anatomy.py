@@ -18,7 +18,7 @@ def test_a_neighbour_changes_only_the_surroundings():
     assert beside == conceive(5, neighbour=True)
     assert beside.around.neighbour_xyz_mm is not None
     assert dataclasses.replace(beside.around, neighbour_xyz_mm=None) == alone.around
-    assert (beside.build, beside.tissue) == (alone.build, alone.tissue)
+    assert (beside.build, beside.pose, beside.tissue) == (alone.build, alone.pose, alone.tissue)
 
 
 def test_seeds_lie_both_ways():

@@ -17,7 +17,7 @@ from limn.segment.orient import (
     Lie,
     Onlooker,
     coarse,
-    coarse_picture,
+    coarse_pictures,
     contradictions,
     posterior,
     right_lung_share,
@@ -107,11 +107,11 @@ class Template(torch.nn.Module):
         self.wanted = torch.from_numpy(wanted)
         self.weight = weight
 
-    def forward(self, image):
+    def forward(self, images):
         """The share of voxels that agree, times the weight."""
-        if image.shape[2:] != self.wanted.shape:
-            return torch.zeros(1)
-        return self.weight * (image[0, 0] == self.wanted).float().mean()[None]
+        if images.shape[2:] != self.wanted.shape:
+            return torch.zeros(len(images))
+        return self.weight * (images[:, 0] == self.wanted).float().mean((1, 2, 3))
 
 
 @pytest.mark.parametrize("way", WAYS[::2])
@@ -120,12 +120,25 @@ def test_the_finder_finds_what_the_onlooker_likes(way):
     rng = np.random.default_rng(5)
     animal = rng.uniform(-400, 900, (24, 24, 24)).astype(np.float32)
     scan = volume(animal, mm=(0.84, 0.84, 0.84))
-    picture = coarse_picture(scan)
+    (picture,) = coarse_pictures(scan)
     wanted = turned_all_ways(picture)[WAYS.index(way)]
     sure = Finder(Template(wanted, 200.0)).find(scan)
     assert sure.letters == way
     assert sure.probability > CERTAIN
     assert Finder(Template(wanted, 0.1)).find(scan).letters == STRAIGHT
+
+
+def test_a_long_scan_is_looked_at_in_stretches():
+    """Every slice is in a stretch, and the stretch that the onlooker likes best decides."""
+    rng = np.random.default_rng(6)
+    animal = rng.uniform(-400, 900, (90, 24, 24)).astype(np.float32)
+    scan = volume(animal, mm=(0.84, 0.84, 0.84))
+    pictures = coarse_pictures(scan)
+    assert len(pictures) == 5
+    assert {len(picture) for picture in pictures} == {48}
+    np.testing.assert_array_equal(pictures[-1][-1], (animal[-1] + 1000) / 1000)
+    wanted = turned_all_ways(pictures[3])[WAYS.index("IAL")]
+    assert Finder(Template(wanted, 200.0)).find(scan).letters == "IAL"
 
 
 def test_pictures_are_square_and_hold_the_animal():

@@ -182,6 +182,7 @@ def conceive(
     if contrast:
         tissue = _with_contrast(tissue, np.random.default_rng([seed, 6, time_point]))
     around = _surroundings(np.random.default_rng([seed, 4, time_point]), prone)
+    pose = _pose(day)
     if neighbour:
         side = 1.0 if day.random() < 0.5 else -1.0
         around = replace(
@@ -192,7 +193,7 @@ def conceive(
                 float(day.uniform(-6.0, 6.0)),
             ),
         )
-    return Mouse(seed, build, _pose(day), tissue, around, contrast)
+    return Mouse(seed, build, pose, tissue, around, contrast)
 
 
 def _build(rng: np.random.Generator) -> Build:

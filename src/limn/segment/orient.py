@@ -33,6 +33,9 @@ WAYS = tuple(
 )
 # Coarse enough to be quick, fine enough for the heart's tilt and the lobes.
 COARSE_MM = 0.84
+# What the onlooker was shown in training, and how far stretches of a longer scan lie apart.
+STRETCH_MM = 40.0
+STRIDE_MM = 10.0
 # The header's word against the image's: how often each kind of lie is met.
 PRIOR_TURNED = 0.02
 PRIOR_MIRRORED = 0.004
@@ -150,7 +153,9 @@ class Finder:
 
     def find(self, volume: Volume) -> Lie:
         """How the animal in a volume lies; what the header says unless the image is certain."""
-        probability = posterior(self.scores(coarse_picture(volume)))
+        seen = [self.scores(picture) for picture in coarse_pictures(volume)]
+        # Of a long scan the chest decides: there the onlooker likes what it sees best.
+        probability = posterior(max(seen, key=lambda scores: float(scores.max())))
         best = int(np.argmax(probability))
         if WAYS[best] != STRAIGHT and probability[best] < CERTAIN:
             return Lie(STRAIGHT, float(probability[WAYS.index(STRAIGHT)]))
@@ -158,12 +163,9 @@ class Finder:
 
     def scores(self, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Of every way in `WAYS`."""
+        ways = torch.from_numpy(np.stack(turned_all_ways(picture))[:, None])
         with torch.inference_mode():
-            scores = [
-                float(self.onlooker(torch.from_numpy(turned[None, None]))[0])
-                for turned in turned_all_ways(picture)
-            ]
-        return np.array(scores)
+            return np.asarray(self.onlooker(ways).double().numpy())
 
 
 def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -184,11 +186,17 @@ def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(likely / likely.sum())
 
 
-def coarse_picture(volume: Volume) -> npt.NDArray[np.float32]:
-    """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1."""
+def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
+    """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1.
+
+    A scan longer than the onlooker has learnt to look at comes as overlapping stretches.
+    """
     turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
-    spacing = turn.spacing(volume.grid.spacing_mm)
-    return squared(dense(coarse(turn.apply(volume.hu_zyx), spacing)))
+    whole = coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm))
+    length, stride = round(STRETCH_MM / COARSE_MM), round(STRIDE_MM / COARSE_MM)
+    last = max(0, len(whole) - length)
+    starts = [*range(0, last, stride), last]
+    return [squared(dense(whole[start : start + length])) for start in starts]
 
 
 def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:

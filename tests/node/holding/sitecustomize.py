@@ -38,7 +38,7 @@ def change(pipeline: ModuleType) -> None:
     def held(instances, *rest):
         if not str(instances[0].header.PatientID).startswith("M9"):
             return contour(instances, *rest)
-        pipeline.rtstruct.build = lambda *given: build(*given, notes=(NOTE,))
+        pipeline.rtstruct.build = lambda *given, notes: build(*given, notes=[NOTE, *notes])
         try:
             return replace(contour(instances, *rest), held=WHY)
         finally:
