@@ -150,13 +150,9 @@ def _lab_figures(parsed: argparse.Namespace) -> None:
 
 
 def _lab_try(parsed: argparse.Namespace) -> None:
-    from limn.lab.testsets import cohort_trials, stress_trials, try_bundle
+    from limn.lab.testsets import try_bundle
 
-    if parsed.set == "stress":
-        trials = stress_trials(mice=3)
-    else:
-        trials = cohort_trials(wide=parsed.set == "wide")
-    try_bundle(parsed.bundle, trials, parsed.out, print)
+    try_bundle(parsed.bundle, parsed.set, parsed.out, print)
 
 
 def _demo(parsed: argparse.Namespace) -> int:

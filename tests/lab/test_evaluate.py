@@ -1,18 +1,30 @@
 """Bundles on scans of known truth, with a network that is right by construction."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab import evaluate as module
-from limn.lab.evaluate import COLUMNS, Known, Trial, evaluate, read_scores, table, worst
+from limn.lab.evaluate import (
+    COLUMNS,
+    Known,
+    Trial,
+    evaluate,
+    only_for,
+    read_scores,
+    table,
+    worst,
+)
 from limn.segment.delineate import Delineated
 from limn.segment.orient import Lie
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD}
+ENSEMBLE = SimpleNamespace(bundle=SimpleNamespace(organs=ORGANS))
 
 
 def known(shift: int) -> Known:
@@ -35,6 +47,8 @@ def shifted(monkeypatch: pytest.MonkeyPatch):
 
     def delineate(volume, ensemble, rule, stopwatch, progress):
         truth = known(0).truth
+        if volume.hu_zyx[0, 0, 0] < 0:
+            raise RefusedSeries("no animal in the field")
         moved = np.roll(truth.labels_zyx, int(volume.hu_zyx[0, 0, 0]), axis=2)
         labels = Labels(moved, truth.grid, ORGANS)
         return Delineated(labels, {}, 1, Lie("IAL", 0.97), ())
@@ -54,7 +68,7 @@ def test_scores_are_written_once(tmp_path: Path):
         return Trial("native", f"m{shift}", make)
 
     lines: list[str] = []
-    path = evaluate([trial(0), trial(2)], None, tmp_path, lines.append)
+    path = evaluate([trial(0), trial(2)], ENSEMBLE, tmp_path, lines.append)
     rows = read_scores(path)
     assert [(row["scan"], row["organ"]) for row in rows] == [
         ("m0", "Heart"), ("m0", "SpinalCord"), ("m2", "Heart"), ("m2", "SpinalCord"),
@@ -66,7 +80,7 @@ def test_scores_are_written_once(tmp_path: Path):
     # Two columns of the heart lie beyond the body: 2 x 36 voxels less what the shift leaves in.
     assert float(rows[2]["outside_mm3"]) == pytest.approx((36 + 6) * 0.125)
     assert len(lines) == 2
-    evaluate([trial(0), trial(1), trial(2)], None, tmp_path, lines.append)
+    evaluate([trial(0), trial(1), trial(2)], ENSEMBLE, tmp_path, lines.append)
     assert made == [0, 2, 1]
     assert len(read_scores(path)) == 6
 
@@ -74,9 +88,35 @@ def test_scores_are_written_once(tmp_path: Path):
 def test_the_table_tells_means_and_the_worst(tmp_path: Path):
     """One line for each organ with mean and worst, and the worst scans are named."""
     trials = [Trial("native", f"m{n}", lambda n=n: known(n)) for n in (0, 2, 6)]
-    rows = read_scores(evaluate(trials, None, tmp_path, lambda line: None))
+    rows = read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
     text = table(rows)
     assert "| native | Heart | 3 | 0.556" in text
     assert "| native | SpinalCord | 3 |" in text
     assert text.count("\n") == 4
     assert worst(rows, "native", 2) == ["m6", "m2"]
+
+
+def test_a_refused_scan_is_lost_and_stops_nothing(tmp_path: Path):
+    """Its organs count as lost, the next scan is scored, and the table says how many."""
+    trials = [Trial("native", f"m{n}", lambda n=n: known(n)) for n in (-1, 0)]
+    rows = read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
+    assert [float(row["dsc"]) for row in rows] == [0.0, 0.0, 1.0, 1.0]
+    assert table(rows).count("| 0.000 | 0.00 (0.00) | 1 |") == 2
+    lost = table(rows[:2]).splitlines()[2]
+    assert lost.endswith("| - | - | 1 |")
+
+
+def test_a_scan_that_was_cut_short_is_done_again(tmp_path: Path):
+    """Rows for fewer than all organs are no scan."""
+    trials = [Trial("native", "m0", lambda: known(0))]
+    path = evaluate(trials, ENSEMBLE, tmp_path, lambda line: None)
+    path.write_text("\n".join(path.read_text().splitlines()[:2]) + "\n")
+    assert len(read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))) == 3
+
+
+def test_a_folder_is_of_one_bundle_and_one_set(tmp_path: Path):
+    """The scores of another bundle are not taken for these."""
+    only_for(tmp_path, "bundle a on cohort")
+    only_for(tmp_path, "bundle a on cohort")
+    with pytest.raises(ConfigWrong, match=r"holds the scores of bundle a on cohort, not of"):
+        only_for(tmp_path, "bundle b on cohort")

@@ -8,6 +8,7 @@ from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ
 from limn.segment.bundle import MANIFEST, CleanRule, open_bundle, write_manifest
+from limn.segment.ensemble import Ensemble
 from tests.conftest import BUNDLE
 
 
@@ -41,6 +42,15 @@ def test_the_manifests_hashes_are_sha256sums():
         capture_output=True,
     )  # fmt: skip
     assert checked.stdout.count(": OK") == 8
+
+
+def test_a_wrong_onlooker_is_the_bundles_fault(copy):
+    """A sealed bundle whose onlooker is none is unfit, and the file is named."""
+    (copy / "orient.pth").write_bytes(b"PK no weights")
+    head = (copy / MANIFEST).read_text().split("\n[files]\n")[0]
+    write_manifest(copy, head)
+    with pytest.raises(BundleUnfit, match=r"orient.pth is no onlooker"):
+        Ensemble.load(open_bundle(copy), "cpu")
 
 
 def test_a_bundle_is_known_by_its_manifests_hash():

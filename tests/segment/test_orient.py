@@ -198,3 +198,10 @@ def test_the_right_lungs_share():
     """Of both lungs; unknown without one of them."""
     assert right_lung_share({Organ.LUNG_R: 3.0, Organ.LUNG_L: 1.0}) == 0.75
     assert right_lung_share({Organ.LUNG_R: 3.0}) is None
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 40), (4, 3, 60), (20, 20, 1)])
+def test_a_sliver_of_a_scan_is_no_crash(shape):
+    """Fields of hardly a voxel across leave the header believed or not, and raise nothing."""
+    scan = volume(np.full(shape, 40.0, np.float32), mm=(0.1, 0.1, 0.1))
+    assert Finder(Onlooker()).find(scan).letters in WAYS

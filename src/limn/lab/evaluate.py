@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.metrics import score_labels
-from limn.segment.delineate import delineate
+from limn.segment.delineate import Delineated, delineate
 from limn.segment.ensemble import Ensemble
+from limn.segment.orient import TOLD
 from limn.segment.picture import draw_contours
 
 COLUMNS = (
@@ -69,6 +71,8 @@ def evaluate(
 ) -> Path:
     """Delineate and score every trial; what ``scores.csv`` holds already is not done again.
 
+    A scan that limn refuses counts as one in which every organ was lost.
+
     Returns
     -------
     The CSV: a row for each organ of each scan, columns `COLUMNS`.
@@ -77,13 +81,15 @@ def evaluate(
     path = folder / "scores.csv"
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n")
-    done = {(row["group"], row["scan"]) for row in read_scores(path)}
+    rows_of = Counter((row["group"], row["scan"]) for row in read_scores(path))
+    # A run that was killed may have left a scan with fewer rows than organs.
+    done = {key for key, rows in rows_of.items() if rows >= len(ensemble.bundle.organs)}
     waiting = [trial for trial in trials if (trial.group, trial.scan) not in done]
     started = time.monotonic()
     for count, trial in enumerate(waiting):
         known = trial.make()
         began = time.monotonic()
-        drawn = delineate(known.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+        drawn = _delineated(known, ensemble)
         seconds = time.monotonic() - began
         outside = _outside_mm3(drawn.labels, known.body)
         found, wanted = drawn.labels.volumes_mm3(), known.truth.volumes_mm3()
@@ -115,6 +121,36 @@ def evaluate(
     return path
 
 
+def _delineated(known: Known, ensemble: Ensemble) -> Delineated:
+    try:
+        return delineate(known.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+    except RefusedSeries:
+        nothing = np.zeros(known.truth.labels_zyx.shape, dtype=np.uint8)
+        labels = Labels(nothing, known.truth.grid, known.truth.organs)
+        return Delineated(labels, {}, 0, TOLD, ())
+
+
+def only_for(folder: Path, what: str) -> None:
+    """Keep a folder's scores to one bundle and one test set.
+
+    Raises
+    ------
+    ConfigWrong
+        If the folder holds the scores of something else.
+    """
+    path = folder / "tried.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = path.read_text() if path.exists() else what
+        path.write_text(before)
+    except OSError as error:
+        msg = f"{folder}: {error.strerror}; give a folder that can be written"
+        raise ConfigWrong(msg) from error
+    if before != what:
+        msg = f"{folder} holds the scores of {before}, not of {what}; give another folder"
+        raise ConfigWrong(msg)
+
+
 def _outside_mm3(labels: Labels, body: npt.NDArray[np.bool_] | None) -> str:
     if body is None:
         return ""
@@ -134,18 +170,24 @@ def table(rows: Iterable[dict[str, str]]) -> str:
     for row in rows:
         grouped[row["group"], row["organ"]].append(row)
     lines = [
-        "| set | organ | scans | DSC mean (sd, worst) | MSD mm | 95 % HD mm mean (worst) | lost |",
+        "| set | organ | scans | DSC mean (sd, worst) | MSD mm, found ones "
+        "| 95 % HD mm, found ones: mean (worst) | lost |",
         "|---|---|---|---|---|---|---|",
     ]
     for (group, organ), own in grouped.items():
         dsc, msd, hd95 = (
             np.array([float(row[key]) for row in own]) for key in ("dsc", "msd_mm", "hd95_mm")
         )
+        found = dsc > 0
+        distances = (
+            f"{msd[found].mean():.3f} | {hd95[found].mean():.2f} ({hd95[found].max():.2f})"
+            if found.any()
+            else "- | -"
+        )
         lines.append(
             f"| {group} | {organ} | {len(own)} "
             f"| {dsc.mean():.3f} ({dsc.std():.3f}, {dsc.min():.3f}) "
-            f"| {np.nanmean(msd):.3f} | {np.nanmean(hd95):.2f} ({np.nanmax(hd95):.2f}) "
-            f"| {int((dsc == 0).sum())} |"
+            f"| {distances} | {int((~found).sum())} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -162,7 +204,7 @@ def worst(rows: Iterable[dict[str, str]], group: str, count: int) -> list[str]:
 def draw(trial: Trial, ensemble: Ensemble, path: Path) -> None:
     """Three cuts of a scan twice: as delineated, and below it as the truth has it."""
     known = trial.make()
-    drawn = delineate(known.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+    drawn = _delineated(known, ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
     for labels, name in ((drawn.labels, "limn"), (known.truth, "truth")):
         picture = draw_contours(known.volume, labels, COLOURS, f"{trial.group} {trial.scan} {name}")

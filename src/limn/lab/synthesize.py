@@ -32,6 +32,7 @@ from limn.segment.trace import trace
 LABEL = "TRUTH"
 # The middle of the field, from the middle of the heart: lungs and cord reach further to the tail.
 CHEST_XYZ_MM = (0.0, 1.0, -2.5)
+MOST_VOXELS = 600_000_000
 WHEN = ("20260101", "120000")
 STYLE = rtstruct.Style(
     roi_names=MappingProxyType({organ: organ.value for organ in Organ}),
@@ -113,6 +114,9 @@ def synthesize(
     """
     chosen = choose(quirks)
     shape = _checked(spacing_mm, size_mm, position, stack, turned, mirrored)
+    if seed < 0:
+        msg = f"seed {seed}: 0 or more expected"
+        raise ConfigWrong(msg)
     series_dir = _empty_folder(folder)
     say("painting the mouse")
     mouse = conceive(seed, prone=_prone(position), neighbour=neighbour, contrast=contrast)
@@ -233,10 +237,14 @@ def _checked(
         if value is not None and value not in known:
             msg = f"{name} {value!r}: one of {', '.join(known)} expected"
             raise ConfigWrong(msg)
-    if spacing_mm <= 0 or min(size_mm) < 4 * spacing_mm:
+    finite = all(np.isfinite(mm) for mm in (spacing_mm, *size_mm))
+    if not finite or spacing_mm <= 0 or min(size_mm) < 4 * spacing_mm:
         msg = f"spacing {spacing_mm} mm, size {size_mm} mm: at least 4 voxels a side expected"
         raise ConfigWrong(msg)
     z, y, x = (round(mm / spacing_mm) for mm in size_mm)
+    if z * y * x > MOST_VOXELS:
+        msg = f"{z} x {y} x {x} voxels need {z * y * x * 32 / 1e9:.0f} GB; give a larger --spacing"
+        raise ConfigWrong(msg)
     return (z, y, x)
 
 

@@ -7,14 +7,23 @@ that lie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels
-from limn.lab.evaluate import Known, Trial, draw, evaluate, read_scores, table, worst
+from limn.lab.evaluate import (
+    Known,
+    Trial,
+    draw,
+    evaluate,
+    only_for,
+    read_scores,
+    table,
+    worst,
+)
 from limn.lab.posture import mirrored, turned
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
 from limn.phantom.body import inside, labels_of
@@ -23,7 +32,7 @@ from limn.phantom.scanner import Scanner, expose
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
 
-# Beyond every training and cohort seed.
+# Apart from every training and cohort seed.
 FIRST_SEED = 9000
 FIELD_MM = (32.0, 28.0, 30.0)
 SPACINGS_MM = (0.08, 0.1, 0.14, 0.2, 0.28)
@@ -112,11 +121,17 @@ def _visit(cohort: Cohort, visit: Visit) -> Known:
     return Known(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
 
 
-def try_bundle(
-    bundle: Path, trials: Sequence[Trial], folder: Path, report: Callable[[str], None]
-) -> None:
-    """Evaluate, then write ``table.md`` and draw the worst scan of each group."""
-    ensemble = Ensemble.load(open_bundle(bundle), "cpu")
+def try_bundle(bundle: Path, name: str, folder: Path, report: Callable[[str], None]) -> None:
+    """Evaluate, then write ``table.md`` and draw the worst scan of each group.
+
+    Parameters
+    ----------
+    name : of the test set: "cohort", "wide" or "stress"
+    """
+    trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
+    opened = open_bundle(bundle)
+    only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} on {name}")
+    ensemble = Ensemble.load(opened, "cpu")
     rows = read_scores(evaluate(trials, ensemble, folder, report))
     (folder / "table.md").write_text(table(rows))
     of_name = {(trial.group, trial.scan): trial for trial in trials}

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -193,15 +195,17 @@ def train_phantom_bundle(
         chain.start()
     running = len(chains)
     while running:
-        line = lines.get()
+        try:
+            line = lines.get(timeout=5)
+        except queue.Empty:
+            _refuse_dead(chains)
+            continue
         running -= line is None
         if line is not None:
             report(line)
     for chain in chains:
         chain.join()
-        if chain.exitcode:
-            msg = f"a training process ended with {chain.exitcode}; start again to go on"
-            raise StageFailed(msg)
+    _refuse_dead(chains)
     if not (bundle / ONLOOKER).exists():
         pictures = coarse_cases([*cases, *others], recipe.spacing_mm)
         onlooker = train_onlooker(pictures, orient, report)
@@ -210,6 +214,16 @@ def train_phantom_bundle(
         save_onlooker(onlooker, bundle / ONLOOKER)
     seal(bundle, recipe)
     return bundle
+
+
+def _refuse_dead(chains: Sequence[SpawnProcess]) -> None:
+    """A training process that was killed ends the others: they would be waited for in vain."""
+    dead = [chain.exitcode for chain in chains if chain.exitcode]
+    if dead:
+        for chain in chains:
+            chain.terminate()
+        msg = f"a training process ended with {dead[0]}; start again to go on"
+        raise StageFailed(msg)
 
 
 def _fold_seeds(recipe: Recipe) -> list[int]:

@@ -215,8 +215,9 @@ def _held(lie: Lie) -> str | None:
     if not lie.mirrored:
         return None
     return (
-        "the image is a mirror image of a mouse, which no turn of the animal explains; "
-        "left and right are drawn as the animal has them; check the scanner's export"
+        "mirror image: left and right are exchanged in this export, which no turn of the animal "
+        "explains. The contours fit these pixels. Release them only if the treatment is planned on "
+        "this same series; otherwise export it again without mirroring"
     )
 
 

@@ -62,7 +62,6 @@ class Scanner:
 def random_scanner(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]) -> Scanner:
     """Settings as they differ between makes, sites and days."""
     rng = np.random.default_rng([seed, 12])
-    half_mm = [n * spacing_mm / 2 for n in shape_zyx]
     cut = rng.random() < 0.12
 
     def sometimes(chance: float, low: float, high: float) -> float:
@@ -85,7 +84,7 @@ def random_scanner(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]
         streaks_hu=sometimes(0.4, 10.0, 80.0),
         truncation_mm=float(rng.uniform(11.0, 15.0)) if cut else None,
         offset_hu=float(np.clip(rng.normal(-20.0, 70.0), -200.0, 200.0)),
-        scale=float(np.exp(rng.normal(0.0, 0.08))) if half_mm else 1.0,
+        scale=float(np.exp(rng.normal(0.0, 0.08))),
     )
 
 

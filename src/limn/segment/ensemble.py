@@ -69,7 +69,7 @@ class Ensemble:
 
     def __init__(self, bundle: Bundle, networks: list[nn.Module], plan: _Plan, device: str) -> None:
         self.bundle = bundle
-        self.finder = Finder.load(bundle.folder / bundle.onlooker) if bundle.onlooker else None
+        self.finder = _load_finder(bundle)
         self.device = torch.device(device)
         self._networks = networks
         self._plan = plan
@@ -266,6 +266,16 @@ def _read_plan(bundle: Bundle) -> _Plan:
         )
     except (KeyError, ValueError, TypeError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+
+
+def _load_finder(bundle: Bundle) -> Finder | None:
+    if bundle.onlooker is None:
+        return None
+    try:
+        return Finder.load(bundle.folder / bundle.onlooker)
+    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
+        msg = f"bundle {bundle.label}: {bundle.onlooker} is no onlooker: {error}"
         raise BundleUnfit(msg) from error
 
 

@@ -53,8 +53,10 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     spacing = turn.spacing(volume.grid.spacing_mm).zyx
-    factors = [max(1, round(COARSE_MM / mm)) for mm in spacing]
     turned = turn.apply(volume.hu_zyx)
+    factors = [
+        max(1, min(n, round(COARSE_MM / mm))) for n, mm in zip(turned.shape, spacing, strict=True)
+    ]
     coarse = _block_mean(turned, factors)
     coarse_mm = [mm * factor for mm, factor in zip(spacing, factors, strict=True)]
     cores, count = _cores(coarse, coarse_mm)

@@ -38,6 +38,8 @@ COARSE_MM = 0.84
 LONGEST_MM = 42.0
 STRETCH_MM = 27.0
 STRIDE_MM = 6.7
+# Its strides need this much.
+FEWEST_SLICES = 16
 # The header's word against the image's: how often each kind of lie is met.
 PRIOR_TURNED = 0.02
 PRIOR_MIRRORED = 0.004
@@ -195,6 +197,8 @@ def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
     """
     turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
     whole = coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm))
+    if len(whole) < FEWEST_SLICES:
+        whole = np.pad(whole, ((0, FEWEST_SLICES - len(whole)), (0, 0), (0, 0)), mode="edge")
     if len(whole) * COARSE_MM <= LONGEST_MM:
         return [squared(dense(whole))]
     length, stride = round(STRETCH_MM / COARSE_MM), round(STRIDE_MM / COARSE_MM)
@@ -205,12 +209,19 @@ def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
 
 def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
     """HU on voxels of `COARSE_MM`: block means, then what is left of the way linearly."""
-    factors = [max(1, int(COARSE_MM / mm)) for mm in spacing_mm.zyx]
+    factors = [
+        max(1, min(n, int(COARSE_MM / mm)))
+        for n, mm in zip(hu_zyx.shape, spacing_mm.zyx, strict=True)
+    ]
     z, y, x = (n // f for n, f in zip(hu_zyx.shape, factors, strict=True))
     trimmed = hu_zyx[: z * factors[0], : y * factors[1], : x * factors[2]]
     blocks = trimmed.reshape(z, factors[0], y, factors[1], x, factors[2])
     means = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    zoom = [f * mm / COARSE_MM for f, mm in zip(factors, spacing_mm.zyx, strict=True)]
+    # A sliver thinner than a coarse voxel still is one.
+    zoom = [
+        max(1.0 / n, f * mm / COARSE_MM)
+        for n, f, mm in zip((z, y, x), factors, spacing_mm.zyx, strict=True)
+    ]
     return np.asarray(
         ndimage.zoom(means, zoom, order=1, grid_mode=True, mode="nearest"), dtype=np.float32
     )
