@@ -1,7 +1,20 @@
-import numpy as np
+from pathlib import Path
 
-from limn.domain.geometry import SpacingMm
+import numpy as np
+import pytest
+import SimpleITK
+
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Organ, Volume, dice
+from limn.domain.timing import Stopwatch
+from limn.lab.figures import REAL_HU
 from limn.lab.likeness import FLESH_MM, ct_like
+from limn.segment.bundle import open_bundle
+from limn.segment.delineate import delineate
+from limn.segment.ensemble import Ensemble
+from tests.conftest import BUNDLE
+
+REAL = Path(__file__).parents[3] / "shared/data/rosenhain-labels/CT140_organs_labels.nii.gz"
 
 
 def test_labels_become_tissue_inside_a_body():
@@ -23,3 +36,24 @@ def test_labels_become_tissue_inside_a_body():
     assert not body[20][radius > 8.5 + FLESH_MM + 0.7].any()
     assert body[20][radius < 8.5 + FLESH_MM - 0.7].all()
     assert np.median(hu[~body]) < -990
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+def test_a_real_mouses_organs_are_found():
+    """The thorax of a real mouse, as an image made from its labels: organs found, left is left."""
+    # By the file's own header rows grow to the belly and columns to the animal's right.
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[290:, ::-1, ::-1]
+    spacing = SpacingMm(0.14, 0.14, 0.14)
+    hu, body = ct_like(labels, spacing, REAL_HU)
+    volume = Volume(hu, axial_grid(labels.shape, spacing, np.zeros(3)))
+    ensemble = Ensemble.load(open_bundle(BUNDLE), "cpu")
+    drawn = delineate(volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+    assert drawn.lie.told
+    assert dice(drawn.labels.mask(Organ.HEART), labels == 1) > 0.8
+    lungs = drawn.labels.mask(Organ.LUNG_R) | drawn.labels.mask(Organ.LUNG_L)
+    assert dice(lungs, labels == 4) > 0.87
+    right, left = (
+        np.argwhere(drawn.labels.mask(o)).mean(axis=0) for o in (Organ.LUNG_R, Organ.LUNG_L)
+    )
+    assert (left - right)[2] * 0.14 > 4.0
+    assert body[drawn.labels.labels_zyx > 0].all()
