@@ -149,6 +149,14 @@ def test_the_spine_swings(painted):
         assert 2.5 < np.ptp(layout.spine_y(z)) < 12.0
 
 
+@pytest.mark.xfail(strict=True, reason="the wave through a body changes its heart by up to a third")
+def test_hearts_have_the_volume_asked_for(painted):
+    """The heart that is painted is as large as the one conceived."""
+    for seed, (_, organs) in zip(SEEDS, painted, strict=True):
+        wanted = conceive(seed).build.heart_volume_mm3
+        assert mm3(organs[Organ.HEART]) == pytest.approx(wanted, rel=0.15)
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 def test_real_labels_lie_within_the_phantoms(painted):
     """A real mouse's heart and lungs are near what phantoms do: volumes, height of the lungs.
@@ -179,3 +187,23 @@ def test_real_labels_lie_within_the_phantoms(painted):
     low, high = np.min(made, axis=0), np.max(made, axis=0)
     spread = high - low
     assert ((real > low - 0.25 * spread) & (real < high + 0.25 * spread)).all(), (real, low, high)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+@pytest.mark.xfail(
+    strict=True, reason="phantom hearts are too round and too near the lungs' middle"
+)
+def test_a_real_heart_lies_within_the_phantoms(painted):
+    """A real heart's length, and its distance from the lungs' middle, are what phantoms have."""
+    image = SimpleITK.ReadImage(str(REAL))
+    labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
+
+    def features(heart, lungs, voxel_mm):
+        heart_mm, lungs_mm = np.argwhere(heart) * voxel_mm, np.argwhere(lungs) * voxel_mm
+        apart_mm = np.linalg.norm(heart_mm.mean(axis=0) - lungs_mm.mean(axis=0))
+        return np.array([np.ptp(heart_mm[:, 0]), apart_mm])
+
+    made = [features(o[Organ.HEART], o[Organ.LUNG_R] | o[Organ.LUNG_L], 0.3) for _, o in painted]
+    real = features(labels == 1, labels == 4, mm)
+    low, high = np.min(made, axis=0), np.max(made, axis=0)
+    assert ((real > low - 0.25 * (high - low)) & (real < high + 0.25 * (high - low))).all()

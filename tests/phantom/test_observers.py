@@ -49,11 +49,15 @@ def test_they_agree_as_far_as_the_paper_s_observers(drawn):
 def test_the_first_follows_the_truth_best(drawn):
     """Observer 1, whom the networks learn from, is the closest to the protocol."""
     for _, truth, d in drawn:
+        firsts = []
         for label in TRUTH_LABELS:
             own = truth.labels_zyx == label
             first, second = (dice(o == label, own) for o in (d.observer1, d.observer2))
             assert first > 0.85
             assert first > second > 0.7
+            firsts.append(first)
+        # A heart may come out right to the voxel on these coarse ones; a whole scan does not.
+        assert np.mean(firsts) < 0.999
 
 
 def test_the_third_has_no_cord_and_one_lung(drawn):

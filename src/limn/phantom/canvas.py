@@ -19,7 +19,6 @@ from limn.domain.geometry import Grid
 from limn.phantom.anatomy import Pose
 
 Field: TypeAlias = npt.NDArray[np.float32]
-Mask: TypeAlias = npt.NDArray[np.bool_]
 PointXyzMm: TypeAlias = tuple[float, float, float]
 BoxZyx: TypeAlias = tuple[slice, slice, slice]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limn.phantom.anatomy import THORACIC_VERTEBRAE, Build, Mouse
+from limn.phantom.anatomy import Build, Mouse
 from limn.phantom.canvas import Canvas, Field, Profile, ellipse
 
 # The cranial edge of the first thoracic vertebra and the bottom of the pelvis.
@@ -145,11 +145,6 @@ class Layout:
         )
         return np.asarray(np.maximum(inside, np.abs(canvas.z + 13.0) - 46.5), dtype=np.float32)
 
-    def z_of_vertebra(self, index: float) -> float:
-        """Where along z a vertebra's index lies (0 to 13 are thoracic)."""
-        z = np.arange(-60.0, 44.0, 0.05, dtype=np.float32)
-        return float(z[np.argmin(np.abs(self.vertebra(z) - index))])
-
 
 def heart_size_mm(build: Build) -> tuple[float, float]:
     """Radius and half length of the ventricles' egg in the mouse of size 1.
@@ -189,8 +184,3 @@ def _spine_y(build: Build, z: np.ndarray, swing_z_mm: float) -> np.ndarray:
     neck = 1.6 * np.exp(-(((z - 17.0) / 4.0) ** 2))
     pelvis = -2.5 / (1.0 + np.exp((z - PELVIS_Z_MM) / 4.0))
     return np.asarray(high - build.spine_drop_mm * fall + neck + pelvis)
-
-
-def last_thoracic(layout: Layout) -> float:
-    """Where the cord's contour ends towards the tail."""
-    return layout.z_of_vertebra(THORACIC_VERTEBRAE)
