@@ -19,13 +19,13 @@ class Recipe:
     spacing_mm: float = 0.28
     shape_zyx: tuple[int, int, int] = (144, 104, 112)
     patch_zyx: tuple[int, int, int] = (64, 64, 80)
-    features: tuple[int, ...] = (8, 16, 32, 64, 128)
+    features: tuple[int, ...] = (16, 32, 64, 80, 96)
     folds: int = 5
     stems: int = 2
-    stem_phantoms: int = 120
-    stem_steps: int = 3200
+    stem_phantoms: int = 180
+    stem_steps: int = 4000
     phantoms: int = 50
-    steps: int = 400
+    steps: int = 450
     first_seed: int = 1000
     first_stem_seed: int = 2000
     learning_rate: float = 3e-3

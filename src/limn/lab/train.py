@@ -121,6 +121,7 @@ def train(
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
         averaged, first, smooth = kept["averaged"], kept["step"], kept["loss"]
+    _forget_loss_after(course, first)
     rng = np.random.default_rng([course.seed, first])
     started = time.monotonic()
     parent = multiprocessing.parent_process()
@@ -163,9 +164,22 @@ def train(
     return averaged
 
 
+def _loss_table(course: Course) -> Path:
+    return course.kept_in / f"{course.name.replace(' ', '_')}_loss.csv"
+
+
 def _note_loss(course: Course, step: int, loss: float, elapsed_s: float) -> None:
-    with (course.kept_in / "loss.csv").open("a", newline="") as file:
+    with _loss_table(course).open("a", newline="") as file:
         csv.writer(file).writerow([course.name, step, f"{loss:.4f}", f"{elapsed_s:.1f}"])
+
+
+def _forget_loss_after(course: Course, step: int) -> None:
+    """Drop what a killed run noted after its last checkpoint: those steps are done again."""
+    table = _loss_table(course)
+    if table.exists():
+        rows = list(csv.reader(table.read_text().splitlines()))
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows(row for row in rows if int(row[1]) <= step)
 
 
 def train_phantom_bundle(

@@ -52,6 +52,7 @@ class Build:
     heart_slenderness: float
     midline_mm: float
     accessory_mm: float
+    lung_front_mm: float
     dome_z_mm: float
     dome_depth_mm: float
     fat_mm: float
@@ -201,7 +202,7 @@ def _build(rng: np.random.Generator) -> Build:
     return Build(
         size=float(rng.uniform(0.88, 1.1)),
         chest_width=float(rng.uniform(0.95, 1.12)),
-        chest_depth=float(rng.uniform(0.95, 1.12)),
+        chest_depth=float(rng.uniform(0.95, 1.18)),
         spine_drop_mm=float(rng.uniform(4.0, 8.5)),
         spine_swing_z_mm=float(rng.uniform(2.0, 4.4)),
         spine_swing_over_mm=float(rng.uniform(2.0, 3.6)),
@@ -221,9 +222,10 @@ def _build(rng: np.random.Generator) -> Build:
             float(rng.uniform(-0.35, -0.05)),
             -1.0,
         ),
-        heart_slenderness=float(rng.uniform(1.05, 1.35)),
+        heart_slenderness=float(rng.uniform(1.1, 1.65)),
         midline_mm=float(rng.uniform(0.1, 0.7)),
         accessory_mm=float(rng.uniform(1.4, 2.6)),
+        lung_front_mm=float(rng.uniform(0.5, 4.5)),
         dome_z_mm=float(rng.uniform(-3.6, -2.0)),
         dome_depth_mm=float(rng.uniform(2.8, 4.4)),
         fat_mm=float(rng.uniform(0.2, 1.6)),
@@ -248,7 +250,7 @@ def _pose(rng: np.random.Generator) -> Pose:
         breath_mm=float(rng.uniform(-0.7, 0.7)),
         gas_seed=int(rng.integers(1 << 30)),
         wobble_seed=int(rng.integers(1 << 30)),
-        wobble_mm=float(rng.uniform(0.1, 0.45)),
+        wobble_mm=float(rng.uniform(0.1, 0.28)),
     )
 
 

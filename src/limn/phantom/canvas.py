@@ -24,7 +24,7 @@ BoxZyx: TypeAlias = tuple[slice, slice, slice]
 
 # Poses bend smoothly, so that a warp computed this coarsely is right to a few microns.
 WARP_STEP_MM = 1.0
-WOBBLE_WAVE_MM = (12.0, 30.0)
+WOBBLE_WAVE_MM = (15.0, 34.0)
 
 
 class Profile:

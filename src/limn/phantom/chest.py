@@ -100,14 +100,14 @@ def paint_chest(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     filling = tissue.soft + (tissue.fat - tissue.soft) * float(rng.uniform(0.0, 0.6))
     part.fill(chest, filling)
 
-    lungs, left = _lungs(part, layout, mouse, cage, dome, heart, rng)
+    lungs, left = _lungs(part, layout, mouse, cage, dome, heart, frame, rng)
     part.fill(lungs, _parenchyma(part, mouse, rng))
     _paint_fissures(part, mouse, lungs, left, rng)
     thick = _paint_lung_tree(canvas, part, frame, mouse, lungs, rng)
     _paint_heart(part, frame, mouse, heart)
-    _paint_great_vessels(canvas, layout, frame, mouse)
+    tubes = _paint_great_vessels(canvas, part, layout, frame, mouse)
     airway = _paint_airway(part, layout, frame, mouse)
-    open_ = (1.0 - part.covered(airway)) * (1.0 - part.covered(thick))
+    open_ = (1.0 - part.covered(airway)) * (1.0 - part.covered(np.minimum(thick, tubes)))
     parenchyma = part.covered(lungs) * open_
     part.label(np.where(left, 0.0, parenchyma).astype(np.float32), LUNG_R)
     part.label(np.where(left, parenchyma, 0.0).astype(np.float32), LUNG_L)
@@ -121,6 +121,7 @@ def _lungs(
     cage: Field,
     dome: Field,
     heart: Field,
+    frame: HeartFrame,
     rng: np.random.Generator,
 ) -> tuple[Field, npt.NDArray[np.bool_]]:
     """Signed distance to both lungs, and where the left one is."""
@@ -142,6 +143,9 @@ def _lungs(
     lungs = common(lungs, np.float32(gap) - heart, 0.7)
     lungs = common(lungs, -spine, 0.6)
     lungs = common(lungs, -sheet.astype(np.float32), 0.5)
+    # Before the heart the recess between chest wall and sternum holds fat, little lung or none.
+    front = np.float32(frame.centre[1] - build.lung_front_mm) - part.y
+    lungs = common(lungs, front.astype(np.float32), 1.2)
     # The left lung is one lobe and stops short of the diaphragm's lowest edge; the right goes on.
     shorter = -(part.z - np.float32(layout.dome_z_mm - 0.72 * build.dome_depth_mm))
     left = part.x > border
@@ -269,9 +273,23 @@ def _paint_heart(part: Canvas, frame: HeartFrame, mouse: Mouse, heart: Field) ->
         part.fill(ellipsoid(part, frame.at(*place), radii), tissue.blood)
 
 
-def _paint_great_vessels(canvas: Canvas, layout: Layout, frame: HeartFrame, mouse: Mouse) -> None:
-    """Aorta with its arch to the left, pulmonary trunk, venae cavae, oesophagus."""
+def _paint_great_vessels(
+    canvas: Canvas, part: Canvas, layout: Layout, frame: HeartFrame, mouse: Mouse
+) -> Field:
+    """Aorta with its arch to the left, pulmonary trunk, venae cavae, oesophagus.
+
+    They go on into neck and belly; returns the distance to them in the chest's part.
+    """
     tissue = mouse.tissue
+    nearest = np.full(part.x.shape, 9.0, dtype=np.float32)
+
+    def tube(start: PointXyzMm, end: PointXyzMm, radius: float, hu: float) -> None:
+        paint_rod(canvas, start, end, radius, hu)
+        low, high = np.minimum(start, end) - radius - 0.3, np.maximum(start, end) + radius + 0.3
+        box = part.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        if box is not None:
+            distance = rod(part.part(box), start, end) - np.float32(radius)
+            np.minimum(nearest[box], distance, out=nearest[box])
 
     def beside_spine(x: float, ahead: float, z: float) -> PointXyzMm:
         return (x, float(layout.spine_y(np.float32(z))) - ahead, z)
@@ -298,15 +316,16 @@ def _paint_great_vessels(canvas: Canvas, layout: Layout, frame: HeartFrame, mous
         (carotids, 0.3),
     ):
         for start, end in pairwise(path):
-            paint_rod(canvas, start, end, radius, tissue.blood)
+            tube(start, end, radius, tissue.blood)
     gullet = [beside_spine(0.0, 2.9, z) for z in (18.0, 12.0, 8.0)]
     gullet += [beside_spine(-0.1, 3.6, z) for z in (5.0, 2.0, -1.5, -5.0, -7.5)]
     for start, end in pairwise(gullet):
-        paint_rod(canvas, start, end, 0.6, tissue.soft)
+        tube(start, end, 0.6, tissue.soft)
     rng = np.random.default_rng(mouse.pose.gas_seed + 1)
     for start, end in pairwise(gullet):
         if rng.random() < 0.3:
             paint_rod(canvas, start, end, float(rng.uniform(0.1, 0.35)), tissue.air)
+    return nearest
 
 
 def _paint_airway(part: Canvas, layout: Layout, frame: HeartFrame, mouse: Mouse) -> Field:

@@ -210,7 +210,7 @@ def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
 def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
     """HU on voxels of `COARSE_MM`: block means, then what is left of the way linearly."""
     factors = [
-        max(1, min(n, int(COARSE_MM / mm)))
+        max(1, min(n, int(COARSE_MM / mm + 1e-6)))
         for n, mm in zip(hu_zyx.shape, spacing_mm.zyx, strict=True)
     ]
     z, y, x = (n // f for n, f in zip(hu_zyx.shape, factors, strict=True))
