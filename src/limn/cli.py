@@ -152,7 +152,7 @@ def _lab_figures(parsed: argparse.Namespace) -> None:
 def _lab_try(parsed: argparse.Namespace) -> None:
     from limn.lab.testsets import try_bundle
 
-    try_bundle(parsed.bundle, parsed.set, parsed.out, print)
+    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -311,6 +311,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["cohort", "wide", "stress"],
         default="cohort",
         help="the paper's two test sets, the same from many scanners, or odd conditions",
+    )
+    tried.add_argument(
+        "--profile", choices=["paper", "stock", "fast"], help="default: the bundle's own"
     )
     tried.set_defaults(run=_lab_try)
 

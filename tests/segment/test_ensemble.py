@@ -22,7 +22,8 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.bundle import MANIFEST, Bundle, open_bundle, write_manifest
 from limn.segment.clean import clean
-from limn.segment.ensemble import Ensemble
+from limn.segment.ensemble import Ensemble, Inferred
+from limn.segment.region import Region
 from tests.conftest import BUNDLE
 
 ALL_LETTERS = [
@@ -32,6 +33,12 @@ ALL_LETTERS = [
 ]
 
 
+def saying(scores: torch.Tensor) -> Inferred:
+    """What networks with these scores for the whole scan would have said."""
+    z, y, x = scores.shape[1:]
+    return Inferred(scores, Region.whole((z, y, x)), {}, np.zeros((z, y, x), np.uint8), ())
+
+
 def quiet(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
@@ -39,9 +46,7 @@ def quiet(done: int, total: int) -> None:
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
     """All five folds in fp32, as the oracle runs them."""
-    loaded = Ensemble.load(open_bundle(BUNDLE), "cpu")
-    loaded._half = False
-    return loaded
+    return Ensemble.load(open_bundle(BUNDLE), "cpu", half=False)
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +125,11 @@ def mean_probabilities(oracle, hu) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def test_probabilities_are_the_mean_over_folds_and_tiles(oracle, small, inferred):
     """Our probabilities are those of nnunetv2's networks, tiles and weights, averaged."""
-    prepared, probabilities = inferred
+    prepared, said = inferred
     image, wanted, tiles = mean_probabilities(oracle, small[0].hu_zyx)
     assert tiles == 4
     np.testing.assert_allclose(prepared.image_zyx, image, atol=1e-4)
-    np.testing.assert_allclose(probabilities, wanted, atol=2e-4)
+    np.testing.assert_allclose(said.scores, wanted, atol=2e-4)
 
 
 def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
@@ -133,11 +138,11 @@ def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
     prepared = ensemble.prepare(
         Volume(hu, axial_grid(hu.shape, SpacingMm(0.28, 0.28, 0.28), np.zeros(3)))
     )
-    probabilities = ensemble.infer(prepared, quiet)
+    said = ensemble.infer(prepared, quiet)
     _, wanted, tiles = mean_probabilities(oracle, hu)
     assert tiles == 1
-    np.testing.assert_allclose(probabilities, wanted, atol=2e-4)
-    labels = ensemble.label(prepared, probabilities)
+    np.testing.assert_allclose(said.scores, wanted, atol=2e-4)
+    labels = ensemble.label(prepared, said)
     assert labels.labels_zyx.shape == hu.shape == (53, 61, 75)
     for organ in Organ:
         assert labels.mask(organ).sum() > 500
@@ -157,9 +162,7 @@ def test_resampling_is_skimages_cubic(ensemble, shape, spacing):
     hu = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
     hu = np.asarray(-250 + 300 * hu / hu.std(), dtype=np.float32)
     target = [round(n * mm / 0.28) for n, mm in zip(shape, spacing.zyx, strict=True)]
-    wanted = resize(
-        hu.astype(np.float64), target, order=3, mode="edge", clip=False, anti_aliasing=False
-    )
+    wanted = resize(hu.astype(np.float64), target, order=3, mode="edge", anti_aliasing=False)
     properties = json.loads((BUNDLE / "plans.json").read_text())[
         "foreground_intensity_properties_per_channel"
     ]["0"]
@@ -190,7 +193,7 @@ def test_labels_are_plain_interpolation_and_argmax(ensemble, spacing, background
     probabilities = torch.softmax(logits, dim=0)
     whole = functional.interpolate(probabilities[None], size=shape, mode="trilinear")[0]
     wanted = whole.argmax(dim=0).numpy()
-    found = ensemble.label(prepared, probabilities).labels_zyx
+    found = ensemble.label(prepared, saying(probabilities)).labels_zyx
     assert len(np.unique(wanted)) == 5
     top = whole.topk(2, dim=0).values
     ties = (top[0] - top[1] < 1e-5).numpy()
@@ -207,7 +210,7 @@ def test_no_organ_anywhere_is_background(ensemble):
     prepared = ensemble.prepare(volume)
     probabilities = torch.zeros((5, *prepared.image_zyx.shape))
     probabilities[0] = 1
-    assert not ensemble.label(prepared, probabilities).labels_zyx.any()
+    assert not ensemble.label(prepared, saying(probabilities)).labels_zyx.any()
 
 
 def oriented(volume: Volume, letters: str) -> tuple[Volume, SimpleITK.Image]:
@@ -239,10 +242,10 @@ def test_the_stacks_orientation_changes_nothing(ensemble, letters):
     assert volume.grid.axis_letters == letters
     prepared = ensemble.prepare(volume)
     np.testing.assert_allclose(prepared.image_zyx, wanted.image_zyx, atol=1e-5)
-    labels = SimpleITK.GetImageFromArray(ensemble.label(prepared, probabilities).labels_zyx)
+    labels = SimpleITK.GetImageFromArray(ensemble.label(prepared, saying(probabilities)).labels_zyx)
     labels.CopyInformation(geometry)
     back = SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(labels, "LPS"))
-    np.testing.assert_array_equal(back, ensemble.label(wanted, probabilities).labels_zyx)
+    np.testing.assert_array_equal(back, ensemble.label(wanted, saying(probabilities)).labels_zyx)
 
 
 @pytest.mark.parametrize(("seed", "prone"), [(41, True), (42, False)])
@@ -294,7 +297,8 @@ def edit_plans(**changes):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (edit_plans(transpose_forward=[2, 1, 0]), "transpose_forward must be"),
+        (edit_plans(transpose_forward=[2, 1, 2]), r"plans\.json is not usable"),
+        (edit_plans(configuration={"previous_stage": "3d_lowres"}), "limn runs single stages"),
         (
             edit_plans(configuration={"normalization_schemes": ["ZScoreNormalization"]}),
             "only CTNormalization",

@@ -118,13 +118,19 @@ def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
     return 1.0 if total == 0 else 2.0 * int((first & second).sum()) / total
 
 
-def pack_labels(labels_zyx: npt.NDArray[np.uint8]) -> bytes:
-    """Labels as a small compressed file (NumPy ``.npz``): the organs' box and where it lies."""
+def pack_labels(
+    labels_zyx: npt.NDArray[np.uint8], disagreement_zyx: npt.NDArray[np.uint8]
+) -> bytes:
+    """Labels as a small compressed file (NumPy ``.npz``): the organs' box and where it lies.
+
+    With them, in the same box, how many of the folds contradict each voxel: 255 for all.
+    """
     box = occupied_box(labels_zyx)
     file = io.BytesIO()
     np.savez_compressed(
         file,
         box_zyx=labels_zyx[box],
+        disagreement_zyx=disagreement_zyx[box],
         low_zyx=np.array([span.start for span in box]),
         shape_zyx=np.array(labels_zyx.shape),
     )

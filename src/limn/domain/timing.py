@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # The stages whose sum is door_to_door_s, in the order in which they happen.
 DOOR_TO_DOOR_STAGES = (
@@ -63,7 +63,8 @@ class ScanRecord:
     ``receive_s``, first to last slice, lies before it. ``overhead_s`` is what no stage
     claims: hand-overs between processes. ``runtime_s`` is the paper's. A structure set that
     was held until a person released it is flagged, such as ``held:5025s``: those seconds are the
-    person's, and neither ``deliver_s`` nor ``door_to_door_s`` has them.
+    person's, and neither ``deliver_s`` nor ``door_to_door_s`` has them. ``*_fold_dsc`` says how
+    far the folds agree: the mean DSC over all pairs of them, before clean-up.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -84,6 +85,7 @@ class ScanRecord:
     bundle_sha256: str = ""
     profile: str = ""
     device: str = ""
+    ensemble_profile: str = ""
     grid: str = ""
     tries: int = 0
     receive_s: float = 0.0
@@ -110,6 +112,10 @@ class ScanRecord:
     cord_removed_voxels: int = 0
     lung_r_removed_voxels: int = 0
     lung_l_removed_voxels: int = 0
+    heart_fold_dsc: float = 0.0
+    cord_fold_dsc: float = 0.0
+    lung_r_fold_dsc: float = 0.0
+    lung_l_fold_dsc: float = 0.0
     flags: str = ""
     reason: str = ""
 

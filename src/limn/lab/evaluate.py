@@ -127,7 +127,7 @@ def _delineated(known: Known, ensemble: Ensemble) -> Delineated:
     except RefusedSeries:
         nothing = np.zeros(known.truth.labels_zyx.shape, dtype=np.uint8)
         labels = Labels(nothing, known.truth.grid, known.truth.organs)
-        return Delineated(labels, {}, 0, TOLD, ())
+        return Delineated(labels, {}, 0, TOLD, (), {}, nothing, ())
 
 
 def only_for(folder: Path, what: str) -> None:

@@ -31,6 +31,7 @@ from limn.phantom.cohort import Cohort, Split, Visit, image, mouse_of
 from limn.phantom.scanner import Scanner, expose
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
+from limn.segment.profile import ProfileName
 
 # Apart from every training and cohort seed.
 FIRST_SEED = 9000
@@ -121,17 +122,25 @@ def _visit(cohort: Cohort, visit: Visit) -> Known:
     return Known(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
 
 
-def try_bundle(bundle: Path, name: str, folder: Path, report: Callable[[str], None]) -> None:
+def try_bundle(
+    bundle: Path,
+    name: str,
+    profile: ProfileName | None,
+    folder: Path,
+    report: Callable[[str], None],
+) -> None:
     """Evaluate, then write ``table.md`` and draw the worst scan of each group.
 
     Parameters
     ----------
     name : of the test set: "cohort", "wide" or "stress"
+    profile : how the ensemble is run; the bundle's own for None
     """
     trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
     opened = open_bundle(bundle)
-    only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} on {name}")
-    ensemble = Ensemble.load(opened, "cpu")
+    run = profile or opened.profile
+    only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} profile {run} on {name}")
+    ensemble = Ensemble.load(opened, "cpu", run)
     rows = read_scores(evaluate(trials, ensemble, folder, report))
     (folder / "table.md").write_text(table(rows))
     of_name = {(trial.group, trial.scan): trial for trial in trials}

@@ -65,6 +65,8 @@ class Model(_Table):
     bundle: Path
     allow_demo_bundle: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    profile: Literal["paper", "stock", "fast"] | None = None
+    mirroring: bool = False
     two_animals: Literal["largest", "central", "refuse"] = "largest"
     assume_hu: bool = False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
@@ -48,6 +49,7 @@ class Product:
 
     Attributes
     ----------
+    fold_dsc, disagreement_zyx : see `segment.delineate.Delineated`
     held : why a person must look before the structure set is delivered; None if nobody must
     """
 
@@ -56,6 +58,8 @@ class Product:
     labels: Labels
     volumes_mm3: Mapping[Organ, float]
     removed_voxels: Mapping[Organ, int]
+    fold_dsc: Mapping[Organ, float]
+    disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
     held: str | None
 
@@ -118,6 +122,7 @@ def contour(
         *series.flags,
         *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
         *_lie_flags(drawn.lie),
+        *drawn.flags,
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
         *_lung_flags(volumes_mm3),
@@ -130,6 +135,8 @@ def contour(
         labels,
         volumes_mm3,
         drawn.removed_voxels,
+        drawn.fold_dsc,
+        drawn.disagreement_zyx[series.rungs],
         tuple(flags),
         held=_held(drawn.lie),
     )

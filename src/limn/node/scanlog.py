@@ -20,6 +20,7 @@ def append(path: Path, record: ScanRecord) -> None:
     tells them apart.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_aside_other_columns(path)
     added = (record.scan_id, record.last_slice_utc)
     if any((row["scan_id"], row["last_slice_utc"]) == added for row in rows(path)):
         return
@@ -36,6 +37,23 @@ def append(path: Path, record: ScanRecord) -> None:
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _put_aside_other_columns(path: Path) -> None:
+    """A log that another version of limn began keeps its columns, under another name."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open(newline="") as file:
+        columns = next(csv.reader(file), [])
+    if tuple(columns) == ScanRecord.columns():
+        return
+    version = next((row["schema_version"] for row in rows(path)), "none")
+    aside = path.with_name(f"{path.stem}-schema-{version}{path.suffix}")
+    number = 2
+    while aside.exists():
+        aside = path.with_name(f"{path.stem}-schema-{version}-{number}{path.suffix}")
+        number += 1
+    path.rename(aside)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

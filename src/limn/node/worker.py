@@ -113,7 +113,10 @@ def warm_up(config: Config) -> Warm:
     device = config.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    ensemble = Ensemble.load(open_bundle(config.model.bundle), device)
+    bundle = open_bundle(config.model.bundle)
+    ensemble = Ensemble.load(
+        bundle, device, config.model.profile or bundle.profile, mirroring=config.model.mirroring
+    )
     ensemble.warm_up()
     return Warm(ensemble, options_of(config))
 
@@ -192,7 +195,7 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
     )
     # Packing the labels is paid with the picture: both are for people, not for the peer.
     with stopwatch.stage("picture_s"):
-        labels = pack_labels(product.labels.labels_zyx)
+        labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
     z, y, x = product.labels.grid.shape_zyx
     mm = product.labels.grid.spacing_mm
     record: dict[str, Any] = {
@@ -202,6 +205,7 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
         "bundle": bundle.label,
         "bundle_sha256": bundle.sha256,
         "device": warm.ensemble.description,
+        "ensemble_profile": warm.ensemble.profile.name,
         "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
         "flags": " ".join(product.flags),
         **{f"{_COLUMN[organ]}_mm3": mm3 for organ, mm3 in product.volumes_mm3.items()},
@@ -209,6 +213,7 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
             f"{_COLUMN[organ]}_removed_voxels": count
             for organ, count in product.removed_voxels.items()
         },
+        **{f"{_COLUMN[organ]}_fold_dsc": dsc for organ, dsc in product.fold_dsc.items()},
     }
     return Result(
         scan=job.scan,

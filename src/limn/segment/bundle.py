@@ -17,6 +17,7 @@ from typing import Any, Literal
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ
+from limn.segment.profile import PROFILE_NAMES, ProfileName
 
 MANIFEST = "bundle.toml"
 
@@ -43,6 +44,8 @@ class Bundle:
 
     Attributes
     ----------
+    profile : how it is run where the site says nothing
+    mirror_axes : axes, after ``transpose_forward``, along which training mirrored
     onlooker : file of the weights that tell how an animal lies, or None
     """
 
@@ -60,6 +63,8 @@ class Bundle:
     folds: tuple[int, ...]
     clean: Mapping[Organ, CleanRule]
     protocol: Mapping[str, str]
+    profile: ProfileName
+    mirror_axes: tuple[int, ...]
     onlooker: str | None
     sha256: str
 
@@ -139,6 +144,8 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         folds=tuple(int(fold) for fold in manifest["folds"]),
         clean={Organ(name): CleanRule(**rule) for name, rule in manifest["clean"].items()},
         protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
+        profile=manifest.get("profile", "paper"),
+        mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),
         onlooker=str(manifest["onlooker"]) if "onlooker" in manifest else None,
         sha256=sha256,
     )
@@ -154,6 +161,12 @@ def _check(bundle: Bundle) -> None:
         raise ValueError(msg)
     if min(bundle.spacing_mm.zyx) <= 0:
         msg = f"spacing_mm {bundle.spacing_mm.zyx} is not positive"
+        raise ValueError(msg)
+    if bundle.profile not in PROFILE_NAMES:
+        msg = f"profile {bundle.profile!r}, one of {', '.join(PROFILE_NAMES)} expected"
+        raise ValueError(msg)
+    if not set(bundle.mirror_axes) <= {0, 1, 2}:
+        msg = f"mirror_axes {list(bundle.mirror_axes)}, of 0, 1, 2 expected"
         raise ValueError(msg)
     if not bundle.folds:
         raise ValueError("folds is empty")

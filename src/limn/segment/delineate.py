@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
@@ -25,6 +28,10 @@ class Delineated:
     animals : how many were in the field
     lie : which way the animal was found to lie
     contradictions : what in the organs speaks against that
+    fold_dsc : how far the folds agree on each organ: mean DSC over all pairs of them
+    disagreement_zyx : (z, y, x) uint8 on the volume's grid: share of the folds that contradict
+        the ensemble, 255 for all of them
+    flags : what the ensemble had to do otherwise than asked
     """
 
     labels: Labels
@@ -32,6 +39,9 @@ class Delineated:
     animals: int
     lie: Lie
     contradictions: tuple[str, ...]
+    fold_dsc: Mapping[Organ, float]
+    disagreement_zyx: npt.NDArray[np.uint8]
+    flags: tuple[str, ...]
 
 
 def delineate(
@@ -62,10 +72,20 @@ def delineate(
         lie = ensemble.finder.find(located.volume) if ensemble.finder else TOLD
         prepared = ensemble.prepare(lie.straighten(located.volume))
     with stopwatch.stage("inference_s"):
-        probabilities = ensemble.infer(prepared, progress)
-        raw = ensemble.label(prepared, probabilities)
+        inferred = ensemble.infer(prepared, progress)
+        raw = ensemble.label(prepared, inferred)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
         against = contradictions(cleaned.labels)
         labels = lie.back(cleaned.labels, volume)
-    return Delineated(labels, cleaned.removed_voxels, located.animals, lie, tuple(against))
+        disagreement = lie.turned_back(ensemble.disagreement(prepared, inferred), volume)
+    return Delineated(
+        labels,
+        cleaned.removed_voxels,
+        located.animals,
+        lie,
+        tuple(against),
+        {organ: inferred.agreement[label] for label, organ in labels.organs.items()},
+        disagreement,
+        inferred.flags,
+    )

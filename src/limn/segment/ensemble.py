@@ -1,62 +1,89 @@
-"""Five folds held warm, their probabilities averaged into labels.
+"""The folds of a bundle held warm: a scan in, labels on its own grid out.
 
-Rule of the ensemble (Malimban 2022, Methods: "taking the average of the predicted
-probabilities"): softmax of every fold and tile, Gaussian-weighted, summed in one fp32
-accumulator; then linear interpolation to the scan's own grid and argmax. The order of
-preprocessing is the paper's: resample, then clip and normalise; no mirroring.
+In the paper's profile (Malimban 2022, Methods: "taking the average of the predicted
+probabilities") the softmax of every fold and tile is Gaussian-weighted and summed in fp32, then
+interpolated linearly to the scan's grid, where the largest wins. What the other profiles do
+otherwise: `profile`.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import combinations
 from pickle import UnpicklingError
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
-from scipy import ndimage
-from torch import nn
 from torch.nn import functional
 
-from limn.domain.errors import BundleUnfit
+from limn.domain.errors import BundleUnfit, RefusedSeries
 from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle import Bundle
+from limn.segment.networks import Networks, load_networks
 from limn.segment.orient import Finder
+from limn.segment.plans import Plan, read_plan
+from limn.segment.profile import PROFILES, Profile, ProfileName
+from limn.segment.region import Region, at_least, grown, region_of_organs
+from limn.segment.resample import long_axis, most_probable, nearest, resized
+from limn.segment.tiles import TileZyx, gaussian, tiles_over
 
 Progress = Callable[[int, int], None]
+ShapeZyx = tuple[int, int, int]
 
 # A tile with fewer voxels above this than this share is air, noise included.
 TISSUE_HU = -400.0
 AIR_SHARE = 0.001
-
-# Slices interpolated to the scan's grid at a time; bounds the memory of the last step.
-SLAB = 16
+# A region that has grown so often is no region.
+MOST_GROWTHS = 3
+# What a scan may take of the memory that is free.
+MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A scan as the network wants it."""
+    """A scan as the networks want it.
+
+    Attributes
+    ----------
+    image_zyx : normalised, on the network's grid
+    spacing_mm : of that grid
+    shape : of the scan in the network's orientation, without the zeros around it
+    margins : how many voxels of exactly zero were left out before and after it, along each axis
+    across : axis along which voxels are too long to be interpolated
+    """
 
     image_zyx: torch.Tensor
+    spacing_mm: tuple[float, float, float]
     grid: Grid
     turn: Reorientation
-    turned_shape_zyx: tuple[int, int, int]
+    shape: ShapeZyx
+    margins: tuple[tuple[int, int], ...]
+    across: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    patch_zyx: tuple[int, int, int]
-    mean: float
-    std: float
-    low: float
-    high: float
-    architecture: dict[str, Any]
+@dataclass(frozen=True, slots=True, eq=False)
+class Inferred:
+    """What the networks say.
+
+    Attributes
+    ----------
+    scores : (class, z, y, x) fp32 mean probabilities (or logits) of a region
+    region : which part of the network's grid; outside of it is background
+    agreement : mean DSC of an organ over all pairs of folds, 1 where all agree; by label
+    disagreement_zyx : (z, y, x) uint8 of the region: share of folds that say something else than
+        the ensemble, 255 for all of them
+    flags : what had to be done otherwise than asked
+    """
+
+    scores: torch.Tensor
+    region: Region
+    agreement: Mapping[int, float]
+    disagreement_zyx: npt.NDArray[np.uint8]
+    flags: tuple[str, ...]
 
 
 class Ensemble:
@@ -67,206 +94,282 @@ class Ensemble:
     finder : tells how an animal lies; None if the bundle has none and the header must be believed
     """
 
-    def __init__(self, bundle: Bundle, networks: list[nn.Module], plan: _Plan, device: str) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        networks: Networks,
+        plan: Plan,
+        profile: Profile,
+        mirror_axes: tuple[int, ...] = (),
+    ) -> None:
         self.bundle = bundle
+        self.profile = profile
         self.finder = _load_finder(bundle)
-        self.device = torch.device(device)
         self._networks = networks
         self._plan = plan
-        self._half = _half_precision(self.device)
+        self._flips = [
+            axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
+        ]
+        self._flags: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, bundle: Bundle, device: str) -> Ensemble:
+    def load(
+        cls,
+        bundle: Bundle,
+        device: str,
+        profile: ProfileName = "paper",
+        *,
+        mirroring: bool = False,
+        half: bool = True,
+    ) -> Ensemble:
         """Build and fill every fold's network.
+
+        Parameters
+        ----------
+        device : "cpu" or "cuda"
+        mirroring : average over mirror images too, along the axes that training mirrored
+        half : bf16 where the hardware has it
 
         Raises
         ------
         BundleUnfit
-            If plans and weights do not fit together.
+            If plans and weights do not fit together, or mirroring is asked of a bundle that was
+            trained without.
         """
-        plan = _read_plan(bundle)
-        networks = [_load_fold(bundle, plan, fold).to(device) for fold in bundle.folds]
-        return cls(bundle, networks, plan, device)
+        plan = read_plan(bundle)
+        if mirroring and not bundle.mirror_axes:
+            msg = f"bundle {bundle.label} was trained without mirroring; set mirroring to false"
+            raise BundleUnfit(msg)
+        networks, flags = _on_a_device(bundle, plan, device, half=half)
+        axes = bundle.mirror_axes if mirroring else ()
+        ensemble = cls(bundle, networks, plan, PROFILES[profile], axes)
+        ensemble._flags = flags
+        return ensemble
 
     @property
     def description(self) -> str:
         """Device and precision, for the record."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return f"{name} {'bf16' if self._half else 'fp32'}"
+        return self._networks.description
 
     def warm_up(self) -> None:
         """One forward pass of every fold at the real patch shape."""
-        tile = torch.zeros((1, 1, *self._plan.patch_zyx), device=self.device)
-        with torch.inference_mode():
-            for network in self._networks:
-                self._forward(network, tile)
+        tiles = [torch.zeros(self._plan.patch, device=self._networks.device)] * self._networks.batch
+        for fold in range(len(self.bundle.folds)):
+            for _ in self._networks.passes(fold, tiles):
+                pass
 
     def prepare(self, volume: Volume) -> Prepared:
-        """Turn to the bundle's orientation, resample (cubic), clip, normalise."""
-        grid = volume.grid
-        turn = Reorientation.between(grid.axis_letters, self.bundle.orientation)
-        turned = turn.apply(volume.hu_zyx)
-        spacing = turn.spacing(grid.spacing_mm).zyx
-        wanted = self.bundle.spacing_mm.zyx
-        shape = turned.shape
-        target = tuple(
-            round(n * own / want) for n, own, want in zip(shape, spacing, wanted, strict=True)
-        )
-        image = torch.from_numpy(np.ascontiguousarray(turned)).to(self.device)
-        for axis in sorted(range(3), key=lambda i: target[i] / shape[i]):
-            if target[axis] != shape[axis]:
-                matrix = torch.from_numpy(_cubic_matrix(shape[axis], target[axis]))
-                image = torch.movedim(
-                    torch.tensordot(matrix.to(self.device), image, dims=([1], [axis])), 0, axis
-                )
-        plan = self._plan
-        image = (image.clamp(plan.low, plan.high) - plan.mean) / plan.std
-        return Prepared(image, grid, turn, (shape[0], shape[1], shape[2]))
+        """Turn to the bundle's orientation, resample (cubic), clip, normalise.
 
-    def infer(self, prepared: Prepared, progress: Progress) -> torch.Tensor:
-        """Mean probability of every class, (class, z, y, x) fp32 on the network's grid."""
-        plan = self._plan
-        image = prepared.image_zyx
-        padding = [max(0, p - n) for p, n in zip(plan.patch_zyx, image.shape, strict=True)]
-        before = [n // 2 for n in padding]
-        padded = functional.pad(
-            image,
-            [v for i in (2, 1, 0) for v in (before[i], padding[i] - before[i])],
+        Raises
+        ------
+        RefusedSeries
+            If the networks' sums over this scan would not fit into memory.
+        """
+        plan, grid = self._plan, volume.grid
+        letters = "".join(self.bundle.orientation[axis] for axis in plan.transpose)
+        turn = Reorientation.between(grid.axis_letters, letters)
+        turned = turn.apply(volume.hu_zyx)
+        within = _nonzero(turned)
+        own_mm = turn.spacing(grid.spacing_mm).zyx
+        spacing = (plan.spacing_mm[0] or own_mm[0], *plan.spacing_mm[1:])
+        shape = _shape(turned[within])
+        z, y, x = (
+            max(1, round(n * own / want))
+            for n, own, want in zip(shape, own_mm, spacing, strict=True)
         )
+        target = (z, y, x)
+        self._refuse_too_large(target)
+        across = long_axis(own_mm, spacing)
+        first = self.profile.normalise_first
+        image = resized(
+            turned[within],
+            target,
+            self._networks.device,
+            across,
+            self._normalised if first else lambda slab: slab,
+        )
+        margins = tuple(
+            (span.start, n - span.stop) for span, n in zip(within, turned.shape, strict=True)
+        )
+        return Prepared(
+            image if first else self._normalised(image), spacing, grid, turn, shape, margins, across
+        )
+
+    def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
+        """What the folds say, all of them together, of the whole scan or the organs' region.
+
+        A GPU that runs out of memory gets smaller batches; one that fails altogether is left
+        for the CPU, for good. `Inferred.flags` says so.
+        """
+        while True:
+            try:
+                return self._infer(prepared, progress)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if self._networks.batch > 1:
+                    self._networks.batch //= 2
+                    continue
+                self._fall_back("gpu-out-of-memory")
+            except RuntimeError as error:
+                if self._networks.device.type == "cpu" or "CUDA" not in str(error):
+                    raise
+                self._fall_back("gpu-failed")
+            prepared = _moved(prepared, self._networks.device)
+
+    def label(self, prepared: Prepared, inferred: Inferred) -> Labels:
+        """The most probable organ of every voxel of the scan's own grid."""
+        whole = _shape(prepared.image_zyx)
+        labels = most_probable(
+            inferred.scores, inferred.region.low, whole, prepared.shape, prepared.across
+        )
+        native = prepared.turn.undo(np.pad(labels, prepared.margins))
+        return Labels(np.ascontiguousarray(native), prepared.grid, self.bundle.organs)
+
+    def disagreement(self, prepared: Prepared, inferred: Inferred) -> npt.NDArray[np.uint8]:
+        """`Inferred.disagreement_zyx` on the scan's own grid."""
+        whole = _shape(prepared.image_zyx)
+        seen = nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
+        return np.ascontiguousarray(prepared.turn.undo(np.pad(seen, prepared.margins)))
+
+    def _infer(self, prepared: Prepared, progress: Progress) -> Inferred:
+        image, patch = prepared.image_zyx, self._plan.patch
+        shape = _shape(image)
+        whole = Region.whole(shape)
+        if not self.profile.region:
+            return self._regional(image, whole, progress)
+        glance = self._glance(image)
+        region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
+        for _ in range(MOST_GROWTHS):
+            if region is None:
+                break
+            region = at_least(region, patch, shape)
+            inferred = self._regional(image, region, progress)
+            labels = _winners(inferred.scores)
+            if len(np.unique(labels[labels > 0])) < len(self.bundle.organs):
+                break
+            larger = grown(region, labels, shape, prepared.spacing_mm)
+            if larger == region:
+                return inferred
+            region = larger
+        return self._regional(image, whole, progress)
+
+    def _glance(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """What the first fold alone says of tiles that hardly overlap; (z, y, x) labels."""
+        scores, _ = self._summed(_padded(image, self._plan.patch), 0, 1.0, lambda: None)
+        inner = _inner(_shape(image), self._plan.patch)
+        return _winners(scores[(slice(None), *inner)])
+
+    def _regional(self, image: torch.Tensor, region: Region, progress: Progress) -> Inferred:
+        """What all folds say of a region."""
+        patch, folds = self._plan.patch, len(self.bundle.folds)
+        padded = _padded(image[region.slices], patch)
+        inner = (slice(None), *_inner(region.shape, patch))
+        passes = len(self._tiles(padded, self.profile.step)) * folds * len(self._flips)
+        done = 0
+
+        def passed() -> None:
+            nonlocal done
+            done += 1
+            progress(done, passes)
+
+        total, weight = self._summed(padded, 0, self.profile.step, passed)
+        said = [_winners(total[inner])]
+        for fold in range(1, folds):
+            scores, _ = self._summed(padded, fold, self.profile.step, passed)
+            said.append(_winners(scores[inner]))
+            total += scores
+        mean = total.div_(weight * folds)[inner]
+        won = _winners(mean)
+        otherwise = np.zeros(won.shape, dtype=np.uint16)
+        for labels in said:
+            otherwise += labels != won
+        return Inferred(
+            mean,
+            region,
+            {
+                label: _agreement([labels == label for labels in said])
+                for label in self.bundle.organs
+            },
+            (otherwise * 255 // folds).astype(np.uint8),
+            self._flags,
+        )
+
+    def _tiles(self, padded: torch.Tensor, step: float) -> list[TileZyx]:
+        tiles = tiles_over(padded.shape, self._plan.patch, step)
+        if not self.profile.skip_air:
+            return tiles
+        return [where for where in tiles if not self._is_air(padded[where])]
+
+    def _summed(
+        self, padded: torch.Tensor, fold: int, step: float, passed: Callable[[], None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted sum of one fold's scores over tiles and mirror images, and the weights' sum."""
+        device, patch = padded.device, self._plan.patch
         classes = len(self.bundle.organs) + 1
-        total = torch.zeros((classes, *padded.shape), device=self.device)
-        weight = torch.zeros(padded.shape, device=self.device)
-        gaussian = _gaussian(plan.patch_zyx).to(self.device)
-        corners = list(
-            itertools.product(
-                *(_steps(n, p) for n, p in zip(padded.shape, plan.patch_zyx, strict=True))
-            )
-        )
-        tiles: list[tuple[slice, ...]] = [
-            tuple(slice(a, a + p) for a, p in zip(corner, plan.patch_zyx, strict=True))
-            for corner in corners
-        ]
-        air = [self._is_air(padded[where]) for where in tiles]
-        full = [where for where, empty in zip(tiles, air, strict=True) if not empty]
-        for where in itertools.compress(tiles, air):
-            # What the networks would say, at no cost: most of a wide field of view is air.
-            total[0][where] += gaussian * len(self._networks)
-            weight[where] += gaussian * len(self._networks)
-        passes = len(full) * len(self._networks)
-        with torch.inference_mode():
-            for done, where in enumerate(full):
-                tile = padded[where][None, None]
-                for k, network in enumerate(self._networks):
-                    soft = torch.softmax(self._forward(network, tile).float(), dim=1)[0]
-                    total[(slice(None), *where)] += soft * gaussian
-                    weight[where] += gaussian
-                    progress(done * len(self._networks) + k + 1, passes)
-        total /= weight
-        inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape, strict=True))
-        return total[(slice(None), *inner)]
+        scores = torch.zeros((classes, *padded.shape), device=device)
+        weight = torch.zeros(padded.shape, device=device)
+        share = gaussian(patch).to(device)
+        tiles = self._tiles(padded, step)
+        for axes in self._flips:
+            seen = [padded[where].flip(axes) for where in tiles]
+            for where, logits in zip(tiles, self._networks.passes(fold, seen), strict=True):
+                said = logits.flip([axis + 1 for axis in axes])
+                if self.profile.average == "probabilities":
+                    said = torch.softmax(said, dim=0)
+                scores[(slice(None), *where)].addcmul_(said, share)
+                weight[where] += share
+                passed()
+        # What no tile covers is air: background, at no cost.
+        empty = weight == 0
+        scores[0][empty] = 1.0
+        weight[empty] = 1.0
+        return scores, weight
 
     def _is_air(self, tile: torch.Tensor) -> bool:
         """Whether hardly a voxel of a tile is as dense as tissue."""
         tissue = (TISSUE_HU - self._plan.mean) / self._plan.std
         return bool((tile > tissue).float().mean() < AIR_SHARE)
 
-    def label(self, prepared: Prepared, probabilities: torch.Tensor) -> Labels:
-        """The most probable organ of every voxel of the scan's own grid.
+    def _normalised(self, hu: torch.Tensor) -> torch.Tensor:
+        """nnU-Net's CTNormalization, in place."""
+        plan = self._plan
+        return hu.clamp_(plan.low, plan.high).sub_(plan.mean).div_(plan.std)
 
-        Only the box around the voxels that any organ wins is interpolated: linear
-        interpolation can't let an organ win where background wins at all eight corners.
-        """
-        labels = np.zeros(prepared.turned_shape_zyx, dtype=np.uint8)
-        winners = probabilities.argmax(dim=0)
-        occupied = torch.nonzero(winners)
-        if len(occupied):
-            low = (occupied.amin(dim=0) - 1).clamp(min=0).tolist()
-            high = (occupied.amax(dim=0) + 2).tolist()
-            self._fill(labels, probabilities, low, high)
-        native = np.ascontiguousarray(prepared.turn.undo(labels))
-        return Labels(native, prepared.grid, self.bundle.organs)
-
-    def _fill(
-        self,
-        labels: npt.NDArray[np.uint8],
-        probabilities: torch.Tensor,
-        low: list[int],
-        high: list[int],
-    ) -> None:
-        sources = [
-            _linear_positions(n_out, n_in)
-            for n_out, n_in in zip(labels.shape, probabilities.shape[1:], strict=True)
-        ]
-        spans = [
-            np.flatnonzero((position >= a) & (position <= b - 1))
-            for position, a, b in zip(sources, low, high, strict=True)
-        ]
-        if any(len(span) == 0 for span in spans):
+    def _refuse_too_large(self, target: ShapeZyx) -> None:
+        """Refuse a scan before it takes the machine's memory, or the node's other scans with it."""
+        device = self._networks.device
+        if device.type == "cuda":
             return
-        z_span, y_span, x_span = spans
-        y_low, y_weight, y_high = self._corners(sources[1][y_span], probabilities.shape[2])
-        x_low, x_weight, x_high = self._corners(sources[2][x_span], probabilities.shape[3])
-        for start in range(0, len(z_span), SLAB):
-            part = z_span[start : start + SLAB]
-            z_low, z_weight, z_high = self._corners(sources[0][part], probabilities.shape[1])
-            slab = torch.lerp(
-                probabilities[:, z_low], probabilities[:, z_high], z_weight[:, None, None]
+        classes = len(self.bundle.organs) + 1
+        # The image; of the region, which the whole may become, a fold's sum, all folds', weights.
+        wanted = 4 * int(np.prod(target)) * (3 + 2 * classes)
+        free = int(psutil.virtual_memory().available * MEMORY_SHARE)
+        if wanted > free:
+            z, y, x = target
+            msg = (
+                f"{x} x {y} x {z} voxels of {self.bundle.label}'s grid need {wanted / 1e9:.1f} GB "
+                f"of memory, {free / 1e9:.1f} GB are free; scan a shorter field, or give this "
+                "worker more memory"
             )
-            slab = torch.lerp(slab[:, :, y_low], slab[:, :, y_high], y_weight[:, None])
-            slab = torch.lerp(slab[..., x_low], slab[..., x_high], x_weight)
-            won = slab.argmax(dim=0).to(torch.uint8).cpu().numpy()
-            labels[
-                part[0] : part[-1] + 1, y_span[0] : y_span[-1] + 1, x_span[0] : x_span[-1] + 1
-            ] = won
+            raise RefusedSeries(msg)
 
-    def _corners(
-        self, positions: npt.NDArray[np.float64], size: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        below = np.floor(positions).astype(np.int64)
-        above = np.minimum(below + 1, size - 1)
-        weight = (positions - below).astype(np.float32)
-        return (
-            torch.from_numpy(below).to(self.device),
-            torch.from_numpy(weight).to(self.device),
-            torch.from_numpy(above).to(self.device),
-        )
-
-    def _forward(self, network: nn.Module, tile: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            output: torch.Tensor = network(tile)
-        return output
+    def _fall_back(self, why: str) -> None:
+        """Leave the GPU for good."""
+        self._networks = load_networks(self.bundle, self._plan, "cpu", half=True)
+        self._flags = (*self._flags, f"{why}:cpu")
 
 
-def _half_precision(device: torch.device) -> bool:
-    """bf16 where the hardware has it; it changes about 1 voxel in 100,000."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _read_plan(bundle: Bundle) -> _Plan:
+def _on_a_device(
+    bundle: Bundle, plan: Plan, device: str, *, half: bool
+) -> tuple[Networks, tuple[str, ...]]:
+    """The networks where they were asked for, or on the CPU where the GPU does not answer."""
     try:
-        plans = json.loads((bundle.folder / "plans.json").read_text())
-        configuration = plans["configurations"][bundle.configuration]
-        properties = plans["foreground_intensity_properties_per_channel"]["0"]
-        if configuration["normalization_schemes"] != ["CTNormalization"]:
-            msg = f"bundle {bundle.label}: only CTNormalization is implemented"
-            raise BundleUnfit(msg)
-        if plans["transpose_forward"] != [0, 1, 2]:
-            msg = f"bundle {bundle.label}: transpose_forward must be [0, 1, 2]"
-            raise BundleUnfit(msg)
-        z, y, x = configuration["patch_size"]
-        return _Plan(
-            patch_zyx=(z, y, x),
-            mean=properties["mean"],
-            std=max(properties["std"], 1e-8),
-            low=properties["percentile_00_5"],
-            high=properties["percentile_99_5"],
-            architecture=configuration["architecture"],
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"
-        raise BundleUnfit(msg) from error
+        return load_networks(bundle, plan, device, half=half), ()
+    except RuntimeError as error:
+        if device == "cpu" or "CUDA" not in str(error):
+            raise
+        return load_networks(bundle, plan, "cpu", half=half), ("gpu-failed:cpu",)
 
 
 def _load_finder(bundle: Bundle) -> Finder | None:
@@ -279,59 +382,64 @@ def _load_finder(bundle: Bundle) -> Finder | None:
         raise BundleUnfit(msg) from error
 
 
-def _load_fold(bundle: Bundle, plan: _Plan, fold: int) -> nn.Module:
-    # Here, not at the top: the import costs seconds and only a process that infers pays it.
-    from nnunetv2.utilities.get_network_from_plans import (  # noqa: PLC0415
-        get_network_from_plans,
+def _nonzero(hu: npt.NDArray[np.float32]) -> tuple[slice, slice, slice]:
+    """The box that nnU-Net crops to: without the faces on which every voxel is exactly zero."""
+    spans = []
+    for axis in range(3):
+        low, high = 0, hu.shape[axis]
+        while low < high - 1 and not hu.take(low, axis).any():
+            low += 1
+        while high > low + 1 and not hu.take(high - 1, axis).any():
+            high -= 1
+        spans.append(slice(low, high))
+    return (spans[0], spans[1], spans[2])
+
+
+def _padded(image: torch.Tensor, patch: ShapeZyx) -> torch.Tensor:
+    """With zeros around it where it is smaller than a patch."""
+    padding = [
+        v
+        for n, p in reversed(list(zip(image.shape, patch, strict=True)))
+        for v in (max(0, p - n) // 2, max(0, p - n) - max(0, p - n) // 2)
+    ]
+    return functional.pad(image, padding)
+
+
+def _inner(shape: ShapeZyx, patch: ShapeZyx) -> tuple[slice, slice, slice]:
+    """Where in the padded image the image lies."""
+    z, y, x = (
+        slice(max(0, p - n) // 2, max(0, p - n) // 2 + n) for n, p in zip(shape, patch, strict=True)
+    )
+    return (z, y, x)
+
+
+def _winners(scores: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The class with the highest score: (z, y, x)."""
+    return np.asarray(scores.argmax(dim=0).to(torch.uint8).cpu())
+
+
+def _agreement(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
+    """Mean DSC over all pairs; 1.0 of a single one, and where none has a voxel."""
+    sizes = [int(mask.sum()) for mask in masks]
+    pairs = [
+        2.0 * int((masks[i] & masks[j]).sum()) / (sizes[i] + sizes[j])
+        for i, j in combinations(range(len(masks)), 2)
+        if sizes[i] + sizes[j]
+    ]
+    return float(np.mean(pairs)) if pairs else 1.0
+
+
+def _moved(prepared: Prepared, device: torch.device) -> Prepared:
+    return Prepared(
+        prepared.image_zyx.to(device),
+        prepared.spacing_mm,
+        prepared.grid,
+        prepared.turn,
+        prepared.shape,
+        prepared.margins,
+        prepared.across,
     )
 
-    network: nn.Module = get_network_from_plans(
-        plan.architecture["network_class_name"],
-        plan.architecture["arch_kwargs"],
-        plan.architecture["_kw_requires_import"],
-        1,
-        len(bundle.organs) + 1,
-        deep_supervision=False,
-    )
-    try:
-        checkpoint = torch.load(bundle.checkpoint(fold), map_location="cpu", weights_only=True)
-        network.load_state_dict(checkpoint["network_weights"])
-    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        msg = f"bundle {bundle.label}: fold {fold} does not fit its plans: {error}"
-        raise BundleUnfit(msg) from error
-    return network.eval()
 
-
-@lru_cache(maxsize=16)
-def _cubic_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
-    """Skimage's cubic resize of one axis as a matrix, (n_out, n_in): it is linear."""
-    identity = np.eye(n_in)
-    return np.asarray(
-        ndimage.zoom(identity, (n_out / n_in, 1), order=3, mode="nearest", grid_mode=True),
-        dtype=np.float32,
-    )
-
-
-def _linear_positions(n_out: int, n_in: int) -> npt.NDArray[np.float64]:
-    """Where the centres of n_out voxels lie among n_in over the same length, edges clamped."""
-    positions = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
-    return np.asarray(np.clip(positions, 0.0, n_in - 1.0), dtype=np.float64)
-
-
-def _steps(size: int, patch: int) -> list[int]:
-    """Tile starts along one axis at nnU-Net's step of half a patch."""
-    if size <= patch:
-        return [0]
-    count = int(np.ceil((size - patch) / (patch / 2))) + 1
-    return [round((size - patch) / (count - 1) * i) for i in range(count)]
-
-
-@lru_cache(maxsize=4)
-def _gaussian(patch_zyx: tuple[int, int, int]) -> torch.Tensor:
-    """nnU-Net's tile weight: sigma an eighth of the patch, zeros lifted to the minimum."""
-    point = np.zeros(patch_zyx)
-    point[tuple(n // 2 for n in patch_zyx)] = 1
-    weight = ndimage.gaussian_filter(point, [n / 8 for n in patch_zyx], mode="constant")
-    weight /= weight.max()
-    weight[weight == 0] = weight[weight > 0].min()
-    return torch.from_numpy(weight.astype(np.float32))
+def _shape(array: npt.NDArray[np.float32] | torch.Tensor) -> ShapeZyx:
+    return (array.shape[0], array.shape[1], array.shape[2])

@@ -93,9 +93,14 @@ class Lie:
 
     def back(self, labels: Labels, volume: Volume) -> Labels:
         """Labels of the straightened scan on the voxels of the volume itself."""
+        return Labels(self.turned_back(labels.labels_zyx, volume), volume.grid, labels.organs)
+
+    def turned_back(
+        self, array_zyx: npt.NDArray[np.uint8], volume: Volume
+    ) -> npt.NDArray[np.uint8]:
+        """An array of the straightened scan on the voxels of the volume itself."""
         turn, own = self._turns(volume.grid.axis_letters)
-        array = np.ascontiguousarray(turn.undo(own.undo(labels.labels_zyx)))
-        return Labels(array, volume.grid, labels.organs)
+        return np.ascontiguousarray(turn.undo(own.undo(array_zyx)))
 
     def _turns(self, header_letters: str) -> tuple[Reorientation, Reorientation]:
         return (

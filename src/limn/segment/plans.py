@@ -1,0 +1,91 @@
+"""What a bundle's nnunetv2 plans say about one configuration, read and refused early."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from limn.domain.errors import BundleUnfit
+from limn.segment.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One configuration of nnU-Net's plans. Axes are those after ``transpose_forward``.
+
+    Attributes
+    ----------
+    patch : voxels of a tile; a 2d configuration has tiles one slice thick
+    spacing_mm : of the network's grid; None along an axis that keeps the scan's own
+    transpose : what becomes of the axes of an array in the bundle's orientation
+    mean, std, low, high : of CTNormalization
+    flat : whether the networks are 2d
+    architecture : class and arguments of the networks
+    """
+
+    patch: tuple[int, int, int]
+    spacing_mm: tuple[float | None, float, float]
+    transpose: tuple[int, int, int]
+    mean: float
+    std: float
+    low: float
+    high: float
+    flat: bool
+    architecture: dict[str, Any]
+
+
+def read_plan(bundle: Bundle) -> Plan:
+    """The plan of the bundle's configuration.
+
+    Raises
+    ------
+    BundleUnfit
+        If plans.json is not usable, or asks for a preprocessing that limn does not have.
+    """
+    try:
+        plans = json.loads((bundle.folder / "plans.json").read_text())
+        return _read(bundle, plans)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+
+
+def _read(bundle: Bundle, plans: dict[str, Any]) -> Plan:
+    configuration = plans["configurations"][bundle.configuration]
+    # nnU-Net writes a cascade's second stage as a few changes to another configuration.
+    if "inherits_from" in configuration:
+        configuration = plans["configurations"][configuration["inherits_from"]] | configuration
+    if configuration.get("previous_stage"):
+        msg = (
+            f"bundle {bundle.label}: {bundle.configuration} refines what "
+            f"{configuration['previous_stage']} found; limn runs single stages: use 3d_fullres"
+        )
+        raise BundleUnfit(msg)
+    if configuration["normalization_schemes"] != ["CTNormalization"]:
+        msg = f"bundle {bundle.label}: only CTNormalization is implemented"
+        raise BundleUnfit(msg)
+    first, second, third = plans["transpose_forward"]
+    if sorted((first, second, third)) != [0, 1, 2]:
+        msg = f"transpose_forward {plans['transpose_forward']} is no order of three axes"
+        raise ValueError(msg)
+    properties = plans["foreground_intensity_properties_per_channel"]["0"]
+    patch, spacing = configuration["patch_size"], configuration["spacing"]
+    axes = configuration["architecture"]["arch_kwargs"]["conv_op"][-2]
+    if not len(patch) == len(spacing) == int(axes):
+        msg = f"patch_size {patch}, spacing {spacing} and {axes}d convolutions do not fit together"
+        raise ValueError(msg)
+    flat = len(patch) == 2
+    z, y, x = [1, *patch] if flat else patch
+    across = None if flat else float(spacing[0])
+    return Plan(
+        patch=(int(z), int(y), int(x)),
+        spacing_mm=(across, float(spacing[-2]), float(spacing[-1])),
+        transpose=(first, second, third),
+        mean=properties["mean"],
+        std=max(properties["std"], 1e-8),
+        low=properties["percentile_00_5"],
+        high=properties["percentile_99_5"],
+        flat=flat,
+        architecture=configuration["architecture"],
+    )

@@ -1,0 +1,177 @@
+"""From the scan's grid to the network's and back, exactly as nnU-Net does it, but quickly.
+
+Scikit-image's resize with splines of order 3, edges repeated, no anti-aliasing is linear and
+separable, so that one matrix an axis does it; and labels need no more of the network's
+probabilities on the scan's grid than the largest, so that they are interpolated and compared a
+few slices at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+ShapeZyx = tuple[int, int, int]
+
+# nnU-Net's limit: voxels longer than this many times their width are not interpolated along it.
+LONG_VOXELS = 3.0
+
+# Voxels interpolated at a time; bounds the memory of both ways.
+SLAB_VOXELS = 4_000_000
+
+
+def resized(
+    hu: npt.NDArray[np.float32],
+    shape: ShapeZyx,
+    device: torch.device,
+    across: int | None,
+    first_of_all: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """An array on another grid over the same field: (z, y, x) fp32 on the device.
+
+    Parameters
+    ----------
+    hu : (z, y, x); any strides: only a slab of it is ever copied
+    across : axis along which voxels are so long that the nearest is taken, as nnU-Net does
+    first_of_all : what is done to the values before they are interpolated
+    """
+    planes, rows, columns = (
+        None
+        if hu.shape[axis] == shape[axis]
+        else torch.from_numpy(
+            (_nearest_matrix if axis == across else _cubic_matrix)(hu.shape[axis], shape[axis])
+        ).to(device)
+        for axis in range(3)
+    )
+    out = torch.empty((hu.shape[0], *shape[1:]), device=device)
+    slab = max(1, SLAB_VOXELS // (hu.shape[1] * hu.shape[2]))
+    low, high = float("inf"), float("-inf")
+    for first in range(0, hu.shape[0], slab):
+        part = torch.from_numpy(np.array(hu[first : first + slab], dtype=np.float32)).to(device)
+        part = first_of_all(part)
+        low, high = min(low, float(part.min())), max(high, float(part.max()))
+        if columns is not None:
+            part = part @ columns.T
+        if rows is not None:
+            part = rows @ part
+        out[first : first + slab] = part
+    if planes is not None:
+        out = (planes @ out.flatten(1)).reshape(shape)
+    # Splines overshoot; skimage cuts off what goes beyond the values that were there.
+    return out.clamp_(low, high)
+
+
+def most_probable(
+    scores: torch.Tensor, low: ShapeZyx, whole: ShapeZyx, shape: ShapeZyx, across: int | None
+) -> npt.NDArray[np.uint8]:
+    """The class with the highest interpolated score in every voxel of the scan: uint8.
+
+    Only the box around the voxels that a class other than 0 wins is interpolated: linear
+    interpolation can't let it win where background wins at all eight corners.
+
+    Parameters
+    ----------
+    scores : (class, z, y, x) of a part of the network's grid
+    low : where that part begins in the whole; outside of it is background
+    whole : shape of the network's grid
+    shape : of the scan, over the same field
+    across : axis along which the nearest is taken
+    """
+    labels = np.zeros(shape, dtype=np.uint8)
+    occupied = torch.nonzero(scores.argmax(dim=0))
+    if not len(occupied):
+        return labels
+    first = (occupied.amin(dim=0) - 1).clamp(min=0).tolist()
+    last = (occupied.amax(dim=0) + 1).tolist()
+    sides = []
+    for axis in range(3):
+        size = scores.shape[axis + 1]
+        positions = _linear_positions(shape[axis], whole[axis]) - low[axis]
+        if axis == across:
+            positions = np.floor(positions + 0.5)
+        inside = (positions >= first[axis]) & (positions <= min(last[axis], size - 1))
+        span = np.flatnonzero(inside)
+        if not len(span):
+            return labels
+        sides.append((int(span[0]), int(span[-1]) + 1, positions[span], size))
+    (z_first, z_last, z_at, depth), (y0, y1, y_at, rows), (x0, x1, x_at, columns) = sides
+    device = scores.device
+    y_low, y_part, y_high = _corners(y_at, rows, device)
+    x_low, x_part, x_high = _corners(x_at, columns, device)
+    step = max(1, SLAB_VOXELS // (len(y_at) * len(x_at) * scores.shape[0]))
+    for start in range(0, z_last - z_first, step):
+        z_low, z_part, z_high = _corners(z_at[start : start + step], depth, device)
+        slab = torch.lerp(scores[:, z_low], scores[:, z_high], z_part[:, None, None])
+        slab = torch.lerp(slab[:, :, y_low], slab[:, :, y_high], y_part[:, None])
+        slab = torch.lerp(slab[..., x_low], slab[..., x_high], x_part)
+        won = slab.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        begin = z_first + start
+        labels[begin : begin + len(won), y0:y1, x0:x1] = won
+    return labels
+
+
+def nearest(
+    values: npt.NDArray[np.uint8], low: ShapeZyx, whole: ShapeZyx, shape: ShapeZyx
+) -> npt.NDArray[np.uint8]:
+    """A map on a part of the network's grid as the scan's voxels see it; 0 outside the part."""
+    out = np.zeros(shape, dtype=values.dtype)
+    picks, spans = [], []
+    for axis in range(3):
+        at = np.rint(_linear_positions(shape[axis], whole[axis])).astype(int) - low[axis]
+        span = np.flatnonzero((at >= 0) & (at < values.shape[axis]))
+        if not len(span):
+            return out
+        picks.append(at[span])
+        spans.append(slice(int(span[0]), int(span[-1]) + 1))
+    out[tuple(spans)] = values[np.ix_(*picks)]
+    return out
+
+
+def long_axis(*spacings_mm: tuple[float, ...]) -> int | None:
+    """The axis along which nnU-Net takes the nearest voxel: that of the first uneven grid's."""
+    for spacing in spacings_mm:
+        if max(spacing) / min(spacing) > LONG_VOXELS:
+            longest = [axis for axis, mm in enumerate(spacing) if mm == max(spacing)]
+            return longest[0] if len(longest) == 1 else None
+    return None
+
+
+@lru_cache(maxsize=16)
+def _cubic_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
+    """Skimage's cubic resize of one axis as a matrix, (n_out, n_in)."""
+    return np.asarray(
+        ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3, mode="nearest", grid_mode=True),
+        dtype=np.float32,
+    )
+
+
+def _nearest_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
+    """The nearest of n_in voxels for each of n_out over the same length, (n_out, n_in)."""
+    matrix = np.zeros((n_out, n_in), dtype=np.float32)
+    picked = np.floor(_linear_positions(n_out, n_in) + 0.5).astype(int)
+    matrix[np.arange(n_out), picked] = 1.0
+    return matrix
+
+
+def _linear_positions(n_out: int, n_in: int) -> npt.NDArray[np.float64]:
+    """Where the centres of n_out voxels lie among n_in over the same length, edges clamped."""
+    positions = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    return np.asarray(np.clip(positions, 0.0, n_in - 1.0), dtype=np.float64)
+
+
+def _corners(
+    positions: npt.NDArray[np.float64], size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    below = np.floor(positions).astype(np.int64)
+    above = np.minimum(below + 1, size - 1)
+    part = (positions - below).astype(np.float32)
+    return (
+        torch.from_numpy(below).to(device),
+        torch.from_numpy(part).to(device),
+        torch.from_numpy(above).to(device),
+    )
