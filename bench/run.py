@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from engine import bench_engine
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
@@ -31,7 +32,6 @@ from limn.dicom.volume import read_headers
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.node import scanlog
-from limn.node.single import EMBEDDED_BUNDLE
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.trace import trace
@@ -139,44 +139,6 @@ def bench_rtstruct(folder: Path) -> dict[str, float]:
     return found
 
 
-def bench_ensemble() -> dict[str, float]:
-    """Five folds over one scan: limn's engine against nnunetv2's own predictor."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    from limn.segment.bundle import open_bundle
-    from limn.segment.ensemble import Ensemble
-
-    volume, _ = scan(conceive(1), Scanner(SpacingMm(0.2, 0.2, 0.2), (150, 130, 150)), 1)
-    ensemble = Ensemble.load(open_bundle(EMBEDDED_BUNDLE), "cpu")
-    ensemble.warm_up()
-
-    def limn() -> None:
-        prepared = ensemble.prepare(volume)
-        ensemble.label(prepared, ensemble.infer(prepared, lambda done, total: None))
-
-    predictor = nnUNetPredictor(
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
-    predictor.initialize_from_trained_model_folder(str(EMBEDDED_BUNDLE), tuple(range(5)))
-
-    def stock() -> None:
-        predictor.predict_single_npy_array(
-            volume.hu_zyx[None], {"spacing": [0.2, 0.2, 0.2]}, None, None, False
-        )
-
-    limn_s, _ = best(2, limn)
-    stock_s, _ = best(1, stock)
-    print(
-        f"five folds, 150x130x150 at 0.2 mm: limn {limn_s:.2f} s ({ensemble.description}), "
-        f"nnUNetPredictor {stock_s:.2f} s (no mirroring, weights already loaded)"
-    )
-    return {"ensemble: nnUNetPredictor / limn": stock_s / limn_s}
-
-
 def bench_node(folder: Path) -> dict[str, float]:
     """One phantom through a whole node: where the time between the doors goes."""
     if not demo(folder / "demo", 7):
@@ -194,19 +156,19 @@ def bench_node(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Run what was asked for; print the ratios and keep them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["rtstruct", "ensemble", "node", []])
+    parser.add_argument("what", nargs="*", choices=["rtstruct", "engine", "node", []])
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parsed = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    wanted = parsed.what or ["rtstruct", "ensemble", "node"]
+    wanted = parsed.what or ["rtstruct", "engine", "node"]
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="limn-bench-") as name:
         folder = Path(name)
         if "rtstruct" in wanted:
             ratios |= bench_rtstruct(folder)
-        if "ensemble" in wanted:
-            ratios |= bench_ensemble()
+        if "engine" in wanted:
+            ratios |= bench_engine(folder)
         if "node" in wanted:
             ratios |= bench_node(folder)
     for name, ratio in ratios.items():

@@ -212,7 +212,7 @@ class Ensemble:
                     continue
                 self._fall_back("gpu-out-of-memory")
             except RuntimeError as error:
-                if self._networks.device.type == "cpu" or "CUDA" not in str(error):
+                if "CUDA" not in str(error):
                     raise
                 self._fall_back("gpu-failed")
             prepared = _moved(prepared, self._networks.device)
@@ -367,7 +367,7 @@ def _on_a_device(
     try:
         return load_networks(bundle, plan, device, half=half), ()
     except RuntimeError as error:
-        if device == "cpu" or "CUDA" not in str(error):
+        if "CUDA" not in str(error):
             raise
         return load_networks(bundle, plan, "cpu", half=half), ("gpu-failed:cpu",)
 

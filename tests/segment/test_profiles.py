@@ -1,0 +1,290 @@
+"""The profiles and fallbacks of the ensemble; nnunetv2's own predictor is the oracle."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from scipy import ndimage
+
+from limn.domain.errors import BundleUnfit, RefusedSeries
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Organ, Volume, dice
+from limn.phantom.anatomy import conceive
+from limn.phantom.scanner import Scanner, random_scanner, scan
+from limn.segment import ensemble as ensemble_module
+from limn.segment.bundle import open_bundle
+from limn.segment.clean import clean
+from limn.segment.ensemble import Ensemble
+from limn.segment.networks import TorchNetworks, _load_fold
+from tests.conftest import BUNDLE
+from tests.segment.bundles import architecture, random_bundle
+
+CUBES = architecture(3, [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2)
+FLAT = architecture(2, [[1, 1], [2, 2]], [[3, 3]] * 2)
+
+
+def quiet(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def predictor(folder, folds, *, mirroring=False) -> nnUNetPredictor:
+    """nnunetv2's own, on the CPU in fp32."""
+    oracle = nnUNetPredictor(
+        use_mirroring=mirroring,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    oracle.initialize_from_trained_model_folder(str(folder), use_folds=folds)
+    return oracle
+
+
+def blobs(shape, seed=3) -> np.ndarray:
+    """Something smooth with the HU of tissue."""
+    rng = np.random.default_rng(seed)
+    hu = ndimage.gaussian_filter(rng.normal(size=shape), 2.0)
+    return np.asarray(-300 + 250 * hu / hu.std(), dtype=np.float32)
+
+
+NETWORKS_OWN = SpacingMm(0.3, 0.3, 0.3)
+
+
+def said(ensemble, hu, spacing=NETWORKS_OWN):
+    """Probabilities on the network's grid and labels of a scan whose axes grow as the bundle's."""
+    prepared = ensemble.prepare(Volume(hu, axial_grid(hu.shape, spacing, np.zeros(3))))
+    inferred = ensemble.infer(prepared, quiet)
+    return inferred.scores, ensemble.label(prepared, inferred).labels_zyx
+
+
+def test_stock_is_nnunetv2():
+    """The same labels in 99.99 % of the voxels, resampling included; nnunetv2 sums in fp16."""
+    volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
+    bundle = open_bundle(BUNDLE)
+    stock = Ensemble.load(replace(bundle, folds=(0, 1)), "cpu", "stock", half=False)
+    _, ours = said(stock, volume.hu_zyx, SpacingMm(0.25, 0.25, 0.25))
+    theirs = predictor(BUNDLE, (0, 1)).predict_single_npy_array(
+        volume.hu_zyx[None], {"spacing": [0.25, 0.25, 0.25]}, None, None, False
+    )
+    assert (ours > 0).sum() > 10_000
+    assert (ours == theirs).mean() >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("described", "patch", "spacing", "transpose", "mirror"),
+    [
+        (CUBES, [16, 16, 24], [0.3, 0.3, 0.3], (0, 1, 2), ()),
+        (CUBES, [16, 16, 24], [0.3, 0.3, 0.3], (2, 0, 1), ()),
+        (CUBES, [16, 16, 24], [0.3, 0.3, 0.3], (1, 0, 2), (0, 2)),
+        (FLAT, [32, 24], [0.3, 0.3], (0, 1, 2), ()),
+        (FLAT, [32, 24], [0.3, 0.3], (1, 0, 2), (0, 1)),
+    ],
+    ids=["3d", "3d transposed", "3d mirrored", "2d", "2d coronal, mirrored"],
+)
+def test_every_kind_of_plan_is_run_as_nnunetv2_runs_it(
+    tmp_path, described, patch, spacing, transpose, mirror
+):
+    """Random networks, any order of axes, 2d and 3d, mirrored or not: nnunetv2's probabilities."""
+    bundle = random_bundle(
+        tmp_path / "b", described, patch, spacing, transpose=transpose, mirror_axes=mirror
+    )
+    stock = Ensemble.load(bundle, "cpu", "stock", mirroring=bool(mirror), half=False)
+    hu = blobs((27, 38, 45))
+    scores, labels = said(stock, hu)
+    theirs, wanted = predictor(
+        bundle.folder, (0, 1), mirroring=bool(mirror)
+    ).predict_single_npy_array(hu[None], {"spacing": [0.3, 0.3, 0.3]}, None, None, True)
+    back = np.argsort(transpose)
+    ours = torch.softmax(scores, dim=0).numpy().transpose(0, *(1 + back))
+    np.testing.assert_allclose(ours, wanted, atol=6e-3)
+    assert len(np.unique(labels)) == 5
+    assert (labels == theirs).mean() > 0.999
+
+
+def test_long_voxels_are_not_interpolated(tmp_path):
+    """Slices more than three times as thick as wide: nearest slice, cubic within, as nnU-Net."""
+    bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
+    hu = blobs((14, 60, 70))
+    spacing = SpacingMm(0.75, 0.2, 0.2)
+    stock = Ensemble.load(bundle, "cpu", "stock", half=False)
+    oracle = predictor(bundle.folder, (0,))
+    data, _, _ = oracle.configuration_manager.preprocessor_class(verbose=False).run_case_npy(
+        hu[None], None, {"spacing": list(spacing.zyx)}, oracle.plans_manager,
+        oracle.configuration_manager, oracle.dataset_json,
+    )  # fmt: skip
+    prepared = stock.prepare(Volume(hu, axial_grid(hu.shape, spacing, np.zeros(3))))
+    np.testing.assert_allclose(prepared.image_zyx, data[0], atol=2e-3)
+    _, ours = said(stock, hu, spacing)
+    theirs = oracle.predict_single_npy_array(
+        hu[None], {"spacing": list(spacing.zyx)}, None, None, False
+    )
+    assert (ours == theirs).mean() > 0.999
+
+
+def test_zeros_around_a_scan_are_left_out(tmp_path):
+    """A frame of exact zeros is cropped before anything else, as nnU-Net does, and stays empty."""
+    bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
+    hu = np.pad(blobs((20, 22, 30)), ((3, 5), (4, 0), (0, 7)))
+    _, ours = said(Ensemble.load(bundle, "cpu", "stock", half=False), hu)
+    theirs = predictor(bundle.folder, (0,)).predict_single_npy_array(
+        hu[None], {"spacing": [0.3, 0.3, 0.3]}, None, None, False
+    )
+    assert (ours == theirs).mean() > 0.999
+    assert not ours[:3].any()
+    assert not ours[:, :, -7:].any()
+
+
+def test_bf16_changes_next_to_nothing():
+    """In half precision fewer than one voxel in 10,000 changes; where the CPU has none, none."""
+    volume, _ = scan(conceive(8), Scanner(SpacingMm(0.28, 0.28, 0.28), (72, 76, 80)), 8)
+    bundle = replace(open_bundle(BUNDLE), folds=(0, 1))
+    spacing = SpacingMm(0.28, 0.28, 0.28)
+    _, full = said(Ensemble.load(bundle, "cpu", "paper", half=False), volume.hu_zyx, spacing)
+    _, half = said(Ensemble.load(bundle, "cpu", "paper", half=True), volume.hu_zyx, spacing)
+    assert (full > 0).sum() > 10_000
+    assert (full != half).mean() < 1e-4
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """A phantom in a wide field that no training saw."""
+    return scan(conceive(43), random_scanner(43, 0.2, (150, 120, 130)), 43)
+
+
+@pytest.fixture(scope="module")
+def fast(unseen):
+    """What the fast profile makes of it, with the preparation."""
+    ensemble = Ensemble.load(open_bundle(BUNDLE), "cpu", "fast")
+    prepared = ensemble.prepare(unseen[0])
+    return ensemble, prepared, ensemble.infer(prepared, quiet)
+
+
+def test_fast_finds_the_organs_in_less(unseen, fast):
+    """A region smaller than the scan, with every organ as good as a phantom's must be."""
+    ensemble, prepared, inferred = fast
+    assert np.prod(inferred.region.shape) < 0.5 * prepared.image_zyx.numel()
+    labels = clean(ensemble.label(prepared, inferred), ensemble.bundle.clean).labels
+    for organ in Organ:
+        assert dice(labels.mask(organ), unseen[1].mask(organ)) > 0.87
+
+
+def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
+    """With no region to be sure of, every fold sees everything, and the answer is the paper's."""
+    ensemble, prepared, _ = fast
+    monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: None)
+    assert ensemble.infer(prepared, quiet).region.shape == tuple(prepared.image_zyx.shape)
+
+
+def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
+    """Started too small, the region grows until no organ touches its faces."""
+    ensemble, prepared, right = fast
+    small = replace(right.region, high=(right.region.high[0] - 25, *right.region.high[1:]))
+    monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: small)
+    grown = ensemble.infer(prepared, quiet)
+    assert grown.region.high[0] > small.high[0]
+    said = grown.scores.argmax(dim=0)
+    at_the_end_of_the_scan = grown.region.high[0] == prepared.image_zyx.shape[0]
+    assert at_the_end_of_the_scan or not said[-1].any()
+
+
+def test_folds_agree_where_it_is_plain_and_not_at_surfaces(unseen, fast):
+    """Agreement is a DSC per organ; disagreement lies at surfaces, and none inside the organs."""
+    ensemble, prepared, inferred = fast
+    assert set(inferred.agreement) == set(ensemble.bundle.organs)
+    assert all(0.85 < dsc < 1.0 for dsc in inferred.agreement.values())
+    seen = ensemble.disagreement(prepared, inferred)
+    labels = ensemble.label(prepared, inferred).labels_zyx
+    assert seen.shape == labels.shape == unseen[0].hu_zyx.shape
+    heart = labels == 1
+    core = ndimage.binary_erosion(heart, iterations=4)
+    shell = heart & ~ndimage.binary_erosion(heart)
+    assert core.sum() > 500
+    assert seen[core].mean() < 0.2 * seen[shell].mean()
+
+
+class Failing(TorchNetworks):
+    """A GPU with too little memory for more than so many tiles at once, or none that works."""
+
+    def __init__(self, networks, plan, error, most) -> None:
+        super().__init__(networks, plan, "cpu", half=False)
+        self.batch, self.error, self.most, self.description = 8, error, most, "failing"
+
+    def passes(self, fold, tiles):
+        """Fail where the batch is too large."""
+        if self.batch > self.most:
+            raise self.error
+        yield from super().passes(fold, tiles)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A small random bundle, an ensemble of it, and a scan."""
+    bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3])
+    return Ensemble.load(bundle, "cpu", "paper", half=False), blobs((27, 38, 45))
+
+
+def failing(ensemble, error, most):
+    """The ensemble with networks that fail."""
+    bundle, plan = ensemble.bundle, ensemble._plan
+    networks = [_load_fold(bundle, plan, fold) for fold in bundle.folds]
+    ensemble._networks = Failing(networks, plan, error, most)
+    return ensemble
+
+
+def test_less_memory_means_smaller_batches(tiny):
+    """Out of memory with eight tiles, the scan goes on with two, and says the same."""
+    ensemble, hu = tiny
+    wanted, _ = said(ensemble, hu)
+    found, _ = said(failing(ensemble, torch.OutOfMemoryError("no memory"), 2), hu)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert ensemble._networks.batch == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "flag"),
+    [
+        (torch.OutOfMemoryError("no memory"), "gpu-out-of-memory:cpu"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu-failed:cpu"),
+    ],
+)
+def test_a_gpu_that_fails_is_left(tiny, error, flag):
+    """The scan is finished on the CPU, the record says so, and the next one starts there."""
+    ensemble, hu = tiny
+    wanted, _ = said(ensemble, hu)
+    failing(ensemble, error, 0)
+    volume = Volume(hu, axial_grid(hu.shape, SpacingMm(0.3, 0.3, 0.3), np.zeros(3)))
+    inferred = ensemble.infer(ensemble.prepare(volume), quiet)
+    assert inferred.flags == (flag,)
+    np.testing.assert_allclose(inferred.scores, wanted, atol=2e-2)
+    assert "cpu openvino" in ensemble.description
+
+
+def test_a_scan_too_large_for_the_memory_is_refused(tiny, monkeypatch):
+    """The figure is named before anything is allocated."""
+    ensemble, hu = tiny
+    volume = Volume(hu, axial_grid(hu.shape, SpacingMm(0.3, 0.3, 0.3), np.zeros(3)))
+    monkeypatch.setattr(
+        ensemble_module.psutil,
+        "virtual_memory",
+        type("Memory", (), {"available": 1_000_000}),
+    )
+    with pytest.raises(RefusedSeries, match=r"45 x 38 x 27 voxels .* need 0\.0 GB"):
+        ensemble.prepare(volume)
+
+
+def test_mirroring_needs_a_bundle_that_was_trained_with_it():
+    """Asked of the embedded bundle, which tells left from right, it is refused by name."""
+    with pytest.raises(BundleUnfit, match="was trained without mirroring"):
+        Ensemble.load(open_bundle(BUNDLE), "cpu", mirroring=True)
+
+
+def test_a_cascade_is_refused_by_name(tmp_path):
+    """Its second stage wants what the first found; limn says which configuration to use."""
+    bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
+    plans = json.loads((bundle.folder / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (bundle.folder / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(BundleUnfit, match="use 3d_fullres"):
+        Ensemble.load(bundle, "cpu")
