@@ -182,6 +182,24 @@ def test_the_onlooker_takes_any_size():
         assert onlooker(torch.zeros(1, 1, 80, 50, 50)).shape == (1,)
 
 
+def test_an_onlooker_of_before_looks_everywhere_alike(tmp_path):
+    """Weights that know no place to look at see the mean of the picture, as they were taught."""
+    torch.manual_seed(3)
+    onlooker = Onlooker().eval()
+    kept = {n: t for n, t in onlooker.state_dict().items() if not n.startswith("look.")}
+    torch.save(kept, tmp_path / "orient.pth")
+    picture = torch.rand(2, 1, 24, 24, 24)
+    with torch.inference_mode():
+        seen = onlooker.mixed(onlooker.features(picture))
+        pooled = torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
+        found = Finder.load(tmp_path / "orient.pth").onlooker(picture)
+        torch.testing.assert_close(found, onlooker.score(pooled)[:, 0])
+    del kept["score.weight"]
+    torch.save(kept, tmp_path / "orient.pth")
+    with pytest.raises(RuntimeError, match=r"score\.weight"):
+        Finder.load(tmp_path / "orient.pth")
+
+
 def organs(cord_y, left_x):
     """Blocks for heart, cord and lungs."""
     labels = np.zeros((20, 40, 40), dtype=np.uint8)

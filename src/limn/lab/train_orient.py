@@ -24,6 +24,7 @@ from limn.segment.orient import COARSE_MM, STRAIGHT, WAYS, Onlooker, coarse, sho
 
 REPORTED_EVERY = 50
 SAVED_EVERY = 100
+FLAT_SHARE, FLAT_HU, SOFT_HU = 0.3, (-150.0, 250.0), 40.0
 # Ways that only a mirror tells from the true one; nothing is harder.
 MIRRORED_WAYS = tuple(WAYS.index(way) for way in ("SPR", "SAL", "IPL"))
 
@@ -41,7 +42,7 @@ class OrientRecipe:
     ways : how many of the sixteen each step compares, the true one and its mirrors among them
     """
 
-    steps: int = 2500
+    steps: int = 4000
     learning_rate: float = 2e-3
     validation: int = 30
     seed: int = 77
@@ -52,7 +53,7 @@ class OrientRecipe:
     whole_shape_zyx: tuple[int, int, int] = (220, 88, 88)
     whole_share: float = 0.5
     shortest_mm: float = 24.0
-    ways: int = 8
+    ways: int = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +99,11 @@ def draw_picture(
     fewest = min(slices, max(round(shortest_mm / COARSE_MM), high - low))
     keep = int(rng.integers(fewest, slices + 1))
     first = int(rng.integers(max(0, high - keep), min(low, slices - keep) + 1))
-    hu = seen_elsewhere(phantom.hu_zyx[first : first + keep], rng)
+    hu = phantom.hu_zyx[first : first + keep]
+    if rng.random() < FLAT_SHARE:
+        # Where soft tissues can't be told apart, chest and bones must do.
+        hu = np.where((hu > FLAT_HU[0]) & (hu < FLAT_HU[1]), np.float32(SOFT_HU), hu)
+    hu = seen_elsewhere(hu, rng)
     if rng.random() < 0.3:
         planes = [(0, 1), (0, 2), (1, 2)]
         angle = float(rng.normal(0.0, 8.0))

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -130,12 +131,18 @@ class Onlooker(nn.Module):
         self.mixed = nn.Sequential(
             nn.Conv3d(before, before, 3, padding=1), nn.LeakyReLU(inplace=True)
         )
+        # Where to look: in a whole body the chest is a small part of the picture. Zeros look
+        # everywhere alike.
+        self.look = nn.Conv3d(before, 1, 1)
+        nn.init.zeros_(self.look.weight)
+        nn.init.zeros_(cast(torch.Tensor, self.look.bias))
         self.score = nn.Linear(2 * before, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Scores of (n, 1, z, y, x) pictures: (n,)."""
         seen = self.mixed(self.features(image))
-        pooled = torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
+        where = torch.softmax(self.look(seen).float().flatten(2), dim=2)
+        pooled = torch.cat([(seen.flatten(2) * where).sum(2), seen.amax((2, 3, 4))], dim=1)
         score: torch.Tensor = self.score(pooled)[:, 0]
         return score
 
@@ -151,7 +158,10 @@ class Finder:
         """Open the weights of a bundle, verified before."""
         onlooker = Onlooker()
         kept = torch.load(weights, map_location="cpu", weights_only=True)
-        onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
+        weights_of = {name: tensor.float() for name, tensor in kept.items()}
+        # A bundle of before has no place to look at: zeros do what it did.
+        fresh = {name: t for name, t in onlooker.state_dict().items() if name.startswith("look.")}
+        onlooker.load_state_dict(fresh | weights_of)
         return cls(onlooker)
 
     def find(self, volume: Volume) -> Lie:
