@@ -1,11 +1,14 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import limn
 from limn import cli
+from tests.conftest import BUNDLE
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
@@ -126,6 +129,61 @@ def test_contour_names_a_missing_config(tmp_path, capsys):
     code = cli.main(["contour", str(tmp_path), "-o", str(tmp_path / "o"), "--config", str(path)])
     assert code == cli.EXIT_WRONG
     assert f"config {path}: No such file" in capsys.readouterr().err
+
+
+# Each as a person gives it, up to the folder that it is to write.
+WRITING = {
+    "phantom": ["phantom"],
+    "phantom cohort": ["phantom", "cohort"],
+    "lab try": ["lab", "try", str(BUNDLE)],
+    "lab figures": ["lab", "figures"],
+    "lab train-phantom": ["lab", "train-phantom"],
+    "demo": ["demo", "--out"],
+    "contour": ["contour", ".", "-o"],
+}
+
+
+def unwritable(kind: str, folder: Path) -> Path:
+    """A path that takes no files."""
+    if kind == "a file":
+        (folder / "file").write_text("mine")
+        return folder / "file"
+    if kind == "below a file":
+        (folder / "file").write_text("mine")
+        return folder / "file" / "out"
+    if kind == "read-only":
+        (folder / "locked").mkdir(mode=0o555)
+        if os.access(folder / "locked", os.W_OK):
+            pytest.skip("this user may write everywhere")
+        return folder / "locked"
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    return Path({"not to be made": "/proc/x", "takes no files": "/proc"}[kind])
+
+
+@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize(
+    "kind", ["a file", "below a file", "read-only", "not to be made", "takes no files"]
+)
+def test_a_folder_that_can_t_be_written_is_named(command, kind, tmp_path, capsys):
+    """One line at once, with the path and what to do; nothing is painted, loaded or lost."""
+    path = unwritable(kind, tmp_path)
+    assert cli.main([*WRITING[command], str(path)]) == cli.EXIT_WRONG
+    streams = capsys.readouterr()
+    assert streams.err.startswith(f"limn: {path}")
+    assert streams.err.endswith("; give a folder that you may write to\n")
+    assert streams.err.count("\n") == 1
+    assert streams.out == ""
+    if (tmp_path / "file").exists():
+        assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_demonstration_clears_only_its_own_folder(tmp_path, capsys):
+    """A folder with somebody's scans in it is refused, and they stay."""
+    (tmp_path / "scan.dcm").write_text("mine")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == cli.EXIT_WRONG
+    assert "holds something else than a demonstration" in capsys.readouterr().err
+    assert (tmp_path / "scan.dcm").read_text() == "mine"
 
 
 def test_the_module_runs(tmp_path):

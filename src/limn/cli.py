@@ -77,9 +77,14 @@ def _log(parsed: argparse.Namespace) -> None:
 
 
 def _release(parsed: argparse.Namespace) -> None:
-    from limn.node.release import release
+    from limn.node.release import discard, release
 
-    release(parsed.config, parsed.scan)
+    if parsed.discard != (parsed.why is not None) or (parsed.discard and not parsed.scan):
+        parsed.usage("--discard wants SCAN and --why TEXT, and --why goes with --discard alone")
+    if parsed.discard:
+        discard(parsed.config, parsed.scan, parsed.why)
+    else:
+        release(parsed.config, parsed.scan)
 
 
 def _phantom(parsed: argparse.Namespace) -> None:
@@ -199,10 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--animal", help="only this PatientID")
     log.set_defaults(run=_log)
 
-    release = commands.add_parser("release", help="what is held for a person to see; send it")
+    release = commands.add_parser(
+        "release", help="what is held for a person to see; send it, or never"
+    )
     release.add_argument("--config", type=Path, required=True)
     release.add_argument("scan", nargs="*", metavar="SCAN", help="such as scan-00003; none: list")
-    release.set_defaults(run=_release)
+    release.add_argument("--discard", action="store_true", help="never send it; needs --why")
+    release.add_argument("--why", metavar="TEXT", help="why it is discarded, kept in the log")
+    release.set_defaults(run=_release, usage=release.error)
 
     phantom = commands.add_parser(
         "phantom",

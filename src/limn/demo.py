@@ -26,7 +26,8 @@ from rich.table import Table
 from limn.dicom import rtstruct
 from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
-from limn.domain.errors import StageFailed
+from limn.domain.errors import ConfigWrong, StageFailed
+from limn.domain.folders import writable
 from limn.domain.scan import Organ, dice
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.lab.synthesize import Synthesized, synthesize
@@ -66,12 +67,21 @@ port = {standin}
 
 
 def demo(out: Path, seed: int) -> bool:
-    """Run the demonstration; true when the contours arrived and match the truth."""
+    """Run the demonstration; true when the contours arrived and match the truth.
+
+    Raises
+    ------
+    ConfigWrong
+        For a folder that can't be written, or that holds something else than a demonstration.
+    """
     console = Console(highlight=False)
-    out = out.resolve()
-    shutil.rmtree(out, ignore_errors=True)
+    out = writable(out.resolve())
     received = out / "planning-system"
-    received.mkdir(parents=True)
+    if any(out.iterdir()) and not received.exists():
+        msg = f"{out} holds something else than a demonstration; give another folder"
+        raise ConfigWrong(msg)
+    shutil.rmtree(out, ignore_errors=True)
+    writable(received)
     ports = _free_ports(4)
     config_path = out / "node.toml"
     config_path.write_text(

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import re
 
@@ -7,6 +8,8 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn.domain.scan import Organ
+from limn.lab import train as train_module
+from limn.lab import train_orient
 from limn.lab.model_folder import save_fold
 from limn.lab.patches import (
     draw_patch,
@@ -18,10 +21,19 @@ from limn.lab.patches import (
 )
 from limn.lab.recipe import Recipe
 from limn.lab.train import Course, train, train_phantom_bundle
-from limn.lab.train_orient import OrientRecipe, coarse_cases, draw_picture
+from limn.lab.train_orient import (
+    OrientRecipe,
+    Seen,
+    accuracy,
+    draw_picture,
+    save_onlooker,
+    seen,
+    train_onlooker,
+)
 from limn.phantom.anatomy import conceive
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
+from limn.segment.orient import COARSE_MM, LONGEST_MM, Finder
 
 TINY = Recipe(
     spacing_mm=0.7,
@@ -39,7 +51,15 @@ TINY = Recipe(
     warm_up_steps=10,
     average=0.9,
 )
-ORIENT = OrientRecipe(steps=3, validation=2)
+ORIENT = OrientRecipe(
+    steps=3,
+    validation=2,
+    whole_phantoms=2,
+    whole_validation=1,
+    first_whole_seed=3100,
+    whole_spacing_mm=1.68,
+    whole_shape_zyx=(55, 22, 22),
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +80,15 @@ def test_training_reports_and_keeps_its_loss(trained):
     """Stems and folds report their loss with the time left, and it is kept as a table."""
     for name in ("stem 0", "stem 1", "fold 0", "fold 1"):
         assert any(re.match(rf"{name} step 50/50 loss \S+ \d+ s, 0 s left", s) for s in trained[1])
-    curve = (trained[0].parent / "work" / "loss.csv").read_text().splitlines()
-    assert sorted(line.split(",")[0] for line in curve) == ["fold 0", "fold 1", "stem 0", "stem 1"]
+        kept = rows_of(trained[0].parent / "work" / f"{name.replace(' ', '_')}_loss.csv")
+        assert [row[:2] for row in kept] == [[name, "50"]]
+    assert any("onlooker, whole bodies: way found in" in line for line in trained[1])
+
+
+def rows_of(path):
+    """A table of losses: course, step, loss, seconds."""
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
 
 
 def test_a_second_run_trains_nothing(trained):
@@ -133,6 +160,25 @@ def test_a_killed_course_goes_on(cases, tmp_path):
     assert kept["step"] == 50
 
 
+def test_a_course_that_goes_on_notes_no_step_twice(cases, tmp_path, monkeypatch):
+    """Killed after it noted a loss and before it saved its weights: those steps are noted anew."""
+    monkeypatch.setattr(train_module, "REPORTED_EVERY", 2)
+    monkeypatch.setattr(train_module, "SAVED_EVERY", 3)
+    intensities = intensity_properties(cases)
+    course = Course("fold 1", 1, 8, 3e-3, tmp_path)
+
+    def killed(line):
+        if "step 4/" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(course, cases, intensities, TINY, None, killed)
+    (tmp_path / "fold_1_loss.csv").open("a").write("fold 1,4,0.5,1.0\n")
+    train(course, cases, intensities, TINY, None, lambda line: None)
+    steps = [int(row[1]) for row in rows_of(tmp_path / "fold_1_loss.csv")]
+    assert steps == [2, 4, 6, 8]
+
+
 def test_no_validation_animal_trains_its_fold():
     """Seeds of stems, folds and every test are apart, and a fold leaves its fifth out."""
     recipe = Recipe()
@@ -150,7 +196,7 @@ def test_phantoms_are_kept(tmp_path, cases):
     stamp = (tmp_path / "1100.npz").stat().st_mtime_ns
     lines: list[str] = []
     make_cases([1100, 1101], TINY, tmp_path, lines.append)
-    assert lines == ["phantom 1/1"]
+    assert lines == ["phantom 1/1, 0 s left"]
     assert (tmp_path / "1100.npz").stat().st_mtime_ns == stamp
 
 
@@ -177,12 +223,79 @@ def test_another_scanner_keeps_the_order_of_tissues():
 
 def test_the_onlooker_sees_the_phantoms_coarsely(cases):
     """Its pictures have 0.84 mm voxels, square cross-sections and hold the animal."""
-    hu = coarse_cases(cases, TINY.spacing_mm)[0]
+    phantom = seen(cases[0], TINY.spacing_mm)
     wanted = [n * 0.7 / 0.84 for n in TINY.shape_zyx]
-    assert all(abs(n - want) <= 1 for n, want in zip(hu.shape, wanted, strict=True))
-    picture = draw_picture(hu, np.random.default_rng(1))
+    found = phantom.hu_zyx.shape
+    assert all(abs(n - want) <= 1 for n, want in zip(found, wanted, strict=True))
+    picture = draw_picture(phantom, 24.0, np.random.default_rng(1))
     assert picture.shape[1] == picture.shape[2]
     assert (picture > 0.5).mean() > 0.1
+
+
+def test_every_field_shows_the_middle_of_the_chest(cases):
+    """It is where heart and lungs are, and fields of any length from the shortest hold it."""
+    low, high = seen(cases[0], TINY.spacing_mm).chest
+    filled = (cases[0].shares[[0, 2, 3]] > 127).any(axis=(0, 2, 3)).nonzero()[0] * 0.7 / 0.84
+    assert filled[0] < low < high < filled[-1]
+    # Numbered slices, each as dense as its number says.
+    slices = np.arange(110, dtype=np.float32) * 10.0 - 900.0
+    phantom = Seen(np.broadcast_to(slices[:, None, None], (110, 20, 20)).copy(), (30, 36))
+    rng = np.random.default_rng(4)
+    lengths, firsts = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_orient, "seen_elsewhere", lambda hu, rng: hu)
+        patch.setattr(train_orient.ndimage, "rotate", lambda hu, *_, **__: hu)
+        for _ in range(300):
+            picture = draw_picture(phantom, 24.0, rng)
+            first = round(float(picture[0].max() * 100.0 - 10.0))
+            assert first <= 30
+            assert first + len(picture) >= 36
+            lengths.append(len(picture))
+            firsts.append(first)
+    assert 29 <= min(lengths) < 35
+    assert max(lengths) > 105
+    assert min(firsts) == 0
+    assert max(firsts) > 25
+
+
+def test_whole_bodies_are_as_long_as_the_onlooker_looks():
+    """What is learnt is what is shown later: no longer, no shorter; all seeds are apart."""
+    recipe = OrientRecipe()
+    longest_mm = recipe.whole_shape_zyx[0] * recipe.whole_spacing_mm
+    assert round(longest_mm / COARSE_MM) == round(LONGEST_MM / COARSE_MM)
+    wholes = set(range(recipe.first_whole_seed, recipe.first_whole_seed + recipe.whole_phantoms))
+    others = Recipe()
+    assert max(wholes) < 9000
+    assert min(wholes) >= others.first_stem_seed + others.stem_phantoms
+
+
+def test_a_killed_onlooker_goes_on(cases, tmp_path):
+    """Its training is taken up at the last checkpoint; what is done is not done again."""
+    phantoms = [seen(case, TINY.spacing_mm) for case in cases]
+    recipe = dataclasses.replace(ORIENT, steps=4, validation=1, whole_validation=1)
+    checkpoint = tmp_path / "onlooker.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_orient, "SAVED_EVERY", 2)
+        patch.setattr(train_orient, "REPORTED_EVERY", 3)
+
+        def killed(line):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train_onlooker(phantoms, phantoms, recipe, checkpoint, killed)
+        assert torch.load(checkpoint, weights_only=True)["step"] == 2
+        lines: list[str] = []
+        done = train_onlooker(phantoms, phantoms, recipe, checkpoint, lines.append)
+        assert len(lines) == 1
+        assert re.match(r"onlooker step 3/4 loss \S+ \d+ s, \d+ s left", lines[0])
+    again = train_onlooker(phantoms, phantoms, recipe, checkpoint, lines.append)
+    assert len(lines) == 1
+    for name, tensor in done.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    found, told = accuracy(again, phantoms, 24.0)
+    assert 0.0 <= found <= told <= 1.0
+    save_onlooker(again, tmp_path / "onlooker.pth")
+    assert Finder.load(tmp_path / "onlooker.pth").onlooker is not None
 
 
 def test_one_in_four_training_phantoms_has_contrast():

@@ -336,3 +336,24 @@ def test_a_released_structure_set_may_still_be_refused(desk):
     assert (row["outcome"], row["destination_status"]) == ("held", "0xC000")
     assert "held:0s" in row["flags"]
     assert "mirrored image" in row["reason"]
+
+
+def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
+    """Its row says so and why, names no destination and no time of acceptance, and comes once."""
+    scan = desk.contoured("tps", "export", held="mirrored image")
+    desk.journal.discard(scan.id, "wrong export", 1.8e9)
+    archive = Archive()
+    with peer(archive) as port:
+        couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
+        for courier in (*couriers, *couriers):
+            courier.work()
+    assert archive.taken == []
+    assert not (desk.folder / "out").exists()
+    (row,) = desk.rows()
+    assert row["outcome"] == "discarded"
+    assert row["reason"] == (
+        "discarded at 2027-01-15T08:00:00.000+00:00: wrong export; it was held: mirrored image"
+    )
+    assert (row["destination"], row["destination_status"], row["accepted_utc"]) == ("", "", "")
+    assert row["door_to_door_s"] == ""
+    assert row["runtime_s"] == "11.75"

@@ -386,7 +386,8 @@ def test_a_journal_of_an_earlier_limn_is_taken_over(path):
     first = old.insert(arrived(), BOTH)
     old.contoured(first.id, "/rs.dcm", {})
     old._db.execute("alter table structure_set drop column held")
-    old._db.execute("alter table structure_set drop column released_at")
+    for later in ("released_at", "discarded", "discarded_at"):
+        old._db.execute(f"alter table structure_set drop column {later}")
     old.close()
     journal = Journal(path)
     assert journal.structure_set_of(first.id).held is None
@@ -395,3 +396,52 @@ def test_a_journal_of_an_earlier_limn_is_taken_over(path):
     journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
     assert [scan.id for scan in journal.on_hold()] == [row.id]
     journal.close()
+
+
+def test_a_journal_that_could_not_discard_is_taken_over(path):
+    """What it held is still held, and may now be discarded."""
+    old = Journal(path)
+    row = old.insert(arrived(), BOTH)
+    old.contoured(row.id, "/rs.dcm", {}, "mirrored image")
+    for later in ("discarded", "discarded_at"):
+        old._db.execute(f"alter table structure_set drop column {later}")
+    old.close()
+    journal = Journal(path)
+    assert [scan.id for scan in journal.on_hold()] == [row.id]
+    assert journal.discarded() == []
+    assert journal.discard(row.id, "wrong export", 3.0)
+    journal.close()
+
+
+def test_a_discarded_structure_set_is_never_due(path, journal):
+    """Not after a restart, not by a release that comes too late; the reason is kept."""
+    row = journal.insert(arrived(), BOTH)
+    journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
+    assert journal.discard(row.id, "wrong export", 98.0)
+    reopened = Journal(path)
+    for each in (journal, reopened):
+        assert not each.release(row.id, 99.0)
+        assert not each.discard(row.id, "another reason", 99.0)
+        structure_set = each.structure_set_of(row.id)
+        assert (structure_set.discarded, structure_set.discarded_at) == ("wrong export", 98.0)
+        assert (structure_set.path, structure_set.released_at) == ("/rs.dcm", None)
+        assert not structure_set.on_hold
+        assert each.on_hold() == []
+        assert [scan.id for scan in each.discarded()] == [row.id]
+        assert {d.state for d in each.deliveries(row.id)} == {"held"}
+        assert [each.due(name, 1e12) for name in BOTH] == [None, None]
+        assert [scan.id for scan in each.unlogged_ends("tps")] == [row.id]
+    reopened.close()
+
+
+def test_only_what_is_held_can_be_discarded(journal):
+    """Neither what was never held nor what went out already."""
+    plain = journal.insert(arrived(), BOTH)
+    journal.contoured(plain.id, "/rs.dcm", {})
+    gone = journal.insert(arrived(series_instance_uid="2.25.7"), BOTH)
+    journal.contoured(gone.id, "/gone.dcm", {}, "mirrored image")
+    journal.release(gone.id, 1.0)
+    for row in (plain, gone):
+        assert not journal.discard(row.id, "wrong export", 2.0)
+        assert [d.state for d in journal.deliveries(row.id)] == ["waiting", "waiting"]
+    assert journal.discarded() == []

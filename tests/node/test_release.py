@@ -123,6 +123,10 @@ def test_several_and_the_same_twice(site):
         ("scan-00004", "scan-00004 is not held: it was refused, so there is nothing to send"),
         ("scan-00005", "scan-00005 is not held: it was released at 2025-12-31 16:53:20 UTC"),
         ("scan-00006", "scan-00006 is not held: tps REFUSED it with 0xC000, export has it"),
+        (
+            "scan-00007",
+            "scan-00007 is not held: it was discarded at 2025-12-31 16:53:20 UTC: wrong export",
+        ),
     ],
 )
 def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
@@ -140,12 +144,14 @@ def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
             journal.held(delivery.id, outcome)
         else:
             journal.delivered(delivery.id, "written", time.time())
+    journal.discard(site.scan(7, WHY).id, "wrong export", 1.7672e9)
     journal.close()
-    said = site.refused("scan-00001", name)
-    assert why in said
-    assert "nothing was released" in said
-    assert "scan-00001" not in said
-    assert site.states(held) == ["held", "held"]
+    for command, become in (([], "released"), (["--discard", "--why", "wrong"], "discarded")):
+        said = site.refused("scan-00001", name, *command)
+        assert why in said
+        assert f"nothing was {become}" in said
+        assert "scan-00001" not in said
+        assert site.states(held) == ["held", "held"]
 
 
 def test_a_site_without_scans(site):
@@ -166,3 +172,74 @@ def test_the_log_says_it_in_one_line(site, capsys):
         f"limn release --config '{site.config}' scan-00001\n"
     ) in out
     assert "REFUSED" not in out
+
+
+def test_discarding_says_where_the_file_stays(site):
+    """Held no more, released never, and listed with the reason, which is one line."""
+    row, other = site.scan(1, WHY), site.scan(2, WHY)
+    assert "scan-00001 --discard --why 'TEXT'\n" in site.release()
+    out = site.release("--discard", "scan-00001", "--why", "wrong animal,\nsee [note]")
+    assert out == "scan-00001 animal M1 discarded, nobody gets it; it stays in /rs/1.dcm\n"
+    assert site.states(row) == ["held", "held"]
+    listed = site.release()
+    assert "send it" in listed
+    assert re.search(
+        r"^scan-00001 animal M1, discarded at \S+ \S+ UTC: wrong animal, see \[note\]; "
+        rf"it was held: {re.escape(WHY)}; it stays in /rs/1\.dcm$",
+        listed,
+        re.MULTILINE,
+    )
+    assert "it was discarded at" in site.refused("scan-00001")
+    site.release("scan-00002")
+    assert site.states(other) == ["waiting", "waiting"]
+    assert site.states(row) == ["held", "held"]
+    assert site.release().startswith("nothing is held\nscan-00001 animal M1, discarded")
+
+
+def test_the_log_shows_what_was_discarded(site, capsys):
+    """One line with the reason; neither held nor refused by anybody."""
+    site.scan(1, WHY)
+    site.release("scan-00001", "--discard", "--why", "wrong export")
+    assert cli.main(["log", "--config", str(site.config)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^scan-00001 animal M1: discarded at \S+ \S+ UTC: wrong export; ", out, re.MULTILINE
+    )
+    assert "REFUSED" not in out
+    assert "HELD" not in out
+    journal = Journal(site.data / "journal.sqlite")
+    journal.mark_logged(1)
+    journal.close()
+    cli.main(["log", "--config", str(site.config)])
+    assert "scan-00001 animal" not in capsys.readouterr().out
+
+
+def test_discarding_at_a_site_without_scans(site):
+    """Any name is unknown, and nothing is made."""
+    assert "scan-00001: unknown" in site.refused("scan-00001", "--discard", "--why", "x")
+    assert not site.data.exists()
+
+
+def test_a_reason_has_words(site):
+    """Spaces are none."""
+    row = site.scan(1, WHY)
+    assert "--why is empty" in site.refused("scan-00001", "--discard", "--why", " \n")
+    assert site.states(row) == ["held", "held"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scan-00001", "--discard"],
+        ["scan-00001", "--why", "x"],
+        ["--discard", "--why", "x"],
+    ],
+)
+def test_discarding_wants_a_scan_and_a_reason(site, capsys, arguments):
+    """Half of it is wrong usage, and nothing happens."""
+    row = site.scan(1, WHY)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["release", "--config", str(site.config), *arguments])
+    assert left.value.code == cli.EXIT_USAGE
+    assert "--discard wants SCAN and --why TEXT" in capsys.readouterr().err
+    assert site.states(row) == ["held", "held"]

@@ -149,7 +149,7 @@ def test_the_spine_swings(painted):
         assert 2.5 < np.ptp(layout.spine_y(z)) < 12.0
 
 
-@pytest.mark.xfail(strict=True, reason="the wave through a body changes its heart by up to a third")
+@pytest.mark.xfail(strict=True, reason="one heart of ten is painted 16 % too small")
 def test_hearts_have_the_volume_asked_for(painted):
     """The heart that is painted is as large as the one conceived."""
     for seed, (_, organs) in zip(SEEDS, painted, strict=True):
@@ -189,21 +189,31 @@ def test_real_labels_lie_within_the_phantoms(painted):
     assert ((real > low - 0.25 * spread) & (real < high + 0.25 * spread)).all(), (real, low, high)
 
 
+def lies_within(real: float, made: list[float]) -> bool:
+    """Ten phantoms are not all of them, so a quarter of their spread is allowed on either side."""
+    slack = 0.25 * (max(made) - min(made))
+    return min(made) - slack < real < max(made) + slack
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
-@pytest.mark.xfail(
-    strict=True, reason="phantom hearts are too round and too near the lungs' middle"
-)
-def test_a_real_heart_lies_within_the_phantoms(painted):
-    """A real heart's length, and its distance from the lungs' middle, are what phantoms have."""
+@pytest.mark.xfail(strict=True, reason="phantom hearts are too short")
+def test_a_real_heart_is_as_long_as_the_phantoms(painted):
+    """A real heart's height, from tail to head, is what phantoms have."""
+    image = SimpleITK.ReadImage(str(REAL))
+    labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
+    made = [float(np.ptp(np.argwhere(o[Organ.HEART])[:, 0])) * 0.3 for _, o in painted]
+    assert lies_within(float(np.ptp(np.argwhere(labels == 1)[:, 0])) * mm, made)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+def test_a_real_heart_lies_as_far_from_the_lungs_as_the_phantoms(painted):
+    """The distance of a real heart's middle from that of both lungs is what phantoms have."""
     image = SimpleITK.ReadImage(str(REAL))
     labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
 
-    def features(heart, lungs, voxel_mm):
-        heart_mm, lungs_mm = np.argwhere(heart) * voxel_mm, np.argwhere(lungs) * voxel_mm
-        apart_mm = np.linalg.norm(heart_mm.mean(axis=0) - lungs_mm.mean(axis=0))
-        return np.array([np.ptp(heart_mm[:, 0]), apart_mm])
+    def apart_mm(heart, lungs, voxel_mm):
+        middles = (np.argwhere(mask).mean(axis=0) * voxel_mm for mask in (heart, lungs))
+        return float(np.linalg.norm(np.subtract(*middles)))
 
-    made = [features(o[Organ.HEART], o[Organ.LUNG_R] | o[Organ.LUNG_L], 0.3) for _, o in painted]
-    real = features(labels == 1, labels == 4, mm)
-    low, high = np.min(made, axis=0), np.max(made, axis=0)
-    assert ((real > low - 0.25 * (high - low)) & (real < high + 0.25 * (high - low))).all()
+    made = [apart_mm(o[Organ.HEART], o[Organ.LUNG_R] | o[Organ.LUNG_L], 0.3) for _, o in painted]
+    assert lies_within(apart_mm(labels == 1, labels == 4, mm), made)

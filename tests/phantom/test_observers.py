@@ -54,7 +54,9 @@ def test_the_first_follows_the_truth_best(drawn):
             own = truth.labels_zyx == label
             first, second = (dice(o == label, own) for o in (d.observer1, d.observer2))
             assert first > 0.85
-            assert first > second > 0.7
+            # Two cords of conformity 0.48, the least that the paper's 0.60 allows above, have a
+            # DSC of 0.65.
+            assert first > second > (0.65 if label == CORD else 0.9)
             firsts.append(first)
         # A heart may come out right to the voxel on these coarse ones; a whole scan does not.
         assert np.mean(firsts) < 0.999

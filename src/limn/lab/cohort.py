@@ -38,6 +38,7 @@ from rich.progress import (
 
 from limn import __version__
 from limn.domain.errors import ConfigWrong, StageFailed
+from limn.domain.folders import writable
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
@@ -170,11 +171,8 @@ def _place(folder: Path, visit: Visit) -> Path:
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """The folder, for one run alone."""
-    try:
-        (folder / SCANS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder}: {error.strerror}; give a folder"
-        raise ConfigWrong(msg) from error
+    writable(folder)
+    writable(folder / SCANS)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.folders import writable
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.metrics import score_labels
@@ -136,16 +137,11 @@ def only_for(folder: Path, what: str) -> None:
     Raises
     ------
     ConfigWrong
-        If the folder holds the scores of something else.
+        If the folder holds the scores of something else, or can't be written.
     """
-    path = folder / "tried.txt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = path.read_text() if path.exists() else what
-        path.write_text(before)
-    except OSError as error:
-        msg = f"{folder}: {error.strerror}; give a folder that can be written"
-        raise ConfigWrong(msg) from error
+    path = writable(folder) / "tried.txt"
+    before = path.read_text() if path.exists() else what
+    path.write_text(before)
     if before != what:
         msg = f"{folder} holds the scores of {before}, not of {what}; give another folder"
         raise ConfigWrong(msg)

@@ -12,6 +12,7 @@ import SimpleITK
 from PIL import Image
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.folders import writable
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.evaluate import COLOURS
@@ -22,6 +23,7 @@ from limn.segment.picture import draw_contours
 
 SPACING_MM = 0.14
 FIELD_MM = (30.0, 26.0, 30.0)
+WIDE_FIELD_MM = (28.0, 26.0, 44.8)
 # Organs of the database of Rosenhain 2018 in its own numbers; its lungs are one label.
 REAL_ORGANS = {1: Organ.HEART, 4: Organ.LUNG_R}
 REAL_HU = {1: 50.0, 3: 700.0, 4: -450.0, 9: 40.0, 10: 50.0, 11: 80.0}
@@ -34,8 +36,14 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
     ----------
     real_labels : organ labels of a real mouse (NIfTI, Rosenhain 2018); without it that sheet is
         left out
+
+    Raises
+    ------
+    ConfigWrong
+        Before anything is painted: for a folder that can't be written, labels that can't be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder)
+    real = [] if real_labels is None else [_read(real_labels)]
     sheets = {
         "native": [_shot("native", conceive(seed), _plain()) for seed in (11, 4, 2)],
         "contrast": [
@@ -46,12 +54,12 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
             _shot(
                 "a second animal",
                 conceive(9, neighbour=True),
-                replace(_plain(), shape_zyx=(200, 186, 320)),
+                replace(_plain(), shape_zyx=_voxels(WIDE_FIELD_MM)),
             )
         ],
     }
-    if real_labels is not None:
-        sheets["real"] = [_real(real_labels)]
+    if real:
+        sheets["real"] = [_real(image) for image in real]
     written = []
     for name, pictures in sheets.items():
         path = folder / f"phantom-{name}.png"
@@ -61,10 +69,13 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
 
 
 def _plain() -> Scanner:
-    z, y, x = (round(mm / SPACING_MM) for mm in FIELD_MM)
-    return Scanner(
-        SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), (z, y, x), (0.0, 1.0, -2.0), noise_hu=40.0
-    )
+    spacing = SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM)
+    return Scanner(spacing, _voxels(FIELD_MM), (0.0, 1.0, -2.0), noise_hu=40.0)
+
+
+def _voxels(field_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    z, y, x = (round(mm / SPACING_MM) for mm in field_mm)
+    return (z, y, x)
 
 
 def _other(seed: int) -> Scanner:
@@ -79,12 +90,19 @@ def _shot(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
     return draw_contours(volume, truth, COLOURS, caption)
 
 
-def _real(path: Path) -> bytes:
+def _read(path: Path) -> SimpleITK.Image:
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
         msg = f"{path} can't be read as NIfTI; give the organ labels of a real mouse"
         raise ConfigWrong(msg) from error
+    if image.GetDimension() != 3 or not np.isin(SimpleITK.GetArrayViewFromImage(image), 1).any():
+        msg = f"{path} holds no heart (label 1) in three dimensions; give organ labels"
+        raise ConfigWrong(msg)
+    return image
+
+
+def _real(image: SimpleITK.Image) -> bytes:
     labels = SimpleITK.GetArrayFromImage(image)
     x, y, z = image.GetSpacing()
     spacing = SpacingMm(z, y, x)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,11 @@ from scipy import ndimage
 from torch import nn
 
 from limn.lab.recipe import Recipe
-from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
-from limn.phantom.scanner import expose, random_scanner
+from limn.phantom.anatomy import CORD, TRUTH_LABELS, Mouse, conceive
+from limn.phantom.scanner import Scanner, expose, random_scanner
+
+# The middle of a whole body, from the middle of the heart.
+WHOLE_MIDDLE_MM = -5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,42 +43,74 @@ def make_case(seed: int, recipe: Recipe) -> Case:
     One in eight has a neighbour, one in four a contrast agent; one in five shows more of the
     belly and hind legs or of the head than of the chest.
     """
-    mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 4 == 1)
     scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
     aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
     x, y, z = scanner.centre_xyz_mm
-    scanner = replace(scanner, centre_xyz_mm=(x, y, z + aside_mm))
-    volume, shares = expose(mouse, scanner, seed)
+    return _exposed(_mouse(seed), replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)))
+
+
+def make_whole(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]) -> Case:
+    """The phantom of a seed from nose to tail base, one end or the other sometimes cut off."""
+    scanner = random_scanner(seed, spacing_mm, shape_zyx)
+    x, y, _ = scanner.centre_xyz_mm
+    # Nose and tail base lie some 33 mm to the head and 42 mm to the tail of the heart.
+    z = WHOLE_MIDDLE_MM + float(np.random.default_rng([seed, 14]).uniform(-11.0, 11.0))
+    return _exposed(_mouse(seed), replace(scanner, centre_xyz_mm=(x, y, z)))
+
+
+def _mouse(seed: int) -> Mouse:
+    return conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 4 == 1)
+
+
+def _exposed(mouse: Mouse, scanner: Scanner) -> Case:
+    volume, shares = expose(mouse, scanner, mouse.seed)
     return Case(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
-
-
-def _kept_case(seed: int, recipe: Recipe, folder: Path) -> None:
-    path = folder / f"{seed}.npz"
-    if path.exists():
-        return
-    case = make_case(seed, recipe)
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, hu_zyx=case.hu_zyx, shares=case.shares)
-    part.rename(path)
 
 
 def make_cases(
     seeds: Sequence[int], recipe: Recipe, folder: Path, report: Callable[[str], None]
 ) -> list[Case]:
     """Make the phantoms that are not in the folder yet, on every core, and read them all."""
+    keep_cases(seeds, partial(make_case, recipe=recipe), folder, report)
+    return [read_case(seed, folder) for seed in seeds]
+
+
+def keep_cases(
+    seeds: Sequence[int],
+    make: Callable[[int], Case],
+    folder: Path,
+    report: Callable[[str], None],
+) -> None:
+    """Make the phantoms that are not in the folder yet, on every core."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in seeds if not (folder / f"{seed}.npz").exists()]
-    if missing:
-        with multiprocessing.get_context("spawn").Pool() as pool:
-            jobs = [pool.apply_async(_kept_case, (seed, recipe, folder)) for seed in missing]
-            for done, job in enumerate(jobs):
-                job.get()
-                report(f"phantom {done + 1}/{len(missing)}")
-    cases = []
-    for seed in seeds:
-        with np.load(folder / f"{seed}.npz") as kept:
-            cases.append(Case(kept["hu_zyx"], kept["shares"]))
-    return cases
+    missing = [seed for seed in seeds if not _place(seed, folder).exists()]
+    if not missing:
+        return
+    started = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        jobs = [pool.apply_async(_keep_case, (seed, make, folder)) for seed in missing]
+        for done, job in enumerate(jobs, start=1):
+            job.get()
+            left_s = (time.monotonic() - started) / done * (len(missing) - done)
+            report(f"phantom {done}/{len(missing)}, {left_s:.0f} s left")
+
+
+def read_case(seed: int, folder: Path) -> Case:
+    """A phantom that was kept."""
+    with np.load(_place(seed, folder)) as kept:
+        return Case(kept["hu_zyx"], kept["shares"])
+
+
+def _keep_case(seed: int, make: Callable[[int], Case], folder: Path) -> None:
+    path = _place(seed, folder)
+    case = make(seed)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, hu_zyx=case.hu_zyx, shares=case.shares)
+    part.rename(path)
+
+
+def _place(seed: int, folder: Path) -> Path:
+    return folder / f"{seed}.npz"
 
 
 def intensity_properties(cases: Sequence[Case]) -> dict[str, float]:

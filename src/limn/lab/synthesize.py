@@ -21,6 +21,7 @@ from limn.dicom.series import Instance, Series, Slice, assemble, planes
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.folders import writable
 from limn.domain.geometry import Grid, SpacingMm
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab import posture
@@ -109,8 +110,8 @@ def synthesize(
     Raises
     ------
     ConfigWrong
-        For a folder that is not empty, a size of no voxels, an unknown quirk, position, stack or
-        axis, or quirks that exclude each other.
+        For a folder that is not empty or can't be written, a size of no voxels, an unknown quirk,
+        position, stack or axis, or quirks that exclude each other.
     """
     chosen = choose(quirks)
     shape = _checked(spacing_mm, size_mm, position, stack, turned, mirrored)
@@ -249,12 +250,8 @@ def _checked(
 
 
 def _empty_folder(folder: Path) -> Path:
-    series_dir = folder / "dicom"
-    try:
-        series_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder}: {error.strerror}; give a folder"
-        raise ConfigWrong(msg) from error
+    writable(folder)
+    series_dir = writable(folder / "dicom")
     if any(series_dir.iterdir()):
         msg = f"{series_dir} is not empty; two animals would mix, give another folder"
         raise ConfigWrong(msg)

@@ -17,6 +17,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -25,6 +26,8 @@ import torch
 from torch import nn
 
 from limn.domain.errors import StageFailed
+from limn.domain.folders import writable
+from limn.lab.begun import begin
 from limn.lab.model_folder import (
     ONLOOKER,
     Weights,
@@ -33,13 +36,23 @@ from limn.lab.model_folder import (
     seal,
     write_plans,
 )
-from limn.lab.patches import Case, draw_patch, intensity_properties, make_cases, normalise
+from limn.lab.patches import (
+    Case,
+    draw_patch,
+    intensity_properties,
+    keep_cases,
+    make_case,
+    make_cases,
+    normalise,
+    read_case,
+)
 from limn.lab.recipe import Recipe
 from limn.lab.train_orient import (
     OrientRecipe,
     accuracy,
-    coarse_cases,
     save_onlooker,
+    seen,
+    seen_wholes,
     train_onlooker,
 )
 
@@ -82,6 +95,7 @@ class Course:
     kept_in: Path
 
 
+PHANTOMS, WHOLES = "phantoms", "wholes"
 # A killed run loses at most so many steps.
 SAVED_EVERY = 200
 REPORTED_EVERY = 50
@@ -193,11 +207,20 @@ def train_phantom_bundle(
     Returns
     -------
     The bundle, ``folder/bundle``.
+
+    Raises
+    ------
+    ConfigWrong
+        For a folder that can't be written, or whose work was begun with other settings.
     """
     work, bundle = folder / "work", folder / "bundle"
-    cases = make_cases(_fold_seeds(recipe), recipe, work / "phantoms", report)
-    others = make_cases(_stem_seeds(recipe), recipe, work / "phantoms", report)
-    intensities = intensity_properties(cases)
+    writable(work)
+    begin(work, recipe, orient, report)
+    seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
+    keep_cases(seeds, partial(make_case, recipe=recipe), work / PHANTOMS, report)
+    animals = make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, report)
+    intensities = intensity_properties(animals)
+    del animals
     write_plans(bundle, recipe, intensities)
     spawn = multiprocessing.get_context("spawn")
     lines: multiprocessing.Queue[str | None] = spawn.Queue()
@@ -221,13 +244,27 @@ def train_phantom_bundle(
         chain.join()
     _refuse_dead(chains)
     if not (bundle / ONLOOKER).exists():
-        pictures = coarse_cases([*cases, *others], recipe.spacing_mm)
-        onlooker = train_onlooker(pictures, orient, report)
-        found, told = accuracy(onlooker, pictures[: orient.validation])
-        report(f"onlooker: way found in {found:.3f}, told from its mirror image in {told:.3f}")
-        save_onlooker(onlooker, bundle / ONLOOKER)
+        _learn_to_look(work, bundle / ONLOOKER, recipe, orient, report)
     seal(bundle, recipe)
     return bundle
+
+
+def _learn_to_look(
+    work: Path, weights: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]
+) -> None:
+    """Train the onlooker, the last thing that a bundle needs, and say how well it does."""
+    seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
+    chests = [seen(read_case(seed, work / PHANTOMS), recipe.spacing_mm) for seed in seeds]
+    wholes = seen_wholes(orient, work / WHOLES, report)
+    onlooker = train_onlooker(chests, wholes, orient, work / "onlooker.pt", report)
+    held_out = {
+        "chests": chests[: orient.validation],
+        "whole bodies": wholes[: orient.whole_validation],
+    }
+    for name, phantoms in held_out.items():
+        found, told = accuracy(onlooker, phantoms, orient.shortest_mm)
+        report(f"onlooker, {name}: way found in {found:.3f}, told from its mirror in {told:.3f}")
+    save_onlooker(onlooker, weights)
 
 
 def _refuse_dead(chains: Sequence[SpawnProcess]) -> None:
@@ -259,10 +296,10 @@ def _train_chain(
     try:
         torch.set_num_threads(max(1, (multiprocessing.cpu_count()) // recipe.stems))
         work = folder / "work"
-        cases = make_cases(_stem_seeds(recipe), recipe, work / "phantoms", lines.put)
+        cases = make_cases(_stem_seeds(recipe), recipe, work / PHANTOMS, lines.put)
         course = Course(f"stem {stem}", 100 + stem, recipe.stem_steps, recipe.learning_rate, work)
         weights = train(course, cases, intensities, recipe, None, lines.put)
-        animals = make_cases(_fold_seeds(recipe), recipe, work / "phantoms", lines.put)
+        animals = make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, lines.put)
         for fold in range(stem, recipe.folds, recipe.stems):
             kept = [case for i, case in enumerate(animals) if i % recipe.folds != fold]
             course = Course(f"fold {fold}", fold, recipe.steps, recipe.fold_learning_rate, work)

@@ -159,6 +159,15 @@ def closed_record(
     if structure_set is not None and structure_set.released_at is not None:
         known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
         known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
+    if structure_set is not None and structure_set.discarded_at is not None:
+        known |= {
+            "outcome": "discarded",
+            # Nothing was offered to anybody.
+            "destination": "",
+            "destination_status": "",
+            "reason": f"discarded at {_utc(structure_set.discarded_at)}: "
+            f"{structure_set.discarded}; it was held: {structure_set.held}",
+        }
     return ScanRecord(**known)
 
 

@@ -5,6 +5,7 @@ input, bundle and profile), ``structure_set`` (its UIDs and date fixed before an
 computed, so that a re-run or re-send is the same file) and ``delivery`` (one per
 destination). A structure set that a person must see first is held: its deliveries are not
 ``waiting`` but ``held``, so that no courier of any version claims them, until it is released.
+One that was discarded instead stays so for good, and keeps the reason.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ create table if not exists structure_set (
     path text not null default '',
     held text,
     released_at real,
+    discarded text,
+    discarded_at real,
     unique (scan, profile)
 );
 create table if not exists delivery (
@@ -72,7 +75,12 @@ create table if not exists delivery (
 );
 """
 # What a journal of an earlier limn lacks.
-LATER_COLUMNS = {"held": "text", "released_at": "real"}
+LATER_COLUMNS = {
+    "held": "text",
+    "released_at": "real",
+    "discarded": "text",
+    "discarded_at": "real",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +145,8 @@ class StructureSetRow:
     ----------
     held : why a person must look before it is delivered; None if nobody must
     released_at : when somebody did and let it go, UTC seconds
+    discarded : why somebody did and said that it must never go
+    discarded_at : when that was, UTC seconds
     """
 
     id: int
@@ -148,11 +158,13 @@ class StructureSetRow:
     path: str
     held: str | None
     released_at: float | None
+    discarded: str | None
+    discarded_at: float | None
 
     @property
     def on_hold(self) -> bool:
         """Whether it still waits for a person."""
-        return self.held is not None and self.released_at is None
+        return self.held is not None and self.released_at is None and self.discarded_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +332,8 @@ class Journal:
                 "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
                 "select 1 from structure_set join delivery on delivery.structure_set = "
                 "structure_set.id where structure_set.scan = scan.id and destination = ? "
-                "and delivery.state <> 'waiting' and (held is null or released_at is not null))) "
+                "and delivery.state <> 'waiting' and (held is null or released_at is not null "
+                "or discarded_at is not null))) "
                 "order by id",
                 (destination,),
             )
@@ -331,7 +344,18 @@ class Journal:
         return list(
             self._scans(
                 "where exists (select 1 from structure_set where structure_set.scan = scan.id "
-                "and held is not null and released_at is null) order by id",
+                "and held is not null and released_at is null and discarded_at is null) "
+                "order by id",
+                (),
+            )
+        )
+
+    def discarded(self) -> list[ScanRow]:
+        """Scans whose structure set a person discarded, oldest first."""
+        return list(
+            self._scans(
+                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
+                "and discarded_at is not null) order by id",
                 (),
             )
         )
@@ -361,8 +385,8 @@ class Journal:
         rows = self._all(
             "select delivery.* from delivery join structure_set on structure_set.id = "
             "delivery.structure_set join scan on scan.id = structure_set.scan where "
-            "delivery.state = 'waiting' and scan.state = 'contoured' and destination = ? "
-            "and next_at <= ? order by scan.priority desc, delivery.id limit 1",
+            "delivery.state = 'waiting' and scan.state = 'contoured' and discarded_at is null "
+            "and destination = ? and next_at <= ? order by scan.priority desc, delivery.id limit 1",
             (destination, now),
         )
         return _delivery(rows[0]) if rows else None
@@ -414,7 +438,8 @@ class Journal:
         with self._transaction() as db:
             changed = db.execute(
                 "update structure_set set released_at = ? "
-                "where scan = ? and held is not null and released_at is null",
+                "where scan = ? and held is not null and released_at is null "
+                "and discarded_at is null",
                 (released_at, scan_id),
             ).rowcount
             if changed:
@@ -423,6 +448,26 @@ class Journal:
                     "where state = 'held' and structure_set in "
                     "(select id from structure_set where scan = ?)",
                     (scan_id,),
+                )
+        return bool(changed)
+
+    def discard(self, scan_id: int, why: str, discarded_at: float) -> bool:
+        """A person says that a held structure set must never go. False if it was not held.
+
+        Its deliveries stay ``held``, a state that every courier leaves alone.
+        """
+        with self._transaction() as db:
+            changed = db.execute(
+                "update structure_set set discarded = ?, discarded_at = ? "
+                "where scan = ? and held is not null and released_at is null "
+                "and discarded_at is null",
+                (why, discarded_at, scan_id),
+            ).rowcount
+            if changed:
+                db.execute(
+                    "update delivery set status = ? where structure_set in "
+                    "(select id from structure_set where scan = ?)",
+                    (f"discarded: {why}", scan_id),
                 )
         return bool(changed)
 

@@ -17,7 +17,7 @@ from limn.domain.timing import ScanRecord
 from limn.node import scanlog
 from limn.node.config import load_config
 from limn.node.journal import DeliveryRow, Journal, ScanRow
-from limn.node.release import what_to_do
+from limn.node.release import what_became, what_to_do
 
 # Columns of a terminal from which on the stages are shown.
 WIDE = 170
@@ -52,17 +52,22 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
             console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
     if config.journal_path.exists():
         journal = Journal(config.journal_path)
-        held = {scan.id for scan in journal.on_hold()}
+        held, discarded = (
+            {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
+        )
         for scan in journal.scans():
-            if animal is None or scan.animal == animal:
-                lines = (
-                    [what_to_do(journal, scan, config, config_path)]
-                    if scan.id in held
-                    else _unfinished(scan, journal.deliveries(scan.id))
-                )
-                for line in lines:
-                    # Unbroken: a command in it is there to be copied.
-                    console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
+            if animal is not None and scan.animal != animal:
+                continue
+            if scan.id in held:
+                lines = [what_to_do(journal, scan, config, config_path)]
+            elif scan.id in discarded:
+                # Once the node has seen it, it stands in the table.
+                lines = [] if scan.logged else [what_became(journal, scan)]
+            else:
+                lines = list(_unfinished(scan, journal.deliveries(scan.id)))
+            for line in lines:
+                # Unbroken: a command in it is there to be copied.
+                console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
         journal.close()
 
 

@@ -1,4 +1,4 @@
-"""What is held until a person has looked, and how that person lets it go.
+"""What is held until a person has looked, and how that person lets it go or drops it.
 
 Works on the journal alone, so it does not matter whether the node runs: its couriers ask the
 journal twice a second what is due.
@@ -33,17 +33,47 @@ def release(config_path: Path, names: Sequence[str]) -> None:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     if not config.journal_path.exists():
         if names:
-            msg = f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
-            raise ConfigWrong(msg)
+            raise ConfigWrong(_no_scans(names, config))
         console.print("nothing is held")
         return
     with closing(Journal(config.journal_path)) as journal:
         if names:
-            for row in _held(journal, names):
+            for row in _held(journal, names, "released"):
                 _release(journal, row, config, console)
             console.print("a running node sends within a second, a stopped one when it starts")
         else:
             _list(journal, config, config_path, console)
+
+
+def discard(config_path: Path, names: Sequence[str], why: str) -> None:
+    """Say that the held structure sets of some scans must never be sent.
+
+    They stay on disk and in the journal, with the reason.
+
+    Raises
+    ------
+    ConfigWrong
+        For a reason of no words; names every scan that is unknown or not held, and then none of
+        the others is discarded.
+    """
+    config = load_config(config_path)
+    reason = " ".join(why.split())
+    if not reason:
+        msg = "--why is empty; say why, whoever reads the log wants to know"
+        raise ConfigWrong(msg)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    if not config.journal_path.exists():
+        raise ConfigWrong(_no_scans(names, config))
+    with closing(Journal(config.journal_path)) as journal:
+        for row in _held(journal, names, "discarded"):
+            if not journal.discard(row.id, reason, time.time()):
+                now = _why_not(journal, row)
+                console.print(f"{row.name} animal {row.animal} is not held any more: {now}")
+                continue
+            console.print(
+                f"{row.name} animal {row.animal} discarded, nobody gets it; it stays in "
+                f"{journal.structure_set_of(row.id).path}"
+            )
 
 
 def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path) -> str:
@@ -53,6 +83,19 @@ def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path
         f"HELD, not sent: {why}; look at {_picture(row, config)} and, if it is right, run: "
         f"{_command(row, config_path)}"
     )
+
+
+def what_became(journal: Journal, row: ScanRow) -> str:
+    """One line on a structure set that was discarded."""
+    structure_set = journal.structure_set_of(row.id)
+    return (
+        f"discarded at {_shown(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
+        f"it was held: {structure_set.held}; it stays in {structure_set.path}"
+    )
+
+
+def _no_scans(names: Sequence[str], config: Config) -> str:
+    return f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
 
 
 def _picture(row: ScanRow, config: Config) -> Path:
@@ -67,7 +110,6 @@ def _list(journal: Journal, config: Config, config_path: Path, console: Console)
     rows = journal.on_hold()
     if not rows:
         console.print("nothing is held")
-        return
     newer = {scan.predecessor: scan.name for scan in journal.scans()}
     for row in rows:
         why = journal.structure_set_of(row.id).held
@@ -77,9 +119,12 @@ def _list(journal: Journal, config: Config, config_path: Path, console: Console)
         if row.id in newer:
             console.print(f"  mind     {newer[row.id]} is a newer version of the same series")
         console.print(f"  send it  {_command(row, config_path)}")
+        console.print(f"  drop it  {_command(row, config_path)} --discard --why 'TEXT'")
+    for row in journal.discarded():
+        console.print(f"{row.name} animal {row.animal}, {what_became(journal, row)}")
 
 
-def _held(journal: Journal, names: Sequence[str]) -> list[ScanRow]:
+def _held(journal: Journal, names: Sequence[str], become: str) -> list[ScanRow]:
     """The scans of these names, if every one of them is held."""
     known = {row.name: row for row in journal.scans()}
     wrong = [
@@ -90,7 +135,7 @@ def _held(journal: Journal, names: Sequence[str]) -> list[ScanRow]:
         if name not in known or not _on_hold(journal, known[name])
     ]
     if wrong:
-        raise ConfigWrong("; ".join((*wrong, "nothing was released")))
+        raise ConfigWrong("; ".join((*wrong, f"nothing was {become}")))
     return [known[name] for name in dict.fromkeys(names)]
 
 
@@ -103,23 +148,27 @@ def _why_not(journal: Journal, row: ScanRow) -> str:
         return "it is not contoured yet"
     if row.state != "contoured":
         return f"it was {row.state}, so there is nothing to send"
+    structure_set = journal.structure_set_of(row.id)
+    if structure_set.discarded_at is not None:
+        when = _shown(structure_set.discarded_at)
+        return f"it was discarded at {when}: {structure_set.discarded}"
     became = {
         "waiting": "it waits for {0.destination}",
         "delivered": "{0.destination} has it",
         "held": "{0.destination} REFUSED it with {0.status}",
     }
     said = [became[each.state].format(each) for each in journal.deliveries(row.id)]
-    released_at = journal.structure_set_of(row.id).released_at
-    if released_at is not None:
-        said.insert(0, f"it was released at {_shown(released_at)}")
+    if structure_set.released_at is not None:
+        said.insert(0, f"it was released at {_shown(structure_set.released_at)}")
     return ", ".join(said)
 
 
 def _release(journal: Journal, row: ScanRow, config: Config, console: Console) -> None:
     structure_set = journal.structure_set_of(row.id)
     if not journal.release(row.id, time.time()):
-        # Somebody else was quicker, and that is what this person wanted.
-        console.print(f"{row.name} animal {row.animal} was released a moment ago")
+        # Somebody else was quicker.
+        now = _why_not(journal, row)
+        console.print(f"{row.name} animal {row.animal} is not held any more: {now}")
         return
     console.print(f"{row.name} animal {row.animal} released; it was held: {structure_set.held}")
     peers = {destination.name: destination for destination in config.destination}

@@ -15,6 +15,7 @@ from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.folders import writable
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.instance import Instance as ReceivedInstance
@@ -33,6 +34,8 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
 
     Raises
     ------
+    ConfigWrong
+        If ``folder`` is none, or ``out`` can't be written.
     RefusedSeries
         If the folder holds no series, several, or one that can't be contoured.
     """
@@ -40,11 +43,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
     if not folder.is_dir():
         msg = f"{folder} is no folder"
         raise ConfigWrong(msg)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{out}: {error.strerror}; give a folder"
-        raise ConfigWrong(msg) from error
+    writable(out)
     config = _config(out, bundle, config_path)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
