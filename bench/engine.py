@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,14 @@ import torch
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
+from limn.domain.timing import Stopwatch
 from limn.lab.model_folder import plans
 from limn.lab.recipe import Recipe
 from limn.node.single import EMBEDDED_BUNDLE
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import random_scanner, scan
 from limn.segment.bundle import open_bundle, write_manifest
+from limn.segment.delineate import delineate
 from limn.segment.ensemble import Ensemble
 from limn.segment.profile import ProfileName
 
@@ -213,6 +215,46 @@ def bench_engine(folder: Path) -> dict[str, float]:
         "embedded bundle: nnUNetv2_predict command / limn fast": cold_s / fast.best_s,
         "paper's network: nnUNetPredictor / limn paper": theirs.best_s / ours.best_s,
     }
+
+
+def whole_body() -> tuple[np.ndarray, float]:
+    """Two mice beside each other, 512 x 512 x 700 voxels of 0.2 mm: HU and the voxel's edge."""
+    mouse = conceive(12, neighbour=True)
+    x_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
+    coarse = replace(random_scanner(12, 0.4, (350, 256, 256)), centre_xyz_mm=(x_mm / 2, 0.0, -15.0))
+    volume, _ = scan(mouse, coarse, 12)
+    fine = volume.hu_zyx
+    for axis in range(3):
+        fine = np.repeat(fine, 2, axis=axis)
+    return fine, 0.2
+
+
+def delineate_warm(bundle: Path, times: int) -> tuple[list[float], str]:
+    """One animal of a whole-body scan of two, from the volume to clean labels."""
+    ensemble = Ensemble.load(open_bundle(bundle), "cpu", "fast")
+    ensemble.warm_up()
+    hu, mm = whole_body()
+    volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
+    found = ""
+
+    def once() -> None:
+        nonlocal found
+        drawn = delineate(volume, ensemble, "largest", Stopwatch(), lambda done, total: None)
+        mm3 = drawn.labels.volumes_mm3()
+        found = f"{drawn.animals} animals, " + ", ".join(f"{o} {v:.0f} mm3" for o, v in mm3.items())
+
+    return _timed(times, once), found
+
+
+def bench_whole_body() -> dict[str, float]:
+    """A scan of two whole animals: finishes, in bounded memory."""
+    taken = alone(delineate_warm, EMBEDDED_BUNDLE, 1)
+    voxels_mb = 512 * 512 * 700 * 4 / 1e6
+    print(
+        f"two whole mice, 512x512x700 at 0.2 mm ({voxels_mb:.0f} MB): {taken.best_s:.1f} s, "
+        f"{taken.peak_mb:.0f} MB at most; {taken.what}"
+    )
+    return {"whole body: peak memory / size of the scan": taken.peak_mb / voxels_mb}
 
 
 def _timed(times: int, action: Callable[[], None]) -> list[float]:

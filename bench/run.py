@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from engine import bench_engine
+from engine import bench_engine, bench_whole_body
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
@@ -156,12 +156,12 @@ def bench_node(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Run what was asked for; print the ratios and keep them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["rtstruct", "engine", "node", []])
+    parser.add_argument("what", nargs="*", choices=["rtstruct", "engine", "body", "node", []])
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parsed = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    wanted = parsed.what or ["rtstruct", "engine", "node"]
+    wanted = parsed.what or ["rtstruct", "engine", "body", "node"]
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="limn-bench-") as name:
         folder = Path(name)
@@ -169,6 +169,8 @@ def main() -> None:
             ratios |= bench_rtstruct(folder)
         if "engine" in wanted:
             ratios |= bench_engine(folder)
+        if "body" in wanted:
+            ratios |= bench_whole_body()
         if "node" in wanted:
             ratios |= bench_node(folder)
     for name, ratio in ratios.items():
