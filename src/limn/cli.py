@@ -157,7 +157,7 @@ def _lab_figures(parsed: argparse.Namespace) -> None:
 def _lab_try(parsed: argparse.Namespace) -> None:
     from limn.lab.testsets import try_bundle
 
-    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print)
+    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
@@ -323,6 +323,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     tried.add_argument(
         "--profile", choices=["paper", "stock", "fast"], help="default: the bundle's own"
+    )
+    tried.add_argument(
+        "--note", action="store_true", help="write the means into the bundle's manifest"
     )
     tried.set_defaults(run=_lab_try)
 

@@ -72,7 +72,7 @@ def test_dice_by_hand():
 @settings(max_examples=100, deadline=None)
 def test_packed_labels_come_back(labels):
     """Any labels, empty ones too, survive packing with shape and type."""
-    back = unpack_labels(pack_labels(labels))
+    back = unpack_labels(pack_labels(labels, labels))
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(back, labels)
 
@@ -81,6 +81,8 @@ def test_only_the_organs_box_is_packed():
     """The file holds the box around the organs, not the field of view."""
     labels = np.zeros((60, 70, 80), np.uint8)
     labels[10:13, 20:25, 30:37] = 1
-    with np.load(io.BytesIO(pack_labels(labels))) as stored:
+    disagreement = np.arange(labels.size, dtype=np.uint8).reshape(labels.shape)
+    with np.load(io.BytesIO(pack_labels(labels, disagreement))) as stored:
         assert stored["box_zyx"].shape == (3, 5, 7)
+        np.testing.assert_array_equal(stored["disagreement_zyx"], disagreement[10:13, 20:25, 30:37])
         assert stored["low_zyx"].tolist() == [10, 20, 30]

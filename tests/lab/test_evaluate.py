@@ -1,5 +1,7 @@
 """Bundles on scans of known truth, with a network that is right by construction."""
 
+import shutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +22,11 @@ from limn.lab.evaluate import (
     table,
     worst,
 )
+from limn.lab.model_folder import note_measured
+from limn.segment.bundle import MANIFEST, open_bundle
 from limn.segment.delineate import Delineated
 from limn.segment.orient import Lie
+from tests.conftest import BUNDLE
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD}
 ENSEMBLE = SimpleNamespace(bundle=SimpleNamespace(organs=ORGANS))
@@ -51,7 +56,9 @@ def shifted(monkeypatch: pytest.MonkeyPatch):
             raise RefusedSeries("no animal in the field")
         moved = np.roll(truth.labels_zyx, int(volume.hu_zyx[0, 0, 0]), axis=2)
         labels = Labels(moved, truth.grid, ORGANS)
-        return Delineated(labels, {}, 1, Lie("IAL", 0.97), ())
+        return Delineated(
+            labels, {}, 1, Lie("IAL", 0.97), (), {}, np.zeros_like(labels.labels_zyx), ()
+        )
 
     monkeypatch.setattr(module, "delineate", delineate)
 
@@ -120,3 +127,22 @@ def test_a_folder_is_of_one_bundle_and_one_set(tmp_path: Path):
     only_for(tmp_path, "bundle a on cohort")
     with pytest.raises(ConfigWrong, match=r"holds the scores of bundle a on cohort, not of"):
         only_for(tmp_path, "bundle b on cohort")
+
+
+def test_what_was_reached_is_written_into_the_bundle(tmp_path):
+    """Means by set and organ, in TOML, sealed; a second time replaces the first."""
+    bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
+    rows = [
+        {"group": "native", "organ": "Heart", "dsc": "0.9", "hd95_mm": "0.3"},
+        {"group": "native", "organ": "Heart", "dsc": "0.0", "hd95_mm": ""},
+        {"group": "at 0.1 mm", "organ": "Heart", "dsc": "0.8", "hd95_mm": "0.5"},
+    ]
+    note_measured(bundle, rows[:1], "once")
+    note_measured(bundle, rows, "twice")
+    manifest = tomllib.loads((bundle / MANIFEST).read_text())
+    assert manifest["measured"] == {
+        "native": {"Heart": {"scans": 2, "dsc": 0.45, "hd95_mm": 0.3}},
+        "at 0.1 mm": {"Heart": {"scans": 1, "dsc": 0.8, "hd95_mm": 0.5}},
+    }
+    assert (bundle / MANIFEST).read_text().count("# Measured: ") == 1
+    assert open_bundle(bundle).folds == open_bundle(BUNDLE).folds

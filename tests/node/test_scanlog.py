@@ -83,7 +83,21 @@ def test_durations_have_four_decimals(path):
 def test_every_row_names_its_schema(path):
     """A column says which version of the columns this is."""
     scanlog.append(path, ScanRecord(scan_id="scan-1"))
-    assert next(csv.DictReader(io.StringIO(path.read_text())))["schema_version"] == "1"
+    assert next(csv.DictReader(io.StringIO(path.read_text())))["schema_version"] == "2"
+
+
+def test_a_log_of_another_schema_is_put_aside(path):
+    """Rows never stand under columns that they don't have; the old log keeps its own name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("schema_version,scan_id\n1,scan-1\n")
+    scanlog.append(path, ScanRecord(scan_id="scan-2"))
+    assert [row["scan_id"] for row in scanlog.rows(path)] == ["scan-2"]
+    aside = path.with_name(f"{path.stem}-schema-1{path.suffix}")
+    assert aside.read_text() == "schema_version,scan_id\n1,scan-1\n"
+    path.write_text("schema_version,scan_id\n1,scan-3\n")
+    scanlog.append(path, ScanRecord(scan_id="scan-4"))
+    assert path.with_name(f"{path.stem}-schema-1-2{path.suffix}").exists()
+    assert aside.read_text() == "schema_version,scan_id\n1,scan-1\n"
 
 
 def test_no_log_has_no_rows(path):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from limn.lab.recipe import Recipe
 from limn.phantom.anatomy import TRUTH_LABELS
-from limn.segment.bundle import write_manifest
+from limn.segment.bundle import MANIFEST, write_manifest
 
 CLASSES = 1 + len(TRUTH_LABELS)
 ONLOOKER = "orient.pth"
@@ -143,15 +144,15 @@ def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path
 MANIFEST_HEAD = """\
 # A limn bundle. Every file below [files] is verified before anything is opened.
 name = "phantom"
-version = "2"
+version = "3"
 demonstration = true
 trained_on = "{phantoms} digital phantom mice (limn lab train-phantom) and no animal"
 not_for = "not for animals: it has never seen one"
 configuration = "3d_fullres"
 folds = {folds}
-ensemble_rule = "mean of softmax probabilities over tiles and folds"
-mirroring = false
-profile = "paper"
+profile = "fast"
+# Left is left: training mirrored nothing.
+mirror_axes = []
 # Tells how the animal lies, whatever the header says.
 onlooker = "orient.pth"
 # Array axes (z, y, x) grow towards head (S), back (P), left (L).
@@ -204,3 +205,25 @@ def seal(folder: Path, recipe: Recipe) -> None:
             mm=recipe.spacing_mm,
         ),
     )
+
+
+def note_measured(folder: Path, rows: Sequence[Mapping[str, str]], how: str) -> None:
+    """Write what a bundle reached into its manifest, and seal it again.
+
+    Parameters
+    ----------
+    rows : of `lab.evaluate`; mean DSC and mean 95 % Hausdorff distance of each group and organ
+    how : the command and the test set, for whoever reads the manifest
+    """
+    head = (folder / MANIFEST).read_text().split("\n[files]\n")[0].rstrip()
+    head = head.split("\n# Measured: ")[0].rstrip()
+    lines = [f"# Measured: {how}"]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        lines.append(f"\n[measured.{json.dumps(group)}]")
+        for organ in dict.fromkeys(row["organ"] for row in rows):
+            own = [row for row in rows if (row["group"], row["organ"]) == (group, organ)]
+            dsc = float(np.mean([float(row["dsc"]) for row in own]))
+            found = [float(row["hd95_mm"]) for row in own if float(row["dsc"]) > 0]
+            hd95 = f", hd95_mm = {np.mean(found):.2f}" if found else ""
+            lines.append(f"{organ} = {{ scans = {len(own)}, dsc = {dsc:.3f}{hd95} }}")
+    write_manifest(folder, head + "\n\n" + "\n".join(lines))

@@ -24,6 +24,7 @@ from limn.lab.evaluate import (
     table,
     worst,
 )
+from limn.lab.model_folder import note_measured
 from limn.lab.posture import mirrored, turned
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
 from limn.phantom.body import inside, labels_of
@@ -128,6 +129,8 @@ def try_bundle(
     profile: ProfileName | None,
     folder: Path,
     report: Callable[[str], None],
+    *,
+    note: bool,
 ) -> None:
     """Evaluate, then write ``table.md`` and draw the worst scan of each group.
 
@@ -135,6 +138,7 @@ def try_bundle(
     ----------
     name : of the test set: "cohort", "wide" or "stress"
     profile : how the ensemble is run; the bundle's own for None
+    note : whether the means go into the bundle's manifest
     """
     trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
     opened = open_bundle(bundle)
@@ -143,6 +147,8 @@ def try_bundle(
     ensemble = Ensemble.load(opened, "cpu", run)
     rows = read_scores(evaluate(trials, ensemble, folder, report))
     (folder / "table.md").write_text(table(rows))
+    if note:
+        note_measured(bundle, rows, f"limn lab try, phantoms, set {name}, profile {run}")
     of_name = {(trial.group, trial.scan): trial for trial in trials}
     for group in dict.fromkeys(trial.group for trial in trials):
         for scan in worst(rows, group, 1):
