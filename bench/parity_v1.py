@@ -83,9 +83,11 @@ def compare_networks(name: str, trained: Trained, folder: Path) -> float:
             picture = torch.from_numpy(np.random.default_rng(k).normal(size=shape)).float()
             ours = heads(trained.network(fold), picture)
             theirs = [answers[f"{k}/{depth}"] for depth in range(len(ours))]
-            assert f"{k}/{len(ours)}" not in answers
+            if f"{k}/{len(ours)}" in answers:
+                return float("inf")
             for own, other in zip(ours, theirs, strict=True):
-                assert own.shape == other.shape
+                if own.shape != other.shape:
+                    return float("inf")
                 largest = max(largest, float(np.abs(own.numpy() - other).max()))
     return largest
 

@@ -144,7 +144,6 @@ def build(name, wanted, out):
     stage = 0 if wanted.get("lowres") else wanted["stages"] - 1
     answers = {}
     for fold in range(wanted["folds"]):
-        torch.manual_seed(100 * fold + len(name))
         data = out / "data"
         data.mkdir(exist_ok=True)
         trainer = trainer_class(
@@ -153,10 +152,12 @@ def build(name, wanted, out):
         )  # fmt: skip
         trainer.initialize(False)
         trainer.initialize_optimizer_and_scheduler()
+        # A trainer of v1 sets the seed itself, so that all folds would be the same.
+        torch.manual_seed(100 * fold + len(name))
         with torch.no_grad():
             for key, parameter in trainer.network.named_parameters():
-                if "instnorm" in key or key.endswith("bias"):
-                    parameter.add_(0.4 * torch.randn_like(parameter))
+                affine = "instnorm" in key or key.endswith("bias")
+                parameter.add_((0.4 if affine else 0.02) * torch.randn_like(parameter))
         trainer.all_tr_losses = [np.float64(-0.5), np.mean(np.array([0.1, 0.2]))]
         trainer.all_val_eval_metrics = [np.float64(0.8)]
         trainer.best_val_eval_criterion_MA = np.float64(0.8)

@@ -8,6 +8,7 @@ import limn
 from limn import cli
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
+COMMANDS += ["models"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
 WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
 WITH_CONFIG += [["check"], ["log"], ["release"]]
