@@ -141,9 +141,7 @@ def command_s(bundle: Path, hu: np.ndarray, mm: float, folder: Path) -> float:
     ]
     named = {f"nnUNet_{name}": str(folder) for name in ("raw", "preprocessed", "results")}
     started = time.perf_counter()
-    subprocess.run(  # noqa: S603 - the program beside this Python
-        command, check=True, capture_output=True, env=os.environ | named
-    )
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | named)
     seconds = time.perf_counter() - started
     if not (out / "mouse.nii.gz").exists():
         msg = f"{command[0]} wrote nothing"

@@ -11,6 +11,7 @@ from limn import cli
 from tests.conftest import BUNDLE
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
+COMMANDS += ["models"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
 WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
 WITH_CONFIG += [["check"], ["log"], ["release"]]

@@ -49,7 +49,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
     ) as bars:
         bar = bars.add_task("reading", total=None)
-        instances = _one_series(folder, console)
+        instances = one_series(folder, console)
         bars.update(bar, description="loading the ensemble")
         warm = warm_up(config)
         bars.update(bar, description="contouring")
@@ -101,7 +101,14 @@ def _config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
     )
 
 
-def _one_series(folder: Path, console: Console) -> list[Instance]:
+def one_series(folder: Path, console: Console) -> list[Instance]:
+    """The headers of the one CT series in a folder; what is left out is said.
+
+    Raises
+    ------
+    RefusedSeries
+        If the folder holds no series, or several.
+    """
     found: dict[str, list[Path]] = {}
     seen: dict[str, ReceivedInstance] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

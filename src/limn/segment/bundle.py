@@ -17,6 +17,7 @@ from typing import Any, Literal
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ
+from limn.segment.archive import is_inside
 from limn.segment.profile import PROFILE_NAMES, ProfileName
 
 MANIFEST = "bundle.toml"
@@ -44,9 +45,17 @@ class Bundle:
 
     Attributes
     ----------
-    profile : how it is run where the site says nothing
-    mirror_axes : axes, after ``transpose_forward``, along which training mirrored
     onlooker : file of the weights that tell how an animal lies, or None
+    orientation : letters that the array's axes grow towards as the reader of the training saw
+        them, before ``transpose_forward`` of the plans
+    spacing_mm : in the same order; of a 2d bundle the first axis of the plans' order has the
+        data set's median, which nobody resamples to
+    files : every file of the manifest, relative to the folder
+    profile : "paper" averages probabilities and resamples before it normalises, as nnU-Net v1;
+        "stock" does as nnunetv2 does; "fast" is for a region of interest
+    mirror_axes : axes of the three, in the plans' order, that the training mirrored
+    source : where the weights came from
+    previous : the bundle whose labels a cascade's second stage takes as input; "" for all others
     """
 
     folder: Path
@@ -63,10 +72,13 @@ class Bundle:
     folds: tuple[int, ...]
     clean: Mapping[Organ, CleanRule]
     protocol: Mapping[str, str]
-    profile: ProfileName
-    mirror_axes: tuple[int, ...]
     onlooker: str | None
     sha256: str
+    files: tuple[str, ...] = ()
+    profile: ProfileName = "paper"
+    mirror_axes: tuple[int, ...] = ()
+    source: str = ""
+    previous: str = ""
 
     @property
     def label(self) -> str:
@@ -86,14 +98,7 @@ def open_bundle(folder: Path) -> Bundle:
     BundleUnfit
         If the manifest is missing or wrong, a file is missing, or its sha256 differs.
     """
-    raw = _manifest_bytes(folder)
-    try:
-        manifest = tomllib.loads(raw.decode())
-        bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
-        files = dict(manifest["files"])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
-        raise BundleUnfit(msg) from error
+    bundle, files = _parse(folder)
     needed = {"plans.json", "dataset.json"} | {
         bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
     }
@@ -103,8 +108,19 @@ def open_bundle(folder: Path) -> Bundle:
         msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
         raise BundleUnfit(msg)
     for name, wanted in files.items():
-        _verify(folder / name, str(wanted))
+        _verify(folder / name, wanted)
     return bundle
+
+
+def glance(folder: Path) -> Bundle:
+    """What the manifest says, and no file verified: to be listed, never to be used.
+
+    Raises
+    ------
+    BundleUnfit
+        If the manifest is missing or wrong.
+    """
+    return _parse(folder)[0]
 
 
 def write_manifest(folder: Path, manifest_head: str) -> None:
@@ -113,6 +129,18 @@ def write_manifest(folder: Path, manifest_head: str) -> None:
     lines = [f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files]
     text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
     (folder / MANIFEST).write_text(text)
+
+
+def _parse(folder: Path) -> tuple[Bundle, dict[str, str]]:
+    raw = _manifest_bytes(folder)
+    try:
+        manifest = tomllib.loads(raw.decode())
+        bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
+        files = {str(name): str(wanted) for name, wanted in manifest["files"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+    return bundle, files
 
 
 def _manifest_bytes(folder: Path) -> bytes:
@@ -144,10 +172,13 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         folds=tuple(int(fold) for fold in manifest["folds"]),
         clean={Organ(name): CleanRule(**rule) for name, rule in manifest["clean"].items()},
         protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
-        profile=manifest.get("profile", "paper"),
-        mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),
         onlooker=str(manifest["onlooker"]) if "onlooker" in manifest else None,
         sha256=sha256,
+        files=tuple(sorted(str(name) for name in manifest["files"])),
+        profile=manifest.get("profile", "paper"),
+        mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),
+        source=str(manifest.get("source", "")),
+        previous=str(manifest.get("previous", "")),
     )
     _check(bundle)
     return bundle
@@ -165,8 +196,11 @@ def _check(bundle: Bundle) -> None:
     if bundle.profile not in PROFILE_NAMES:
         msg = f"profile {bundle.profile!r}, one of {', '.join(PROFILE_NAMES)} expected"
         raise ValueError(msg)
-    if not set(bundle.mirror_axes) <= {0, 1, 2}:
-        msg = f"mirror_axes {list(bundle.mirror_axes)}, of 0, 1, 2 expected"
+    if set(bundle.mirror_axes) - {0, 1, 2}:
+        msg = f"mirror_axes {list(bundle.mirror_axes)}, some of 0, 1, 2 expected"
+        raise ValueError(msg)
+    if outside := [name for name in bundle.files if not is_inside(name)]:
+        msg = f"files lists {outside[0]!r}, which is not inside the bundle"
         raise ValueError(msg)
     if not bundle.folds:
         raise ValueError("folds is empty")

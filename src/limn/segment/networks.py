@@ -16,6 +16,7 @@ from limn.domain.errors import BundleUnfit
 from limn.segment import openvino_net
 from limn.segment.bundle import Bundle
 from limn.segment.plans import Plan
+from limn.segment.weights import build, fill
 
 # A batch of small patches keeps a GPU as busy as one of the paper's (128 x 96 x 192 voxels).
 BATCH_VOXELS = 2_400_000
@@ -131,26 +132,15 @@ def load_networks(bundle: Bundle, plan: Plan, device: str, *, half: bool) -> Net
 
 
 def _load_fold(bundle: Bundle, plan: Plan, fold: int) -> nn.Module:
-    # Here, not at the top: the import costs seconds and only a process that infers pays it.
-    from nnunetv2.utilities.get_network_from_plans import (  # noqa: PLC0415
-        get_network_from_plans,
-    )
-
-    network: nn.Module = get_network_from_plans(
-        plan.architecture["network_class_name"],
-        plan.architecture["arch_kwargs"],
-        plan.architecture["_kw_requires_import"],
-        1,
-        len(bundle.organs) + 1,
-        deep_supervision=False,
-    )
+    network = build(plan.architecture, 1, len(bundle.organs) + 1)
+    source = f"bundle {bundle.label}: fold {fold}"
     try:
         checkpoint = torch.load(bundle.checkpoint(fold), map_location="cpu", weights_only=True)
-        network.load_state_dict(checkpoint["network_weights"])
+        weights = checkpoint["network_weights"]
     except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        msg = f"bundle {bundle.label}: fold {fold} does not fit its plans: {error}"
+        msg = f"{source} is no checkpoint of nnunetv2: {error}"
         raise BundleUnfit(msg) from error
-    return network.float().eval()
+    return fill(network, weights, source).float()
 
 
 def _half_precision(device: torch.device) -> bool:

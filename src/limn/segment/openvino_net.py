@@ -21,9 +21,10 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
+from limn.segment.weights import EVEN, UNEVEN  # noqa: E402
+
 Request: TypeAlias = ov.InferRequest
 
-PLAIN_UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 NORMS = (
     "torch.nn.modules.instancenorm.InstanceNorm3d",
     "torch.nn.modules.instancenorm.InstanceNorm2d",
@@ -37,7 +38,7 @@ def can_build(architecture: Mapping[str, Any]) -> bool:
     """Whether a network of the plans is one that `compiled` knows."""
     arguments = architecture["arch_kwargs"]
     return bool(
-        architecture["network_class_name"] == PLAIN_UNET
+        architecture["network_class_name"] in (EVEN, UNEVEN)
         and arguments["norm_op"] in NORMS
         and arguments["nonlin"] == "torch.nn.LeakyReLU"
         and not arguments.get("nonlin_first")

@@ -1,0 +1,440 @@
+"""Bundles for people: what is installed, verified, installed, packed, imported from nnU-Net."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
+from limn.domain.scan import Organ
+from limn.node.single import EMBEDDED_BUNDLE
+from limn.segment import shelf
+from limn.segment.bundle import MANIFEST, Bundle, glance, open_bundle
+
+if TYPE_CHECKING:
+    from limn.segment.trained import Told, Trained
+    from limn.segment.ways import Tried
+
+ENVIRONMENT = "LIMN_MODELS"
+HOME = Path(".local") / "share" / "limn" / "models"
+# What of an archive is unpacked: a result folder also holds predictions and pictures.
+WANTED = (
+    "plans.pkl", "plans.json", "dataset.json", "postprocessing.json", "*.model", "*.model.pkl",
+    "fold_*/*.pth", MANIFEST,
+)  # fmt: skip
+SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command line says about a model; None where it is silent."""
+
+    name: str | None = None
+    version: str = "1"
+    labels: str | None = None
+    orientation: str | None = None
+    configuration: str | None = None
+    checkpoint: str | None = None
+    trained_on: str | None = None
+    not_for: str | None = None
+    expected_hu: str | None = None
+    source: str = ""
+    previous: str = ""
+    check: Path | None = None
+
+
+def models_dir(given: Path | None) -> Path:
+    """Where bundles are installed: as told, else by the environment, else the user's own."""
+    if given is not None:
+        return given
+    told = os.environ.get(ENVIRONMENT)
+    return Path(told) if told else Path.home() / HOME
+
+
+def show_list(given: Path | None) -> None:
+    """Every installed bundle and the embedded one; nothing is verified."""
+    console = Console()
+    folder = models_dir(given)
+    table = Table()
+    for column in ("bundle", "configuration", "folds", "axes", "mm", "profile", "sha256"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("sha256", "axes", "mm"))
+    faults = []
+    try:
+        embedded = [glance(EMBEDDED_BUNDLE)]
+    except BundleUnfit:
+        embedded = []
+    for found in [*shelf.bundles(folder), *embedded]:
+        if isinstance(found, BundleUnfit):
+            faults.append(str(found))
+            continue
+        table.add_row(
+            f"{found.label} (demonstration)" if found.demonstration else found.label,
+            found.configuration,
+            str(len(found.folds)),
+            found.orientation,
+            "/".join(dict.fromkeys(f"{mm:g}" for mm in found.spacing_mm.zyx)),
+            found.profile,
+            found.sha256[:8],
+        )
+    console.print(table)
+    console.print(f"in {folder}; not verified, see 'limn models verify'", highlight=False)
+    for fault in faults:
+        console.print(f"[red]no bundle[/] {fault}", highlight=False)
+
+
+def verify(given: Path | None, names: list[str]) -> bool:
+    """Hash again, build and fill every network, ask it what it was asked at its import."""
+    from limn.segment.golden import rehearse  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    folder = models_dir(given)
+    chosen = [shelf.find(folder, name) for name in names]
+    if not names:
+        standing = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        chosen = sorted(path for path in standing if not path.name.startswith("."))
+        chosen += [EMBEDDED_BUNDLE]
+    sound = True
+    for path in chosen:
+        try:
+            bundle = open_bundle(path)
+            told = rehearse(bundle)
+        except LimnError as error:
+            console.print(f"[red]FAIL[/] {error}")
+            sound = False
+            continue
+        answers = f"{told.folds} folds answer"
+        if told.difference is None:
+            answers += "; no golden answers were recorded"
+        else:
+            answers += f" as recorded, max |difference| {told.difference:.2g}"
+        if not told.sound:
+            console.print(
+                f"[red]FAIL[/] {path}: {told.folds} folds answer otherwise than recorded, max "
+                f"|difference| {told.difference:.2g} of {told.largest:.2g}; do not use it here"
+            )
+            sound = False
+            continue
+        console.print(f"[green] ok [/] {bundle.label}: {len(bundle.files)} files; {answers}")
+    return sound
+
+
+def install(given: Path | None, source: Path) -> None:
+    """Put a bundle, folder or zip, among the installed ones."""
+    if not source.exists():
+        msg = f"{source} does not exist"
+        raise BundleUnfit(msg)
+    if source.is_dir() and not (source / MANIFEST).is_file():
+        msg = (
+            f"{source} has no {MANIFEST}: it is no bundle. A result folder of nnU-Net comes in by "
+            f"'limn models import {source}'"
+        )
+        raise BundleUnfit(msg)
+    _tell_installed(Console(highlight=False), shelf.install(source, models_dir(given)))
+
+
+def pack(source: Path, out: Path | None, asked: Asked) -> None:
+    """One zip of a bundle, or of a result folder of nnU-Net made a bundle first."""
+    console = Console(highlight=False)
+    if (source / MANIFEST).is_file():
+        _pack(console, source, out)
+        return
+    with shelf.incoming(Path.cwd() if out is None else out.absolute().parent) as work:
+        _pack(console, import_to(source, work / "bundle", asked, console), out)
+
+
+def _pack(console: Console, folder: Path, out: Path | None) -> None:
+    bundle = glance(folder)
+    archive = out or Path(f"{bundle.label}.zip")
+    shelf.pack_bundle(folder, archive)
+    console.print(f"packed {bundle.label} as {archive}; elsewhere: limn models install {archive}")
+
+
+def import_model(given: Path | None, source: Path, asked: Asked) -> None:
+    """A training of nnU-Net, v1 or v2, folder or zip, as an installed bundle."""
+    console = Console(highlight=False)
+    target_folder = models_dir(given)
+    with shelf.incoming(target_folder) as work:
+        sealed = import_to(source, work / "bundle", asked, console)
+        bundle = open_bundle(sealed)
+        target = shelf.place(target_folder, bundle.label)
+        if target.exists():
+            msg = f"{target} exists; nothing was changed. Give another --name or --version"
+            raise BundleUnfit(msg)
+        shelf.put(sealed, target)
+    _tell_installed(console, target)
+    if (problem := _runs(open_bundle(target))) is not None:
+        console.print(f"[yellow]can't run here:[/] {problem}")
+
+
+def _tell_installed(console: Console, target: Path) -> None:
+    console.print(f"installed {target}", soft_wrap=True, markup=False)
+    console.print(f'in the site\'s config: model.bundle = "{target}"', soft_wrap=True, markup=False)
+
+
+def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Path:
+    """A training of nnU-Net as a bundle in a new folder; asks on a terminal what is not said."""
+    with shelf.opened(source, WANTED) as unpacked:
+        trained = _read(unpacked, source, asked)
+        console.print(
+            f"{trained.made_by} {trained.configuration}, {trained.name}: "
+            f"{len(trained.folds)} folds, {len(trained.labels)} labels, "
+            f"{' x '.join(f'{mm:g}' for mm in trained.spacing_mm)} mm, patch "
+            f"{trained.plans['configurations'][trained.configuration]['patch_size']}, "
+            f"transpose_forward {trained.plans['transpose_forward']}"
+        )
+        for note in trained.notes:
+            console.print(f"[yellow]note:[/] {note}")
+        told = _told(trained, source, asked)
+        if asked.check is not None:
+            told = _checked(trained, told, folder, asked.check, console)
+        if not told.orientation:
+            told = replace(told, orientation=_ask_orientation(None))
+        _seal(trained, told, folder)
+    return folder
+
+
+def _seal(trained: Trained, told: Told, folder: Path) -> Bundle:
+    from limn.segment.trained import seal  # noqa: PLC0415
+
+    try:
+        return seal(trained, told, folder)
+    except OSError as error:
+        msg = f"{folder}: {error.strerror or error}"
+        raise BundleUnfit(msg) from error
+
+
+def _read(folder: Path, source: Path, asked: Asked) -> Trained:
+    from limn.segment import import_v1, import_v2  # noqa: PLC0415
+
+    ends = {"v1": asked.checkpoint or import_v1.CHECKPOINT}
+    ends["v2"] = asked.checkpoint or import_v2.CHECKPOINT
+    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{ends['v1']}.model")})
+    readers: list[tuple[Path, Callable[[], Trained]]] = [
+        (path, lambda path=path: import_v1.read_v1(path, ends["v1"]))  # type: ignore[misc]
+        for path in candidates
+    ]
+    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{ends['v2']}.pth")})
+    readers += [
+        (path, lambda path=path: import_v2.read_v2(path, ends["v2"]))  # type: ignore[misc]
+        for path in candidates
+        if (path / "plans.json").is_file() and not (path / MANIFEST).is_file()
+    ]
+    if asked.configuration and len(readers) > 1:
+        readers = [own for own in readers if asked.configuration in own[0].parts]
+        readers = readers or [(folder, _nothing(source, asked))]
+    if not readers:
+        _nothing(source, asked)()
+    if len(readers) > 1:
+        listed = "; ".join(str(path.relative_to(folder)) for path, _ in readers)
+        msg = f"{source} holds {len(readers)} models; choose one by --configuration: {listed}"
+        raise BundleUnfit(msg)
+    trained = readers[0][1]()
+    if asked.configuration and trained.configuration != asked.configuration:
+        msg = f"{source} is {trained.configuration}, --configuration says {asked.configuration}"
+        raise BundleUnfit(msg)
+    return trained
+
+
+def _nothing(source: Path, asked: Asked) -> Callable[[], Trained]:
+    def refuse() -> Trained:
+        where = f" of configuration {asked.configuration}" if asked.configuration else ""
+        msg = (
+            f"{source} holds no training of nnU-Net{where}: neither "
+            f"fold_*/{asked.checkpoint or 'model_final_checkpoint'}.model (v1) nor plans.json and "
+            f"fold_*/{asked.checkpoint or 'checkpoint_final'}.pth (v2). Is there a zip in it? Give "
+            "that; another checkpoint is chosen by --checkpoint"
+        )
+        raise BundleUnfit(msg)
+
+    return refuse
+
+
+def _told(trained: Trained, source: Path, asked: Asked) -> Told:
+    """What the command line says, and what a person says on a terminal."""
+    from limn.segment.trained import UNSAID, USUAL_HU, Told  # noqa: PLC0415
+
+    named = re.sub(r"[^A-Za-z0-9]+", "-", f"{trained.name}-{trained.configuration}").strip("-")
+    told = Told(
+        name=asked.name or named.lower(),
+        version=asked.version,
+        organs=_organs(trained, asked),
+        orientation=_orientation(asked),
+        trained_on=asked.trained_on or UNSAID,
+        not_for=asked.not_for or UNSAID,
+        expected_hu=_range(asked.expected_hu) if asked.expected_hu else USUAL_HU,
+        source=asked.source or f"{trained.made_by}, {trained.name}, from {source.name}",
+        previous=asked.previous,
+    )
+    if source.is_file():
+        told = replace(told, source=f"{told.source}, sha256 {_sha256(source)}")
+    return told
+
+
+def _organs(trained: Trained, asked: Asked) -> dict[int, Organ]:
+    if asked.labels is not None:
+        return parse_labels(asked.labels)
+    # Names of TG-263 in dataset.json need no word more.
+    exact = {organ.value.lower(): organ for organ in Organ}
+    found = {k: exact[name.lower()] for k, name in trained.labels.items() if name.lower() in exact}
+    if len(found) == len(trained.labels):
+        return found
+    said = ", ".join(f"{k}={name or '?'}" for k, name in sorted(trained.labels.items()))
+    example = ",".join(f"{k}={organ}" for k, organ in zip(trained.labels, Organ, strict=False))
+    if not sys.stdin.isatty():
+        msg = (
+            f"which label is which organ? The files say {said}. Give it, in this form and with "
+            f'the order of the training: --labels "{example}"'
+        )
+        raise ConfigWrong(msg)
+    return parse_labels(input(f"Labels of the files: {said}.\nOrgans (such as {example}): "))
+
+
+def parse_labels(text: str) -> dict[int, Organ]:
+    """``1=Heart,2=SpinalCord`` as labels and organs.
+
+    Raises
+    ------
+    ConfigWrong
+        If it is not of that form, or an organ is none of limn's.
+    """
+    organs = {}
+    for part in text.split(","):
+        label, _, name = part.partition("=")
+        try:
+            organs[int(label)] = Organ(name.strip())
+        except ValueError as error:
+            msg = f"--labels: {part.strip()!r} is not of the form 1=ORGAN with {', '.join(Organ)}"
+            raise ConfigWrong(msg) from error
+    return organs
+
+
+def _orientation(asked: Asked) -> str:
+    if asked.orientation is not None:
+        return parse_orientation(asked.orientation)
+    if asked.check is not None:
+        return ""
+    return _ask_orientation(None)
+
+
+def _ask_orientation(best: str | None) -> str:
+    if not sys.stdin.isatty():
+        advice = (
+            f"--check finds {best} the likeliest: --orientation {best}"
+            if best
+            else "give it, --orientation SPL for instance, or let a scan say it: --check DIR with "
+            "a DICOM series of one animal"
+        )
+        msg = (
+            "which way did the arrays of the training lie? Three letters say what the axes (z, y, "
+            f"x) of its images grow towards, of S or I, P or A, L or R; {advice}"
+        )
+        raise ConfigWrong(msg)
+    default = f" [{best}]" if best else ""
+    return parse_orientation(
+        input(f"Array axes (z, y, x) of the training grow towards, such as SPL{default}: ")
+        or (best or "")
+    )
+
+
+def parse_orientation(text: str) -> str:
+    """Three letters, one of each pair.
+
+    Raises
+    ------
+    ConfigWrong
+        If they are not.
+    """
+    letters = text.strip().upper()
+    if len(letters) != 3 or any(len(set(letters) & set(p)) != 1 for p in ("SI", "PA", "LR")):
+        msg = f"--orientation {text!r}: one of S or I, of P or A and of L or R expected, as in SPL"
+        raise ConfigWrong(msg)
+    return letters
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        msg = f"--expected-hu {text!r}: two numbers expected, as in -1200,1500"
+        raise ConfigWrong(msg) from error
+    return low, high
+
+
+def _checked(trained: Trained, told: Told, folder: Path, check: Path, console: Console) -> Told:
+    """Try every way on a scan; the orientation as told if that is plausible, else the best."""
+    from limn.node.try_model import try_model  # noqa: PLC0415
+
+    if trained.previous:
+        msg = "--check: a cascade's second stage can't be tried without the first; leave it out"
+        raise ConfigWrong(msg)
+    trial = folder.with_name("trial")
+    bundle = _seal(trained, replace(told, orientation=told.orientation or "SPL"), trial)
+    tried = try_model(bundle, check, console)
+    shutil.rmtree(trial)
+    _show_ways(tried, told.orientation, console)
+    plausible = [way for way in tried if way.plausible]
+    if not plausible:
+        msg = (
+            f"--check {check}: no way to lay the axes gives four plausible organs. Are the "
+            "labels named in the training's order, and is it a scan of one mouse's chest? Without "
+            "--check the model is imported as you say"
+        )
+        raise BundleUnfit(msg)
+    best = plausible[0].letters
+    if not told.orientation:
+        return replace(told, orientation=_ask_orientation(best))
+    if told.orientation not in {way.letters for way in plausible}:
+        msg = (
+            f"--check {check}: with --orientation {told.orientation} the organs are not "
+            f"plausible, with {best} they are. Give --orientation {best}, or leave --check out"
+        )
+        raise BundleUnfit(msg)
+    return told
+
+
+def _show_ways(tried: list[Tried], told: str, console: Console) -> None:
+    from limn.segment.ways import table  # noqa: PLC0415
+
+    shown = Table("axes", "", *(f"{organ.value} mm3" for organ in Organ), "doubt", "")
+    rows = table(tried, len(tried))
+    kept = rows[:SHOWN] + [row for row in rows[SHOWN:] if row[0] == told]
+    for row in kept:
+        shown.add_row(*row, style="bold" if row[0] == told else None)
+    console.print(shown)
+    count = sum(way.plausible for way in tried)
+    console.print(
+        f"{count} of {len(tried)} ways are plausible, the best first. One patch around the chest, "
+        "one fold (the best four: every fold). A network that was trained with mirroring draws as "
+        "well in mirror images: then look at left and right on the picture of 'limn contour'."
+    )
+
+
+def _runs(bundle: Bundle) -> str | None:
+    """Why this limn can't run a bundle; None if it can."""
+    if bundle.previous:
+        return (
+            f"{bundle.label} is a cascade's second stage and takes the labels of "
+            f"{bundle.previous}, which limn's engine does not feed in; use 3d_fullres"
+        )
+    from limn.segment.ensemble import Ensemble  # noqa: PLC0415
+
+    try:
+        Ensemble.load(bundle, "cpu")
+    except LimnError as error:
+        return str(error)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
