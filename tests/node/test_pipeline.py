@@ -143,6 +143,29 @@ def test_a_true_header_is_believed(
     assert product.held is None
 
 
+def test_folds_that_disagree_are_flagged(
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An organ that the folds draw differently is named, and so is a GPU that was left."""
+    infer = ensemble.infer
+    agreement = {1: 0.95, 2: 0.71, 3: 0.9, 4: 0.9}
+    monkeypatch.setattr(
+        ensemble,
+        "infer",
+        lambda prepared, progress: replace(
+            infer(prepared, progress), agreement=agreement, flags=("gpu-failed:cpu",)
+        ),
+    )
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "45"), ensemble)
+    flagged = [flag for flag in product.flags if flag.startswith(("folds", "gpu"))]
+    assert flagged == ["gpu-failed:cpu", "folds-disagree:SpinalCord:0.71"]
+    assert product.fold_dsc[Organ.CORD] == 0.71
+    assert product.disagreement_zyx.shape == product.labels.grid.shape_zyx
+
+
 def test_organs_that_contradict_each_other_are_refused(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:

@@ -29,6 +29,8 @@ from limn.segment.trace import trace
 if TYPE_CHECKING:
     from limn.segment.ensemble import Ensemble
 
+# Folds that agree less than this on an organ look at something that none of them has learnt.
+LEAST_FOLD_DSC = 0.8
 # Every n-th voxel is enough to see whether a scan is in Hounsfield units at all.
 HU_SAMPLE = 7
 
@@ -123,6 +125,7 @@ def contour(
         *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
         *_lie_flags(drawn.lie),
         *drawn.flags,
+        *_fold_flags(drawn.fold_dsc),
         *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
         *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
         *_lung_flags(volumes_mm3),
@@ -231,6 +234,14 @@ def _held(lie: Lie) -> str | None:
 def _lung_flags(volumes_mm3: Mapping[Organ, float]) -> list[str]:
     share = right_lung_share(volumes_mm3)
     return [f"right-lung-smaller:{share:.2f}"] if share and share < MIN_RIGHT_SHARE else []
+
+
+def _fold_flags(fold_dsc: Mapping[Organ, float]) -> list[str]:
+    return [
+        f"folds-disagree:{organ.value}:{dsc:.2f}"
+        for organ, dsc in fold_dsc.items()
+        if dsc < LEAST_FOLD_DSC
+    ]
 
 
 def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:
