@@ -327,5 +327,5 @@ def other_weights(path) -> None:
 def test_weights_that_do_not_fit_are_refused(tmp_path, change):
     """Weights of another network, or none, make the bundle unfit; the fold is named."""
     bundle = resealed(tmp_path, "fold_2/checkpoint_final.pth", change)
-    with pytest.raises(BundleUnfit, match="fold 2 (does not fit its plans|is no checkpoint)"):
+    with pytest.raises(BundleUnfit, match=r"fold 2 (does not fit its plans|is no checkpoint)"):
         Ensemble.load(bundle, "cpu")
