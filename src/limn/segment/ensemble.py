@@ -179,7 +179,7 @@ class Ensemble:
             for n, own, want in zip(shape, own_mm, spacing, strict=True)
         )
         target = (z, y, x)
-        self._refuse_too_large(target)
+        self._refuse_too_large(target, 1 if self.profile.region else 2)
         across = long_axis(own_mm, spacing)
         first = self.profile.normalise_first
         image = resized(
@@ -252,6 +252,7 @@ class Ensemble:
             if larger == region:
                 return inferred
             region = larger
+        self._refuse_too_large(shape, 2)
         return self._regional(image, whole, progress)
 
     def _glance(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
@@ -336,17 +337,21 @@ class Ensemble:
         plan = self._plan
         return hu.clamp_(plan.low, plan.high).sub_(plan.mean).div_(plan.std)
 
-    def _refuse_too_large(self, target: ShapeZyx) -> None:
-        """Refuse a scan before it takes the machine's memory, or the node's other scans with it."""
-        device = self._networks.device
-        if device.type == "cuda":
+    def _refuse_too_large(self, shape: ShapeZyx, sums: int) -> None:
+        """Refuse a scan before it takes the machine's memory, and the node's other scans with it.
+
+        Parameters
+        ----------
+        sums : how many sums over tiles are held at once: of one fold, of all
+        """
+        if self._networks.device.type == "cuda":
             return
         classes = len(self.bundle.organs) + 1
-        # The image; of the region, which the whole may become, a fold's sum, all folds', weights.
-        wanted = 4 * int(np.prod(target)) * (3 + 2 * classes)
+        # The image, its padded copy, the tiles' weights, and the sums.
+        wanted = 4 * int(np.prod(shape)) * (3 + sums * classes)
         free = int(psutil.virtual_memory().available * MEMORY_SHARE)
         if wanted > free:
-            z, y, x = target
+            z, y, x = shape
             msg = (
                 f"{x} x {y} x {z} voxels of {self.bundle.label}'s grid need {wanted / 1e9:.1f} GB "
                 f"of memory, {free / 1e9:.1f} GB are free; scan a shorter field, or give this "
