@@ -12,7 +12,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.segment.clean import clean
-from limn.segment.ensemble import Ensemble
+from limn.segment.ensemble import Ensemble, Inferred, Prepared
 from limn.segment.locate import ChoiceRule, keep_one_animal
 from limn.segment.orient import TOLD, Lie, contradictions
 
@@ -70,10 +70,16 @@ def delineate(
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
         lie = ensemble.finder.find(located.volume) if ensemble.finder else TOLD
-        prepared = ensemble.prepare(lie.straighten(located.volume))
-    with stopwatch.stage("inference_s"):
-        inferred = ensemble.infer(prepared, progress)
-        raw = ensemble.label(prepared, inferred)
+        straight = lie.straighten(located.volume)
+
+    def drawn() -> tuple[Prepared, Inferred, Labels]:
+        with stopwatch.stage("preprocess_s"):
+            prepared = ensemble.prepare(straight)
+        with stopwatch.stage("inference_s"):
+            inferred = ensemble.infer(prepared, progress)
+            return prepared, inferred, ensemble.label(prepared, inferred)
+
+    prepared, inferred, raw = ensemble.despite_gpu(drawn)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
         against = contradictions(cleaned.labels)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pickle import UnpicklingError
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from limn.segment.resample import long_axis, most_probable, nearest, resized
 from limn.segment.tiles import TileZyx, gaussian, tiles_over
 
 Progress = Callable[[int, int], None]
+_Result = TypeVar("_Result")
 ShapeZyx = tuple[int, int, int]
 
 # A tile with fewer voxels above this than this share is air, noise included.
@@ -196,43 +198,29 @@ class Ensemble:
             image if first else self._normalised(image), spacing, grid, turn, shape, margins, across
         )
 
-    def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
-        """What the folds say, all of them together, of the whole scan or the organs' region.
+    def despite_gpu(self, step: Callable[[], _Result]) -> _Result:
+        """Prepare, infer and label, again if the GPU fails on the way.
 
         A GPU that runs out of memory gets smaller batches; one that fails altogether is left
         for the CPU, for good. `Inferred.flags` says so.
         """
         while True:
             try:
-                return self._infer(prepared, progress)
+                return step()
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if self._networks.batch > 1:
                     self._networks.batch //= 2
-                    continue
-                self._fall_back("gpu-out-of-memory")
+                else:
+                    self._fall_back("gpu-out-of-memory")
             except RuntimeError as error:
+                # An error that CUDA once reported comes back with every later call.
                 if "CUDA" not in str(error):
                     raise
                 self._fall_back("gpu-failed")
-            prepared = _moved(prepared, self._networks.device)
 
-    def label(self, prepared: Prepared, inferred: Inferred) -> Labels:
-        """The most probable organ of every voxel of the scan's own grid."""
-        whole = _shape(prepared.image_zyx)
-        labels = most_probable(
-            inferred.scores, inferred.region.low, whole, prepared.shape, prepared.across
-        )
-        native = prepared.turn.undo(np.pad(labels, prepared.margins))
-        return Labels(np.ascontiguousarray(native), prepared.grid, self.bundle.organs)
-
-    def disagreement(self, prepared: Prepared, inferred: Inferred) -> npt.NDArray[np.uint8]:
-        """`Inferred.disagreement_zyx` on the scan's own grid."""
-        whole = _shape(prepared.image_zyx)
-        seen = nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
-        return np.ascontiguousarray(prepared.turn.undo(np.pad(seen, prepared.margins)))
-
-    def _infer(self, prepared: Prepared, progress: Progress) -> Inferred:
+    def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
+        """What the folds say, all of them together, of the whole scan or the organs' region."""
         image, patch = prepared.image_zyx, self._plan.patch
         shape = _shape(image)
         whole = Region.whole(shape)
@@ -254,6 +242,21 @@ class Ensemble:
             region = larger
         self._refuse_too_large(shape, 2)
         return self._regional(image, whole, progress)
+
+    def label(self, prepared: Prepared, inferred: Inferred) -> Labels:
+        """The most probable organ of every voxel of the scan's own grid."""
+        whole = _shape(prepared.image_zyx)
+        labels = most_probable(
+            inferred.scores, inferred.region.low, whole, prepared.shape, prepared.across
+        )
+        native = prepared.turn.undo(np.pad(labels, prepared.margins))
+        return Labels(np.ascontiguousarray(native), prepared.grid, self.bundle.organs)
+
+    def disagreement(self, prepared: Prepared, inferred: Inferred) -> npt.NDArray[np.uint8]:
+        """`Inferred.disagreement_zyx` on the scan's own grid."""
+        whole = _shape(prepared.image_zyx)
+        seen = nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
+        return np.ascontiguousarray(prepared.turn.undo(np.pad(seen, prepared.margins)))
 
     def _glance(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
         """What the first fold alone says of tiles that hardly overlap; (z, y, x) labels."""
@@ -432,18 +435,6 @@ def _agreement(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
         if sizes[i] + sizes[j]
     ]
     return float(np.mean(pairs)) if pairs else 1.0
-
-
-def _moved(prepared: Prepared, device: torch.device) -> Prepared:
-    return Prepared(
-        prepared.image_zyx.to(device),
-        prepared.spacing_mm,
-        prepared.grid,
-        prepared.turn,
-        prepared.shape,
-        prepared.margins,
-        prepared.across,
-    )
 
 
 def _shape(array: npt.NDArray[np.float32] | torch.Tensor) -> ShapeZyx:
