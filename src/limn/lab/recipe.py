@@ -23,9 +23,9 @@ class Recipe:
     folds: int = 5
     stems: int = 2
     stem_phantoms: int = 180
-    stem_steps: int = 4000
+    stem_steps: int = 3500
     phantoms: int = 50
-    steps: int = 450
+    steps: int = 400
     first_seed: int = 1000
     first_stem_seed: int = 2000
     learning_rate: float = 3e-3
