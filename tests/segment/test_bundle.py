@@ -154,3 +154,31 @@ def test_a_sealed_folder_opens(copy):
     (copy / "dataset.json").write_text("{}")
     write_manifest(copy, head)
     assert open_bundle(copy).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ('profile = "stock"', "profile", "stock"),
+        ("mirror_axes = [0, 2]", "mirror_axes", (0, 2)),
+        ('source = "doi:10.5281/zenodo.1"', "source", "doi:10.5281/zenodo.1"),
+        ('previous = "low-1"', "previous", "low-1"),
+    ],
+)
+def test_what_a_bundle_may_say_besides(copy, line, field, value):
+    """Keys that a manifest may leave out are read; left out they have defaults."""
+    defaults = {"profile": "paper", "mirror_axes": (), "source": "", "previous": ""}
+    text = (copy / MANIFEST).read_text().replace('profile = "paper"\n', "")
+    (copy / MANIFEST).write_text(text)
+    assert {key: getattr(open_bundle(copy), key) for key in defaults} == defaults
+    (copy / MANIFEST).write_text(f"{line}\n{text}")
+    assert getattr(open_bundle(copy), field) == value
+
+
+@pytest.mark.parametrize("line", ['profile = "best"', "mirror_axes = [3]", "mirror_axes = 1"])
+def test_a_profile_or_axis_that_is_none_is_named(copy, line):
+    """A profile that limn does not know can't decide how a bundle runs."""
+    text = (copy / MANIFEST).read_text().replace('profile = "paper"\n', "")
+    (copy / MANIFEST).write_text(f"{line}\n{text}")
+    with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable"):
+        open_bundle(copy)

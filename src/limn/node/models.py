@@ -183,6 +183,9 @@ def _tell_installed(console: Console, target: Path) -> None:
 
 def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Path:
     """A training of nnU-Net as a bundle in a new folder; asks on a terminal what is not said."""
+    if asked.check is not None and not asked.check.is_dir():
+        msg = f"--check {asked.check} is no folder"
+        raise ConfigWrong(msg)
     with shelf.opened(source, WANTED) as unpacked:
         trained = _read(unpacked, source, asked)
         console.print(
@@ -405,7 +408,8 @@ def _checked(trained: Trained, told: Told, folder: Path, check: Path, console: C
 def _show_ways(tried: list[Tried], told: str, console: Console) -> None:
     from limn.segment.ways import table  # noqa: PLC0415
 
-    shown = Table("axes", "", *(f"{organ.value} mm3" for organ in Organ), "doubt", "")
+    short = {Organ.HEART: "heart", Organ.CORD: "cord", Organ.LUNG_R: "R", Organ.LUNG_L: "L lung"}
+    shown = Table("axes", "", *(f"{short[organ]} mm3" for organ in Organ), "doubt", "")
     rows = table(tried, len(tried))
     kept = rows[:SHOWN] + [row for row in rows[SHOWN:] if row[0] == told]
     for row in kept:

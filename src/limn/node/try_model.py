@@ -9,7 +9,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
-from limn.domain.errors import ConfigWrong
 from limn.node.single import EMBEDDED_BUNDLE, one_series
 from limn.segment.bundle import Bundle, open_bundle
 from limn.segment.gaps import bridge
@@ -28,9 +27,6 @@ def try_model(bundle: Bundle, folder: Path, console: Console) -> list[Tried]:
     RefusedSeries
         If the folder holds no series that could be contoured.
     """
-    if not folder.is_dir():
-        msg = f"--check {folder}: no folder"
-        raise ConfigWrong(msg)
     series = assemble(one_series(folder, console), assume_hu=False)
     volume = keep_one_animal(bridge(read_volume(series), series.rungs), "largest").volume
     lie = TOLD

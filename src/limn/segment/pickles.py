@@ -94,6 +94,15 @@ def _shaped(
     return np.array(np.frombuffer(raw, dtype.plain).reshape(shape, order=order))
 
 
+def _bytes(content: object = b"", *_: object) -> bytes:
+    """Bytes of bytes or of text; of a number they would be as many as a stranger likes."""
+    if isinstance(content, str):
+        return content.encode("latin1")
+    if not isinstance(content, (bytes, bytearray)):
+        raise pickle.UnpicklingError("bytes of something else")
+    return bytes(content)
+
+
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
     """How protocol 2 writes bytes; no other codec is wanted."""
     if encoding not in ("latin1", "latin-1"):
@@ -112,7 +121,9 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     **{(module, "_reconstruct"): _Array for module in _NUMPY},
     **{(module, "scalar"): _scalar for module in _NUMPY},
     **{(module, kind.__name__): kind for module in ("builtins", "__builtin__")
-       for kind in (set, frozenset, tuple, list, dict, bytearray)},
+       for kind in (set, frozenset, tuple, list, dict)},
+    **{(module, name): _bytes for module in ("builtins", "__builtin__")
+       for name in ("bytes", "bytearray")},
 }  # fmt: skip
 
 

@@ -97,6 +97,15 @@ class _Plan:
     intensities: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """The scan, the middle of its chest, and the patches cut of it so far."""
+
+    volume: Volume
+    middle: tuple[int, int, int]
+    patches: dict[str, tuple[npt.NDArray[np.float32], list[float]]]
+
+
 def try_ways(bundle: Bundle, volume: Volume, progress: Callable[[int, int], None]) -> list[Tried]:
     """Every way, the best first.
 
@@ -119,18 +128,19 @@ def try_ways(bundle: Bundle, volume: Volume, progress: Callable[[int, int], None
     others = bundle.folds[1:]
     total = len(WAYS) + SECOND_LOOK * len(others)
     found: list[Tried] = []
+    seen = _Seen(volume, _middle(volume), {})
     with torch.inference_mode():
         for letters in WAYS:
-            found.append(_try(letters, plan, first, volume, bundle))
+            found.append(_try(letters, plan, first, seen, bundle))
             progress(len(found), total)
         found.sort(key=_rank)
         looks = {tried.letters: [tried] for tried in found[:SECOND_LOOK]}
         for k, fold in enumerate(others):
             _, network = _load(bundle, fold)
-            for i, (letters, seen) in enumerate(looks.items()):
-                seen.append(_try(letters, plan, network, volume, bundle))
+            for i, (letters, looked) in enumerate(looks.items()):
+                looked.append(_try(letters, plan, network, seen, bundle))
                 progress(len(WAYS) + k * SECOND_LOOK + i + 1, total)
-    best = [_together(seen) for seen in looks.values()]
+    best = [_together(looked) for looked in looks.values()]
     return sorted(best, key=_rank) + found[SECOND_LOOK:]
 
 
@@ -169,36 +179,38 @@ def _load(bundle: Bundle, fold: int) -> tuple[_Plan, nn.Module]:
     return plan, fill(network, read_checkpoint(path)["network_weights"], path)
 
 
-def _try(letters: str, plan: _Plan, network: nn.Module, volume: Volume, bundle: Bundle) -> Tried:
-    turn = Reorientation.between(STRAIGHT, letters)
-    own_mm = turn.spacing(volume.grid.spacing_mm).zyx
-    own = tuple(own_mm[axis] for axis in plan.forward)
-    middle = _middle(volume)
-    # Where the middle falls once the array is turned and transposed.
-    marker = [middle[axis] for axis in turn.axes]
-    shape = [volume.hu_zyx.shape[axis] for axis in turn.axes]
-    marker = [
-        n - 1 - m if flip else m for m, n, flip in zip(marker, shape, turn.flipped, strict=True)
-    ]
-    centre = [marker[axis] for axis in plan.forward]
-    array = turn.apply(volume.hu_zyx).transpose(plan.forward)
-    image, steps = _patch(array, centre, own, plan)
-    logits = network(_normalised(image, plan))
-    flat = len(plan.patch) == 2
-    probable = torch.softmax(logits.float(), dim=1)
-    best, label = probable.max(dim=1)
-    drawn = (label if flat else label[0]).numpy().astype(np.uint8)
+def _try(letters: str, plan: _Plan, network: nn.Module, seen: _Seen, bundle: Bundle) -> Tried:
+    """One way: the patch turned, drawn by the network, turned back, judged."""
+    # Resampling and flipping may be exchanged, so that six patches serve 48 ways.
+    unflipped = "".join(_straight(letter) for letter in letters)
+    if unflipped not in seen.patches:
+        seen.patches[unflipped] = _patch(unflipped, plan, seen)
+    image, steps = seen.patches[unflipped]
+    flips = [slice(None, None, 1 if letter in STRAIGHT else -1) for letter in letters]
+    image = image[tuple(flips[axis] for axis in plan.forward)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=_bf16()):
+        logits = network(_normalised(image, plan))
+    best, label = torch.softmax(logits.float(), dim=1).max(dim=1)
+    # A 2d network's slices lie in the batch, a 3d network's batch is one patch.
+    drawn = label.reshape(image.shape).numpy().astype(np.uint8)
     doubt = float((1 - best).sum()) / max(int((drawn > 0).sum()), 1)
     back = Reorientation.between(letters, STRAIGHT)
-    labels_zyx = back.apply(drawn.transpose(plan.backward))
+    labels_zyx = np.ascontiguousarray(back.apply(drawn.transpose(plan.backward)))
     hu_zyx = back.apply(image.transpose(plan.backward))
-    before = tuple(steps[axis] for axis in plan.backward)
-    spacing = back.spacing(SpacingMm(*before))
     z, y, x = labels_zyx.shape
-    grid = axial_grid((z, y, x), spacing, np.zeros(3))
-    labels = Labels(np.ascontiguousarray(labels_zyx), grid, bundle.organs)
+    spacing = back.spacing(SpacingMm(*(steps[axis] for axis in plan.backward)))
+    labels = Labels(labels_zyx, axial_grid((z, y, x), spacing, np.zeros(3)), bundle.organs)
     volumes = labels.volumes_mm3()
     return Tried(letters, volumes, tuple(_against(labels, hu_zyx, volumes)), doubt)
+
+
+def _straight(letter: str) -> str:
+    """The letter of the same axis in an animal that lies straight."""
+    return letter if letter in STRAIGHT else {"I": "S", "A": "P", "R": "L"}[letter]
+
+
+def _bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _middle(volume: Volume) -> tuple[int, int, int]:
@@ -222,10 +234,12 @@ def _middle(volume: Volume) -> tuple[int, int, int]:
     return (voxels[0], voxels[1], voxels[2])
 
 
-def _patch(
-    array: npt.NDArray[np.float32], centre: list[int], own: tuple[float, ...], plan: _Plan
-) -> tuple[npt.NDArray[np.float32], list[float]]:
+def _patch(letters: str, plan: _Plan, seen: _Seen) -> tuple[npt.NDArray[np.float32], list[float]]:
     """One patch of HU around the middle, and its spacing; padded with the mean where it ends."""
+    turn = Reorientation.between(STRAIGHT, letters)
+    array = turn.apply(seen.volume.hu_zyx).transpose(plan.forward)
+    own = [turn.spacing(seen.volume.grid.spacing_mm).zyx[axis] for axis in plan.forward]
+    centre = [seen.middle[turn.axes[axis]] for axis in plan.forward]
     patch, spacing = list(plan.patch), list(plan.spacing)
     stride = 1
     if len(patch) == 2:
