@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint fix bench clean
+.PHONY: install demo test lint fix bench soak clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,10 @@ fix: install
 
 bench: install
 	$(BIN)/python bench/run.py
+
+# Installs nnunet 1.7.1 beside, in a temporary folder, and compares. It needs a package index.
+soak: install
+	$(BIN)/python bench/parity_v1.py
 
 clean:
 	rm -rf $(VENV) demo-out

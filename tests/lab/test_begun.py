@@ -30,7 +30,7 @@ def test_the_same_settings_go_on(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "orient", "named"),
     [
-        (replace(Recipe(), steps=451), None, "recipe.steps was 450, is 451"),
+        (replace(Recipe(), steps=401), None, "recipe.steps was 400, is 401"),
         (
             replace(Recipe(), patch_zyx=(64, 64, 64)),
             None,

@@ -23,17 +23,16 @@ from limn.lab.recipe import Recipe
 from limn.lab.train import Course, train, train_phantom_bundle
 from limn.lab.train_orient import (
     OrientRecipe,
-    Seen,
     accuracy,
+    coarse_cases,
     draw_picture,
     save_onlooker,
-    seen,
     train_onlooker,
 )
 from limn.phantom.anatomy import conceive
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
-from limn.segment.orient import COARSE_MM, LONGEST_MM, Finder
+from limn.segment.orient import Finder
 
 TINY = Recipe(
     spacing_mm=0.7,
@@ -51,15 +50,7 @@ TINY = Recipe(
     warm_up_steps=10,
     average=0.9,
 )
-ORIENT = OrientRecipe(
-    steps=3,
-    validation=2,
-    whole_phantoms=2,
-    whole_validation=1,
-    first_whole_seed=3100,
-    whole_spacing_mm=1.68,
-    whole_shape_zyx=(55, 22, 22),
-)
+ORIENT = OrientRecipe(steps=3, validation=2)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +73,7 @@ def test_training_reports_and_keeps_its_loss(trained):
         assert any(re.match(rf"{name} step 50/50 loss \S+ \d+ s, 0 s left", s) for s in trained[1])
         kept = rows_of(trained[0].parent / "work" / f"{name.replace(' ', '_')}_loss.csv")
         assert [row[:2] for row in kept] == [[name, "50"]]
-    assert any("onlooker, whole bodies: way found in" in line for line in trained[1])
+    assert any("onlooker: way found in" in line for line in trained[1])
 
 
 def rows_of(path):
@@ -223,56 +214,18 @@ def test_another_scanner_keeps_the_order_of_tissues():
 
 def test_the_onlooker_sees_the_phantoms_coarsely(cases):
     """Its pictures have 0.84 mm voxels, square cross-sections and hold the animal."""
-    phantom = seen(cases[0], TINY.spacing_mm)
+    hu = coarse_cases(cases, TINY.spacing_mm)[0]
     wanted = [n * 0.7 / 0.84 for n in TINY.shape_zyx]
-    found = phantom.hu_zyx.shape
-    assert all(abs(n - want) <= 1 for n, want in zip(found, wanted, strict=True))
-    picture = draw_picture(phantom, 24.0, np.random.default_rng(1))
+    assert all(abs(n - want) <= 1 for n, want in zip(hu.shape, wanted, strict=True))
+    picture = draw_picture(hu, np.random.default_rng(1))
     assert picture.shape[1] == picture.shape[2]
     assert (picture > 0.5).mean() > 0.1
 
 
-def test_every_field_shows_the_middle_of_the_chest(cases):
-    """It is where heart and lungs are, and fields of any length from the shortest hold it."""
-    low, high = seen(cases[0], TINY.spacing_mm).chest
-    filled = (cases[0].shares[[0, 2, 3]] > 127).any(axis=(0, 2, 3)).nonzero()[0] * 0.7 / 0.84
-    assert filled[0] < low < high < filled[-1]
-    # Numbered slices, each as dense as its number says.
-    slices = np.arange(110, dtype=np.float32) * 10.0 - 900.0
-    phantom = Seen(np.broadcast_to(slices[:, None, None], (110, 20, 20)).copy(), (30, 36))
-    rng = np.random.default_rng(4)
-    lengths, firsts = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_orient, "seen_elsewhere", lambda hu, rng: hu)
-        patch.setattr(train_orient.ndimage, "rotate", lambda hu, *_, **__: hu)
-        for _ in range(300):
-            picture = draw_picture(phantom, 24.0, rng)
-            first = round(float(picture[0].max() * 100.0 - 10.0))
-            assert first <= 30
-            assert first + len(picture) >= 36
-            lengths.append(len(picture))
-            firsts.append(first)
-    assert 29 <= min(lengths) < 35
-    assert max(lengths) > 105
-    assert min(firsts) == 0
-    assert max(firsts) > 25
-
-
-def test_whole_bodies_are_as_long_as_the_onlooker_looks():
-    """What is learnt is what is shown later: no longer, no shorter; all seeds are apart."""
-    recipe = OrientRecipe()
-    longest_mm = recipe.whole_shape_zyx[0] * recipe.whole_spacing_mm
-    assert round(longest_mm / COARSE_MM) == round(LONGEST_MM / COARSE_MM)
-    wholes = set(range(recipe.first_whole_seed, recipe.first_whole_seed + recipe.whole_phantoms))
-    others = Recipe()
-    assert max(wholes) < 9000
-    assert min(wholes) >= others.first_stem_seed + others.stem_phantoms
-
-
 def test_a_killed_onlooker_goes_on(cases, tmp_path):
     """Its training is taken up at the last checkpoint; what is done is not done again."""
-    phantoms = [seen(case, TINY.spacing_mm) for case in cases]
-    recipe = dataclasses.replace(ORIENT, steps=4, validation=1, whole_validation=1)
+    pictures = coarse_cases(cases, TINY.spacing_mm)
+    recipe = dataclasses.replace(ORIENT, steps=4, validation=1)
     checkpoint = tmp_path / "onlooker.pt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_orient, "SAVED_EVERY", 2)
@@ -282,17 +235,17 @@ def test_a_killed_onlooker_goes_on(cases, tmp_path):
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train_onlooker(phantoms, phantoms, recipe, checkpoint, killed)
+            train_onlooker(pictures, recipe, checkpoint, killed)
         assert torch.load(checkpoint, weights_only=True)["step"] == 2
         lines: list[str] = []
-        done = train_onlooker(phantoms, phantoms, recipe, checkpoint, lines.append)
+        done = train_onlooker(pictures, recipe, checkpoint, lines.append)
         assert len(lines) == 1
         assert re.match(r"onlooker step 3/4 loss \S+ \d+ s, \d+ s left", lines[0])
-    again = train_onlooker(phantoms, phantoms, recipe, checkpoint, lines.append)
+    again = train_onlooker(pictures, recipe, checkpoint, lines.append)
     assert len(lines) == 1
     for name, tensor in done.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-    found, told = accuracy(again, phantoms, 24.0)
+    found, told = accuracy(again, pictures)
     assert 0.0 <= found <= told <= 1.0
     save_onlooker(again, tmp_path / "onlooker.pth")
     assert Finder.load(tmp_path / "onlooker.pth").onlooker is not None

@@ -11,7 +11,7 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Organ, Volume
 from limn.node import models
 from limn.segment import ways
-from limn.segment.bundle import open_bundle
+from limn.segment.bundle import open_bundle, write_manifest
 from limn.segment.golden import GOLDEN
 from tests.conftest import BUNDLE
 from tests.segment.v1_format import Net, plans_of, write_v1
@@ -52,7 +52,7 @@ def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
     code, said = run("list")
     assert code == 0
     assert "mouse-1" in said
-    assert "phantom-2 (demonstration)" in said
+    assert "phantom-3 (demonstration)" in said
     code, said = run("verify", "mouse-1")
     assert code == 0
     assert "2 folds answer as recorded, max |difference| 0" in said
@@ -110,6 +110,19 @@ def test_an_import_overwrites_nothing(run, v1):
     assert run(*given, "--version", "2")[0] == 0
 
 
+def test_of_several_trainings_one_is_chosen(run, v1, tmp_path):
+    """A results folder with two configurations lists them and takes --configuration."""
+    net = Net([[3, 3]] * 3, [[2, 2]] * 2)
+    other = tmp_path / "results" / TASK.replace("3d_fullres", "2d")
+    write_v1(other, [net], plans_of(net, (16, 24), preprocessor="PreprocessorFor2D"))
+    given = ["import", tmp_path / "results", "--labels", LABELS, "--orientation", "SPL"]
+    code, said = run(*given)
+    assert code == 1
+    assert "holds 2 models; choose one by --configuration" in said
+    assert run(*given, "--configuration", "2d", "--name", "flat")[0] == 0
+    assert open_bundle(tmp_path / "shelf/flat-1").configuration == "2d"
+
+
 def test_packed_here_installed_there(run, v1, tmp_path):
     """A result folder becomes one zip, which another site installs."""
     archive = tmp_path / "mouse.zip"
@@ -130,8 +143,6 @@ def test_networks_that_answer_otherwise_are_found(run, v1, tmp_path):
     told["folds"][1][0][0] += 1.0
     (folder / GOLDEN).write_text(json.dumps(told))
     manifest = (folder / "bundle.toml").read_text().split("\n[files]\n")[0]
-    from limn.segment.bundle import write_manifest  # noqa: PLC0415
-
     (folder / "bundle.toml").unlink()
     write_manifest(folder, manifest)
     code, said = run("verify", "mouse-1")

@@ -32,8 +32,9 @@ IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEM
 
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
-    """The embedded bundle on the CPU."""
-    return Ensemble.load(open_bundle(BUNDLE), "cpu")
+    """The embedded bundle on the CPU, run as a node runs it."""
+    bundle = open_bundle(BUNDLE)
+    return Ensemble.load(bundle, "cpu", bundle.profile)
 
 
 def run(folder: Path, ensemble: Ensemble, options: Options = OPTIONS) -> Product:

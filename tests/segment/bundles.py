@@ -118,7 +118,9 @@ def random_bundle(
                 "network_weights": network(described, 100 + fold).state_dict(),
                 "trainer_name": "nnUNetTrainer",
                 "init_args": {"configuration": name},
-                "inference_allowed_mirroring_axes": mirror_axes or None,
+                # nnunetv2 counts the axes of its tiles, which in 2d lack the first of three.
+                "inference_allowed_mirroring_axes": tuple(axis - flat for axis in mirror_axes)
+                or None,
             },
             folder / f"fold_{fold}" / "checkpoint_final.pth",
         )

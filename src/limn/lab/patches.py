@@ -16,11 +16,8 @@ from scipy import ndimage
 from torch import nn
 
 from limn.lab.recipe import Recipe
-from limn.phantom.anatomy import CORD, TRUTH_LABELS, Mouse, conceive
-from limn.phantom.scanner import Scanner, expose, random_scanner
-
-# The middle of a whole body, from the middle of the heart.
-WHOLE_MIDDLE_MM = -5.0
+from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
+from limn.phantom.scanner import expose, random_scanner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,24 +43,8 @@ def make_case(seed: int, recipe: Recipe) -> Case:
     scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
     aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
     x, y, z = scanner.centre_xyz_mm
-    return _exposed(_mouse(seed), replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)))
-
-
-def make_whole(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]) -> Case:
-    """The phantom of a seed from nose to tail base, one end or the other sometimes cut off."""
-    scanner = random_scanner(seed, spacing_mm, shape_zyx)
-    x, y, _ = scanner.centre_xyz_mm
-    # Nose and tail base lie some 33 mm to the head and 42 mm to the tail of the heart.
-    z = WHOLE_MIDDLE_MM + float(np.random.default_rng([seed, 14]).uniform(-11.0, 11.0))
-    return _exposed(_mouse(seed), replace(scanner, centre_xyz_mm=(x, y, z)))
-
-
-def _mouse(seed: int) -> Mouse:
-    return conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 4 == 1)
-
-
-def _exposed(mouse: Mouse, scanner: Scanner) -> Case:
-    volume, shares = expose(mouse, scanner, mouse.seed)
+    mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 4 == 1)
+    volume, shares = expose(mouse, replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)), seed)
     return Case(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
 
 

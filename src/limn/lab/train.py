@@ -50,9 +50,8 @@ from limn.lab.recipe import Recipe
 from limn.lab.train_orient import (
     OrientRecipe,
     accuracy,
+    coarse_cases,
     save_onlooker,
-    seen,
-    seen_wholes,
     train_onlooker,
 )
 
@@ -95,7 +94,7 @@ class Course:
     kept_in: Path
 
 
-PHANTOMS, WHOLES = "phantoms", "wholes"
+PHANTOMS = "phantoms"
 # A killed run loses at most so many steps.
 SAVED_EVERY = 200
 REPORTED_EVERY = 50
@@ -254,16 +253,11 @@ def _learn_to_look(
 ) -> None:
     """Train the onlooker, the last thing that a bundle needs, and say how well it does."""
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
-    chests = [seen(read_case(seed, work / PHANTOMS), recipe.spacing_mm) for seed in seeds]
-    wholes = seen_wholes(orient, work / WHOLES, report)
-    onlooker = train_onlooker(chests, wholes, orient, work / "onlooker.pt", report)
-    held_out = {
-        "chests": chests[: orient.validation],
-        "whole bodies": wholes[: orient.whole_validation],
-    }
-    for name, phantoms in held_out.items():
-        found, told = accuracy(onlooker, phantoms, orient.shortest_mm)
-        report(f"onlooker, {name}: way found in {found:.3f}, told from its mirror in {told:.3f}")
+    cases = [read_case(seed, work / PHANTOMS) for seed in seeds]
+    pictures = coarse_cases(cases, recipe.spacing_mm)
+    onlooker = train_onlooker(pictures, orient, work / "onlooker.pt", report)
+    found, told = accuracy(onlooker, pictures[: orient.validation])
+    report(f"onlooker: way found in {found:.3f}, told from its mirror image in {told:.3f}")
     save_onlooker(onlooker, weights)
 
 

@@ -219,21 +219,23 @@ def _seal(trained: Trained, told: Told, folder: Path) -> Bundle:
 def _read(folder: Path, source: Path, asked: Asked) -> Trained:
     from limn.segment import import_v1, import_v2  # noqa: PLC0415
 
-    ends = {"v1": asked.checkpoint or import_v1.CHECKPOINT}
-    ends["v2"] = asked.checkpoint or import_v2.CHECKPOINT
-    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{ends['v1']}.model")})
+    names = {"v1": asked.checkpoint or import_v1.CHECKPOINT}
+    names["v2"] = asked.checkpoint or import_v2.CHECKPOINT
+    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{names['v1']}.model")})
     readers: list[tuple[Path, Callable[[], Trained]]] = [
-        (path, lambda path=path: import_v1.read_v1(path, ends["v1"]))  # type: ignore[misc]
+        (path, lambda path=path: import_v1.read_v1(path, names["v1"]))  # type: ignore[misc]
         for path in candidates
     ]
-    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{ends['v2']}.pth")})
+    candidates = sorted({path.parent.parent for path in folder.rglob(f"*/{names['v2']}.pth")})
     readers += [
-        (path, lambda path=path: import_v2.read_v2(path, ends["v2"]))  # type: ignore[misc]
+        (path, lambda path=path: import_v2.read_v2(path, names["v2"]))  # type: ignore[misc]
         for path in candidates
         if (path / "plans.json").is_file() and not (path / MANIFEST).is_file()
     ]
     if asked.configuration and len(readers) > 1:
-        readers = [own for own in readers if asked.configuration in own[0].parts]
+        # v1 names a folder after it, v2 ends a folder's name with it.
+        ends = (asked.configuration, f"__{asked.configuration}")
+        readers = [own for own in readers if any(part.endswith(ends) for part in own[0].parts)]
         readers = readers or [(folder, _nothing(source, asked))]
     if not readers:
         _nothing(source, asked)()

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +33,13 @@ WAYS = tuple(
 )
 # Coarse enough to be quick, fine enough for the heart's tilt and the lobes.
 COARSE_MM = 0.84
-# The longest field that the onlooker has learnt to look at: a mouse from nose to tail base.
-LONGEST_MM = 92.0
+# The onlooker was shown chests in up to 40 mm; a longer scan is looked at in stretches that hold
+# little more than a chest.
+LONGEST_MM = 42.0
+STRETCH_MM = 27.0
+STRIDE_MM = 6.7
 # Its strides need this much.
 FEWEST_SLICES = 16
-# Denser than this, between air and water, is no air.
-TISSUE = 0.35
 # The header's word against the image's: how often each kind of lie is met.
 PRIOR_TURNED = 0.02
 PRIOR_MIRRORED = 0.004
@@ -136,18 +136,12 @@ class Onlooker(nn.Module):
         self.mixed = nn.Sequential(
             nn.Conv3d(before, before, 3, padding=1), nn.LeakyReLU(inplace=True)
         )
-        # Where to look: in a whole body the chest is a small part of the picture. Zeros look
-        # everywhere alike.
-        self.look = nn.Conv3d(before, 1, 1)
-        nn.init.zeros_(self.look.weight)
-        nn.init.zeros_(cast(torch.Tensor, self.look.bias))
         self.score = nn.Linear(2 * before, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Scores of (n, 1, z, y, x) pictures: (n,)."""
         seen = self.mixed(self.features(image))
-        where = torch.softmax(self.look(seen).float().flatten(2), dim=2)
-        pooled = torch.cat([(seen.flatten(2) * where).sum(2), seen.amax((2, 3, 4))], dim=1)
+        pooled = torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
         score: torch.Tensor = self.score(pooled)[:, 0]
         return score
 
@@ -163,15 +157,14 @@ class Finder:
         """Open the weights of a bundle, verified before."""
         onlooker = Onlooker()
         kept = torch.load(weights, map_location="cpu", weights_only=True)
-        weights_of = {name: tensor.float() for name, tensor in kept.items()}
-        # A bundle of before has no place to look at: zeros do what it did.
-        fresh = {name: t for name, t in onlooker.state_dict().items() if name.startswith("look.")}
-        onlooker.load_state_dict(fresh | weights_of)
+        onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         return cls(onlooker)
 
     def find(self, volume: Volume) -> Lie:
         """How the animal in a volume lies; what the header says unless the image is certain."""
-        probability = posterior(self.scores(coarse_picture(volume)))
+        seen = [self.scores(picture) for picture in coarse_pictures(volume)]
+        # Of a long scan the chest decides: there the onlooker likes what it sees best.
+        probability = posterior(max(seen, key=lambda scores: float(scores.max())))
         best = int(np.argmax(probability))
         if WAYS[best] != STRAIGHT and probability[best] < CERTAIN:
             return Lie(STRAIGHT, float(probability[WAYS.index(STRAIGHT)]))
@@ -202,26 +195,21 @@ def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(likely / likely.sum())
 
 
-def coarse_picture(volume: Volume) -> npt.NDArray[np.float32]:
-    """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1."""
-    turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
-    return shown(coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm)))
+def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
+    """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1.
 
-
-def shown(hu_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What the onlooker is shown of a coarse scan, in training as later.
-
-    Of a scan longer than `LONGEST_MM` it is the stretch of that length with most tissue.
+    A scan longer than the onlooker has learnt to look at comes as overlapping stretches.
     """
-    if len(hu_zyx) < FEWEST_SLICES:
-        hu_zyx = np.pad(hu_zyx, ((0, FEWEST_SLICES - len(hu_zyx)), (0, 0), (0, 0)), mode="edge")
-    picture = dense(hu_zyx)
-    longest = round(LONGEST_MM / COARSE_MM)
-    if len(picture) > longest:
-        tissue = np.cumsum([0, *(picture > TISSUE).sum(axis=(1, 2))])
-        first = int(np.argmax(tissue[longest:] - tissue[:-longest]))
-        picture = picture[first : first + longest]
-    return squared(picture)
+    turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
+    whole = coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm))
+    if len(whole) < FEWEST_SLICES:
+        whole = np.pad(whole, ((0, FEWEST_SLICES - len(whole)), (0, 0), (0, 0)), mode="edge")
+    if len(whole) * COARSE_MM <= LONGEST_MM:
+        return [squared(dense(whole))]
+    length, stride = round(STRETCH_MM / COARSE_MM), round(STRIDE_MM / COARSE_MM)
+    last = len(whole) - length
+    starts = [*range(0, last, stride), last]
+    return [squared(dense(whole[start : start + length])) for start in starts]
 
 
 def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
@@ -251,11 +239,11 @@ def dense(hu_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows and columns cropped to the animal and filled to one length, so that they may swap."""
-    tissue = picture > TISSUE
+    shown = picture > 0.35
     spans = []
     for axis in (1, 2):
         others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero(tissue.mean(axis=others) > 0.02)
+        found = np.flatnonzero(shown.mean(axis=others) > 0.02)
         spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1))
     side = max(16, *(high - low for low, high in spans))
     for axis, (low, high) in zip((1, 2), spans, strict=True):
