@@ -13,6 +13,7 @@ from limn.segment.golden import rehearse
 from limn.segment.import_v2 import read_v2
 from limn.segment.trained import Told, seal
 from tests.conftest import BUNDLE
+from tests.segment.bundles import architecture, random_bundle
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}
 TOLD = Told(name="mouse", version="1", organs=ORGANS, orientation="SPL")
@@ -66,8 +67,10 @@ def test_a_bundle_comes_out(trained, tmp_path):
             assert torch.equal(ours["network_weights"][name].float(), tensor.float())
 
 
-def test_plans_of_before_2_2_are_read(trained, tmp_path):
+def test_plans_of_before_2_2_are_read(tmp_path):
     """Plans that list the network's numbers one by one describe the same network."""
+    described = architecture(3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]], [[3, 3, 3]] * 3)
+    trained = random_bundle(tmp_path / "t", described, [16, 16, 24], [0.3, 0.3, 0.3]).folder
 
     def of_old(plans):
         chosen = plans["configurations"]["3d_fullres"]

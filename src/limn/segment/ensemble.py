@@ -113,6 +113,7 @@ class Ensemble:
             axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
         ]
         self._flags: tuple[str, ...] = ()
+        self._half = True
 
     @classmethod
     def load(
@@ -145,7 +146,7 @@ class Ensemble:
         networks, flags = _on_a_device(bundle, plan, device, half=half)
         axes = bundle.mirror_axes if mirroring else ()
         ensemble = cls(bundle, networks, plan, PROFILES[profile], axes)
-        ensemble._flags = flags
+        ensemble._flags, ensemble._half = flags, half
         return ensemble
 
     @property
@@ -192,7 +193,8 @@ class Ensemble:
             self._normalised if first else lambda slab: slab,
         )
         margins = tuple(
-            (span.start, n - span.stop) for span, n in zip(within, turned.shape, strict=True)
+            (span.start or 0, n - (span.stop or n))
+            for span, n in zip(within, turned.shape, strict=True)
         )
         return Prepared(
             image if first else self._normalised(image), spacing, grid, turn, shape, margins, across
@@ -364,7 +366,7 @@ class Ensemble:
 
     def _fall_back(self, why: str) -> None:
         """Leave the GPU for good."""
-        self._networks = load_networks(self.bundle, self._plan, "cpu", half=True)
+        self._networks = load_networks(self.bundle, self._plan, "cpu", half=self._half)
         self._flags = (*self._flags, f"{why}:cpu")
 
 
@@ -400,6 +402,8 @@ def _nonzero(hu: npt.NDArray[np.float32]) -> tuple[slice, slice, slice]:
         while high > low + 1 and not hu.take(high - 1, axis).any():
             high -= 1
         spans.append(slice(low, high))
+    if not hu[spans[0], spans[1], spans[2]].any():
+        return (slice(None), slice(None), slice(None))
     return (spans[0], spans[1], spans[2])
 
 
