@@ -96,10 +96,9 @@ def compare_labels(folder: Path, bundle: Path, volume: Volume) -> str:
     """The engine's labels against v1's."""
     theirs = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / "out/mouse.nii.gz")))
     try:
-        ensemble = Ensemble.load(open_bundle(bundle), "cpu")
+        ensemble = Ensemble.load(open_bundle(bundle), "cpu", "paper", half=False)
     except LimnError as error:
         return f"the engine can't run it yet: {error}"
-    ensemble._half = False
     prepared = ensemble.prepare(volume)
     ours = ensemble.label(prepared, ensemble.infer(prepared, lambda *_: None)).labels_zyx
     different = int((ours != theirs).sum())
