@@ -9,9 +9,11 @@ from limn.domain.scan import Organ, Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.lab.figures import REAL_HU
 from limn.lab.likeness import FLESH_MM, ct_like
+from limn.lab.model_folder import ONLOOKER
 from limn.segment.bundle import open_bundle
 from limn.segment.delineate import delineate
 from limn.segment.ensemble import Ensemble
+from limn.segment.orient import CERTAIN, Finder
 from tests.conftest import BUNDLE
 
 REAL = Path(__file__).parents[3] / "shared/data/rosenhain-labels/CT140_organs_labels.nii.gz"
@@ -57,3 +59,23 @@ def test_a_real_mouses_organs_are_found():
     )
     assert (left - right)[2] * 0.14 > 4.0
     assert body[drawn.labels.labels_zyx > 0].all()
+
+
+@pytest.fixture(scope="module")
+def whole_mouse():
+    """The image of a whole real mouse, 68 mm long, lying straight."""
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[:, ::-1, ::-1]
+    return ct_like(labels, SpacingMm(0.14, 0.14, 0.14), REAL_HU)[0]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+@pytest.mark.parametrize(
+    ("way", "flipped"), [("SPL", ()), ("SAR", (1, 2)), ("IPR", (0, 2)), ("IAL", (0, 1))]
+)
+def test_a_whole_real_mouse_lies_as_it_lies(whole_mouse, way, flipped):
+    """As told and in every half turn: found, and with certainty."""
+    finder = Finder.load(BUNDLE / ONLOOKER)
+    hu = np.ascontiguousarray(np.flip(whole_mouse, flipped))
+    lie = finder.find(Volume(hu, axial_grid(hu.shape, SpacingMm(0.14, 0.14, 0.14), np.zeros(3))))
+    assert lie.letters == way
+    assert lie.probability > CERTAIN
