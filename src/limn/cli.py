@@ -193,11 +193,12 @@ def _rois(parsed: argparse.Namespace) -> None:
 
 
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.recipe import Recipe
+    from limn.lab.recipe import Recipe, going_on
     from limn.lab.train import train_phantom_bundle
     from limn.lab.train_orient import OrientRecipe
 
-    print(f"bundle sealed in {train_phantom_bundle(parsed.out, Recipe(), OrientRecipe(), print)}")
+    recipe = going_on(parsed.start) if parsed.start else Recipe()
+    print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
 
 
 def _lab_figures(parsed: argparse.Namespace) -> None:
@@ -362,6 +363,13 @@ def _parser() -> argparse.ArgumentParser:
     studies = lab.add_subparsers(metavar="STUDY", required=True)
     train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
     train.add_argument("out", type=Path)
+    train.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="BUNDLE",
+        help="go on with this bundle's folds, on phantoms they have not seen",
+    )
     train.set_defaults(run=_lab_train_phantom)
     figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
     figures.add_argument("out", type=Path)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 from limn.lab import train as train_module
 from limn.lab import train_orient
-from limn.lab.model_folder import save_fold
+from limn.lab.model_folder import intensities_of, mean_of_folds, save_fold
 from limn.lab.patches import (
     draw_patch,
     intensity_properties,
@@ -168,6 +169,41 @@ def test_a_course_that_goes_on_notes_no_step_twice(cases, tmp_path, monkeypatch)
     train(course, cases, intensities, TINY, None, lambda line: None)
     steps = [int(row[1]) for row in rows_of(tmp_path / "fold_1_loss.csv")]
     assert steps == [2, 4, 6, 8]
+
+
+def test_a_bundle_is_gone_on_with(trained, tmp_path):
+    """Stems start from the bundle's own folds and normalise as it does."""
+    bundle, _ = trained
+    recipe = dataclasses.replace(TINY, start=str(bundle), stem_steps=0, steps=0)
+    lines: list[str] = []
+    again = train_phantom_bundle(tmp_path, recipe, ORIENT, lines.append)
+    assert (again / "plans.json").read_bytes() == (bundle / "plans.json").read_bytes()
+    for fold in ("fold_0", "fold_1"):
+        # One fold a stem here, so the mean of its folds is the fold itself.
+        before, after = (
+            torch.load(each / fold / "checkpoint_final.pth", weights_only=True)["network_weights"]
+            for each in (bundle, again)
+        )
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_network_is_not_gone_on_with(trained):
+    """A bundle whose network is not the recipe's is refused by name."""
+    bundle, _ = trained
+    with pytest.raises(ConfigWrong, match="describes another network"):
+        intensities_of(bundle, dataclasses.replace(TINY, features=(4, 8, 8)))
+    with pytest.raises(ConfigWrong, match="can't be gone on with"):
+        intensities_of(bundle / "fold_0", TINY)
+
+
+def test_a_mean_of_folds_is_taken_stem_by_stem(trained):
+    """Folds of another stem lie in another valley; their mean would be no network."""
+    bundle, _ = trained
+    one, two = (mean_of_folds(bundle, stem, TINY) for stem in (0, 1))
+    name = next(iter(one))
+    assert not torch.equal(one[name], two[name])
+    both = mean_of_folds(bundle, 0, dataclasses.replace(TINY, stems=1))
+    torch.testing.assert_close(both[name], (one[name] + two[name]) / 2)
 
 
 def test_no_validation_animal_trains_its_fold():

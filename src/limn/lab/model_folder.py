@@ -12,6 +12,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from limn.domain.errors import ConfigWrong
 from limn.lab.recipe import Recipe
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle import MANIFEST, write_manifest
@@ -109,6 +110,41 @@ def new_network(recipe: Recipe) -> nn.Module:
         deep_supervision=True,
     )
     return network
+
+
+def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
+    """What a bundle normalises HU with.
+
+    Raises
+    ------
+    ConfigWrong
+        For a bundle that can't be gone on with: unreadable, or its network is not the recipe's.
+    """
+    path = bundle / "plans.json"
+    try:
+        found = json.loads(path.read_text())
+        described = found["configurations"]["3d_fullres"]["architecture"]
+        intensities: dict[str, float] = found["foreground_intensity_properties_per_channel"]["0"]
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{path} can't be gone on with: {error!r}; give a bundle that train-phantom made"
+        raise ConfigWrong(msg) from error
+    if described != architecture(recipe):
+        msg = f"{path} describes another network than the recipe's {list(recipe.features)} features"
+        raise ConfigWrong(msg)
+    return intensities
+
+
+def mean_of_folds(bundle: Path, stem: int, recipe: Recipe) -> Weights:
+    """The mean, weight by weight, of those of a bundle's folds that started from one stem.
+
+    Only those lie close enough together for a mean of weights to be a network.
+    """
+    folds = [
+        torch.load(bundle / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
+        for fold in range(stem, recipe.folds, recipe.stems)
+    ]
+    weights = [fold["network_weights"] for fold in folds]
+    return {name: sum(each[name].float() for each in weights) / len(weights) for name in weights[0]}
 
 
 def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) -> None:

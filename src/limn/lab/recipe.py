@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,7 @@ class Recipe:
     stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
     phantoms : animals of the folds, a fifth of them held out by each
     average : how slowly the weights that are kept follow those that learn
+    start : a bundle from whose folds the stems start; None for networks that know nothing
     """
 
     spacing_mm: float = 0.28
@@ -32,3 +34,19 @@ class Recipe:
     fold_learning_rate: float = 8e-4
     warm_up_steps: int = 60
     average: float = 0.997
+    start: str | None = None
+
+
+def going_on(bundle: Path) -> Recipe:
+    """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps.
+
+    The bundle's folds have seen its own phantoms, so these are all others.
+    """
+    return replace(
+        Recipe(),
+        start=str(bundle),
+        stem_steps=2200,
+        learning_rate=2e-3,
+        first_seed=4000,
+        first_stem_seed=5000,
+    )

@@ -31,6 +31,8 @@ from limn.lab.begun import begin
 from limn.lab.model_folder import (
     ONLOOKER,
     Weights,
+    intensities_of,
+    mean_of_folds,
     new_network,
     save_fold,
     seal,
@@ -217,9 +219,7 @@ def train_phantom_bundle(
     begin(work, recipe, orient, report)
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
     keep_cases(seeds, partial(make_case, recipe=recipe), work / PHANTOMS, report)
-    animals = make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, report)
-    intensities = intensity_properties(animals)
-    del animals
+    intensities = _intensities(recipe, work, report)
     write_plans(bundle, recipe, intensities)
     spawn = multiprocessing.get_context("spawn")
     lines: multiprocessing.Queue[str | None] = spawn.Queue()
@@ -246,6 +246,13 @@ def train_phantom_bundle(
         _learn_to_look(work, bundle / ONLOOKER, recipe, orient, report)
     seal(bundle, recipe)
     return bundle
+
+
+def _intensities(recipe: Recipe, work: Path, report: Callable[[str], None]) -> Mapping[str, float]:
+    """What HU are normalised with: the start's own, or the folds' phantoms'."""
+    if recipe.start:
+        return intensities_of(Path(recipe.start), recipe)
+    return intensity_properties(make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, report))
 
 
 def _learn_to_look(
@@ -292,7 +299,8 @@ def _train_chain(
         work = folder / "work"
         cases = make_cases(_stem_seeds(recipe), recipe, work / PHANTOMS, lines.put)
         course = Course(f"stem {stem}", 100 + stem, recipe.stem_steps, recipe.learning_rate, work)
-        weights = train(course, cases, intensities, recipe, None, lines.put)
+        start = mean_of_folds(Path(recipe.start), stem, recipe) if recipe.start else None
+        weights = train(course, cases, intensities, recipe, start, lines.put)
         animals = make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, lines.put)
         for fold in range(stem, recipe.folds, recipe.stems):
             kept = [case for i, case in enumerate(animals) if i % recipe.folds != fold]
