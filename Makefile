@@ -38,8 +38,9 @@ fix: install
 bench: install
 	$(BIN)/python bench/run.py
 
-# Installs nnunet 1.7.1 beside, in a temporary folder, and compares. It needs a package index.
+# Parity installs nnunet 1.7.1 beside, in a temporary folder, and needs a package index for it.
 soak: install
+	PYTHONPATH=. $(BIN)/python bench/kill.py
 	$(BIN)/python bench/parity_v1.py
 
 clean:
