@@ -49,6 +49,12 @@ WHOLE = {
     "planning_system.structure_set_label": '"limn"',
     "planning_system.roi_names.Heart": '"heart"',
     "planning_system.colours.Heart": "[1, 2, 3]",
+    "log.max_mb": "20",
+    "log.keep": "10",
+    "metrics.host": '"127.0.0.1"',
+    "metrics.port": "9112",
+    "retention.spool_days": "30",
+    "retention.results_days": "365",
     "destination.kind": '"dicom"',
     "destination.name": '"tps"',
     "destination.ae_title": '"TPS"',
@@ -106,6 +112,12 @@ WRONG = [
     ("planning_system.colours", '"red"'),
     ("planning_system.colours.Heart", "[1, 2]"),
     ("planning_system.colours.Heart", "[1, 2, 256]"),
+    ("log.max_mb", "0"),
+    ("log.keep", "0"),
+    ("metrics.host", '""'),
+    ("metrics.port", "0"),
+    ("retention.spool_days", "0"),
+    ("retention.results_days", "-1"),
     ("destination.kind", '"ftp"'),
     ("destination.name", '""'),
     ("destination.ae_title", '""'),
@@ -170,7 +182,8 @@ def test_the_table_above_names_every_key(tmp_path):
     dumped = load(tmp_path, toml(WHOLE)).model_dump()
     keys = {"data_dir"} | {
         f"{table}.{key}"
-        for table in ("receive", "watch", "settle", "model", "engine", "planning_system")
+        for table in dumped
+        if isinstance(dumped[table], dict)
         for key in dumped[table]
     }
     keys |= {f"destination.{key}" for key in dumped["destination"][0]}
@@ -270,6 +283,21 @@ def test_nothing_is_open_until_the_site_says_so(tmp_path):
     assert config.watch is None
     assert not config.model.allow_demo_bundle
     assert not config.model.assume_hu
+
+
+def test_metrics_have_a_port_of_their_own(tmp_path):
+    """The page would take the scanner's port, or the engine's."""
+    text = toml(WHOLE | {"metrics.port": WHOLE["receive.port"]})
+    assert "metrics.port is 11112" in refusal(tmp_path, text)
+
+
+def test_nothing_is_removed_and_no_page_is_open_by_default(tmp_path):
+    """A site decides how long it keeps what, and whether anybody may ask."""
+    config = load(tmp_path, LEAST)
+    assert config.retention.spool_days is None
+    assert config.retention.results_days is None
+    assert config.metrics.port is None
+    assert config.metrics.host == "127.0.0.1"
 
 
 def test_the_default_timings_are_those_of_the_design(tmp_path):

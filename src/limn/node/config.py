@@ -131,6 +131,27 @@ class PlanningSystem(_Table):
         return self
 
 
+class Log(_Table):
+    """How large the node's own log grows."""
+
+    max_mb: Annotated[int, Field(ge=1)] = 20
+    keep: Annotated[int, Field(ge=1)] = 10
+
+
+class Metrics(_Table):
+    """Prometheus metrics and health over HTTP; no port, no page."""
+
+    host: Host = "127.0.0.1"
+    port: Port | None = None
+
+
+class Retention(_Table):
+    """How long what was delivered stays on disk; absent means for ever."""
+
+    spool_days: Annotated[float, Field(gt=0)] | None = None
+    results_days: Annotated[float, Field(gt=0)] | None = None
+
+
 class DicomDestination(_Table):
     """A planning system or archive that takes C-STORE."""
 
@@ -162,12 +183,22 @@ class Config(_Table):
     model: Model
     engine: Engine = Engine()
     planning_system: PlanningSystem = PlanningSystem()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    retention: Retention = Retention()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Config:
         if self.receive.port == self.engine.port:
             msg = f"receive.port and engine.port are both {self.receive.port}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_port_differs(self) -> Config:
+        if self.metrics.port in (self.receive.port, self.engine.port):
+            msg = f"metrics.port is {self.metrics.port}, as receive.port or engine.port"
             raise ValueError(msg)
         return self
 

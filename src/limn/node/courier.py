@@ -16,7 +16,7 @@ from typing import Any
 
 from limn import __version__
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
-from limn.node import scanlog
+from limn.node import oplog, scanlog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import Outcome, backoff_s, deliver
 from limn.node.journal import DeliveryRow, Journal, ScanRow, StructureSetRow
@@ -59,13 +59,14 @@ class Courier:
     def work(self) -> None:
         """Everything that is due now."""
         while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
-            self._carry(delivery)
+            structure_set = self._journal.structure_set(delivery.structure_set)
+            row = self._journal.scan(structure_set.scan)
+            with oplog.about(scan=row.name, animal=row.animal):
+                self._carry(delivery, structure_set, row)
             self._log_ends()
         self._log_ends()
 
-    def _carry(self, delivery: DeliveryRow) -> None:
-        structure_set = self._journal.structure_set(delivery.structure_set)
-        row = self._journal.scan(structure_set.scan)
+    def _carry(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> None:
         answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
         accepted_at = answer.answered_at
         name = self._destination.name
@@ -100,7 +101,8 @@ class Courier:
         """Rows of scans that ended; asked of the journal, so that a crash loses none."""
         if self._keeps_scan_log:
             for row in self._journal.unlogged_ends(self._destination.name):
-                self._log(row)
+                with oplog.about(scan=row.name, animal=row.animal):
+                    self._log(row)
 
     def _log(self, row: ScanRow) -> None:
         answered = (

@@ -21,6 +21,7 @@ from distributed import Client, Future
 from distributed.security import Security
 
 from limn import __version__
+from limn.node import oplog
 from limn.node.config import Config
 from limn.node.journal import Journal, ScanRow
 from limn.node.release import what_to_do
@@ -136,6 +137,7 @@ class Dispatcher:
         structure_set = self._journal.structure_set_of(row.id)
         job = Job(
             scan=row.id,
+            animal=row.animal,
             paths=tuple(str(Path(row.folder) / name) for name in row.files),
             sop_instance_uid=structure_set.sop_instance_uid,
             series_instance_uid=structure_set.series_instance_uid,
@@ -175,12 +177,13 @@ class Dispatcher:
             return
         del self._flights[scan_id]
         row = self._journal.scan(scan_id)
-        if future.status == "finished":
-            self._file(row, flight, future.result())
-        elif future.status == "error":
-            self._after_death(row, future)
-        else:
-            log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
+        with oplog.about(scan=row.name, animal=row.animal):
+            if future.status == "finished":
+                self._file(row, flight, future.result())
+            elif future.status == "error":
+                self._after_death(row, future)
+            else:
+                log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
 
     def _after_death(self, row: ScanRow, future: Future[Result]) -> None:
         why = repr(future.exception())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from limn.node import oplog
 from limn.node.instance import Instance, Unreadable, inspect
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide
@@ -118,6 +119,7 @@ class Intake:
             known = gathering.instances.get(instance.sop_instance_uid)
             if known is not None and known.digest != instance.digest:
                 why = (
+                    f"{oplog.series_end(instance.series_instance_uid)}, animal {instance.animal}: "
                     f"SOPInstanceUID {instance.sop_instance_uid} came before with other "
                     "content; the first one is kept"
                 )
@@ -128,7 +130,8 @@ class Intake:
                         instance.series_instance_uid, instance.sop_instance_uid, contents
                     )
                 except SpoolFull as error:
-                    return OUT_OF_RESOURCES, f"the spool can't be written: {error}"
+                    why = oplog.series_end(instance.series_instance_uid)
+                    return OUT_OF_RESOURCES, f"{why}: the spool can't be written: {error}"
             with self._lock:
                 _note(gathering, instance, source, arrived_s)
         return SUCCESS, ""
@@ -187,7 +190,10 @@ class Intake:
                 )
                 verdict = decide(arrivals, rules, now_s)
                 if verdict is not Verdict.WAIT:
-                    self._hand_over(series_instance_uid, gathering, verdict)
+                    with oplog.about(
+                        animal=gathering.animal, series_instance_uid=series_instance_uid
+                    ):
+                        self._hand_over(series_instance_uid, gathering, verdict)
             return sum(gathering.changed for gathering in self._gathering.values())
 
     def run(self, stopping: threading.Event) -> None:

@@ -1,6 +1,6 @@
 """A child process ends when its supervisor does: it notices that its standard input closes.
 
-Also a preload for Dask's scheduler, which calls `dask_setup`.
+Also a preload for Dask's scheduler, which calls `dask_setup`, and speaks to the supervisor then.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+
+from limn.node import oplog
 
 
 def hold() -> None:
@@ -25,4 +27,5 @@ def _wait() -> None:
 def dask_setup(scheduler: object) -> None:
     """Called by ``dask scheduler --preload limn.node.lifeline``."""
     del scheduler
+    oplog.to_supervisor("scheduler")
     hold()

@@ -18,7 +18,7 @@ from distributed.security import Security
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
-from limn.node import lifeline
+from limn.node import lifeline, oplog
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
 from limn.node.dispatch import Dispatcher
@@ -36,26 +36,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 120.0
 PORT_WAIT_S = 5.0
+LAST_WORDS_S = 2.0
 RESTART_S = 0.5
 SLOWEST_RESTART_S = 10.0
 TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
-
-
-def set_up_log(data_dir: Path, process: str) -> None:
-    """Readable lines to the terminal and to ``limn.log``."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s {process:<10} %(levelname)-7s %(message)s",
-        handlers=[logging.StreamHandler(), logging.FileHandler(data_dir / "limn.log")],
-        force=True,
-    )
-    for chatty in ("distributed", "asyncio", "tornado"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # What goes wrong with a peer is said once, in our own words.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    # rt-utils sets attributes that pydicom deprecates, and pydicom logs it at every scan.
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 
 def deliverable_bundle(config: Config) -> Bundle:
@@ -79,7 +63,7 @@ def deliverable_bundle(config: Config) -> Bundle:
 def run_receiver(config_path: Path) -> None:
     """Both doors: the Storage SCP and the watched folder."""
     config = load_config(config_path)
-    set_up_log(config.data_dir, "receiver")
+    oplog.set_up(config.data_dir, "receiver", config.log)
     stopping = _stop_on_signal()
     lifeline.hold()
     journal = Journal(config.journal_path)
@@ -111,7 +95,7 @@ def run_receiver(config_path: Path) -> None:
 def run_engine(config_path: Path) -> None:
     """Dispatch and delivery."""
     config = load_config(config_path)
-    set_up_log(config.data_dir, "engine")
+    oplog.set_up(config.data_dir, "engine", config.log)
     stopping = _stop_on_signal()
     lifeline.hold()
     journal = Journal(config.journal_path)
@@ -230,6 +214,7 @@ class _Child:
     name: str
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
+    said: threading.Thread | None = None
     started_s: float = 0.0
     pause_s: float = RESTART_S
     start_at_s: float = 0.0
@@ -254,7 +239,7 @@ class Supervisor:
             If the bundle can't be used here.
         """
         config = self._config
-        set_up_log(config.data_dir, "limn")
+        oplog.set_up(config.data_dir, "limn", config.log)
         lock = FileLock(config.data_dir / "limn.lock")
         try:
             lock.acquire(timeout=0)
@@ -315,6 +300,8 @@ class Supervisor:
         if child.process is None:
             if now_s >= child.start_at_s:
                 child.process = _start(child.command)
+                if child.process.stdout is not None:
+                    child.said = oplog.relay(child.process.stdout, child.name)
                 child.started_s = now_s
             return
         code = child.process.poll()
@@ -341,10 +328,13 @@ class Supervisor:
                 log.error("%s did not stop in %g s and is killed", name, DRAIN_S)
                 child.process.kill()
                 child.process.wait()
+            if child.said is not None:
+                child.said.join(LAST_WORDS_S)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
+        oplog.TO_SUPERVISOR: "1",
         # A worker's death is charged by us, to the scan that ran, not by Dask to all.
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
         # The interpreter lock may be held long by native code; our own deadline ends a job.
@@ -354,7 +344,12 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     }
     # Its own session: Ctrl-C reaches the supervisor alone, which then stops them in order.
     return subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, env=environment, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
     )
 
 

@@ -22,7 +22,7 @@ from limn import __version__
 from limn.domain.errors import LimnError, RefusedSeries
 from limn.domain.scan import Organ, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
-from limn.node import lifeline
+from limn.node import lifeline, oplog
 from limn.node.config import Config, load_config
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Job:
     """One scan to contour; UIDs and dates come with it, so a second run gives the same file."""
 
     scan: int
+    animal: str
     paths: tuple[str, ...]
     sop_instance_uid: str
     series_instance_uid: str
@@ -96,8 +97,10 @@ def dask_setup(worker: Any, config_path: Path) -> None:
     del worker
     from limn.node.pipeline import rehearse  # noqa: PLC0415
 
+    config = load_config(config_path)
+    oplog.set_up(config.data_dir, "worker", config.log)
     lifeline.hold()
-    warm = warm_up(load_config(config_path))
+    warm = warm_up(config)
     rehearse(warm.ensemble, warm.options)
     _warm["model"] = warm
     log.info("warm on %s", _warm["model"].ensemble.description)
@@ -154,7 +157,10 @@ def run_job(job: Job, label: str) -> Result:
     get_worker().log_event(STARTED_TOPIC, {"scan": job.scan})
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
     try:
-        return _contour(job, label, started_at)
+        with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
+            # Whatever ends this process in the middle, the log's last line tells with which scan.
+            log.info("begins, %d files", len(job.paths))
+            return _contour(job, label, started_at)
     except LimnError as error:
         ended = "refused" if isinstance(error, RefusedSeries) else "failed"
         return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
