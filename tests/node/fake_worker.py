@@ -60,9 +60,8 @@ def dask_setup(worker_of_dask: object, config_path: Path) -> None:
     """As the real preload, with another network."""
     from limn.node.pipeline import rehearse  # noqa: PLC0415
 
-    del worker_of_dask
     lifeline.hold()
     config = load_config(config_path)
     warm = worker.Warm(FakeEnsemble(open_bundle(config.model.bundle)), worker.options_of(config))
     rehearse(warm.ensemble, warm.options)
-    worker._warm["model"] = warm
+    worker.offer(worker_of_dask, warm)

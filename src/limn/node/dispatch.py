@@ -11,13 +11,14 @@ import itertools
 import logging
 import queue
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client, Future, fire_and_forget
 from distributed.security import Security
 
 from limn import __version__
@@ -26,13 +27,17 @@ from limn.node.config import Config
 from limn.node.journal import Journal, ScanRow
 from limn.node.release import what_to_do
 from limn.node.spool import write_durably
-from limn.node.worker import STARTED_TOPIC, Job, Result, run_job
+from limn.node.window import TOPIC, Answer, Ask, answer, kind_of
+from limn.node.worker import Job, Result, label_of, run_job
 from limn.node.worker import ready as ready_on_worker
+from limn.segment.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
 # A lost wake-up costs at most this long.
 POLL_S = 1.0
+# A worker that another node leaves stands idle for at most this long.
+WAITING_POLL_S = 0.1
 CONNECT_S = 10.0
 # Deaths of a worker while it ran a scan, after which the scan is quarantined.
 DEATHS = 3
@@ -43,8 +48,10 @@ class _Flight:
     """A submitted job. Times are UTC seconds."""
 
     future: Future[Result]
+    worker: str
     submitted_at: float
     queue_s: float
+    started: bool = False
 
 
 class Dispatcher:
@@ -57,7 +64,7 @@ class Dispatcher:
         journal: Journal,
         scheduler: str,
         security: Security,
-        label: str,
+        bundle: Bundle,
         contoured: Callable[[], None],
     ) -> None:
         self._config = config
@@ -65,13 +72,16 @@ class Dispatcher:
         self._journal = journal
         self._scheduler = scheduler
         self._security = security
-        self._label = label
+        self._label = label_of(config, bundle)
+        self._kind = kind_of(__version__, bundle.sha256)
         self._contoured = contoured
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._flights: dict[int, _Flight] = {}
         self._had_to_wait: set[int] = set()
         self._count = itertools.count()
-        self._was_ready = False
+        self._node = uuid.uuid4().hex
+        self._known: set[str] = set()
+        self._others: tuple[str, ...] = ()
 
     def wake(self) -> None:
         """Something new may be in the journal."""
@@ -87,7 +97,7 @@ class Dispatcher:
                     timeout=CONNECT_S,
                     set_as_default=False,
                 ) as client:
-                    client.subscribe_topic(STARTED_TOPIC, self._on_started)
+                    client.subscribe_topic(TOPIC, self._on_job_event)
                     self._serve(client, stopping)
             except OSError as error:
                 log.warning("no scheduler at %s yet: %s", self._scheduler, error)
@@ -97,7 +107,7 @@ class Dispatcher:
                 if stopping.is_set():
                     self._config.ready_path.unlink(missing_ok=True)
                 else:
-                    self._say_ready(0)
+                    self._say_ready(Answer())
 
     def _serve(self, client: Client, stopping: Event) -> None:
         while client.status == "running":
@@ -109,36 +119,63 @@ class Dispatcher:
 
     def _next_event(self) -> None:
         try:
-            kind, value = self._events.get(timeout=POLL_S)
+            kind, value = self._events.get(
+                timeout=WAITING_POLL_S if self._had_to_wait and self._known else POLL_S
+            )
         except queue.Empty:
             return
         if kind == "started":
-            tries = self._journal.started(value)
-            if tries > 1:
-                log.warning("scan-%05d runs again, try %d", value, tries)
+            self._started(value)
         elif kind == "done":
             self._land(*value)
 
-    def _on_started(self, event: tuple[float, dict[str, int]]) -> None:
-        self._events.put(("started", event[1]["scan"]))
+    def _on_job_event(self, event: tuple[float, dict[str, str]]) -> None:
+        if "started" in event[1]:
+            self._events.put(("started", event[1]["started"]))
+
+    def _started(self, key: str) -> None:
+        """Other nodes' jobs are told here too; only this node's own are in flight."""
+        for scan_id, flight in self._flights.items():
+            if flight.future.key == key:
+                flight.started = True
+                tries = self._journal.started(scan_id)
+                if tries > 1:
+                    log.warning("scan-%05d runs again, try %d", scan_id, tries)
 
     def _fill(self, client: Client) -> None:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        self._say_ready(workers, client)
         waiting = [row for row in self._journal.ready() if row.id not in self._flights]
-        for row in waiting:
-            if len(self._flights) >= workers:
-                self._had_to_wait.add(row.id)
-                continue
-            self._submit(client, row)
+        while True:
+            found = self._ask(client, waiting[0].priority if waiting else None)
+            self._say_ready(found, client)
+            if not found.worker:
+                break
+            self._submit(client, waiting.pop(0), found.worker)
+        self._had_to_wait = {row.id for row in waiting}
 
-    def _submit(self, client: Client, row: ScanRow) -> None:
+    def _ask(self, client: Client, priority: int | None) -> Answer:
+        """Which worker takes the next scan; every node on this scheduler asks in the same place."""
+        on_their_way = tuple(
+            flight.worker for flight in self._flights.values() if not flight.started
+        )
+        ask = Ask(
+            node=self._node,
+            client=client.id,
+            kind=self._kind,
+            priority=priority,
+            holding=on_their_way,
+        )
+        found: Answer = client.run_on_scheduler(answer, ask)
+        return found
+
+    def _submit(self, client: Client, row: ScanRow, worker: str) -> None:
         number = next(self._count)
         structure_set = self._journal.structure_set_of(row.id)
         job = Job(
             scan=row.id,
             animal=row.animal,
             paths=tuple(str(Path(row.folder) / name) for name in row.files),
+            model=self._config.model,
+            planning_system=self._config.planning_system,
             sop_instance_uid=structure_set.sop_instance_uid,
             series_instance_uid=structure_set.series_instance_uid,
             date=structure_set.date,
@@ -148,17 +185,19 @@ class Dispatcher:
         )
         submitted_at = time.time()
         waited = row.id in self._had_to_wait
-        self._had_to_wait.discard(row.id)
         future = client.submit(
             run_job,
             job,
             self._label,
-            key=f"{row.name}-{number}-{time.time_ns()}",
+            key=f"{row.name}-{number}-{uuid.uuid4().hex}",
             pure=False,
             priority=-number,
+            # Should it leave meanwhile, any other may take the job.
+            workers=[worker],
+            allow_other_workers=True,
         )
         queue_s = submitted_at - row.ready_at if waited else 0.0
-        self._flights[row.id] = _Flight(future, submitted_at, queue_s)
+        self._flights[row.id] = _Flight(future, worker, submitted_at, queue_s)
         future.add_done_callback(lambda done: self._events.put(("done", (row.id, done))))
 
     def _predecessor_uid(self, row: ScanRow) -> str:
@@ -234,16 +273,29 @@ class Dispatcher:
             line = what_to_do(self._journal, row, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
 
-    def _say_ready(self, workers: int, client: Client | None = None) -> None:
-        ready = workers > 0
-        if ready == self._was_ready:
-            return
-        self._was_ready = ready
-        if ready and client is not None:
-            # The first call of a worker costs 0.2 s; let it not be an animal's.
-            client.submit(ready_on_worker, pure=False).result(timeout=CONNECT_S)
-            self._config.ready_path.touch()
-            log.info("ready: %d warm worker%s", workers, "" if workers == 1 else "s")
-        else:
-            self._config.ready_path.unlink(missing_ok=True)
-            log.warning("no worker is ready; scans wait in the journal")
+    def _say_ready(self, found: Answer, client: Client | None = None) -> None:
+        if found.others != self._others:
+            self._others = found.others
+            for worker in found.others:
+                log.error(
+                    "worker %s is not %s and gets no scan of this node; give every host the same "
+                    "limn and the same bundle",
+                    worker,
+                    self._kind,
+                )
+        workers = set(found.workers)
+        if client is not None:
+            for worker in workers - self._known:
+                # The first call of a worker costs 0.2 s; let it not be an animal's.
+                call = client.submit(
+                    ready_on_worker, pure=False, workers=[worker], allow_other_workers=True
+                )
+                fire_and_forget(call)
+        if workers != self._known:
+            if workers:
+                self._config.ready_path.touch()
+                log.info("ready: %d warm worker%s", len(workers), "" if len(workers) == 1 else "s")
+            else:
+                self._config.ready_path.unlink(missing_ok=True)
+                log.warning("no worker is ready; scans wait in the journal")
+        self._known = workers

@@ -29,7 +29,6 @@ from limn.node.release import what_to_do
 from limn.node.settle import Rules
 from limn.node.spool import Spool
 from limn.node.watch import FolderWatch
-from limn.node.worker import label_of
 from limn.segment.bundle import Bundle, open_bundle
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ def run_engine(config_path: Path) -> None:
         journal,
         scheduler_address(config),
         security_of(config),
-        label_of(config, deliverable_bundle(config)),
+        deliverable_bundle(config),
         contoured,
     )
     # Couriers stop after the dispatcher, so that its last results still go out.

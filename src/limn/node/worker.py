@@ -23,7 +23,8 @@ from limn.domain.errors import LimnError, RefusedSeries
 from limn.domain.scan import Organ, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node import lifeline, oplog
-from limn.node.config import Config, load_config
+from limn.node.config import Config, Model, PlanningSystem, load_config
+from limn.node.window import KIND, TOPIC, kind_of
 
 if TYPE_CHECKING:
     from limn.node.pipeline import Options
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from limn.segment.ensemble import Ensemble
 
 log = logging.getLogger(__name__)
-
-STARTED_TOPIC = "limn-started"
 
 _COLUMN = {
     Organ.HEART: "heart",
@@ -44,11 +43,16 @@ _COLUMN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One scan to contour; UIDs and dates come with it, so a second run gives the same file."""
+    """One scan to contour; UIDs and dates come with it, so a second run gives the same file.
+
+    What the receiving site decides comes along too: its workers may serve other sites.
+    """
 
     scan: int
     animal: str
     paths: tuple[str, ...]
+    model: Model
+    planning_system: PlanningSystem
     sop_instance_uid: str
     series_instance_uid: str
     date: str
@@ -81,10 +85,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """A loaded ensemble with the site's options."""
+    """A loaded ensemble with the options of this host's config."""
 
     ensemble: Ensemble
     options: Options
+
+    @property
+    def kind(self) -> str:
+        """What a node must expect of its scans' worker."""
+        return kind_of(__version__, self.ensemble.bundle.sha256)
 
 
 _warm: dict[str, Warm] = {}
@@ -94,7 +103,6 @@ _warm: dict[str, Warm] = {}
 @click.argument("config_path", type=click.Path(path_type=Path))
 def dask_setup(worker: Any, config_path: Path) -> None:
     """Load and warm the ensemble before the worker registers."""
-    del worker
     from limn.node.pipeline import rehearse  # noqa: PLC0415
 
     config = load_config(config_path)
@@ -102,8 +110,14 @@ def dask_setup(worker: Any, config_path: Path) -> None:
     lifeline.hold()
     warm = warm_up(config)
     rehearse(warm.ensemble, warm.options)
+    offer(worker, warm)
+
+
+def offer(worker: Any, warm: Warm) -> None:
+    """Give the worker its ensemble, and say to every node what it is."""
     _warm["model"] = warm
-    log.info("warm on %s", _warm["model"].ensemble.description)
+    worker.metrics[KIND] = lambda _: warm.kind
+    log.info("warm on %s", warm.ensemble.description)
 
 
 def warm_up(config: Config) -> Warm:
@@ -124,15 +138,15 @@ def warm_up(config: Config) -> Warm:
     return Warm(ensemble, options_of(config))
 
 
-def options_of(config: Config) -> Options:
-    """The site's options for the pipeline."""
+def options_of(site: Config | Job) -> Options:
+    """A site's options for the pipeline."""
     from limn.node.pipeline import Options  # noqa: PLC0415
 
     return Options(
-        two_animals=config.model.two_animals,
-        assume_hu=config.model.assume_hu,
-        style=config.planning_system.style,
-        max_points=config.planning_system.max_points,
+        two_animals=site.model.two_animals,
+        assume_hu=site.model.assume_hu,
+        style=site.planning_system.style,
+        max_points=site.planning_system.max_points,
     )
 
 
@@ -154,7 +168,8 @@ def run_job(job: Job, label: str) -> Result:
     interpreter lock; Dask then reports the worker's death.
     """
     started_at = time.time()
-    get_worker().log_event(STARTED_TOPIC, {"scan": job.scan})
+    worker = get_worker()
+    worker.log_event(TOPIC, {"started": worker.get_current_task()})
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
     try:
         with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
@@ -169,6 +184,7 @@ def run_job(job: Job, label: str) -> Result:
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
     finally:
         faulthandler.cancel_dump_traceback_later()
+        worker.log_event(TOPIC, {"ended": worker.get_current_task()})
 
 
 def _contour(job: Job, label: str, started_at: float) -> Result:
@@ -195,7 +211,7 @@ def _contour(job: Job, label: str, started_at: float) -> Result:
             algorithm_version=bundle.sha256,
             predecessor_uid=job.predecessor_uid,
         ),
-        warm.options,
+        options_of(job),
         stopwatch,
         lambda done, total: None,
     )

@@ -1,0 +1,90 @@
+"""Who gets the next worker when several nodes share them."""
+
+from limn.node.window import GRANT_S, WANT_S, Ask, Window
+
+
+def ask(node: str, priority: int | None = 100, *holding: str) -> Ask:
+    """A node that waits with a scan of this priority."""
+    return Ask(node=node, client=f"{node}'s", kind="k", priority=priority, holding=holding)
+
+
+def test_two_nodes_never_get_the_same_idle_worker():
+    """The second to ask is granted the other worker, though the first's job is still on its way."""
+    window = Window()
+    assert window.grant(ask("a"), ["w1", "w2"], 0.0) == "w1"
+    assert window.grant(ask("b"), ["w1", "w2"], 0.01) == "w2"
+    assert window.grant(ask("a", 100, "w1"), ["w1", "w2"], 0.02) == ""
+
+
+def test_a_worker_whose_job_nobody_wants_any_more_is_not_idle():
+    """An engine that died leaves its scan running; the next one does not queue up behind it."""
+    window = Window()
+    assert window.grant(ask("a"), ["w1", "w2"], 0.0) == "w1"
+    window.started("w1", "scan-1")
+    window.left("a's")
+    assert window.grant(ask("b"), ["w1", "w2"], 1.0) == "w2"
+    window.ended("w1")
+    assert window.grant(ask("b", 100, "w2"), ["w1", "w2"], 2.0) == "w1"
+
+
+def test_nodes_that_wait_take_turns():
+    """One node with many scans does not keep another from its first."""
+    window = Window()
+    assert window.grant(ask("busy"), ["w"], 0.0) == "w"
+    window.started("w", "scan-1")
+    assert window.grant(ask("busy"), [], 0.1) == ""
+    assert window.grant(ask("late"), [], 0.2) == ""
+    window.ended("w")
+    assert window.grant(ask("late"), ["w"], 0.3) == "", "the other has waited longer"
+    assert window.grant(ask("busy"), ["w"], 0.4) == "w"
+    window.started("w", "scan-2")
+    window.ended("w")
+    assert window.grant(ask("busy"), ["w"], 0.5) == "", "now it is the late one's turn"
+    assert window.grant(ask("late"), ["w"], 0.6) == "w"
+
+
+def test_a_live_scan_comes_before_another_nodes_cohort():
+    """Priority counts across nodes, however long the others have waited."""
+    window = Window()
+    assert window.grant(ask("cohort", 0), [], 0.0) == ""
+    assert window.grant(ask("live", 100), [], 1.0) == ""
+    assert window.grant(ask("cohort", 0), ["w"], 1.1) == ""
+    assert window.grant(ask("live", 100), ["w"], 1.2) == "w"
+
+
+def test_with_enough_workers_nobody_waits_for_a_turn():
+    """Who waits in front takes one worker, not all of them."""
+    window = Window()
+    assert window.grant(ask("a"), [], 0.0) == ""
+    assert window.grant(ask("b"), [], 0.1) == ""
+    assert window.grant(ask("b"), ["w1", "w2"], 0.2) == "w1"
+    assert window.grant(ask("a"), ["w1", "w2"], 0.3) == "w2"
+
+
+def test_a_node_that_asks_no_more_loses_its_turn():
+    """It was stopped or cut off: the worker goes to who still asks."""
+    window = Window()
+    assert window.grant(ask("gone"), [], 0.0) == ""
+    assert window.grant(ask("b"), ["w"], 0.1) == ""
+    assert window.grant(ask("b"), ["w"], 0.1 + WANT_S) == "w"
+
+
+def test_a_node_that_has_nothing_to_do_waits_for_nothing():
+    """Counting the workers takes none and ends the node's turn."""
+    window = Window()
+    assert window.grant(ask("a"), [], 0.0) == ""
+    assert window.grant(ask("a", None), ["w"], 0.1) == ""
+    assert window.grant(ask("b"), ["w"], 0.2) == "w"
+
+
+def test_what_was_granted_and_not_used_is_free_again():
+    """When the node says so, when it leaves, when its worker leaves, and in any case at last."""
+    window = Window()
+    assert window.grant(ask("a"), ["w"], 0.0) == "w"
+    assert window.grant(ask("a"), ["w"], 1.0) == "w", "its job never went out; it asks anew"
+    window.left("a's")
+    assert window.grant(ask("b"), ["w"], 2.0) == "w"
+    window.gone("w")
+    assert window.grant(ask("c"), ["w"], 3.0) == "w"
+    assert window.grant(ask("d"), ["w"], 3.0 + GRANT_S) == ""
+    assert window.grant(ask("d"), ["w"], 3.1 + GRANT_S) == "w"
