@@ -49,6 +49,24 @@ def test_specks_do_not_widen_the_region():
     assert region_of_organs(labels, 2, MM) == region_of_organs(TWO, 2, MM)
 
 
+def test_organs_lie_together():
+    """What one fold sees in the bed, however large, is not where the animal's organs are."""
+    labels = np.zeros((240, 60, 70), dtype=np.uint8)
+    labels[:80] = TWO
+    alone = region_of_organs(labels, 2, MM)
+    # A heart as large as three, 60 mm off in the bed.
+    labels[180:200, 20:50, 20:50] = 1
+    assert region_of_organs(labels, 2, MM) == alone
+
+
+def test_a_cord_in_pieces_is_kept():
+    """What a blurred vertebra cut in two is within reach of the heart."""
+    labels = TWO.copy()
+    labels[4:14, 26:28, 26:28] = 2
+    region = region_of_organs(labels, 2, MM)
+    assert region.low[0] == 0
+
+
 @pytest.mark.parametrize("low", [(0, 0, 0), (70, 50, 60), (30, 20, 20)])
 def test_a_region_holds_a_patch(low):
     """Grown to a patch where it is smaller, inside the grid."""

@@ -15,6 +15,8 @@ ShapeZyx = tuple[int, int, int]
 MARGIN_MM = (4.5, 2.5, 2.5)
 # Smaller pieces of what one fold sees at a glance are taken for mistakes.
 LEAST_MM3 = 4.0
+# From the middle of one organ to the middle of any other of the same animal, at most.
+REACH_MM = (18.0, 12.0, 12.0)
 # How much a side that cuts an organ is moved out.
 GROWTH_MM = 6.0
 
@@ -44,32 +46,83 @@ class Region:
         return (z, y, x)
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One connected piece of an organ: its box on the grid, first voxels and last ones plus one."""
+
+    label: int
+    mm3: float
+    low: npt.NDArray[np.int64]
+    high: npt.NDArray[np.int64]
+
+
 def region_of_organs(
     labels_zyx: npt.NDArray[np.uint8],
     organs: int,
     spacing_mm: tuple[float, float, float],
     margin_mm: tuple[float, float, float] = MARGIN_MM,
 ) -> Region | None:
-    """The surroundings of everything labelled; None when an organ is missing.
+    """The surroundings of the one thorax in a grid; None when an organ is missing there.
+
+    In a long or wide scan one fold sees organs in beds and bowels too. But organs of one animal
+    lie together: the thorax is where most organs have most of their volume within reach of each
+    other, and what lies farther away does not count.
 
     Parameters
     ----------
     organs : how many labels there are, 1 to `organs`
     """
-    voxel_mm3 = float(np.prod(spacing_mm))
-    low, high = np.array(labels_zyx.shape), np.zeros(3, dtype=int)
-    for label in range(1, organs + 1):
-        pieces = cc3d.connected_components(labels_zyx == label, connectivity=26)
-        found = cc3d.statistics(pieces)
-        large = np.flatnonzero(found["voxel_counts"][1:] * voxel_mm3 >= LEAST_MM3) + 1
-        if not len(large):
-            return None
-        for piece in large:
-            spans = found["bounding_boxes"][piece]
-            low = np.minimum(low, [span.start for span in spans])
-            high = np.maximum(high, [span.stop for span in spans])
+    pieces = _pieces(labels_zyx, organs, spacing_mm)
+    reach = np.array(REACH_MM) / spacing_mm
+    together = max(
+        (_within(pieces, (piece.low + piece.high) / 2, reach) for piece in pieces),
+        key=lambda near: _completeness(near, pieces, organs),
+        default=[],
+    )
+    if {piece.label for piece in together} < set(range(1, organs + 1)):
+        return None
     margin = np.round(np.array(margin_mm) / spacing_mm).astype(int)
+    low = np.min([piece.low for piece in together], axis=0)
+    high = np.max([piece.high for piece in together], axis=0)
     return _clipped(low - margin, high + margin, labels_zyx.shape)
+
+
+def _pieces(
+    labels_zyx: npt.NDArray[np.uint8], organs: int, spacing_mm: tuple[float, float, float]
+) -> list[_Piece]:
+    """Every piece that is large enough to be believed."""
+    voxel_mm3 = float(np.prod(spacing_mm))
+    pieces = []
+    for label in range(1, organs + 1):
+        found = cc3d.statistics(cc3d.connected_components(labels_zyx == label, connectivity=26))
+        for count, spans in zip(
+            found["voxel_counts"][1:], found["bounding_boxes"][1:], strict=True
+        ):
+            if count * voxel_mm3 >= LEAST_MM3:
+                low, high = (
+                    np.array([getattr(s, end) for s in spans]) for end in ("start", "stop")
+                )
+                pieces.append(_Piece(label, float(count) * voxel_mm3, low, high))
+    return pieces
+
+
+def _within(
+    pieces: list[_Piece], middle: npt.NDArray[np.float64], reach: npt.NDArray[np.float64]
+) -> list[_Piece]:
+    """The pieces whose own middle is within reach of a point."""
+    return [
+        piece for piece in pieces if (np.abs((piece.low + piece.high) / 2 - middle) <= reach).all()
+    ]
+
+
+def _completeness(near: list[_Piece], pieces: list[_Piece], organs: int) -> tuple[int, float]:
+    """How much of a thorax some pieces are: organs, and of each the share of its largest piece."""
+    whole = 0.0
+    for label in range(1, organs + 1):
+        largest = max((p.mm3 for p in pieces if p.label == label), default=0.0)
+        own = sum(p.mm3 for p in near if p.label == label)
+        whole += min(1.0, own / largest) if largest else 0.0
+    return len({piece.label for piece in near}), whole
 
 
 def at_least(region: Region, patch: ShapeZyx, shape: ShapeZyx) -> Region:
