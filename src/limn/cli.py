@@ -6,6 +6,7 @@ Nothing heavy is imported at the top, so that ``limn --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.run(parsed) or 0)
     except LimnError as error:
         print(f"limn: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    except sqlite3.DatabaseError as error:
+        print(
+            f"limn: the journal can't be read ({error}); `limn check` says more, and "
+            "`limn serve` sets a damaged one aside when it starts",
+            file=sys.stderr,
+        )
         return EXIT_WRONG
     except KeyboardInterrupt:
         return 130

@@ -6,6 +6,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class Instance:
     rounding_mm: float
     announced_slices: int | None
     digest: str
+
+
+def input_digest(instances: Iterable[Instance]) -> str:
+    """What identifies the content of a series, whatever order its instances came in."""
+    lines = sorted(f"{each.sop_instance_uid} {each.digest}" for each in instances)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Unreadable(Exception):

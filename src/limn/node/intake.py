@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.node import oplog
-from limn.node.instance import Instance, Unreadable, inspect
+from limn.node.instance import Instance, Unreadable, input_digest, inspect
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide
 from limn.node.spool import Spool, SpoolFull
@@ -217,13 +216,12 @@ class Intake:
             if not refused and slices < least:
                 refused = f"{slices} slices came, settle.{key} is {least}"
         names = sorted(self._spool.file_name(uid) for uid in gathering.instances)
-        digests = sorted(f"{uid} {i.digest}" for uid, i in gathering.instances.items())
         # Local time, as the CT's own dates: DICOM would need an offset for both otherwise.
         now = datetime.now(UTC).astimezone()
         row = self._journal.insert(
             Arrived(
                 series_instance_uid=series_instance_uid,
-                input_digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+                input_digest=input_digest(gathering.instances.values()),
                 bundle_sha256=self._bundle_sha256,
                 profile=self._profile,
                 study_instance_uid=gathering.study_instance_uid,

@@ -73,6 +73,7 @@ create table if not exists delivery (
     accepted_at real,
     unique (structure_set, destination)
 );
+create table if not exists numbering (least integer not null);
 """
 # What a journal of an earlier limn lacks.
 LATER_COLUMNS = {
@@ -103,6 +104,14 @@ class Arrived:
     date: str
     time: str
     refused: str = ""
+
+    @property
+    def structure_set_uids(self) -> tuple[str, str]:
+        """SOP and Series Instance UID of its structure set, which follow from the input alone."""
+        seed = "|".join(
+            (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
+        )
+        return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +229,7 @@ class Journal:
                 (arrived.series_instance_uid, arrived.profile),
             ).fetchone()
             values = {
+                "id": self._next_number(db),
                 "series_instance_uid": arrived.series_instance_uid,
                 "input_digest": arrived.input_digest,
                 "bundle_sha256": arrived.bundle_sha256,
@@ -312,6 +322,18 @@ class Journal:
             "insert into delivery (structure_set, destination, state) values (?, ?, 'waiting')",
             [(cursor.lastrowid, destination) for destination in destinations],
         )
+
+    def number_from(self, least: int) -> None:
+        """Give no scan a lower number from now on: people have seen those already."""
+        with self._transaction() as db:
+            db.execute("insert into numbering values (?)", (least,))
+
+    def _next_number(self, db: sqlite3.Connection) -> int:
+        row = db.execute(
+            "select max(coalesce((select max(id) from scan), 0) + 1, "
+            "coalesce((select max(least) from numbering), 1)) as number"
+        ).fetchone()
+        return int(row["number"])
 
     def scan(self, scan_id: int) -> ScanRow:
         """One scan by its number."""

@@ -26,6 +26,7 @@ from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.receive import listen
 from limn.node.release import what_to_do
+from limn.node.salvage import set_damaged_aside
 from limn.node.settle import Rules
 from limn.node.spool import Spool
 from limn.node.watch import FolderWatch
@@ -248,6 +249,7 @@ class Supervisor:
         with lock:
             bundle = deliverable_bundle(config)
             check_ports(config)
+            set_damaged_aside(config, bundle.sha256)
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
             config.ready_path.unlink(missing_ok=True)
             _write_tls(config.tls_dir)
