@@ -161,6 +161,26 @@ class Intake:
                 with self._lock:
                     self._load(folder)
 
+    def clear(self, folder: Path) -> bool:
+        """Remove a series from the spool; False, and it stays, if slices of it are coming in."""
+        with self._lock:
+            known = (each for each in self._gathering.values() if each.folder == folder)
+            gathering = next(known, None)
+            if gathering is None:
+                self._spool.clear(folder)
+                return True
+            busy = gathering.changed or gathering.open_sources
+            if busy or not gathering.writing.acquire(blocking=False):
+                return False
+            try:
+                self._spool.clear(folder)
+                # The same object stays: a sender may be waiting to write into it.
+                gathering.instances.clear()
+                gathering.aborted_s = None
+            finally:
+                gathering.writing.release()
+        return True
+
     def settle(self) -> int:
         """Hand every settled series to the journal; returns how many are still coming in."""
         now_s = time.monotonic()
@@ -207,6 +227,12 @@ class Intake:
             refused = (
                 f"the association broke off after {count} slices and nothing came within "
                 f"{self._rules.hold_s:g} s; send the series again"
+            )
+        removed = self._spool.removed(gathering.folder)
+        if removed is not None and count < removed.instances:
+            refused = (
+                f"{count} slices came late: the {removed.instances} of this series were delivered "
+                f"and removed on {removed.date} (retention.spool_days); send the whole series again"
             )
         slices = sum(len(instance.positions_mm) for instance in gathering.instances.values())
         for key, least in (

@@ -527,6 +527,24 @@ class Journal:
                 (status, delivery_id),
             )
 
+    def had_since(self, before: float) -> list[tuple[int, str]]:
+        """Number and folder of scans that every destination has had since before a time (UTC s).
+
+        A structure set that is held, discarded or waited for anywhere is not among them.
+        """
+        rows = self._all(
+            "select scan.id, scan.folder from scan join structure_set on "
+            "structure_set.scan = scan.id join delivery on delivery.structure_set = "
+            "structure_set.id where scan.state = 'contoured' group by scan.id, scan.folder "
+            "having min(delivery.state = 'delivered') and max(accepted_at) < ? order by scan.id",
+            (before,),
+        )
+        return [(row["id"], row["folder"]) for row in rows]
+
+    def of_folder(self, folder: str) -> list[ScanRow]:
+        """Every scan that was made from a folder of the spool, oldest first."""
+        return list(self._scans("where folder = ? order by id", (folder,)))
+
     def mark_logged(self, scan_id: int) -> None:
         """The scan's row is in the scan log."""
         with self._transaction() as db:

@@ -26,6 +26,7 @@ from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.receive import listen
 from limn.node.release import what_to_do
+from limn.node.retention import Retention
 from limn.node.salvage import set_damaged_aside
 from limn.node.settle import Rules
 from limn.node.spool import Spool
@@ -83,7 +84,11 @@ def run_receiver(config_path: Path) -> None:
     )
     intake.recover()
     server = listen(config.receive, intake, config.settle.settle_s)
-    threads = [threading.Thread(target=intake.run, args=(stopping,), name="settle")]
+    retention = Retention(config, journal, intake)
+    threads = [
+        threading.Thread(target=intake.run, args=(stopping,), name="settle"),
+        threading.Thread(target=retention.run, args=(stopping,), name="retention"),
+    ]
     if config.watch is not None:
         watch = FolderWatch(config.watch, intake, config.data_dir / "watched.sqlite")
         threads.append(threading.Thread(target=watch.run, args=(stopping,), name="watch"))

@@ -8,13 +8,25 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 RELEASED = "released.json"
+REMOVED = "removed.json"
+# A folder on its way out; no series lies in it.
+_GOING = ".going-"
 
 
 class SpoolFull(Exception):
     """The disk is below its watermark or full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How many instances a series had, and the day (UTC) on which they went."""
+
+    instances: int
+    date: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,43 @@ class Spool:
     def folders(self) -> Iterator[Path]:
         """Every series in the spool."""
         if self.root.is_dir():
-            yield from sorted(path for path in self.root.iterdir() if path.is_dir())
+            yield from sorted(
+                path
+                for path in self.root.iterdir()
+                if path.is_dir() and not path.name.startswith(_GOING)
+            )
+
+    def clear(self, folder: Path) -> None:
+        """Remove a series; a note stays, of how many instances there were and when they went.
+
+        Raises
+        ------
+        OSError
+            If somebody reads it (Windows) or the disk fails; then it stays as it was, or is gone.
+        """
+        before = self.removed(folder)
+        instances = max(len(list(folder.glob("*.dcm"))), before.instances if before else 0)
+        going = folder.with_name(f"{_GOING}{folder.name}")
+        shutil.rmtree(going, ignore_errors=True)
+        # Renamed first: a crash in the middle must not leave half a series that looks late.
+        folder.rename(going)
+        folder.mkdir()
+        note = {"instances": instances, "date": datetime.now(UTC).date().isoformat()}
+        write_durably(folder / REMOVED, json.dumps(note).encode())
+        shutil.rmtree(going)
+
+    def sweep(self) -> None:
+        """Finish what a crash left of `clear`."""
+        for going in self.root.glob(f"{_GOING}*"):
+            shutil.rmtree(going, ignore_errors=True)
+
+    def removed(self, folder: Path) -> Removed | None:
+        """What was removed of a series; None if nothing was."""
+        try:
+            note = json.loads((folder / REMOVED).read_text())
+            return Removed(int(note["instances"]), str(note["date"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 def write_durably(path: Path, contents: bytes) -> None:

@@ -1,0 +1,103 @@
+"""Removes from the disk what every destination has had for as long as the site keeps it.
+
+The journal keeps every row. What waits, is held or was discarded, failed, was quarantined or is
+coming in stays, however old. It runs in the receiver, which alone knows what is coming in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+
+from limn.node import oplog
+from limn.node.config import Config
+from limn.node.intake import Intake
+from limn.node.journal import Journal, ScanRow
+from limn.node.spool import REMOVED, Spool
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 3600.0
+DAY_S = 86400.0
+# What the engine writes for a scan; anything else in its folder is somebody's own.
+RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
+
+
+class Retention:
+    """What a site's ``[retention]`` does to its disk."""
+
+    def __init__(self, config: Config, journal: Journal, intake: Intake) -> None:
+        self._settings = config.retention
+        self._spool = Spool(config.spool_dir, 0)
+        self._results_dir = config.results_dir
+        self._journal = journal
+        self._intake = intake
+
+    def run(self, stopping: Event) -> None:
+        """Look now and then, until told to stop."""
+        while not stopping.is_set():
+            self.work(time.time())
+            stopping.wait(EVERY_S)
+
+    def work(self, now: float) -> None:
+        """Remove what is due (``now`` in UTC seconds); what can't be removed is said and stays."""
+        self._spool.sweep()
+        for days, remove in (
+            (self._settings.spool_days, self._remove_slices),
+            (self._settings.results_days, self._remove_results),
+        ):
+            if days is None:
+                continue
+            for scan_id, folder in self._journal.had_since(now - days * DAY_S):
+                try:
+                    remove(scan_id, Path(folder))
+                except OSError as error:
+                    log.error("scan-%05d is old and can't be removed: %s", scan_id, error)
+
+    def _remove_slices(self, scan_id: int, folder: Path) -> None:
+        if folder.parent != self._spool.root:
+            return
+        there = {path.name: path.stat().st_size for path in folder.glob("*.dcm")}
+        row = self._journal.scan(scan_id) if there else None
+        if row is None or not self._over(row, set(there)):
+            return
+        if self._intake.clear(folder):
+            self._say(row, f"{len(there)} slices", sum(there.values()))
+
+    def _over(self, row: ScanRow, there: set[str]) -> bool:
+        """Whether nothing in a series' folder is wanted any more by any of its versions."""
+        for other in self._journal.of_folder(row.folder):
+            if other.state in ("ready", "failed", "quarantined"):
+                return False
+            if any(each.state != "delivered" for each in self._journal.deliveries(other.id)):
+                # A version that a worker refused has deliveries too, and they wait for ever.
+                return False
+        # Slices that came later and gave no structure set were delivered to nobody.
+        return there <= set(row.files)
+
+    def _remove_results(self, scan_id: int, _: Path) -> None:
+        folder = self._results_dir / f"scan-{scan_id:05d}"
+        files = [path for pattern in RESULTS for path in folder.glob(pattern)]
+        if not files:
+            return
+        row = self._journal.scan(scan_id)
+        removed_bytes = sum(path.stat().st_size for path in files)
+        note = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "why": "every destination has it (retention.results_days)",
+            "files": sorted(path.name for path in files),
+        }
+        (folder / REMOVED).write_text(json.dumps(note))
+        for path in files:
+            path.unlink()
+        self._say(row, ", ".join(str(name) for name in note["files"]), removed_bytes)
+
+    def _say(self, row: ScanRow, what: str, removed_bytes: int) -> None:
+        accepted_at = max(each.accepted_at or 0.0 for each in self._journal.deliveries(row.id))
+        day = datetime.fromtimestamp(accepted_at, UTC).date().isoformat()
+        with oplog.about(scan=row.name, animal=row.animal):
+            log.info("removed: %s, %.1f MB, delivered %s", what, removed_bytes / 2**20, day)
