@@ -11,10 +11,11 @@ from limn import cli
 from tests.conftest import BUNDLE
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
-COMMANDS += ["models"]
+COMMANDS += ["models", "queue", "retry", "resend"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
 WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
-WITH_CONFIG += [["check"], ["log"], ["release"]]
+WITH_CONFIG += [["check"], ["log"], ["release"], ["queue"]]
+WITH_CONFIG += [["retry", "scan-00001"], ["resend", "scan-00001"]]
 
 
 def imported(arguments: list[str]) -> set[str]:
@@ -90,6 +91,8 @@ def test_the_version(capsys):
         ["contour", "folder", "-o", "out", "--bundle", "b", "--config", "c"],
         ["phantom", "out", "--seed", "one"],
         ["log", "--config", "x", "--yesterday"],
+        ["retry", "--config", "x"],
+        ["resend", "--to", "tps", "--config", "x"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):

@@ -99,6 +99,24 @@ def _release(parsed: argparse.Namespace) -> None:
         release(parsed.config, parsed.scan)
 
 
+def _queue(parsed: argparse.Namespace) -> None:
+    from limn.node.queue import show
+
+    show(parsed.config, as_json=parsed.json)
+
+
+def _retry(parsed: argparse.Namespace) -> None:
+    from limn.node.again import retry
+
+    retry(parsed.config, parsed.scan)
+
+
+def _resend(parsed: argparse.Namespace) -> None:
+    from limn.node.again import resend
+
+    resend(parsed.config, parsed.scan, parsed.to)
+
+
 def _asked(parsed: argparse.Namespace) -> Asked:
     from limn.node.models import Asked
 
@@ -275,6 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--why", metavar="TEXT", help="why it is discarded, kept in the log")
     release.set_defaults(run=_release, usage=release.error)
 
+    _add_queue(commands)
     _add_models(commands.add_parser("models", help="install, import, verify and pack bundles"))
 
     phantom = commands.add_parser(
@@ -405,6 +424,24 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=7)
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    queue = commands.add_parser("queue", help="what is in the node now, and what somebody must do")
+    queue.add_argument("--config", type=Path, required=True)
+    queue.add_argument("--json", action="store_true", help="for programs, to standard output")
+    queue.set_defaults(run=_queue)
+
+    retry = commands.add_parser("retry", help="run refused, failed or quarantined scans again")
+    retry.add_argument("--config", type=Path, required=True)
+    retry.add_argument("scan", nargs="+", metavar="SCAN", help="such as scan-00003")
+    retry.set_defaults(run=_retry)
+
+    resend = commands.add_parser("resend", help="offer structure sets again, the same bytes")
+    resend.add_argument("--config", type=Path, required=True)
+    resend.add_argument("scan", nargs="+", metavar="SCAN", help="such as scan-00003")
+    resend.add_argument("--to", metavar="DESTINATION", help="its name in the config; none: all")
+    resend.set_defaults(run=_resend)
 
 
 def _add_models(models: argparse.ArgumentParser) -> None:

@@ -1,12 +1,14 @@
 import multiprocessing
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom.uid import UID
 
-from limn.node.journal import Journal
+from limn.node.journal import COHORT, LIVE, Journal
+from tests.node.journals import before_retry
 from tests.node.parts import arrived
 
 WRITERS = 4
@@ -445,3 +447,134 @@ def test_only_what_is_held_can_be_discarded(journal):
         assert not journal.discard(row.id, "wrong export", 2.0)
         assert [d.state for d in journal.deliveries(row.id)] == ["waiting", "waiting"]
     assert journal.discarded() == []
+
+
+def test_a_journal_from_before_retry_is_taken_over(path):
+    """What it knows stays as it is; its quarantined scan runs, its refused one is offered."""
+    before_retry(path)
+    for _ in range(2):
+        journal = Journal(path)
+        refused, quarantined, waiting = journal.scans()
+        assert [row.state for row in journal.scans()] == ["contoured", "quarantined", "ready"]
+        assert (refused.started_at, refused.again_s, refused.priority) == (None, 0.0, LIVE)
+        assert journal.structure_set_of(2).sop_instance_uid == "2.25.21"
+        journal.close()
+    journal = Journal(path)
+    assert journal.retry(quarantined.id, 1000.0)
+    assert journal.resend(refused.id, ["tps"], 1000.0) == ["tps"]
+    assert [row.id for row in journal.ready()] == [quarantined.id, waiting.id]
+    assert journal.due("tps", 0.0).structure_set == 1
+    journal.close()
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])
+def test_a_scan_that_ended_badly_runs_again(journal, state):
+    """All its tries are back, its structure set and deliveries are the same, the log gets a row."""
+    row = journal.insert(arrived(ready_at=100.0), BOTH)
+    before = journal.structure_set_of(row.id)
+    for _ in range(3):
+        journal.started(row.id)
+    journal.end(row.id, state, "gone", {"queue_s": 1.0})
+    journal.mark_logged(row.id)
+    assert journal.retry(row.id, 160.0)
+    after = journal.scan(row.id)
+    assert (after.state, after.tries, after.reason, after.record) == ("ready", 0, "", {})
+    assert (after.logged, after.started_at) == (False, None)
+    assert (after.ready_at, after.again_s) == (160.0, 60.0)
+    assert journal.structure_set_of(row.id) == before
+    assert [d.state for d in journal.deliveries(row.id)] == ["waiting", "waiting"]
+    assert not journal.retry(row.id, 170.0), "it waits already"
+    journal.contoured(row.id, "/rs.dcm", {})
+    assert not journal.retry(row.id, 180.0), "what is contoured is never contoured twice"
+
+
+def test_what_was_never_whole_does_not_run_again(journal):
+    """A series that broke off has no structure set; only its sender can mend that."""
+    row = journal.insert(arrived(refused="broke off"), BOTH)
+    assert not journal.retry(row.id, 160.0)
+    assert journal.scan(row.id).state == "refused"
+
+
+def test_a_structure_set_is_offered_again(journal):
+    """To whom it was asked for, at once, with fresh tries; the first acceptance stays."""
+    row = journal.insert(arrived(), BOTH)
+    journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
+    tps, archive = journal.deliveries(row.id)
+    journal.delivered(tps.id, "0x0000", 50.0)
+    journal.postponed(archive.id, "does not answer", 1e12)
+    journal.mark_logged(row.id)
+    assert journal.resend(row.id, ["tps"], 100.0) == ["tps"]
+    assert journal.due("tps", 0.0).id == tps.id
+    assert journal.due("archive", 100.0) is None
+    assert journal.scan(row.id).logged, "what was delivered has its row"
+    assert journal.structure_set_of(row.id).again_s == 0.0
+    journal.delivered(tps.id, "0x0111", 101.0)
+    tps = journal.deliveries(row.id)[0]
+    assert (tps.state, tps.status, tps.accepted_at) == ("delivered", "0x0111", 50.0)
+    assert journal.resend(row.id, ["archive", "new"], 102.0) == ["archive", "new"]
+    assert journal.due("archive", 103.0).id == archive.id
+    assert journal.due("new", 103.0).structure_set == archive.structure_set
+
+
+def test_what_a_peer_refused_is_logged_anew_once_it_is_offered_again(journal):
+    """The time until somebody acted is kept, to be left out of the clock."""
+    row = journal.insert(arrived(), BOTH)
+    journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
+    for delivery in journal.deliveries(row.id):
+        journal.held(delivery.id, "0xA900")
+    journal.mark_logged(row.id)
+    journal.resend(row.id, BOTH, 100.0)
+    assert not journal.scan(row.id).logged
+    assert journal.structure_set_of(row.id).again_s == 60.0
+
+
+@pytest.mark.parametrize("became", ["held", "discarded", "ready", "refused", "cohort"])
+def test_what_must_not_go_is_not_offered_again(journal, became):
+    """Neither what waits for a person, nor what never goes, nor what is not there."""
+    row = journal.insert(arrived(priority=COHORT if became == "cohort" else LIVE), BOTH)
+    if became in ("held", "discarded", "cohort"):
+        held = None if became == "cohort" else "mirrored"
+        journal.contoured(row.id, "/rs.dcm", {"contoured_at": 4.0}, held)
+    if became == "discarded":
+        journal.discard(row.id, "wrong export", 5.0)
+    if became == "refused":
+        journal.end(row.id, "refused", "RescaleSlope absent", {})
+    before = journal.deliveries(row.id)
+    assert journal.resend(row.id, BOTH, 6.0) == []
+    assert journal.deliveries(row.id) == before
+
+
+def test_live_scans_go_before_cohorts(journal):
+    """However long the cohort has waited; and the scan log never hears of it."""
+    cohort = [
+        journal.insert(arrived(series_instance_uid=f"2.25.{n}", priority=COHORT), ())
+        for n in range(3)
+    ]
+    live = [journal.insert(arrived(series_instance_uid=f"2.25.9{n}"), BOTH) for n in range(2)]
+    assert [row.id for row in journal.ready()] == [row.id for row in (*live, *cohort)]
+    journal.end(cohort[0].id, "refused", "RescaleSlope absent", {})
+    assert journal.unlogged_ends("tps") == []
+    journal.retry(cohort[0].id, 1000.0)
+    assert journal.scan(cohort[0].id).logged
+
+
+def test_who_runs_is_known(journal):
+    """Since when, until its worker dies or nobody knows of it any more."""
+    rows = [journal.insert(arrived(series_instance_uid=f"2.25.{n}"), BOTH) for n in range(3)]
+    for row in rows:
+        journal.started(row.id)
+    assert journal.scan(rows[0].id).started_at == pytest.approx(time.time(), abs=30)
+    journal.stopped(rows[1].id)
+    assert [journal.scan(row.id).started_at is None for row in rows] == [False, True, False]
+    journal.stopped()
+    assert [journal.scan(row.id).started_at for row in rows] == [None] * 3
+
+
+def test_the_inputs_of_a_folder(journal):
+    """What was contoured of it, version by version; what was never whole does not count."""
+    journal.insert(arrived(input_digest="d0", refused="broke off", files=("z.dcm",)), BOTH)
+    journal.insert(arrived(), BOTH)
+    journal.insert(arrived(input_digest="d2", files=("c.dcm",)), BOTH)
+    assert journal.inputs("/spool/1") == [("a.dcm", "b.dcm"), ("c.dcm",)]
+    assert journal.find("2.25.1", "d2", "b" * 64, "default").id == 3
+    assert journal.find("2.25.1", "d9", "b" * 64, "default") is None

@@ -133,6 +133,7 @@ def closed_record(
 ) -> ScanRecord:
     """The scan's final record; ``overhead_s`` is what no stage claims."""
     held_s = _held_s(row, structure_set)
+    resent_s = structure_set.again_s if structure_set is not None else 0.0
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
@@ -157,7 +158,9 @@ def closed_record(
     if delivery is not None:
         known |= {"destination": delivery.destination, "destination_status": delivery.status}
         if delivery.accepted_at is not None:
-            known |= _door_to_door(row, known, delivery.accepted_at, held_s)
+            known |= _door_to_door(row, known, delivery.accepted_at, held_s + resent_s)
+    if again_s := row.again_s + resent_s:
+        known["flags"] = f"{known.get('flags', '')} again:{again_s:.0f}s".strip()
     if structure_set is not None and structure_set.released_at is not None:
         known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
         known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
@@ -181,10 +184,11 @@ def _held_s(row: ScanRow, structure_set: StructureSetRow | None) -> float:
 
 
 def _door_to_door(
-    row: ScanRow, known: dict[str, Any], accepted_at: float, held_s: float
+    row: ScanRow, known: dict[str, Any], accepted_at: float, left_out_s: float
 ) -> dict[str, Any]:
-    door_to_door_s = accepted_at - row.last_slice_at - held_s
-    deliver_s = accepted_at - float(row.record["contoured_at"]) - held_s
+    """``left_out_s`` is how long the structure set lay until a person acted."""
+    door_to_door_s = accepted_at - row.last_slice_at - row.again_s - left_out_s
+    deliver_s = accepted_at - float(row.record["contoured_at"]) - left_out_s
     claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
     return {
         "accepted_utc": _utc(accepted_at),

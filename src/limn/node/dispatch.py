@@ -23,8 +23,9 @@ from distributed.security import Security
 
 from limn import __version__
 from limn.node import oplog
+from limn.node.again import alarm
 from limn.node.config import Config
-from limn.node.journal import Journal, ScanRow
+from limn.node.journal import LIVE, Journal, ScanRow
 from limn.node.release import what_to_do
 from limn.node.spool import write_durably
 from limn.node.window import TOPIC, Answer, Ask, answer, kind_of
@@ -97,6 +98,7 @@ class Dispatcher:
                     timeout=CONNECT_S,
                     set_as_default=False,
                 ) as client:
+                    self._journal.stopped()
                     client.subscribe_topic(TOPIC, self._on_job_event)
                     self._serve(client, stopping)
             except OSError as error:
@@ -216,6 +218,7 @@ class Dispatcher:
             return
         del self._flights[scan_id]
         row = self._journal.scan(scan_id)
+        self._journal.stopped(scan_id)
         with oplog.about(scan=row.name, animal=row.animal):
             if future.status == "finished":
                 self._file(row, flight, future.result())
@@ -231,7 +234,8 @@ class Dispatcher:
                 f"the worker died {row.tries} times while it ran this scan ({why}); look at its log"
             )
             self._journal.end(row.id, "quarantined", reason, {})
-            log.error("%s animal %s quarantined: %s", row.name, row.animal, reason)
+            line = alarm(self._journal.scan(row.id), self._config_path)
+            log.error("%s animal %s %s", row.name, row.animal, line)
             self._contoured()
         else:
             log.error("%s: its worker died (%s); it runs again", row.name, why)
@@ -257,7 +261,11 @@ class Dispatcher:
             "queue_s": flight.queue_s,
             "contoured_at": time.time(),
         }
-        self._journal.contoured(row.id, str(path), record, result.held)
+        # Of a cohort nothing is sent, so that there is nothing to hold; the warning is kept.
+        live = row.priority >= LIVE
+        if not live and result.held is not None:
+            record["held"] = result.held
+        self._journal.contoured(row.id, str(path), record, result.held if live else None)
         self._contoured()
         # After the hand-over: people look at these, the planning system does not wait for them.
         (folder / "picture.png").write_bytes(result.picture)
@@ -269,7 +277,7 @@ class Dispatcher:
             record["runtime_s"],
             record["device"],
         )
-        if result.held is not None:
+        if live and result.held is not None:
             line = what_to_do(self._journal, row, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
 

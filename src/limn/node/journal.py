@@ -6,6 +6,9 @@ computed, so that a re-run or re-send is the same file) and ``delivery`` (one pe
 destination). A structure set that a person must see first is held: its deliveries are not
 ``waiting`` but ``held``, so that no courier of any version claims them, until it is released.
 One that was discarded instead stays so for good, and keeps the reason.
+
+Cohort scans (`limn contour DIR...`) stand here too, below every live scan: they have no
+delivery, so that no courier can ever take one to a planning system, and no row in the scan log.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +49,8 @@ create table if not exists scan (
     reason text not null default '',
     record text not null default '{}',
     logged integer not null default 0,
+    started_at real,
+    again_s real not null default 0,
     unique (series_instance_uid, input_digest, bundle_sha256, profile)
 );
 create table if not exists structure_set (
@@ -60,6 +66,7 @@ create table if not exists structure_set (
     released_at real,
     discarded text,
     discarded_at real,
+    again_s real not null default 0,
     unique (scan, profile)
 );
 create table if not exists delivery (
@@ -77,11 +84,18 @@ create table if not exists numbering (least integer not null);
 """
 # What a journal of an earlier limn lacks.
 LATER_COLUMNS = {
-    "held": "text",
-    "released_at": "real",
-    "discarded": "text",
-    "discarded_at": "real",
+    "scan": {"started_at": "real", "again_s": "real not null default 0"},
+    "structure_set": {
+        "held": "text",
+        "released_at": "real",
+        "discarded": "text",
+        "discarded_at": "real",
+        "again_s": "real not null default 0",
+    },
 }
+# Priorities: an animal lies under anaesthesia for the one, nobody waits for the other.
+LIVE = 100
+COHORT = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +118,7 @@ class Arrived:
     date: str
     time: str
     refused: str = ""
+    priority: int = LIVE
 
     @property
     def structure_set_uids(self) -> tuple[str, str]:
@@ -116,7 +131,13 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRow:
-    """One scan of the register."""
+    """One scan of the register.
+
+    Attributes
+    ----------
+    started_at : when the worker that has it now began, UTC seconds; None while none has it
+    again_s : how long it lay after a failure until somebody let it run again
+    """
 
     id: int
     version: int
@@ -139,6 +160,8 @@ class ScanRow:
     bundle_sha256: str
     record: dict[str, Any]
     logged: bool
+    started_at: float | None
+    again_s: float
 
     @property
     def name(self) -> str:
@@ -156,6 +179,7 @@ class StructureSetRow:
     released_at : when somebody did and let it go, UTC seconds
     discarded : why somebody did and said that it must never go
     discarded_at : when that was, UTC seconds
+    again_s : how long it lay after a destination refused it until somebody offered it again
     """
 
     id: int
@@ -169,6 +193,7 @@ class StructureSetRow:
     released_at: float | None
     discarded: str | None
     discarded_at: float | None
+    again_s: float
 
     @property
     def on_hold(self) -> bool:
@@ -205,11 +230,10 @@ class Journal:
             for statement in SCHEMA.split(";"):
                 if statement.strip():
                     self._db.execute(statement)
-            known = {row["name"] for row in self._db.execute("pragma table_info(structure_set)")}
-            for name in LATER_COLUMNS.keys() - known:
-                self._db.execute(
-                    f"alter table structure_set add column {name} {LATER_COLUMNS[name]}"
-                )
+            for table, columns in LATER_COLUMNS.items():
+                known = {row["name"] for row in self._db.execute(f"pragma table_info({table})")}
+                for name in columns.keys() - known:
+                    self._db.execute(f"alter table {table} add column {name} {columns[name]}")
 
     def close(self) -> None:
         """Close the connection."""
@@ -245,8 +269,11 @@ class Journal:
                 "settle_s": arrived.settle_s,
                 "last_slice_at": arrived.last_slice_at,
                 "ready_at": arrived.ready_at,
+                "priority": arrived.priority,
                 "state": "refused" if arrived.refused else "ready",
                 "reason": arrived.refused,
+                # The scan log is for animals that were scanned today.
+                "logged": int(arrived.priority < LIVE),
             }
             cursor = db.execute(
                 f"insert or ignore into scan ({', '.join(values)}) "  # noqa: S608
@@ -298,22 +325,13 @@ class Journal:
         arrived: Arrived,
         destinations: Sequence[str],
     ) -> None:
-        seed = "|".join(
-            (
-                arrived.series_instance_uid,
-                arrived.input_digest,
-                arrived.bundle_sha256,
-                arrived.profile,
-            )
-        )
         cursor = db.execute(
             "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
             "date, time) values (?, ?, ?, ?, ?, ?)",
             (
                 scan_id,
                 arrived.profile,
-                uid_from(f"structure set|{seed}"),
-                uid_from(f"series|{seed}"),
+                *arrived.structure_set_uids,
                 arrived.date,
                 arrived.time,
             ),
@@ -346,6 +364,37 @@ class Journal:
     def ready(self) -> list[ScanRow]:
         """Scans that wait for a worker, in the order in which they should run."""
         return list(self._scans("where state = 'ready' order by priority desc, id", ()))
+
+    def find(
+        self, series_instance_uid: str, input_digest: str, bundle_sha256: str, profile: str
+    ) -> ScanRow | None:
+        """The scan of this very input, bundle and profile."""
+        return next(
+            self._scans(
+                "where series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
+                "and profile = ?",
+                (series_instance_uid, input_digest, bundle_sha256, profile),
+            ),
+            None,
+        )
+
+    def inputs(self, folder: str) -> list[tuple[str, ...]]:
+        """The files of every scan that was made from a folder of the spool, oldest first.
+
+        A series that was refused at the door, before it was whole, is not among them.
+        """
+        return [
+            row.files
+            for row in self._scans(
+                "where folder = ? and exists (select 1 from structure_set "
+                "where structure_set.scan = scan.id) order by id",
+                (folder,),
+            )
+        ]
+
+    def quarantined(self) -> list[ScanRow]:
+        """Scans that killed their worker too often, oldest first."""
+        return list(self._scans("where state = 'quarantined' order by id", ()))
 
     def unlogged_ends(self, destination: str) -> list[ScanRow]:
         """Scans that ended, or that a destination answered for good, and are not logged yet."""
@@ -426,8 +475,69 @@ class Journal:
     def started(self, scan_id: int) -> int:
         """A worker reports that it began; returns how often that has happened."""
         with self._transaction() as db:
-            db.execute("update scan set tries = tries + 1 where id = ?", (scan_id,))
+            db.execute(
+                "update scan set tries = tries + 1, started_at = ? where id = ?",
+                (time.time(), scan_id),
+            )
         return self.scan(scan_id).tries
+
+    def stopped(self, scan_id: int | None = None) -> None:
+        """No worker has this scan any more, or none has any: it waits again."""
+        with self._transaction() as db:
+            db.execute(
+                "update scan set started_at = null where state = 'ready' and id = coalesce(?, id)",
+                (scan_id,),
+            )
+
+    def retry(self, scan_id: int, now: float) -> bool:
+        """Let a scan that ended without a structure set run again, under the same UIDs.
+
+        False if it did not end so, or was never whole.
+        """
+        with self._transaction() as db:
+            changed = db.execute(
+                "update scan set state = 'ready', reason = '', record = '{}', tries = 0, "
+                "started_at = null, logged = priority < ?, again_s = again_s + ? - ready_at, "
+                "ready_at = ? where id = ? and state in ('refused', 'failed', 'quarantined') "
+                "and exists (select 1 from structure_set where structure_set.scan = scan.id)",
+                (LIVE, now, now, scan_id),
+            ).rowcount
+        return bool(changed)
+
+    def resend(self, scan_id: int, destinations: Sequence[str], now: float) -> list[str]:
+        """Offer a written structure set again; returns the destinations to which it goes.
+
+        One that a person must see first, or discarded, goes nowhere. A destination that the
+        scan never had gets it too; one that it waits for is tried at once.
+        """
+        with self._transaction() as db:
+            row = db.execute(
+                "select structure_set.id, record, released_at from scan join structure_set on "
+                "structure_set.scan = scan.id where scan.id = ? and state = 'contoured' "
+                "and priority >= ? and discarded_at is null "
+                "and (held is null or released_at is not null)",
+                (scan_id, LIVE),
+            ).fetchone()
+            if row is None:
+                return []
+            refused = db.execute(
+                "select destination from delivery where structure_set = ? and state = 'held'",
+                (row["id"],),
+            ).fetchall()
+            if {each["destination"] for each in refused} & set(destinations):
+                # Somebody had to act; the scan log gets a second row, without that time.
+                began = row["released_at"] or json.loads(row["record"]).get("contoured_at", now)
+                db.execute("update scan set logged = 0 where id = ?", (scan_id,))
+                db.execute(
+                    "update structure_set set again_s = ? where id = ?", (now - began, row["id"])
+                )
+            db.executemany(
+                "insert into delivery (structure_set, destination, state) "
+                "values (?, ?, 'waiting') on conflict (structure_set, destination) do update "
+                "set state = 'waiting', tries = 0, next_at = 0, status = ''",
+                [(row["id"], destination) for destination in destinations],
+            )
+        return list(destinations)
 
     def contoured(
         self, scan_id: int, path: str, record: dict[str, Any], held: str | None = None
@@ -506,8 +616,9 @@ class Journal:
         """A destination took the structure set."""
         with self._transaction() as db:
             db.execute(
-                "update delivery set state = 'delivered', status = ?, accepted_at = ?, "
-                "tries = tries + 1 where id = ?",
+                # The first acceptance stopped the clock; a resend does not start it again.
+                "update delivery set state = 'delivered', status = ?, "
+                "accepted_at = coalesce(accepted_at, ?), tries = tries + 1 where id = ?",
                 (status, accepted_at, delivery_id),
             )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from limn.domain.errors import ConfigWrong
-from limn.node.config import Config, FolderDestination, load_config
+from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.journal import Journal, ScanRow
 
 
@@ -81,7 +81,7 @@ def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path
     why = journal.structure_set_of(row.id).held
     return (
         f"HELD, not sent: {why}; look at {_picture(row, config)} and, if it is right, run: "
-        f"{_command(row, config_path)}"
+        f"{release_command(row, config_path)}"
     )
 
 
@@ -89,7 +89,7 @@ def what_became(journal: Journal, row: ScanRow) -> str:
     """One line on a structure set that was discarded."""
     structure_set = journal.structure_set_of(row.id)
     return (
-        f"discarded at {_shown(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
+        f"discarded at {shown_time(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
         f"it was held: {structure_set.held}; it stays in {structure_set.path}"
     )
 
@@ -102,7 +102,8 @@ def _picture(row: ScanRow, config: Config) -> Path:
     return config.results_dir / row.name / "picture.png"
 
 
-def _command(row: ScanRow, config_path: Path) -> str:
+def release_command(row: ScanRow, config_path: Path) -> str:
+    """What an operator types to send what is held."""
     return f"limn release --config {shlex.quote(str(config_path.resolve()))} {row.name}"
 
 
@@ -113,13 +114,13 @@ def _list(journal: Journal, config: Config, config_path: Path, console: Console)
     newer = {scan.predecessor: scan.name for scan in journal.scans()}
     for row in rows:
         why = journal.structure_set_of(row.id).held
-        since = _shown(row.record["contoured_at"])
+        since = shown_time(row.record["contoured_at"])
         console.print(f"{row.name} animal {row.animal}, held since {since}: {why}")
         console.print(f"  look at  {_picture(row, config)}")
         if row.id in newer:
             console.print(f"  mind     {newer[row.id]} is a newer version of the same series")
-        console.print(f"  send it  {_command(row, config_path)}")
-        console.print(f"  drop it  {_command(row, config_path)} --discard --why 'TEXT'")
+        console.print(f"  send it  {release_command(row, config_path)}")
+        console.print(f"  drop it  {release_command(row, config_path)} --discard --why 'TEXT'")
     for row in journal.discarded():
         console.print(f"{row.name} animal {row.animal}, {what_became(journal, row)}")
 
@@ -150,7 +151,7 @@ def _why_not(journal: Journal, row: ScanRow) -> str:
         return f"it was {row.state}, so there is nothing to send"
     structure_set = journal.structure_set_of(row.id)
     if structure_set.discarded_at is not None:
-        when = _shown(structure_set.discarded_at)
+        when = shown_time(structure_set.discarded_at)
         return f"it was discarded at {when}: {structure_set.discarded}"
     became = {
         "waiting": "it waits for {0.destination}",
@@ -159,7 +160,7 @@ def _why_not(journal: Journal, row: ScanRow) -> str:
     }
     said = [became[each.state].format(each) for each in journal.deliveries(row.id)]
     if structure_set.released_at is not None:
-        said.insert(0, f"it was released at {_shown(structure_set.released_at)}")
+        said.insert(0, f"it was released at {shown_time(structure_set.released_at)}")
     return ", ".join(said)
 
 
@@ -176,12 +177,18 @@ def _release(journal: Journal, row: ScanRow, config: Config, console: Console) -
         peer = peers.get(delivery.destination)
         if peer is None:
             where = "which the config no longer names, so nothing goes there"
-        elif isinstance(peer, FolderDestination):
-            where = str(peer.folder)
         else:
-            where = f"{peer.ae_title}@{peer.host}:{peer.port}"
+            where = address(peer)
         console.print(f"  {structure_set.path} -> {delivery.destination}, {where}")
 
 
-def _shown(seconds: float) -> str:
+def address(destination: DicomDestination | FolderDestination) -> str:
+    """Where a destination is, for people."""
+    if isinstance(destination, FolderDestination):
+        return str(destination.folder)
+    return f"{destination.ae_title}@{destination.host}:{destination.port}"
+
+
+def shown_time(seconds: float) -> str:
+    """UTC seconds for people."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -11,24 +11,25 @@ from pathlib import Path
 from limn.domain.timing import ScanRecord
 
 DECIMALS = 4
+# What a row can't share with another.
+ONE_ROW = ("scan_id", "last_slice_utc", "outcome", "reason")
 
 
 def append(path: Path, record: ScanRecord) -> None:
     """Add a scan's row, once: one that is already in the file is left alone.
 
-    A refused series that came again and was contoured after all has two rows; its last slice
-    tells them apart.
+    A refused series that came again and was contoured after all has two rows, and so has a scan
+    that a person let run or sent again; last slice, outcome and reason tell them apart.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _put_aside_other_columns(path)
-    added = (record.scan_id, record.last_slice_utc)
-    if any((row["scan_id"], row["last_slice_utc"]) == added for row in rows(path)):
+    values = {name: _shown(value) for name, value in asdict(record).items()}
+    if any(all(row[name] == values[name] for name in ONE_ROW) for row in rows(path)):
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
     if not path.exists() or path.stat().st_size == 0:
         writer.writeheader()
-    values = {name: _shown(value) for name, value in asdict(record).items()}
     if not record.accepted_utc:
         # Nothing was accepted, so there is no such time; a 0 would spoil every mean.
         values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.node import lifeline, oplog
+from limn.node.again import alarm
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
 from limn.node.dispatch import Dispatcher
@@ -30,6 +31,7 @@ from limn.node.retention import Retention
 from limn.node.salvage import set_damaged_aside
 from limn.node.settle import Rules
 from limn.node.spool import Spool
+from limn.node.wake import send_wake
 from limn.node.watch import FolderWatch
 from limn.segment.bundle import Bundle, open_bundle
 
@@ -80,7 +82,7 @@ def run_receiver(config_path: Path) -> None:
         destinations=[destination.name for destination in config.destination],
         profile=config.planning_system.profile,
         bundle_sha256=deliverable_bundle(config).sha256,
-        wake=lambda: _send_wake(config),
+        wake=lambda: send_wake(config),
     )
     intake.recover()
     server = listen(config.receive, intake, config.settle.settle_s)
@@ -123,6 +125,8 @@ def run_engine(config_path: Path) -> None:
         # Said again at every start: what nobody releases would be forgotten.
         line = what_to_do(journal, row, config, config_path)
         log.warning("%s animal %s %s", row.name, row.animal, line)
+    for row in journal.quarantined():
+        log.error("%s animal %s %s", row.name, row.animal, alarm(row, config_path))
     dispatcher = Dispatcher(
         config,
         config_path,
@@ -399,11 +403,6 @@ def _run_until_stopped(
             os._exit(4)
     for thread in threads:
         thread.join()
-
-
-def _send_wake(config: Config) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"wake", ("127.0.0.1", config.engine.wake_port))
 
 
 def _listen_for_wakes(config: Config, dispatcher: Dispatcher, stopping: threading.Event) -> None:

@@ -1,0 +1,88 @@
+"""Journals as earlier versions of limn made them."""
+
+import sqlite3
+from pathlib import Path
+
+# What `limn 0.1` wrote before there were `limn retry`, `limn resend` and cohorts.
+BEFORE_RETRY = """
+create table if not exists scan (
+    id integer primary key,
+    series_instance_uid text not null,
+    input_digest text not null,
+    bundle_sha256 text not null,
+    profile text not null,
+    version integer not null,
+    predecessor integer references scan(id),
+    study_instance_uid text not null,
+    animal text not null,
+    sender text not null,
+    folder text not null,
+    files text not null,
+    receive_s real not null,
+    settle_s real not null,
+    last_slice_at real not null,
+    ready_at real not null,
+    priority integer not null default 100,
+    state text not null check (state in ('ready', 'contoured', 'refused', 'failed', 'quarantined')),
+    tries integer not null default 0,
+    reason text not null default '',
+    record text not null default '{}',
+    logged integer not null default 0,
+    unique (series_instance_uid, input_digest, bundle_sha256, profile)
+);
+create table if not exists structure_set (
+    id integer primary key,
+    scan integer not null references scan(id),
+    profile text not null,
+    sop_instance_uid text not null unique,
+    series_instance_uid text not null,
+    date text not null,
+    time text not null,
+    path text not null default '',
+    held text,
+    released_at real,
+    discarded text,
+    discarded_at real,
+    unique (scan, profile)
+);
+create table if not exists delivery (
+    id integer primary key,
+    structure_set integer not null references structure_set(id),
+    destination text not null,
+    state text not null check (state in ('waiting', 'delivered', 'held')),
+    tries integer not null default 0,
+    next_at real not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (structure_set, destination)
+);
+create table if not exists numbering (least integer not null);
+"""
+ROWS = (
+    "insert into scan (id, series_instance_uid, input_digest, bundle_sha256, profile, version, "
+    "study_instance_uid, animal, sender, folder, files, receive_s, settle_s, last_slice_at, "
+    "ready_at, state, tries, reason) values "
+    "(1, '2.25.1', 'd1', 'b', 'default', 1, '2.25.2', 'M1', 'S', '/spool/1', '[\"a.dcm\"]', 1, "
+    "0.5, 100, 101, 'contoured', 1, ''), "
+    "(2, '2.25.3', 'd2', 'b', 'default', 1, '2.25.4', 'M2', 'S', '/spool/2', '[\"a.dcm\"]', 1, "
+    "0.5, 200, 201, 'quarantined', 3, 'the worker died 3 times'), "
+    "(3, '2.25.5', 'd3', 'b', 'default', 1, '2.25.6', 'M3', 'S', '/spool/3', '[\"a.dcm\"]', 1, "
+    "0.5, 300, 301, 'ready', 0, '')",
+    "insert into structure_set (id, scan, profile, sop_instance_uid, series_instance_uid, date, "
+    "time, path) values (1, 1, 'default', '2.25.11', '2.25.12', '20260101', '120000', '/rs.dcm'), "
+    "(2, 2, 'default', '2.25.21', '2.25.22', '20260101', '120000', ''), "
+    "(3, 3, 'default', '2.25.31', '2.25.32', '20260101', '120000', '')",
+    "insert into delivery (structure_set, destination, state, tries, status) values "
+    "(1, 'tps', 'held', 1, '0xA900'), (2, 'tps', 'waiting', 0, ''), (3, 'tps', 'waiting', 0, '')",
+)
+
+
+def before_retry(path: Path) -> None:
+    """A journal with a scan that its peer refused, one in quarantine and one that waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("pragma journal_mode = wal")
+    db.executescript(BEFORE_RETRY)
+    for statement in ROWS:
+        db.execute(statement)
+    db.close()
