@@ -110,6 +110,11 @@ class Door:
             wake=self.woken.set,
         )
 
+    def fill_up(self) -> None:
+        """From now on the disk is below its watermark."""
+        # The spool is frozen, as its settings are.
+        object.__setattr__(self.spool, "min_free_bytes", 2**62)
+
     def send(self, datasets: Sequence[Dataset], source: Source = SCP) -> list[int]:
         """Every instance through the door; returns the statuses."""
         return [self.intake.accept(encoded(ds), source)[0] for ds in datasets]

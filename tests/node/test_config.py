@@ -21,8 +21,20 @@ WHOLE = {
     "receive.ae_title": '"LIMN"',
     "receive.host": '"127.0.0.1"',
     "receive.port": "11112",
+    "receive.require_called_ae": "true",
+    "receive.calling_ae": '["CT1", "CT2"]',
+    "receive.allow": '["10.1.0.0/16", "fd00::/8"]',
     "receive.max_associations": "50",
+    "receive.max_pdu": "131072",
+    "receive.max_instance_mb": "512",
+    "receive.max_spool_mb": "100000",
     "receive.min_free_mb": "1024",
+    "receive.refuse_below_mb": "2048",
+    "receive.idle_s": "60",
+    "receive.artim_s": "30",
+    "receive.tls.certificate": '"limn.pem"',
+    "receive.tls.key": '"limn.key"',
+    "receive.tls.ca": '"dicom-ca.pem"',
     "watch.folder": '"in"',
     "watch.settle_s": "2.0",
     "watch.rescan_s": "5.0",
@@ -60,6 +72,10 @@ WHOLE = {
     "destination.ae_title": '"TPS"',
     "destination.host": '"10.0.0.2"',
     "destination.port": "104",
+    "destination.tls.certificate": '"limn.pem"',
+    "destination.tls.key": '"limn.key"',
+    "destination.tls.ca": '"dicom-ca.pem"',
+    "destination.tls.server_name": '"tps.example"',
 }
 WRONG = [
     ("data_dir", "3"),
@@ -75,7 +91,19 @@ WRONG = [
     ("receive.port", "65536"),
     ("receive.port", '"dicom"'),
     ("receive.max_associations", "0"),
+    ("receive.require_called_ae", '"perhaps"'),
+    ("receive.calling_ae", '["SEVENTEEN_LETTERS"]'),
+    ("receive.allow", '["10.1.0.7/16"]'),
+    ("receive.allow", '["scanner"]'),
+    ("receive.max_pdu", "100"),
+    ("receive.max_instance_mb", "0"),
+    ("receive.max_spool_mb", "0"),
     ("receive.min_free_mb", "-1"),
+    ("receive.refuse_below_mb", "-1"),
+    ("receive.idle_s", "0"),
+    ("receive.artim_s", "0"),
+    ("receive.tls", "true"),
+    ("receive.tls.key", "3"),
     ("watch", '"in"'),
     ("watch.folder", "1"),
     ("watch.settle_s", "0"),
@@ -123,6 +151,8 @@ WRONG = [
     ("destination.ae_title", '""'),
     ("destination.host", '""'),
     ("destination.port", "70000"),
+    ("destination.tls", "true"),
+    ("destination.tls.server_name", '""'),
 ]
 REQUIRED = [
     "data_dir",
@@ -175,6 +205,10 @@ def test_a_config_with_every_key_is_read(tmp_path):
     assert config.settle.expected_slices == 300
     assert config.planning_system.colours[Organ.HEART] == (1, 2, 3)
     assert config.destination[0].name == "tps"
+    assert config.receive.tls is not None
+    assert config.receive.tls.key == tmp_path / "limn.key"
+    assert config.destination[0].tls.ca == tmp_path / "dicom-ca.pem"
+    assert [str(network) for network in config.receive.allow] == ["10.1.0.0/16", "fd00::/8"]
 
 
 def test_the_table_above_names_every_key(tmp_path):
@@ -221,7 +255,7 @@ def test_an_unknown_key_is_refused_with_its_name(tmp_path, key):
 
 def test_an_unknown_key_of_a_destination_is_refused(tmp_path):
     """Destinations are as strict as tables."""
-    assert "tls" in refusal(tmp_path, toml(WHOLE | {"destination.tls": "true"}))
+    assert "speed" in refusal(tmp_path, toml(WHOLE | {"destination.speed": "3"}))
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path):

@@ -259,7 +259,7 @@ def test_a_full_disk_is_answered_out_of_resources(tmp_path):
     door = Door(tmp_path, min_free_bytes=2**62)
     status, why = door.intake.accept(encoded(slices()[0]), SCP)
     assert status == OUT_OF_RESOURCES
-    assert "watermark" in why
+    assert "receive.min_free_mb" in why
     assert door.files() == []
 
 

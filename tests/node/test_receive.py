@@ -36,17 +36,23 @@ QUICK = os.environ | {"TCP_NODELAY": "1"}
 class Listening:
     """A receiver on loopback."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, **settings: object) -> None:
         self.door = door
         self.port = free_port()
-        self.server = listen(Receive(port=self.port), door.intake, 0.05)
+        values = {"port": self.port, "min_free_mb": 0} | settings
+        self.server = listen(Receive.model_validate(values), door.intake, 0.05)
 
-    def associate(self, *contexts: tuple[str, list[str] | None]) -> Association:
+    def associate(
+        self,
+        *contexts: tuple[str, list[str] | None],
+        calling: str = "SCANNER",
+        called: str = "LIMN",
+    ) -> Association:
         """An association that proposes these contexts."""
-        ae = AE(ae_title="SCANNER")
+        ae = AE(ae_title=calling)
         for sop_class, syntaxes in contexts or [(CTImageStorage, [ExplicitVRLittleEndian])]:
             ae.add_requested_context(sop_class, syntaxes or [ImplicitVRLittleEndian])
-        association = ae.associate("127.0.0.1", self.port, ae_title="LIMN")
+        association = ae.associate("127.0.0.1", self.port, ae_title=called)
         if not association.is_established:
             return association
         # Or every C-STORE waits 40 ms for an acknowledgement.
@@ -282,13 +288,24 @@ def test_the_sender_hears_what_is_wrong(receiver, caplog):
 
 
 def test_a_full_disk_is_answered_out_of_resources(tmp_path):
-    """Below the watermark the scanner hears 0xA700, and may try again later."""
-    receiver = Listening(Door(tmp_path, min_free_bytes=2**62))
+    """The disk fills while an association is open: 0xA700, and no new one is let in to store."""
+    receiver = Listening(Door(tmp_path))
     association = receiver.associate()
-    assert association.send_c_store(slices()[0]).Status == 0xA700
+    first, second = slices()[:2]
+    assert association.send_c_store(first).Status == 0
+    receiver.door.fill_up()
+    assert association.send_c_store(second).Status == 0xA700
     association.release()
+    late = receiver.associate()
+    assert late.is_rejected
+    # Transient, by the provider, temporary congestion (PS3.8 table 9-21).
+    rejected = late.acceptor.primitive
+    assert (rejected.result, rejected.result_source, rejected.diagnostic) == (2, 3, 1)
+    echo = receiver.associate((Verification, None))
+    assert echo.send_c_echo().Status == 0
+    echo.release()
     stop(receiver.server)
-    assert receiver.door.files() == []
+    assert len(receiver.door.files()) == 1
 
 
 def test_two_scanners_at_once(receiver):

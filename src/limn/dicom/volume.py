@@ -5,16 +5,18 @@ The only place of this room that opens files: the decoders want paths.
 
 from __future__ import annotations
 
+import math
+import struct
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -33,6 +35,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from limn.dicom.bounded import MAX_VOXELS, Overlarge, check_promise, coded_size, read
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Volume
@@ -57,6 +60,23 @@ COMPRESSED_SYNTAXES = (
     JPEGExtended12Bit,
 )
 TRANSFER_SYNTAXES: tuple[UID, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
+# What pydicom, the decoders and NumPy raise for bytes that are not what they claim.
+_DAMAGES = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def read_headers(paths: Sequence[Path]) -> list[Instance]:
@@ -72,8 +92,8 @@ def read_headers(paths: Sequence[Path]) -> list[Instance]:
 
 def _read_header(path: Path) -> Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, EOFError, OSError, ValueError) as error:
+        return read(path, stop_before_pixels=True)
+    except (InvalidDicomError, *_DAMAGES) as error:
         msg = f"{path.name} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
 
@@ -88,6 +108,10 @@ def read_volume(series: Series) -> Volume:
     RefusedSeries
         If the pixels of an instance can't be decoded.
     """
+    if math.prod(series.grid.shape_zyx) > MAX_VOXELS:
+        shown = " x ".join(str(size) for size in series.grid.shape_zyx)
+        msg = f"slices x Rows x Columns is {shown}, at most {MAX_VOXELS} voxels can be contoured"
+        raise RefusedSeries(msg)
     hu_zyx = np.empty(series.grid.shape_zyx, dtype=np.float32)
     opened: dict[Path, npt.NDArray[np.float64]] = {}
     for k, each in enumerate(series.slices):
@@ -109,14 +133,15 @@ def _decode(each: Slice) -> npt.NDArray[np.float64]:
     """Stored values of an instance: (y, x), or (frame, y, x) if it has several."""
     syntax = each.header.file_meta.get("TransferSyntaxUID")
     try:
+        check_promise(each.header)
         if syntax in NATIVE_SYNTAXES:
-            array = pydicom.dcmread(each.path).pixel_array.astype(np.float64)
+            array = read(each.path).pixel_array.astype(np.float64)
         elif syntax in COMPRESSED_SYNTAXES:
             array = _decode_compressed(each)
         else:
             msg = f"TransferSyntaxUID {syntax} can't be decoded (instance {each.name})"
             raise RefusedSeries(msg)
-    except (RuntimeError, ValueError, AttributeError, EOFError) as error:
+    except _DAMAGES as error:
         msg = f"PixelData of {each.name} can't be decoded: {error}"
         raise RefusedSeries(msg) from error
     if each.frame is not None:
@@ -135,13 +160,18 @@ def _decode_compressed(each: Slice) -> npt.NDArray[np.float64]:
     GDCM applies a rescale that it finds, so each frame is handed over without one; where
     rescale and functional groups lie is our business.
     """
-    ds = pydicom.dcmread(each.path)
+    ds = read(each.path)
     frames = int(ds.get("NumberOfFrames") or 1)
+    expected = (int(ds.Rows), int(ds.Columns))
     codes = list(generate_frames(ds.PixelData, number_of_frames=frames))
     with tempfile.TemporaryDirectory(prefix="limn-") as folder:
         path = Path(folder) / "frame.dcm"
         decoded = []
         for code in codes:
+            found = coded_size(code)
+            if found not in {expected, None}:
+                msg = f"the codestream says {found}, Rows x Columns are {expected}"
+                raise Overlarge(msg)
             _bare(ds, code).save_as(path, enforce_file_format=True)
             decoded.append(_read_stored(path))
     return decoded[0] if each.frame is None else np.stack(decoded)

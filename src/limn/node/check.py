@@ -11,7 +11,9 @@ from rich.console import Console
 
 from limn.domain.errors import ConfigWrong, LimnError
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
-from limn.node.deliver import Peer, echo
+from limn.node.deliver import echo, peer_of
+from limn.node.modes import make_private_folder
+from limn.node.peer_tls import check_keys
 from limn.node.service import check_ports, deliverable_bundle
 from limn.node.worker import warm_up
 
@@ -27,6 +29,7 @@ def check(config_path: Path) -> bool:
         ("model", lambda: _model(config)),
         ("data folder", lambda: _disk(config)),
         ("watched folder", lambda: _watched(config)),
+        ("TLS with DICOM peers", lambda: _tls(config)),
         ("ports", lambda: _ports(config)),
         *((f"destination {d.name}", _destination(d, config)) for d in config.destination),
     ]
@@ -62,7 +65,7 @@ def _model(config: Config) -> str:
 
 
 def _disk(config: Config) -> str:
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(config.data_dir)
     probe = config.data_dir / ".check"
     probe.write_bytes(b"limn")
     probe.unlink()
@@ -85,6 +88,11 @@ def _watched(config: Config) -> str:
     return f"{config.watch.folder} can be read"
 
 
+def _tls(config: Config) -> str:
+    check_keys(config)
+    return "as configured" if config.receive.tls is not None else "none: receive.tls is not set"
+
+
 def _ports(config: Config) -> str:
     if config.ready_path.exists():
         return "in use by the node that runs on this data folder"
@@ -103,7 +111,7 @@ def _destination(
         return f"{folder} can be written"
 
     def try_peer(found: DicomDestination) -> str:
-        peer = Peer(found.ae_title, found.host, found.port, config.receive.ae_title)
+        peer = peer_of(found, config.receive.ae_title)
         started_s = time.perf_counter()
         echo(peer)
         return f"{peer} answers C-ECHO in {time.perf_counter() - started_s:.2f} s"

@@ -7,7 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    model_validator,
+)
 
 from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
@@ -21,6 +28,7 @@ Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 # Plain text that any character set of DICOM holds: no backslash, no control characters, no
 # blank at either end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
+Network = IPvAnyNetwork
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
     Annotated[int, Field(ge=0, le=255)],
@@ -32,14 +40,49 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Tls(_Table):
+    """Our own certificate and key, and the CA of those we talk to: PEM files."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+    def below(self, folder: Path) -> Tls:
+        """The same with relative paths taken from ``folder``."""
+        return self.model_copy(
+            update={name: folder / getattr(self, name) for name in ("certificate", "key", "ca")}
+        )
+
+
+class PeerTls(Tls):
+    """The same for a destination; its certificate must name ``server_name``."""
+
+    server_name: Host | None = None
+
+
 class Receive(_Table):
     """The Storage SCP."""
 
     ae_title: AeTitle = "LIMN"
     host: Host = "127.0.0.1"
     port: Port = 11112
+    require_called_ae: bool = True
+    calling_ae: tuple[AeTitle, ...] = ()
+    allow: tuple[Network, ...] = ()
     max_associations: Annotated[int, Field(ge=1)] = 50
+    max_pdu: Annotated[int, Field(ge=4096, le=2**20)] = 131072
+    max_instance_mb: Annotated[int, Field(ge=1, le=2048)] = 512
+    max_spool_mb: Annotated[int, Field(ge=1)] | None = None
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
+    refuse_below_mb: Annotated[int, Field(ge=0)] | None = None
+    idle_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    artim_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    tls: Tls | None = None
+
+    @property
+    def refuse_free_mb(self) -> int:
+        """Below this much free disk no new association is let in to store."""
+        return 2 * self.min_free_mb if self.refuse_below_mb is None else self.refuse_below_mb
 
 
 class Watch(_Table):
@@ -160,6 +203,7 @@ class DicomDestination(_Table):
     ae_title: AeTitle
     host: Host
     port: Port
+    tls: PeerTls | None = None
 
 
 class FolderDestination(_Table):
@@ -249,11 +293,16 @@ class Config(_Table):
                 "model": self.model.model_copy(
                     update={"bundle": _below(folder, self.model.bundle)}
                 ),
+                "receive": self.receive.model_copy(
+                    update={"tls": self.receive.tls and self.receive.tls.below(folder)}
+                ),
                 "watch": watch and watch.model_copy(update={"folder": folder / watch.folder}),
                 "destination": tuple(
                     destination.model_copy(update={"folder": folder / destination.folder})
                     if isinstance(destination, FolderDestination)
-                    else destination
+                    else destination.model_copy(
+                        update={"tls": destination.tls and destination.tls.below(folder)}
+                    )
                     for destination in self.destination
                 ),
             }

@@ -20,8 +20,9 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from limn.domain.errors import PeerUnreachable
-from limn.node.config import DicomDestination, FolderDestination
+from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.node.config import DicomDestination, FolderDestination, PeerTls
+from limn.node.peer_tls import requestor_context
 from limn.node.spool import write_durably
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,21 @@ class Peer:
     host: str
     port: int
     calling_ae_title: str
+    tls: PeerTls | None = None
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+def peer_of(destination: DicomDestination, calling_ae_title: str) -> Peer:
+    """A destination as the peer to talk to."""
+    return Peer(
+        destination.ae_title,
+        destination.host,
+        destination.port,
+        calling_ae_title,
+        destination.tls,
+    )
 
 
 def judge(status: int) -> Outcome:
@@ -89,14 +102,14 @@ def deliver(
         return Answer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
     if isinstance(destination, FolderDestination):
         return _export(destination, path.name, contents)
-    peer = Peer(destination.ae_title, destination.host, destination.port, calling_ae_title)
+    peer = peer_of(destination, calling_ae_title)
     try:
         answers = iter(store(peer, [pydicom.dcmread(io.BytesIO(contents))]))
         status = next(answers)
         # Before the release, which a slow peer draws out: the answer is what counts.
         answered_at = time.time()
         next(answers, None)
-    except PeerUnreachable as error:
+    except (PeerUnreachable, ConfigWrong) as error:
         return Answer(Outcome.AGAIN, str(error), time.time())
     except InvalidDicomError:
         return Answer(Outcome.HELD, f"{path} is not a DICOM file any more", time.time())
@@ -175,13 +188,23 @@ def _associate(peer: Peer, contexts: Iterable[tuple[str, UID]]) -> Association:
     ae.dimse_timeout = REPLY_S
     for sop_class, syntax in contexts:
         ae.add_requested_context(sop_class, syntax)
+    tls = None
+    if peer.tls is not None:
+        tls = (requestor_context(peer.tls), peer.tls.server_name or peer.host)
     try:
-        association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAX_PDU)
+        association = ae.associate(
+            peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAX_PDU, tls_args=tls
+        )
     except OSError as error:
         msg = f"{peer} can't be found: {error.strerror}"
         raise PeerUnreachable(msg) from error
     if not association.is_established:
         why = "refused the association" if association.is_rejected else "does not answer"
+        if peer.tls is not None and not association.is_rejected:
+            why += (
+                f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
+                f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
+            )
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
     if association.dul.socket is not None and association.dul.socket.socket is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 import zlib
 from collections.abc import Iterable
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
+from limn.dicom.bounded import check_header_bytes, check_promise, read
 from limn.dicom.series import CT_CLASSES, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
@@ -24,13 +23,19 @@ DAMAGES = (
     AttributeError,
     BytesLengthException,
     EOFError,
+    IndexError,
     KeyError,
+    MemoryError,
     NotImplementedError,
+    OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
     struct.error,
     zlib.error,
 )
+# PatientID is a Long String (PS3.5 6.2); in UTF-8 a letter more does no harm.
+MAX_TEXT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +79,14 @@ def inspect(contents: bytes) -> Instance:
     if not contents:
         raise Unreadable("the file is empty")
     try:
-        ds = pydicom.dcmread(io.BytesIO(contents))
+        ds = read(contents)
         _check(ds)
+        check_header_bytes(ds, len(contents))
         return Instance(
             sop_instance_uid=str(ds.SOPInstanceUID),
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.get("StudyInstanceUID", "")),
-            animal=str(ds.get("PatientID", "")),
+            animal=_plain(str(ds.get("PatientID", ""))),
             positions_mm=tuple(_position_mm(plane) for _, plane in planes(ds)),
             rounding_mm=min((rounding_mm(plane) for _, plane in planes(ds)), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
@@ -108,13 +114,15 @@ def _check(ds: Dataset) -> None:
         name = UID(ds.get("SOPClassUID", "")).name or "no SOPClassUID"
         msg = f"Modality {ds.get('Modality', 'absent')} ({name}), a CT image expected"
         raise Unreadable(msg)
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        uid = UID(str(ds.get(keyword, "")))
-        if not uid.is_valid:
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        uid = UID(str(ds.get(keyword) or ""))
+        # Without a study it is refused with the whole series, by name.
+        if not uid.is_valid and not (keyword == "StudyInstanceUID" and not uid):
             msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
             raise Unreadable(msg)
     if "PixelData" not in ds:
         raise Unreadable("PixelData absent: the file has no pixels or is cut off")
+    check_promise(ds)
     if syntax in NATIVE_SYNTAXES:
         frames = int(ds.get("NumberOfFrames") or 1)
         expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
@@ -128,9 +136,16 @@ def _position_mm(ds: Dataset) -> float | None:
     try:
         orientation = np.array([float(v) for v in ds.ImageOrientationPatient])
         position = np.array([float(v) for v in ds.ImagePositionPatient])
-        return float(np.cross(orientation[:3], orientation[3:]) @ position)
+        with np.errstate(all="ignore"):
+            along_mm = float(np.cross(orientation[:3], orientation[3:]) @ position)
+        return along_mm if np.isfinite(along_mm) else None
     except (AttributeError, TypeError, ValueError):
         return None
+
+
+def _plain(text: str) -> str:
+    """Text that can stand in one line of a log: no control characters, no end of it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_TEXT])
 
 
 def _count(value: Any) -> int | None:

@@ -109,8 +109,14 @@ class Intake:
             instance = inspect(contents)
         except Unreadable as error:
             return CANNOT_UNDERSTAND, str(error)
-        if self._spool.is_full():
-            return OUT_OF_RESOURCES, "the spool's disk is below its watermark; free some space"
+        try:
+            full = self._spool.is_full()
+        except OSError as error:
+            return OUT_OF_RESOURCES, f"the spool can't be reached: {error}"
+        if full:
+            return OUT_OF_RESOURCES, (
+                "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room"
+            )
         with self._lock:
             gathering = self._gathering_of(instance)
         # One writer per series: two senders of one UID can't both be the first.
@@ -134,6 +140,16 @@ class Intake:
             with self._lock:
                 _note(gathering, instance, source, arrived_s)
         return SUCCESS, ""
+
+    def is_low(self, free_mb: int) -> bool:
+        """Whether the spool has less room than that, or none.
+
+        Raises
+        ------
+        OSError
+            If its disk is not there.
+        """
+        return self._spool.free_bytes() < free_mb * 2**20 or self._spool.is_full()
 
     def closed(self, source_key: str, *, aborted: bool) -> None:
         """An association ended."""

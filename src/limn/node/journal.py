@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from limn.dicom.uids import uid_from
+from limn.node.modes import make_private_file, make_private_folder
 
 SCHEMA = """
 create table if not exists scan (
@@ -219,7 +220,8 @@ class Journal:
     """A connection to the register; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
+        make_private_file(path)
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         self._db.row_factory = sqlite3.Row

@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict
 
+from limn.node.modes import make_private_folder
+
 if TYPE_CHECKING:
     from limn.node.config import Log
 
@@ -97,7 +99,7 @@ def set_up(data_dir: Path, process: str, settings: Log) -> None:
     if os.environ.get(TO_SUPERVISOR) and process != "limn":
         to_supervisor(process)
         return
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(data_dir)
     terminal = logging.StreamHandler()
     terminal.setFormatter(_Readable(process))
     handlers: list[logging.Handler] = [terminal]

@@ -3,64 +3,145 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
 from limn.dicom.series import CT_CLASSES
 from limn.dicom.volume import TRANSFER_SYNTAXES
 from limn.node.config import Receive
+from limn.node.doors import LIMIT_EXCEEDED, Caller, Refusal, why_not
 from limn.node.intake import SUCCESS, Intake, Source
+from limn.node.listener import Bounds, Listener
+from limn.node.peer_tls import acceptor_context
 
 log = logging.getLogger(__name__)
 
-MAX_PDU = 131072
 
+def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
+    """Open the port; returns the running server, whose ``shutdown()`` closes it.
 
-def listen(settings: Receive, intake: Intake, settle_s: float) -> ThreadedAssociationServer:
-    """Open the port; returns the running server, whose ``shutdown()`` closes it."""
+    Raises
+    ------
+    ConfigWrong
+        If TLS is asked for and a certificate or key can't be used.
+    """
     ae = AE(ae_title=settings.ae_title)
-    ae.maximum_pdu_size = MAX_PDU
-    ae.maximum_associations = settings.max_associations
+    ae.maximum_pdu_size = settings.max_pdu
+    # pynetdicom counts connections that have said nothing yet; we count associations.
+    ae.maximum_associations = 2**31
+    ae.acse_timeout = settings.artim_s
+    ae.network_timeout = settings.idle_s
     ae.add_supported_context(Verification)
     for sop_class in CT_CLASSES:
         ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+    doorman = _Doorman(settings, intake)
 
     def store(event: evt.Event) -> int:
-        source = _source(event, settle_s)
+        source = _source(event.assoc, settle_s)
         status, why = intake.accept(event.encoded_dataset(), source)
         if status != SUCCESS:
             log.error("instance from %s answered 0x%04X: %s", source.sender, status, why)
         return status
 
     def released(event: evt.Event) -> None:
-        intake.closed(_source(event, settle_s).key, aborted=False)
+        intake.closed(_source(event.assoc, settle_s).key, aborted=False)
 
     def broken(event: evt.Event) -> None:
-        intake.closed(_source(event, settle_s).key, aborted=True)
+        intake.closed(_source(event.assoc, settle_s).key, aborted=True)
 
-    server: ThreadedAssociationServer | None = ae.start_server(
+    def ended(association: Association) -> None:
+        doorman.leaves(association)
+        # However it ended: after a release it finds nothing open.
+        intake.closed(_source(association, settle_s).key, aborted=True)
+
+    server = Listener(
+        ae,
         (settings.host, settings.port),
-        block=False,
-        evt_handlers=[
+        [
+            (evt.EVT_REQUESTED, doorman.asked),
             (evt.EVT_C_STORE, store),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
             (evt.EVT_RELEASED, released),
             (evt.EVT_ABORTED, broken),
-            # A connection that ends with neither; after a release it finds nothing open.
             (evt.EVT_CONN_CLOSE, broken),
         ],
+        bounds=Bounds(
+            max_pdu=settings.max_pdu,
+            max_message_bytes=settings.max_instance_mb * 2**20,
+            idle_s=settings.idle_s,
+            artim_s=settings.artim_s,
+            max_connections=2 * settings.max_associations,
+        ),
+        networks=settings.allow,
+        tls=acceptor_context(settings.tls) if settings.tls is not None else None,
+        ended=ended,
     )
-    assert server is not None  # noqa: S101 - block=False always gives one
-    log.info("listening as %s on %s:%d", settings.ae_title, settings.host, settings.port)
+    log.info(
+        "listening as %s on %s:%d%s",
+        settings.ae_title,
+        settings.host,
+        settings.port,
+        " with TLS" if settings.tls is not None else "",
+    )
     return server
 
 
-def _source(event: evt.Event, settle_s: float) -> Source:
-    requestor = event.assoc.requestor
+class _Doorman:
+    """Asks the rules at every A-ASSOCIATE-RQ and remembers who is in."""
+
+    def __init__(self, settings: Receive, intake: Intake) -> None:
+        self._settings = settings
+        self._intake = intake
+        self._inside: set[int] = set()
+        self._lock = threading.Lock()
+
+    def asked(self, event: evt.Event) -> None:
+        """Reject the association, or let it be negotiated."""
+        association = event.assoc
+        request = association.requestor.primitive
+        assert request is not None  # noqa: S101 - it is what has just come
+        caller = Caller(
+            calling_ae=request.calling_ae_title or "",
+            called_ae=request.called_ae_title or "",
+            stores=any(
+                context.abstract_syntax in CT_CLASSES
+                for context in request.presentation_context_definition_list
+            ),
+        )
+        try:
+            disk_is_low = caller.stores and self._intake.is_low(self._settings.refuse_free_mb)
+            with self._lock:
+                refusal = why_not(
+                    self._settings, caller, len(self._inside), disk_is_low=disk_is_low
+                )
+                if refusal is None:
+                    self._inside.add(id(association))
+        except OSError as error:
+            # pynetdicom would swallow it and let the caller in.
+            refusal = Refusal(LIMIT_EXCEEDED, f"the disk can't be read: {error}")
+        if refusal is not None:
+            log.warning(
+                "association from %s@%s refused: %s",
+                caller.calling_ae.strip(),
+                association.requestor.address,
+                refusal.why,
+            )
+            association.acse.send_reject(*refusal.reject)
+            association.kill()
+
+    def leaves(self, association: Association) -> None:
+        """It is over; there is room for another."""
+        with self._lock:
+            self._inside.discard(id(association))
+
+
+def _source(association: Association, settle_s: float) -> Source:
+    requestor = association.requestor
     return Source(
-        key=f"association-{id(event.assoc)}",
+        key=f"association-{id(association)}",
         sender=f"{requestor.ae_title or 'unknown'}@{requestor.address}",
         settle_s=settle_s,
     )

@@ -25,6 +25,7 @@ from limn.node.courier import Courier
 from limn.node.dispatch import Dispatcher
 from limn.node.intake import Intake
 from limn.node.journal import Journal
+from limn.node.peer_tls import check_keys
 from limn.node.receive import listen
 from limn.node.release import what_to_do
 from limn.node.retention import Retention
@@ -71,7 +72,11 @@ def run_receiver(config_path: Path) -> None:
     lifeline.hold()
     journal = Journal(config.journal_path)
     intake = Intake(
-        Spool(config.spool_dir, config.receive.min_free_mb * 2**20),
+        Spool(
+            config.spool_dir,
+            config.receive.min_free_mb * 2**20,
+            config.receive.max_spool_mb and config.receive.max_spool_mb * 2**20,
+        ),
         journal,
         Rules(
             config.settle.min_slices,
@@ -257,6 +262,7 @@ class Supervisor:
             raise ConfigWrong(msg) from error
         with lock:
             bundle = deliverable_bundle(config)
+            check_keys(config)
             check_ports(config)
             set_damaged_aside(config, bundle.sha256)
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])

@@ -6,19 +6,52 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from limn.node.modes import OWNER_ONLY_FILE, make_private_folder
 
 RELEASED = "released.json"
 REMOVED = "removed.json"
 # A folder on its way out; no series lies in it.
 _GOING = ".going-"
+# A spool at its limit is measured again after so long: retention may have made room.
+MEASURE_AGAIN_S = 5.0
 
 
 class SpoolFull(Exception):
     """The disk is below its watermark or full."""
+
+
+class _Used:
+    """How many bytes lie in the spool; measured once, counted from then on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes: int | None = None
+        self._measured_s = 0.0
+
+    def reaches(self, limit: int, root: Path) -> bool:
+        """Whether the spool is at its limit."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._bytes is None or (
+                self._bytes >= limit and now_s - self._measured_s > MEASURE_AGAIN_S
+            ):
+                self._bytes = sum(map(_size, root.rglob("*")))
+                self._measured_s = now_s
+            return self._bytes >= limit
+
+    def add(self, count: int) -> None:
+        """A file more."""
+        with self._lock:
+            if self._bytes is not None:
+                self._bytes += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +69,14 @@ class Spool:
     Attributes
     ----------
     root : folder of the spool
-    min_free_bytes : below this nothing more is taken
+    min_free_bytes : of the disk; below this nothing more is taken
+    max_bytes : of the spool itself; None for no limit
     """
 
     root: Path
     min_free_bytes: int
+    max_bytes: int | None = None
+    _used: _Used = field(default_factory=_Used, compare=False, repr=False)
 
     def folder(self, series_instance_uid: str) -> Path:
         """Where a series lies; a hash, so that no sender chooses a path."""
@@ -51,9 +87,21 @@ class Spool:
         return f"{_key(sop_instance_uid)}.dcm"
 
     def is_full(self) -> bool:
-        """Whether the disk is below its watermark."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(self.root).free < self.min_free_bytes
+        """Whether the disk is below its watermark, or the spool at its limit."""
+        if self.free_bytes() < self.min_free_bytes:
+            return True
+        return self.max_bytes is not None and self._used.reaches(self.max_bytes, self.root)
+
+    def free_bytes(self) -> int:
+        """What the spool's disk has left.
+
+        Raises
+        ------
+        OSError
+            If it is not there.
+        """
+        make_private_folder(self.root)
+        return shutil.disk_usage(self.root).free
 
     def store(self, series_instance_uid: str, sop_instance_uid: str, contents: bytes) -> Path:
         """Write an instance so that it survives a power cut once this returns.
@@ -66,10 +114,12 @@ class Spool:
         folder = self.folder(series_instance_uid)
         path = folder / self.file_name(sop_instance_uid)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(path, contents)
+            make_private_folder(self.root)
+            make_private_folder(folder)
+            write_durably(path, contents, OWNER_ONLY_FILE)
         except OSError as error:
             raise SpoolFull(str(error)) from error
+        self._used.add(len(contents))
         return path
 
     def mark_released(self, series_instance_uid: str, instances: int, sender: str) -> None:
@@ -127,10 +177,10 @@ class Spool:
             return None
 
 
-def write_durably(path: Path, contents: bytes) -> None:
-    """Temp file, fsync, rename, fsync of the folder."""
+def write_durably(path: Path, contents: bytes, mode: int = 0o666) -> None:
+    """Temp file, fsync, rename, fsync of the folder; ``mode`` as the umask leaves it."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(contents)
         file.flush()
         os.fsync(file.fileno())
@@ -140,6 +190,15 @@ def write_durably(path: Path, contents: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; nothing if it has just gone."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _key(uid: str) -> str:

@@ -1,0 +1,170 @@
+"""DICOM bytes to a Dataset within bounds: what a header promises is not believed without limit.
+
+A few kilobytes can inflate to gigabytes, name ten thousand million pixels or a hundred million
+elements. Each of these is measured before memory is spent on it.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+PIXEL_DATA = 0x7FE00010
+# 1024 x 1024 x 2048: 8 GiB as Hounsfield units.
+MAX_VOXELS = 2**31
+MAX_INFLATED_BYTES = 2**30
+# An element costs two or three reads and some 500 bytes of memory. An Enhanced CT of a
+# thousand frames has 0.1 million elements.
+MAX_READS = 2**21
+# Beside the pixels; a scanner's private groups stay far below.
+MAX_HEADER_BYTES = 2**22
+MAX_HEADER_BYTES_PER_FRAME = 2**16
+
+
+class Overlarge(ValueError):
+    """More than any scan of a mouse; the text names the keyword and the limit."""
+
+
+def read(source: bytes | Path, *, stop_before_pixels: bool = False) -> FileDataset:
+    """Parse a DICOM file, or its bytes.
+
+    Raises
+    ------
+    Overlarge
+        If it inflates or splits into more than it may.
+    InvalidDicomError, OSError, ...
+        As pydicom does.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return _read(file, stop_before_pixels=stop_before_pixels)
+    return _read(io.BytesIO(source), stop_before_pixels=stop_before_pixels)
+
+
+def check_promise(header: Dataset) -> None:
+    """Hold Rows, Columns and NumberOfFrames against the limit, before any decoder does.
+
+    Raises
+    ------
+    Overlarge
+        Names the keywords and their values.
+    """
+    rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    frames = int(header.get("NumberOfFrames") or 1)
+    samples = int(header.get("SamplesPerPixel") or 1)
+    if frames < 1 or rows * columns * frames * samples > MAX_VOXELS:
+        msg = (
+            f"Rows {rows} x Columns {columns} x NumberOfFrames {frames} is not within 1 to "
+            f"{MAX_VOXELS} voxels"
+        )
+        raise Overlarge(msg)
+
+
+def check_header_bytes(header: Dataset, total_bytes: int) -> None:
+    """Hold what lies beside the pixels against the limit.
+
+    Raises
+    ------
+    Overlarge
+        Names the size.
+    """
+    pixels = header.get("PixelData")
+    frames = int(header.get("NumberOfFrames") or 1)
+    beside = total_bytes - (len(pixels) if isinstance(pixels, bytes) else 0)
+    allowed = MAX_HEADER_BYTES + MAX_HEADER_BYTES_PER_FRAME * frames
+    if beside > allowed:
+        msg = f"{beside} bytes beside PixelData, at most {allowed} expected"
+        raise Overlarge(msg)
+
+
+def coded_size(code: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream itself announces.
+
+    A decoder believes these and not the header. None for what names none (RLE).
+    """
+    if code[:2] == b"\xff\xd8":
+        return _jpeg_size(code)
+    start = code[:4096].find(b"\xff\x4f\xff\x51")
+    if start >= 0 and len(code) >= start + 24:
+        at = [int.from_bytes(code[start + k : start + k + 4], "big") for k in (8, 12, 16, 20)]
+        return at[1] - at[3], at[0] - at[2]
+    return None
+
+
+def _jpeg_size(code: bytes) -> tuple[int, int] | None:
+    """From the start-of-frame marker (ITU-T T.81 B.2.2, T.87 C.2.2)."""
+    at = 2
+    while at + 9 <= len(code) and code[at] == 0xFF:
+        marker = code[at + 1]
+        if marker in {0x01, 0xFF} or 0xD0 <= marker <= 0xD7:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}):
+            return (
+                int.from_bytes(code[at + 5 : at + 7], "big"),
+                int.from_bytes(code[at + 7 : at + 9], "big"),
+            )
+        at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
+    return None
+
+
+def _read(file: BinaryIO, *, stop_before_pixels: bool) -> FileDataset:
+    metered = cast(BinaryIO, _Metered(file))
+    preamble = read_preamble(metered, force=False)
+    meta = read_dataset(
+        metered,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag.group != 2,
+    )
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        metered.seek(0)
+        return pydicom.dcmread(metered, stop_before_pixels=stop_before_pixels)
+    # pydicom would inflate it whatever its size.
+    inflated = cast(BinaryIO, _Metered(io.BytesIO(_inflate(metered.read()))))
+    ds = read_dataset(
+        inflated,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=_at_pixels if stop_before_pixels else None,
+    )
+    found = FileDataset("", ds, preamble, FileMetaDataset(meta), False, True)
+    found.set_original_encoding(False, True, ds.original_character_set)
+    return found
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) == PIXEL_DATA
+
+
+def _inflate(zipped: bytes) -> bytes:
+    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(zipped, MAX_INFLATED_BYTES + 1)
+    if len(inflated) > MAX_INFLATED_BYTES:
+        msg = f"the deflated data set has more than {MAX_INFLATED_BYTES} bytes"
+        raise Overlarge(msg)
+    return inflated
+
+
+class _Metered:
+    """A file that ends a parser which reads it in too many pieces."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._reads = 0
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            msg = f"the data set has more elements than fit {MAX_READS} reads"
+            raise Overlarge(msg)
+        return self._file.read(size)

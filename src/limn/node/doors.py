@@ -1,0 +1,79 @@
+"""Who may come in: the site's rules about an association, before a byte of an image is read."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limn.node.config import Network, Receive
+
+# A-ASSOCIATE-RJ: result, source, reason (PS3.8 table 9-21).
+CALLING_NOT_RECOGNISED = (1, 1, 3)
+CALLED_NOT_RECOGNISED = (1, 1, 7)
+CONGESTED = (2, 3, 1)
+LIMIT_EXCEEDED = (2, 3, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What an A-ASSOCIATE-RQ says of who asks for what.
+
+    Attributes
+    ----------
+    stores : a storage class is proposed; C-ECHO and commitment need no disk
+    """
+
+    calling_ae: str
+    called_ae: str
+    stores: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to one who may not come in, and the reason for the log."""
+
+    reject: tuple[int, int, int]
+    why: str
+
+
+def may_connect(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks; any is where none is named."""
+    if not networks:
+        return True
+    try:
+        # A link-local IPv6 address names its interface after a per cent sign.
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return any((mapped or found) in network for network in networks)
+
+
+def why_not(
+    settings: Receive, caller: Caller, open_associations: int, *, disk_is_low: bool
+) -> Refusal | None:
+    """The reason to reject an association (PS3.8 9.3.4), or None.
+
+    Parameters
+    ----------
+    open_associations : how many there are beside this one
+    disk_is_low : below ``receive.refuse_below_mb``
+    """
+    called, calling = caller.called_ae.strip(), caller.calling_ae.strip()
+    if settings.require_called_ae and called != settings.ae_title.strip():
+        return Refusal(
+            CALLED_NOT_RECOGNISED,
+            f"it calls {called!r}, this node is {settings.ae_title!r} (receive.ae_title)",
+        )
+    known = {title.strip() for title in settings.calling_ae}
+    if known and calling not in known:
+        return Refusal(CALLING_NOT_RECOGNISED, f"{calling!r} is not in receive.calling_ae")
+    if open_associations >= settings.max_associations:
+        return Refusal(LIMIT_EXCEEDED, f"{open_associations} are open (receive.max_associations)")
+    if caller.stores and disk_is_low:
+        return Refusal(
+            CONGESTED,
+            f"the disk has less than {settings.refuse_free_mb} MB free; make room in data_dir",
+        )
+    return None

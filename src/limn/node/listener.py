@@ -1,0 +1,273 @@
+"""The port of the Storage SCP, over pynetdicom's server: no peer may hold it up or fill it.
+
+pynetdicom reads whatever length a PDU announces and waits for it as long as it takes, shakes
+hands over TLS in the loop that accepts, and collects a message until memory ends. Here each of
+these has a limit, and each connection a thread that tells when it is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from socketserver import BaseServer
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from limn.node.config import Network
+from limn.node.doors import may_connect
+
+log = logging.getLogger(__name__)
+
+# Answers are awaited one by one (no asynchronous operations window is negotiated).
+MAX_UNANSWERED = 8
+# Room for the command set and for what wraps the data set.
+MESSAGE_OVERHEAD_BYTES = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one peer may take of time and memory.
+
+    Attributes
+    ----------
+    max_pdu : bytes, as told to the peer; twice that is the end
+    max_message_bytes : of one DIMSE message
+    idle_s : silence on an association, and the longest that one PDU may take
+    artim_s : from the connection to the whole A-ASSOCIATE-RQ; TLS has as long for itself
+    max_connections : sockets at once, with and without an association
+    """
+
+    max_pdu: int
+    max_message_bytes: int
+    idle_s: float
+    artim_s: float
+    max_connections: int
+
+
+class Listener(ThreadedAssociationServer):
+    """pynetdicom's threaded server with bounds; ``ended`` hears of every association's end."""
+
+    # A peer that stalls must not keep the process from ending.
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        handlers: Sequence[EventHandlerType],
+        *,
+        bounds: Bounds,
+        networks: Sequence[Network],
+        tls: ssl.SSLContext | None,
+        ended: Callable[[Association], None],
+    ) -> None:
+        self.bounds = bounds
+        self.ended = ended
+        self._networks = networks
+        self._tls = tls
+        self._connections = 0
+        self._counting = threading.Lock()
+        super().__init__(
+            ae,
+            address,
+            ae.ae_title,
+            ae.supported_contexts,
+            evt_handlers=list(handlers),
+            request_handler=_Connection,
+        )
+        self._thread = threading.Thread(target=self.serve_forever, name="listener", daemon=True)
+        self._thread.start()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a connection is looked at, by its address alone."""
+        address = str(client_address[0])
+        if not may_connect(address, self._networks):
+            log.warning("connection from %s refused: not in receive.allow", address)
+            return False
+        if self._connections >= self.bounds.max_connections:
+            log.warning("connection from %s refused: %d are open", address, self._connections)
+            return False
+        with self._counting:
+            self._connections += 1
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, from the handshake until it is over."""
+        try:
+            if self._tls is not None:
+                request = self._secured(request, str(client_address[0]))
+            if request is not None:
+                self.finish_request(request, client_address)
+        except Exception:
+            # Whatever a stranger's bytes may cause in there: it ends here, in our own words.
+            log.exception("connection from %s ended by a fault", client_address[0])
+        finally:
+            with self._counting:
+                self._connections -= 1
+            if request is not None:
+                self.shutdown_request(request)
+
+    def _secured(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
+        assert self._tls is not None  # noqa: S101 - asked for only then
+        request.settimeout(self.bounds.artim_s)
+        try:
+            # Detaches ``request``: whoever fails after it closes the new one.
+            secured = self._tls.wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            )
+        except OSError as error:
+            log.warning("connection from %s refused: %s", address, error)
+            self.shutdown_request(request)
+            return None
+        watchdog = threading.Timer(self.bounds.artim_s, _cut, (secured,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            secured.do_handshake()
+        except (OSError, ValueError) as error:
+            log.warning("connection from %s refused: TLS: %s", address, _said(error))
+            self.shutdown_request(secured)
+            return None
+        finally:
+            watchdog.cancel()
+        return secured
+
+    def shutdown(self) -> None:
+        """Close the port; associations that are open end on their own."""
+        # Not pynetdicom's: it would look for us in the AE's own list.
+        BaseServer.shutdown(self)
+        self.server_close()
+
+
+class _Connection(RequestHandler):
+    """One accepted connection."""
+
+    server: Listener
+
+    def handle(self) -> None:
+        """Run the association and stay until it has ended, however it ends."""
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().handle()
+        self._association.join()
+        self.server.ended(self._association)
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        # pynetdicom's own socket has announced itself (Evt5); ours does it again.
+        association.dul.event_queue.get_nowait()
+        association.dul.socket = _TimedSocket(association, self.request, self.server.bounds)
+        association.dimse = _BoundedMessages(association, self.server.bounds)
+        association.bind(evt.EVT_CONN_CLOSE, _wake)
+        self._association = association
+        return association
+
+
+class _TimedSocket(AssociationSocket):
+    """Reads a PDU within its time and size, or the connection is over."""
+
+    def __init__(self, association: Association, connection: socket.socket, bounds: Bounds) -> None:
+        super().__init__(association, client_socket=connection)
+        self._bounds = bounds
+        connection.settimeout(bounds.idle_s)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """So many bytes, fewer if the peer closes.
+
+        Raises
+        ------
+        OSError
+            If they are too many or take too long; pynetdicom then closes (Evt17).
+        """
+        connection = self.socket
+        if connection is None:
+            raise OSError(errno.ENOTCONN, "closed")
+        if nr_bytes > 2 * self._bounds.max_pdu:
+            self._say(f"it announces a PDU of {nr_bytes} bytes (receive.max_pdu)")
+            raise OSError(errno.EMSGSIZE, "PDU too long")
+        waiting = self.assoc.dul.state_machine.current_state in {"Sta1", "Sta2"}
+        allowed_s = self._bounds.artim_s if waiting else self._bounds.idle_s
+        connection.settimeout(allowed_s)
+        give_up_s = time.monotonic() + allowed_s
+        received = bytearray(nr_bytes)
+        view, filled = memoryview(received), 0
+        while filled < nr_bytes:
+            try:
+                count = connection.recv_into(view[filled:])
+            except TimeoutError:
+                count = -1
+            if count < 0 or (count and time.monotonic() > give_up_s):
+                self._say(f"it stalled in the middle of a PDU for {allowed_s:g} s")
+                raise TimeoutError
+            if count == 0:
+                break
+            filled += count
+        return received[:filled] if filled < nr_bytes else received
+
+    def _say(self, why: str) -> None:
+        requestor = self.assoc.requestor
+        log.warning("connection from %s closed: %s", requestor.address, why)
+
+
+class _BoundedMessages(DIMSEServiceProvider):
+    """Collects one DIMSE message up to its limit; beyond, the association is aborted."""
+
+    def __init__(self, association: Association, bounds: Bounds) -> None:
+        super().__init__(association)
+        self._max_bytes = bounds.max_message_bytes + MESSAGE_OVERHEAD_BYTES
+        self._collected = 0
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take a P-DATA in, or end the association (A-ABORT by the provider, PS3.8 9.3.8)."""
+        self._collected += sum(len(data) for _, data in primitive.presentation_data_value_list)
+        why = ""
+        if self._collected > self._max_bytes:
+            why = f"an instance larger than {self._max_bytes // 2**20} MB (receive.max_instance_mb)"
+        elif self.msg_queue.qsize() >= MAX_UNANSWERED:
+            why = f"{MAX_UNANSWERED} requests without awaiting an answer"
+        else:
+            try:
+                super().receive_primitive(primitive)
+            except Exception as error:  # noqa: BLE001 - a stranger's bytes in another's parser
+                why = f"a damaged message ({type(error).__name__}: {error})"
+        if self.message is None:
+            self._collected = 0
+        if why:
+            requestor = self.assoc.requestor
+            log.warning(
+                "association from %s@%s aborted: it sent %s",
+                requestor.ae_title,
+                requestor.address,
+                why,
+            )
+            self.message, self._collected = None, 0
+            self.dul.event_queue.put("Evt19")
+
+
+def _wake(event: evt.Event) -> None:
+    """A peer that leaves before it asked is not waited for until the ARTIM timer ends."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
+
+
+def _cut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "reason", "") or getattr(error, "strerror", "") or error)

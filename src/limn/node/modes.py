@@ -1,0 +1,44 @@
+"""Who may read what a node writes: POSIX file modes; Windows has the folder's access list."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from limn.domain.errors import ConfigWrong
+
+OWNER_ONLY_FOLDER = 0o700
+OWNER_ONLY_FILE = 0o600
+
+
+def make_private_folder(folder: Path) -> None:
+    """A folder for its owner alone; one that is there already is the site's own decision."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=OWNER_ONLY_FOLDER, exist_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """An empty file for its owner alone, if there is none."""
+    if not path.exists():
+        path.touch(mode=OWNER_ONLY_FILE)
+
+
+def check_private(path: Path, what: str) -> None:
+    """Refuse a secret that others than its owner can read.
+
+    Raises
+    ------
+    ConfigWrong
+        If it is absent, or (on POSIX) readable by group or others; says what to do.
+    """
+    try:
+        mode = path.stat().st_mode
+        path.open("rb").close()
+    except OSError as error:
+        msg = f"{what} {path}: {error.strerror}"
+        raise ConfigWrong(msg) from error
+    if os.name == "posix" and mode & 0o077:
+        msg = f"{what} {path} can be read by others (mode {mode & 0o777:04o}): chmod 600 {path}"
+        raise ConfigWrong(msg)
