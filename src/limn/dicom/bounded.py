@@ -146,10 +146,13 @@ def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _inflate(zipped: bytes) -> bytes:
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(zipped, MAX_INFLATED_BYTES + 1)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(zipped, MAX_INFLATED_BYTES + 1)
     if len(inflated) > MAX_INFLATED_BYTES:
         msg = f"the deflated data set has more than {MAX_INFLATED_BYTES} bytes"
         raise Overlarge(msg)
+    if not inflater.eof:
+        raise zlib.error("the deflated data set is cut off")
     return inflated
 
 
