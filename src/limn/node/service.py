@@ -18,7 +18,7 @@ from distributed.security import Security
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
-from limn.node import lifeline, oplog
+from limn.node import lifeline, metrics, oplog
 from limn.node.again import alarm
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
@@ -229,6 +229,7 @@ class _Child:
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     said: threading.Thread | None = None
+    restarts: int = 0
     started_s: float = 0.0
     pause_s: float = RESTART_S
     start_at_s: float = 0.0
@@ -271,9 +272,10 @@ class Supervisor:
             self._stopping = _stop_on_signal()
             children = self._children()
             try:
-                while not self._stopping.wait(0.1):
-                    for child in children:
-                        self._keep_alive(child)
+                with metrics.serving(config, lambda: [_told(child) for child in children]):
+                    while not self._stopping.wait(0.1):
+                        for child in children:
+                            self._keep_alive(child)
             finally:
                 self._end(children)
                 config.ready_path.unlink(missing_ok=True)
@@ -327,6 +329,7 @@ class Supervisor:
             return
         log.error("%s ended (%s); it is started again in %.1f s", child.name, code, child.pause_s)
         child.process = None
+        child.restarts += 1
         child.start_at_s = now_s + child.pause_s
         child.pause_s = min(SLOWEST_RESTART_S, child.pause_s * 2)
 
@@ -346,6 +349,13 @@ class Supervisor:
                 child.process.wait()
             if child.said is not None:
                 child.said.join(LAST_WORDS_S)
+
+
+def _told(child: _Child) -> metrics.Process:
+    process = child.process
+    return metrics.Process(
+        child.name, process is not None and process.poll() is None, child.restarts
+    )
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
