@@ -11,9 +11,9 @@ from limn import cli
 from tests.conftest import BUNDLE
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
-COMMANDS += ["models", "queue", "retry", "resend"]
+COMMANDS += ["models", "certs", "queue", "retry", "resend"]
 HEAVY = {"torch", "pynetdicom", "pydicom", "numpy", "distributed", "pydantic", "nnunetv2", "rich"}
-WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "engine"]]
+WITH_CONFIG = [["serve"], ["serve", "--only", "receiver"], ["serve", "--only", "worker"]]
 WITH_CONFIG += [["check"], ["log"], ["release"], ["queue"]]
 WITH_CONFIG += [["retry", "scan-00001"], ["resend", "scan-00001"]]
 

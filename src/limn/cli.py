@@ -56,12 +56,22 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _serve(parsed: argparse.Namespace) -> None:
     from limn.node import service
 
-    if parsed.only == "receiver":
-        service.run_receiver(parsed.config)
-    elif parsed.only == "engine":
-        service.run_engine(parsed.config)
+    if parsed.child:
+        run = {"receiver": service.run_receiver, "engine": service.run_engine}
+        run[parsed.only](parsed.config)
     else:
-        service.Supervisor(parsed.config).run()
+        service.Supervisor(parsed.config, parsed.only).run()
+
+
+def _certs(parsed: argparse.Namespace) -> None:
+    from limn.node import certs
+
+    hosts = [certs.Host.parse(text) for text in parsed.host]
+    peers = [certs.Host.parse(text) for text in parsed.peer]
+    if not hosts and not peers:
+        hosts = [certs.Host.this()]
+    folders = certs.make(parsed.out, hosts, peers, certs.now_utc())
+    print(certs.explain(parsed.out, folders), end="")
 
 
 def _check(parsed: argparse.Namespace) -> int:
@@ -255,7 +265,15 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the node until Ctrl-C")
     serve.add_argument("--config", type=Path, required=True)
-    serve.add_argument("--only", choices=["receiver", "engine"], help="one process of the node")
+    serve.add_argument(
+        "--only",
+        choices=["receiver", "scheduler", "worker", "engine"],
+        metavar="PART",
+        help="this host's part of a node on several: receiver (with dispatch and delivery), "
+        "scheduler or worker (deploy/README.md)",
+    )
+    # How the supervisor starts the processes that it watches over.
+    serve.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
 
     check = commands.add_parser("check", help="try config, bundle, model and peers")
@@ -269,6 +287,27 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
     chosen.add_argument("--config", type=Path, help="take bundle and names from a site's config")
     contour.set_defaults(run=_contour)
+
+    certs = commands.add_parser(
+        "certs", help="certificates for the hosts of a node and for its DICOM peers"
+    )
+    certs.add_argument("out", type=Path, metavar="OUT", help="keeps both authorities; add to it")
+    certs.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME[,ADDRESS]",
+        help="a host that runs limn: one certificate for the engine, one for DICOM (default: "
+        "this machine)",
+    )
+    certs.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME[,ADDRESS]",
+        help="a scanner or planning system: one for DICOM, good for nothing else",
+    )
+    certs.set_defaults(run=_certs)
 
     send = commands.add_parser("send", help="send a folder of DICOM by C-STORE")
     send.add_argument("folder", type=Path)

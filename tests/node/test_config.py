@@ -49,7 +49,13 @@ WHOLE = {
     "model.mirroring": "true",
     "model.two_animals": '"central"',
     "model.assume_hu": "false",
-    "engine.host": '"127.0.0.1"',
+    "engine.scheduler": '"tls://10.0.0.3:8786"',
+    "engine.host": '"10.0.0.2"',
+    "engine.workers": "2",
+    "engine.worker_port": "8788",
+    "engine.gpus": "[0, 1]",
+    "engine.pixels": '"bytes"',
+    "engine.tls_dir": '"certs/engine/ct"',
     "engine.port": "8786",
     "engine.wake_port": "11113",
     "engine.deadline_s": "600",
@@ -122,7 +128,15 @@ WRONG = [
     ("model.mirroring", "2"),
     ("model.two_animals", '"both"'),
     ("model.assume_hu", "7"),
+    ("engine.scheduler", '"tcp://10.0.0.3:8786"'),
+    ("engine.scheduler", '"tls://10.0.0.3"'),
     ("engine.host", '""'),
+    ("engine.workers", "-1"),
+    ("engine.worker_port", "0"),
+    ("engine.gpus", '["GPU-0"]'),
+    ("engine.gpus", "[-1]"),
+    ("engine.pixels", '"volume"'),
+    ("engine.tls_dir", "1"),
     ("engine.port", "-1"),
     ("engine.wake_port", "99999"),
     ("engine.deadline_s", "0"),
@@ -377,3 +391,28 @@ def test_a_config_can_not_be_changed(tmp_path):
     config = load(tmp_path, LEAST)
     with pytest.raises(ValueError, match="frozen"):
         config.receive.port = 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ('host = "10.0.0.2"', "tls_dir must name"),
+        ('scheduler = "tls://10.0.0.3:8786"', "tls_dir must name"),
+        ('host = "10.0.0.2"\ntls_dir = "c"', "worker_port must be given"),
+        ("gpus = [0, 1]", "gpus names 2 GPUs and workers is 1"),
+        ("workers = 2\nworker_port = 65535", "end beyond 65535"),
+        ("workers = 3\nworker_port = 8785", "engine.port 8786 is one of the workers'"),
+    ],
+)
+def test_an_engine_that_can_t_run_so_is_refused(tmp_path, engine, said):
+    """No pickles beyond this host without the site's certificates; every worker its GPU, port."""
+    assert said in refusal(tmp_path, f"{LEAST}[engine]\n{engine}\n")
+
+
+def test_a_host_that_only_receives_needs_no_worker_port(tmp_path):
+    """Two hosts by configuration alone; the certificates' folder is taken from the file's."""
+    text = '[engine]\nscheduler = "tls://gpu:8786"\nworkers = 0\ntls_dir = "certs/engine/ct"\n'
+    config = load(tmp_path, LEAST + text)
+    assert config.engine.address == "tls://gpu:8786"
+    assert config.engine.worker_ports == ()
+    assert config.tls_dir == tmp_path / "certs" / "engine" / "ct"

@@ -7,15 +7,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from distributed import Client
 from rich.console import Console
 
-from limn.domain.errors import ConfigWrong, LimnError
+from limn import __version__
+from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.deliver import echo, peer_of
+from limn.node.engine_tls import check_given, security_of
 from limn.node.modes import make_private_folder
 from limn.node.peer_tls import check_keys
 from limn.node.service import check_ports, deliverable_bundle
+from limn.node.window import Answer, Ask, answer, kind_of
 from limn.node.worker import warm_up
+
+ENGINE_S = 10.0
 
 
 def check(config_path: Path) -> bool:
@@ -30,6 +36,7 @@ def check(config_path: Path) -> bool:
         ("data folder", lambda: _disk(config)),
         ("watched folder", lambda: _watched(config)),
         ("TLS with DICOM peers", lambda: _tls(config)),
+        ("engine", lambda: _engine(config)),
         ("ports", lambda: _ports(config)),
         *((f"destination {d.name}", _destination(d, config)) for d in config.destination),
     ]
@@ -93,11 +100,49 @@ def _tls(config: Config) -> str:
     return "as configured" if config.receive.tls is not None else "none: receive.tls is not set"
 
 
+def _engine(config: Config) -> str:
+    said = f"scheduler {config.engine.address}, {config.engine.workers} workers on this host"
+    if config.engine.tls_dir is None:
+        return f"{said}, certificates made anew at every start"
+    said = f"{said}, certificates {check_given(config.engine.tls_dir)}"
+    if config.engine.scheduler == "local":
+        return said
+    return f"{said}, {_workers_there(config)} warm workers there"
+
+
+def _workers_there(config: Config) -> int:
+    """How many workers at the scheduler compute with this node's limn and bundle.
+
+    Raises
+    ------
+    PeerUnreachable
+        If the scheduler can't be reached, or takes no certificate of ours.
+    ConfigWrong
+        If its workers run another limn or bundle.
+    """
+    kind = kind_of(__version__, deliverable_bundle(config).sha256)
+    try:
+        with Client(
+            config.engine.address,
+            security=security_of(config),
+            timeout=ENGINE_S,
+            set_as_default=False,
+        ) as client:
+            ask = Ask(node="check", client=client.id, kind=kind, priority=None, holding=())
+            found: Answer = client.run_on_scheduler(answer, ask)
+    except OSError as error:
+        msg = f"no scheduler answers at {config.engine.address}: {error}"
+        raise PeerUnreachable(msg) from error
+    if found.others and not found.workers:
+        msg = f"the workers {', '.join(found.others)} are not {kind}; give every host the same"
+        raise ConfigWrong(msg)
+    return len(found.workers)
+
+
 def _ports(config: Config) -> str:
     if config.ready_path.exists():
         return "in use by the node that runs on this data folder"
-    check_ports(config)
-    return f"{config.receive.port}, {config.engine.port} and {config.engine.wake_port} are free"
+    return f"{check_ports(config)} are free"
 
 
 def _destination(

@@ -25,6 +25,7 @@ AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]
 # An empty host would mean every interface.
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,5})$")]
 # Plain text that any character set of DICOM holds: no backslash, no control characters, no
 # blank at either end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
@@ -114,13 +115,68 @@ class Model(_Table):
     assume_hu: bool = False
 
 
-class Engine(_Table):
-    """Dask's scheduler and the deadline of one scan."""
+def _is_loopback(host: str) -> bool:
+    name = host.partition(":")[0]
+    return name == "localhost" or name.startswith("127.")
 
+
+class Engine(_Table):
+    """Dask's scheduler and workers, here or elsewhere, and the deadline of one scan.
+
+    Everything that `host` and `scheduler` open beyond loopback wants certificates of the site's
+    own (`limn certs`): whoever can submit to Dask runs code.
+    """
+
+    scheduler: Scheduler = "local"
     host: Host = "127.0.0.1"
     port: Port = 8786
+    workers: Annotated[int, Field(ge=0)] = 1
+    worker_port: Port | None = None
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    pixels: Literal["path", "bytes"] = "path"
+    tls_dir: Path | None = None
     wake_port: Port = 11113
     deadline_s: Annotated[float, Field(gt=0)] = 600.0
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is reached."""
+        return f"tls://{self.host}:{self.port}" if self.scheduler == "local" else self.scheduler
+
+    @property
+    def worker_ports(self) -> tuple[int, ...]:
+        """One for each worker of this host; 0 takes any free one."""
+        if self.worker_port is None:
+            return (0,) * self.workers
+        return tuple(self.worker_port + number for number in range(self.workers))
+
+    @model_validator(mode="after")
+    def _one_gpu_each(self) -> Engine:
+        if self.gpus and len(self.gpus) != self.workers:
+            msg = (
+                f"gpus names {len(self.gpus)} GPUs and workers is {self.workers}; each worker "
+                "has one GPU"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _safe_beyond_this_host(self) -> Engine:
+        if self.worker_port is not None and self.worker_port + self.workers > 65536:
+            msg = f"worker_port {self.worker_port} and {self.workers} workers end beyond 65535"
+            raise ValueError(msg)
+        if all(map(_is_loopback, (self.host, self.address.removeprefix("tls://")))):
+            return self
+        if self.tls_dir is None:
+            msg = (
+                f"{self.address} with host {self.host} leaves this machine: tls_dir must name "
+                "this host's folder of engine certificates (limn certs makes them)"
+            )
+            raise ValueError(msg)
+        if self.workers and self.worker_port is None:
+            msg = f"worker_port must be given where host is {self.host}, for the firewall"
+            raise ValueError(msg)
+        return self
 
 
 class PlanningSystem(_Table):
@@ -234,9 +290,17 @@ class Config(_Table):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Config:
-        if self.receive.port == self.engine.port:
+        engine = self.engine
+        if self.receive.port == engine.port:
             msg = f"receive.port and engine.port are both {self.receive.port}"
             raise ValueError(msg)
+        for key, port in (("receive.port", self.receive.port), ("engine.port", engine.port)):
+            if port in engine.worker_ports:
+                msg = (
+                    f"{key} {port} is one of the workers', {engine.worker_ports[0]} to "
+                    f"{engine.worker_ports[-1]} (engine.worker_port)"
+                )
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
@@ -277,7 +341,7 @@ class Config(_Table):
     @property
     def tls_dir(self) -> Path:
         """Key and certificate of the engine's own connections."""
-        return self.data_dir / "tls"
+        return self.engine.tls_dir or self.data_dir / "tls"
 
     @property
     def ready_path(self) -> Path:
@@ -286,7 +350,7 @@ class Config(_Table):
 
     def paths_resolved(self, folder: Path) -> Config:
         """The same config with every relative path taken from ``folder``."""
-        watch = self.watch
+        watch, tls_dir = self.watch, self.engine.tls_dir
         return self.model_copy(
             update={
                 "data_dir": _below(folder, self.data_dir),
@@ -295,6 +359,9 @@ class Config(_Table):
                 ),
                 "receive": self.receive.model_copy(
                     update={"tls": self.receive.tls and self.receive.tls.below(folder)}
+                ),
+                "engine": self.engine.model_copy(
+                    update={"tls_dir": tls_dir and _below(folder, tls_dir)}
                 ),
                 "watch": watch and watch.model_copy(update={"folder": folder / watch.folder}),
                 "destination": tuple(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -46,12 +47,23 @@ DEATHS = 3
 
 @dataclass(slots=True)
 class _Flight:
-    """A submitted job. Times are UTC seconds."""
+    """A job on its way to a worker or there. Times are UTC seconds.
 
-    future: Future[Result]
+    Attributes
+    ----------
+    future : None while the scan's bytes are still being sent
+    pixels : the bytes on the worker, which lets go of them with this
+    unreadable : why the scan's files can't be sent; empty if they can
+    """
+
+    key: str
     worker: str
     submitted_at: float
     queue_s: float
+    future: Future[Result] | None = None
+    pixels: Future[bytes] | None = None
+    transfer_s: float = 0.0
+    unreadable: str = ""
     started: bool = False
 
 
@@ -138,7 +150,7 @@ class Dispatcher:
     def _started(self, key: str) -> None:
         """Other nodes' jobs are told here too; only this node's own are in flight."""
         for scan_id, flight in self._flights.items():
-            if flight.future.key == key:
+            if flight.key == key:
                 flight.started = True
                 tries = self._journal.started(scan_id)
                 if tries > 1:
@@ -187,20 +199,59 @@ class Dispatcher:
         )
         submitted_at = time.time()
         waited = row.id in self._had_to_wait
-        future = client.submit(
+        queue_s = submitted_at - row.ready_at if waited else 0.0
+        key = f"{row.name}-{number}-{uuid.uuid4().hex}"
+        flight = _Flight(key, worker, submitted_at, queue_s)
+        self._flights[row.id] = flight
+        if self._config.engine.pixels == "path":
+            self._start(client, job, flight, -number)
+        else:
+            # A thread of its own: other scans' results are filed meanwhile.
+            send = (client, job, flight, -number)
+            threading.Thread(target=self._send_and_start, args=send, daemon=True).start()
+
+    def _start(self, client: Client, job: Job, flight: _Flight, priority: int) -> None:
+        flight.future = client.submit(
             run_job,
             job,
             self._label,
-            key=f"{row.name}-{number}-{uuid.uuid4().hex}",
+            flight.pixels,
+            key=flight.key,
             pure=False,
-            priority=-number,
+            priority=priority,
             # Should it leave meanwhile, any other may take the job.
-            workers=[worker],
+            workers=[flight.worker],
             allow_other_workers=True,
         )
-        queue_s = submitted_at - row.ready_at if waited else 0.0
-        self._flights[row.id] = _Flight(future, worker, submitted_at, queue_s)
-        future.add_done_callback(lambda done: self._events.put(("done", (row.id, done))))
+        flight.future.add_done_callback(lambda _: self._events.put(("done", (job.scan, flight))))
+
+    def _send_and_start(self, client: Client, job: Job, flight: _Flight, priority: int) -> None:
+        """Send the files straight to the worker, not through the scheduler, then the job."""
+        began_s = time.perf_counter()
+        try:
+            files = [Path(path).read_bytes() for path in job.paths]
+        except OSError as error:
+            flight.unreadable = f"the scan can't be read from the spool: {error}"
+            self._events.put(("done", (job.scan, flight)))
+            return
+        try:
+            flight.pixels = client.scatter(
+                b"".join(files), workers=[flight.worker], direct=True, hash=False
+            )
+            flight.transfer_s = time.perf_counter() - began_s
+            sized = replace(job, sizes=tuple(map(len, files)))
+            self._start(client, sized, flight, priority)
+        except OSError as error:
+            log.error(
+                "scan-%05d can't be sent to worker %s (%s); is engine.worker_port there open to "
+                "this host?",
+                job.scan,
+                flight.worker,
+                error,
+            )
+        finally:
+            if flight.future is None:
+                self._events.put(("done", (job.scan, flight)))
 
     def _predecessor_uid(self, row: ScanRow) -> str:
         """The structure set that this scan's replaces: the last version that has one."""
@@ -212,15 +263,20 @@ class Dispatcher:
             earlier = before.predecessor
         return ""
 
-    def _land(self, scan_id: int, future: Future[Result]) -> None:
-        flight = self._flights.get(scan_id)
-        if flight is None or flight.future is not future:
+    def _land(self, scan_id: int, flight: _Flight) -> None:
+        if self._flights.get(scan_id) is not flight:
             return
         del self._flights[scan_id]
         row = self._journal.scan(scan_id)
         self._journal.stopped(scan_id)
+        future = flight.future
         with oplog.about(scan=row.name, animal=row.animal):
-            if future.status == "finished":
+            if flight.unreadable:
+                failed = Result(scan=scan_id, started_at=0.0, ended="failed")
+                self._file(row, flight, replace(failed, reason=flight.unreadable))
+            elif future is None:
+                log.warning("%s never reached its worker; it is submitted again", row.name)
+            elif future.status == "finished":
                 self._file(row, flight, future.result())
             elif future.status == "error":
                 self._after_death(row, future)
@@ -259,6 +315,7 @@ class Dispatcher:
         record = {
             **result.record,
             "queue_s": flight.queue_s,
+            "transfer_s": flight.transfer_s + result.record.get("transfer_s", 0.0),
             "contoured_at": time.time(),
         }
         # Of a cohort nothing is sent, so that there is nothing to hold; the warning is kept.

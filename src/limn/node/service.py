@@ -7,18 +7,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from distributed.security import Security
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
-from limn.node import lifeline, metrics, oplog
+from limn.node import engine_tls, lifeline, metrics, oplog
 from limn.node.again import alarm
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
@@ -26,6 +24,7 @@ from limn.node.dispatch import Dispatcher
 from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.peer_tls import check_keys
+from limn.node.processes import ENVIRONMENT, Part, processes
 from limn.node.receive import listen
 from limn.node.release import what_to_do
 from limn.node.retention import Retention
@@ -43,7 +42,6 @@ PORT_WAIT_S = 5.0
 LAST_WORDS_S = 2.0
 RESTART_S = 0.5
 SLOWEST_RESTART_S = 10.0
-TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
 def deliverable_bundle(config: Config) -> Bundle:
@@ -136,8 +134,8 @@ def run_engine(config_path: Path) -> None:
         config,
         config_path,
         journal,
-        scheduler_address(config),
-        security_of(config),
+        config.engine.address,
+        engine_tls.security_of(config),
         deliverable_bundle(config),
         contoured,
     )
@@ -164,19 +162,16 @@ def run_engine(config_path: Path) -> None:
     journal.close()
 
 
-def check_ports(config: Config) -> None:
-    """Try every port that the node will listen on.
+def check_ports(config: Config, only: Part | None = None) -> str:
+    """Try every port that this host will listen on; returns them in words.
 
     Raises
     ------
     ConfigWrong
         Names the first key whose port can't be had.
     """
-    for key, host, port, kind in (
-        ("receive.port", config.receive.host, config.receive.port, socket.SOCK_STREAM),
-        ("engine.port", config.engine.host, config.engine.port, socket.SOCK_STREAM),
-        ("engine.wake_port", "127.0.0.1", config.engine.wake_port, socket.SOCK_DGRAM),
-    ):
+    ports = _ports(config, only)
+    for key, host, port, kind in ports:
         # The children of a node that was just killed hold theirs a moment longer.
         give_up_s = time.monotonic() + PORT_WAIT_S
         while (why := _unusable(host, port, kind)) and time.monotonic() < give_up_s:
@@ -187,6 +182,27 @@ def check_ports(config: Config) -> None:
                 "choose another port"
             )
             raise ConfigWrong(msg)
+    return ", ".join(str(port) for _, _, port, _ in ports)
+
+
+def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socket.SocketKind]]:
+    """Key, host, port and kind of what this host's part listens on."""
+    receive, engine = config.receive, config.engine
+    found = []
+    if only in {None, "receiver"}:
+        found += [
+            ("receive.port", receive.host, receive.port, socket.SOCK_STREAM),
+            ("engine.wake_port", "127.0.0.1", engine.wake_port, socket.SOCK_DGRAM),
+        ]
+    if only == "scheduler" or (only is None and engine.scheduler == "local"):
+        found.append(("engine.port", engine.host, engine.port, socket.SOCK_STREAM))
+    if only in {None, "worker"}:
+        found += [
+            ("engine.worker_port", engine.host, port, socket.SOCK_STREAM)
+            for port in engine.worker_ports
+            if port
+        ]
+    return found
 
 
 def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
@@ -201,32 +217,13 @@ def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
     return ""
 
 
-def scheduler_address(config: Config) -> str:
-    """Where Dask's scheduler listens."""
-    return f"tls://{config.engine.host}:{config.engine.port}"
-
-
-def security_of(config: Config) -> Security:
-    """The engine's own TLS: pickles travel on these connections."""
-    ca, cert, key = (str(config.tls_dir / name) for name in TLS_FILES)
-    return Security(
-        require_encryption=True,
-        tls_ca_file=ca,
-        tls_scheduler_cert=cert,
-        tls_scheduler_key=key,
-        tls_worker_cert=cert,
-        tls_worker_key=key,
-        tls_client_cert=cert,
-        tls_client_key=key,
-    )
-
-
 @dataclass(slots=True)
 class _Child:
     """One process of the node and when it may be started again."""
 
     name: str
     command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     said: threading.Thread | None = None
     restarts: int = 0
@@ -236,11 +233,17 @@ class _Child:
 
 
 class Supervisor:
-    """Starts every process of the node, restarts what dies, ends them with itself."""
+    """Starts every process of this host, restarts what dies, ends them with itself.
 
-    def __init__(self, config_path: Path) -> None:
+    Parameters
+    ----------
+    only : one part of a node whose other parts run on other hosts
+    """
+
+    def __init__(self, config_path: Path, only: Part | None = None) -> None:
         self._config_path = config_path.resolve()
         self._config = load_config(config_path)
+        self._only = only
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -254,23 +257,28 @@ class Supervisor:
             If the bundle can't be used here.
         """
         config = self._config
-        oplog.set_up(config.data_dir, "limn", config.log)
-        lock = FileLock(config.data_dir / "limn.lock")
+        # A receiving host is the node; scheduler and workers may stand beside it on its disk.
+        name = f"limn-{self._only}" if self._only in {"scheduler", "worker"} else "limn"
+        children = self._children()
+        oplog.set_up(config.data_dir, name, config.log)
+        lock = FileLock(config.data_dir / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             msg = f"another limn runs on {config.data_dir}; stop it first"
             raise ConfigWrong(msg) from error
         with lock:
-            bundle = deliverable_bundle(config)
-            check_keys(config)
-            check_ports(config)
-            set_damaged_aside(config, bundle.sha256)
-            log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
-            config.ready_path.unlink(missing_ok=True)
-            _write_tls(config.tls_dir)
+            bundle = None if self._only == "scheduler" else deliverable_bundle(config)
+            if name == "limn":
+                check_keys(config)
+            check_ports(config, self._only)
+            if bundle is not None:
+                log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
+                if name == "limn":
+                    set_damaged_aside(config, bundle.sha256)
+            self._say_ready_no_more(name)
+            engine_tls.prepare(config)
             self._stopping = _stop_on_signal()
-            children = self._children()
             try:
                 with metrics.serving(config, lambda: [_told(child) for child in children]):
                     while not self._stopping.wait(0.1):
@@ -278,46 +286,22 @@ class Supervisor:
                             self._keep_alive(child)
             finally:
                 self._end(children)
-                config.ready_path.unlink(missing_ok=True)
+                self._say_ready_no_more(name)
             log.info("stopped")
 
+    def _say_ready_no_more(self, name: str) -> None:
+        if name == "limn":
+            self._config.ready_path.unlink(missing_ok=True)
+
     def _children(self) -> list[_Child]:
-        config = self._config
-        tls = [
-            part
-            for flag, name in zip(("ca-file", "cert", "key"), TLS_FILES, strict=True)
-            for part in (f"--tls-{flag}", str(config.tls_dir / name))
-        ]
-        # Dask opens its HTTP pages on every interface even without a dashboard.
-        no_page = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
-        limn = [sys.executable, "-m", "limn.cli", "serve", "--config", str(self._config_path)]
-        scheduler = [
-            *(sys.executable, "-m", "distributed.cli.dask_scheduler"),
-            *("--host", config.engine.host, "--port", str(config.engine.port)),
-            *("--protocol", "tls", *no_page, "--preload", "limn.node.lifeline"),
-            *tls,
-        ]
-        worker = [
-            *(sys.executable, "-m", "distributed.cli.dask_worker", scheduler_address(config)),
-            *("--host", config.engine.host, "--nthreads", "1", "--no-nanny"),
-            *no_page,
-            *("--memory-limit", "0", "--death-timeout", "60"),
-            *("--local-directory", str(config.data_dir / "dask")),
-            *tls,
-            *("--preload", "limn.node.worker", str(self._config_path)),
-        ]
-        return [
-            _Child("scheduler", scheduler),
-            _Child("worker", worker),
-            _Child("engine", [*limn, "--only", "engine"]),
-            _Child("receiver", [*limn, "--only", "receiver"]),
-        ]
+        found = processes(self._config, self._config_path, self._only)
+        return [_Child(each.name, each.command, each.environment) for each in found]
 
     def _keep_alive(self, child: _Child) -> None:
         now_s = time.monotonic()
         if child.process is None:
             if now_s >= child.start_at_s:
-                child.process = _start(child.command)
+                child.process = _start(child.command, child.environment)
                 if child.process.stdout is not None:
                     child.said = oplog.relay(child.process.stdout, child.name)
                 child.started_s = now_s
@@ -336,15 +320,14 @@ class Supervisor:
     def _end(self, children: list[_Child]) -> None:
         """Doors first, then what is in flight, then the workers."""
         log.info("stopping: no new scans; finishing what runs")
-        for name in ("receiver", "engine", "worker", "scheduler"):
-            child = next(child for child in children if child.name == name)
+        for child in reversed(children):
             if child.process is None or child.process.poll() is not None:
                 continue
             child.process.terminate()
             try:
                 child.process.wait(DRAIN_S)
             except subprocess.TimeoutExpired:
-                log.error("%s did not stop in %g s and is killed", name, DRAIN_S)
+                log.error("%s did not stop in %g s and is killed", child.name, DRAIN_S)
                 child.process.kill()
                 child.process.wait()
             if child.said is not None:
@@ -358,41 +341,16 @@ def _told(child: _Child) -> metrics.Process:
     )
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        oplog.TO_SUPERVISOR: "1",
-        # A worker's death is charged by us, to the scan that ran, not by Dask to all.
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-        # The interpreter lock may be held long by native code; our own deadline ends a job.
-        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "300s",
-        "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
-        "DASK_LOGGING__DISTRIBUTED": "warning",
-    }
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # Its own session: Ctrl-C reaches the supervisor alone, which then stops them in order.
     return subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment,
+        env={**os.environ, **ENVIRONMENT, oplog.TO_SUPERVISOR: "1", **environment},
         start_new_session=True,
     )
-
-
-def _write_tls(folder: Path) -> None:
-    """A new key and certificate for the engine's connections, at every start."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    made = Security.temporary()
-    for name, text in zip(
-        TLS_FILES,
-        (made.tls_ca_file, made.tls_scheduler_cert, made.tls_scheduler_key),
-        strict=True,
-    ):
-        path = folder / name
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        path.write_text(str(text))
 
 
 def _stop_on_signal() -> threading.Event:

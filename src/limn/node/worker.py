@@ -11,15 +11,18 @@ import faulthandler
 import logging
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 from distributed import get_worker
 
 from limn import __version__
-from limn.domain.errors import LimnError, RefusedSeries
+from limn.domain.errors import LimnError, RefusedSeries, StageFailed
 from limn.domain.scan import Organ, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node import lifeline, oplog
@@ -59,6 +62,8 @@ class Job:
     time: str
     predecessor_uid: str
     deadline_s: float
+    # Of the files, where their bytes travel with the job.
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +166,11 @@ def ready() -> str:
     return _warm["model"].ensemble.description
 
 
-def run_job(job: Job, label: str) -> Result:
+def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
     """Contour one scan on this worker's warm ensemble.
+
+    ``pixels`` are the bytes of all its files in a row; without them they are opened where they
+    lie.
 
     If it takes longer than the deadline the process ends, even while native code holds the
     interpreter lock; Dask then reports the worker's death.
@@ -175,7 +183,7 @@ def run_job(job: Job, label: str) -> Result:
         with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
             # Whatever ends this process in the middle, the log's last line tells with which scan.
             log.info("begins, %d files", len(job.paths))
-            return _contour(job, label, started_at)
+            return _contour(job, label, started_at, pixels)
     except LimnError as error:
         ended = "refused" if isinstance(error, RefusedSeries) else "failed"
         return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
@@ -187,16 +195,53 @@ def run_job(job: Job, label: str) -> Result:
         worker.log_event(TOPIC, {"ended": worker.get_current_task()})
 
 
-def _contour(job: Job, label: str, started_at: float) -> Result:
+@contextmanager
+def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[list[Path]]:
+    """The scan's files as this host can open them.
+
+    Raises
+    ------
+    StageFailed
+        If it can't.
+    """
+    paths = [Path(path) for path in job.paths]
+    if pixels is None:
+        if not paths[0].exists():
+            msg = (
+                f"{paths[0]} can't be opened on worker {get_worker().address}; share the "
+                'folder with that host under the same path, or set engine.pixels = "bytes"'
+            )
+            raise StageFailed(msg)
+        yield paths
+        return
+    # The decoders want files.
+    with TemporaryDirectory(dir=get_worker().local_directory, prefix="scan-") as folder:
+        with stopwatch.stage("transfer_s"):
+            here = [Path(folder) / path.name for path in paths]
+            start = 0
+            for path, size in zip(here, job.sizes, strict=True):
+                path.write_bytes(memoryview(pixels)[start : start + size])
+                start += size
+        yield here
+
+
+def _contour(job: Job, label: str, started_at: float, pixels: bytes | None) -> Result:
+    stopwatch = Stopwatch()
+    with _files(job, pixels, stopwatch) as paths:
+        return _contour_files(job, label, started_at, paths, stopwatch)
+
+
+def _contour_files(
+    job: Job, label: str, started_at: float, paths: list[Path], stopwatch: Stopwatch
+) -> Result:
     from limn.dicom.rtstruct import Identity  # noqa: PLC0415
     from limn.dicom.volume import read_headers  # noqa: PLC0415
     from limn.node.pipeline import contour  # noqa: PLC0415
 
     warm = _warm["model"]
     bundle = warm.ensemble.bundle
-    stopwatch = Stopwatch()
     with stopwatch.stage("read_s"):
-        instances = read_headers([Path(path) for path in job.paths])
+        instances = read_headers(paths)
     product = contour(
         instances,
         warm.ensemble,
