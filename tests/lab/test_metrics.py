@@ -180,6 +180,17 @@ def test_brute_force_and_itk_agree_on_lumps(seed: int) -> None:
     assert (ours.msd_mm, ours.hd95_mm) == pytest.approx(by_itk(mask, truth, spacing_mm), abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_itk_agrees_on_the_dsc(seed: int) -> None:
+    """Another library's Dice coefficient, on random shapes."""
+    rng = np.random.default_rng(seed)
+    mask, truth = blob(rng, (9, 10, 11)), blob(rng, (9, 10, 11))
+    overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*[SimpleITK.GetImageFromArray(own.astype(np.uint8)) for own in (mask, truth)])
+    ours = score(Organ.HEART, mask, truth, SPACING).dsc
+    assert ours == pytest.approx(overlap.GetDiceCoefficient(), abs=1e-12)
+
+
 @settings(deadline=None)
 @given(mask=masks, truth=masks, spacing_mm=spacings)
 def test_exchange_changes_nothing(
