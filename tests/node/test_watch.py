@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limn.node.config import Watch
-from limn.node.watch import FolderWatch
+from limn.node.watch import FolderWatch, _is_within, _read_regular
 from tests.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
 SETTLE_S = 0.2
@@ -145,8 +146,8 @@ def test_a_folder_moved_in_is_taken(place):
     assert len(row.files) == COUNT
 
 
-def test_links_out_of_the_folder_are_not_followed(tmp_path):
-    """Neither a link to a file nor one to a folder brings in what lies elsewhere."""
+def test_links_out_of_the_folder_are_not_followed(tmp_path, caplog):
+    """Links to files and folders and pipes are left, each named once; the real file is taken."""
     place = Place(tmp_path, rescan_s=0.1)
     paths = write_slices(tmp_path / "elsewhere", slices())
     (place.folder / "file.dcm").symlink_to(paths[0])
@@ -159,6 +160,46 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
         until(place.taken)
         place.let_settle()
     assert place.taken() == 1
+    left = [r.getMessage() for r in caplog.records if "left alone" in r.getMessage()]
+    assert sorted(line.split(str(place.folder))[1] for line in left) == [
+        "/dangling.dcm left alone: a link",
+        "/file.dcm left alone: a link",
+        "/folder left alone: a link to a folder",
+        "/loop left alone: a link to a folder",
+        "/pipe.dcm left alone: no regular file",
+    ]
+
+
+def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
+    """Between the look and the reading somebody puts a link in its place, or in its folder's."""
+    place = Place(tmp_path)
+    (path,) = write_slices(place.folder, slices()[:1])
+    size = path.stat().st_size
+    (secret,) = write_slices(tmp_path / "elsewhere", slices("2")[:1])
+    assert _read_regular(str(path), size) == path.read_bytes()
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
+        _read_regular(str(path), secret.stat().st_size)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        _read_regular(str(path), size)
+    (place.folder / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert not _is_within(str(place.folder / "sub"), place.folder)
+    assert _is_within(str(place.folder), place.folder)
+
+
+def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):
+    """Its size is known beforehand; it is said once."""
+    place = Place(tmp_path, rescan_s=0.1)
+    (path,) = write_slices(place.folder, slices()[:1])
+    watch = FolderWatch(place.settings, place.door.intake, place.memory, path.stat().st_size - 1)
+    with running(watch.run):
+        until(lambda: "receive.max_instance_mb" in caplog.text)
+        place.let_settle()
+    assert place.taken() == 0
+    assert caplog.text.count("receive.max_instance_mb") == 1
 
 
 def test_a_share_that_vanishes_and_comes_back(tmp_path, caplog):

@@ -95,7 +95,12 @@ def run_receiver(config_path: Path) -> None:
         threading.Thread(target=retention.run, args=(stopping,), name="retention"),
     ]
     if config.watch is not None:
-        watch = FolderWatch(config.watch, intake, config.data_dir / "watched.sqlite")
+        watch = FolderWatch(
+            config.watch,
+            intake,
+            config.data_dir / "watched.sqlite",
+            config.receive.max_instance_mb * 2**20,
+        )
         threads.append(threading.Thread(target=watch.run, args=(stopping,), name="watch"))
     _run_until_stopped(threads, stopping)
     server.shutdown()

@@ -1,11 +1,13 @@
 """The watched folder: files that appear in it go through the same door as C-STORE.
 
 Notifications make it quick; a rescan makes it sure, for shares (SMB, NFS) send none. A file is
-taken once its size and time have not changed for ``settle_s``. The folder is only ever read.
+taken once its size and time have not changed for ``settle_s``. The folder is only ever read, and
+nothing outside it is: links, pipes and devices are left where they are and named once.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -26,6 +28,8 @@ from limn.node.intake import OUT_OF_RESOURCES, SUCCESS, Intake, Source
 log = logging.getLogger(__name__)
 
 PULSE_S = 0.1
+# A share may hold any number of odd files; so many are named.
+MAX_NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,12 @@ class _Notified(FileSystemEventHandler):
 class FolderWatch:
     """One watched folder."""
 
-    def __init__(self, settings: Watch, intake: Intake, memory: Path) -> None:
+    def __init__(
+        self, settings: Watch, intake: Intake, memory: Path, max_bytes: int = 2**29
+    ) -> None:
         self._settings = settings
+        self._max_bytes = max_bytes
+        self._named: set[str] = set()
         self._intake = intake
         self._taken = _Taken(memory)
         self._pending: dict[str, _Seen] = {}
@@ -113,7 +121,10 @@ class FolderWatch:
             log.info("watched folder %s is back", self._settings.folder)
             self._reachable = True
         self._start_observer()
-        for path, size, modified_ns in _files(self._settings.folder):
+        for path, size, modified_ns, why_left in _files(self._settings.folder):
+            if why_left:
+                self._leave(path, why_left)
+                continue
             if self._taken.has(path, size, modified_ns):
                 continue
             seen = self._pending.get(path)
@@ -140,7 +151,19 @@ class FolderWatch:
             if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
                 self._pending[path] = _Seen(now.st_size, now.st_mtime_ns, time.monotonic())
                 return
-            contents = Path(path).read_bytes()
+            if now.st_size > self._max_bytes:
+                log.error(
+                    "watched file %s refused: %d MB, receive.max_instance_mb is %d",
+                    path,
+                    now.st_size // 2**20,
+                    self._max_bytes // 2**20,
+                )
+                self._taken.add(path, seen.size, seen.modified_ns)
+                return
+            if not _is_within(os.path.dirname(path), self._settings.folder):  # noqa: PTH120
+                self._leave(path, "it leads out of the folder")
+                return
+            contents = _read_regular(path, seen.size)
         except OSError as error:
             log.warning("watched file %s: %s; tried again at the next scan", path, error.strerror)
             return
@@ -152,6 +175,12 @@ class FolderWatch:
         if status != SUCCESS:
             log.error("watched file %s refused: %s", path, why)
         self._taken.add(path, seen.size, seen.modified_ns)
+
+    def _leave(self, path: str, why: str) -> None:
+        if path in self._named or len(self._named) >= MAX_NAMED:
+            return
+        self._named.add(path)
+        log.warning("watched file %s left alone: %s", path, why)
 
     def _source(self, folder: str) -> Source:
         return Source(f"watch-{folder}", f"folder {folder}", self._settings.settle_s)
@@ -181,14 +210,54 @@ class FolderWatch:
             self._observer = None
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Regular files below the folder: path, size, time of change. Links are not followed."""
-    for root, _, names in os.walk(folder, followlinks=False):
+def _files(folder: Path) -> Iterator[tuple[str, int, int, str]]:
+    """What lies below the folder: path, size, time of change, and why it must be left alone."""
+    for root, folders, names in os.walk(folder, followlinks=False):
+        # Not is_symlink alone: a junction of Windows is none, and os.walk enters it.
+        for name in [each for each in folders if not _is_own(os.path.join(root, each), folder)]:  # noqa: PTH118
+            folders.remove(name)
+            yield os.path.join(root, name), 0, 0, "a link to a folder"  # noqa: PTH118
         for name in names:
             path = os.path.join(root, name)  # noqa: PTH118
             try:
                 found = Path(path).lstat()
             except OSError:
                 continue
-            if stat.S_ISREG(found.st_mode):
-                yield path, found.st_size, found.st_mtime_ns
+            why = ""
+            if stat.S_ISLNK(found.st_mode):
+                why = "a link"
+            elif not stat.S_ISREG(found.st_mode):
+                why = "no regular file"
+            yield path, found.st_size, found.st_mtime_ns, why
+
+
+def _is_own(path: str, folder: Path) -> bool:
+    return not os.path.islink(path) and _is_within(path, folder)  # noqa: PTH114
+
+
+def _is_within(path: str, folder: Path) -> bool:
+    """Whether a folder really lies in the watched one, every link on the way followed."""
+    try:
+        return Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False
+
+
+def _read_regular(path: str, size: int) -> bytes:
+    """A file's bytes, if it is still a regular one; never waits for a pipe.
+
+    Raises
+    ------
+    OSError
+        If it has become something else, or has grown.
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
+        flags |= getattr(os, name, 0)
+    with open(path, "rb", opener=lambda found, _: os.open(found, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file any more")
+        contents = file.read(size + 1)
+    if len(contents) != size:
+        raise OSError(errno.EAGAIN, "it changed while it was read")
+    return contents
