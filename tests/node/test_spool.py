@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limn.node.spool import RELEASED, Spool, SpoolFull, write_durably
+from limn.node.slots import Slots
+from limn.node.spool import RELEASED, SLOTS, Spool, SpoolFull, write_durably
 
 HOSTILE = [
     "../../etc/passwd",
@@ -29,9 +30,14 @@ def spool(tmp_path):
     return Spool(tmp_path / "spool", 0)
 
 
+def store(spool: Spool, series: str, instance: str, contents: bytes):
+    """Write an instance and name it, as the intake does."""
+    return spool.place(Slots(spool.root / SLOTS).write(contents), series, instance)
+
+
 def test_an_instance_is_stored_as_it_came(spool):
     """The bytes on disk are the bytes received."""
-    path = spool.store("1.2.3", "1.2.3.4", b"bytes")
+    path = store(spool, "1.2.3", "1.2.3.4", b"bytes")
     assert path.read_bytes() == b"bytes"
     assert path == spool.folder("1.2.3") / spool.file_name("1.2.3.4")
 
@@ -39,25 +45,24 @@ def test_an_instance_is_stored_as_it_came(spool):
 def test_the_instances_of_a_series_lie_in_one_folder(spool):
     """One folder per series, one file per instance, whatever the order."""
     for series, instance in [("1", "1.1"), ("2", "2.1"), ("1", "1.2"), ("1", "1.1")]:
-        spool.store(series, instance, instance.encode())
+        store(spool, series, instance, instance.encode())
     assert len(list(spool.folders())) == 2
     assert len(list(spool.folder("1").iterdir())) == 2
 
 
 def test_nothing_half_written_stays(spool):
-    """No .part file is left behind after a store."""
-    spool.store("1", "1.1", b"x" * 100_000)
+    """Nothing but the instance is left in its folder."""
+    store(spool, "1", "1.1", b"x" * 100_000)
     assert [path.suffix for path in spool.folder("1").iterdir()] == [".dcm"]
 
 
 def test_a_part_file_of_a_crash_is_no_instance(spool):
-    """What was being written at a power cut is neither listed nor in the way."""
-    path = spool.store("1", "1.1", b"whole")
-    part = path.with_name(f".{spool.file_name('1.2')}.part")
-    part.write_bytes(b"ha")
+    """What was being written at a power cut, by this limn or an earlier one, is not listed."""
+    path = store(spool, "1", "1.1", b"whole")
+    path.with_name(f".{spool.file_name('1.2')}.part").write_bytes(b"ha")
+    Slots(spool.root / SLOTS).write(b"ha")
     assert list(spool.folder("1").glob("*.dcm")) == [path]
-    assert spool.store("1", "1.2", b"whole too").read_bytes() == b"whole too"
-    assert not part.exists()
+    assert list(spool.folders()) == [spool.folder("1")]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -75,7 +80,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_no_sender_chooses_a_path(tmp_path, series, instance):
     """A hostile UID lands in the spool like any other, one folder deep."""
     spool = Spool(tmp_path / "spool", 0)
-    path = spool.store(series, instance, b"x")
+    path = store(spool, series, instance, b"x")
     assert path.resolve().parent.parent == (tmp_path / "spool").resolve()
     assert sorted(tmp_path.iterdir()) == [tmp_path / "spool"]
 
@@ -100,13 +105,14 @@ def test_the_watermark(tmp_path):
 def test_a_disk_that_can_not_be_written_is_full(tmp_path):
     """Whatever the disk says comes as SpoolFull with its reason."""
     (tmp_path / "spool").write_text("a file where the folder should be")
+    slot = Slots(tmp_path / "slots").write(b"x")
     with pytest.raises(SpoolFull, match=rf"Errno {errno.ENOTDIR}|Errno {errno.EEXIST}"):
-        Spool(tmp_path / "spool", 0).store("1", "1.1", b"x")
+        Spool(tmp_path / "spool", 0).place(slot, "1", "1.1")
 
 
 def test_the_release_marker(spool):
     """How many instances were there at the last good release, and who sent them."""
-    spool.store("1", "1.1", b"x")
+    store(spool, "1", "1.1", b"x")
     assert spool.released(spool.folder("1")) == (0, "unknown")
     spool.mark_released("1", 1, "SCANNER@10.0.0.1")
     assert spool.released(spool.folder("1")) == (1, "SCANNER@10.0.0.1")
@@ -118,7 +124,7 @@ def test_the_release_marker(spool):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"instances": "many", "sender": ""}'])
 def test_a_damaged_marker_means_not_released(spool, text):
     """When in doubt the series counts as half-sent."""
-    spool.store("1", "1.1", b"x")
+    store(spool, "1", "1.1", b"x")
     (spool.folder("1") / RELEASED).write_text(text)
     assert spool.released(spool.folder("1")) == (0, "unknown")
 

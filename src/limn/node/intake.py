@@ -14,7 +14,8 @@ from limn.node import oplog
 from limn.node.instance import Instance, Unreadable, input_digest, inspect
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide
-from limn.node.spool import Spool, SpoolFull
+from limn.node.slots import Slots
+from limn.node.spool import SLOTS, Spool, SpoolFull
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Intake:
         self._profile = profile
         self._bundle_sha256 = bundle_sha256
         self._wake = wake
+        self._slots = Slots(spool.root / SLOTS)
         self._lock = threading.RLock()
         self._gathering: dict[str, _Gathering] = {}
 
@@ -106,10 +108,6 @@ class Intake:
         why : for the log; empty on success
         """
         try:
-            instance = inspect(contents)
-        except Unreadable as error:
-            return CANNOT_UNDERSTAND, str(error)
-        try:
             full = self._spool.is_full()
         except OSError as error:
             return OUT_OF_RESOURCES, f"the spool can't be reached: {error}"
@@ -117,6 +115,21 @@ class Intake:
             return OUT_OF_RESOURCES, (
                 "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room"
             )
+        # The disk's work and ours at the same time: each takes a millisecond or more.
+        with self._slots.beside(contents) as written:
+            return self._take(contents, written, source, arrived_s)
+
+    def _take(
+        self,
+        contents: bytes,
+        written: Callable[[], Path],
+        source: Source,
+        arrived_s: float | None,
+    ) -> tuple[int, str]:
+        try:
+            instance = inspect(contents)
+        except Unreadable as error:
+            return CANNOT_UNDERSTAND, str(error)
         with self._lock:
             gathering = self._gathering_of(instance)
         # One writer per series: two senders of one UID can't both be the first.
@@ -131,10 +144,10 @@ class Intake:
                 return DUPLICATE, why
             if known is None:
                 try:
-                    self._spool.store(
-                        instance.series_instance_uid, instance.sop_instance_uid, contents
+                    self._spool.place(
+                        written(), instance.series_instance_uid, instance.sop_instance_uid
                     )
-                except SpoolFull as error:
+                except (OSError, SpoolFull) as error:
                     why = oplog.series_end(instance.series_instance_uid)
                     return OUT_OF_RESOURCES, f"{why}: the spool can't be written: {error}"
             with self._lock:
@@ -170,6 +183,8 @@ class Intake:
 
     def recover(self) -> None:
         """After a restart: pick up series that lie in the spool and not in the journal."""
+        for slot in self._slots.left_over():
+            self._take_up(slot)
         journaled = {row.folder: len(row.files) for row in self._journal.scans()}
         for folder in self._spool.folders():
             files = sorted(folder.glob("*.dcm"))
@@ -196,6 +211,19 @@ class Intake:
             finally:
                 gathering.writing.release()
         return True
+
+    def _take_up(self, slot: Path) -> None:
+        """Name what was answered with Success, perhaps, and lost its name in a power cut."""
+        try:
+            instance = inspect(slot.read_bytes())
+        except Unreadable:
+            slot.unlink()
+            return
+        uids = instance.series_instance_uid, instance.sop_instance_uid
+        if (self._spool.folder(uids[0]) / self._spool.file_name(uids[1])).exists():
+            slot.unlink()
+        else:
+            self._spool.place(slot, *uids)
 
     def settle(self) -> int:
         """Hand every settled series to the journal; returns how many are still coming in."""

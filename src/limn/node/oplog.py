@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypedDict
+from typing import IO, TYPE_CHECKING, TypedDict, cast
 
 from limn.node.modes import make_private_folder
 
@@ -300,7 +300,7 @@ def _record(text: str, process: str) -> logging.LogRecord:
             "speaker": line["process"],
             "exc_text": line["exception"] or None,
         }
-        values |= {name: str(line[name]) for name in ("scan", "animal", "series")}  # type: ignore[literal-required]
+        values |= {name: str(line[name]) for name in ("scan", "animal", "series")}
     values["levelname"] = logging.getLevelName(int(str(values["levelno"])))
     values["msecs"] = float(str(values["created"])) % 1 * 1000
     return logging.makeLogRecord(values)
@@ -313,4 +313,5 @@ def _line(text: str) -> Line | None:
         found = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and Line.__required_keys__ <= found.keys() else None
+    whole = isinstance(found, dict) and Line.__required_keys__ <= found.keys()
+    return cast(Line, found) if whole else None

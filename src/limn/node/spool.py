@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limn.node.modes import OWNER_ONLY_FILE, make_private_folder
+from limn.node.modes import make_private_folder
 
 RELEASED = "released.json"
 REMOVED = "removed.json"
@@ -22,6 +22,8 @@ REMOVED = "removed.json"
 _GOING = ".going-"
 # A spool at its limit is measured again after so long: retention may have made room.
 MEASURE_AGAIN_S = 5.0
+# Beside the series: written and not yet named (`slots`).
+SLOTS = ".slots"
 
 
 class SpoolFull(Exception):
@@ -103,8 +105,8 @@ class Spool:
         make_private_folder(self.root)
         return shutil.disk_usage(self.root).free
 
-    def store(self, series_instance_uid: str, sop_instance_uid: str, contents: bytes) -> Path:
-        """Write an instance so that it survives a power cut once this returns.
+    def place(self, slot: Path, series_instance_uid: str, sop_instance_uid: str) -> Path:
+        """Give an instance that was written (`slots`) its name.
 
         Raises
         ------
@@ -116,10 +118,10 @@ class Spool:
         try:
             make_private_folder(self.root)
             make_private_folder(folder)
-            write_durably(path, contents, OWNER_ONLY_FILE)
+            slot.replace(path)
         except OSError as error:
             raise SpoolFull(str(error)) from error
-        self._used.add(len(contents))
+        self._used.add(path.stat().st_size)
         return path
 
     def mark_released(self, series_instance_uid: str, instances: int, sender: str) -> None:
@@ -141,7 +143,7 @@ class Spool:
             yield from sorted(
                 path
                 for path in self.root.iterdir()
-                if path.is_dir() and not path.name.startswith(_GOING)
+                if path.is_dir() and path.name != SLOTS and not path.name.startswith(_GOING)
             )
 
     def clear(self, folder: Path) -> None:
@@ -185,7 +187,15 @@ def write_durably(path: Path, contents: bytes, mode: int = 0o666) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Names that were made or changed in a folder survive a power cut once this returns."""
+    if os.name == "nt":
+        # Folders can't be opened there; NTFS keeps a journal of names itself.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
