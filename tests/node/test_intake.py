@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     MPEG2MPML,
@@ -24,7 +25,7 @@ from pydicom.uid import (
 )
 
 from limn.node.instance import Unreadable, inspect
-from limn.node.intake import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.intake import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS, Source
 from tests.node.parts import COUNT, SCP, Door, encoded, other_modality, running, slices, until
 
 OTHER = replace(SCP, key="association-2", sender="OTHER@127.0.0.2")
@@ -498,3 +499,177 @@ def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
     (row,) = restarted.wait_for_scans()
     assert damaged.name in caplog.text
     assert row.state == "refused"
+
+
+def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
+    """Scan ``number`` has its structure set, and the planning system took it."""
+    door.journal.contoured(number, "/rs.dcm", {"contoured_at": 1.0}, held)
+    for delivery in door.journal.deliveries(number):
+        if held is None:
+            door.journal.delivered(delivery.id, "0x0000", 2.0)
+
+
+def whole(door: Door, *sent: FileDataset, source: Source = SCP) -> None:
+    """One association that brings these and ends well."""
+    assert set(door.send(sent, source)) <= {SUCCESS}
+    door.intake.closed(source.key, aborted=False)
+
+
+def settled(door: Door) -> None:
+    """Settle until nothing comes in any more."""
+    until(lambda: door.intake.settle() == 0)
+
+
+def test_an_identical_resend_is_offered_again(door, caplog):
+    """Whoever sends a scan again wants its contours again: the first ones, not others."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    whole(door, *slices())
+    settled(door)
+    (delivery,) = door.journal.deliveries(1)
+    assert (delivery.state, delivery.accepted_at) == ("waiting", 2.0)
+    assert len(door.journal.scans()) == 1
+    assert "no second structure set; that of scan-00001 is offered again to tps" in caplog.text
+
+
+def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
+    """0xA900 was held; the resend offers it once more."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    door.journal.contoured(1, "/rs.dcm", {"contoured_at": 1.0})
+    door.journal.held(door.journal.deliveries(1)[0].id, "0xA900")
+    whole(door, *slices())
+    settled(door)
+    assert [d.state for d in door.journal.deliveries(1)] == ["waiting"]
+
+
+def test_a_resend_never_goes_past_a_person(door, caplog):
+    """What is held, or was discarded, is offered to nobody by sending it again."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door, held="mirrored image")
+    for _ in range(2):
+        whole(door, *slices())
+        settled(door)
+        assert [d.state for d in door.journal.deliveries(1)] == ["held"]
+        door.journal.discard(1, "wrong export", 3.0)
+    assert "it waits, is held or was discarded" in caplog.text
+
+
+def test_a_resend_is_offered_once_however_it_comes(door):
+    """One association per slice, each long after the other, and the count in the header."""
+    sent = slices()
+    for ds in sent:
+        ds.ImagesInAcquisition = COUNT
+    whole(door, *sent)
+    door.wait_for_scans()
+    contoured(door)
+    offered = []
+    for number, ds in enumerate(sent):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+        settled(door)
+        (delivery,) = door.journal.deliveries(1)
+        offered.append(delivery.state == "waiting")
+        if offered[-1]:
+            door.journal.delivered(delivery.id, "0x0000", 3.0)
+    assert offered == [False] * (COUNT - 1) + [True]
+
+
+def test_a_resend_after_a_restart_is_offered_again(door, tmp_path):
+    """What came before the restart is known from the spool and the journal."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    door.journal.close()
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    whole(restarted, *slices())
+    settled(restarted)
+    assert [d.state for d in restarted.journal.deliveries(1)] == ["waiting"]
+    assert len(restarted.journal.scans()) == 1
+
+
+def test_a_resend_of_what_failed_says_what_to_do(door, caplog):
+    """The same input fails the same way; an operator decides."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    door.journal.end(1, "failed", "no organ", {})
+    whole(door, *slices())
+    settled(door)
+    assert "scan-00001 was failed, `limn retry` runs it again" in caplog.text
+
+
+def recomputed(suffix: str) -> list[FileDataset]:
+    """The same series computed anew: other pixels, other SOP Instance UIDs, the same places."""
+    made = slices()
+    for ds in made:
+        ds.SOPInstanceUID = UID(f"{ds.SOPInstanceUID}.{suffix}")
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        ds.PixelData = bytes(reversed(ds.PixelData))
+    return made
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_new_content_under_new_uids_is_a_version(door, tmp_path, restart):
+    """It replaces what was there; the old slices are not mixed in; both are kept."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    if restart:
+        door.journal.close()
+        door = Door(tmp_path)
+        door.intake.recover()
+    whole(door, *recomputed("7"))
+    _, second = door.wait_for_scans(2)
+    assert (second.state, second.version, second.predecessor) == ("ready", 2, 1)
+    new = {door.spool.file_name(str(ds.SOPInstanceUID)) for ds in recomputed("7")}
+    assert set(second.files) == new
+    assert len(door.files()) == 2 * COUNT
+    # Each version, sent again: the newest is offered again, the old one to nobody.
+    contoured(door, 2)
+    whole(door, *recomputed("7"))
+    settled(door)
+    whole(door, *slices())
+    settled(door)
+    assert [d.state for n in (1, 2) for d in door.journal.deliveries(n)] == ["delivered", "waiting"]
+    # A late slice belongs to the newest.
+    (late,) = recomputed("7")[-1:]
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = UID("2.25.88.999")
+    late.ImagePositionPatient = [1.0, 2.0, 0.2 * COUNT]
+    whole(door, late)
+    third = door.wait_for_scans(3)[-1]
+    assert (third.version, len(third.files)) == (3, COUNT + 1)
+    assert new < set(third.files)
+
+
+def test_new_content_that_came_half_is_a_version_once_it_is_whole(tmp_path):
+    """Half of it beside the old slices is nothing to contour; sent whole it is."""
+    door = Door(tmp_path, hold_s=0.1)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    whole(door, *recomputed("7")[:7])
+    half = door.wait_for_scans(2)[-1]
+    door.journal.end(half.id, "refused", "two slices in one place", {})
+    whole(door, *recomputed("7"))
+    last = door.wait_for_scans(3)[-1]
+    assert (last.state, last.version, len(last.files)) == ("ready", 3, COUNT)
+
+
+def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
+    """0x0111 for every slice; the first stays, and nothing is sent for it."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    changed = slices()
+    for ds in changed:
+        ds.PixelData = bytes(reversed(ds.PixelData))
+    assert set(door.send(changed)) == {DUPLICATE}
+    door.intake.closed(SCP.key, aborted=False)
+    settled(door)
+    assert len(door.journal.scans()) == 1
+    assert [d.state for d in door.journal.deliveries(1)] == ["delivered"]

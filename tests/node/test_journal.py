@@ -576,5 +576,17 @@ def test_the_inputs_of_a_folder(journal):
     journal.insert(arrived(), BOTH)
     journal.insert(arrived(input_digest="d2", files=("c.dcm",)), BOTH)
     assert journal.inputs("/spool/1") == [("a.dcm", "b.dcm"), ("c.dcm",)]
-    assert journal.find("2.25.1", "d2", "b" * 64, "default").id == 3
-    assert journal.find("2.25.1", "d9", "b" * 64, "default") is None
+    assert journal.find(arrived(input_digest="d2")).id == 3
+    assert journal.find(arrived(input_digest="d9")) is None
+    assert journal.knows("2.25.1", "d2")
+    assert not journal.knows("2.25.9", "d2")
+
+
+def test_a_superseded_version(journal):
+    """Once a newer one is contoured, not before."""
+    first = journal.insert(arrived(), BOTH)
+    second = journal.insert(arrived(input_digest="d2"), BOTH)
+    assert not journal.superseded(first.id)
+    journal.contoured(second.id, "/rs.dcm", {})
+    assert journal.superseded(first.id)
+    assert not journal.superseded(second.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from limn.node import oplog
 from limn.node.instance import Instance, Unreadable, input_digest, inspect
 from limn.node.journal import Arrived, Journal
-from limn.node.settle import Arrivals, Rules, Verdict, decide
+from limn.node.settle import Arrivals, Rules, Verdict, decide, is_uniform
 from limn.node.slots import Slots
 from limn.node.spool import SLOTS, Spool, SpoolFull
 
@@ -51,6 +51,9 @@ class _Gathering:
     ----------
     open_sources : associations that brought a slice, and when each brought its first
     aborted_s : when one broke off; healed by the release of one that began after it
+    handed : SOP Instance UIDs that some version was contoured from
+    newest : those of the newest version
+    came : those that came since the last hand-over, known or not
     """
 
     folder: Path
@@ -64,6 +67,9 @@ class _Gathering:
     instances: dict[str, Instance] = field(default_factory=dict)
     open_sources: dict[str, float] = field(default_factory=dict)
     aborted_s: float | None = None
+    handed: set[str] = field(default_factory=set)
+    newest: set[str] = field(default_factory=set)
+    came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -185,10 +191,12 @@ class Intake:
         """After a restart: pick up series that lie in the spool and not in the journal."""
         for slot in self._slots.left_over():
             self._take_up(slot)
-        journaled = {row.folder: len(row.files) for row in self._journal.scans()}
+        journaled: dict[str, set[str]] = {}
+        for row in self._journal.scans():
+            journaled.setdefault(row.folder, set()).update(row.files)
         for folder in self._spool.folders():
-            files = sorted(folder.glob("*.dcm"))
-            if files and journaled.get(str(folder)) != len(files):
+            files = {path.name for path in folder.glob("*.dcm")}
+            if files - journaled.get(str(folder), set()):
                 with self._lock:
                     self._load(folder)
 
@@ -207,6 +215,9 @@ class Intake:
                 self._spool.clear(folder)
                 # The same object stays: a sender may be waiting to write into it.
                 gathering.instances.clear()
+                gathering.handed.clear()
+                gathering.newest.clear()
+                gathering.came.clear()
                 gathering.aborted_s = None
             finally:
                 gathering.writing.release()
@@ -231,16 +242,14 @@ class Intake:
         with self._lock:
             pending = [item for item in self._gathering.items() if item[1].changed]
             for series_instance_uid, gathering in pending:
+                if gathering.instances.keys() <= gathering.handed:
+                    self._came_again(series_instance_uid, gathering, now_s)
+                    continue
+                version = self._version(gathering)
                 arrivals = Arrivals(
-                    positions_mm=[
-                        position
-                        for instance in gathering.instances.values()
-                        for position in instance.positions_mm
-                    ],
-                    rounding_mm=min(
-                        (i.rounding_mm for i in gathering.instances.values()), default=0.0
-                    ),
-                    announced_slices=_announced(gathering),
+                    positions_mm=_positions_mm(version),
+                    rounding_mm=_rounding_mm(version),
+                    announced_slices=_announced(version),
                     open_associations=len(gathering.open_sources),
                     aborted=gathering.aborted_s is not None,
                     last_arrival_s=gathering.last_s,
@@ -256,7 +265,7 @@ class Intake:
                     with oplog.about(
                         animal=gathering.animal, series_instance_uid=series_instance_uid
                     ):
-                        self._hand_over(series_instance_uid, gathering, verdict)
+                        self._hand_over(series_instance_uid, gathering, version, verdict)
             return sum(gathering.changed for gathering in self._gathering.values())
 
     def run(self, stopping: threading.Event) -> None:
@@ -264,8 +273,44 @@ class Intake:
         while not stopping.wait(PULSE_S):
             self.settle()
 
-    def _hand_over(self, series_instance_uid: str, gathering: _Gathering, verdict: Verdict) -> None:
-        count = len(gathering.instances)
+    def _version(self, gathering: _Gathering) -> list[Instance]:
+        """What the next version is made of: the newest one and what came late, or new content.
+
+        A series that was computed anew under its old UID comes as other instances in the same
+        places; they replace what was there. Late slices lie beside it.
+        """
+        new = gathering.instances.keys() - gathering.handed
+        both = [i for uid, i in gathering.instances.items() if uid in gathering.newest | new]
+        batch = [i for uid, i in gathering.instances.items() if uid in gathering.came | new]
+        if (
+            len(_positions_mm(batch)) >= self._rules.min_slices
+            and not is_uniform(_positions_mm(both), _rounding_mm(both))
+            and is_uniform(_positions_mm(batch), _rounding_mm(batch))
+        ):
+            return batch
+        return both
+
+    def _came_again(self, series_instance_uid: str, gathering: _Gathering, now_s: float) -> None:
+        """A resend of what is known, once it is over: the same input, the first structure set."""
+        quiet_s = now_s - gathering.last_s
+        if gathering.open_sources or quiet_s < (gathering.settle_s or self._rules.settle_s):
+            return
+        gathering.changed = False
+        again = [gathering.instances[uid] for uid in gathering.came]
+        known = again and self._journal.knows(series_instance_uid, input_digest(again))
+        # Of a part that came again nothing follows, until the rest has come as well.
+        if known:
+            with oplog.about(animal=gathering.animal, series_instance_uid=series_instance_uid):
+                self._hand_over(series_instance_uid, gathering, again, Verdict.COMPLETE)
+
+    def _hand_over(
+        self,
+        series_instance_uid: str,
+        gathering: _Gathering,
+        version: Sequence[Instance],
+        verdict: Verdict,
+    ) -> None:
+        count = len(version)
         refused = ""
         if verdict is Verdict.GIVE_UP_ABORTED:
             refused = (
@@ -278,43 +323,48 @@ class Intake:
                 f"{count} slices came late: the {removed.instances} of this series were delivered "
                 f"and removed on {removed.date} (retention.spool_days); send the whole series again"
             )
-        slices = sum(len(instance.positions_mm) for instance in gathering.instances.values())
+        slices = len(_positions_mm(version))
         for key, least in (
             ("min_slices", self._rules.min_slices),
             ("expected_slices", self._rules.expected_slices or 0),
         ):
             if not refused and slices < least:
                 refused = f"{slices} slices came, settle.{key} is {least}"
-        names = sorted(self._spool.file_name(uid) for uid in gathering.instances)
+        names = sorted(self._spool.file_name(each.sop_instance_uid) for each in version)
         # Local time, as the CT's own dates: DICOM would need an offset for both otherwise.
         now = datetime.now(UTC).astimezone()
-        row = self._journal.insert(
-            Arrived(
-                series_instance_uid=series_instance_uid,
-                input_digest=input_digest(gathering.instances.values()),
-                bundle_sha256=self._bundle_sha256,
-                profile=self._profile,
-                study_instance_uid=gathering.study_instance_uid,
-                animal=gathering.animal,
-                sender=gathering.sender,
-                folder=str(gathering.folder),
-                files=tuple(names),
-                receive_s=max(0.0, gathering.last_s - gathering.first_s),
-                settle_s=time.monotonic() - gathering.last_s,
-                last_slice_at=gathering.last_at,
-                ready_at=time.time(),
-                date=now.strftime("%Y%m%d"),
-                time=now.strftime("%H%M%S"),
-                refused=refused,
-            ),
-            self._destinations,
+        arrived = Arrived(
+            series_instance_uid=series_instance_uid,
+            input_digest=input_digest(version),
+            bundle_sha256=self._bundle_sha256,
+            profile=self._profile,
+            study_instance_uid=gathering.study_instance_uid,
+            animal=gathering.animal,
+            sender=gathering.sender,
+            folder=str(gathering.folder),
+            files=tuple(names),
+            receive_s=max(0.0, gathering.last_s - gathering.first_s),
+            settle_s=time.monotonic() - gathering.last_s,
+            last_slice_at=gathering.last_at,
+            ready_at=time.time(),
+            date=now.strftime("%Y%m%d"),
+            time=now.strftime("%H%M%S"),
+            refused=refused,
         )
+        row = self._journal.insert(arrived, self._destinations)
         gathering.changed = False
+        gathering.came.clear()
+        if not refused:
+            uids = {each.sop_instance_uid for each in version}
+            gathering.handed |= uids
+            if row is not None or not gathering.newest:
+                gathering.newest = uids
         if row is None:
             log.info(
-                "series %s came again, %d slices, nothing new: no second structure set",
+                "series %s came again, %d slices, nothing new: no second structure set%s",
                 series_instance_uid,
                 count,
+                "" if refused else self._offer_again(arrived),
             )
             return
         if refused:
@@ -329,6 +379,27 @@ class Intake:
                 f", version {row.version}" if row.version > 1 else "",
             )
         self._wake()
+
+    def _offer_again(self, arrived: Arrived) -> str:
+        """The first structure set, to every destination that has answered; for the log."""
+        row = self._journal.find(arrived)
+        if row is None:
+            return ""
+        if row.state == "ready":
+            return f"; {row.name} is still being contoured"
+        if row.state != "contoured":
+            return f"; {row.name} was {row.state}, `limn retry` runs it again"
+        if self._journal.superseded(row.id):
+            return f"; {row.name} has a newer version"
+        answered = [
+            delivery.destination
+            for delivery in self._journal.deliveries(row.id)
+            if delivery.state != "waiting" and delivery.destination in self._destinations
+        ]
+        if not answered or not self._journal.resend(row.id, answered, time.time()):
+            return f"; {row.name} is not offered again: it waits, is held or was discarded"
+        self._wake()
+        return f"; that of {row.name} is offered again to {', '.join(answered)}"
 
     def _gathering_of(self, instance: Instance) -> _Gathering:
         series = instance.series_instance_uid
@@ -359,6 +430,12 @@ class Intake:
             return False
         now_s = time.monotonic()
         first = instances[0]
+        versions = [set(names) for names in self._journal.inputs(str(folder))] or [set()]
+        handed = {
+            each.sop_instance_uid: self._spool.file_name(each.sop_instance_uid)
+            for each in instances
+            if self._spool.file_name(each.sop_instance_uid) in set().union(*versions)
+        }
         self._gathering[first.series_instance_uid] = _Gathering(
             folder=folder,
             study_instance_uid=first.study_instance_uid,
@@ -368,6 +445,8 @@ class Intake:
             last_at=time.time(),
             sender=sender,
             instances={instance.sop_instance_uid: instance for instance in instances},
+            handed=set(handed),
+            newest={uid for uid, name in handed.items() if name in versions[-1]},
             aborted_s=None if released == len(instances) else now_s,
         )
         return True
@@ -382,6 +461,7 @@ def _note(
         gathering.first_s = arrived_s
     gathering.first_s = min(gathering.first_s, arrived_s)
     gathering.instances[instance.sop_instance_uid] = instance
+    gathering.came.add(instance.sop_instance_uid)
     if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
         gathering.last_s = arrived_s
         gathering.last_at = time.time() - (now_s - arrived_s)
@@ -391,6 +471,14 @@ def _note(
     gathering.changed = True
 
 
-def _announced(gathering: _Gathering) -> int | None:
-    counts = {instance.announced_slices for instance in gathering.instances.values()}
+def _positions_mm(instances: Iterable[Instance]) -> list[float | None]:
+    return [position for instance in instances for position in instance.positions_mm]
+
+
+def _rounding_mm(instances: Iterable[Instance]) -> float:
+    return min((instance.rounding_mm for instance in instances), default=0.0)
+
+
+def _announced(instances: Iterable[Instance]) -> int | None:
+    counts = {instance.announced_slices for instance in instances}
     return counts.pop() if len(counts) == 1 else None

@@ -367,18 +367,39 @@ class Journal:
         """Scans that wait for a worker, in the order in which they should run."""
         return list(self._scans("where state = 'ready' order by priority desc, id", ()))
 
-    def find(
-        self, series_instance_uid: str, input_digest: str, bundle_sha256: str, profile: str
-    ) -> ScanRow | None:
+    def find(self, arrived: Arrived) -> ScanRow | None:
         """The scan of this very input, bundle and profile."""
         return next(
             self._scans(
                 "where series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
                 "and profile = ?",
-                (series_instance_uid, input_digest, bundle_sha256, profile),
+                (
+                    arrived.series_instance_uid,
+                    arrived.input_digest,
+                    arrived.bundle_sha256,
+                    arrived.profile,
+                ),
             ),
             None,
         )
+
+    def knows(self, series_instance_uid: str, input_digest: str) -> bool:
+        """Whether this very input came before, whatever bundle it was contoured with."""
+        values = (series_instance_uid, input_digest)
+        return bool(
+            self._all(
+                "select 1 from scan where series_instance_uid = ? and input_digest = ?", values
+            )
+        )
+
+    def superseded(self, scan_id: int) -> bool:
+        """Whether a newer version of the same series was contoured."""
+        newer = (
+            "select 1 from scan as old join scan as new on "
+            "new.series_instance_uid = old.series_instance_uid and new.profile = old.profile "
+            "and new.version > old.version where old.id = ? and new.state = 'contoured'"
+        )
+        return bool(self._all(newer, (scan_id,)))
 
     def inputs(self, folder: str) -> list[tuple[str, ...]]:
         """The files of every scan that was made from a folder of the spool, oldest first.
