@@ -21,7 +21,11 @@ def test_the_page_lists_what_is_offered() -> None:
     """Classes and transfer syntaxes of the page are those of the code, no more and no fewer."""
     receiver, sender = PAGE.split("## As a sender")
     classes, syntaxes = receiver.split("Transfer syntaxes")
-    assert set(uids(classes)) == {*map(str, CT_CLASSES), str(Verification)}
+    assert set(uids(classes)) == {
+        *map(str, CT_CLASSES),
+        str(Verification),
+        str(RTStructureSetStorage),
+    }
     assert uids(syntaxes) == [str(syntax) for syntax in TRANSFER_SYNTAXES]
     assert uids(sender) == [str(RTStructureSetStorage)]
 

@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import socket
 import subprocess
@@ -28,7 +29,18 @@ from limn.dicom.volume import TRANSFER_SYNTAXES
 from limn.node.config import Receive
 from limn.node.receive import listen
 from tests.conftest import free_port, require_peer
-from tests.node.parts import COUNT, Door, encoded, slices, stop, until, write_slices
+from tests.node.parts import (
+    COUNT,
+    SCP,
+    Door,
+    arrived,
+    encoded,
+    slices,
+    stop,
+    structure_set,
+    until,
+    write_slices,
+)
 
 QUICK = os.environ | {"TCP_NODELAY": "1"}
 
@@ -113,12 +125,11 @@ def test_every_other_storage_class_is_rejected(receiver):
         str(uid)
         for uid in (
             PositronEmissionTomographyImageStorage,
-            RTStructureSetStorage,
             MRImageStorage,
             PatientRootQueryRetrieveInformationModelFind,
         )
     }
-    others = sorted(classes - {str(sop_class) for sop_class in CT_CLASSES})
+    others = sorted(classes - {*map(str, CT_CLASSES), str(RTStructureSetStorage)})
     assert len(others) > 50
     for start in range(0, len(others), 100):
         batch = others[start : start + 100]
@@ -213,13 +224,56 @@ def test_storescu_with_a_structure_set(receiver, tmp_path):
     """The sender is told that no context was accepted, and nothing is stored."""
     storescu = require_peer("/usr/bin/storescu")
     ds = slices()[0]
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
     (path,) = write_slices(tmp_path / "sent", [ds])
     done = subprocess.run(
         [storescu, "-R", "127.0.0.1", str(receiver.port), str(path)], env=QUICK, check=False
     )
     assert done.returncode != 0
     assert receiver.door.files() == []
+
+
+def test_structure_sets_that_come_in_are_kept_and_never_contoured(receiver, tmp_path, caplog):
+    """Sent by dcmtk: our own, the planning system's edit of it, and somebody else's."""
+    caplog.set_level(logging.INFO)
+    storescu = require_peer("/usr/bin/storescu")
+    row = receiver.door.journal.insert(arrived(), ["tps"])
+    assert row is not None
+    own = structure_set(receiver.door.journal.structure_set_of(row.id).sop_instance_uid)
+    edited = structure_set(str(own.SOPInstanceUID))
+    edited.StructureSetLabel = "approved"
+    paths = write_slices(tmp_path / "sent", [own, edited, structure_set("2.25.404"), own])
+    before = receiver.door.journal.scans(), receiver.door.journal.deliveries(row.id)
+    done = subprocess.run(
+        [storescu, "-xi", "-aec", "LIMN", "127.0.0.1", str(receiver.port), *map(str, paths)],
+        env=QUICK,
+        check=False,
+    )
+    assert done.returncode == 0
+    kept = sorted((tmp_path / "returned").iterdir())
+    labels = [pydicom.dcmread(path).StructureSetLabel for path in kept]
+    assert [path.name.rsplit("-", 1)[0] for path in kept] == ["foreign", "scan-00001", "scan-00001"]
+    assert sorted(labels[1:]) == ["approved", "limn"]
+    assert receiver.door.files() == []
+    receiver.door.intake.settle()
+    assert before == (receiver.door.journal.scans(), receiver.door.journal.deliveries(row.id))
+    assert "scan-00001 animal M1: its structure set came back from" in caplog.text
+    assert f"animal 'M1', from STORESCU@127.0.0.1; kept in {kept[0]}" in caplog.text
+
+
+def test_what_only_claims_to_be_a_structure_set_is_not_kept(receiver, tmp_path):
+    """Other content under the class of a structure set: 0xC000; a full disk: 0xA700."""
+    association = receiver.associate((RTStructureSetStorage, [ImplicitVRLittleEndian]))
+    good, bad = structure_set(), structure_set()
+    bad.SOPClassUID = MRImageStorage
+    assert association.send_c_store(good).Status == 0x0000
+    association.release()
+    keep = receiver.door.intake.keep_structure_set
+    assert keep(encoded(bad), SCP)[0] == 0xC000
+    assert keep(b"not DICOM at all", SCP)[0] == 0xC000
+    full = Door(tmp_path / "full", min_free_bytes=2**62)
+    assert full.intake.keep_structure_set(encoded(good), SCP)[0] == 0xA700
+    assert not (tmp_path / "full" / "returned").exists()
 
 
 def test_an_aborted_series_is_held_and_refused(receiver):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limn.node import oplog
+from limn.node import oplog, returned
 from limn.node.instance import Instance, Unreadable, input_digest, inspect
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide, is_uniform
@@ -169,6 +169,10 @@ class Intake:
             If its disk is not there.
         """
         return self._spool.free_bytes() < free_mb * 2**20 or self._spool.is_full()
+
+    def keep_structure_set(self, contents: bytes, source: Source) -> tuple[int, str]:
+        """Store a structure set that somebody sends, and contour nothing; as `accept`."""
+        return returned.keep(contents, source.sender, self._spool, self._journal)
 
     def closed(self, source_key: str, *, aborted: bool) -> None:
         """An association ended."""

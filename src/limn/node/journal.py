@@ -459,6 +459,11 @@ class Journal:
         row = self._one("select * from structure_set where scan = ?", (scan_id,))
         return _structure_set(row)
 
+    def scan_of_structure_set(self, sop_instance_uid: str) -> ScanRow | None:
+        """Whose structure set that is; None if it is not one of ours."""
+        clause = "where id = (select scan from structure_set where sop_instance_uid = ?)"
+        return next(self._scans(clause, (sop_instance_uid,)), None)
+
     def structure_set(self, structure_set_id: int) -> StructureSetRow:
         """One structure set by its number."""
         return _structure_set(

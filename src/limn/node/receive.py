@@ -11,6 +11,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.dicom.series import CT_CLASSES
 from limn.dicom.volume import TRANSFER_SYNTAXES
+from limn.node import returned
 from limn.node.config import Receive
 from limn.node.doors import LIMIT_EXCEEDED, Caller, Refusal, why_not
 from limn.node.intake import SUCCESS, Intake, Source
@@ -37,11 +38,14 @@ def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
     ae.add_supported_context(Verification)
     for sop_class in CT_CLASSES:
         ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+    ae.add_supported_context(returned.SOP_CLASS, list(returned.TRANSFER_SYNTAXES))
     doorman = _Doorman(settings, intake)
 
     def store(event: evt.Event) -> int:
         source = _source(event.assoc, settle_s)
-        status, why = intake.accept(event.encoded_dataset(), source)
+        is_ct = event.request.AffectedSOPClassUID != returned.SOP_CLASS
+        take = intake.accept if is_ct else intake.keep_structure_set
+        status, why = take(event.encoded_dataset(), source)
         if status != SUCCESS:
             log.error("instance from %s answered 0x%04X: %s", source.sender, status, why)
         return status
