@@ -1,4 +1,4 @@
-"""``python -m tests.node.fake_node CONFIG``: ``limn serve`` whose workers threshold.
+"""``python -m tests.node.fake_node CONFIG [PART]``: ``limn serve`` whose workers threshold.
 
 Every process is the node's own; only the worker's preload is another.
 """
@@ -25,6 +25,6 @@ class FakeNode(Supervisor):
 
 if __name__ == "__main__":
     try:
-        FakeNode(Path(sys.argv[1])).run()
+        FakeNode(Path(sys.argv[1]), *sys.argv[2:]).run()
     except LimnError as error:
         raise SystemExit(str(error)) from error

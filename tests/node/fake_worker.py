@@ -3,6 +3,7 @@
 ``dask worker --preload tests.node.fake_worker CONFIG``, in the place of `limn.node.worker`.
 """
 
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from limn.segment.bundle import Bundle, open_bundle
 from tests.node.toy import labelled
 
 # Long enough that a kill at random finds it running now and then.
-INFERENCE_S = 0.05
+INFERENCE_S = float(os.environ.get("FAKE_INFERENCE_S", "0.05"))
 
 
 class FakeEnsemble:

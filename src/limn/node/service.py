@@ -111,6 +111,9 @@ def run_engine(config_path: Path) -> None:
     """Dispatch and delivery."""
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "engine", config.log)
+    # When the scheduler is away the dispatcher says so once; Dask would with a stack each time.
+    for chatty in ("distributed.utils", "distributed.client"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     stopping = _stop_on_signal()
     lifeline.hold()
     journal = Journal(config.journal_path)
