@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from limn.domain.scan import Labels
-from limn.node import lifeline, worker
+from limn.node import lifeline, oplog, worker
 from limn.node.config import load_config
 from limn.segment.bundle import Bundle, open_bundle
 from tests.node.toy import labelled
@@ -61,8 +61,9 @@ def dask_setup(worker_of_dask: object, config_path: Path) -> None:
     """As the real preload, with another network."""
     from limn.node.pipeline import rehearse  # noqa: PLC0415
 
-    lifeline.hold()
     config = load_config(config_path)
+    oplog.set_up(config.data_dir, "worker", config.log)
+    lifeline.hold()
     warm = worker.Warm(FakeEnsemble(open_bundle(config.model.bundle)), worker.options_of(config))
     rehearse(warm.ensemble, warm.options)
     worker.offer(worker_of_dask, warm)

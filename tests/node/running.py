@@ -63,10 +63,10 @@ class Node:
         wait_for((self.folder / "data" / "ready").exists, READY_S, self.explain)
         wait_for(lambda: "listening as" in self.log(), READY_S, self.explain)
 
-    def stop(self) -> int:
-        """Stop it as Ctrl-C does; returns the exit code."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Stop it as Ctrl-C does, or as an init system; returns the exit code."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         return self.process.wait(60)
 
     def log(self) -> str:

@@ -94,6 +94,10 @@ class FakeNode(Node):
     def start(self) -> None:
         """Start it and wait until a worker is warm and the port is open."""
         self.launch()
+        self.start_waiting()
+
+    def start_waiting(self) -> None:
+        """Wait until a worker is warm and the port is open."""
         wait_for((self.data / "ready").exists, 120, self.explain)
         wait_for(lambda: "listening as" in self.log(), 60, self.explain)
 

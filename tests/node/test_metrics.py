@@ -174,7 +174,7 @@ def test_health_is_200_while_all_is_well(config: Config) -> None:
     [
         ("door", "nothing listens on 127.0.0.1:"),
         ("worker", "no warm worker"),
-        ("disk", "MB free, the least is"),
+        ("disk", "MB free, receive.min_free_mb is"),
         ("process", "engine does not run"),
     ],
 )

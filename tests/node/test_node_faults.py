@@ -98,15 +98,16 @@ def test_a_scan_survives_the_death_of_scheduler_and_receiver(
     assert len(exported(node)) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
-    node: Node, make_series: Callable[[str], Path]
+    node: Node, make_series: Callable[[str], Path], number: signal.Signals
 ) -> None:
-    """Ctrl-C while a scan runs: it is finished first; then no process is left."""
+    """Ctrl-C, or systemd, while a scan runs: it is finished first; then no process is left."""
     children = node.children()
     assert len(children) >= 4
     send(node, make_series("23"))
     wait_for(lambda: bool(node.query("select 1 from scan where tries = 1")), 60, node.explain)
-    assert node.stop() == 0
+    assert node.stop(number) == 0
     assert node.rows()["M23"]["outcome"] == "delivered"
     assert not [pid for pid in children if alive(pid)]
 

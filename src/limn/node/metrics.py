@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from limn import __version__
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node import scanlog
+from limn.node import disk, scanlog
 from limn.node.config import Config
 
 log = logging.getLogger(__name__)
@@ -110,10 +110,11 @@ class Metrics:
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
         if any(each.name == "receiver" for each in self._processes()):
             found += self._of_doors()
-        free_mb, least_mb = self._free_bytes() // 2**20, self._config.receive.min_free_mb
-        if free_mb < least_mb:
-            found.append(f"{self._config.data_dir} has {free_mb} MB free, the least is {least_mb}")
-        return found
+        try:
+            short = disk.shortage(self._config)
+        except OSError as error:
+            short = f"{self._config.data_dir} can't be reached ({error.strerror})"
+        return [*found, short] if short else found
 
     def _of_doors(self) -> Iterator[str]:
         receive = self._config.receive
@@ -146,8 +147,8 @@ class Metrics:
         free = Family("limn_disk_free_bytes", "gauge", "Free space below data_dir.")
         free.add(self._free_bytes())
         yield free
-        least = Family("limn_disk_watermark_bytes", "gauge", "Below this nothing is taken.")
-        least.add(self._config.receive.min_free_mb * 2**20)
+        least = Family("limn_disk_watermark_bytes", "gauge", "Below this nobody is let in.")
+        least.add(self._config.receive.refuse_free_mb * 2**20)
         yield least
 
     def _of_journal(self) -> Iterator[Family]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
-from limn.node import engine_tls, lifeline, metrics, oplog
+from limn.node import disk, engine_tls, lifeline, metrics, oplog
 from limn.node.again import alarm
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
@@ -268,6 +268,7 @@ class Supervisor:
         # A receiving host is the node; scheduler and workers may stand beside it on its disk.
         name = f"limn-{self._only}" if self._only in {"scheduler", "worker"} else "limn"
         children = self._children()
+        disk.try_writing(config)
         oplog.set_up(config.data_dir, name, config.log)
         lock = FileLock(config.data_dir / f"{name}.lock")
         try:
@@ -284,6 +285,9 @@ class Supervisor:
                 log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
                 if name == "limn":
                     set_damaged_aside(config, bundle.sha256)
+            if said := disk.shortage(config):
+                # It starts all the same: what is in the journal still goes out.
+                log.error("%s", said)
             self._say_ready_no_more(name)
             engine_tls.prepare(config)
             self._stopping = _stop_on_signal()

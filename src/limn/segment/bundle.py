@@ -220,7 +220,10 @@ def _verify(path: Path, wanted: str) -> None:
         raise BundleUnfit(msg)
     found = _sha256(path)
     if found != wanted:
-        msg = f"bundle file {path} has sha256 {found[:12]}…, {wanted[:12]}… expected; not opened"
+        msg = (
+            f"bundle file {path} has sha256 {found[:12]}…, {wanted[:12]}… expected; not opened, "
+            "install the bundle again"
+        )
         raise BundleUnfit(msg)
 
 
