@@ -7,15 +7,38 @@ elements. Each of these is measured before memory is spent on it.
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+# What pydicom, the decoders and NumPy raise for bytes that are not what they claim; pydicom
+# raises OSError too, for a sequence whose items end early, and reads elements when they are
+# asked for, so that any access may raise.
+DAMAGES = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    # Also what nests deeper than the interpreter goes.
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 PIXEL_DATA = 0x7FE00010
 # 1024 x 1024 x 2048: 8 GiB as Hounsfield units.

@@ -25,6 +25,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 
+from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import OBLIQUE_TOLERANCE, FloatArray, Grid, IntArray, ladder
 
@@ -150,6 +151,14 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
     """
     if not instances:
         raise RefusedSeries("no DICOM instance to contour")
+    try:
+        return _assembled(instances, assume_hu=assume_hu)
+    except DAMAGES as error:
+        msg = f"damaged header: {type(error).__name__}: {error}"
+        raise RefusedSeries(msg) from error
+
+
+def _assembled(instances: Sequence[Instance], *, assume_hu: bool) -> Series:
     for instance in instances:
         _check_instance(instance.header)
     _check_uids(instances)

@@ -6,9 +6,7 @@ The only place of this room that opens files: the decoders want paths.
 from __future__ import annotations
 
 import math
-import struct
 import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -35,7 +33,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from limn.dicom.bounded import MAX_VOXELS, Overlarge, check_promise, coded_size, read
+from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Volume
@@ -60,23 +58,6 @@ COMPRESSED_SYNTAXES = (
     JPEGExtended12Bit,
 )
 TRANSFER_SYNTAXES: tuple[UID, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
-# What pydicom, the decoders and NumPy raise for bytes that are not what they claim.
-_DAMAGES = (
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 def read_headers(paths: Sequence[Path]) -> list[Instance]:
@@ -93,7 +74,7 @@ def read_headers(paths: Sequence[Path]) -> list[Instance]:
 def _read_header(path: Path) -> Dataset:
     try:
         return read(path, stop_before_pixels=True)
-    except (InvalidDicomError, *_DAMAGES) as error:
+    except (InvalidDicomError, *DAMAGES) as error:
         msg = f"{path.name} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
 
@@ -141,7 +122,7 @@ def _decode(each: Slice) -> npt.NDArray[np.float64]:
         else:
             msg = f"TransferSyntaxUID {syntax} can't be decoded (instance {each.name})"
             raise RefusedSeries(msg)
-    except _DAMAGES as error:
+    except DAMAGES as error:
         msg = f"PixelData of {each.name} can't be decoded: {error}"
         raise RefusedSeries(msg) from error
     if each.frame is not None:

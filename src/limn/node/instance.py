@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from limn.dicom.bounded import check_header_bytes, check_promise, read
+from limn.dicom.bounded import DAMAGES, check_header_bytes, check_promise, read
 from limn.dicom.series import CT_CLASSES, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
-# What pydicom raises for bytes that are not what they claim.
-DAMAGES = (
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 # PatientID is a Long String (PS3.5 6.2); in UTF-8 a letter more does no harm.
 MAX_TEXT = 64
 

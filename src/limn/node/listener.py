@@ -22,6 +22,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.events import EventHandlerType
+from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
@@ -170,9 +171,23 @@ class _Connection(RequestHandler):
         association.dul.event_queue.get_nowait()
         association.dul.socket = _TimedSocket(association, self.request, self.server.bounds)
         association.dimse = _BoundedMessages(association, self.server.bounds)
+        association.dul.state_machine = _Unshaken(association.dul)
         association.bind(evt.EVT_CONN_CLOSE, _wake)
         self._association = association
         return association
+
+
+class _Unshaken(StateMachine):
+    """Ends the connection at an event that its state does not know, instead of the thread."""
+
+    def do_action(self, event: str) -> None:
+        """Next state, or the end."""
+        try:
+            super().do_action(event)
+        except Exception as error:  # noqa: BLE001 - a stranger's order of PDUs in another's machine
+            requestor = self.dul.assoc.requestor
+            log.warning("connection from %s closed: %s", requestor.address, error)
+            self.dul.kill_dul()
 
 
 class _TimedSocket(AssociationSocket):
