@@ -42,6 +42,7 @@ bench: install
 soak: install
 	PYTHONPATH=. $(BIN)/python bench/kill.py
 	PYTHONPATH=. $(BIN)/python bench/hosts.py
+	PYTHONPATH=. $(BIN)/python bench/fuzz.py --cases 100000 --minutes 30
 	$(BIN)/python bench/parity_v1.py
 
 clean:
