@@ -250,6 +250,12 @@ def _lab_try(parsed: argparse.Namespace) -> None:
     try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
 
 
+def _lab_tables(parsed: argparse.Namespace) -> None:
+    from limn.lab.tables import write_tables
+
+    write_tables(parsed.scores, parsed.out, print)
+
+
 def _demo(parsed: argparse.Namespace) -> int:
     from limn.demo import demo
 
@@ -457,6 +463,11 @@ def _parser() -> argparse.ArgumentParser:
         "--note", action="store_true", help="write the means into the bundle's manifest"
     )
     tried.set_defaults(run=_lab_try)
+
+    tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
+    tables.add_argument("scores", type=Path, metavar="SCORES.csv")
+    tables.add_argument("out", type=Path)
+    tables.set_defaults(run=_lab_tables)
 
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
     demo.add_argument("--out", type=Path, default=Path("demo-out"))

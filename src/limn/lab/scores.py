@@ -1,0 +1,200 @@
+"""The one long CSV of a study: a line for each measure of each organ of each scan and system.
+
+Tables and figures are made from it alone. A distance that does not exist, for want of the organ,
+has an empty value; the DSC is then 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.scan import Labels, Organ
+from limn.lab.agreement import Structure, conformity_index, consensus, structures
+from limn.lab.metrics import score_labels
+from limn.lab.study_words import CONFORMITY, OBSERVERS
+from limn.segment.bundle import CleanRule
+from limn.segment.clean import clean
+
+CONSENSUS = "consensus"
+FIRST_OBSERVER = "observer1"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number of a study.
+
+    Attributes
+    ----------
+    set : "test1", "test2"
+    system : `study_words.SYSTEMS`, or any other name
+    reference : what it was held against: "observer1", "consensus", "observers"; "" for times
+    cleaned : "yes" after the islands were removed, else "no"
+    organ : an `Organ`, or "Lungs" where both are one; "" for times
+    measure : "dsc", "msd_mm", "hd95_mm", "ci", "preprocess_s", "inference_s", "runtime_s"
+    value : NaN where it is undefined
+    """
+
+    set: str
+    scan: str
+    animal: str
+    system: str
+    reference: str
+    cleaned: str
+    organ: str
+    measure: str
+    value: float
+
+
+COLUMNS = tuple(field.name for field in fields(Score))
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Which scan of which animal in which test set."""
+
+    set: str
+    name: str
+    animal: str
+
+
+def of_drawing(
+    scan: Scan,
+    system: str,
+    drawn: Labels,
+    observers: Mapping[str, npt.NDArray[np.uint8]],
+    lungs_label: int,
+    rules: Mapping[Organ, CleanRule],
+) -> list[Score]:
+    """Every score of what a system drew, before and after the clean-up.
+
+    Parameters
+    ----------
+    drawn : labels of the system on the scan's grid
+    observers : name to (z, y, x) labels on the same grid, numbered as `drawn`; "observer1" is the
+        reference of Tables 1 and 2, all of them make the consensus of Table 3
+    lungs_label : the label of an observer who drew both lungs as one
+    rules : of the node's own clean-up
+    """
+    first = Labels(observers[FIRST_OBSERVER], drawn.grid, drawn.organs)
+    agreed = _consensus(list(observers.values()), drawn.organs, lungs_label)
+    found = []
+    for cleaned, labels in (("no", drawn), ("yes", clean(drawn, rules).labels)):
+
+        def add(reference: str, organ: str, measure: str, value: float, how: str = cleaned) -> None:
+            found.append(
+                Score(
+                    scan.set, scan.name, scan.animal, system, reference, how, organ, measure, value
+                )
+            )
+
+        for own in score_labels(labels, first):
+            add(FIRST_OBSERVER, own.organ.value, "dsc", own.dsc)
+            add(FIRST_OBSERVER, own.organ.value, "msd_mm", own.msd_mm)
+            add(FIRST_OBSERVER, own.organ.value, "hd95_mm", own.hd95_mm)
+        ours = structures(labels.labels_zyx, labels.organs, lungs_label)
+        for structure, mask in agreed.items():
+            nothing = np.zeros(mask.shape, dtype=np.bool_)
+            index = conformity_index([ours.get(structure, nothing), mask])
+            add(CONSENSUS, structure.value, CONFORMITY, index)
+    return found
+
+
+def of_observers(
+    scan: Scan,
+    observers: Sequence[npt.NDArray[np.uint8]],
+    organs: Mapping[int, Organ],
+    lungs_label: int,
+) -> list[Score]:
+    """How far the observers of a scan agree, on whatever at least two of them drew."""
+    return [
+        Score(
+            scan.set,
+            scan.name,
+            scan.animal,
+            OBSERVERS,
+            OBSERVERS,
+            "no",
+            structure.value,
+            CONFORMITY,
+            conformity_index(masks),
+        )
+        for structure, masks in _drawn_by_two(observers, organs, lungs_label).items()
+    ]
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write the file anew; whoever reads it meanwhile finds the old one or the new one."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(COLUMNS)
+        for own in scores:
+            *said, value = astuple(own)
+            lines.writerow([*said, "" if math.isnan(value) else repr(float(value))])
+    part.replace(path)
+
+
+def read_scores(path: Path) -> tuple[Score, ...]:
+    """The scores of a file.
+
+    Raises
+    ------
+    ConfigWrong
+        If it can't be read, lacks a column, or says one thing twice; the text names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+            if missing:
+                msg = f"{path}: column {missing[0]} is missing; {', '.join(COLUMNS)} expected"
+                raise ConfigWrong(msg)
+            scores = [_score(path, lines.line_num, row) for row in lines]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        msg = f"{path} can't be read: {error}"
+        raise ConfigWrong(msg) from error
+    seen: dict[tuple[str, ...], int] = {}
+    for number, own in enumerate(scores, start=2):
+        key = tuple(str(part) for part in astuple(own)[:-1])
+        if key in seen:
+            msg = f"{path}: line {number} says again what line {seen[key]} says: {' '.join(key)}"
+            raise ConfigWrong(msg)
+        seen[key] = number
+    return tuple(scores)
+
+
+def _score(path: Path, line: int, row: Mapping[str, str | None]) -> Score:
+    said = {name: row[name] or "" for name in COLUMNS[:-1]}
+    text = row["value"] or "nan"
+    try:
+        return Score(**said, value=float(text))
+    except ValueError as error:
+        msg = f"{path}: line {line}: value {text!r} is not a number"
+        raise ConfigWrong(msg) from error
+
+
+def _consensus(
+    observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
+) -> dict[Structure, npt.NDArray[np.bool_]]:
+    return {
+        structure: consensus(masks)
+        for structure, masks in _drawn_by_two(observers, organs, lungs_label).items()
+    }
+
+
+def _drawn_by_two(
+    observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
+) -> dict[Structure, list[npt.NDArray[np.bool_]]]:
+    drawn = [structures(labels_zyx, organs, lungs_label) for labels_zyx in observers]
+    masks = {
+        structure: [own[structure] for own in drawn if structure in own] for structure in Structure
+    }
+    return {structure: own for structure, own in masks.items() if len(own) > 1}

@@ -1,0 +1,62 @@
+"""What a study compares: its systems, test sets and measures, in the paper's order and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from limn.domain.scan import Organ
+from limn.lab.agreement import Structure
+
+REFERENCE_SYSTEM = "3d_fullres"
+OBSERVERS = "observers"
+MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One way to contour, as a table names it."""
+
+    key: str
+    algorithm: str
+    model: str
+
+
+SYSTEMS: tuple[System, ...] = (
+    System("3d_fullres", "nnU-Net", "3d_fullres"),
+    System("3d_lowres", "nnU-Net", "3d_lowres"),
+    System("3d_cascade", "nnU-Net", "3d_cascade"),
+    System("2d", "nnU-Net", "2d"),
+    System("aimos", "AIMOS", "UNet-768"),
+    System("limn", "limn", "engine"),
+    System(OBSERVERS, "Interobserver variability", ""),
+    System(MANUAL, "Manual", "one biologist"),
+)
+SETS: Mapping[str, str] = MappingProxyType(
+    {"test1": "native CT (test set 1)", "test2": "contrast-enhanced CT (test set 2)"}
+)
+# Of one organ against one observer; two of them in mm.
+MEASURES: Mapping[str, str] = MappingProxyType(
+    {"dsc": "DSC", "msd_mm": "MSD (mm)", "hd95_mm": "95p HD (mm)"}
+)
+CONFORMITY = "ci"
+TIMES: Mapping[str, str] = MappingProxyType(
+    {"preprocess_s": "Preprocessing", "inference_s": "Inference", "runtime_s": "Runtime"}
+)
+ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        Organ.HEART: "Heart",
+        Organ.CORD: "Spinal Cord",
+        Organ.LUNG_R: "Right Lung",
+        Organ.LUNG_L: "Left Lung",
+        Structure.LUNGS: "Total lungs",
+    }
+)
+
+
+def in_order(keys: set[str]) -> list[System]:
+    """Systems in the paper's order; one that it does not know comes last, under its own name."""
+    known = [system for system in SYSTEMS if system.key in keys]
+    others = sorted(keys - {system.key for system in SYSTEMS})
+    return known + [System(key, key, "") for key in others]

@@ -1,0 +1,257 @@
+"""From scores to what a table says: means, medians, asterisks, and who was left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from limn.domain.geometry import FloatArray
+from limn.domain.scan import Organ
+from limn.lab.agreement import Structure
+from limn.lab.scores import CONSENSUS, FIRST_OBSERVER, Score
+from limn.lab.statistics import Comparison, compare
+from limn.lab.study_words import (
+    CONFORMITY,
+    MEASURES,
+    OBSERVERS,
+    REFERENCE_SYSTEM,
+    TIMES,
+    in_order,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measure of one organ by one system.
+
+    Attributes
+    ----------
+    sd : of the sample (n - 1); NaN of one scan
+    star : p < 0.05 against nnU-Net 3d_fullres
+    cleaned : mean and sd after the clean-up; None where it was not done
+    """
+
+    mean: float
+    sd: float
+    median: float
+    star: bool = False
+    cleaned: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of Table 1 or 2."""
+
+    organ: str
+    system: str
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Conformity:
+    """A cell of Table 3; 0 to 1."""
+
+    system: str
+    set: str
+    organ: str
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """A line of Table 4: mean seconds a scan, NaN where nobody measured."""
+
+    system: str
+    preprocess_s: float
+    inference_s: float
+    runtime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A system against nnU-Net 3d_fullres by one measure of one organ."""
+
+    set: str
+    organ: str
+    system: str
+    measure: str
+    held: Comparison
+
+
+def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -> tuple[Row, ...]:
+    """Lines of Table 1 or 2, organ by organ.
+
+    Parameters
+    ----------
+    without : scans that are left out; see `missed`
+    """
+    values = _by_scan(scores, test_set, without, "no")
+    cleaned = _by_scan(scores, test_set, without, "yes")
+    stars = {
+        (each.organ, each.system, each.measure): each.held.is_significant
+        for each in differences(scores, test_set, without)
+    }
+    rows = []
+    for organ in Organ:
+        systems = {key[1] for key in values if key[0] == organ.value}
+        for system in in_order(systems):
+            cells = {}
+            for measure in MEASURES:
+                key = (organ.value, system.key, measure)
+                own = _defined(values[key].values()) if key in values else np.empty(0)
+                after = _defined(cleaned[key].values()) if key in cleaned else None
+                cells[measure] = Cell(
+                    *_mean_and_sd(own),
+                    median=float(np.median(own)) if len(own) else float("nan"),
+                    star=stars.get(key, False),
+                    cleaned=None if after is None else _mean_and_sd(after),
+                )
+            rows.append(Row(organ.value, system.key, cells))
+    return tuple(rows)
+
+
+def differences(
+    scores: Sequence[Score], test_set: str, without: Collection[str]
+) -> tuple[Difference, ...]:
+    """Every system but the reference against it, by every measure of every organ."""
+    values = _by_scan(scores, test_set, without, "no")
+    animals = {own.scan: own.animal for own in scores if own.set == test_set}
+    found = []
+    for organ in Organ:
+        systems = {key[1] for key in values if key[0] == organ.value}
+        for system in in_order(systems - {REFERENCE_SYSTEM}):
+            for measure in MEASURES:
+                own = values.get((organ.value, system.key, measure), {})
+                base = values.get((organ.value, REFERENCE_SYSTEM, measure), {})
+                scans = sorted(own.keys() & base.keys())
+                held = compare(
+                    np.array([own[scan] for scan in scans]),
+                    np.array([base[scan] for scan in scans]),
+                    [animals[scan] for scan in scans],
+                )
+                found.append(Difference(test_set, organ.value, system.key, measure, held))
+    return tuple(found)
+
+
+def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
+    """Scans on which some system did not find some organ at all: it has a DSC and no distance.
+
+    The paper left such a scan out for every system (Results, "Contrast-enhanced CT").
+    """
+    nowhere = {
+        own.scan
+        for own in scores
+        if own.set == test_set
+        and own.reference == FIRST_OBSERVER
+        and own.cleaned == "no"
+        and own.measure == "msd_mm"
+        and np.isnan(own.value)
+    }
+    return tuple(sorted(nowhere))
+
+
+def conformity(scores: Sequence[Score]) -> tuple[Conformity, ...]:
+    """Cells of Table 3: every system against the consensus, then the observers among themselves."""
+    values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for own in scores:
+        if own.measure == CONFORMITY and own.cleaned == "no":
+            values[own.system, own.set, own.organ].append(own.value)
+    return tuple(
+        Conformity(system.key, test_set, structure.value, *_mean_and_sd(_defined(values[key])))
+        for system in in_order({key[0] for key in values})
+        for test_set in sorted({key[1] for key in values})
+        for structure in Structure
+        if (key := (system.key, test_set, structure.value)) in values
+    )
+
+
+def times(scores: Sequence[Score]) -> tuple[Time, ...]:
+    """Lines of Table 4: the mean over scans."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for own in scores:
+        if own.measure in TIMES:
+            values[own.system, own.measure].append(own.value)
+    return tuple(
+        Time(
+            system.key,
+            *(_mean_and_sd(_defined(values[system.key, measure]))[0] for measure in TIMES),
+        )
+        for system in in_order({key[0] for key in values})
+    )
+
+
+def cases(scores: Sequence[Score], test_set: str, system: str) -> dict[str, str]:
+    """The best, intermediate and worst scan of a system by the mean DSC of its organs (Fig. 4).
+
+    The intermediate one has the median; of an even number, the better of the middle two.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    for own in scores:
+        if (own.set, own.system, own.reference, own.cleaned, own.measure) == (
+            test_set,
+            system,
+            FIRST_OBSERVER,
+            "no",
+            "dsc",
+        ):
+            values[own.scan].append(own.value)
+    # The name decides between equals, so that the choice is the same each time.
+    ordered = sorted(values, key=lambda scan: (float(np.mean(values[scan])), scan))
+    if not ordered:
+        return {}
+    return {
+        "best": ordered[-1],
+        "intermediate": ordered[len(ordered) // 2],
+        "worst": ordered[0],
+    }
+
+
+def conformity_values(scores: Sequence[Score], test_set: str) -> dict[tuple[str, str], FloatArray]:
+    """(structure, system) to the index of every scan, for box plots."""
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for own in scores:
+        is_index = own.measure == CONFORMITY and own.cleaned == "no"
+        if own.set == test_set and is_index and own.reference in {CONSENSUS, OBSERVERS}:
+            values[own.organ, own.system].append(own.value)
+    return {key: _defined(own) for key, own in values.items()}
+
+
+def accuracy_values(
+    scores: Sequence[Score], test_set: str
+) -> dict[tuple[str, str, str], FloatArray]:
+    """(organ, system, measure) to the value of every scan, for box plots."""
+    found = _by_scan(scores, test_set, (), "no")
+    return {key: _defined(own.values()) for key, own in found.items()}
+
+
+def _by_scan(
+    scores: Sequence[Score], test_set: str, without: Collection[str], cleaned: str
+) -> dict[tuple[str, str, str], dict[str, float]]:
+    """(organ, system, measure) to the value of each scan, against observer 1."""
+    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for own in scores:
+        if (
+            own.set == test_set
+            and own.reference == FIRST_OBSERVER
+            and own.cleaned == cleaned
+            and own.measure in MEASURES
+            and own.scan not in without
+        ):
+            found[own.organ, own.system, own.measure][own.scan] = own.value
+    return dict(found)
+
+
+def _defined(values: Collection[float]) -> FloatArray:
+    array = np.array(list(values), dtype=np.float64)
+    return array[~np.isnan(array)]
+
+
+def _mean_and_sd(values: FloatArray) -> tuple[float, float]:
+    if len(values) == 0:
+        return (float("nan"), float("nan"))
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return (float(values.mean()), sd)

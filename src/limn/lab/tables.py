@@ -1,0 +1,411 @@
+"""Tables 1 to 4 in the paper's layout, its own values below ours: Markdown, CSV, LaTeX.
+
+A table is a `Sheet` of text first; the three formats say the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.folders import writable
+from limn.domain.scan import Organ
+from limn.lab import published, summary
+from limn.lab.agreement import Structure
+from limn.lab.boxplots import draw_accuracy, draw_conformity
+from limn.lab.scores import Score, read_scores
+from limn.lab.statistics import ZERO_METHOD
+from limn.lab.study_words import (
+    MANUAL,
+    MEASURES,
+    OBSERVERS,
+    ORGAN_WORDS,
+    REFERENCE_SYSTEM,
+    SETS,
+    TIMES,
+    System,
+    in_order,
+)
+from limn.lab.summary import Cell, Conformity, Difference, Row, Time
+
+OURS, PAPER = "here", "paper"
+NOTHING = "-"
+# Decimals of the medians in Tables 1 and 2; means and deviations have two.
+MEDIAN_DECIMALS = {
+    "test1": {"dsc": 3, "msd_mm": 3, "hd95_mm": 2},
+    "test2": {"dsc": 2, "msd_mm": 2, "hd95_mm": 2},
+}
+TABLE_OF = {"test1": "table1", "test2": "table2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table as text.
+
+    Attributes
+    ----------
+    name : of its files
+    caption : what it shows, and how
+    rows : a `**bold**` cell is the best of its column
+    """
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def write_tables(scores_csv: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """All tables and box plots of a study from its scores: ``tables.md`` and files beside it.
+
+    Raises
+    ------
+    ConfigWrong
+        If the scores can't be read, hold nothing that a table shows, or the folder can't be
+        written.
+    """
+    writable(folder)
+    scores = read_scores(scores_csv)
+    made = sheets(scores)
+    if not made:
+        msg = f"{scores_csv} holds no score of {' or '.join(SETS)} and no time; nothing to show"
+        raise ConfigWrong(msg)
+    parts = ["# Tables"]
+    for sheet in made:
+        (folder / f"{sheet.name}.csv").write_text(as_csv(sheet), encoding="utf-8")
+        (folder / f"{sheet.name}.tex").write_text(as_latex(sheet), encoding="utf-8")
+        parts.append(as_markdown(sheet))
+    for test_set in SETS:
+        for draw, name in ((draw_accuracy, "boxplot"), (draw_conformity, "boxplot-ci")):
+            path = folder / f"{name}-{test_set}.png"
+            if draw(scores, test_set, path):
+                parts.append(f"![{name} of {SETS[test_set]}]({path.name})\n")
+    (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    report(f"{len(made)} tables in {folder / 'tables.md'}, each also as .csv and .tex beside it")
+
+
+def sheets(scores: Sequence[Score]) -> list[Sheet]:
+    """Every table of which the scores have something."""
+    made = []
+    for test_set in SETS:
+        if not summary.accuracy(scores, test_set, ()):
+            continue
+        missed = summary.missed(scores, test_set)
+        for without in ((), missed) if missed else ((),):
+            made.append(_accuracy_sheet(scores, test_set, without, missed))
+            made.append(_difference_sheet(scores, test_set, without))
+        made.append(_case_sheet(scores, test_set))
+    if found := summary.conformity(scores):
+        rows = _conformity_rows(found, published.conformity())
+        made.append(Sheet("table3", _conformity_caption(), _conformity_columns(), rows))
+    if measured := summary.times(scores):
+        made.append(_time_sheet(measured))
+    return made
+
+
+# Tables 1 and 2
+
+
+def accuracy_columns() -> tuple[str, ...]:
+    """The columns of Tables 1 and 2, with one that says whose numbers they are."""
+    values = [f"{word} {what}" for word in MEASURES.values() for what in ("Mean ± SD", "Median")]
+    return ("Organ", "Algorithm", "Model", "Of", *values)
+
+
+def accuracy_cells(row: Row, test_set: str) -> tuple[str, ...]:
+    """The six cells of a line, as the paper writes them."""
+    texts: list[str] = []
+    shown = {measure: _mean_and_sd(cell.mean, cell.sd) for measure, cell in row.cells.items()}
+    after = {
+        measure: "" if cell.cleaned is None else _mean_and_sd(*cell.cleaned)
+        for measure, cell in row.cells.items()
+    }
+    # As in the paper: in parentheses where the clean-up changes something that can be seen.
+    changed = any(text and text != shown[measure] for measure, text in after.items())
+    for measure, cell in row.cells.items():
+        parenthesis = f" ({after[measure]})" if changed and after[measure] else ""
+        texts += [shown[measure] + parenthesis, _median(cell, MEDIAN_DECIMALS[test_set][measure])]
+    return tuple(texts)
+
+
+def _accuracy_sheet(
+    scores: Sequence[Score], test_set: str, without: Sequence[str], missed: Sequence[str]
+) -> Sheet:
+    ours = summary.accuracy(scores, test_set, without)
+    theirs = {(row.organ, row.system): row for row in published.accuracy(test_set)}
+    rows = []
+    for row in ours:
+        system = _system(row.system)
+        start = (ORGAN_WORDS[row.organ], system.algorithm, system.model)
+        rows.append((*start, OURS, *accuracy_cells(row, test_set)))
+        if same := theirs.get((row.organ, row.system)):
+            rows.append((*start, PAPER, *accuracy_cells(same, test_set)))
+    scans = {own.scan for own in scores if own.set == test_set} - set(without)
+    animals = {own.animal for own in scores if own.set == test_set and own.scan in scans}
+    caption = (
+        f"DSC, MSD and 95p HD for {SETS[test_set]} against observer 1, {len(scans)} scans of "
+        f"{len(animals)} animals; the paper's own values below. * differs from nnU-Net "
+        f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
+        f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
+        f"removed. {_about_missed(without, missed)}"
+    )
+    name = TABLE_OF[test_set] + ("-without-missed" if without else "")
+    return Sheet(name, caption, accuracy_columns(), tuple(rows))
+
+
+def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
+    if not missed:
+        return "Every system found every organ."
+    if without:
+        return f"Left out, as in the paper, because a system missed an organ: {', '.join(without)}."
+    return (
+        f"With the scans on which a system missed an organ ({', '.join(missed)}): DSC 0, no "
+        "distance, and no pair in the test of distances."
+    )
+
+
+def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:
+    rows = tuple(_difference_row(each) for each in summary.differences(scores, test_set, without))
+    name = TABLE_OF[test_set] + "-differences" + ("-without-missed" if without else "")
+    caption = (
+        f"What stands behind the asterisks for {SETS[test_set]}: mean difference from nnU-Net "
+        f"{REFERENCE_SYSTEM} with a 95 % bootstrap interval over animals, and the p of the signed "
+        "rank test over scans. Where the interval holds 0 and the asterisk stands, few animals "
+        "speak for many scans."
+    )
+    columns = (
+        "Organ",
+        "Algorithm",
+        "Model",
+        "Measure",
+        "Pairs",
+        "Dropped",
+        "Animals",
+        "Mean difference",
+        "95 % interval",
+        "p",
+    )
+    return Sheet(name, caption, columns, rows)
+
+
+def _difference_row(each: Difference) -> tuple[str, ...]:
+    system, held = _system(each.system), each.held
+    return (
+        ORGAN_WORDS[each.organ],
+        system.algorithm,
+        system.model,
+        MEASURES[each.measure],
+        str(held.pairs),
+        str(held.dropped),
+        str(held.animals),
+        _signed(held.mean_difference),
+        NOTHING if math.isnan(held.low) else f"{_signed(held.low)} to {_signed(held.high)}",
+        NOTHING if math.isnan(held.p) else f"{held.p:.4f}" + "*" * held.is_significant,
+    )
+
+
+def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
+    systems = in_order({own.system for own in scores if own.set == test_set} - {OBSERVERS})
+    rows = []
+    for system in systems:
+        for which, scan in summary.cases(scores, test_set, system.key).items():
+            dsc = {
+                own.organ: own.value
+                for own in scores
+                if (own.set, own.scan, own.system, own.cleaned, own.measure)
+                == (test_set, scan, system.key, "no", "dsc")
+            }
+            mean = sum(dsc.values()) / len(dsc)
+            each = ", ".join(
+                f"{ORGAN_WORDS[organ]} {_two(dsc[organ])}" for organ in Organ if organ in dsc
+            )
+            rows.append((system.algorithm, system.model, which, scan, f"{mean:.3f}", each))
+    caption = f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}."
+    columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "DSC")
+    return Sheet(f"cases-{test_set}", caption, columns, tuple(rows))
+
+
+# Table 3
+
+
+def _conformity_columns() -> tuple[str, ...]:
+    words = {
+        Structure.HEART: "Heart",
+        Structure.LUNGS: "Total lungs",
+        Structure.CORD: "Spinal Cord",
+    }
+    shorts = {"test1": "Native CT", "test2": "Contrast-enhanced CT"}
+    values = [f"{short} {words[structure]}" for short in shorts.values() for structure in Structure]
+    return ("Algorithm", "Model", "Of", *values)
+
+
+def _conformity_caption() -> str:
+    return (
+        "Generalised conformity index (mean ± SD) against the consensus of the observers (2 of 3; "
+        "of the cord both of 2; lungs joined), and among the observers themselves; the paper's "
+        "own values below. The best system is bold."
+    )
+
+
+def _conformity_rows(
+    ours: Sequence[Conformity], theirs: Sequence[Conformity]
+) -> tuple[tuple[str, ...], ...]:
+    rows = []
+    for system in in_order({cell.system for cell in ours}):
+        start = (system.algorithm, system.model)
+        rows.append((*start, OURS, *conformity_cells(ours, system.key)))
+        if any(cell.system == system.key for cell in theirs):
+            rows.append((*start, PAPER, *conformity_cells(theirs, system.key)))
+    return tuple(rows)
+
+
+def conformity_cells(cells: Sequence[Conformity], system: str) -> tuple[str, ...]:
+    """The six cells of a line of Table 3, as the paper writes them; the best of all bold."""
+    texts = []
+    for test_set in SETS:
+        for structure in Structure:
+            column = [cell for cell in cells if (cell.set, cell.organ) == (test_set, structure)]
+            own = next((cell for cell in column if cell.system == system), None)
+            if own is None:
+                texts.append(NOTHING)
+                continue
+            best = max((cell.mean for cell in column if cell.system != OBSERVERS), default=math.inf)
+            sd = NOTHING if math.isnan(own.sd) else f"{100 * own.sd:.0f}%"
+            text = f"{100 * own.mean:.0f}% ± {sd}"
+            texts.append(f"**{text}**" if own.mean == best and system != OBSERVERS else text)
+    return tuple(texts)
+
+
+# Table 4
+
+
+def _time_sheet(measured: Sequence[Time]) -> Sheet:
+    theirs = {time.system: time for time in published.times()}
+    rows = []
+    for time in measured:
+        system = _system(time.system)
+        rows.append((system.algorithm, _with_stage(system), OURS, *time_cells(time)))
+        if same := theirs.get(time.system):
+            rows.append((system.algorithm, _with_stage(system), PAPER, *time_cells(same)))
+    if MANUAL not in {time.system for time in measured}:
+        manual = _system(MANUAL)
+        rows.append((manual.algorithm, manual.model, PAPER, *time_cells(theirs[MANUAL])))
+    caption = (
+        "Mean preprocessing, inference and total runtime in seconds a scan, all systems on one "
+        "machine; the paper's own values below (NVIDIA Quadro RTX 6000)."
+    )
+    columns = ("Algorithm", "Model", "Of", *TIMES.values())
+    return Sheet("table4", caption, columns, tuple(rows))
+
+
+def time_cells(time: Time) -> tuple[str, ...]:
+    """The three cells of a line of Table 4: whole seconds, as in the paper, tenths below ten."""
+    return tuple(
+        NOTHING if math.isnan(s) else f"{s:.0f}" if s >= 10 or s == round(s) else f"{s:.1f}"
+        for s in (time.preprocess_s, time.inference_s, time.runtime_s)
+    )
+
+
+def _with_stage(system: System) -> str:
+    return "3d_cascade (2nd stage only)" if system.key == "3d_cascade" else system.model
+
+
+# How they are written
+
+
+def as_markdown(sheet: Sheet) -> str:
+    """A heading, the caption, the table."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
+
+    head = [f"## {sheet.name}", "", _markdown_cell(sheet.caption), "", line(sheet.columns)]
+    rule = "|" + "---|" * len(sheet.columns)
+    return "\n".join([*head, rule, *(line(row) for row in sheet.rows)]) + "\n"
+
+
+def as_csv(sheet: Sheet) -> str:
+    """The cells, without caption or bold."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(sheet.columns)
+    lines.writerows(
+        [cell.strip("*") if _is_bold(cell) else cell for cell in row] for row in sheet.rows
+    )
+    return text.getvalue()
+
+
+def as_latex(sheet: Sheet) -> str:
+    """A table environment with booktabs' rules."""
+    body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in sheet.rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_latex_cell(sheet.caption)}}}",
+            rf"\label{{tab:{sheet.name}}}",
+            rf"\begin{{tabular}}{{{'l' * len(sheet.columns)}}}",
+            r"\toprule",
+            " & ".join(_latex_cell(column) for column in sheet.columns) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _is_bold(cell: str) -> bool:
+    return cell.startswith("**") and cell.endswith("**")
+
+
+def _markdown_cell(cell: str) -> str:
+    return cell if _is_bold(cell) else cell.replace("*", r"\*").replace("|", r"\|")
+
+
+def _latex_cell(cell: str) -> str:
+    if _is_bold(cell):
+        return rf"\textbf{{{_latex_cell(cell.strip('*'))}}}"
+    for plain, tex in (
+        ("\\", r"\textbackslash "),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("&", r"\&"),
+        ("#", r"\#"),
+        ("<", "$<$"),
+        ("±", r"$\pm$"),
+        ("*", "$^{*}$"),
+    ):
+        cell = cell.replace(plain, tex)
+    return cell
+
+
+def _system(key: str) -> System:
+    return in_order({key})[0]
+
+
+def _two(value: float) -> str:
+    """Two decimals, one from ten on, as the paper does."""
+    if math.isnan(value):
+        return NOTHING
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _mean_and_sd(mean: float, sd: float) -> str:
+    return NOTHING if math.isnan(mean) else f"{_two(mean)} ± {_two(sd)}"
+
+
+def _median(cell: Cell, decimals: int) -> str:
+    if math.isnan(cell.median):
+        return NOTHING
+    return f"{cell.median:.{decimals}f}" + "*" * cell.star
+
+
+def _signed(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:+.3f}"

@@ -1,0 +1,108 @@
+"""What a drawing scores against observers, before and after the clean-up, and how it is kept."""
+
+import math
+
+import numpy as np
+import pytest
+
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Labels, Organ
+from limn.lab.agreement import conformity_index
+from limn.lab.metrics import score
+from limn.lab.scores import Scan, of_drawing, of_observers, read_scores, write_scores
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.phantom.observers import LUNGS
+from limn.segment.trained import USUAL_CLEAN
+
+GRID = axial_grid((12, 12, 12), SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
+SCAN = Scan("test1", "native-15-t0", "native-15")
+
+
+def drawn() -> np.ndarray:
+    """A heart, a cord and two lungs."""
+    labels = np.zeros((12, 12, 12), dtype=np.uint8)
+    labels[2:6, 2:6, 4:8], labels[1:11, 10, 5:7] = 1, 2
+    labels[2:8, 2:6, 0:3], labels[2:8, 2:6, 9:12] = 3, 4
+    return labels
+
+
+def observers() -> dict[str, np.ndarray]:
+    """The first drew the same, the second a heart less one layer, the third joined the lungs."""
+    one, two, three = drawn(), drawn(), drawn()
+    two[2][two[2] == 1] = 0
+    three[np.isin(three, (3, 4))] = LUNGS
+    three[three == 2] = 0
+    return {"observer1": one, "observer2": two, "observer3": three}
+
+
+def scored(labels: np.ndarray) -> dict[tuple[str, str, str, str], float]:
+    """Every score of a drawing."""
+    found = of_drawing(
+        SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, USUAL_CLEAN
+    )
+    assert {(own.set, own.scan, own.animal, own.system) for own in found} == {
+        ("test1", "native-15-t0", "native-15", "2d")
+    }
+    return {(own.reference, own.cleaned, own.organ, own.measure): own.value for own in found}
+
+
+def test_a_drawing_like_observer_1():
+    """DSC 1 and 0 mm against observer 1, and all of a consensus that two of three drew alike."""
+    found = scored(drawn())
+    assert len(found) == 2 * (4 * 3 + 3)
+    for (_, _, _, measure), value in found.items():
+        assert value == (1.0 if measure in {"dsc", "ci"} else 0.0)
+
+
+def test_an_island_goes_with_the_clean_up():
+    """Before: the node's own metrics with the island. After: without."""
+    labels = drawn()
+    labels[11, 0, 0:2] = 1
+    found = scored(labels)
+    mask, truth = labels == 1, drawn() == 1
+    before = score(Organ.HEART, mask, truth, GRID.spacing_mm)
+    assert found["observer1", "no", "Heart", "dsc"] == before.dsc < 1.0
+    assert found["observer1", "no", "Heart", "msd_mm"] == before.msd_mm > 0.0
+    assert found["observer1", "yes", "Heart", "dsc"] == 1.0
+    assert found["observer1", "yes", "Heart", "hd95_mm"] == 0.0
+    assert found["consensus", "no", "Heart", "ci"] == conformity_index([mask, truth])
+    assert found["consensus", "yes", "Heart", "ci"] == 1.0
+
+
+def test_a_missing_organ_has_dsc_0_and_no_distance():
+    """And shares nothing with the consensus."""
+    labels = drawn()
+    labels[labels == 2] = 0
+    found = scored(labels)
+    assert found["observer1", "no", "SpinalCord", "dsc"] == 0.0
+    assert math.isnan(found["observer1", "no", "SpinalCord", "msd_mm"])
+    assert math.isnan(found["observer1", "no", "SpinalCord", "hd95_mm"])
+    assert found["consensus", "no", "SpinalCord", "ci"] == 0.0
+
+
+def test_observers_among_themselves():
+    """Hearts of three, lungs joined, cords of the two who drew one."""
+    found = of_observers(SCAN, list(observers().values()), TRUTH_LABELS, LUNGS)
+    index = {own.organ: own.value for own in found}
+    # Layers of the heart: 4, 3 and 4; pairs share 3, 4, 3 of 4, 4, 4.
+    assert index == {"Heart": pytest.approx(10 / 12), "Lungs": 1.0, "SpinalCord": 1.0}
+    assert {own.system for own in found} == {"observers"}
+    alone = of_observers(SCAN, list(observers().values())[:1], TRUTH_LABELS, LUNGS)
+    assert alone == []
+
+
+def test_the_file_keeps_every_bit(tmp_path):
+    """Written and read: the same scores, an undefined one empty."""
+    labels = drawn()
+    labels[labels == 2] = 0
+    labels[0, 0, 0] = 1
+    found = of_drawing(
+        SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, USUAL_CLEAN
+    )
+    path = tmp_path / "scores.csv"
+    write_scores(path, found)
+    text = path.read_text()
+    assert "SpinalCord,msd_mm,\n" in text
+    assert "nan" not in text
+    for before, after in zip(found, read_scores(path), strict=True):
+        assert repr(before) == repr(after)
