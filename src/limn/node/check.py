@@ -3,55 +3,77 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from distributed import Client
+from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 
 from limn import __version__
-from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable
+from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
+from limn.domain.folders import writable
+from limn.node import disk, metrics
+from limn.node.certs import CA, CERT, valid_until
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.deliver import echo, peer_of
 from limn.node.engine_tls import check_given, security_of
-from limn.node.modes import make_private_folder
 from limn.node.peer_tls import check_keys
+from limn.node.salvage import fault_of
 from limn.node.service import check_ports, deliverable_bundle
 from limn.node.window import Answer, Ask, answer, kind_of
 from limn.node.worker import warm_up
 
 ENGINE_S = 10.0
+# Renewing takes somebody's signature; a warning that lets the check pass is read by nobody.
+CERTIFICATE_LEAST = timedelta(days=30)
 
 
 def check(config_path: Path) -> bool:
-    """Print the resolved config, then try bundle, model, disk and peers; true if all is well."""
+    """Print the resolved config, then try bundle, model, disk and peers; true if all is well.
+
+    One line for each try. What fails says what is wrong and what to do, and nothing is tried that
+    rests on what has failed.
+    """
     console = Console(highlight=False)
     config = load_config(config_path)
     console.print(f"[bold]config {config_path}[/]")
     console.print_json(config.model_dump_json())
-    tries: list[tuple[str, Callable[[], str]]] = [
-        ("bundle", lambda: _bundle(config)),
-        ("model", lambda: _model(config)),
-        ("data folder", lambda: _disk(config)),
-        ("watched folder", lambda: _watched(config)),
-        ("TLS with DICOM peers", lambda: _tls(config)),
-        ("engine", lambda: _engine(config)),
-        ("ports", lambda: _ports(config)),
-        *((f"destination {d.name}", _destination(d, config)) for d in config.destination),
+    tries: list[tuple[str, str, Callable[[], str]]] = [
+        ("bundle", "", lambda: _bundle(config)),
+        ("model", "bundle", lambda: _model(config)),
+        ("data folder", "", lambda: _data(config)),
+        ("disk space", "data folder", lambda: _space(config)),
+        ("journal", "", lambda: _journal(config)),
+        ("watched folder", "", lambda: _watched(config)),
+        ("TLS with DICOM peers", "", lambda: _tls(config)),
+        ("engine", "bundle", lambda: _engine(config)),
+        ("ports", "data folder", lambda: _ports(config)),
+        *((f"destination {d.name}", "", _destination(d, config)) for d in config.destination),
     ]
-    results = [_try(console, name, action) for name, action in tries]
-    return all(results)
+    well: dict[str, bool] = {}
+    for name, needs, action in tries:
+        well[name] = well.get(needs, True) and _try(console, name, action)
+    wrong = [name for name, good in well.items() if not good]
+    if wrong:
+        console.print(f"not ready: {', '.join(wrong)}", style="bold red", soft_wrap=True)
+    else:
+        console.print("ready", style="bold green")
+    return not wrong
 
 
 def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
     try:
-        said = action()
-    except (LimnError, OSError) as error:
-        console.print(f"[red]FAIL[/] {name}: {error}")
-        return False
-    console.print(f"[green] ok [/] {name}: {said}")
-    return True
+        said, word = action(), ("[green] ok [/]", True)
+    except (LimnError, OSError, sqlite3.Error) as error:
+        said, word = str(error), ("[red]FAIL[/]", False)
+    # On one line, and brackets in a message are no colours: a machine may read it.
+    console.print(word[0], escape(f"{name}: {' '.join(said.split())}"), soft_wrap=True)
+    return word[1]
 
 
 def _bundle(config: Config) -> str:
@@ -61,9 +83,17 @@ def _bundle(config: Config) -> str:
 
 def _model(config: Config) -> str:
     started_s = time.perf_counter()
-    warm = warm_up(config)
-    loaded_s = time.perf_counter()
-    warm.ensemble.warm_up()
+    try:
+        warm = warm_up(config)
+        loaded_s = time.perf_counter()
+        warm.ensemble.warm_up()
+    except (RuntimeError, AssertionError) as error:
+        # What torch raises without a driver, or for a GPU that is too small.
+        msg = (
+            f"the networks do not run on model.device {config.model.device} ({error}); look at the "
+            "GPU and its driver, or set model.device to another"
+        )
+        raise StageFailed(msg) from error
     pass_s = time.perf_counter() - loaded_s
     return (
         f"{len(warm.ensemble.bundle.folds)} folds on {warm.ensemble.description}, loaded in "
@@ -71,33 +101,64 @@ def _model(config: Config) -> str:
     )
 
 
-def _disk(config: Config) -> str:
-    make_private_folder(config.data_dir)
-    probe = config.data_dir / ".check"
-    probe.write_bytes(b"limn")
-    probe.unlink()
-    free_mb = shutil.disk_usage(config.data_dir).free // 2**20
-    if free_mb < config.receive.min_free_mb:
+def _data(config: Config) -> str:
+    disk.try_writing(config)
+    return f"{config.data_dir} can be written"
+
+
+def _space(config: Config) -> str:
+    if short := disk.shortage(config):
+        raise ConfigWrong(short)
+    return f"{shutil.disk_usage(config.data_dir).free / 2**30:.0f} GiB free"
+
+
+def _journal(config: Config) -> str:
+    if fault := fault_of(config.journal_path):
         msg = (
-            f"{config.data_dir} has {free_mb} MB free, receive.min_free_mb is "
-            f"{config.receive.min_free_mb}: every scan would be answered 0xA700"
+            f"{config.journal_path} is damaged ({fault}); limn serve keeps it aside when it starts "
+            "and begins anew. Compare scans.csv with the planning system and look at the disk"
         )
         raise ConfigWrong(msg)
-    return f"{config.data_dir}, {shutil.disk_usage(config.data_dir).free / 2**30:.0f} GiB free"
+    return "sound" if config.journal_path.exists() else "none yet"
 
 
 def _watched(config: Config) -> str:
     if config.watch is None:
         return "none"
     if not config.watch.folder.is_dir():
-        msg = f"watch.folder {config.watch.folder} can't be reached"
+        msg = f"watch.folder {config.watch.folder} can't be reached; mount it or mend the path"
         raise ConfigWrong(msg)
     return f"{config.watch.folder} can be read"
 
 
 def _tls(config: Config) -> str:
     check_keys(config)
-    return "as configured" if config.receive.tls is not None else "none: receive.tls is not set"
+    peers = [d for d in config.destination if isinstance(d, DicomDestination)]
+    given = [each.tls for each in (config.receive, *peers) if each.tls is not None]
+    ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
+    if not ends:
+        return "none: no tls table is set"
+    return f"certificates serve until {min(ends):%Y-%m-%d}"
+
+
+def _lasts(certificate: Path) -> datetime:
+    """When a certificate ends.
+
+    Raises
+    ------
+    ConfigWrong
+        If that is soon or past.
+    """
+    end = valid_until(certificate)
+    left = end - datetime.now(UTC)
+    if left < CERTIFICATE_LEAST:
+        when = "ended" if left < timedelta(0) else "ends"
+        msg = (
+            f"certificate {certificate} {when} on {end:%Y-%m-%d}; renew it, or nobody can connect "
+            "from that day on"
+        )
+        raise ConfigWrong(msg)
+    return end
 
 
 def _engine(config: Config) -> str:
@@ -105,6 +166,8 @@ def _engine(config: Config) -> str:
     if config.engine.tls_dir is None:
         return f"{said}, certificates made anew at every start"
     said = f"{said}, certificates {check_given(config.engine.tls_dir)}"
+    for name in (CA, CERT):
+        _lasts(config.engine.tls_dir / name)
     if config.engine.scheduler == "local":
         return said
     return f"{said}, {_workers_there(config)} warm workers there"
@@ -140,25 +203,35 @@ def _workers_there(config: Config) -> int:
 
 
 def _ports(config: Config) -> str:
-    if config.ready_path.exists():
+    lock = FileLock(config.data_dir / "limn.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         return "in use by the node that runs on this data folder"
-    return f"{check_ports(config)} are free"
+    with lock:
+        free = check_ports(config)
+        with metrics.serving(config, tuple):
+            page = f", {config.metrics.port}" if config.metrics.port else ""
+    return f"{free}{page} are free"
 
 
 def _destination(
     destination: DicomDestination | FolderDestination, config: Config
 ) -> Callable[[], str]:
     def try_folder(folder: Path) -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".check"
-        probe.write_bytes(b"limn")
-        probe.unlink()
-        return f"{folder} can be written"
+        return f"{writable(folder)} can be written"
 
     def try_peer(found: DicomDestination) -> str:
         peer = peer_of(found, config.receive.ae_title)
         started_s = time.perf_counter()
-        echo(peer)
+        try:
+            echo(peer)
+        except PeerUnreachable as error:
+            msg = (
+                f"{error}; start it, or compare host, port and AE titles with its own settings. "
+                "Structure sets wait in the journal until it answers"
+            )
+            raise PeerUnreachable(msg) from error
         return f"{peer} answers C-ECHO in {time.perf_counter() - started_s:.2f} s"
 
     if isinstance(destination, FolderDestination):
