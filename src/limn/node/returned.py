@@ -14,8 +14,7 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
 
-from limn.dicom.bounded import check_header_bytes, read
-from limn.node.instance import DAMAGES
+from limn.dicom.bounded import DAMAGES, check_header_bytes, read
 from limn.node.journal import Journal
 from limn.node.modes import OWNER_ONLY_FILE, make_private_folder
 from limn.node.spool import Spool, write_durably
