@@ -486,11 +486,10 @@ def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
         ballast = disk / "somebody-else"
         while len(killer.done) < killer.kills / 4 and not stopping.wait(0.1):
             pass
-        with ballast.open("wb") as file:
+        with ballast.open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(bytes(2**16))
-                    file.flush()
             except OSError as error:
                 log.info(f"disk full: {error}")
         # To the last byte for a while, as when a log runs away.

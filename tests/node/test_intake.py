@@ -1,6 +1,7 @@
 import functools
 import io
 import logging
+import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -175,6 +176,69 @@ def test_a_late_slice_makes_a_second_version(door):
     assert (second.version, second.predecessor) == (2, first.id)
     assert set(first.files) < set(second.files)
     assert len(second.files) == COUNT + 1
+
+
+def test_what_was_handed_over_is_forgotten_and_known_all_the_same(door, monkeypatch):
+    """Memory stays flat: of older series the spool tells what is new, late or changed."""
+    monkeypatch.setattr("limn.node.intake.KEPT", 2)
+    sent = [slices(str(number), COUNT + 1) for number in range(5)]
+    for series in sent:
+        door.send(series[:-1])
+        door.intake.closed(SCP.key, aborted=False)
+        until(lambda: door.intake.settle() == 0)
+    assert len(door.journal.scans()) == 5
+    assert len(door.intake._gathering) == 2
+    first = sent[0]
+    assert door.send(first[:3]) == [SUCCESS] * 3
+    changed = slices("0", COUNT + 1)[5]
+    changed.PixelData = bytes(len(changed.PixelData))
+    assert door.send([changed]) == [DUPLICATE]
+    assert door.send(first[-1:]) == [SUCCESS]
+    door.intake.closed(SCP.key, aborted=False)
+    late = door.wait_for_scans(6)[5]
+    assert (late.version, late.predecessor, len(late.files)) == (2, 1, COUNT + 1)
+
+
+def test_what_is_coming_in_is_never_forgotten(door, monkeypatch):
+    """More series at once than are kept: every one becomes a scan."""
+    monkeypatch.setattr("limn.node.intake.KEPT", 1)
+    sent = [slices(str(number)) for number in range(4)]
+    for turn in range(COUNT):
+        for series in sent:
+            assert door.send([series[turn]]) == [SUCCESS]
+        door.intake.settle()
+    door.intake.closed(SCP.key, aborted=False)
+    assert [len(row.files) for row in door.wait_for_scans(4)] == [COUNT] * 4
+
+
+def test_a_series_that_no_disk_took_is_no_scan(tmp_path):
+    """0xA700 to the first slice, and the sender never comes back: nothing to refuse."""
+    door = Door(tmp_path, hold_s=0.05)
+    ds = slices()[0]
+    door.spool.root.mkdir(parents=True)
+    door.spool.folder(ds.SeriesInstanceUID).write_text("in the way")
+    assert door.send([ds]) == [OUT_OF_RESOURCES]
+    time.sleep(0.2)
+    assert door.scans() == []
+
+
+def test_a_journal_that_can_not_be_written_is_waited_for(door, monkeypatch, caplog):
+    """A full disk stops neither the door nor the loop; once there is room the scan goes on."""
+    insert = door.journal.insert
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(door.journal, "insert", full)
+    door.send(slices())
+    door.intake.closed(SCP.key, aborted=False)
+    time.sleep(0.1)
+    for _ in range(3):
+        assert door.scans() == []
+    assert caplog.text.count("the journal can't be written") == 1
+    monkeypatch.setattr(door.journal, "insert", insert)
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
 
 
 def test_an_aborted_series_is_refused_after_hold_s(tmp_path):

@@ -47,13 +47,13 @@ def test_the_instances_of_a_series_lie_in_one_folder(spool):
     for series, instance in [("1", "1.1"), ("2", "2.1"), ("1", "1.2"), ("1", "1.1")]:
         store(spool, series, instance, instance.encode())
     assert len(list(spool.folders())) == 2
-    assert len(list(spool.folder("1").iterdir())) == 2
+    assert len(list(spool.folder("1").glob("*.dcm"))) == 2
 
 
 def test_nothing_half_written_stays(spool):
-    """Nothing but the instance is left in its folder."""
-    store(spool, "1", "1.1", b"x" * 100_000)
-    assert [path.suffix for path in spool.folder("1").iterdir()] == [".dcm"]
+    """Nothing but the instance and room for the release marker is left in its folder."""
+    path = store(spool, "1", "1.1", b"x" * 100_000)
+    assert set(spool.folder("1").iterdir()) == {path, spool.folder("1") / RELEASED}
 
 
 def test_a_part_file_of_a_crash_is_no_instance(spool):
@@ -132,3 +132,13 @@ def test_a_damaged_marker_means_not_released(spool, text):
 def test_an_absent_spool_is_empty(spool):
     """Before the first instance there is nothing to list."""
     assert list(spool.folders()) == []
+
+
+def test_the_release_marker_needs_no_room(spool):
+    """A disk that is full when the association ends still takes the marker."""
+    path = store(spool, "1", "1.1", b"x").with_name(RELEASED)
+    before = path.stat()
+    spool.mark_released("1", 400, "A" * 16 + "@" + "ffff:" * 8 + "x" * 500)
+    assert path.stat().st_ino == before.st_ino
+    assert path.stat().st_size == before.st_size
+    assert spool.released(spool.folder("1"))[0] == 400

@@ -1,5 +1,6 @@
 """Toy mice: very small series whose organs are told by their density, each animal another shape."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydicom.dataset import FileDataset
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import Grid
 from limn.domain.scan import Organ, Volume
-from tests.node.parts import write_slices
+from tests.node.parts import encoded, write_slices
 
 SHAPE_ZYX = (20, 24, 32)
 SPACING_MM = 0.5
@@ -58,7 +59,9 @@ def toy(number: int, *, root: str = "2.25.90") -> Toy:
     )
     animal = f"T{number:04d}"
     identity = CtIdentity(animal, f"{root}.{number + 1}", ("20260101", "120000"))
-    return Toy(animal, tuple(ct_instances(Volume(hu_zyx, grid), identity)))
+    made = ct_instances(Volume(hu_zyx, grid), identity)
+    # As read from files: what a sender offers then needs no conversion.
+    return Toy(animal, tuple(pydicom.dcmread(io.BytesIO(encoded(ds))) for ds in made))
 
 
 def write_toy(made: Toy, folder: Path) -> list[Path]:

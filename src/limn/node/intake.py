@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,9 @@ OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 
 PULSE_S = 0.02
+# So many series that were handed over stay in memory; an earlier one is read from the spool if
+# something of it comes again.
+KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class _Gathering:
     handed : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
+    takers : threads that hold it to take an instance into it
     """
 
     folder: Path
@@ -72,6 +78,12 @@ class _Gathering:
     came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
+    takers: int = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether something of it is not in the journal yet; a slice that no disk took is not."""
+        return self.changed and bool(self.instances)
 
 
 class Intake:
@@ -98,6 +110,7 @@ class Intake:
         self._slots = Slots(spool.root / SLOTS)
         self._lock = threading.RLock()
         self._gathering: dict[str, _Gathering] = {}
+        self._journal_failed = False
 
     def accept(
         self, contents: bytes, source: Source, arrived_s: float | None = None
@@ -136,10 +149,8 @@ class Intake:
             instance = inspect(contents)
         except Unreadable as error:
             return CANNOT_UNDERSTAND, str(error)
-        with self._lock:
-            gathering = self._gathering_of(instance)
-        # One writer per series: two senders of one UID can't both be the first.
-        with gathering.writing:
+        with self._held(instance) as gathering, gathering.writing:
+            # One writer per series: two senders of one UID can't both be the first.
             known = gathering.instances.get(instance.sop_instance_uid)
             if known is not None and known.digest != instance.digest:
                 why = (
@@ -159,6 +170,18 @@ class Intake:
             with self._lock:
                 _note(gathering, instance, source, arrived_s)
         return SUCCESS, ""
+
+    @contextmanager
+    def _held(self, instance: Instance) -> Iterator[_Gathering]:
+        """The instance's series, which is not forgotten meanwhile."""
+        with self._lock:
+            gathering = self._gathering_of(instance)
+            gathering.takers += 1
+        try:
+            yield gathering
+        finally:
+            with self._lock:
+                gathering.takers -= 1
 
     def is_low(self, free_mb: int) -> bool:
         """Whether the spool has less room than that, or none.
@@ -244,7 +267,7 @@ class Intake:
         """Hand every settled series to the journal; returns how many are still coming in."""
         now_s = time.monotonic()
         with self._lock:
-            pending = [item for item in self._gathering.items() if item[1].changed]
+            pending = [item for item in self._gathering.items() if item[1].pending]
             for series_instance_uid, gathering in pending:
                 if gathering.instances.keys() <= gathering.handed:
                     self._came_again(series_instance_uid, gathering, now_s)
@@ -269,8 +292,21 @@ class Intake:
                     with oplog.about(
                         animal=gathering.animal, series_instance_uid=series_instance_uid
                     ):
-                        self._hand_over(series_instance_uid, gathering, version, verdict)
-            return sum(gathering.changed for gathering in self._gathering.values())
+                        self._try_to_hand_over(series_instance_uid, gathering, version, verdict)
+            self._forget()
+            return sum(gathering.pending for gathering in self._gathering.values())
+
+    def _forget(self) -> None:
+        """Leave the oldest of what was handed over to the spool, which knows as much."""
+        if len(self._gathering) <= KEPT:
+            return
+        idle = [
+            series_instance_uid
+            for series_instance_uid, gathering in self._gathering.items()
+            if not (gathering.pending or gathering.open_sources or gathering.takers)
+        ]
+        for series_instance_uid in idle[: len(self._gathering) - KEPT]:
+            del self._gathering[series_instance_uid]
 
     def run(self, stopping: threading.Event) -> None:
         """Settle until told to stop."""
@@ -305,7 +341,29 @@ class Intake:
         # Of a part that came again nothing follows, until the rest has come as well.
         if known:
             with oplog.about(animal=gathering.animal, series_instance_uid=series_instance_uid):
-                self._hand_over(series_instance_uid, gathering, again, Verdict.COMPLETE)
+                self._try_to_hand_over(series_instance_uid, gathering, again, Verdict.COMPLETE)
+
+    def _try_to_hand_over(
+        self,
+        series_instance_uid: str,
+        gathering: _Gathering,
+        version: Sequence[Instance],
+        verdict: Verdict,
+    ) -> None:
+        """Hand over, or leave it for the next pulse if the journal can't be written now."""
+        try:
+            self._hand_over(series_instance_uid, gathering, version, verdict)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self._journal_failed:
+                log.error(
+                    "animal %s is complete and waits: the journal can't be written (%s); "
+                    "make room on its disk",
+                    gathering.animal,
+                    error,
+                )
+            self._journal_failed = True
+        else:
+            self._journal_failed = False
 
     def _hand_over(
         self,

@@ -17,6 +17,9 @@ from pathlib import Path
 from limn.node.modes import make_private_folder
 
 RELEASED = "released.json"
+# One sector of a disk: written as a whole or not at all.
+RELEASED_BYTES = 512
+MAX_SENDER = 60
 REMOVED = "removed.json"
 # A folder on its way out; no series lies in it.
 _GOING = ".going-"
@@ -117,7 +120,10 @@ class Spool:
         path = folder / self.file_name(sop_instance_uid)
         try:
             make_private_folder(self.root)
-            make_private_folder(folder)
+            if not folder.is_dir():
+                make_private_folder(folder)
+                # Room for the note at the end, when the disk may be full.
+                (folder / RELEASED).write_bytes(bytes(RELEASED_BYTES))
             slot.replace(path)
         except OSError as error:
             raise SpoolFull(str(error)) from error
@@ -126,8 +132,13 @@ class Spool:
 
     def mark_released(self, series_instance_uid: str, instances: int, sender: str) -> None:
         """Note that every association of a series ended well; read after a restart."""
-        text = json.dumps({"instances": instances, "sender": sender})
-        write_durably(self.folder(series_instance_uid) / RELEASED, text.encode())
+        text = json.dumps({"instances": instances, "sender": sender[:MAX_SENDER]})
+        path = self.folder(series_instance_uid) / RELEASED
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.write(text.encode().ljust(RELEASED_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_folder(path.parent)
 
     def released(self, folder: Path) -> tuple[int, str]:
         """How many instances were there at the last good release, and who sent them."""

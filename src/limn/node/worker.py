@@ -266,6 +266,7 @@ def _contour_files(
     z, y, x = product.labels.grid.shape_zyx
     mm = product.labels.grid.spacing_mm
     record: dict[str, Any] = {
+        "started_at": started_at,
         **stopwatch.elapsed_s,
         "runtime_s": sum(stopwatch.elapsed_s.get(stage, 0.0) for stage in RUNTIME_STAGES),
         "limn_version": __version__,
@@ -281,6 +282,7 @@ def _contour_files(
             for organ, count in product.removed_voxels.items()
         },
         **{f"{_COLUMN[organ]}_fold_dsc": dsc for organ, dsc in product.fold_dsc.items()},
+        "finished_at": time.time(),
     }
     return Result(
         scan=job.scan,
