@@ -80,10 +80,11 @@ def _check(parsed: argparse.Namespace) -> int:
     return 0 if check(parsed.config) else EXIT_WRONG
 
 
-def _contour(parsed: argparse.Namespace) -> None:
-    from limn.node.single import contour_folder
+def _contour(parsed: argparse.Namespace) -> int:
+    from limn.node.cohort import contour_folders
 
-    contour_folder(parsed.folder, parsed.out, parsed.bundle, parsed.config)
+    done = contour_folders(parsed.folder, parsed.out, parsed.bundle, parsed.config)
+    return 0 if done else EXIT_WRONG
 
 
 def _send(parsed: argparse.Namespace) -> None:
@@ -286,12 +287,16 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, required=True)
     check.set_defaults(run=_check)
 
-    contour = commands.add_parser("contour", help="contour one folder of DICOM, no network")
-    contour.add_argument("folder", type=Path)
+    contour = commands.add_parser(
+        "contour", help="contour folders of DICOM into a folder; nothing is sent"
+    )
+    contour.add_argument(
+        "folder", type=Path, nargs="+", metavar="DIR", help="one series, or any number"
+    )
     contour.add_argument("-o", "--out", type=Path, required=True)
     chosen = contour.add_mutually_exclusive_group()
     chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
-    chosen.add_argument("--config", type=Path, help="take bundle and names from a site's config")
+    chosen.add_argument("--config", type=Path, help="a site's own; its node contours, if it runs")
     contour.set_defaults(run=_contour)
 
     certs = commands.add_parser(

@@ -16,7 +16,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.timing import ScanRecord
 from limn.node import scanlog
 from limn.node.config import load_config
-from limn.node.journal import DeliveryRow, Journal, ScanRow
+from limn.node.journal import LIVE, DeliveryRow, Journal, ScanRow
 from limn.node.release import what_became, what_to_do
 
 # Columns of a terminal from which on the stages are shown.
@@ -56,7 +56,7 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
             {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
         )
         for scan in journal.scans():
-            if animal is not None and scan.animal != animal:
+            if scan.priority < LIVE or (animal is not None and scan.animal != animal):
                 continue
             if scan.id in held:
                 lines = [what_to_do(journal, scan, config, config_path)]

@@ -44,7 +44,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         msg = f"{folder} is no folder"
         raise ConfigWrong(msg)
     writable(out)
-    config = _config(out, bundle, config_path)
+    config = site_config(out, bundle, config_path)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
     ) as bars:
@@ -91,7 +91,8 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         )
 
 
-def _config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
+def site_config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
+    """The site's config, or one for a folder that takes what a bundle contours."""
     if config_path is not None:
         return load_config(config_path)
     return Config(

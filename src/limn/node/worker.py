@@ -11,7 +11,7 @@ import faulthandler
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,7 +175,6 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
     If it takes longer than the deadline the process ends, even while native code holds the
     interpreter lock; Dask then reports the worker's death.
     """
-    started_at = time.time()
     worker = get_worker()
     worker.log_event(TOPIC, {"started": worker.get_current_task()})
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
@@ -183,16 +182,32 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
         with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
             # Whatever ends this process in the middle, the log's last line tells with which scan.
             log.info("begins, %d files", len(job.paths))
-            return _contour(job, label, started_at, pixels)
+            return _ended_well_or_not(job, lambda began: _contour(job, label, began, pixels))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        worker.log_event(TOPIC, {"ended": worker.get_current_task()})
+
+
+def contour_here(job: Job, label: str, warm: Warm) -> Result:
+    """Contour one scan in this process, as a worker would, on an ensemble that is warm."""
+    _warm["model"] = warm
+    paths = [Path(path) for path in job.paths]
+    return _ended_well_or_not(
+        job, lambda began: _contour_files(job, label, began, paths, Stopwatch())
+    )
+
+
+def _ended_well_or_not(job: Job, work: Callable[[float], Result]) -> Result:
+    """The result of some work, which is told when it began (UTC s), or why there is none."""
+    started_at = time.time()
+    try:
+        return work(started_at)
     except LimnError as error:
         ended = "refused" if isinstance(error, RefusedSeries) else "failed"
         return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
     except Exception:  # noqa: BLE001 - the one broad except: whatever it was, park the scan
         reason = traceback.format_exc()
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        worker.log_event(TOPIC, {"ended": worker.get_current_task()})
 
 
 @contextmanager
