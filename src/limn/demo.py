@@ -91,14 +91,15 @@ def demo(out: Path, seed: int) -> bool:
             wake=ports[2],
             standin=ports[3],
             bundle=EMBEDDED_BUNDLE,
-        )
+        ),
+        encoding="utf-8",
     )
     config = load_config(config_path)
     steps = _Steps(console)
     standin = _stand_in(ports[3], received)
     node = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path)],
-        stderr=(out / "node.log").open("w"),
+        stderr=(out / "node.log").open("w", encoding="utf-8"),
         start_new_session=True,
     )
     try:
@@ -143,7 +144,7 @@ def _wait(
     deadline = time.monotonic() + limit_s
     while not reached():
         if node.poll() is not None or time.monotonic() > deadline:
-            tail = "\n".join((out / "node.log").read_text().splitlines()[-15:])
+            tail = "\n".join((out / "node.log").read_text(encoding="utf-8").splitlines()[-15:])
             msg = f"the node did not get there; its log {out / 'node.log'} ends with\n{tail}"
             raise StageFailed(msg)
         time.sleep(0.1)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from limn.node import lifeline
+
 HOLDING = """
 import subprocess, sys, time
 from limn.node import lifeline
@@ -73,3 +75,31 @@ def test_a_child_ends_when_its_parent_is_killed():
     os.close(watched)
     parent.stdout.close()
     assert ended
+
+
+def test_a_child_told_to_stop_finishes_first():
+    """On Windows there is no SIGTERM to send; what comes through the pipe does the same."""
+    process = child(
+        "import signal, threading\n"
+        "stopping = threading.Event()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: stopping.set())\n"
+        "print('waiting', flush=True)\n"
+        "while not stopping.wait(0.05): pass\n"
+        "print('finished', flush=True)\n"
+    )
+    assert process.stdout.readline() == b"waiting\n"
+    process.stdin.write(lifeline.STOP)
+    process.stdin.flush()
+    assert process.stdout.readline() == b"finished\n"
+    assert process.wait(10) == 0
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_on_posix_a_signal_asks():
+    """An init system and a person do the same to a process that runs alone."""
+    process = child("time.sleep(60)")
+    lifeline.ask_to_stop(process)
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdin.close()
+    process.stdout.close()

@@ -55,7 +55,7 @@ def begin(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[st
             "with these"
         )
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(wanted, indent=1) + "\n")
+    part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     part.rename(path)
 
 
@@ -79,7 +79,7 @@ def _digest(seed: int) -> list[float]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         msg = f"{path} can't be read ({error}); give another folder, or delete this one"
         raise ConfigWrong(msg) from error

@@ -81,7 +81,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "scores.csv"
     if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n")
+        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     rows_of = Counter((row["group"], row["scan"]) for row in read_scores(path))
     # A run that was killed may have left a scan with fewer rows than organs.
     done = {key for key, rows in rows_of.items() if rows >= len(ensemble.bundle.organs)}
@@ -112,7 +112,7 @@ def evaluate(
                     f"{seconds:.2f}",
                 ]
             )
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
         left_s = (time.monotonic() - started) / (count + 1) * (len(waiting) - count - 1)
         dscs = " ".join(f"{row[2]} {row[3]}" for row in rows)
@@ -140,8 +140,8 @@ def only_for(folder: Path, what: str) -> None:
         If the folder holds the scores of something else, or can't be written.
     """
     path = writable(folder) / "tried.txt"
-    before = path.read_text() if path.exists() else what
-    path.write_text(before)
+    before = path.read_text(encoding="utf-8") if path.exists() else what
+    path.write_text(before, encoding="utf-8")
     if before != what:
         msg = f"{folder} holds the scores of {before}, not of {what}; give another folder"
         raise ConfigWrong(msg)
@@ -156,7 +156,7 @@ def _outside_mm3(labels: Labels, body: npt.NDArray[np.bool_] | None) -> str:
 
 def read_scores(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV that `evaluate` wrote."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -122,7 +122,7 @@ def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
     """
     path = bundle / "plans.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         described = found["configurations"]["3d_fullres"]["architecture"]
         intensities: dict[str, float] = found["foreground_intensity_properties_per_channel"]["0"]
     except (OSError, ValueError, KeyError) as error:
@@ -151,8 +151,10 @@ def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) 
     """``plans.json`` and ``dataset.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = list(recipe.shape_zyx)
-    (folder / "plans.json").write_text(json.dumps(plans(recipe, intensities, shape), indent=1))
-    (folder / "dataset.json").write_text(json.dumps(dataset(recipe), indent=1))
+    (folder / "plans.json").write_text(
+        json.dumps(plans(recipe, intensities, shape), indent=1), encoding="utf-8"
+    )
+    (folder / "dataset.json").write_text(json.dumps(dataset(recipe), indent=1), encoding="utf-8")
 
 
 def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path:
@@ -251,7 +253,7 @@ def note_measured(folder: Path, rows: Sequence[Mapping[str, str]], how: str) -> 
     rows : of `lab.evaluate`; mean DSC and mean 95 % Hausdorff distance of each group and organ
     how : the command and the test set, for whoever reads the manifest
     """
-    head = (folder / MANIFEST).read_text().split("\n[files]\n")[0].rstrip()
+    head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0].rstrip()
     head = head.split("\n# Measured: ")[0].rstrip()
     lines = [f"# Measured: {how}"]
     for group in dict.fromkeys(row["group"] for row in rows):

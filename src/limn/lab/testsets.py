@@ -146,7 +146,7 @@ def try_bundle(
     only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} profile {run} on {name}")
     ensemble = Ensemble.load(opened, "cpu", run)
     rows = read_scores(evaluate(trials, ensemble, folder, report))
-    (folder / "table.md").write_text(table(rows))
+    (folder / "table.md").write_text(table(rows), encoding="utf-8")
     if note:
         note_measured(bundle, rows, f"limn lab try, phantoms, set {name}, profile {run}")
     of_name = {(trial.group, trial.scan): trial for trial in trials}

@@ -184,7 +184,7 @@ def _loss_table(course: Course) -> Path:
 
 
 def _note_loss(course: Course, step: int, loss: float, elapsed_s: float) -> None:
-    with _loss_table(course).open("a", newline="") as file:
+    with _loss_table(course).open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow([course.name, step, f"{loss:.4f}", f"{elapsed_s:.1f}"])
 
 
@@ -192,8 +192,8 @@ def _forget_loss_after(course: Course, step: int) -> None:
     """Drop what a killed run noted after its last checkpoint: those steps are done again."""
     table = _loss_table(course)
     if table.exists():
-        rows = list(csv.reader(table.read_text().splitlines()))
-        with table.open("w", newline="") as file:
+        rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+        with table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(row for row in rows if int(row[1]) <= step)
 
 

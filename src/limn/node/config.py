@@ -390,7 +390,7 @@ def load_config(path: Path) -> Config:
         Names the file and every wrong key.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"config {path}: {error.strerror}"
         raise ConfigWrong(msg) from error

@@ -380,7 +380,7 @@ class Dispatcher:
                 fire_and_forget(call)
         if workers != self._known:
             if workers:
-                self._config.ready_path.write_text(f"{len(workers)}\n")
+                self._config.ready_path.write_text(f"{len(workers)}\n", encoding="utf-8")
                 log.info("ready: %d warm worker%s", len(workers), "" if len(workers) == 1 else "s")
             else:
                 self._config.ready_path.unlink(missing_ok=True)

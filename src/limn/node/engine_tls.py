@@ -106,4 +106,4 @@ def _write_own(folder: Path) -> None:
         path = folder / name
         path.touch(mode=0o600)
         path.chmod(0o600)
-        path.write_text(str(text))
+        path.write_text(str(text), encoding="utf-8")

@@ -205,7 +205,7 @@ class Metrics:
 
     def _workers(self) -> int:
         try:
-            said = self._config.ready_path.read_text().strip()
+            said = self._config.ready_path.read_text(encoding="utf-8").strip()
         except OSError:
             return 0
         return int(said) if said.isdigit() else 1

@@ -91,7 +91,7 @@ class Retention:
             "why": "every destination has it (retention.results_days)",
             "files": sorted(path.name for path in files),
         }
-        (folder / REMOVED).write_text(json.dumps(note))
+        (folder / REMOVED).write_text(json.dumps(note), encoding="utf-8")
         for path in files:
             path.unlink()
         self._say(row, ", ".join(str(name) for name in note["files"]), removed_bytes)

@@ -34,7 +34,7 @@ def append(path: Path, record: ScanRecord) -> None:
         # Nothing was accepted, so there is no such time; a 0 would spoil every mean.
         values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")
     writer.writerow(values)
-    with path.open("a", newline="") as file:
+    with path.open("a", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())
@@ -44,7 +44,7 @@ def _put_aside_other_columns(path: Path) -> None:
     """A log that another version of limn began keeps its columns, under another name."""
     if not path.exists() or path.stat().st_size == 0:
         return
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         columns = next(csv.reader(file), [])
     if tuple(columns) == ScanRecord.columns():
         return
@@ -61,7 +61,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     """Every row of the log, oldest first; none if there is no log yet."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,7 +217,8 @@ def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socke
 def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
     """Why an address can't be bound; empty if it can."""
     with socket.socket(socket.AF_INET, kind) as probe:
-        if kind == socket.SOCK_STREAM:
+        if kind == socket.SOCK_STREAM and os.name == "posix":
+            # Past what lingers of closed connections; on Windows it would take another's port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -335,7 +337,8 @@ class Supervisor:
         for child in reversed(children):
             if child.process is None or child.process.poll() is not None:
                 continue
-            child.process.terminate()
+            with suppress(OSError):
+                lifeline.ask_to_stop(child.process)
             try:
                 child.process.wait(DRAIN_S)
             except subprocess.TimeoutExpired:
@@ -362,12 +365,15 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
         stderr=subprocess.STDOUT,
         env={**os.environ, **ENVIRONMENT, oplog.TO_SUPERVISOR: "1", **environment},
         start_new_session=True,
+        # The same on Windows.
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
 
 
 def _stop_on_signal() -> threading.Event:
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # The last is how a service of Windows is stopped.
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(number, lambda *_: stopping.set())
     return stopping
 
@@ -393,7 +399,8 @@ def _run_until_stopped(
 
 def _listen_for_wakes(config: Config, dispatcher: Dispatcher, stopping: threading.Event) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", config.engine.wake_port))
         listener.settimeout(0.2)
         while not stopping.is_set():

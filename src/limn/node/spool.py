@@ -143,7 +143,7 @@ class Spool:
     def released(self, folder: Path) -> tuple[int, str]:
         """How many instances were there at the last good release, and who sent them."""
         try:
-            note = json.loads((folder / RELEASED).read_text())
+            note = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
             return int(note["instances"]), str(note["sender"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0, "unknown"
@@ -184,7 +184,7 @@ class Spool:
     def removed(self, folder: Path) -> Removed | None:
         """What was removed of a series; None if nothing was."""
         try:
-            note = json.loads((folder / REMOVED).read_text())
+            note = json.loads((folder / REMOVED).read_text(encoding="utf-8"))
             return Removed(int(note["instances"]), str(note["date"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

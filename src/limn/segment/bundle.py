@@ -128,7 +128,7 @@ def write_manifest(folder: Path, manifest_head: str) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     lines = [f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files]
     text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
-    (folder / MANIFEST).write_text(text)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def _parse(folder: Path) -> tuple[Bundle, dict[str, str]]:

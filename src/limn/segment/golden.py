@@ -55,7 +55,7 @@ def record(
         "shape": list(picture.shape),
         "folds": [[[float(value) for value in row] for row in answer] for answer in answers],
     }
-    (folder / GOLDEN).write_text(json.dumps(said) + "\n")
+    (folder / GOLDEN).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def rehearse(bundle: Bundle) -> Rehearsal:
@@ -67,13 +67,13 @@ def rehearse(bundle: Bundle) -> Rehearsal:
         If plans and weights don't fit, or an answer is no number.
     """
     try:
-        plans = json.loads((bundle.folder / "plans.json").read_text())
-        dataset = json.loads((bundle.folder / "dataset.json").read_text())
+        plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
+        dataset = json.loads((bundle.folder / "dataset.json").read_text(encoding="utf-8"))
         architecture = plans["configurations"][bundle.configuration]["architecture"]
         channels = len(dataset["channel_names"]) + (len(bundle.organs) if bundle.previous else 0)
         recorded = None
         if (bundle.folder / GOLDEN).is_file():
-            recorded = json.loads((bundle.folder / GOLDEN).read_text())["folds"]
+            recorded = json.loads((bundle.folder / GOLDEN).read_text(encoding="utf-8"))["folds"]
         picture = test_picture(architecture, channels)
     except (ValueError, LookupError, TypeError) as error:
         msg = f"bundle {bundle.label}: plans.json, dataset.json or {GOLDEN}: {error!r}"

@@ -400,7 +400,7 @@ def _postprocessing(folder: Path, classes: int) -> tuple[dict[int, CleanRule] | 
         return None, []
     notes = []
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_text(encoding="utf-8"))
         listed = said["for_which_classes"]
         smallest = ast.literal_eval(said.get("min_valid_object_sizes") or "{}")
         rules = {label: CleanRule("pieces") for label in range(1, classes + 1)}

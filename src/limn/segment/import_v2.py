@@ -220,7 +220,7 @@ def _notes(folder: Path, held: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise BundleUnfit(msg) from error

@@ -44,7 +44,7 @@ def read_plan(bundle: Bundle) -> Plan:
         If plans.json is not usable, or asks for a preprocessing that limn does not have.
     """
     try:
-        plans = json.loads((bundle.folder / "plans.json").read_text())
+        plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
         return _read(bundle, plans)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"

@@ -116,8 +116,10 @@ def seal(trained: Trained, told: Told, folder: Path) -> Bundle:
     """
     _agree(trained, told)
     folder.mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(trained.plans, indent=1) + "\n")
-    (folder / "dataset.json").write_text(json.dumps(_dataset(trained, told), indent=1) + "\n")
+    (folder / "plans.json").write_text(json.dumps(trained.plans, indent=1) + "\n", encoding="utf-8")
+    (folder / "dataset.json").write_text(
+        json.dumps(_dataset(trained, told), indent=1) + "\n", encoding="utf-8"
+    )
     golden.record(folder, trained.architecture, trained.channels, _saved(trained, folder))
     write_manifest(folder, _head(trained, told))
     return open_bundle(folder)

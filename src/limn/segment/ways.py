@@ -159,7 +159,7 @@ def _together(seen: list[Tried]) -> Tried:
 
 def _load(bundle: Bundle, fold: int) -> tuple[_Plan, nn.Module]:
     try:
-        plans = json.loads((bundle.folder / "plans.json").read_text())
+        plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
         chosen = plans["configurations"][bundle.configuration]
         forward, backward = plans["transpose_forward"], plans["transpose_backward"]
         spacing = tuple(bundle.spacing_mm.zyx[axis] for axis in forward)
