@@ -21,6 +21,7 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, StoragePresentationContexts
+from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind, Verification
 
@@ -310,6 +311,24 @@ def test_a_resend_after_an_abort_is_contoured(receiver):
     again = receiver.associate()
     assert {again.send_c_store(ds).Status for ds in sent} == {0}
     again.release()
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_release_counts_although_the_connection_is_closed_at_once(receiver, monkeypatch):
+    """A busy machine comes to it only after the sender has gone: the series is whole."""
+    send_release = ACSE.send_release
+
+    def then_sleep(self, *given, **named):
+        send_release(self, *given, **named)
+        if named.get("is_response"):
+            time.sleep(0.3)
+
+    monkeypatch.setattr(ACSE, "send_release", then_sleep)
+    association = receiver.associate()
+    for ds in slices():
+        assert association.send_c_store(ds).Status == 0
+    association.release()
     (row,) = receiver.door.wait_for_scans()
     assert (row.state, len(row.files)) == ("ready", COUNT)
 

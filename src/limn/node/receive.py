@@ -7,6 +7,7 @@ import threading
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.dicom.series import CT_CLASSES
@@ -50,8 +51,11 @@ def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
             log.error("instance from %s answered 0x%04X: %s", source.sender, status, why)
         return status
 
-    def released(event: evt.Event) -> None:
-        intake.closed(_source(event.assoc, settle_s).key, aborted=False)
+    def received(event: evt.Event) -> None:
+        # Not EVT_RELEASED: it comes after the answer, and a peer that has closed its connection
+        # by then would count as one that broke off.
+        if isinstance(event.pdu, A_RELEASE_RQ):
+            intake.closed(_source(event.assoc, settle_s).key, aborted=False)
 
     def broken(event: evt.Event) -> None:
         intake.closed(_source(event.assoc, settle_s).key, aborted=True)
@@ -68,7 +72,7 @@ def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
             (evt.EVT_REQUESTED, doorman.asked),
             (evt.EVT_C_STORE, store),
             (evt.EVT_C_ECHO, lambda event: SUCCESS),
-            (evt.EVT_RELEASED, released),
+            (evt.EVT_PDU_RECV, received),
             (evt.EVT_ABORTED, broken),
             (evt.EVT_CONN_CLOSE, broken),
         ],
