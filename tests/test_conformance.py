@@ -23,7 +23,7 @@ from limn.dicom.series import CT_CLASSES, LOSSY_SYNTAXES, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.node import deliver, doors, intake, receive, returned
+from limn.node import commit, deliver, doors, intake, receive, returned
 from limn.node.config import Receive
 from limn.segment.trace import trace
 from tests.conftest import COLOURS, REPOSITORY, free_port, write_series
@@ -91,6 +91,12 @@ def test_every_syntax_that_is_taken_is_on_the_page(sop_class: UID, tmp_path: Pat
     if sop_class == returned.SOP_CLASS:
         stated = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
     assert {syntax for _, syntax in found} == set(stated)
+
+
+def test_commitment_is_on_the_page() -> None:
+    """Its class and the syntaxes that are offered for it."""
+    stated = uids(section("### 3.4"))
+    assert stated == [str(commit.SOP_CLASS), *map(str, reversed(commit.SYNTAXES))]
 
 
 def test_the_page_flags_the_lossy_syntaxes() -> None:

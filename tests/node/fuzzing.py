@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import random
 import signal
 import socket
@@ -415,6 +416,8 @@ def converse(port: int, parts: list[bytes]) -> str:
 def serve(folder: Path) -> None:
     """A receiver until it is killed; prints its port."""
     faulthandler.enable()
+    # Every case is a line.
+    logging.disable(logging.CRITICAL)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1)
     door = Door(folder, hold_s=0.2, settle_s=0.05)

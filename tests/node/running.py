@@ -166,7 +166,7 @@ class StoreScp:
 class Orthanc:
     """A real Orthanc as the archive."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: object) -> None:
         program = require_peer("/usr/sbin/Orthanc")
         folder.mkdir(parents=True)
         self.port, self.http = free_port(), free_port()
@@ -182,6 +182,7 @@ class Orthanc:
                     "RemoteAccessAllowed": False,
                     "DicomAlwaysAllowStore": True,
                 }
+                | settings
             )
         )
         self.process = subprocess.Popen(
@@ -200,6 +201,14 @@ class Orthanc:
     def get(self, path: str) -> object:
         """One REST answer."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=5) as reply:
+            return json.load(reply)
+
+    def post(self, path: str, body: object) -> dict:
+        """One REST answer to a request with a body."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http}{path}", json.dumps(body).encode()
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:  # noqa: S310 - our own
             return json.load(reply)
 
     def structure_sets(self) -> list[dict]:

@@ -134,7 +134,8 @@ def _watched(config: Config) -> str:
 def _tls(config: Config) -> str:
     check_keys(config)
     peers = [d for d in config.destination if isinstance(d, DicomDestination)]
-    given = [each.tls for each in (config.receive, *peers) if each.tls is not None]
+    every = [config.receive.tls, *(peer.tls for peer in peers)]
+    given = [tls for tls in every if tls is not None]
     ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
     if not ends:
         return "none: no tls table is set"

@@ -24,13 +24,13 @@ from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from limn.dicom.bounded import read
+from limn.dicom.bounded import DAMAGES, read
 from limn.dicom.series import CT_CLASSES
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.node.again import retry_command
 from limn.node.config import Config
-from limn.node.instance import DAMAGES, Instance, Unreadable, input_digest, inspect
+from limn.node.instance import Instance, Unreadable, input_digest, inspect
 from limn.node.journal import COHORT, Arrived, Journal, ScanRow
 from limn.node.single import contour_folder, site_config
 from limn.node.spool import write_durably

@@ -61,6 +61,15 @@ class PeerTls(Tls):
     server_name: Host | None = None
 
 
+class CommitmentPeer(_Table):
+    """Where a sender that asks for storage commitment hears its report."""
+
+    ae_title: AeTitle
+    host: Host
+    port: Port
+    tls: PeerTls | None = None
+
+
 class Receive(_Table):
     """The Storage SCP."""
 
@@ -79,6 +88,7 @@ class Receive(_Table):
     idle_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     artim_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     tls: Tls | None = None
+    commitment: tuple[CommitmentPeer, ...] = ()
 
     @property
     def refuse_free_mb(self) -> int:
@@ -260,6 +270,7 @@ class DicomDestination(_Table):
     host: Host
     port: Port
     tls: PeerTls | None = None
+    commitment: bool = False
 
 
 class FolderDestination(_Table):
@@ -358,7 +369,13 @@ class Config(_Table):
                     update={"bundle": _below(folder, self.model.bundle)}
                 ),
                 "receive": self.receive.model_copy(
-                    update={"tls": self.receive.tls and self.receive.tls.below(folder)}
+                    update={
+                        "tls": self.receive.tls and self.receive.tls.below(folder),
+                        "commitment": tuple(
+                            peer.model_copy(update={"tls": peer.tls and peer.tls.below(folder)})
+                            for peer in self.receive.commitment
+                        ),
+                    }
                 ),
                 "engine": self.engine.model_copy(
                     update={"tls_dir": tls_dir and _below(folder, tls_dir)}

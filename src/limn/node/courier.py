@@ -14,9 +14,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from pydicom.uid import RTStructureSetStorage
+
 from limn import __version__
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node import oplog, scanlog
+from limn.node.commit import Item, Requester
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import Outcome, backoff_s, deliver
 from limn.node.journal import DeliveryRow, Journal, ScanRow, StructureSetRow
@@ -43,6 +46,7 @@ class Courier:
         self._scan_log = scan_log
         self._calling_ae_title = calling_ae_title
         self._keeps_scan_log = keeps_scan_log
+        self._commitment = Requester(journal, [destination], calling_ae_title)
         self._woken = Event()
 
     def wake(self) -> None:
@@ -84,6 +88,9 @@ class Courier:
             return
         if answer.outcome is Outcome.DELIVERED:
             self._journal.delivered(delivery.id, answer.status, accepted_at)
+            if self._commitment.wants(name):
+                item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
+                self._commitment.ask_soon(name, item)
         else:
             self._journal.held(delivery.id, answer.status)
             log.error(

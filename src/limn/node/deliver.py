@@ -7,7 +7,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.domain.errors import ConfigWrong, PeerUnreachable
@@ -135,7 +137,7 @@ def store(peer: Peer, datasets: Iterable[Dataset]) -> Iterator[int]:
     """
     waiting = list(datasets)
     contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in waiting}
-    association = _associate(peer, sorted(contexts))
+    association = associate(peer, sorted(contexts))
     try:
         for ds in waiting:
             try:
@@ -163,7 +165,7 @@ def echo(peer: Peer) -> None:
     PeerUnreachable
         If the peer does not answer with success.
     """
-    association = _associate(peer, [(Verification, UID("1.2.840.10008.1.2"))])
+    association = associate(peer, [(Verification, UID("1.2.840.10008.1.2"))])
     try:
         status = association.send_c_echo()
     except (ValueError, RuntimeError) as error:
@@ -181,7 +183,22 @@ def backoff_s(tries: int) -> float:
     return float(min(LONGEST_WAIT_S, 2.0 ** min(tries, 10)) * random.uniform(0.8, 1.2))  # noqa: S311
 
 
-def _associate(peer: Peer, contexts: Iterable[tuple[str, UID]]) -> Association:
+def associate(
+    peer: Peer,
+    contexts: Iterable[tuple[str, UID]],
+    *,
+    handlers: Sequence[EventHandlerType] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Association:
+    """An association with a peer.
+
+    Raises
+    ------
+    PeerUnreachable
+        If none comes about.
+    ConfigWrong
+        If TLS is asked for and a certificate or key can't be used.
+    """
     ae = AE(ae_title=peer.calling_ae_title)
     ae.connection_timeout = CONNECT_S
     ae.acse_timeout = CONNECT_S
@@ -193,7 +210,13 @@ def _associate(peer: Peer, contexts: Iterable[tuple[str, UID]]) -> Association:
         tls = (requestor_context(peer.tls), peer.tls.server_name or peer.host)
     try:
         association = ae.associate(
-            peer.host, peer.port, ae_title=peer.ae_title, max_pdu=MAX_PDU, tls_args=tls
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU,
+            tls_args=tls,
+            evt_handlers=list(handlers),
+            ext_neg=list(roles),
         )
     except OSError as error:
         msg = f"{peer} can't be found: {error.strerror}"

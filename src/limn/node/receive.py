@@ -7,12 +7,14 @@ import threading
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.dicom.series import CT_CLASSES
 from limn.dicom.volume import TRANSFER_SYNTAXES
-from limn.node import returned
+from limn.node import commit, returned
+from limn.node.commit import Provider, Requester
 from limn.node.config import Receive
 from limn.node.doors import LIMIT_EXCEEDED, Caller, Refusal, why_not
 from limn.node.intake import SUCCESS, Intake, Source
@@ -22,8 +24,17 @@ from limn.node.peer_tls import acceptor_context
 log = logging.getLogger(__name__)
 
 
-def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
+def listen(
+    settings: Receive,
+    intake: Intake,
+    settle_s: float,
+    commitment: tuple[Provider, Requester] | None = None,
+) -> Listener:
     """Open the port; returns the running server, whose ``shutdown()`` closes it.
+
+    Parameters
+    ----------
+    commitment : who answers N-ACTION and who hears N-EVENT-REPORT; None offers neither
 
     Raises
     ------
@@ -41,6 +52,14 @@ def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
         ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
     ae.add_supported_context(returned.SOP_CLASS, list(returned.TRANSFER_SYNTAXES))
     doorman = _Doorman(settings, intake)
+    handlers: list[EventHandlerType] = []
+    if commitment is not None:
+        provider, requester = commitment
+        commit.offer(ae)
+        handlers = [
+            (evt.EVT_N_ACTION, provider.asked),
+            (evt.EVT_N_EVENT_REPORT, requester.heard),
+        ]
 
     def store(event: evt.Event) -> int:
         source = _source(event.assoc, settle_s)
@@ -75,6 +94,7 @@ def listen(settings: Receive, intake: Intake, settle_s: float) -> Listener:
             (evt.EVT_PDU_RECV, received),
             (evt.EVT_ABORTED, broken),
             (evt.EVT_CONN_CLOSE, broken),
+            *handlers,
         ],
         bounds=Bounds(
             max_pdu=settings.max_pdu,

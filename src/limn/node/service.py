@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.node import disk, engine_tls, lifeline, metrics, oplog
 from limn.node.again import alarm
+from limn.node.commit import Provider, Requester
 from limn.node.config import Config, load_config
 from limn.node.courier import Courier
 from limn.node.dispatch import Dispatcher
@@ -70,12 +71,13 @@ def run_receiver(config_path: Path) -> None:
     stopping = _stop_on_signal()
     lifeline.hold()
     journal = Journal(config.journal_path)
+    spool = Spool(
+        config.spool_dir,
+        config.receive.min_free_mb * 2**20,
+        config.receive.max_spool_mb and config.receive.max_spool_mb * 2**20,
+    )
     intake = Intake(
-        Spool(
-            config.spool_dir,
-            config.receive.min_free_mb * 2**20,
-            config.receive.max_spool_mb and config.receive.max_spool_mb * 2**20,
-        ),
+        spool,
         journal,
         Rules(
             config.settle.min_slices,
@@ -89,7 +91,11 @@ def run_receiver(config_path: Path) -> None:
         wake=lambda: send_wake(config),
     )
     intake.recover()
-    server = listen(config.receive, intake, config.settle.settle_s)
+    commitment = (
+        Provider(spool, config.receive.commitment, config.receive.ae_title),
+        Requester(journal, config.destination, config.receive.ae_title),
+    )
+    server = listen(config.receive, intake, config.settle.settle_s, commitment)
     retention = Retention(config, journal, intake)
     threads = [
         threading.Thread(target=intake.run, args=(stopping,), name="settle"),
