@@ -1,6 +1,13 @@
 """Who gets the next worker when several nodes share them."""
 
-from limn.node.window import GRANT_S, WANT_S, Ask, Window
+import threading
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client, LocalCluster, get_worker
+
+from limn.node.window import GRANT_S, KIND, NAME, TOPIC, WANT_S, Answer, Ask, Window, answer
+from tests.node.parts import until
 
 
 def ask(node: str, priority: int | None = 100, *holding: str) -> Ask:
@@ -88,3 +95,78 @@ def test_what_was_granted_and_not_used_is_free_again():
     assert window.grant(ask("c"), ["w"], 3.0) == "w"
     assert window.grant(ask("d"), ["w"], 3.0 + GRANT_S) == ""
     assert window.grant(ask("d"), ["w"], 3.1 + GRANT_S) == "w"
+
+
+def hold_worker(name: str) -> None:
+    """A job as `worker.run_job` runs it: says when it starts and ends, in between it waits."""
+    worker = get_worker()
+    worker.log_event(TOPIC, {"started": worker.get_current_task()})
+    try:
+        assert LET_GO[name].wait(60)
+    finally:
+        worker.log_event(TOPIC, {"ended": worker.get_current_task()})
+
+
+LET_GO = {"a1": threading.Event(), "b1": threading.Event()}
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """A real scheduler with three workers, of which one has another bundle."""
+    with LocalCluster(
+        n_workers=3,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        dashboard_address=None,
+        silence_logs=50,
+    ) as cluster:
+        workers = list(cluster.workers.values())
+        for worker, kind in zip(workers, ("k", "k", "another"), strict=True):
+            worker.metrics[KIND] = lambda _, kind=kind: kind
+        with Client(cluster, set_as_default=False) as client:
+            until(lambda: len(client.run_on_scheduler(answer, ask("x", None)).workers) == 2)
+        yield cluster
+
+
+def test_two_nodes_on_one_scheduler(cluster: LocalCluster) -> None:
+    """What the scheduler itself sees and hears: grants, running jobs, nodes that leave."""
+
+    def asks(client: Client, node: str, *holding: str) -> Answer:
+        wish = Ask(node=node, client=client.id, kind="k", priority=100, holding=holding)
+        return client.run_on_scheduler(answer, wish)
+
+    a = Client(cluster, set_as_default=False)
+    with Client(cluster, set_as_default=False) as b:
+        first = asks(a, "a")
+        second = asks(b, "b")
+        assert {first.worker, second.worker} == set(first.workers)
+        assert len(first.others) == 1, "the one with another bundle is told, and never granted"
+        assert asks(a, "a", first.worker).worker == ""
+        running = a.submit(hold_worker, "a1", workers=[first.worker], pure=False)
+        until(lambda: first.worker in running_on(b))
+        # The node dies; Dask forgets its job at once, the worker is busy with it all the same.
+        a.close()
+        del running
+        late = b.submit(hold_worker, "b1", workers=[second.worker], pure=False)
+        until(lambda: second.worker in running_on(b))
+        until(lambda: not processing_on(b, first.worker))
+        assert asks(b, "b").worker == "", "no scan is put behind a job that nobody wants any more"
+        LET_GO["a1"].set()
+        until(lambda: asks(b, "b").worker == first.worker)
+        LET_GO["b1"].set()
+        late.result(timeout=30)
+
+
+def running_on(client: Client) -> set[str]:
+    """Workers whose jobs have said that they started, as the scheduler has heard."""
+    return client.run_on_scheduler(
+        lambda dask_scheduler: set(dask_scheduler.plugins[NAME].window.running)
+    )
+
+
+def processing_on(client: Client, worker: str) -> int:
+    """How many tasks Dask believes the worker has."""
+    return client.run_on_scheduler(
+        lambda dask_scheduler: len(dask_scheduler.workers[worker].processing)
+    )

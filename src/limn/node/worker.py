@@ -112,10 +112,17 @@ def dask_setup(worker: Any, config_path: Path) -> None:
 
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "worker", config.log)
+    logging.getLogger("distributed.worker").addFilter(_without_stack)
     lifeline.hold()
     warm = warm_up(config)
     rehearse(warm.ensemble, warm.options)
     offer(worker, warm)
+
+
+def _without_stack(record: logging.LogRecord) -> bool:
+    """When a scheduler or a link is gone, Dask's stack adds forty lines to its message."""
+    record.exc_info = None
+    return True
 
 
 def offer(worker: Any, warm: Warm) -> None:
