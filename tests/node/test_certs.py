@@ -1,6 +1,8 @@
 """Two authorities: what scanners hold opens no door of the engine."""
 
+import contextlib
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from distributed.security import Security
 from limn import cli
 from limn.domain.errors import ConfigWrong
 from limn.node.certs import CA, CA_KEY, CERT, DICOM, ENGINE, KEY, TLS_FILES, Host, make, read
+from limn.node.config import PeerTls, Tls
 from limn.node.engine_tls import check_given
+from limn.node.peer_tls import acceptor_context, requestor_context
 from tests.conftest import free_port
 from tests.node.running import wait_for
 
@@ -190,3 +194,45 @@ def test_a_connection_without_tls_submits_nothing(scheduler):
     """Dask's default transport is refused."""
     with pytest.raises(OSError, match=r"(?i)timed out|closed|stream"):
         submit(f"tcp://{scheduler}", None)
+
+
+def shake_hands(made: Path, client: str, server: str, called: str) -> None:
+    """TLS between a sender and the node's DICOM door, without a network; raises if one refuses."""
+
+    def tls(folder: str) -> dict[str, Path]:
+        host = made / folder
+        return {"certificate": host / CERT, "key": host / KEY, "ca": made / DICOM / CA}
+
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sender = requestor_context(PeerTls(**tls(client)))
+    door = acceptor_context(Tls(**tls(server)))
+    ends = [
+        sender.wrap_bio(to_client, to_server, server_hostname=called),
+        door.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(6):
+        for end in ends:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    ends[0].write(b"A-ASSOCIATE-RQ")
+    assert ends[1].read(64) == b"A-ASSOCIATE-RQ"
+
+
+@pytest.mark.parametrize("called", ["gpu-1", "10.0.0.7"])
+def test_a_dicom_certificate_opens_the_dicom_door(made, called):
+    """Both ends are certified and the server is who it was called, by name or by address."""
+    shake_hands(made, "dicom/scanner", "dicom/gpu-1", called)
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "called"),
+    [
+        ("engine/ct", "dicom/gpu-1", "gpu-1"),
+        ("dicom/scanner", "engine/gpu-1", "gpu-1"),
+        ("dicom/scanner", "dicom/gpu-1", "another"),
+    ],
+)
+def test_no_other_certificate_opens_it(made, client, server, called):
+    """Neither the engine's, at either end, nor one of another name."""
+    with pytest.raises(ssl.SSLError):
+        shake_hands(made, client, server, called)
