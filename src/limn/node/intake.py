@@ -335,11 +335,11 @@ class Intake:
         quiet_s = now_s - gathering.last_s
         if gathering.open_sources or quiet_s < (gathering.settle_s or self._rules.settle_s):
             return
-        gathering.changed = False
         again = [gathering.instances[uid] for uid in gathering.came]
-        known = again and self._journal.knows(series_instance_uid, input_digest(again))
-        # Of a part that came again nothing follows, until the rest has come as well.
-        if known:
+        if not (again and self._journal.knows(series_instance_uid, input_digest(again))):
+            # Of a part that came again nothing follows, until the rest has come as well.
+            gathering.changed = False
+        else:
             with oplog.about(animal=gathering.animal, series_instance_uid=series_instance_uid):
                 self._try_to_hand_over(series_instance_uid, gathering, again, Verdict.COMPLETE)
 
