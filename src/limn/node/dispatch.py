@@ -288,7 +288,6 @@ class Dispatcher:
             return
         del self._flights[scan_id]
         row = self._journal.scan(scan_id)
-        self._journal.stopped(scan_id)
         future = flight.future
         with oplog.about(scan=row.name, animal=row.animal):
             if flight.unreadable:
@@ -302,6 +301,8 @@ class Dispatcher:
                 self._after_death(row, flight, future)
             else:
                 log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
+        # Of what has ended now, the journal keeps when it began.
+        self._journal.stopped(scan_id)
 
     def _after_death(self, row: ScanRow, flight: _Flight, future: Future[Result]) -> None:
         why = repr(future.exception())
