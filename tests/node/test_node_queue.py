@@ -1,4 +1,4 @@
-"""A node and its operator: a peer that hangs, a cohort behind live scans, a scan that kills."""
+"""A node and its operator: a peer that hangs, a scan that kills."""
 
 import json
 import os
@@ -108,48 +108,6 @@ def test_a_planning_system_that_hangs_delays_no_contouring(tmp_path: Path) -> No
             wait_for(lambda: said("queue", "--config", node.config) == empty, 60, node.explain)
     finally:
         answer.set()
-        node.end()
-
-
-@pytest.mark.peer
-def test_a_live_scan_goes_before_a_cohort(
-    tmp_path: Path, tps: Tps, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sent while a cohort runs: next at the worker; the cohort goes on, also after Ctrl-C."""
-    monkeypatch.setenv("FAKE_INFERENCE_S", "2.0")
-    node = FakeNode(tmp_path / "node", tps.destination())
-    node.start()
-    try:
-        for number in range(10, 20):
-            write_toy(toy(number), tmp_path / "cohort")
-        out = tmp_path / "out"
-        command = limn("contour", tmp_path / "cohort", "-o", out, "--config", node.config)
-        first = subprocess.Popen(
-            command, env=ENVIRONMENT, cwd=REPOSITORY, stdout=subprocess.DEVNULL
-        )
-        wait_for(lambda: "contoured" in states(node), 100, node.explain)
-        send(node, 1, tmp_path)
-        wait_for(lambda: len(list(tps.folder.iterdir())) == 1, 60, node.explain)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130
-        # Between the live scan's coming and its start, at most the cohort scan began that a free
-        # worker had been given already.
-        between = "select count(*) from scan as c, scan as l where l.priority = 100 and "
-        ((before,),) = node.query(
-            between + "c.priority = 0 and c.started_at between l.ready_at and l.started_at"
-        )
-        assert before <= 1
-        again = said(*command[3:])
-        assert "10 of 10 series contoured" in again
-        assert len(list(out.rglob("RS.dcm"))) == len(list(out.rglob("picture.png"))) == 10
-        ((after,),) = node.query(between + "c.priority = 0 and c.started_at > l.started_at")
-        assert after >= 1
-        assert node.query("select distinct tries from scan") == [(1,)]
-        assert node.query("select count(*) from delivery") == [(1,)]
-        assert len(list(tps.folder.iterdir())) == 1, "nobody else's structure set went out"
-        assert [row["animal"] for row in node.log_rows()] == [toy(1).animal]
-        assert toy(10).animal not in said("log", "--config", node.config)
-    finally:
         node.end()
 
 

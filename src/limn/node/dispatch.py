@@ -308,9 +308,10 @@ class Dispatcher:
         why = repr(future.exception())
         # A try that ended with the scheduler or with this engine is none of the scan's doing.
         self._deaths[row.id] += flight.started
-        if min(row.tries, self._deaths[row.id]) >= DEATHS:
+        deaths = min(row.tries, self._deaths[row.id])
+        if deaths >= DEATHS:
             reason = (
-                f"the worker died {row.tries} times while it ran this scan ({why}); look at its log"
+                f"the worker died {deaths} times while it ran this scan ({why}); look at its log"
             )
             self._journal.end(row.id, "quarantined", reason, {})
             line = alarm(self._journal.scan(row.id), self._config_path)
