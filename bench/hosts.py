@@ -18,7 +18,6 @@ from tests.node.hosts import endure
 def main() -> int:
     """Run it; 1 if a scan was lost, delivered twice or mixed up."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=60, help="for each of the two receivers")
     parser.add_argument(
         "--rounds", type=int, default=4, help="worker, scheduler, link: each so often"
     )
@@ -26,7 +25,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hosts").setLevel(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="limn-hosts-") as folder:
-        found, _ = endure(Path(folder), parsed.scans, parsed.rounds)
+        found, _ = endure(Path(folder), parsed.rounds)
     print(found)
     return 0 if found.sound else 1
 

@@ -7,13 +7,13 @@ Every process is the node's own but for the network, which thresholds (`fake_wor
 import contextlib
 import logging
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ import pytest
 from limn.node import certs, scanlog
 from tests.conftest import BUNDLE, REPOSITORY, require_peer
 from tests.node.running import ENVIRONMENT, children_of, wait_for
-from tests.node.toy import slices_named_by, toy, write_toy
+from tests.node.toy import Toy, slices_named_by, toy, write_toy
 
 RECEIVERS, WORKERS = ("ct-1", "ct-2"), ("gpu-1", "gpu-2")
 SCHEDULER, PLANNING = "control", "tps"
@@ -34,6 +34,7 @@ ADDRESSES = {
 }
 DICOM_PORT, SCHEDULER_PORT, WORKER_PORT, TPS_PORT = 11112, 8786, 8788, 104
 INFERENCE_S = 1.0
+BATCH = 3
 START_S = 240.0
 log = logging.getLogger("hosts")
 
@@ -221,6 +222,11 @@ class Host:
         path = self.folder / "data" / "scans.csv"
         return list(scanlog.rows(path)) if path.exists() else []
 
+    def workers_seen(self) -> int:
+        """How many warm workers its engine has last said that there are."""
+        said = re.findall(r"ready: (\d+) warm worker|(no worker) is ready", self.said())
+        return int(said[-1][0] or 0) if said else 0
+
     def runs(self) -> int:
         """How many of its scans run on a worker, or ran on one that died."""
         path = self.folder / "data" / "journal.sqlite"
@@ -262,7 +268,7 @@ class Sums:
 class Site:
     """All hosts, the planning system, and what is sent."""
 
-    def __init__(self, folder: Path, scans_each: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.network = Network()
         names = [certs.Host.parse(f"{n},{a}") for n, a in ADDRESSES.items() if n != PLANNING]
@@ -276,10 +282,8 @@ class Site:
         self.workers = [Host(self.network, folder, name) for name in WORKERS]
         self.scheduler = Host(self.network, folder, SCHEDULER)
         self.planning = Host(self.network, folder, PLANNING)
-        self.toys = {
-            host.name: [toy(number, root=f"2.25.9{place}") for number in numbers(place, scans_each)]
-            for place, host in enumerate(self.receivers)
-        }
+        self.toys: dict[str, Toy] = {}
+        self.sent = 0
 
     @property
     def hosts(self) -> list[Host]:
@@ -307,15 +311,19 @@ class Site:
         for host in self.receivers:
             host.start(*limn, str(host.config), "--only", "receiver")
         for host in self.receivers:
-            self.wait(lambda h=host: "ready: 2 warm workers" in h.said(), START_S)
+            self.wait(lambda h=host: h.workers_seen() == len(WORKERS), START_S)
             self.wait(lambda h=host: "listening as" in h.said(), START_S)
 
     def send(self) -> None:
-        """Each receiver gets its series."""
-        for host in self.receivers:
-            folder = self.folder / "sent" / host.name
-            for each in self.toys[host.name]:
+        """Each receiver gets a few series, as many as keep the workers busy during a strike."""
+        for place, host in enumerate(self.receivers):
+            folder = self.folder / "sent" / f"{host.name}-{self.sent}"
+            for _ in range(BATCH):
+                # No two receivers have an animal in common.
+                each = toy(self.sent, root=f"2.25.9{place}")
+                self.toys[each.animal] = each
                 write_toy(each, folder)
+                self.sent += 1
             host.send(folder)
 
     def delivered(self) -> int:
@@ -329,18 +337,24 @@ class Site:
 
     def strike(self, what: str, blow) -> None:
         """Strike while a scan runs; then wait until the next is delivered all the same."""
+        self.send()
         self.wait(lambda: any(host.runs() for host in self.receivers), START_S)
         before = self.delivered()
-        log.info("%s, %d delivered", what, before)
+        log.info("%s, %d of %d delivered", what, before, self.sent)
         blow()
         self.wait(lambda: self.delivered() > before, START_S)
 
+    def cut(self) -> None:
+        """Pull a worker's plug, and wait until both receivers have noticed."""
+        self.network.cut(WORKERS[1])
+        for host in self.receivers:
+            self.wait(lambda h=host: h.workers_seen() < len(WORKERS), START_S)
+
     def mend(self) -> None:
-        """Put the plug in again; every receiver sees both workers again."""
-        seen = {host.name: len(host.said()) for host in self.receivers}
+        """Put it in again; both receivers see both workers again."""
         self.network.mend(WORKERS[1])
         for host in self.receivers:
-            self.wait(lambda h=host: "ready: 2 warm workers" in h.said()[seen[h.name] :], START_S)
+            self.wait(lambda h=host: h.workers_seen() == len(WORKERS), START_S)
 
     def wait(self, reached, limit_s: float) -> None:
         """As `wait_for`, with every host's last words."""
@@ -352,7 +366,7 @@ class Site:
 
     def sums(self, seconds: float) -> Sums:
         """Hold what was sent against what came out."""
-        toys = {each.animal: each for made in self.toys.values() for each in made}
+        toys = self.toys
         taken: Counter[str] = Counter()
         wrong = []
         for path in (self.folder / "taken").iterdir():
@@ -369,31 +383,22 @@ class Site:
         self.network.remove()
 
 
-def numbers(place: int, count: int) -> Sequence[int]:
-    """Every receiver has animals of its own."""
-    return range(place * 1000, place * 1000 + count)
-
-
-def endure(folder: Path, scans_each: int, rounds: int = 1) -> tuple[Sums, Site]:
+def endure(folder: Path, rounds: int = 1) -> tuple[Sums, Site]:
     """Kill a worker, kill the scheduler, cut a link and mend it, while scans run; so many times."""
-    site = Site(folder, scans_each)
+    site = Site(folder)
     try:
         site.start()
         began_s = time.monotonic()
-        site.send()
-        total = 2 * scans_each
         for number in range(rounds):
-            site.wait(lambda n=number: site.delivered() >= total * n // rounds, START_S)
             site.strike("a worker is killed", lambda n=number: site.kill_worker(n % 2))
             site.strike("the scheduler is killed", lambda: site.scheduler.kill("dask_scheduler"))
-            site.strike("a link is cut", lambda: site.network.cut(WORKERS[1]))
+            site.strike("a link is cut", site.cut)
+            site.mend()
             if number < rounds - 1:
-                site.mend()
                 site.strike("a host of a worker is shut down", site.workers[0].shut_down)
                 site.workers[0].start(*site.workers[0].started)
-        site.wait(lambda: site.delivered() == total, START_S)
-        log.info("all delivered; the link is mended")
-        site.mend()
+        site.wait(lambda: site.delivered() == site.sent, START_S)
+        log.info("all %d delivered", site.sent)
         found = site.sums(time.monotonic() - began_s)
         return found, site
     finally:

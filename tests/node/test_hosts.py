@@ -16,7 +16,7 @@ def test_a_worker_the_scheduler_and_a_link_fail_and_every_scan_is_delivered_once
 ) -> None:
     """By configuration and certificates alone; the short form of ``bench/hosts.py``."""
     require_peer("/usr/bin/storescp")
-    found, site = endure(tmp_path, scans_each=7)
+    found, site = endure(tmp_path)
     assert found.sound, f"{found}\n{site.explain()}"
     sent, shared = (host.rows() for host in site.receivers)
     assert all(float(row["transfer_s"]) > 0 for row in sent), "pixels went over the wire"
