@@ -88,8 +88,8 @@ def test_a_planning_system_that_hangs_delays_no_contouring(tmp_path: Path) -> No
         f'host = "127.0.0.1"\nport = {port}\n'
     )
     node = FakeNode(tmp_path / "node", destination)
-    node.start()
     try:
+        node.start()
         with peer(handlers=[(evt.EVT_C_STORE, hang)], port=port):
             send(node, 1, tmp_path)
             wait_for(asked.is_set, 60, node.explain)
@@ -118,8 +118,8 @@ def test_a_scan_that_kills_its_worker(
     """Quarantined after three deaths, said at every start, run again and sent again on demand."""
     monkeypatch.setenv("FAKE_INFERENCE_S", "3.0")
     node = FakeNode(tmp_path / "node", tps.destination())
-    node.start()
     try:
+        node.start()
         send(node, 1, tmp_path)
         for death in (1, 2, 3):
             wait_for(
