@@ -141,6 +141,7 @@ WRITING = {
     "phantom cohort": ["phantom", "cohort"],
     "lab try": ["lab", "try", str(BUNDLE)],
     "lab figures": ["lab", "figures"],
+    "lab import": ["lab", "import", "."],
     "lab tables": ["lab", "tables", "scores.csv"],
     "lab train-phantom": ["lab", "train-phantom"],
     "demo": ["demo", "--out"],

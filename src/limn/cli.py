@@ -251,6 +251,12 @@ def _lab_try(parsed: argparse.Namespace) -> None:
     try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
 
 
+def _lab_import(parsed: argparse.Namespace) -> None:
+    from limn.lab.dataset import import_folder
+
+    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
+
+
 def _lab_tables(parsed: argparse.Namespace) -> None:
     from limn.lab.tables import write_tables
 
@@ -469,6 +475,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     tried.set_defaults(run=_lab_try)
 
+    imported = studies.add_parser(
+        "import", help="scans and contours of any make into one data set, each looked at"
+    )
+    imported.add_argument("source", type=Path, help="a folder; limn phantom cohort's needs no more")
+    imported.add_argument("out", type=Path)
+    imported.add_argument("--layout", type=Path, metavar="TOML", help="what lies where in SOURCE")
+    imported.add_argument(
+        "--split", type=Path, metavar="TOML", help="which animal trains and tests (default: drawn)"
+    )
+    imported.set_defaults(run=_lab_import)
     tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
     tables.add_argument("scores", type=Path, metavar="SCORES.csv")
     tables.add_argument("out", type=Path)

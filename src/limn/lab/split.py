@@ -1,0 +1,113 @@
+"""Which animal trains, which tests, and in which fold: split by animal, never by scan.
+
+Malimban 2022, "Dataset" and "Network training": of 20 native animals 15 train and 5 test; in each
+of five folds three animals are set aside to validate; the contrast-enhanced ones only test. Scans
+of one animal are nearly alike, so an animal on both sides would be learnt by heart.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from limn.domain.errors import ConfigWrong
+from limn.phantom.cohort import TRAINING_SHARE
+from limn.phantom.cohort import Split as Side
+
+FOLDS = 5
+KEYS = ("test1", "test2", "folds")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A division of animals; one that has an animal twice does not exist.
+
+    Attributes
+    ----------
+    test1, test2 : native and contrast-enhanced animals that test
+    folds : animals that train; of each fold, those that validate it
+    """
+
+    test1: tuple[str, ...]
+    test2: tuple[str, ...]
+    folds: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        everyone = Counter([*self.test1, *self.test2, *self.training])
+        if twice := [animal for animal, count in everyone.items() if count > 1]:
+            msg = f"split: animal {twice[0]} stands in two places; each may stand in one"
+            raise ConfigWrong(msg)
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """Every animal that trains."""
+        return tuple(animal for fold in self.folds for animal in fold)
+
+    def side_of(self, animal: str) -> Side | None:
+        """What an animal's scans are for; None if the split does not know it."""
+        if animal in self.training:
+            return Side.TRAIN
+        if animal in self.test1:
+            return Side.TEST1
+        return Side.TEST2 if animal in self.test2 else None
+
+    def fold_of(self, animal: str) -> int | None:
+        """The fold that an animal validates, from 0; None for one that does not train."""
+        return next((k for k, fold in enumerate(self.folds) if animal in fold), None)
+
+
+def read_split(path: Path) -> Split:
+    """A split as `as_toml` writes it.
+
+    Raises
+    ------
+    ConfigWrong
+        If it can't be read, or an animal stands in two places.
+    """
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path} can't be read as a split: {error}"
+        raise ConfigWrong(msg) from error
+    if wrong := sorted(set(said) ^ set(KEYS)):
+        msg = f"{path}: key {wrong[0]}: exactly {', '.join(KEYS)} expected"
+        raise ConfigWrong(msg)
+    lists = [said["test1"], said["test2"], *said["folds"]]
+    if not all(isinstance(own, list) and all(isinstance(a, str) for a in own) for own in lists):
+        msg = f"{path}: lists of animals' names expected; folds is a list of such lists"
+        raise ConfigWrong(msg)
+    test1, test2, *folds = (tuple(own) for own in lists)
+    try:
+        return Split(test1, test2, tuple(folds))
+    except ConfigWrong as error:
+        msg = f"{path}: {error}"
+        raise ConfigWrong(msg) from error
+
+
+def draw_split(native: Sequence[str], contrast: Sequence[str], seed: int) -> Split:
+    """Three of four native animals train in up to five folds; the same for the same seed."""
+    drawn = [str(animal) for animal in np.random.default_rng(seed).permutation(sorted(native))]
+    training = min(round(TRAINING_SHARE * len(drawn)), max(len(drawn) - 1, 0))
+    return folded(drawn[:training], sorted(drawn[training:]), sorted(contrast))
+
+
+def folded(training: Sequence[str], test1: Sequence[str], test2: Sequence[str]) -> Split:
+    """A split whose folds follow the order of the animals."""
+    count = min(FOLDS, len(training))
+    folds = [tuple(sorted(own.tolist())) for own in np.array_split(training, count or 1)]
+    return Split(tuple(test1), tuple(test2), tuple(fold for fold in folds if fold))
+
+
+def as_toml(split: Split) -> str:
+    """A file for `read_split`."""
+
+    def listed(animals: Sequence[str]) -> str:
+        return "[" + ", ".join(f'"{animal}"' for animal in animals) + "]"
+
+    folds = "".join(f"    {listed(fold)},\n" for fold in split.folds)
+    return f"test1 = {listed(split.test1)}\ntest2 = {listed(split.test2)}\nfolds = [\n{folds}]\n"
