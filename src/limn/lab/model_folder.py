@@ -182,7 +182,7 @@ def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path
 MANIFEST_HEAD = """\
 # A limn bundle. Every file below [files] is verified before anything is opened.
 name = "phantom"
-version = "3"
+version = "4"
 demonstration = true
 trained_on = "{phantoms} digital phantom mice (limn lab train-phantom) and no animal"
 not_for = "not for animals: it has never seen one"
