@@ -44,6 +44,7 @@ data_dir = "{data}"
 [receive]
 port = {receive}
 min_free_mb = {min_free_mb}
+idle_s = {idle_s}
 [settle]
 min_slices = 5
 hold_s = 30.0
@@ -60,7 +61,13 @@ class FakeNode(Node):
     """``limn serve`` with a network that thresholds."""
 
     def __init__(
-        self, folder: Path, destinations: str, *, data: Path | None = None, min_free_mb: int = 1
+        self,
+        folder: Path,
+        destinations: str,
+        *,
+        data: Path | None = None,
+        min_free_mb: int = 1,
+        idle_s: float = 60.0,
     ) -> None:
         self.folder = folder
         self.data = data or folder / "data"
@@ -75,6 +82,7 @@ class FakeNode(Node):
                 wake=free_port(),
                 bundle=BUNDLE,
                 min_free_mb=min_free_mb,
+                idle_s=idle_s,
             )
             + destinations
         )
@@ -208,7 +216,7 @@ class Scanner:
     def _send(self, series: Toy, stopping: threading.Event) -> None:
         left = list(series.datasets)
         while not stopping.is_set():
-            association = self._associate()
+            association = self.associate()
             if association is None:
                 self.refused += 1
                 stopping.wait(0.3)
@@ -236,7 +244,8 @@ class Scanner:
             self.broken += 1
             left = left or list(series.datasets)
 
-    def _associate(self):
+    def associate(self):
+        """An association to the node; None while its door is shut."""
         ae = AE(ae_title=self.title)
         ae.connection_timeout = ae.acse_timeout = 5
         ae.dimse_timeout = ae.network_timeout = 20

@@ -140,6 +140,26 @@ def test_a_duplicate_with_other_bytes_is_refused(door):
     assert len(door.wait_for_scans()) == 1
 
 
+def test_one_series_of_two_animals_is_refused(door, tmp_path):
+    """Another PatientID under the same SeriesInstanceUID: not a version, not a mixture."""
+    mine, others = slices("1"), slices("2")
+    for ds in others:
+        ds.SeriesInstanceUID = mine[0].SeriesInstanceUID
+    door.send(mine)
+    door.intake.closed(SCP.key, aborted=False)
+    door.wait_for_scans()
+    restarted = Door(tmp_path)
+    for again in (door, restarted):
+        for ds in others:
+            status, why = again.intake.accept(encoded(ds), OTHER)
+            assert status == CANNOT_UNDERSTAND
+            assert "'M2'" in why
+            assert "'M1'" in why
+        again.intake.closed(OTHER.key, aborted=False)
+        assert [(row.animal, len(row.files)) for row in again.scans()] == [("M1", COUNT)]
+    assert len(door.files()) == COUNT
+
+
 def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path):
     """The spool remembers what came, also what is long in the journal."""
     sent = slices()

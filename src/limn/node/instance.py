@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from limn.dicom.bounded import DAMAGES, check_header_bytes, check_promise, read
-from limn.dicom.series import CT_CLASSES, planes, rounding_mm
+from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
 # PatientID is a Long String (PS3.5 6.2); in UTF-8 a letter more does no harm.
@@ -64,15 +64,16 @@ def inspect(contents: bytes) -> Instance:
         ds = read(contents)
         _check(ds)
         check_header_bytes(ds, len(contents))
+        every = [plane for _, plane in planes(ds)]
         return Instance(
             sop_instance_uid=str(ds.SOPInstanceUID),
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.get("StudyInstanceUID", "")),
             animal=_plain(str(ds.get("PatientID", ""))),
-            positions_mm=tuple(_position_mm(plane) for _, plane in planes(ds)),
-            rounding_mm=min((rounding_mm(plane) for _, plane in planes(ds)), default=0.0),
+            positions_mm=tuple(_position_mm(plane) for plane in every),
+            rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
-            digest=hashlib.sha256(contents[_dataset_offset(ds) :]).hexdigest(),
+            digest=hashlib.sha256(memoryview(contents)[_dataset_offset(ds) :]).hexdigest(),
         )
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
@@ -116,13 +117,12 @@ def _check(ds: Dataset) -> None:
 
 def _position_mm(ds: Dataset) -> float | None:
     try:
-        orientation = np.array([float(v) for v in ds.ImageOrientationPatient])
-        position = np.array([float(v) for v in ds.ImagePositionPatient])
-        with np.errstate(all="ignore"):
-            along_mm = float(np.cross(orientation[:3], orientation[3:]) @ position)
-        return along_mm if np.isfinite(along_mm) else None
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        nx, ny, nz = normal_xyz(ds)
     except (AttributeError, TypeError, ValueError):
         return None
+    along_mm = nx * x + ny * y + nz * z
+    return along_mm if math.isfinite(along_mm) else None
 
 
 def _plain(text: str) -> str:

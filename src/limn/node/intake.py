@@ -151,6 +151,13 @@ class Intake:
             return CANNOT_UNDERSTAND, str(error)
         with self._held(instance) as gathering, gathering.writing:
             # One writer per series: two senders of one UID can't both be the first.
+            if instance.animal != gathering.animal:
+                why = (
+                    f"{oplog.series_end(instance.series_instance_uid)}: PatientID "
+                    f"{instance.animal!r}, but the series came before as {gathering.animal!r}; "
+                    "whose scan is it? Export it under a SeriesInstanceUID of its own"
+                )
+                return CANNOT_UNDERSTAND, why
             known = gathering.instances.get(instance.sop_instance_uid)
             if known is not None and known.digest != instance.digest:
                 why = (
