@@ -116,7 +116,7 @@ def bench_receive(folder: Path, rounds: int = 6, slices: int = 200) -> dict[str,
     servers = [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "limn.cli", "serve", "--only", "receiver"),
+                *(sys.executable, "-m", "limn.cli", "serve", "--only", "receiver", "--child"),
                 *("--config", str(folder / "node.toml")),
             ],
             stdin=subprocess.PIPE,

@@ -36,6 +36,7 @@ log = logging.getLogger("siege")
 
 OUT_OF_RESOURCES = 0xA700
 DISK_MB = 64
+LONGEST_FULL_S = 20.0
 
 Actor = Callable[[threading.Event], None]
 
@@ -277,7 +278,7 @@ class Killer:
             victim = self.victims[number % len(self.victims)]
             if stopping.wait(chance.uniform(0.2, self.longest_pause_s)):
                 return
-            wait_for(lambda name=victim: self.node.pid(name) is not None, 120, self.node.explain)
+            wait_for(lambda name=victim: self._is_there(name), 120, self.node.explain)
             pid = self.node.pid(victim)
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
@@ -286,6 +287,14 @@ class Killer:
                 assert self.node.process is not None
                 self.node.process.wait()
                 self.node.launch()
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a process runs; a node that refused to start is started again, as by systemd."""
+        assert self.node.process is not None
+        if self.node.process.poll() is not None:
+            time.sleep(0.5)
+            self.node.launch()
+        return self.node.pid(name) is not None
 
 
 @dataclass(frozen=True)
@@ -503,14 +512,18 @@ def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
                 log.info(f"disk full: {error}")
         # To the last byte for a while, as when a log runs away.
         before = len(delivered_animals(node))
-        while len(killer.done) < killer.kills / 2 and not stopping.wait(0.1):
+        # A node that is killed in there does not start before there is room, so nobody else dies.
+        until_s = time.monotonic() + LONGEST_FULL_S
+        while (
+            len(killer.done) < 3 * killer.kills / 4
+            and time.monotonic() < until_s
+            and not stopping.wait(0.1)
+        ):
             pass
         free = shutil.disk_usage(disk).free
         log.info(
             f"{free} bytes free, {before} delivered before and {len(delivered_animals(node))} now"
         )
-        while len(killer.done) < 3 * killer.kills / 4 and not stopping.wait(0.1):
-            pass
         ballast.unlink()
         log.info("disk freed")
 
