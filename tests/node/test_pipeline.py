@@ -21,6 +21,7 @@ from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
+from limn.segment.orient import Lie
 from limn.segment.trace import trace
 from tests.conftest import BUNDLE, COLOURS
 from tests.dicom.stacks import write
@@ -133,6 +134,22 @@ def test_a_mirror_image_is_held(
     assert "mirror image" in product.held
     description = rtstruct.read(product.structure_set).StructureSetDescription
     assert description.startswith("mirrored image: held for release")
+
+
+def test_a_lie_that_the_image_does_not_tell_is_held(
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Contoured as the header says, but a person must look: the header may lie."""
+    monkeypatch.setattr(ensemble.finder, "find", lambda volume: Lie("SPL", 0.65))
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "46"), ensemble)
+    assert "lie-unsure:0.65" in product.flags
+    assert product.held is not None
+    assert "0.65 of 1 for what the header says" in product.held
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("left and right unsure: held for release")
 
 
 def test_a_true_header_is_believed(

@@ -99,7 +99,7 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
         ('keep = "largest"', 'hold = "largest"'),
         ("\n[files]\n", "\n[flies]\n"),
         ("[labels]\n", "labels = 7\n[others]\n"),
-        ('version = "3"', 'version = "\x80\udcff"'),
+        ('version = "4"', 'version = "\x80\udcff"'),
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):

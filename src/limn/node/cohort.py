@@ -314,7 +314,7 @@ class _Run:
     def _note_of(self, series: Series) -> Note | None:
         """What an earlier run says of these very files and this bundle."""
         try:
-            note = Note(**json.loads((self._out / series.name / NOTE).read_text()))
+            note = Note(**json.loads((self._out / series.name / NOTE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
         now = (series.series_instance_uid, series.fingerprint, self._bundle.sha256)
@@ -510,7 +510,7 @@ def _copy_picture(picture: Path, folder: Path) -> None:
 
 
 def _write_table(path: Path, notes: Iterable[Note]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         for note in notes:

@@ -21,7 +21,7 @@ from limn.domain.timing import Stopwatch
 from limn.segment.delineate import delineate
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.locate import ChoiceRule
-from limn.segment.orient import CERTAIN, MIN_RIGHT_SHARE, Lie, right_lung_share
+from limn.segment.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 from limn.segment.picture import draw_contours
 from limn.segment.rasterise import rasterise
 from limn.segment.trace import trace
@@ -212,22 +212,33 @@ def _lie_flags(lie: Lie) -> list[str]:
         return [f"mirrored:{lie.letters}"]
     if not lie.told:
         return [f"header-disagrees:{lie.letters}"]
-    return [f"lie-unsure:{lie.probability:.2f}"] if lie.probability < CERTAIN else []
+    return [] if lie.certain else [f"lie-unsure:{lie.probability:.2f}"]
 
 
 def _lie_notes(lie: Lie) -> list[str]:
     if lie.mirrored:
         return ["mirrored image: held for release"]
-    return [] if lie.told else [f"header and anatomy disagree: {lie.words}"]
+    if not lie.told:
+        return [f"header and anatomy disagree: {lie.words}"]
+    return [] if lie.certain else ["left and right unsure: held for release"]
 
 
 def _held(lie: Lie) -> str | None:
     if not lie.mirrored:
-        return None
+        return None if lie.certain else _unsure(lie)
     return (
         "mirror image: left and right are exchanged in this export, which no turn of the animal "
         "explains. The contours fit these pixels. Release them only if the treatment is planned on "
         "this same series; otherwise export it again without mirroring"
+    )
+
+
+def _unsure(lie: Lie) -> str:
+    # With the header wrong, left and right or head and tail are exchanged in what was drawn.
+    return (
+        f"the image hardly tells how the animal lies ({lie.probability:.2f} of 1 for what the "
+        "header says): contoured as it says. Look at the picture; release it only if the left "
+        "lung, the heart's apex and the head lie where they should"
     )
 
 

@@ -134,7 +134,7 @@ class Spool:
         """Note that every association of a series ended well; read after a restart."""
         text = json.dumps({"instances": instances, "sender": sender[:MAX_SENDER]})
         path = self.folder(series_instance_uid) / RELEASED
-        with path.open("r+b" if path.exists() else "wb") as file:
+        with path.open("r+b") if path.exists() else path.open("wb") as file:
             file.write(text.encode().ljust(RELEASED_BYTES))
             file.flush()
             os.fsync(file.fileno())

@@ -76,6 +76,11 @@ class Lie:
         return _parity(self.letters) < 0
 
     @property
+    def certain(self) -> bool:
+        """Whether the image leaves no doubt."""
+        return self.probability >= CERTAIN
+
+    @property
     def words(self) -> str:
         """The turn for people."""
         turned = f"array axes grow towards the animal's {self.letters}, not {STRAIGHT}"
