@@ -1,9 +1,10 @@
 """Whether an imported nnU-Net v1 model is the same model: ``make soak``.
 
 Installs nnunet 1.7.1 into a virtual environment of its own, has v1 build and save networks with
-weights at random (`v1_side.py`), imports what it saved, and compares: every network's answers at
-every depth, bit by bit; and the labels of one phantom by v1's own ``predict_from_folder`` against
-limn's engine. Weights at random are the worst case: margins between classes are small everywhere.
+weights at random, and some that it has taught a phantom (`v1_side.py`), imports what it saved, and
+compares: every network's answers at every depth, bit by bit; and the labels of one phantom by v1's
+own ``predict_from_folder`` against limn's engine. Weights at random are the worst case: margins
+between classes are small everywhere.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def environment(folder: Path) -> Path:
 
 
 def phantom(path: Path) -> Volume:
-    """A small phantom, also as the NIfTI that v1 reads: axes grow towards S, P, L."""
-    volume = scan(conceive(7), Scanner(SpacingMm(0.2, 0.22, 0.21), (84, 78, 80)), 7)[0]
+    """A small phantom, also as the NIfTI that v1 reads, with its truth: axes grow to S, P, L."""
+    volume, truth = scan(conceive(7), Scanner(SpacingMm(0.2, 0.22, 0.21), (84, 78, 80)), 7)
     image = SimpleITK.GetImageFromArray(volume.hu_zyx)
     image.SetSpacing(volume.grid.spacing_mm.zyx[::-1])
     SimpleITK.WriteImage(image, str(path))
+    np.savez(path.with_name("phantom.npz"), hu_zyx=volume.hu_zyx, labels_zyx=truth.labels_zyx)
     return volume
 
 

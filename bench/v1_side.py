@@ -1,7 +1,8 @@
 """The half of ``bench/parity_v1.py`` that runs where nnunet 1.7.1 is installed, and limn is not.
 
-Builds v1's own trainers with weights at random, saves them with v1's own ``save_checkpoint``,
-notes what their networks answer, and predicts a scan with v1's own ``predict_from_folder``.
+Builds v1's own trainers with weights at random, or taught one phantom for some steps, saves them
+with v1's own ``save_checkpoint``, notes what their networks answer, and predicts a scan with v1's
+own ``predict_from_folder``.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def case(patch, pools, kernels, *, base=32, spacing=(0.14, 0.14, 0.14), **more):
     return {
         "patch": patch, "pools": pools, "kernels": kernels, "base": base, "spacing": spacing,
         "transpose": (0, 1, 2), "convs": 2, "folds": 1, "cascade": False, "predict": False,
-        "stages": 1,
+        "stages": 1, "taught": 0,
     } | more  # fmt: skip
 
 
@@ -74,6 +75,14 @@ CASES = {
     "predict_2d_transposed": case(
         [48, 64], [[2, 2]] * 3, [[3, 3]] * 4, base=8, spacing=(0.2, 0.28, 0.28),
         transpose=(1, 0, 2), folds=2, predict=True,
+    ),
+    "taught_3d": case(
+        [48, 48, 48], [P222, P222, P222], [K333] * 4, base=12, spacing=(0.28, 0.28, 0.28), folds=2,
+        predict=True, taught=150,
+    ),
+    "taught_2d": case(
+        [64, 64], [[2, 2]] * 3, [[3, 3]] * 4, base=12, spacing=(0.2, 0.22, 0.21), folds=2,
+        predict=True, taught=400,
     ),
 }  # fmt: skip
 
@@ -128,6 +137,34 @@ def plans_of(wanted):
     }
 
 
+def teach(network, wanted, phantom, fold):
+    """Some steps on patches of one phantom; returns the loss before and after."""
+    draw = np.random.default_rng(fold)
+    with np.load(phantom) as kept:
+        hu = kept["hu_zyx"].transpose(wanted["transpose"]).astype(np.float32)
+        labels = kept["labels_zyx"].transpose(wanted["transpose"]).astype(np.int64)
+    low, high = INTENSITIES["percentile_00_5"], INTENSITIES["percentile_99_5"]
+    image = (np.clip(hu, low, high) - INTENSITIES["mean"]) / INTENSITIES["sd"]
+    # A 2d network's patch is one slice of the first axis.
+    patch = [1] * (3 - len(wanted["patch"])) + list(wanted["patch"])
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    network.train()
+    losses = []
+    for _ in range(wanted["taught"]):
+        first = [int(draw.integers(0, n - p + 1)) for n, p in zip(hu.shape, patch, strict=True)]
+        where = tuple(slice(a, a + p) for a, p in zip(first, patch, strict=True))
+        shape = (1, 1, *wanted["patch"])
+        said = network(torch.from_numpy(image[where].reshape(shape)).float())[0]
+        truth = torch.from_numpy(labels[where].reshape(1, *wanted["patch"]))
+        loss = torch.nn.functional.cross_entropy(said, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    tenth = max(1, len(losses) // 10)
+    return float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
+
+
 def build(name, wanted, out):
     """A result folder of v1, and what its networks answer."""
     from nnunet.training.network_training.nnUNetTrainerV2 import nnUNetTrainerV2
@@ -158,6 +195,12 @@ def build(name, wanted, out):
             for key, parameter in trainer.network.named_parameters():
                 affine = "instnorm" in key or key.endswith("bias")
                 parameter.add_((0.4 if affine else 0.02) * torch.randn_like(parameter))
+        if wanted["taught"]:
+            before, after = teach(trainer.network, wanted, out / "phantom.npz", fold)
+            print(name, fold, f"taught: loss {before:.3f} -> {after:.3f}", flush=True)
+            if after > 0.5 * before:
+                msg = f"{name} learnt nothing: loss {before:.3f} -> {after:.3f}"
+                raise SystemExit(msg)
         trainer.all_tr_losses = [np.float64(-0.5), np.mean(np.array([0.1, 0.2]))]
         trainer.all_val_eval_metrics = [np.float64(0.8)]
         trainer.best_val_eval_criterion_MA = np.float64(0.8)

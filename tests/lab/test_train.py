@@ -174,7 +174,10 @@ def test_a_course_that_goes_on_notes_no_step_twice(cases, tmp_path, monkeypatch)
 def test_a_bundle_is_gone_on_with(trained, tmp_path):
     """Stems start from the bundle's own folds and normalise as it does."""
     bundle, _ = trained
-    recipe = dataclasses.replace(TINY, start=str(bundle), stem_steps=0, steps=0)
+    # One step each that changes nothing.
+    recipe = dataclasses.replace(
+        TINY, start=str(bundle), stem_steps=1, steps=1, learning_rate=0.0, fold_learning_rate=0.0
+    )
     lines: list[str] = []
     again = train_phantom_bundle(tmp_path, recipe, ORIENT, lines.append)
     assert (again / "plans.json").read_bytes() == (bundle / "plans.json").read_bytes()
