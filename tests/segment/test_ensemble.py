@@ -83,16 +83,21 @@ def test_labels_are_nnunets(ensemble, oracle, small, inferred):
     """nnunetv2 draws the same organs, but for voxels where the folds are of two minds.
 
     It averages the folds' and tiles' logits, we average their probabilities (Malimban 2022),
-    so a handful of voxels at the organs' surfaces differ.
+    so a handful of voxels at the organs' surfaces differ: those where our first and second
+    class are almost as probable as each other, and no others.
     """
-    ours = ensemble.label(*inferred)
+    prepared, said = inferred
+    ours = ensemble.label(prepared, said)
     theirs = oracle.predict_single_npy_array(
         small[0].hu_zyx[None], {"spacing": [0.28, 0.28, 0.28]}, None, None, False
     )
-    assert (ours.labels_zyx == theirs).mean() > 0.999
+    differ = ours.labels_zyx != theirs
+    first, second = torch.topk(said.scores.float(), 2, dim=0).values
+    assert differ.mean() < 1e-3
+    assert (first - second).numpy()[differ].max(initial=0.0) < 0.25
     for label, organ in ensemble.bundle.organs.items():
         assert ours.mask(organ).sum() > 1000
-        assert dice(ours.mask(organ), theirs == label) > 0.998, organ
+        assert dice(ours.mask(organ), theirs == label) > 0.995, organ
 
 
 def mean_probabilities(oracle, hu) -> tuple[torch.Tensor, torch.Tensor, int]:
