@@ -36,7 +36,7 @@ fix: install
 	$(BIN)/ruff check --fix src tests bench
 
 bench: install
-	$(BIN)/python bench/run.py
+	PYTHONPATH=. $(BIN)/python bench/run.py
 
 # Parity installs nnunet 1.7.1 beside, in a temporary folder, and needs a package index for it.
 soak: install

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from engine import bench_engine, bench_whole_body
+from overhead import bench_overhead
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
+from receive import bench_receive
 
 from limn.demo import demo
 from limn.dicom import rtstruct
@@ -36,6 +38,7 @@ from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.trace import trace
 
+WHAT = ["rtstruct", "engine", "body", "node", "receive", "overhead"]
 SHAPE = (400, 512, 512)
 SPACING = SpacingMm(0.14, 0.14, 0.14)
 STYLE = rtstruct.Style(
@@ -156,12 +159,12 @@ def bench_node(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Run what was asked for; print the ratios and keep them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["rtstruct", "engine", "body", "node", []])
+    parser.add_argument("what", nargs="*", choices=[*WHAT, []])
     parser.add_argument("--json", type=Path, default=Path("bench-results.json"))
     parsed = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    wanted = parsed.what or ["rtstruct", "engine", "body", "node"]
+    wanted = parsed.what or WHAT
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="limn-bench-") as name:
         folder = Path(name)
@@ -173,6 +176,10 @@ def main() -> None:
             ratios |= bench_whole_body()
         if "node" in wanted:
             ratios |= bench_node(folder)
+        if "receive" in wanted:
+            ratios |= bench_receive(folder / "receive")
+        if "overhead" in wanted:
+            ratios |= bench_overhead(folder / "overhead")
     for name, ratio in ratios.items():
         print(f"{name:55} {ratio:8.2f}")
     parsed.json.write_text(json.dumps(ratios, indent=1) + "\n")

@@ -61,6 +61,8 @@ def inspect(contents: bytes) -> Instance:
     if not contents:
         raise Unreadable("the file is empty")
     try:
+        # First, because it leaves the interpreter to the thread that writes these bytes.
+        digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
         ds = read(contents)
         _check(ds)
         check_header_bytes(ds, len(contents))
@@ -73,7 +75,7 @@ def inspect(contents: bytes) -> Instance:
             positions_mm=tuple(_position_mm(plane) for plane in every),
             rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
-            digest=hashlib.sha256(memoryview(contents)[_dataset_offset(ds) :]).hexdigest(),
+            digest=digest,
         )
     except InvalidDicomError as error:
         raise Unreadable("not a DICOM file") from error
@@ -82,10 +84,14 @@ def inspect(contents: bytes) -> Instance:
         raise Unreadable(msg) from error
 
 
-def _dataset_offset(ds: Dataset) -> int:
-    """Where the data set begins, past the file meta that every sender writes its own way."""
-    length = ds.file_meta.get("FileMetaInformationGroupLength")
-    return 0 if length is None else 144 + int(length)
+def _dataset_offset(contents: bytes) -> int:
+    """Where the data set begins, past the file meta that every sender writes its own way.
+
+    After 128 bytes and DICM comes the meta's length, (0002,0000) UL (PS3.10 7.1).
+    """
+    if contents[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+        return 0
+    return 144 + int.from_bytes(contents[140:144], "little")
 
 
 def _check(ds: Dataset) -> None:

@@ -276,6 +276,8 @@ class Intake:
         with self._lock:
             pending = [item for item in self._gathering.items() if item[1].pending]
             for series_instance_uid, gathering in pending:
+                if self._is_coming_in(gathering, now_s):
+                    continue
                 if gathering.instances.keys() <= gathering.handed:
                     self._came_again(series_instance_uid, gathering, now_s)
                     continue
@@ -290,7 +292,7 @@ class Intake:
                 )
                 rules = Rules(
                     self._rules.min_slices,
-                    gathering.settle_s or self._rules.settle_s,
+                    self._settle_s(gathering),
                     self._rules.hold_s,
                     self._rules.expected_slices,
                 )
@@ -302,6 +304,18 @@ class Intake:
                         self._try_to_hand_over(series_instance_uid, gathering, version, verdict)
             self._forget()
             return sum(gathering.pending for gathering in self._gathering.values())
+
+    def _settle_s(self, gathering: _Gathering) -> float:
+        return gathering.settle_s or self._rules.settle_s
+
+    def _is_coming_in(self, gathering: _Gathering, now_s: float) -> bool:
+        """Whether `decide` can only say WAIT; told without it, many times while slices come."""
+        if not gathering.open_sources and now_s - gathering.last_s >= self._settle_s(gathering):
+            return False
+        instances = gathering.instances.values()
+        announced = (each.announced_slices for each in instances if each.announced_slices)
+        expected = self._rules.expected_slices or min(announced, default=None)
+        return expected is None or sum(len(each.positions_mm) for each in instances) < expected
 
     def _forget(self) -> None:
         """Leave the oldest of what was handed over to the spool, which knows as much."""
@@ -339,8 +353,7 @@ class Intake:
 
     def _came_again(self, series_instance_uid: str, gathering: _Gathering, now_s: float) -> None:
         """A resend of what is known, once it is over: the same input, the first structure set."""
-        quiet_s = now_s - gathering.last_s
-        if gathering.open_sources or quiet_s < (gathering.settle_s or self._rules.settle_s):
+        if gathering.open_sources or now_s - gathering.last_s < self._settle_s(gathering):
             return
         again = [gathering.instances[uid] for uid in gathering.came]
         if not (again and self._journal.knows(series_instance_uid, input_digest(again))):

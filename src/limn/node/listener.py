@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import queue
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from socketserver import BaseServer
 from typing import Any
@@ -33,6 +36,12 @@ log = logging.getLogger(__name__)
 
 # Answers are awaited one by one (no asynchronous operations window is negotiated).
 MAX_UNANSWERED = 8
+# pynetdicom looks every millisecond whether a PDU has come, and asleep finds it half of one late.
+# Here the look itself lasts so long, and what comes ends it; between looks only a breath.
+LOOK_S = 0.001
+BREATH_S = 0.0001
+# The same for a whole message, whose reactor sleeps a millisecond after every look.
+LISTEN_S = 0.004
 # Room for the command set and for what wraps the data set.
 MESSAGE_OVERHEAD_BYTES = 2**16
 
@@ -172,6 +181,7 @@ class _Connection(RequestHandler):
         association.dul.socket = _TimedSocket(association, self.request, self.server.bounds)
         association.dimse = _BoundedMessages(association, self.server.bounds)
         association.dul.state_machine = _Unshaken(association.dul)
+        association.dul._run_loop_delay = BREATH_S
         association.bind(evt.EVT_CONN_CLOSE, _wake)
         self._association = association
         return association
@@ -197,6 +207,19 @@ class _TimedSocket(AssociationSocket):
         super().__init__(association, client_socket=connection)
         self._bounds = bounds
         connection.settimeout(bounds.idle_s)
+
+    @property
+    def ready(self) -> bool:
+        """Whether something has come, or comes within `LOOK_S`."""
+        if super().ready:
+            return True
+        connection = self.socket
+        dul = self.assoc.dul
+        if connection is None or not self._is_connected or dul.event_queue.qsize():
+            return False
+        with suppress(OSError, ValueError):
+            return bool(select.select([connection], [], [], LOOK_S)[0])
+        return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """So many bytes, fewer if the peer closes.
@@ -243,6 +266,15 @@ class _BoundedMessages(DIMSEServiceProvider):
         super().__init__(association)
         self._max_bytes = bounds.max_message_bytes + MESSAGE_OVERHEAD_BYTES
         self._collected = 0
+
+    def get_msg(self, block: bool = False) -> Any:
+        """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
+        if block:
+            return super().get_msg(block)
+        try:
+            return self.msg_queue.get(timeout=LISTEN_S)
+        except queue.Empty:
+            return None, None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take a P-DATA in, or end the association (A-ABORT by the provider, PS3.8 9.3.8)."""
