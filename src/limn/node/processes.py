@@ -20,6 +20,8 @@ ENVIRONMENT = {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
     # The interpreter lock may be held long by native code; our own deadline ends a job.
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "300s",
+    # Dask would keep a sample of the stack of every second for an hour: memory that nobody reads.
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
     # The kernel's probes, which no interpreter lock holds up, notice a host behind a cut link.
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s",
