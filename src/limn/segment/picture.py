@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,18 @@ MARGIN_MM = 7.0
 MARGIN_PX = 8
 CAPTION_PX = 34
 # Patient letters at left, right, top and bottom of each panel.
-_PANELS = (("axial", 0, "RLAP"), ("coronal", 1, "RLSI"), ("sagittal", 2, "APSI"))
+_PANELS = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
+PLANES = tuple(name for name, _ in _PANELS)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """Contours of one drawing: (z, y, x) labels, growing to S, P and L, and how to draw them."""
+
+    labels_zyx: npt.NDArray[np.uint8]
+    organs: Mapping[int, Organ]
+    colours: Mapping[Organ, Colour]
+    width_px: int = 2
 
 
 def draw_contours(
@@ -35,13 +47,9 @@ def draw_contours(
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     hu, drawn = turn.apply(volume.hu_zyx), turn.apply(labels.labels_zyx)
     spacing = turn.spacing(volume.grid.spacing_mm).zyx
-    around = _around(drawn, spacing)
+    around = box_around(drawn, spacing)
     hu, drawn = hu[around], drawn[around]
-    centre = _middle(drawn)
-    panels = [
-        _panel(hu, drawn, spacing, axis, centre[axis], labels, colours, letters)
-        for _, axis, letters in _PANELS
-    ]
+    panels = draw_panels(hu, spacing, middle(drawn), [Layer(drawn, labels.organs, colours)])
     width = sum(panel.width for panel in panels) + MARGIN_PX * (len(panels) + 1)
     height = max(panel.height for panel in panels) + 2 * MARGIN_PX + CAPTION_PX
     sheet = Image.new("RGB", (width, height), (16, 16, 16))
@@ -55,7 +63,7 @@ def draw_contours(
     return file.getvalue()
 
 
-def _around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> Box:
+def box_around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> Box:
     """The organs with the body around them: an animal is a fifth of a wide field of view."""
     box = occupied_box(labels_zyx)
     if box[0].stop == 0:
@@ -71,7 +79,7 @@ def _around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, floa
     return (z, y, x)
 
 
-def _middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
+def middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
     """A voxel inside the organs' box through which all three cuts show something."""
     box = occupied_box(labels_zyx)
     if box[0].stop == 0:
@@ -81,38 +89,61 @@ def _middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
     return (z, y, x)
 
 
+def draw_panels(
+    hu_zyx: npt.NDArray[np.float32],
+    spacing: tuple[float, float, float],
+    centre: tuple[int, int, int],
+    layers: Sequence[Layer],
+) -> list[Image.Image]:
+    """The three cuts through a voxel, as `PLANES` names them; a later layer covers an earlier.
+
+    Parameters
+    ----------
+    hu_zyx : (z, y, x), growing to S, P and L, as the labels of every layer
+    spacing : mm along z, y, x
+    """
+    return [
+        _panel(hu_zyx, spacing, axis, centre[axis], layers, letters)
+        for axis, (_, letters) in enumerate(_PANELS)
+    ]
+
+
 def _panel(
     hu: npt.NDArray[np.float32],
-    drawn: npt.NDArray[np.uint8],
     spacing: tuple[float, float, float],
     axis: int,
     index: int,
-    labels: Labels,
-    colours: Mapping[Organ, Colour],
+    layers: Sequence[Layer],
     letters: str,
 ) -> Image.Image:
-    where = tuple(index if i == axis else slice(None) for i in range(3))
-    cut, organs = hu[where], drawn[where]
+    # The head is up where the rows run along z.
+    where = tuple(
+        index if i == axis else slice(None, None, -1 if i == 0 else None) for i in range(3)
+    )
+    cut = hu[where]
     row_mm, column_mm = (spacing[i] for i in range(3) if i != axis)
-    if axis != 0:
-        cut, organs = cut[::-1], organs[::-1]
     low, high = WINDOW_HU
     grey = np.clip((cut - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     scale = PANEL_PX / max(cut.shape[0] * row_mm, cut.shape[1] * column_mm)
     size = (round(cut.shape[1] * column_mm * scale), round(cut.shape[0] * row_mm * scale))
     panel = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
     pen = ImageDraw.Draw(panel)
-    for label, organ in labels.organs.items():
-        for ring in measure.find_contours(np.pad(organs == label, 1).astype(float), 0.5):
-            points = [((x - 0.5) * column_mm * scale, (y - 0.5) * row_mm * scale) for y, x in ring]
-            pen.line(points, fill=colours[organ], width=2)
+    for layer in layers:
+        labels = layer.labels_zyx[where]
+        for label, organ in layer.organs.items():
+            for ring in measure.find_contours(np.pad(labels == label, 1).astype(float), 0.5):
+                points = [
+                    ((x - 0.5) * column_mm * scale, (y - 0.5) * row_mm * scale) for y, x in ring
+                ]
+                pen.line(points, fill=layer.colours[organ], width=layer.width_px)
     middle_x, middle_y = size[0] // 2, size[1] // 2
     for letter, spot in zip(
         letters,
         ((4, middle_y), (size[0] - 12, middle_y), (middle_x, 2), (middle_x, size[1] - 14)),
         strict=True,
     ):
-        pen.text(spot, letter, fill=(255, 255, 255))
+        # The dark rim keeps a letter legible on bone.
+        pen.text(spot, letter, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
     return panel
 
 
