@@ -263,6 +263,12 @@ def _lab_tables(parsed: argparse.Namespace) -> None:
     write_tables(parsed.scores, parsed.out, print)
 
 
+def _lab_reproduce(parsed: argparse.Namespace) -> None:
+    from limn.lab.study import reproduce
+
+    reproduce(parsed.config, parsed.out, parsed.data, print)
+
+
 def _demo(parsed: argparse.Namespace) -> int:
     from limn.demo import demo
 
@@ -489,6 +495,17 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("scores", type=Path, metavar="SCORES.csv")
     tables.add_argument("out", type=Path)
     tables.set_defaults(run=_lab_tables)
+    study = studies.add_parser(
+        "reproduce", help="the paper's study, from scans to tables; a killed one goes on"
+    )
+    study.add_argument(
+        "config", type=Path, metavar="CONFIG.toml", help="such as config/phantom-study.toml"
+    )
+    study.add_argument("-o", "--out", type=Path, required=True, help="keeps all that was done")
+    study.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="the scans, instead of data.source of CONFIG"
+    )
+    study.set_defaults(run=_lab_reproduce)
 
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
     demo.add_argument("--out", type=Path, default=Path("demo-out"))

@@ -12,7 +12,6 @@ import io
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,6 +38,7 @@ from rich.progress import (
 from limn import __version__
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
+from limn.lab.alone import end_with_parent
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
@@ -231,7 +231,7 @@ def _made(folder: Path, cohort: Cohort, visits: Sequence[Visit], workers: int) -
             yield _make(folder, cohort, visit)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(visits)), context, _end_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(visits)), context, end_with_parent)
     try:
         jobs = [pool.submit(_make, folder, cohort, visit) for visit in visits]
         for job in as_completed(jobs):
@@ -244,19 +244,6 @@ def _made(folder: Path, cohort: Cohort, visits: Sequence[Visit], workers: int) -
         raise StageFailed(msg) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cores() -> int:

@@ -10,6 +10,7 @@ from limn.domain.scan import Organ
 from limn.lab.agreement import Structure
 
 REFERENCE_SYSTEM = "3d_fullres"
+LOWRES, CASCADE, FLAT, AIMOS, LIMN = "3d_lowres", "3d_cascade", "2d", "aimos", "limn"
 OBSERVERS = "observers"
 MANUAL = "manual"
 
@@ -24,12 +25,12 @@ class System:
 
 
 SYSTEMS: tuple[System, ...] = (
-    System("3d_fullres", "nnU-Net", "3d_fullres"),
-    System("3d_lowres", "nnU-Net", "3d_lowres"),
-    System("3d_cascade", "nnU-Net", "3d_cascade"),
-    System("2d", "nnU-Net", "2d"),
-    System("aimos", "AIMOS", "UNet-768"),
-    System("limn", "limn", "engine"),
+    System(REFERENCE_SYSTEM, "nnU-Net", "3d_fullres"),
+    System(LOWRES, "nnU-Net", "3d_lowres"),
+    System(CASCADE, "nnU-Net", "3d_cascade"),
+    System(FLAT, "nnU-Net", "2d"),
+    System(AIMOS, "AIMOS", "UNet-768"),
+    System(LIMN, "limn", "engine"),
     System(OBSERVERS, "Interobserver variability", ""),
     System(MANUAL, "Manual", "one biologist"),
 )

@@ -1,0 +1,167 @@
+"""The paper's study from a TOML to its tables and figures: resumable, with what is left to wait."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.folders import writable
+from limn.lab.cohort import show_cohort
+from limn.lab.dataset import MANIFEST, Entry, import_folder, read_dataset
+from limn.lab.foreign import read_ct
+from limn.lab.overlays import draw_case, pick_cases
+from limn.lab.scores import FIRST_OBSERVER, Score, read_scores
+from limn.lab.study_config import StudyConfig, read_study
+from limn.lab.study_jobs import Folders, read_drawing
+from limn.lab.study_run import carry_out, gpus, read_mark
+from limn.lab.study_steps import Step, steps
+from limn.lab.study_words import LIMN, SETS
+from limn.lab.tables import write_tables
+
+BEGUN = "study.json"
+RESULTS = "results"
+STEPS_CSV = "steps.csv"
+
+
+def reproduce(
+    config_path: Path, work: Path, source: Path | None, report: Callable[[str], None]
+) -> Path:
+    """Do what is not done of a study; the folder with its tables and figures.
+
+    Parameters
+    ----------
+    work : everything that the study makes; a second call goes on there
+    source : of the scans, instead of what the configuration says
+
+    Raises
+    ------
+    ConfigWrong
+        If the configuration, the data or the folder can't be used.
+    StageFailed
+        If a step failed; its log is named.
+    """
+    config = read_study(config_path, source)
+    writable(work)
+    lock = FileLock(work / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        msg = f"{work}: another run is at this study; wait for it, or give another folder"
+        raise ConfigWrong(msg) from error
+    try:
+        return _reproduce(config, Folders(work), report)
+    finally:
+        lock.release()
+
+
+def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], None]) -> Path:
+    _begin(config, folders.work)
+    entries = _data(config, folders, report)
+    planned = steps(config, entries, folders)
+    for system in (*config.systems, LIMN):
+        folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
+    carry_out(planned, folders.work, gpus(), report)
+    results = folders.work / RESULTS
+    write_tables(folders.scores, results, report)
+    (results / folders.scores.name).write_bytes(folders.scores.read_bytes())
+    _write_steps(planned, folders.work, results / STEPS_CSV)
+    testing = [own for own in entries if own.split != "train"]
+    for path in _overlays((*config.systems, LIMN), testing, folders, results):
+        report(f"drawn: {path}")
+    report(f"done: {results / 'tables.md'}; folds for limn models pack: {folders.nnunet}")
+    return results
+
+
+def _begin(config: StudyConfig, work: Path) -> None:
+    """Write down what the folder belongs to, or refuse one that belongs to another study."""
+    path, wanted = work / BEGUN, config.digest()
+    if not path.exists():
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+        return
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path} can't be read ({error}); give another folder, or delete this one"
+        raise ConfigWrong(msg) from error
+    if different := [name for name in wanted if kept.get(name) != wanted[name]]:
+        msg = (
+            f"{work} was begun with another {' and '.join(different)}; give another folder, or "
+            "delete this one to begin anew"
+        )
+        raise ConfigWrong(msg)
+
+
+def _data(
+    config: StudyConfig, folders: Folders, report: Callable[[str], None]
+) -> tuple[Entry, ...]:
+    if not (folders.data / MANIFEST).exists():
+        source = config.source
+        if source is None and config.cohort is not None:
+            source = folders.work / "cohort"
+            show_cohort(source, config.cohort, None)
+        if source is None:
+            raise ConfigWrong("data.source: a folder of scans is expected")
+        import_folder(source, folders.data, config.layout, config.split, report)
+    entries = read_dataset(folders.data)
+    folds = {own.fold for own in entries if own.split == "train"}
+    if len(folds) < 2 or not any(own.split == "test1" for own in entries):
+        msg = f"{folders.data}: two folds and a test set 1 are needed; mend the split"
+        raise ConfigWrong(msg)
+    return entries
+
+
+def _write_steps(planned: Sequence[Step], work: Path, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.DictWriter(file, ("step", "seconds", "device"), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(read_mark(work, step.name) for step in planned)
+
+
+def _overlays(
+    systems: Sequence[str], entries: Sequence[Entry], folders: Folders, results: Path
+) -> list[Path]:
+    """The best, intermediate and worst scan of each test set, as every system drew it."""
+    scores = read_scores(folders.scores)
+    entry_of = {own.scan: own for own in entries}
+    paths = []
+    for test_set, words in SETS.items():
+        for which, scan in pick_cases(scores, test_set):
+            own = entry_of[scan]
+            volume = read_ct(folders.data / own.ct, "")
+            path = results / f"overlay-{test_set}-{which}.png"
+            draw_case(
+                volume,
+                read_drawing(folders.data / own.observer1, volume),
+                {name: read_drawing(folders.labels(name, scan), volume) for name in systems},
+                _mean_dsc(scores, scan),
+                f"{words}: {which} scan, {scan}",
+                path,
+            )
+            paths.append(path)
+    return paths
+
+
+def _mean_dsc(scores: Sequence[Score], scan: str) -> dict[str, float]:
+    """Of a scan, by system: over the organs, against observer 1, before the clean-up."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for own in scores:
+        if (own.scan, own.reference, own.cleaned, own.measure) == (
+            scan,
+            FIRST_OBSERVER,
+            "no",
+            "dsc",
+        ):
+            found[own.system].append(own.value)
+    return {
+        system: float(np.mean(values)) if values else math.nan for system, values in found.items()
+    }

@@ -1,0 +1,194 @@
+"""Steps carried out: each once, over every GPU there is, with what is left to wait for.
+
+A step that was done has a file in ``done/``, which names how long it took and where; a killed study
+does the others. Dask hands steps out as those they stand on are done, one at a time to a GPU, or
+one at a time where there is none: a network takes all cores.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import distributed
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from limn.domain.errors import StageFailed
+from limn.lab.alone import run_alone
+from limn.lab.study_steps import Step
+
+LOOK_S = 0.5
+WIDEST = 60
+
+
+def gpus() -> tuple[str, ...]:
+    """Their numbers, as CUDA_VISIBLE_DEVICES takes them; ("",) is the CPU."""
+    return tuple(str(k) for k in range(torch.cuda.device_count())) or ("",)
+
+
+def carry_out(
+    steps: Sequence[Step], work: Path, devices: Sequence[str], report: Callable[[str], None]
+) -> None:
+    """Do every step that is not done.
+
+    Parameters
+    ----------
+    devices : as `gpus`; so many steps at once
+
+    Raises
+    ------
+    StageFailed
+        If a step failed; those that do not stand on it have been done by then.
+    """
+    for folder in ("done", "logs"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    waiting = [step for step in steps if not _mark(work, step.name).exists()]
+    if len(waiting) < len(steps):
+        report(f"{len(steps) - len(waiting)} of {len(steps)} steps were done before")
+    if not waiting:
+        return
+    running: set[str] = set()
+    cluster = distributed.LocalCluster(
+        n_workers=len(devices),
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=None,
+        protocol="inproc",
+    )
+    try:
+        with distributed.Client(cluster) as client:
+            # Its workers are threads of ours; each takes one of the devices.
+            device_of = dict(zip(sorted(client.scheduler_info()["workers"]), devices, strict=True))
+            futures = dict[str, distributed.Future[None]]()
+            for step in waiting:
+                futures[step.name] = client.submit(
+                    _do,
+                    step,
+                    work,
+                    device_of,
+                    running,
+                    [futures[name] for name in step.after if name in futures],
+                    key=step.name,
+                    pure=False,
+                )
+            _watch(waiting, futures, running, work, report)
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        cluster.close()
+
+
+def _do(
+    step: Step, work: Path, device_of: dict[str, str], running: set[str], _: list[None]
+) -> None:
+    """In a worker; the last argument makes Dask wait for the steps before."""
+    device = device_of[distributed.get_worker().address]
+    visible = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+    running.add(step.name)
+    started = time.monotonic()
+    try:
+        run_alone(step.work, step.arguments, _log(work, step.name), {**step.environment, **visible})
+    finally:
+        running.discard(step.name)
+    said = {
+        "step": step.name,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": f"GPU {device} {torch.cuda.get_device_name(int(device))}" if device else "CPU",
+    }
+    mark = _mark(work, step.name)
+    part = mark.with_suffix(".part")
+    part.write_text(json.dumps(said), encoding="utf-8")
+    part.replace(mark)
+
+
+def _watch(
+    waiting: Sequence[Step],
+    futures: dict[str, distributed.Future[None]],
+    running: set[str],
+    work: Path,
+    report: Callable[[str], None],
+) -> None:
+    """A bar with what runs, what it says and what is left; a line for every step that ends."""
+    console = Console(highlight=False, soft_wrap=True)
+    total = sum(step.cost for step in waiting)
+    started, done, failed = time.monotonic(), 0.0, list[str]()
+    pending = {step.name: step for step in waiting}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        bar = bars.add_task("", total=total, left="")
+        while pending:
+            for name in [name for name in pending if futures[name].done()]:
+                step, error = pending.pop(name), futures[name].exception()
+                if isinstance(error, StageFailed):
+                    failed.append(f"{name}: {error}")
+                if error is not None:
+                    report(f"NOT DONE {name}: {error}")
+                    continue
+                done += step.cost
+                seconds = read_mark(work, name)["seconds"]
+                number = len(waiting) - len(pending)
+                report(
+                    f"{number}/{len(waiting)} {name}: {_told(seconds)}; "
+                    f"{_left(started, done, total)}"
+                )
+            said = " | ".join(f"{name}: {_last_line(_log(work, name))}" for name in sorted(running))
+            bars.update(
+                bar,
+                completed=done,
+                description=escape(said),
+                left=_left(started, done, total) if done else "",
+            )
+            time.sleep(LOOK_S)
+    if failed:
+        raise StageFailed("; ".join(failed))
+
+
+def read_mark(work: Path, name: str) -> dict[str, Any]:
+    """Of a step that was done: "step", "seconds", "device"."""
+    said: dict[str, Any] = json.loads(_mark(work, name).read_text(encoding="utf-8"))
+    return said
+
+
+def _mark(work: Path, name: str) -> Path:
+    return work / "done" / f"{name.replace(' ', '-')}.json"
+
+
+def _log(work: Path, name: str) -> Path:
+    return work / "logs" / f"{name.replace(' ', '-')}.txt"
+
+
+def _left(started: float, done: float, total: float) -> str:
+    """By what the steps that are done cost; rough, as the first is not like the others."""
+    left_s = (time.monotonic() - started) * (total - done) / done
+    return f"about {_told(left_s)} left" if left_s else "done"
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _last_line(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 2000))
+            lines = file.read().decode("utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    words = [line.split("\r")[-1].strip() for line in lines]
+    return next((line for line in reversed(words) if line), "")[-WIDEST:]

@@ -1,0 +1,181 @@
+"""A whole study in small: real nnunetv2, killed in the middle, gone on with, and its tables."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from limn import cli
+from limn.domain.errors import ConfigWrong, StageFailed
+from limn.lab.scores import read_scores
+from limn.lab.study import reproduce
+from limn.lab.study_run import carry_out
+from limn.lab.study_steps import Step
+from limn.lab.study_words import TIMES
+from limn.segment.bundle import open_bundle
+
+SPLIT = """
+test1 = ["native-02"]
+test2 = ["contrast-00"]
+folds = [["native-00"], ["native-01"]]
+"""
+HEAD = """
+trainer = "short"
+[data]
+split = "split.toml"
+[cohort]
+animals = 3
+time_points = 1
+contrast_animals = 1
+contrast_scans = 1
+spacing_mm = 0.7
+"""
+LEARNING = "batch = 2\nepochs = 2\niterations = 3\n"
+IN_3D = "poolings = [2, 2, 2]\nfeatures = [4, 8, 16]\n" + LEARNING
+FULLRES = "[systems.3d_fullres]\nspacing_mm = 0.7\npatch = [32, 32, 32]\n" + IN_3D
+OTHERS = f"""
+[systems.3d_lowres]
+spacing_mm = 1.0
+patch = [24, 24, 24]
+{IN_3D}
+[systems.3d_cascade]
+spacing_mm = 0.7
+patch = [32, 32, 32]
+{IN_3D}
+[systems.2d]
+spacing_mm = 0.7
+patch = [32, 32]
+poolings = [2, 2]
+features = [4, 8, 16]
+{LEARNING}
+[systems.aimos]
+spacing_mm = 0.7
+size = [64, 64]
+features = [4, 4, 4, 4, 4, 8]
+batch = 4
+steps = 6
+learning_rate = 0.002
+"""
+
+
+def written(folder, text):
+    """A study's TOML and its split on disk."""
+    folder.mkdir()
+    (folder / "split.toml").write_text(SPLIT, encoding="utf-8")
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def started(config, out):
+    """The command, as a user gives it, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "limn.cli", "lab", "reproduce", str(config), "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def drawn(path, system):
+    """Scores without the times, which no two runs share."""
+    return [own for own in read_scores(path) if own.system == system and own.measure not in TIMES]
+
+
+@pytest.mark.timeout(1200)
+def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
+    """All five systems; killed amid the first folds; 3d_fullres held against an unbroken run."""
+    config, out = written(tmp_path / "whole", HEAD + FULLRES + OTHERS), tmp_path / "out"
+    process = started(config, out)
+    latest = "nnunet/nnUNet_results/*/*/fold_1/checkpoint_latest.pth"
+    deadline = time.monotonic() + 500
+    while not list(out.glob(latest)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert not (out / "results").exists()
+
+    process = started(config, out)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    assert re.search(r"^[1-9] of 18 steps were done before", said, re.MULTILINE)
+    results = out / "results"
+    names = {path.name for path in results.iterdir()}
+    wanted = {"table1.csv", "table2.tex", "table3.csv", "table4.csv", "tables.md", "steps.csv"}
+    assert wanted <= names
+    assert {f"overlay-{name}.png" for name in ("test1-best", "test2-best")} <= names
+    rows = (results / "table4.csv").read_text(encoding="utf-8")
+    assert all(word in rows for word in ("3d_cascade", "UNet-768", "engine", "one biologist"))
+    systems = {own.system for own in read_scores(results / "scores.csv")}
+    assert systems == {
+        "3d_fullres", "3d_lowres", "3d_cascade", "2d", "aimos", "limn", "observers",
+    }  # fmt: skip
+    assert open_bundle(out / "bundle").organs
+
+    alone = tmp_path / "alone"
+    reproduce(written(tmp_path / "one", HEAD + FULLRES), alone, None, lambda line: None)
+    for system in ("3d_fullres", "limn", "observers"):
+        assert drawn(alone / "scores.csv", system) == drawn(out / "scores.csv", system)
+
+    with pytest.raises(ConfigWrong, match="begun with another nnunet"):
+        reproduce(
+            written(tmp_path / "other", HEAD + FULLRES.replace("epochs = 2", "epochs = 3")),
+            alone,
+            None,
+            lambda line: None,
+        )
+
+
+def end_well(path):
+    """A step."""
+    path.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"), encoding="utf-8")
+    print("wrote it")
+
+
+def end_badly():
+    """A step that fails."""
+    raise ValueError("no such luck")
+
+
+def test_a_step_that_fails_stops_only_those_that_stand_on_it(tmp_path):
+    """The others are done, the log is named, and a second start does what is left."""
+    lines = []
+    steps = [
+        Step("bad", end_badly, (), 1.0),
+        Step("after bad", end_well, (tmp_path / "never",), 1.0, after=("bad",)),
+        Step("good", end_well, (tmp_path / "good",), 1.0),
+        Step("after good", end_well, (tmp_path / "later",), 1.0, after=("good",)),
+    ]
+    with pytest.raises(StageFailed, match=r"bad: ValueError: no such luck \(.*bad.txt\)"):
+        carry_out(steps, tmp_path, ("",), lines.append)
+    assert (tmp_path / "later").exists()
+    assert not (tmp_path / "never").exists()
+    assert "wrote it" in (tmp_path / "logs" / "good.txt").read_text(encoding="utf-8")
+
+    mended = [Step("bad", end_well, (tmp_path / "bad",), 1.0), *steps[1:]]
+    lines.clear()
+    carry_out(mended, tmp_path, ("",), lines.append)
+    assert (tmp_path / "never").exists()
+    assert lines[0] == "2 of 4 steps were done before"
+
+
+def test_several_devices_have_a_step_each(tmp_path, monkeypatch):
+    """Two GPUs, which this machine need not have: every step sees one, and both are used."""
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda k: f"made up {k}")
+    steps = [Step(f"step {k}", end_well, (tmp_path / str(k),), 1.0) for k in range(4)]
+    carry_out(steps, tmp_path, ("0", "1"), lambda line: None)
+    assert {(tmp_path / str(k)).read_text(encoding="utf-8") for k in range(4)} == {"0", "1"}
+
+
+def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):
+    """Exit code and text of the command."""
+    code = cli.main(["lab", "reproduce", str(tmp_path / "no.toml"), "-o", str(tmp_path / "o")])
+    assert code != 0
+    assert re.search(r"no.toml can't be read as a study", capsys.readouterr().err)
