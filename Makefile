@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint fix bench soak clean
+.PHONY: install demo test lint fix bench soak study clean
 
 install: $(VENV)/.installed
 
@@ -46,5 +46,9 @@ soak: install
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py --cases 100000 --minutes 30
 	$(BIN)/python bench/parity_v1.py
 
+# The paper's study in small, on phantoms; a killed one goes on.
+study: install
+	$(BIN)/limn lab reproduce config/phantom-study.toml -o study-out
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out study-out

@@ -136,7 +136,7 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
 def end_well(path):
     """A step."""
     path.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"), encoding="utf-8")
-    print("wrote it")
+    sys.stdout.write("wrote it\n")
 
 
 def end_badly():
