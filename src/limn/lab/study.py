@@ -76,7 +76,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     testing = [own for own in entries if own.split != "train"]
     for path in _overlays((*config.systems, LIMN), testing, folders, results):
         report(f"drawn: {path}")
-    report(f"done: {results / 'tables.md'}; folds for limn models pack: {folders.nnunet}")
+    report(f"done: {results / 'tables.md'}; the folds elsewhere: limn models pack {folders.bundle}")
     return results
 
 

@@ -51,7 +51,7 @@ def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> li
             "prepare",
             nnunet_jobs.prepare,
             (folders.nnunet, folders.data, tuple(training), dict(config.nnunet)),
-            cost=2e3 * voxels * len(training),
+            cost=2e4 * voxels * len(training),
             environment=environment,
         )
     ]
@@ -113,7 +113,7 @@ def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> li
             "score",
             study_jobs.score,
             (folders, tuple(testing), systems, folders.scores),
-            cost=1e3 * voxels * len(testing) * len(systems),
+            cost=1e4 * voxels * len(testing) * len(systems),
             after=tuple(_predict(system) for system in systems),
         )
     )
