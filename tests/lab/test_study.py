@@ -17,6 +17,7 @@ from limn.lab.study_run import carry_out
 from limn.lab.study_steps import Step
 from limn.lab.study_words import TIMES
 from limn.segment.bundle import open_bundle
+from tests.conftest import REPOSITORY
 
 SPLIT = """
 test1 = ["native-02"]
@@ -179,3 +180,12 @@ def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):
     code = cli.main(["lab", "reproduce", str(tmp_path / "no.toml"), "-o", str(tmp_path / "o")])
     assert code != 0
     assert re.search(r"no.toml can't be read as a study", capsys.readouterr().err)
+
+
+def test_scans_that_are_not_there_leave_nothing_behind(tmp_path, capsys):
+    """Who mends --data afterwards has not begun another study."""
+    out = tmp_path / "out"
+    asked = ["lab", "reproduce", str(REPOSITORY / "config" / "paper.toml"), "-o", str(out)]
+    assert cli.main([*asked, "--data", str(tmp_path / "nowhere")]) != 0
+    assert "nowhere is no folder; say where the scans are by --data" in capsys.readouterr().err
+    assert not out.exists()

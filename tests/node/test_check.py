@@ -154,6 +154,7 @@ def test_a_model_that_is_absent(site: Site) -> None:
     assert code == cli.EXIT_WRONG
     assert [line.split(":")[0] for line in failed] == ["FAIL bundle"]
     assert "No such file or directory; give the folder of a bundle" in failed[0]
+    assert " --  model: not tried; mend bundle first" in lines
     assert lines[-1] == "not ready: bundle, model, engine"
 
 

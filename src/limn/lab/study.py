@@ -49,6 +49,9 @@ def reproduce(
         If a step failed; its log is named.
     """
     config = read_study(config_path, source)
+    if config.source is not None and not config.source.is_dir():
+        msg = f"{config.source} is no folder; say where the scans are by --data FOLDER"
+        raise ConfigWrong(msg)
     writable(work)
     lock = FileLock(work / ".lock")
     try:

@@ -57,7 +57,11 @@ def check(config_path: Path) -> bool:
     ]
     well: dict[str, bool] = {}
     for name, needs, action in tries:
-        well[name] = well.get(needs, True) and _try(console, name, action)
+        if not well.get(needs, True):
+            console.print(f" --  {name}: not tried; mend {needs} first", soft_wrap=True)
+            well[name] = False
+            continue
+        well[name] = _try(console, name, action)
     wrong = [name for name, good in well.items() if not good]
     if wrong:
         console.print(f"not ready: {', '.join(wrong)}", style="bold red", soft_wrap=True)
