@@ -18,24 +18,41 @@ animals = st.lists(st.from_regex(r"[a-z]\d{1,3}", fullmatch=True), unique=True, 
 
 
 def test_there_are_committed_splits():
-    """One for the database, one for the phantom cohort."""
-    assert [path.name for path in COMMITTED] == ["split-phantom.toml", "split-rosenhain.toml"]
+    """One for the database, one for the phantom cohort, one for the small study."""
+    names = {path.stem for path in COMMITTED}
+    assert names == {"split-phantom", "split-phantom-study", "split-rosenhain"}
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_the_committed_splits_are_the_papers(path):
-    """15 train in five folds of three, 5 test, the others only test; nobody is on both sides."""
+def test_nobody_is_on_both_sides_of_a_committed_split(path):
+    """Each animal once; native ones train, contrast-enhanced ones only test."""
     said = tomllib.loads(path.read_text())
     sides = [said["test1"], said["test2"], *said["folds"]]
     everyone = [animal for side in sides for animal in side]
+    assert everyone
     assert len(everyone) == len(set(everyone))
-    assert [len(fold) for fold in said["folds"]] == [3] * 5
-    assert len(said["test1"]) == 5
-    natives = {*said["test1"], *(animal for fold in said["folds"] for animal in fold)}
-    assert len(natives) == 20
+    natives = [*said["test1"], *(animal for fold in said["folds"] for animal in fold)]
     assert all(animal.startswith("native-") for animal in natives)
     assert all(animal.startswith("contrast-") for animal in said["test2"])
     assert as_toml(read_split(path)) in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["split-phantom", "split-rosenhain"])
+def test_the_full_studies_split_as_the_paper(name):
+    """15 train in five folds of three, 5 test."""
+    split = read_split(REPOSITORY / "config" / f"{name}.toml")
+    assert [len(fold) for fold in split.folds] == [3] * 5
+    assert len(split.test1) == 5
+
+
+def test_the_small_study_splits_its_own_cohort():
+    """The animals of the split are those that its configuration makes, on the sides it makes."""
+    said = tomllib.loads((REPOSITORY / "config" / "phantom-study.toml").read_text())
+    cohort = Cohort(**said["cohort"])
+    split = read_split(REPOSITORY / "config" / said["data"]["split"])
+    names = {animal.name for animal in cohort.all_animals}
+    assert names == {*split.training, *split.test1, *split.test2}
+    assert {animal.name for animal in cohort.all_animals if animal.contrast} == {*split.test2}
 
 
 def test_the_phantom_split_is_the_cohorts_own():

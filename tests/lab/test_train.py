@@ -11,7 +11,8 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 from limn.lab import train as train_module
 from limn.lab import train_orient
-from limn.lab.model_folder import intensities_of, mean_of_folds, save_fold
+from limn.lab.channels_last import LayoutFreeNorm
+from limn.lab.model_folder import intensities_of, mean_of_folds, new_network, save_fold
 from limn.lab.patches import (
     draw_patch,
     intensity_properties,
@@ -197,6 +198,25 @@ def test_another_network_is_not_gone_on_with(trained):
         intensities_of(bundle, dataclasses.replace(TINY, features=(4, 8, 8)))
     with pytest.raises(ConfigWrong, match="can't be gone on with"):
         intensities_of(bundle / "fold_0", TINY)
+
+
+def test_what_learns_is_the_network_of_the_plans(trained):
+    """Other norms and another memory layout, but nnunetv2's own network gives the same numbers."""
+    learnt = new_network(TINY)
+    assert any(isinstance(module, LayoutFreeNorm) for module in learnt.modules())
+    oracle = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"),
+        allow_tqdm=False,
+    )  # fmt: skip
+    oracle.initialize_from_trained_model_folder(
+        str(trained[0]), use_folds=(0,), checkpoint_name="checkpoint_final.pth"
+    )
+    weights = {name: own.float() for name, own in oracle.list_of_parameters[0].items()}
+    oracle.network.load_state_dict(weights)
+    learnt.load_state_dict(weights)
+    image = torch.randn(1, 1, *TINY.patch_zyx)
+    with torch.no_grad():
+        torch.testing.assert_close(learnt(image)[0], oracle.network(image), rtol=1e-3, atol=1e-3)
 
 
 def test_a_mean_of_folds_is_taken_stem_by_stem(trained):

@@ -37,6 +37,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from limn.domain.timing import Stopwatch
 from limn.lab.alone import end_with_parent
+from limn.lab.channels_last import channels_last, with_layout_free_norms
 from limn.lab.dataset import Entry
 from limn.lab.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
 from limn.lab.study_words import CASCADE, LOWRES
@@ -80,6 +81,28 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - nnunetv2 draws from it
         torch.manual_seed(seed)
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        """nnU-Net's own network, on a CPU in the layout in which it learns fast."""
+        kwargs = configuration_manager.network_arch_init_kwargs
+        on_cpu = not torch.cuda.is_available()
+        network: torch.nn.Module = get_network_from_plans(
+            configuration_manager.network_arch_class_name,
+            with_layout_free_norms(kwargs) if on_cpu else kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+        return channels_last(network) if on_cpu else network
 
     def initialize(self) -> None:
         """The same fold begins with the same weights."""

@@ -18,9 +18,9 @@ class Recipe:
     start : a bundle from whose folds the stems start; None for networks that know nothing
     """
 
-    spacing_mm: float = 0.28
-    shape_zyx: tuple[int, int, int] = (144, 104, 112)
-    patch_zyx: tuple[int, int, int] = (64, 64, 80)
+    spacing_mm: float = 0.2
+    shape_zyx: tuple[int, int, int] = (200, 144, 156)
+    patch_zyx: tuple[int, int, int] = (80, 64, 80)
     features: tuple[int, ...] = (16, 32, 64, 80, 96)
     folds: int = 5
     stems: int = 2
@@ -45,8 +45,10 @@ def going_on(bundle: Path) -> Recipe:
     return replace(
         Recipe(),
         start=str(bundle),
-        stem_steps=2200,
+        stem_phantoms=150,
+        stem_steps=4000,
+        steps=300,
         learning_rate=2e-3,
-        first_seed=4000,
-        first_stem_seed=5000,
+        first_seed=6000,
+        first_stem_seed=7000,
     )

@@ -1,0 +1,39 @@
+"""Networks laid out so that a CPU learns in two thirds of the time, the same numbers otherwise.
+
+oneDNN convolves fastest where channels lie last. PyTorch's instance norm copies such tensors there
+and back, which takes a third of a step (bf16, AMX); its batch norm, which is the same for one image
+at a time, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class LayoutFreeNorm(nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d` or 2d, with the same weights, in any memory layout."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Of shape (image, channel, ...): every image normed by itself."""
+        normed = [
+            functional.batch_norm(one, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            for one in input.split(1)
+        ]
+        return normed[0] if len(normed) == 1 else torch.cat(normed)
+
+
+def with_layout_free_norms(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network in nnunetv2's plans, with these norms instead of PyTorch's."""
+    return {**kwargs, "norm_op": f"{LayoutFreeNorm.__module__}.{LayoutFreeNorm.__name__}"}
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its 3d convolutions' weights in the layout that is fast."""
+    # PyTorch documents the argument, its types lack it.
+    laid: nn.Module = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return laid
