@@ -163,7 +163,7 @@ def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path
     halves: dict[tuple[torch.Size, bytes], torch.Tensor] = {}
     packed = {}
     for name, tensor in weights.items():
-        half = tensor.detach().half()
+        half = tensor.detach().half().contiguous()
         # A network names its encoder twice and most layers three times.
         packed[name] = halves.setdefault((half.shape, half.numpy().tobytes()), half)
     path = folder / f"fold_{fold}" / "checkpoint_final.pth"
