@@ -23,7 +23,7 @@ from limn.lab.study_config import StudyConfig, read_study
 from limn.lab.study_jobs import Folders, read_drawing
 from limn.lab.study_run import carry_out, gpus, read_mark
 from limn.lab.study_steps import Step, steps
-from limn.lab.study_words import LIMN, SETS
+from limn.lab.study_words import AIMOS, LIMN, SETS
 from limn.lab.tables import write_tables
 
 BEGUN = "study.json"
@@ -73,7 +73,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
         folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
     carry_out(planned, folders.work, gpus(), report)
     results = folders.work / RESULTS
-    write_tables(folders.scores, results, report)
+    write_tables(folders.scores, results, report, described(config, entries))
     (results / folders.scores.name).write_bytes(folders.scores.read_bytes())
     _write_steps(planned, folders.work, results / STEPS_CSV)
     testing = [own for own in entries if own.split != "train"]
@@ -81,6 +81,37 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
         report(f"drawn: {path}")
     report(f"done: {results / 'tables.md'}; the folds elsewhere: limn models pack {folders.bundle}")
     return results
+
+
+def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
+    """What a study was, beside what the paper's was, as Markdown."""
+
+    def counted(split: str) -> str:
+        own = [entry for entry in entries if entry.split == split]
+        return f"{len(own)} scans of {len({entry.animal for entry in own})} animals"
+
+    folds = len({entry.fold for entry in entries if entry.split == "train"})
+    edges = sorted({entry.spacing_mm for entry in entries})
+    lines = [
+        f"Trained on {counted('train')} in {folds} folds (the paper: 105 scans of 15 animals in "
+        f"5); test set 1: {counted('test1')} (35 of 5); test set 2: {counted('test2')} (35 of 8 "
+        f"to 10). Voxels, mm: {', '.join(edges)} (0.14). "
+        + ("Phantoms, not animals." if config.cohort else "")
+    ]
+    rule = "AdamW, bf16 on a CPU, no mirror images" if config.short else "nnU-Net's own trainer"
+    for name, preset in config.nnunet.items():
+        patch = " x ".join(str(n) for n in preset.patch)
+        lines.append(
+            f"- {name}: {rule}; {preset.epochs} epochs of {preset.iterations} (the paper's plan: "
+            f"1000 of 250), batch {preset.batch}, patch {patch} at {preset.spacing_mm} mm, "
+            f"{preset.features[0]} to {preset.features[-1]} features"
+        )
+    if own := config.aimos:
+        lines.append(
+            f"- {AIMOS}, rebuilt: {own.steps} steps, batch {own.batch}, {own.features[0]} to "
+            f"{own.features[-1]} features (the paper: 32 to 768)"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _begin(config: StudyConfig, work: Path) -> None:

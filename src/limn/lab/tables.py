@@ -60,8 +60,14 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
 
 
-def write_tables(scores_csv: Path, folder: Path, report: Callable[[str], None]) -> None:
+def write_tables(
+    scores_csv: Path, folder: Path, report: Callable[[str], None], told: str = ""
+) -> None:
     """All tables and box plots of a study from its scores: ``tables.md`` and files beside it.
+
+    Parameters
+    ----------
+    told : what the study was, for whoever reads the tables; Markdown
 
     Raises
     ------
@@ -75,7 +81,7 @@ def write_tables(scores_csv: Path, folder: Path, report: Callable[[str], None]) 
     if not made:
         msg = f"{scores_csv} holds no score of {' or '.join(SETS)} and no time; nothing to show"
         raise ConfigWrong(msg)
-    parts = ["# Tables"]
+    parts = ["# Tables\n", *([told] if told else [])]
     for sheet in made:
         (folder / f"{sheet.name}.csv").write_text(as_csv(sheet), encoding="utf-8")
         (folder / f"{sheet.name}.tex").write_text(as_latex(sheet), encoding="utf-8")
