@@ -15,7 +15,7 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 
 REPOSITORY = Path(__file__).parents[1]
-BUNDLE = REPOSITORY / "models" / "phantom-4"
+BUNDLE = REPOSITORY / "models" / "phantom-5"
 COLOURS = {
     Organ.HEART: (255, 0, 0),
     Organ.CORD: (255, 255, 0),

@@ -21,12 +21,12 @@ def copy(tmp_path):
 def test_the_embedded_bundle_opens():
     """The embedded bundle is sound and says what it is for."""
     bundle = open_bundle(BUNDLE)
-    assert bundle.label == "phantom-4"
+    assert bundle.label == "phantom-5"
     assert bundle.demonstration
     assert "not for animals" in bundle.not_for
     assert bundle.folds == (0, 1, 2, 3, 4)
     assert set(bundle.organs.values()) == set(Organ)
-    assert bundle.spacing_mm == SpacingMm(0.28, 0.28, 0.28)
+    assert bundle.spacing_mm == SpacingMm(0.2, 0.2, 0.2)
     assert bundle.clean[Organ.CORD] == CleanRule("pieces", 1.0, 6.0)
 
 
@@ -93,13 +93,13 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
         ('name = "phantom"', "name = "),
         ('name = "phantom"', "nme = 1"),
         ('1 = "Heart"', '1 = "Hart"'),
-        ("spacing_mm = [0.28, 0.28, 0.28]", "spacing_mm = [0.28]"),
+        ("spacing_mm = [0.2, 0.2, 0.2]", "spacing_mm = [0.28]"),
         ("expected_hu = [-1200, 1500]", "expected_hu = 3"),
         ("folds = [0, 1, 2, 3, 4]", 'folds = ["first"]'),
         ('keep = "largest"', 'hold = "largest"'),
         ("\n[files]\n", "\n[flies]\n"),
         ("[labels]\n", "labels = 7\n[others]\n"),
-        ('version = "4"', 'version = "\x80\udcff"'),
+        ('version = "5"', 'version = "\x80\udcff"'),
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):
@@ -119,7 +119,7 @@ def test_a_garbled_manifest_is_named(copy, before, after):
         ('orientation = "SPL"', 'orientation = "SPP"'),
         ('orientation = "SPL"', 'orientation = "SP"'),
         ('keep = "largest"', 'keep = "all"'),
-        ("spacing_mm = [0.28, 0.28, 0.28]", "spacing_mm = [0.28, 0.0, 0.28]"),
+        ("spacing_mm = [0.2, 0.2, 0.2]", "spacing_mm = [0.2, 0.0, 0.2]"),
         ("folds = [0, 1, 2, 3, 4]", "folds = []"),
         ("[clean.Heart]", "[clean.Hearts]"),
     ],

@@ -69,7 +69,7 @@ def oracle() -> nnUNetPredictor:
 @pytest.fixture(scope="module")
 def small():
     """A phantom at the network's spacing, two tiles along two axes, with its truth."""
-    return scan(conceive(7), Scanner(SpacingMm(0.28, 0.28, 0.28), (72, 76, 80)), 7)
+    return scan(conceive(7), Scanner(SpacingMm(0.2, 0.2, 0.2), (96, 96, 80)), 7)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_labels_are_nnunets(ensemble, oracle, small, inferred):
     prepared, said = inferred
     ours = ensemble.label(prepared, said)
     theirs = oracle.predict_single_npy_array(
-        small[0].hu_zyx[None], {"spacing": [0.28, 0.28, 0.28]}, None, None, False
+        small[0].hu_zyx[None], {"spacing": [0.2, 0.2, 0.2]}, None, None, False
     )
     differ = ours.labels_zyx != theirs
     first, second = torch.topk(said.scores.float(), 2, dim=0).values
@@ -106,7 +106,7 @@ def mean_probabilities(oracle, hu) -> tuple[torch.Tensor, torch.Tensor, int]:
     Returns the image, the mean over folds and tiles of the probabilities, the tiles' number.
     """
     data, _, _ = oracle.configuration_manager.preprocessor_class(verbose=False).run_case_npy(
-        hu[None], None, {"spacing": [0.28, 0.28, 0.28]}, oracle.plans_manager,
+        hu[None], None, {"spacing": [0.2, 0.2, 0.2]}, oracle.plans_manager,
         oracle.configuration_manager, oracle.dataset_json,
     )  # fmt: skip
     patch = tuple(oracle.configuration_manager.patch_size)
@@ -141,7 +141,7 @@ def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
     """A field smaller than a patch along every axis is padded as nnunetv2 pads it."""
     hu = small[0].hu_zyx[10:63, 8:69, 1:76]
     prepared = ensemble.prepare(
-        Volume(hu, axial_grid(hu.shape, SpacingMm(0.28, 0.28, 0.28), np.zeros(3)))
+        Volume(hu, axial_grid(hu.shape, SpacingMm(0.2, 0.2, 0.2), np.zeros(3)))
     )
     said = ensemble.infer(prepared, quiet)
     _, wanted, tiles = mean_probabilities(oracle, hu)
@@ -166,7 +166,7 @@ def test_resampling_is_skimages_cubic(ensemble, shape, spacing):
     rng = np.random.default_rng(3)
     hu = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
     hu = np.asarray(-250 + 300 * hu / hu.std(), dtype=np.float32)
-    target = [round(n * mm / 0.28) for n, mm in zip(shape, spacing.zyx, strict=True)]
+    target = [round(n * mm / 0.2) for n, mm in zip(shape, spacing.zyx, strict=True)]
     wanted = resize(hu.astype(np.float64), target, order=3, mode="edge", anti_aliasing=False)
     properties = json.loads((BUNDLE / "plans.json").read_text())[
         "foreground_intensity_properties_per_channel"
@@ -180,7 +180,7 @@ def test_resampling_is_skimages_cubic(ensemble, shape, spacing):
 
 
 @pytest.mark.parametrize(
-    "spacing", [SpacingMm(0.14, 0.2, 0.1), SpacingMm(0.5, 0.28, 0.33), SpacingMm(0.28, 0.28, 0.28)]
+    "spacing", [SpacingMm(0.14, 0.2, 0.1), SpacingMm(0.5, 0.28, 0.33), SpacingMm(0.2, 0.2, 0.2)]
 )
 @pytest.mark.parametrize("background", [0.0, 2.5, 5.0])
 def test_labels_are_plain_interpolation_and_argmax(ensemble, spacing, background):
@@ -271,7 +271,7 @@ def test_progress_counts_every_pass(ensemble, small):
     """Progress runs from one to the number of tiles times folds."""
     hu = small[0].hu_zyx[:40, :40, :40]
     prepared = ensemble.prepare(
-        Volume(hu, axial_grid(hu.shape, SpacingMm(0.28, 0.28, 0.28), np.zeros(3)))
+        Volume(hu, axial_grid(hu.shape, SpacingMm(0.2, 0.2, 0.2), np.zeros(3)))
     )
     seen = []
     ensemble.infer(prepared, lambda done, total: seen.append((done, total)))

@@ -16,7 +16,7 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.channels_last import channels_last, with_layout_free_norms
 from limn.lab.recipe import Recipe
 from limn.phantom.anatomy import TRUTH_LABELS
-from limn.segment.bundle import MANIFEST, write_manifest
+from limn.segment.bundle import MANIFEST, open_bundle, write_manifest
 
 CLASSES = 1 + len(TRUTH_LABELS)
 ONLOOKER = "orient.pth"
@@ -185,7 +185,7 @@ MANIFEST_HEAD = """\
 name = "phantom"
 version = "5"
 demonstration = true
-trained_on = "{phantoms} digital phantom mice (limn lab train-phantom) and no animal"
+trained_on = "{trained_on}"
 not_for = "not for animals: it has never seen one"
 configuration = "3d_fullres"
 folds = {folds}
@@ -236,10 +236,14 @@ Lung_L = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, n
 
 def seal(folder: Path, recipe: Recipe) -> None:
     """Make the model folder a bundle: manifest with the sha256 of every file."""
+    learnt_before = open_bundle(Path(recipe.start)) if recipe.start else None
+    trained_on = f"{recipe.phantoms + recipe.stem_phantoms} digital phantom mice and no animal"
+    if learnt_before:
+        trained_on += f", on from {learnt_before.label}: {learnt_before.trained_on}"
     write_manifest(
         folder,
         MANIFEST_HEAD.format(
-            phantoms=recipe.phantoms + recipe.stem_phantoms,
+            trained_on=trained_on,
             folds=list(range(recipe.folds)),
             mm=recipe.spacing_mm,
         ),
