@@ -139,16 +139,16 @@ def test_probabilities_are_the_mean_over_folds_and_tiles(oracle, small, inferred
 
 def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
     """A field smaller than a patch along every axis is padded as nnunetv2 pads it."""
-    hu = small[0].hu_zyx[10:63, 8:69, 1:76]
+    hu = small[0].hu_zyx[16:90, 20:80, 2:78]
     prepared = ensemble.prepare(
         Volume(hu, axial_grid(hu.shape, SpacingMm(0.2, 0.2, 0.2), np.zeros(3)))
     )
     said = ensemble.infer(prepared, quiet)
     _, wanted, tiles = mean_probabilities(oracle, hu)
     assert tiles == 1
-    np.testing.assert_allclose(said.scores, wanted, atol=1e-3)
+    np.testing.assert_allclose(said.scores, wanted, atol=2e-3)
     labels = ensemble.label(prepared, said)
-    assert labels.labels_zyx.shape == hu.shape == (53, 61, 75)
+    assert labels.labels_zyx.shape == hu.shape == (74, 60, 76)
     for organ in Organ:
         assert labels.mask(organ).sum() > 500
 

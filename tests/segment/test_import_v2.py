@@ -103,7 +103,7 @@ def test_a_configuration_that_inherits_is_resolved(trained):
     plans = read_v2(changed(trained, inherit)).plans["configurations"]
     assert list(plans) == ["3d_fullres"]
     assert plans["3d_fullres"]["patch_size"] == [32, 32, 32]
-    assert plans["3d_fullres"]["spacing"] == [0.28] * 3
+    assert plans["3d_fullres"]["spacing"] == [0.2] * 3
 
 
 class Payload:
