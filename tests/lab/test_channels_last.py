@@ -28,14 +28,21 @@ def test_a_norm_is_pytorchs_instance_norm(shape):
     torch.testing.assert_close(own.weight.grad, oracle.weight.grad, rtol=1e-3, atol=1e-2)
 
 
-def test_the_layout_lasts_through_a_network():
+@pytest.mark.parametrize(
+    ("convolution", "shape", "layout"),
+    [
+        (nn.Conv3d, (1, 2, 6, 7, 8), torch.channels_last_3d),
+        (nn.Conv2d, (3, 2, 7, 8), torch.channels_last),
+    ],
+)
+def test_the_layout_lasts_through_a_network(convolution, shape, layout):
     """No copy in between: what comes out lies as what went in."""
-    network = channels_last(nn.Sequential(nn.Conv3d(2, 4, 3), LayoutFreeNorm(4, affine=True)))
-    images = torch.randn(1, 2, 6, 7, 8).to(memory_format=torch.channels_last_3d)
+    network = channels_last(nn.Sequential(convolution(2, 4, 3), LayoutFreeNorm(4, affine=True)))
+    images = torch.randn(shape).to(memory_format=layout)
     # As networks learn: in fp32 oneDNN may choose another layout for so few channels.
     with torch.autocast("cpu", torch.bfloat16):
         found = network(images)
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert found.is_contiguous(memory_format=layout)
 
 
 def test_plans_keep_everything_else():

@@ -33,7 +33,9 @@ def with_layout_free_norms(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its 3d convolutions' weights in the layout that is fast."""
+    """The network, 3d or 2d, with its convolutions' weights in the layout that is fast."""
+    flat = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    layout = torch.channels_last if flat else torch.channels_last_3d
     # PyTorch documents the argument, its types lack it.
-    laid: nn.Module = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    laid: nn.Module = network.to(memory_format=layout)  # type: ignore[call-overload]
     return laid
