@@ -1,4 +1,4 @@
-"""Networks laid out so that a CPU learns in two thirds of the time, the same numbers otherwise.
+"""Networks laid out so that a CPU learns in six tenths of the time, the same numbers otherwise.
 
 oneDNN convolves fastest where channels lie last. PyTorch's instance norm copies such tensors there
 and back, which takes a third of a step (bf16, AMX); its batch norm, which is the same for one image

@@ -40,7 +40,8 @@ class Recipe:
 def going_on(bundle: Path) -> Recipe:
     """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps.
 
-    The bundle's folds have seen its own phantoms, so these are all others.
+    The seeds are new to `phantom-4`. What comes of it has seen them: who goes on from that draws
+    others here.
     """
     return replace(
         Recipe(),
