@@ -49,6 +49,7 @@ from limn.lab.aimos_slices import (
     varied,
 )
 from limn.lab.foreign import AXES
+from limn.segment.half import autocast
 from limn.segment.resample import most_probable
 
 CLASSES = 5
@@ -142,7 +143,7 @@ def train_fold(
         )
         for group in optimizer.param_groups:
             group["lr"] = preset.learning_rate * (1 - step / preset.steps) ** 0.9
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             scores = network(slices)
         loss = _loss(scores.float(), truth)
         optimizer.zero_grad()
@@ -198,7 +199,7 @@ def predict(
         torch.cuda.synchronize(device)
     prepared = time.perf_counter()
     total = torch.zeros((classes, shape[1], *preset.size), device=device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    with torch.inference_mode(), autocast(device):
         for (network, _), stack in zip(folds, stacks, strict=True):
             for at in range(0, len(stack), preset.batch):
                 scores = network(stack[at : at + preset.batch]).float()

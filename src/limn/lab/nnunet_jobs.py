@@ -1,9 +1,9 @@
 """nnunetv2's own preprocessing, trainer and predictor, run on one data set of ours.
 
-Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its
-folders are when it is imported. Its trainer is used as it is where a preset leaves the rule of
-learning to nnU-Net; a short schedule on a CPU takes AdamW and bf16 (`ShortTrainer`), since
-nnU-Net's SGD needs days.
+Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its folders
+are when it is imported. Its trainer is used as it is where a preset leaves the rule of learning to
+nnU-Net; a short schedule takes AdamW, and bf16 on a CPU that has it (`ShortTrainer`), since nnU-
+Net's SGD needs days.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from limn.lab.channels_last import channels_last, with_layout_free_norms
 from limn.lab.dataset import Entry
 from limn.lab.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
 from limn.lab.study_words import CASCADE, LOWRES
+from limn.segment.half import autocast
 
 NUMBER = 901
 DATASET = f"Dataset{NUMBER}_limn"
@@ -60,7 +61,7 @@ def environment(root: Path) -> dict[str, str]:
 
 
 class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no types
-    """nnU-Net's trainer with AdamW, bf16 on the CPU, and no mirror images."""
+    """nnU-Net's trainer with AdamW, bf16 where the CPU has it, and no mirror images."""
 
     def configure_optimizers(self) -> Any:
         """A rate that falls as nnU-Net's does."""
@@ -113,7 +114,7 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         """nnU-Net has autocast on a GPU alone."""
         if self.device.type != "cpu":
             return super().train_step(batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(self.device):
             return super().train_step(batch)
 
 

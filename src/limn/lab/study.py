@@ -98,7 +98,11 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         f"to 10). Voxels, mm: {', '.join(edges)} (0.14). "
         + ("Phantoms, not animals." if config.cohort else "")
     ]
-    rule = "AdamW, bf16 on a CPU, no mirror images" if config.short else "nnU-Net's own trainer"
+    rule = (
+        "AdamW, bf16 where the CPU has it, no mirror images"
+        if config.short
+        else "nnU-Net's own trainer"
+    )
     for name, preset in config.nnunet.items():
         patch = " x ".join(str(n) for n in preset.patch)
         lines.append(

@@ -37,7 +37,7 @@ class StudyConfig:
     source : folder of scans that others made; None with a cohort
     layout : how they lie there (`limn.lab.layout`); None for a phantom cohort
     split : which animal trains and tests; None to take or draw one
-    short : AdamW and bf16 on the CPU instead of nnU-Net's own rule of learning
+    short : AdamW, and bf16 where the CPU has it, instead of nnU-Net's own rule of learning
     profile : of limn's engine
     nnunet : presets by system, in the order in which they are trained
     aimos : None to leave it out

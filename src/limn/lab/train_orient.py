@@ -15,6 +15,7 @@ from torch import nn
 
 from limn.domain.geometry import SpacingMm
 from limn.lab.patches import Case, seen_elsewhere
+from limn.segment.half import autocast
 from limn.segment.orient import STRAIGHT, WAYS, Onlooker, coarse, dense, squared, turned_all_ways
 
 REPORTED_EVERY = 50
@@ -88,7 +89,7 @@ def train_onlooker(
     for step in range(first, recipe.steps):
         picture = draw_picture(learning[int(rng.integers(len(learning)))], rng)
         ways = np.stack(turned_all_ways(picture))[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(target.device):
             scores = onlooker(torch.from_numpy(ways))
         loss = nn.functional.cross_entropy(scores.float()[None], target)
         optimizer.zero_grad()

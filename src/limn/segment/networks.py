@@ -15,6 +15,7 @@ from torch import nn
 from limn.domain.errors import BundleUnfit
 from limn.segment import openvino_net
 from limn.segment.bundle import Bundle
+from limn.segment.half import autocast, has_bf16
 from limn.segment.plans import Plan
 from limn.segment.weights import build, fill
 
@@ -52,7 +53,7 @@ class TorchNetworks:
     ) -> None:
         self.device = torch.device(device)
         self._networks = [network.to(self.device) for network in networks]
-        self._half = half and _half_precision(self.device)
+        self._half = half and has_bf16(self.device)
         self._flat = plan.flat
         cuda = self.device.type == "cuda"
         self.batch = max(1, BATCH_VOXELS // int(np.prod(plan.patch))) if cuda else 1
@@ -70,7 +71,7 @@ class TorchNetworks:
             seen = stacked if self._flat else stacked[:, None]
             with (
                 torch.inference_mode(),
-                torch.autocast(self.device.type, torch.bfloat16, enabled=self._half),
+                autocast(self.device, half=self._half),
             ):
                 logits = network(seen)
             for each in logits.float():
@@ -141,10 +142,3 @@ def _load_fold(bundle: Bundle, plan: Plan, fold: int) -> nn.Module:
         msg = f"{source} is no checkpoint of nnunetv2: {error}"
         raise BundleUnfit(msg) from error
     return fill(network, weights, source).float()
-
-
-def _half_precision(device: torch.device) -> bool:
-    """bf16 where the hardware has it; it changes about 1 voxel in 100,000."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

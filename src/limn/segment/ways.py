@@ -24,6 +24,7 @@ from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.bundle import Bundle
+from limn.segment.half import autocast
 from limn.segment.orient import (
     COARSE_MM,
     MIN_RIGHT_SHARE,
@@ -188,7 +189,7 @@ def _try(letters: str, plan: _Plan, network: nn.Module, seen: _Seen, bundle: Bun
     image, steps = seen.patches[unflipped]
     flips = [slice(None, None, 1 if letter in STRAIGHT else -1) for letter in letters]
     image = image[tuple(flips[axis] for axis in plan.forward)]
-    with torch.autocast("cpu", torch.bfloat16, enabled=_bf16()):
+    with autocast(torch.device("cpu")):
         logits = network(_normalised(image, plan))
     best, label = torch.softmax(logits.float(), dim=1).max(dim=1)
     # A 2d network's slices lie in the batch, a 3d network's batch is one patch.
@@ -207,10 +208,6 @@ def _try(letters: str, plan: _Plan, network: nn.Module, seen: _Seen, bundle: Bun
 def _straight(letter: str) -> str:
     """The letter of the same axis in an animal that lies straight."""
     return letter if letter in STRAIGHT else {"I": "S", "A": "P", "R": "L"}[letter]
-
-
-def _bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _middle(volume: Volume) -> tuple[int, int, int]:
