@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limn.node import scanlog
-from tests.conftest import BUNDLE, free_port, require_peer
+from tests.conftest import free_port, one_fold, require_peer
 
 CONFIG = """\
 data_dir = "data"
@@ -47,7 +47,9 @@ class Node:
         self.watched.mkdir(parents=True)
         self.config = folder / "node.toml"
         self.config.write_text(
-            CONFIG.format(receive=self.port, engine=free_port(), wake=free_port(), bundle=BUNDLE)
+            CONFIG.format(
+                receive=self.port, engine=free_port(), wake=free_port(), bundle=one_fold()
+            )
             + destinations
         )
         self.log_path = folder / "data" / "limn.log"

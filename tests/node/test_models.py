@@ -10,7 +10,7 @@ from limn import cli
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Organ, Volume
 from limn.node import models
-from limn.segment import ways
+from limn.segment import half, ways
 from limn.segment.bundle import open_bundle, write_manifest
 from limn.segment.golden import GOLDEN
 from tests.conftest import BUNDLE
@@ -206,7 +206,7 @@ def test_every_way_is_tried_and_the_right_one_is_best(monkeypatch):
         (44, 44, 44), (0.5, 0.5, 0.5), (0, 1, 2), (0, 1, 2), "NoNormalization", {"mean": 0.0}
     )
     monkeypatch.setattr(ways, "_load", lambda *_: (plan, Drawn(right_way=True)))
-    monkeypatch.setattr(ways, "_bf16", lambda: False)
+    monkeypatch.setattr(half, "has_bf16", lambda device: False)
     counted = []
     tried = ways.try_ways(bundle, mouse(), lambda done, total: counted.append((done, total)))
     assert len(tried) == len({way.letters for way in tried}) == 48

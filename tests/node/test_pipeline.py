@@ -23,7 +23,7 @@ from limn.segment.ensemble import Ensemble
 from limn.segment.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.orient import Lie
 from limn.segment.trace import trace
-from tests.conftest import BUNDLE, COLOURS
+from tests.conftest import COLOURS, one_fold
 from tests.dicom.stacks import write
 
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
@@ -33,8 +33,8 @@ IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEM
 
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
-    """The embedded bundle on the CPU, run as a node runs it."""
-    bundle = open_bundle(BUNDLE)
+    """One embedded fold on the CPU, run as a node runs it."""
+    bundle = open_bundle(one_fold())
     return Ensemble.load(bundle, "cpu", bundle.profile)
 
 
