@@ -67,6 +67,17 @@ def test_pairs_without_a_difference_are_dropped() -> None:
     assert math.isnan(signed_rank_p(np.empty(0)))
 
 
+def test_one_voxel_is_one_voxel() -> None:
+    """0.42 - 0.28 and 0.28 - 0.14 are no equal floats, and one difference of a voxel of 0.14 mm."""
+    reference = np.array([0.14, 0.28, 0.42, 0.56, 0.70, 0.84, 0.98])
+    differences = reference + 0.14 - reference
+    differences[1] = -differences[1]
+    assert len(set(np.abs(differences))) > 1
+    tied = np.array([1.0, -1, 1, 1, 1, 1, 1])
+    assert signed_rank_p(differences) == pytest.approx(signed_rank_p(tied), abs=1e-12)
+    assert signed_rank_p(np.array([1e-15, -1e-16])) == 1.0
+
+
 def test_a_system_against_itself_has_no_star() -> None:
     """Nothing differs."""
     values = np.array([0.9, 0.8, 0.7])

@@ -287,3 +287,16 @@ def test_the_wait_doubles_up_to_a_minute(tries, about_s):
     waits = [backoff_s(tries) for _ in range(50)]
     assert all(0.8 * about_s <= wait <= 1.2 * about_s for wait in waits)
     assert len(set(waits)) > 1
+
+
+@pytest.mark.parametrize("kept", [0, 100, 150, 200, 300])
+def test_a_damaged_file_is_held_and_stops_no_other(tmp_path, kept):
+    """Bytes that a failing disk lost: a person must act, the courier goes on."""
+    path = tmp_path / "RS.dcm"
+    path.write_bytes(encoded(structure_set())[:kept])
+    nobody = DicomDestination(
+        name="tps", kind="dicom", ae_title="TPS", host="127.0.0.1", port=free_port()
+    )
+    answer = deliver(nobody, path, "LIMN")
+    assert answer.outcome is Outcome.HELD
+    assert "damaged" in answer.status

@@ -164,8 +164,8 @@ def unseen():
 
 @pytest.fixture(scope="module")
 def fast(unseen):
-    """What the fast profile makes of it, with the preparation."""
-    ensemble = Ensemble.load(open_bundle(BUNDLE), "cpu", "fast")
+    """What the fast profile of two folds makes of it, with the preparation."""
+    ensemble = Ensemble.load(replace(open_bundle(BUNDLE), folds=(0, 1)), "cpu", "fast")
     prepared = ensemble.prepare(unseen[0])
     return ensemble, prepared, ensemble.infer(prepared, quiet)
 
@@ -256,6 +256,7 @@ def test_less_memory_means_smaller_batches(tiny):
     [
         (torch.OutOfMemoryError("no memory"), "gpu-out-of-memory:cpu"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu-failed:cpu"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "gpu-failed:cpu"),
     ],
 )
 def test_a_gpu_that_fails_is_left(tiny, error, flag):
@@ -268,6 +269,34 @@ def test_a_gpu_that_fails_is_left(tiny, error, flag):
     assert inferred.flags == (flag,)
     np.testing.assert_allclose(inferred.scores, wanted, atol=1e-4)
     assert "cpu openvino" in ensemble.description
+
+
+def test_a_gpu_that_fails_at_the_first_pass_is_left(tiny):
+    """A worker warms up before it takes a scan; the GPU that fails there does not stop it."""
+    ensemble, _ = tiny
+    failing(ensemble, RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), 0).warm_up()
+    assert "cpu openvino" in ensemble.description
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("Torch not compiled with CUDA enabled"),
+        RuntimeError("Found no NVIDIA driver on your system."),
+    ],
+)
+def test_a_gpu_that_is_not_there_leaves_the_cpu(tmp_path, monkeypatch, error):
+    """Asked for by the configuration, missing from the machine: the node works, and says so."""
+    bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
+    load = ensemble_module.load_networks
+
+    def no_gpu(bundle, plan, device, *, half):
+        if device == "cuda":
+            raise error
+        return load(bundle, plan, device, half=half)
+
+    monkeypatch.setattr(ensemble_module, "load_networks", no_gpu)
+    assert "cpu" in Ensemble.load(bundle, "cuda").description
 
 
 def test_a_scan_too_large_for_the_memory_is_refused(tiny, monkeypatch):

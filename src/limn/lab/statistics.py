@@ -24,6 +24,7 @@ from limn.domain.geometry import FloatArray
 
 ALPHA = 0.05
 ZERO_METHOD: Final = "wilcox"
+TIE_DECIMALS: Final = 9
 RESAMPLES = 10_000
 LEVEL = 0.95
 SEED = 1822
@@ -93,9 +94,11 @@ def signed_rank_p(differences: FloatArray) -> float:
     """Two-tailed p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN of nothing."""
     if len(differences) == 0:
         return float("nan")
-    if not np.any(differences):
+    # Distances are multiples of a voxel: what differs by a rounding error alone is a tie.
+    rounded = np.round(differences, TIE_DECIMALS)
+    if not np.any(rounded):
         return 1.0
-    tested = wilcoxon(differences, zero_method=ZERO_METHOD, alternative="two-sided", method="auto")
+    tested = wilcoxon(rounded, zero_method=ZERO_METHOD, alternative="two-sided", method="auto")
     return float(tested.pvalue)
 
 

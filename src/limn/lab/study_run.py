@@ -135,9 +135,8 @@ def _watch(
         while pending:
             for name in [name for name in pending if futures[name].done()]:
                 step, error = pending.pop(name), futures[name].exception()
-                if isinstance(error, StageFailed):
-                    failed.append(f"{name}: {error}")
                 if error is not None:
+                    failed.append(f"{name}: {error}")
                     report(f"NOT DONE {name}: {error}")
                     continue
                 done += step.cost

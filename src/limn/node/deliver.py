@@ -22,6 +22,7 @@ from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.node.config import DicomDestination, FolderDestination, PeerTls
 from limn.node.peer_tls import requestor_context
@@ -104,17 +105,21 @@ def deliver(
         return Answer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
     if isinstance(destination, FolderDestination):
         return _export(destination, path.name, contents)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(contents))
+        # What an association is asked for.
+        _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
+    except (InvalidDicomError, *DAMAGES) as error:
+        return Answer(Outcome.HELD, f"{path} is damaged on this disk: {error!r}", time.time())
     peer = peer_of(destination, calling_ae_title)
     try:
-        answers = iter(store(peer, [pydicom.dcmread(io.BytesIO(contents))]))
+        answers = iter(store(peer, [dataset]))
         status = next(answers)
         # Before the release, which a slow peer draws out: the answer is what counts.
         answered_at = time.time()
         next(answers, None)
     except (PeerUnreachable, ConfigWrong) as error:
         return Answer(Outcome.AGAIN, str(error), time.time())
-    except InvalidDicomError:
-        return Answer(Outcome.HELD, f"{path} is not a DICOM file any more", time.time())
     return Answer(judge(status), f"0x{status:04X}", answered_at)
 
 

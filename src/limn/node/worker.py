@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from limn.segment.ensemble import Ensemble
 
 log = logging.getLogger(__name__)
+
+# What a worker without an ensemble ends with.
+NOT_WARM = 5
 
 _COLUMN = {
     Organ.HEART: "heart",
@@ -114,8 +118,14 @@ def dask_setup(worker: Any, config_path: Path) -> None:
     oplog.set_up(config.data_dir, "worker", config.log)
     logging.getLogger("distributed.worker").addFilter(_without_stack)
     lifeline.hold()
-    warm = warm_up(config)
-    rehearse(warm.ensemble, warm.options)
+    try:
+        warm = warm_up(config)
+        rehearse(warm.ensemble, warm.options)
+    except Exception:
+        # Dask would go on without an ensemble; the supervisor starts one that ends anew.
+        log.exception("this worker can't warm up its model; it ends and is started again")
+        logging.shutdown()
+        os._exit(NOT_WARM)
     offer(worker, warm)
 
 

@@ -155,7 +155,10 @@ class Ensemble:
         return self._networks.description
 
     def warm_up(self) -> None:
-        """One forward pass of every fold at the real patch shape."""
+        """One forward pass of every fold at the real patch shape; on the CPU if the GPU fails."""
+        self.despite_gpu(self._pass_once)
+
+    def _pass_once(self) -> None:
         tiles = [torch.zeros(self._plan.patch, device=self._networks.device)] * self._networks.batch
         for fold in range(len(self.bundle.folds)):
             for _ in self._networks.passes(fold, tiles):
@@ -217,7 +220,7 @@ class Ensemble:
                     self._fall_back("gpu-out-of-memory")
             except RuntimeError as error:
                 # An error that CUDA once reported comes back with every later call.
-                if "CUDA" not in str(error):
+                if not _gpu_failed(error):
                     raise
                 self._fall_back("gpu-failed")
 
@@ -376,10 +379,16 @@ def _on_a_device(
     """The networks where they were asked for, or on the CPU where the GPU does not answer."""
     try:
         return load_networks(bundle, plan, device, half=half), ()
-    except RuntimeError as error:
-        if "CUDA" not in str(error):
+    except (RuntimeError, AssertionError) as error:
+        if not _gpu_failed(error):
             raise
         return load_networks(bundle, plan, "cpu", half=half), ("gpu-failed:cpu",)
+
+
+def _gpu_failed(error: Exception) -> bool:
+    """Whether PyTorch speaks of the GPU or its libraries; it has no type for that."""
+    said = str(error).lower()
+    return any(word in said for word in ("cuda", "cudnn", "cublas", "nvidia"))
 
 
 def _load_finder(bundle: Bundle) -> Finder | None:

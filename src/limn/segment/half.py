@@ -8,7 +8,8 @@ import torch
 def has_bf16(device: torch.device) -> bool:
     """Whether PyTorch gains by bf16 here; it changes about 1 voxel in 100,000."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        # By default PyTorch says yes for GPUs that imitate it, those before Ampere.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
