@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import SpacingMm
@@ -18,6 +19,7 @@ from limn.domain.scan import Labels, Organ, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle import MANIFEST, write_manifest
+from limn.segment.half import has_bf16
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLE = REPOSITORY / "models" / "phantom-5"
@@ -27,6 +29,21 @@ COLOURS = {
     Organ.LUNG_R: (0, 200, 0),
     Organ.LUNG_L: (0, 128, 255),
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker."""
+    config.addinivalue_line("markers", "slow_in_fp32: minutes on a processor without bf16")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where networks run five times as long, the longest runs are asked for by LIMN_SLOW=1."""
+    if os.environ.get("LIMN_SLOW") or has_bf16(torch.device("cpu")):
+        return
+    skip = pytest.mark.skip(reason="minutes without bf16 in the processor: LIMN_SLOW=1 runs it")
+    for item in items:
+        if item.get_closest_marker("slow_in_fp32"):
+            item.add_marker(skip)
 
 
 @functools.cache

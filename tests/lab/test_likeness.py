@@ -41,6 +41,7 @@ def test_labels_become_tissue_inside_a_body():
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+@pytest.mark.slow_in_fp32
 def test_a_real_mouses_organs_are_found():
     """The thorax of a real mouse, as an image made from its labels: organs found, left is left."""
     # By the file's own header rows grow to the belly and columns to the animal's right.

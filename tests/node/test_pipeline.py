@@ -26,6 +26,8 @@ from limn.segment.trace import trace
 from tests.conftest import COLOURS, one_fold
 from tests.dicom.stacks import write
 
+pytestmark = pytest.mark.slow_in_fp32
+
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_points=None)
 IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEMO", "0", "limn")

@@ -64,6 +64,7 @@ def said(ensemble, hu, spacing=NETWORKS_OWN):
     return ensemble.despite_gpu(seen)
 
 
+@pytest.mark.slow_in_fp32
 def test_stock_is_nnunetv2():
     """The same labels in 99.99 % of the voxels, resampling included; nnunetv2 sums in fp16."""
     volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
@@ -170,6 +171,7 @@ def fast(unseen):
     return ensemble, prepared, ensemble.infer(prepared, quiet)
 
 
+@pytest.mark.slow_in_fp32
 def test_fast_finds_the_organs_in_less(unseen, fast):
     """A region smaller than the scan, with every organ as good as a phantom's must be."""
     ensemble, prepared, inferred = fast
@@ -179,6 +181,7 @@ def test_fast_finds_the_organs_in_less(unseen, fast):
         assert dice(labels.mask(organ), unseen[1].mask(organ)) > 0.87
 
 
+@pytest.mark.slow_in_fp32
 def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
     """With no region to be sure of, every fold sees everything, and the answer is the paper's."""
     ensemble, prepared, _ = fast
@@ -186,6 +189,7 @@ def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
     assert ensemble.infer(prepared, quiet).region.shape == tuple(prepared.image_zyx.shape)
 
 
+@pytest.mark.slow_in_fp32
 def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
     """Started too small, the region grows until no organ touches its faces."""
     ensemble, prepared, right = fast
