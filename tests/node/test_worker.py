@@ -18,15 +18,15 @@ allow_demo_bundle = true
 """
 # As Dask runs a preload: what it raises is logged and forgotten.
 RUN = """
-import sys
+import pathlib, sys
 from limn.node import lifeline, worker
 def broken(config):
     raise RuntimeError("the model does not load")
 lifeline.hold = lambda: None
 worker.warm_up = broken
 try:
-    worker.dask_setup.callback(None, __import__("pathlib").Path(sys.argv[1]))
-except SystemExit:
+    worker.dask_setup.callback(None, pathlib.Path(sys.argv[1]))
+except Exception:
     pass
 """
 

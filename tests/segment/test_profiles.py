@@ -64,7 +64,6 @@ def said(ensemble, hu, spacing=NETWORKS_OWN):
     return ensemble.despite_gpu(seen)
 
 
-@pytest.mark.slow_in_fp32
 def test_stock_is_nnunetv2():
     """The same labels in 99.99 % of the voxels, resampling included; nnunetv2 sums in fp16."""
     volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
@@ -171,7 +170,6 @@ def fast(unseen):
     return ensemble, prepared, ensemble.infer(prepared, quiet)
 
 
-@pytest.mark.slow_in_fp32
 def test_fast_finds_the_organs_in_less(unseen, fast):
     """A region smaller than the scan, with every organ as good as a phantom's must be."""
     ensemble, prepared, inferred = fast

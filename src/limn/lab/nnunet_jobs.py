@@ -2,8 +2,8 @@
 
 Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its folders
 are when it is imported. Its trainer is used as it is where a preset leaves the rule of learning to
-nnU-Net; a short schedule takes AdamW, and bf16 on a CPU that has it (`ShortTrainer`), since nnU-
-Net's SGD needs days.
+nnU-Net; a short schedule takes AdamW, and bf16 on a CPU that has it (`ShortTrainer`), since
+nnU-Net's SGD needs days.
 """
 
 from __future__ import annotations
