@@ -13,8 +13,9 @@ import multiprocessing
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def environment(root: Path) -> dict[str, str]:
 class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no types
     """nnU-Net's trainer for hundreds of steps instead of 250,000: AdamW, bf16 where the CPU has it.
 
-    No mirror images, and patches around organs alone.
+    No mirror images.
     """
 
     def configure_optimizers(self) -> Any:
@@ -109,10 +110,8 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         return channels_last(network) if on_cpu else network
 
     def initialize(self) -> None:
-        """The same fold begins with the same weights; every patch has an organ in its middle."""
+        """The same fold begins with the same weights."""
         torch.manual_seed(self.fold)
-        # With nnU-Net's third, 400 steps found no cord.
-        self.oversample_foreground_percent = 1.0
         super().initialize()
 
     def train_step(self, batch: dict[str, Any]) -> Any:
@@ -286,7 +285,15 @@ def _trainer(root: Path, system: str, preset: Preset, fold: int, *, short: bool)
     trainer.num_val_iterations_per_epoch = max(1, min(50, preset.iterations // 10))
     # A killed run loses at most a twentieth.
     trainer.save_every = max(1, min(50, preset.epochs // 20))
+    trainer.save_checkpoint = partial(_save_whole, trainer.save_checkpoint)
     return trainer
+
+
+def _save_whole(save: Callable[[str], None], path: str) -> None:
+    """nnunetv2 writes in place: who was killed meanwhile found half a checkpoint, and no way on."""
+    part = f"{path}.part"
+    save(part)
+    Path(part).replace(path)
 
 
 def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) -> nnUNetPredictor:

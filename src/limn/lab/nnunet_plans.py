@@ -147,7 +147,8 @@ def _configuration(
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
         "architecture": _architecture(preset),
-        "batch_dice": flat or system == CASCADE,
+        # As nnU-Net's planner: by image where patches hold most of an animal.
+        "batch_dice": flat or (system != LOWRES and LOWRES in presets),
     }
     if system == LOWRES and CASCADE in presets:
         found["next_stage"] = configuration_of(CASCADE)
