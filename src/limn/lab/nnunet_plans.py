@@ -147,8 +147,8 @@ def _configuration(
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
         "architecture": _architecture(preset),
-        # As nnU-Net's planner: by image where patches hold most of an animal.
-        "batch_dice": flat or (system != LOWRES and LOWRES in presets),
+        # As nnU-Net's planner where there is a lowres, which there is in the paper.
+        "batch_dice": system != LOWRES,
     }
     if system == LOWRES and CASCADE in presets:
         found["next_stage"] = configuration_of(CASCADE)

@@ -99,7 +99,7 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         + ("Phantoms, not animals." if config.cohort else "")
     ]
     rule = (
-        "AdamW, bf16 where the CPU has it, no mirror images"
+        "AdamW, bf16 where the CPU has it, every patch around an organ, no mirror images"
         if config.short
         else "nnU-Net's own trainer"
     )
