@@ -28,8 +28,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Two at a time: half of the suite waits for nodes, peers and timeouts. A file's tests share fixtures.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --durations 25
 
 fix: install
 	$(BIN)/ruff format src tests bench
