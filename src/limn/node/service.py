@@ -26,7 +26,7 @@ from limn.node.dispatch import Dispatcher
 from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.peer_tls import check_keys
-from limn.node.processes import ENVIRONMENT, Part, processes
+from limn.node.processes import ENVIRONMENT, Part, name_of, processes
 from limn.node.receive import listen
 from limn.node.release import what_to_do
 from limn.node.retention import Retention
@@ -273,8 +273,7 @@ class Supervisor:
             If the bundle can't be used here.
         """
         config = self._config
-        # A receiving host is the node; scheduler and workers may stand beside it on its disk.
-        name = f"limn-{self._only}" if self._only in {"scheduler", "worker"} else "limn"
+        name = name_of(self._only)
         children = self._children()
         disk.try_writing(config)
         oplog.set_up(config.data_dir, name, config.log)
