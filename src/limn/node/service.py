@@ -39,7 +39,8 @@ from limn.segment.bundle import Bundle, open_bundle
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 120.0
+# What a process may take to end that has no scan in hand, or has just got the last one back.
+STOP_S = 60.0
 PORT_WAIT_S = 5.0
 LAST_WORDS_S = 2.0
 RESTART_S = 0.5
@@ -344,14 +345,25 @@ class Supervisor:
                 continue
             with suppress(OSError):
                 lifeline.ask_to_stop(child.process)
+            within_s = drain_s(self._config, child.name)
             try:
-                child.process.wait(DRAIN_S)
+                child.process.wait(within_s)
             except subprocess.TimeoutExpired:
-                log.error("%s did not stop in %g s and is killed", child.name, DRAIN_S)
+                log.error(
+                    "%s did not stop in %g s and is killed; what it had in hand is in the journal "
+                    "and is done after the next start",
+                    child.name,
+                    within_s,
+                )
                 child.process.kill()
                 child.process.wait()
             if child.said is not None:
                 child.said.join(LAST_WORDS_S)
+
+
+def drain_s(config: Config, process: str) -> float:
+    """How long a process may take to end; the engine as long as a scan that runs may take."""
+    return STOP_S + (config.engine.deadline_s if process == "engine" else 0.0)
 
 
 def _told(child: _Child) -> metrics.Process:
