@@ -290,6 +290,52 @@ def test_a_crash_between_leaves_no_half_of_a_series(
     assert not again.files()
 
 
+@pytest.mark.parametrize("where", ["mkdir", "write_durably", "rmtree"])
+def test_a_crash_anywhere_is_finished_by_the_next_look(
+    site: Site, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Files gone and noted, however far it had come: a late slice hears that the rest went."""
+    row = site.delivered()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        name = {"mkdir": "make_private_folder", "rmtree": "shutil.rmtree"}.get(where, where)
+        patched.setattr(f"limn.node.spool.{name}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.retention.work(time.time())
+    again = Door(site.config.data_dir, hold_s=0.2)
+    Retention(site.config, again.journal, again.intake).work(time.time())
+    removed = again.spool.removed(Path(row.folder))
+    assert removed is not None
+    assert removed.instances == COUNT
+    assert not again.files()
+    assert not list(again.spool.root.glob(".going-*"))
+
+
+def test_results_that_were_half_removed_are_all_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash after the first file: the next look removes the others, the note names them all."""
+    row = site.delivered("1", 91)
+    folder = site.config.results_dir / row.name
+    unlink = Path.unlink
+
+    def killed(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.retention._remove_results(row.id, folder)
+    site.retention.work(time.time())
+    assert [path.name for path in folder.iterdir()] == ["removed.json"]
+    named = json.loads((folder / "removed.json").read_text())["files"]
+    assert named == [f"RS.2.25.{row.id}.dcm", "labels.npz", "picture.png"]
+
+
 def _killed(path: Path, *, ignore_errors: bool = False) -> None:
     if not ignore_errors:
         raise KeyboardInterrupt

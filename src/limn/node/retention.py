@@ -17,7 +17,7 @@ from limn.node import oplog
 from limn.node.config import Config
 from limn.node.intake import Intake
 from limn.node.journal import Journal, ScanRow
-from limn.node.spool import REMOVED, Spool
+from limn.node.spool import REMOVED, Spool, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +89,10 @@ class Retention:
         note = {
             "date": datetime.now(UTC).date().isoformat(),
             "why": "every destination has it (retention.results_days)",
-            "files": sorted(path.name for path in files),
+            "files": sorted({path.name for path in files} | _named(folder / REMOVED)),
         }
-        (folder / REMOVED).write_text(json.dumps(note), encoding="utf-8")
+        # Noted first; after a crash the next look finds what is left and names all of it again.
+        write_durably(folder / REMOVED, json.dumps(note).encode())
         for path in files:
             path.unlink()
         self._say(row, ", ".join(str(name) for name in note["files"]), removed_bytes)
@@ -101,3 +102,11 @@ class Retention:
         day = datetime.fromtimestamp(accepted_at, UTC).date().isoformat()
         with oplog.about(scan=row.name, animal=row.animal):
             log.info("removed: %s, %.1f MB, delivered %s", what, removed_bytes / 2**20, day)
+
+
+def _named(note: Path) -> set[str]:
+    """The files that a note names already; none if there is no note, or a torn one."""
+    try:
+        return {str(name) for name in json.loads(note.read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,21 +166,33 @@ class Spool:
         OSError
             If somebody reads it (Windows) or the disk fails; then it stays as it was, or is gone.
         """
-        before = self.removed(folder)
-        instances = max(len(list(folder.glob("*.dcm"))), before.instances if before else 0)
         going = folder.with_name(f"{_GOING}{folder.name}")
-        shutil.rmtree(going, ignore_errors=True)
+        if going.exists():
+            self._finish(going)
         # Renamed first: a crash in the middle must not leave half a series that looks late.
         folder.rename(going)
-        folder.mkdir()
-        note = {"instances": instances, "date": datetime.now(UTC).date().isoformat()}
-        write_durably(folder / REMOVED, json.dumps(note).encode())
-        shutil.rmtree(going)
+        self._finish(going)
 
     def sweep(self) -> None:
-        """Finish what a crash left of `clear`."""
+        """Finish what a crash left of `clear`; what can't be finished now is left for the next."""
         for going in self.root.glob(f"{_GOING}*"):
-            shutil.rmtree(going, ignore_errors=True)
+            with suppress(OSError):
+                self._finish(going)
+
+    def _finish(self, going: Path) -> None:
+        """The note, then the files: as long as there is no note, every file is there."""
+        folder = going.with_name(going.name.removeprefix(_GOING))
+        instances = len(list(going.glob("*.dcm")))
+        here, before = self.removed(folder), self.removed(going)
+        # One that has lost some files already was noted before.
+        most = max(instances, *(note.instances for note in (here, before) if note), 0)
+        if here is None or here.instances < most:
+            make_private_folder(folder)
+            note = {"instances": most, "date": datetime.now(UTC).date().isoformat()}
+            write_durably(folder / REMOVED, json.dumps(note).encode())
+        # Neither the rename may be undone by a power cut, nor the note's folder.
+        fsync_folder(self.root)
+        shutil.rmtree(going)
 
     def removed(self, folder: Path) -> Removed | None:
         """What was removed of a series; None if nothing was."""
