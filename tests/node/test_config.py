@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -432,4 +433,16 @@ def test_what_comes_in_at_once_holds_the_largest_instance(tmp_path):
     assert load_config(path).receive.incoming_mb == 600
     path.write_text(text.format("receive.max_incoming_mb = 299\n"))
     with pytest.raises(ConfigWrong, match="max_incoming_mb 299 is less than max_instance_mb 300"):
+        load_config(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean nothing there")
+def test_a_config_that_anybody_may_change_is_refused(tmp_path):
+    """It says where scans go. A group that may is the site's own."""
+    path = tmp_path / "limn.toml"
+    path.write_text(LEAST)
+    path.chmod(0o664)
+    load_config(path)
+    path.chmod(0o666)
+    with pytest.raises(ConfigWrong, match=rf"can be changed by anybody.*chmod o-w {path}"):
         load_config(path)

@@ -1,5 +1,6 @@
 """TLS with certificates on both sides, towards dcmtk and from it."""
 
+import logging
 import os
 import socket
 import ssl
@@ -10,9 +11,9 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
 from limn.domain.errors import ConfigWrong, PeerUnreachable
-from limn.node.config import DicomDestination, PeerTls, Tls
+from limn.node.config import Config, DicomDestination, PeerTls, Tls
 from limn.node.deliver import Outcome, deliver, echo, peer_of
-from limn.node.peer_tls import acceptor_context
+from limn.node.peer_tls import acceptor_context, check_keys
 from tests.conftest import free_port, require_peer
 from tests.node.certificates import Authority, Papers
 from tests.node.parts import COUNT, Door, slices, stop, structure_set, until, write_slices
@@ -212,6 +213,35 @@ def test_a_key_that_others_can_read_is_refused(site):
     papers.key.chmod(0o644)
     with pytest.raises(ConfigWrong, match=r"careless\.key can be read by others \(mode 0644\): ch"):
         acceptor_context(Tls.model_validate(papers.values()))
+
+
+def test_the_keys_for_commitment_reports_are_tried_too(site, tmp_path):
+    """Before the node starts, not when the first report can't be sent."""
+    papers = site.issue("reports")
+    tls = {key: str(path) for key, path in papers.values().items()}
+    peer = {"ae_title": "CT1", "host": "127.0.0.1", "port": 104, "tls": tls}
+    config = Config.model_validate(
+        {
+            "data_dir": tmp_path,
+            "model": {"bundle": tmp_path},
+            "receive": {"commitment": [peer]},
+            "destination": [{"kind": "folder", "name": "out", "folder": tmp_path}],
+        }
+    )
+    check_keys(config)
+    papers.key.chmod(0o644)
+    with pytest.raises(ConfigWrong, match="can be read by others"):
+        check_keys(config)
+
+
+def test_who_knocks_and_leaves_is_not_told(receiver, caplog):
+    """The health page does so every few seconds; a client that speaks no TLS is told."""
+    socket.create_connection(("127.0.0.1", receiver.port)).close()
+    with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
+        plain.sendall(b"\x01\x00" + bytes(70))
+        until(lambda: "refused: TLS" in caplog.text)
+    said = [each for each in caplog.records if "refused: TLS" in each.getMessage()]
+    assert [each.levelname for each in said if each.levelno > logging.INFO] == ["WARNING"]
 
 
 @pytest.mark.parametrize("missing", ["certificate", "key", "ca"])

@@ -22,7 +22,7 @@ from limn.node.certs import CA, CERT, valid_until
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.deliver import echo, peer_of
 from limn.node.engine_tls import check_given, security_of
-from limn.node.peer_tls import check_keys
+from limn.node.peer_tls import check_keys, peers_tls
 from limn.node.processes import Part, name_of, processes
 from limn.node.salvage import fault_of
 from limn.node.service import check_ports, deliverable_bundle
@@ -146,9 +146,8 @@ def _watched(config: Config) -> str:
 
 def _tls(config: Config) -> str:
     check_keys(config)
-    peers = [d for d in config.destination if isinstance(d, DicomDestination)]
-    every = [config.receive.tls, *(peer.tls for peer in peers)]
-    given = [tls for tls in every if tls is not None]
+    own = config.receive.tls
+    given = [*([own] if own is not None else []), *peers_tls(config)]
     ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
     if not ends:
         return "none: no tls table is set"

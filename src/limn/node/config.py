@@ -19,6 +19,7 @@ from pydantic import (
 from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
+from limn.node.modes import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
@@ -420,8 +421,9 @@ def load_config(path: Path) -> Config:
     Raises
     ------
     ConfigWrong
-        Names the file and every wrong key.
+        Names the file and every wrong key, or says that anybody may change it.
     """
+    check_not_others(path, "config")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
