@@ -226,6 +226,8 @@ class Intake:
 
     def recover(self) -> None:
         """After a restart: pick up series that lie in the spool and not in the journal."""
+        # Before a slice can come that must find the note of what was removed.
+        self._spool.sweep()
         for slot in self._slots.left_over():
             self._take_up(slot)
         journaled: dict[str, set[str]] = {}

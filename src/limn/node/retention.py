@@ -86,27 +86,24 @@ class Retention:
             return
         row = self._journal.scan(scan_id)
         removed_bytes = sum(path.stat().st_size for path in files)
+        structure_sets = list(folder.glob(RESULTS[0]))
+        names = sorted({path.name for path in structure_sets}.union(RESULTS[1:]))
         note = {
             "date": datetime.now(UTC).date().isoformat(),
             "why": "every destination has it (retention.results_days)",
-            "files": sorted({path.name for path in files} | _named(folder / REMOVED)),
+            "files": names,
         }
-        # Noted first; after a crash the next look finds what is left and names all of it again.
-        write_durably(folder / REMOVED, json.dumps(note).encode())
-        for path in files:
+        # The structure set goes last, after the note: while it is there the next look goes on.
+        # Pictures and labels go first, or a full disk would have no room for the note.
+        for path in set(files) - set(structure_sets):
             path.unlink()
-        self._say(row, ", ".join(str(name) for name in note["files"]), removed_bytes)
+        write_durably(folder / REMOVED, json.dumps(note).encode())
+        for path in structure_sets:
+            path.unlink()
+        self._say(row, ", ".join(names), removed_bytes)
 
     def _say(self, row: ScanRow, what: str, removed_bytes: int) -> None:
         accepted_at = max(each.accepted_at or 0.0 for each in self._journal.deliveries(row.id))
         day = datetime.fromtimestamp(accepted_at, UTC).date().isoformat()
         with oplog.about(scan=row.name, animal=row.animal):
             log.info("removed: %s, %.1f MB, delivered %s", what, removed_bytes / 2**20, day)
-
-
-def _named(note: Path) -> set[str]:
-    """The files that a note names already; none if there is no note, or a torn one."""
-    try:
-        return {str(name) for name in json.loads(note.read_text(encoding="utf-8"))["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()

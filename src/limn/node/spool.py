@@ -22,7 +22,8 @@ RELEASED = "released.json"
 RELEASED_BYTES = 512
 MAX_SENDER = 60
 REMOVED = "removed.json"
-# A folder on its way out; no series lies in it.
+# A folder on its way out; no series lies in it. Its name goes on with the series' folder, how many
+# instances there were and the day: a rename needs no room on a full disk, and can't be half done.
 _GOING = ".going-"
 # A spool at its limit is measured again after so long: retention may have made room.
 MEASURE_AGAIN_S = 5.0
@@ -164,34 +165,37 @@ class Spool:
         Raises
         ------
         OSError
-            If somebody reads it (Windows) or the disk fails; then it stays as it was, or is gone.
+            If somebody reads it (Windows) or the disk fails; then it stays as it was.
         """
-        going = folder.with_name(f"{_GOING}{folder.name}")
-        if going.exists():
-            self._finish(going)
+        before = self.removed(folder)
+        instances = max(len(list(folder.glob("*.dcm"))), before.instances if before else 0)
+        today = datetime.now(UTC).date().isoformat()
+        going = folder.with_name(f"{_GOING}{folder.name}.{instances}.{today}")
         # Renamed first: a crash in the middle must not leave half a series that looks late.
         folder.rename(going)
-        self._finish(going)
+        # From here on it is gone; what fails now is done by `sweep`.
+        with suppress(OSError):
+            fsync_folder(self.root)
+            self._finish(going)
 
     def sweep(self) -> None:
-        """Finish what a crash left of `clear`; what can't be finished now is left for the next."""
+        """Finish what a crash left of `clear`; what somebody still reads waits for another time."""
         for going in self.root.glob(f"{_GOING}*"):
-            with suppress(OSError):
+            # Of a name that is not ours (ValueError) nothing is known.
+            with suppress(OSError, ValueError):
                 self._finish(going)
 
     def _finish(self, going: Path) -> None:
-        """The note, then the files: as long as there is no note, every file is there."""
-        folder = going.with_name(going.name.removeprefix(_GOING))
-        instances = len(list(going.glob("*.dcm")))
-        here, before = self.removed(folder), self.removed(going)
-        # One that has lost some files already was noted before.
-        most = max(instances, *(note.instances for note in (here, before) if note), 0)
-        if here is None or here.instances < most:
+        """Slices, note, folder: whenever it ends, the same again goes on from there."""
+        for path in going.glob("*.dcm"):
+            path.unlink()
+        name, _, told = going.name.removeprefix(_GOING).partition(".")
+        instances, _, date = told.partition(".")
+        if told:
+            folder = going.with_name(name)
             make_private_folder(folder)
-            note = {"instances": most, "date": datetime.now(UTC).date().isoformat()}
+            note = {"instances": int(instances), "date": date}
             write_durably(folder / REMOVED, json.dumps(note).encode())
-        # Neither the rename may be undone by a power cut, nor the note's folder.
-        fsync_folder(self.root)
         shutil.rmtree(going)
 
     def removed(self, folder: Path) -> Removed | None:
