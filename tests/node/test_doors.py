@@ -139,16 +139,6 @@ def test_a_stranger_s_address_is_not_even_read(listening, caplog):
     association.release()
 
 
-def test_this_host_s_own_knocks_are_told_once(listening, caplog):
-    """``/health`` asks whether the port is open, and ``receive.allow`` may well leave it out."""
-    receiver = listening(allow=["10.20.0.0/16"])
-    for _ in range(5):
-        with socket.create_connection(("127.0.0.1", receiver.port), timeout=5) as knock:
-            assert knock.recv(1) == b""
-    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert lines == ["connection from 127.0.0.1 refused: not in receive.allow"]
-
-
 def test_one_association_too_many(listening, caplog):
     """Rejected transient, local limit exceeded; when one has left there is room."""
     receiver = listening(max_associations=2)

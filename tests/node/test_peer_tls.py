@@ -1,6 +1,5 @@
 """TLS with certificates on both sides, towards dcmtk and from it."""
 
-import logging
 import os
 import socket
 import ssl
@@ -232,16 +231,6 @@ def test_the_keys_for_commitment_reports_are_tried_too(site, tmp_path):
     papers.key.chmod(0o644)
     with pytest.raises(ConfigWrong, match="can be read by others"):
         check_keys(config)
-
-
-def test_who_knocks_and_leaves_is_not_told(receiver, caplog):
-    """The health page does so every few seconds; a client that speaks no TLS is told."""
-    socket.create_connection(("127.0.0.1", receiver.port)).close()
-    with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
-        plain.sendall(b"\x01\x00" + bytes(70))
-        until(lambda: "refused: TLS" in caplog.text)
-    said = [each for each in caplog.records if "refused: TLS" in each.getMessage()]
-    assert [each.levelname for each in said if each.levelno > logging.INFO] == ["WARNING"]
 
 
 @pytest.mark.parametrize("missing", ["certificate", "key", "ca"])

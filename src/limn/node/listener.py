@@ -100,7 +100,6 @@ class Listener(ThreadedAssociationServer):
         self._tls = tls
         self._connections = 0
         self._counting = threading.Lock()
-        self._own_told = False
         super().__init__(
             ae,
             address,
@@ -116,11 +115,7 @@ class Listener(ThreadedAssociationServer):
         """Whether a connection is looked at, by its address alone."""
         address = str(client_address[0])
         if not may_connect(address, self._networks):
-            # The health page knocks from this host every few seconds; once is enough.
-            own = _is_this_host(request, address)
-            if not (own and self._own_told):
-                log.warning("connection from %s refused: not in receive.allow", address)
-            self._own_told |= own
+            log.warning("connection from %s refused: not in receive.allow", address)
             return False
         if self._connections >= self.bounds.max_connections:
             log.warning("connection from %s refused: %d are open", address, self._connections)
@@ -163,14 +158,7 @@ class Listener(ThreadedAssociationServer):
         try:
             secured.do_handshake()
         except (OSError, ValueError) as error:
-            # As without TLS, who knocks and leaves is nobody.
-            left = isinstance(error, ssl.SSLEOFError) and _is_this_host(secured, address)
-            log.log(
-                logging.DEBUG if left else logging.WARNING,
-                "connection from %s refused: TLS: %s",
-                address,
-                _said(error),
-            )
+            log.warning("connection from %s refused: TLS: %s", address, _said(error))
             self.shutdown_request(secured)
             return None
         finally:
@@ -452,13 +440,6 @@ def _wake(event: evt.Event) -> None:
     """A peer that leaves before it asked is not waited for until the ARTIM timer ends."""
     if event.assoc.requestor.primitive is None:
         event.assoc.dul.to_user_queue.put(None)
-
-
-def _is_this_host(connection: socket.socket, address: str) -> bool:
-    try:
-        return bool(connection.getsockname()[0] == address)
-    except OSError:
-        return False
 
 
 def _cut(connection: socket.socket) -> None:
