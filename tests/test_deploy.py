@@ -53,6 +53,19 @@ def served(monkeypatch) -> list[tuple[str, str | None]]:
     return calls
 
 
+def longest_stop_s(part: str | None) -> float:
+    """How long the processes of a part may take to end, one after another."""
+    (host,) = (name for name, each in PARTS.items() if each == part)
+    config = load_config(DEPLOY / "hosts" / f"{host}.toml")
+    return sum(service.drain_s(config, name) for name in RUNS[part])
+
+
+def test_a_scan_that_runs_is_waited_for_until_its_deadline():
+    """Killed before, it would be contoured again, with the animal asleep."""
+    engine = load_config(DEPLOY / "hosts" / "one-host.toml").engine
+    assert longest_stop_s("receiver") > engine.deadline_s
+
+
 @pytest.mark.parametrize("host", PARTS)
 def test_every_example_config_starts_its_part(host):
     """Each loads, and starts what its host is for and nothing else."""
@@ -100,7 +113,7 @@ def test_the_units_start_what_they_say(path, served):
     assert served == [(served[0][0], part)]
     assert settings["User"] == "limn"
     assert settings["KillMode"] == "mixed"
-    assert int(settings["TimeoutStopSec"]) > service.DRAIN_S
+    assert int(settings["TimeoutStopSec"]) > longest_stop_s(served[-1][1])
     assert path.name in README
 
 
@@ -142,7 +155,7 @@ def test_the_compose_files_start_parts_of_limn(path, served):
                 or source.startswith("/etc/limn")
                 or (DEPLOY / source).is_file()
             )
-        assert int(each["stop_grace_period"].removesuffix("s")) > service.DRAIN_S
+        assert int(each["stop_grace_period"].removesuffix("s")) > longest_stop_s(served[-1][1])
 
 
 def test_the_container_runs_as_nobody_special():

@@ -77,7 +77,7 @@ def _certs(parsed: argparse.Namespace) -> None:
 def _check(parsed: argparse.Namespace) -> int:
     from limn.node.check import check
 
-    return 0 if check(parsed.config) else EXIT_WRONG
+    return 0 if check(parsed.config, parsed.only) else EXIT_WRONG
 
 
 def _contour(parsed: argparse.Namespace) -> int:
@@ -297,6 +297,12 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="try config, bundle, model and peers")
     check.add_argument("--config", type=Path, required=True)
+    check.add_argument(
+        "--only",
+        choices=["receiver", "scheduler", "worker"],
+        metavar="PART",
+        help="what limn serve --only PART needs on this host",
+    )
     check.set_defaults(run=_check)
 
     contour = commands.add_parser(

@@ -3,6 +3,7 @@
 import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,9 +57,9 @@ class Site:
         assert old in self.config.read_text()
         self.config.write_text(self.config.read_text().replace(old, new))
 
-    def check(self) -> tuple[int, list[str], list[str]]:
+    def check(self, *arguments: str) -> tuple[int, list[str], list[str]]:
         """Exit code, the lines of what failed, and all lines."""
-        code = cli.main(["check", "--config", str(self.config)])
+        code = cli.main(["check", "--config", str(self.config), *arguments])
         lines = self._capsys.readouterr().out.splitlines()
         return code, [line for line in lines if line.startswith("FAIL")], lines
 
@@ -260,3 +261,65 @@ def test_every_fault_has_a_line_of_its_own(site: Site, monkeypatch: pytest.Monke
         "FAIL ports",
     ]
     assert lines[-1] == "not ready: journal, watched folder, ports"
+
+
+def parted(site: Site) -> None:
+    """The site becomes one of several hosts, its scheduler another."""
+    certs.make(site.folder / "certs", [certs.Host.this()], [], datetime.now(UTC))
+    (folder,) = (site.folder / "certs" / "engine").glob("*/")
+    address = f'scheduler = "tls://127.0.0.1:{free_port()}"\n'
+    worker = f"worker_port = {free_port()}\n"
+    site.change("[engine]\n", f'[engine]\ntls_dir = "{folder}"\n{address}{worker}')
+
+
+@pytest.mark.parametrize(
+    ("part", "tried"),
+    [
+        ("scheduler", ["data folder", "engine", "ports"]),
+        ("worker", ["bundle", "model", "data folder", "engine", "ports"]),
+        (
+            "receiver",
+            [
+                *("bundle", "data folder", "disk space", "journal", "watched folder"),
+                *("TLS with DICOM peers", "engine", "ports", "destination planning system"),
+            ],
+        ),
+    ],
+)
+def test_a_part_is_asked_for_what_it_needs(
+    site: Site, monkeypatch: pytest.MonkeyPatch, part: str, tried: list[str]
+) -> None:
+    """No journal on a worker's host, no network on a receiver's; beside a running part or not."""
+    parted(site)
+    monkeypatch.setattr("limn.node.check._workers_there", lambda config: 2)
+    for runs in (False, True):
+        site.data.mkdir(exist_ok=True)
+        name = "limn" if part == "receiver" else f"limn-{part}"
+        with FileLock(site.data / f"{name}.lock") if runs else nullcontext():
+            code, failed, lines = site.check("--only", part)
+        assert (code, failed) == (0, [])
+        assert [line.split(":")[0][5:] for line in lines if line.startswith(" ok ")] == tried
+        in_use = f" ok  ports: in use by the {part} that runs on this data folder"
+        assert (in_use in lines) == runs
+
+
+def test_a_part_s_ports_are_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node beside it holds the doors, which are no worker's; the worker's own are tried."""
+    parted(site)
+    monkeypatch.setattr("limn.node.check._workers_there", lambda config: 2)
+    monkeypatch.setattr("limn.node.service.PORT_WAIT_S", 0.0)
+    worker = int(site.config.read_text().partition("worker_port = ")[2].split()[0])
+    with socket.create_server(("127.0.0.1", site.ports["receive"])):
+        assert site.check("--only", "worker")[0] == 0
+    with socket.create_server(("127.0.0.1", worker)):
+        _, failed, _ = site.check("--only", "worker")
+    assert [line.split(" on ")[0] for line in failed] == [
+        f"FAIL ports: engine.worker_port {worker}"
+    ]
+
+
+def test_a_config_that_does_not_fit_the_part(site: Site) -> None:
+    """The same words as of `limn serve`, before it is started."""
+    _, failed, _ = site.check("--only", "worker")
+    assert [line.split(":")[0] for line in failed] == ["FAIL engine"]
+    assert "serve --only worker needs engine.tls_dir" in failed[0]

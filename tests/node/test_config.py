@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -27,6 +28,7 @@ WHOLE = {
     "receive.max_associations": "50",
     "receive.max_pdu": "131072",
     "receive.max_instance_mb": "512",
+    "receive.max_incoming_mb": "1024",
     "receive.max_spool_mb": "100000",
     "receive.min_free_mb": "1024",
     "receive.refuse_below_mb": "2048",
@@ -105,6 +107,7 @@ WRONG = [
     ("receive.allow", '["scanner"]'),
     ("receive.max_pdu", "100"),
     ("receive.max_instance_mb", "0"),
+    ("receive.max_incoming_mb", "0"),
     ("receive.max_spool_mb", "0"),
     ("receive.min_free_mb", "-1"),
     ("receive.refuse_below_mb", "-1"),
@@ -420,3 +423,26 @@ def test_a_host_that_only_receives_needs_no_worker_port(tmp_path):
     assert config.engine.address == "tls://gpu:8786"
     assert config.engine.worker_ports == ()
     assert config.tls_dir == tmp_path / "certs" / "engine" / "ct"
+
+
+def test_what_comes_in_at_once_holds_the_largest_instance(tmp_path):
+    """Twice it unless the site says otherwise; less would refuse it for ever."""
+    text = "receive.max_instance_mb = 300\n{}" + LEAST
+    path = tmp_path / "limn.toml"
+    path.write_text(text.format(""))
+    assert load_config(path).receive.incoming_mb == 600
+    path.write_text(text.format("receive.max_incoming_mb = 299\n"))
+    with pytest.raises(ConfigWrong, match="max_incoming_mb 299 is less than max_instance_mb 300"):
+        load_config(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean nothing there")
+def test_a_config_that_anybody_may_change_is_refused(tmp_path):
+    """It says where scans go. A group that may is the site's own."""
+    path = tmp_path / "limn.toml"
+    path.write_text(LEAST)
+    path.chmod(0o664)
+    load_config(path)
+    path.chmod(0o666)
+    with pytest.raises(ConfigWrong, match=rf"can be changed by anybody.*chmod o-w {path}"):
+        load_config(path)

@@ -1,5 +1,6 @@
 import logging
 import re
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node import scanlog
+from limn.node import disk, scanlog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.courier import Courier
 from limn.node.journal import Journal, ScanRow
@@ -357,3 +358,28 @@ def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
     assert (row["destination"], row["destination_status"], row["accepted_utc"]) == ("", "", "")
     assert row["door_to_door_s"] == ""
     assert row["runtime_s"] == "11.75"
+
+
+def test_an_answer_that_no_disk_takes_is_kept_and_nothing_sent_twice(desk, monkeypatch, caplog):
+    """The planning system has it; the journal hears of it when there is room."""
+    monkeypatch.setattr(disk, "PAUSE_S", 0.001)
+    row = desk.contoured()
+    write, tries = desk.journal.delivered, []
+
+    def full(*args):
+        tries.append(args)
+        if len(tries) < 4:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        write(*args)
+
+    monkeypatch.setattr(desk.journal, "delivered", full)
+    archive = Archive()
+    with peer(archive) as port:
+        desk.courier(port).work()
+    assert len(archive.taken) == 1
+    assert [each["outcome"] for each in desk.rows()] == ["delivered"]
+    said = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert len(said) == 1
+    assert said[0].startswith(f"{row.name} animal M1: the answer of tps can't be written (database")

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -267,6 +268,57 @@ def test_an_instance_beyond_its_limit_is_aborted(listening, caplog):
     assert len(receiver.door.files()) == 1
 
 
+def test_all_senders_share_a_bound_of_memory(listening, caplog):
+    """An instance for which there is no room now is refused and told; later there is room."""
+    receiver = listening(max_instance_mb=1, max_incoming_mb=1)
+    big = slices()
+    for ds in big[:3]:
+        ds.add_new(0x00091010, "LO", "X")
+        ds.add_new(0x00091011, "OB", bytes(700 * 2**10))
+    held, inside = threading.Event(), threading.Event()
+    accept = receiver.door.intake.accept
+
+    def slow(*arguments: object) -> tuple[int, str]:
+        inside.set()
+        held.wait(20)
+        return accept(*arguments)
+
+    receiver.door.intake.accept = slow
+    one, two = receiver.associate(), receiver.associate()
+    (context,) = one.accepted_contexts
+    one.dimse.send_msg(_store_request(big[0], 1), context.context_id)
+    assert inside.wait(20)
+    assert two.send_c_store(big[1]).Status == 0xA700
+    assert "answered 0xA700: too much comes in at once (receive.max_incoming_mb)" in caplog.text
+    held.set()
+    until(lambda: len(receiver.door.files()) == 1)
+    until(lambda: two.send_c_store(big[1]).Status == 0)
+    # Half of one, and its sender is gone: what it had taken is free again.
+    request = b"".join(_p_data(big[2])[:-1])
+    one.dul.socket.socket.sendall(request)
+    time.sleep(0.2)
+    assert two.send_c_store(big[2]).Status == 0xA700
+    one.abort()
+    until(lambda: two.send_c_store(big[2]).Status == 0)
+    assert len(receiver.door.files()) == 3
+    two.release()
+
+
+def test_only_an_instance_may_be_large(listening, caplog):
+    """A commitment request of 17 MB is not collected."""
+    receiver = listening()
+    association = receiver.associate()
+    # Command fragments that are never the last.
+    value = struct.pack(">LBB", 100_002, 1, 1) + bytes(100_000)
+    with suppress(OSError):
+        for _ in range(180):
+            association.dul.socket.socket.sendall(
+                b"\x04\x00" + struct.pack(">L", len(value)) + value
+            )
+    until(lambda: association.is_aborted)
+    assert "a message larger than 16 MB that is no instance" in caplog.text
+
+
 def test_requests_that_await_no_answer_are_ended(listening, caplog):
     """A peer that only talks would fill the memory: nothing was negotiated that allows it."""
     receiver = listening()
@@ -319,6 +371,20 @@ def test_fourteen_scanners_at_once(listening, tmp_path):
     rows = receiver.door.wait_for_scans(14)
     assert sorted(row.animal for row in rows) == sorted(f"M{k + 1}" for k in range(14))
     assert {(row.state, len(row.files)) for row in rows} == {("ready", COUNT)}
+
+
+def _p_data(ds: object) -> list[bytes]:
+    """The PDUs of a C-STORE request on the first context."""
+    from pynetdicom.dimse_messages import C_STORE_RQ  # noqa: PLC0415
+    from pynetdicom.pdu import P_DATA_TF  # noqa: PLC0415
+
+    message, pdus = C_STORE_RQ(), []
+    message.primitive_to_message(_store_request(ds, 1))
+    for primitive in message.encode_msg(1, 16384):
+        pdu = P_DATA_TF()
+        pdu.from_primitive(primitive)
+        pdus.append(pdu.encode())
+    return pdus
 
 
 def _store_request(ds: object, number: int) -> object:

@@ -4,6 +4,7 @@ import logging
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pydicom
@@ -757,3 +758,30 @@ def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
     settled(door)
     assert len(door.journal.scans()) == 1
     assert [d.state for d in door.journal.deliveries(1)] == ["delivered"]
+
+
+@pytest.mark.parametrize(("syntax", "at_once"), [("deflated", 1), ("native", 4)])
+def test_one_is_inflated_at_a_time(tmp_path, monkeypatch, syntax, at_once):
+    """Small on the wire and up to a gigabyte each; of others nobody waits."""
+    door = Door(tmp_path)
+    inside, most, all_in = [], [], threading.Barrier(at_once)
+
+    def slow(contents):
+        inside.append(contents)
+        most.append(len(inside))
+        all_in.wait(10)
+        time.sleep(0.05)
+        found = inspect(contents)
+        inside.remove(contents)
+        return found
+
+    monkeypatch.setattr("limn.node.intake.inspect", slow)
+    contents = []
+    for ds in slices(count=4):
+        if syntax == "deflated":
+            ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        contents.append(encoded(ds))
+    with ThreadPoolExecutor(4) as senders:
+        answers = list(senders.map(lambda each: door.intake.accept(each, SCP)[0], contents))
+    assert answers == [0, 0, 0, 0]
+    assert max(most) == at_once

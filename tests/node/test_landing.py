@@ -1,8 +1,11 @@
+import errno
 import logging
+import threading
 from types import SimpleNamespace
 
 import pytest
 
+from limn.node import disk, spool
 from limn.node.config import load_config
 from limn.node.dispatch import DEATHS, Dispatcher, _Flight
 from limn.node.journal import COHORT, LIVE, Journal
@@ -53,7 +56,30 @@ def desk(tmp_path):
 def product(held=None):
     """A scan that was contoured."""
     record = {"runtime_s": 1.0, "device": "cpu"}
-    return Result(scan=1, started_at=1.0, structure_set=b"RS", record=record, held=held)
+    return Result(
+        scan=1,
+        started_at=1.0,
+        structure_set=b"RS",
+        picture=b"PNG",
+        labels=b"NPZ",
+        record=record,
+        held=held,
+    )
+
+
+class Full:
+    """A disk that has no room for the first so many tries."""
+
+    def __init__(self, write, times):
+        self._write = write
+        self.left = times
+
+    def __call__(self, *args):
+        """Write, once there is room."""
+        self.left -= 1
+        if self.left >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(*args)
 
 
 def test_the_journal_keeps_when_a_contoured_scan_began(desk):
@@ -88,3 +114,54 @@ def test_only_live_scans_are_held(desk, priority, held):
     row = desk.lands(desk.began(priority=priority), "finished", product("mirrored image"))
     assert len(desk.journal.on_hold()) == held
     assert row.record.get("held") == (None if held else "mirrored image")
+
+
+def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
+    """Structure set and pictures are kept meanwhile, the cause is told once; nothing runs again."""
+    monkeypatch.setattr(disk, "PAUSE_S", 0.001)
+    full = Full(spool.write_durably, 5)
+    monkeypatch.setattr("limn.node.dispatch.write_durably", full)
+    row = desk.began()
+    with caplog.at_level(logging.INFO):
+        after = desk.lands(row, "finished", product())
+    assert (after.state, after.tries, full.left) == ("contoured", 1, -1)
+    folder = desk.dispatcher._config.results_dir / row.name
+    assert (folder / "picture.png").read_bytes() == b"PNG"
+    assert (folder / "labels.npz").read_bytes() == b"NPZ"
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert line.startswith("scan-00001 animal M1 is contoured; its structure set can't be written")
+    assert "No space left on device" in line
+    assert "make room on the disk of data_dir" in line
+
+
+def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
+    """The result is given up, the scan waits in the journal as before."""
+    monkeypatch.setattr("limn.node.dispatch.write_durably", Full(spool.write_durably, 10**9))
+    row = desk.began()
+    desk.dispatcher._stopping.set()
+    with pytest.raises(disk.GivenUp, match="No space left"):
+        desk.lands(row, "finished", product())
+    assert desk.journal.scan(row.id).state == "ready"
+
+
+def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(desk, monkeypatch, caplog):
+    """SQLite's own words; what failed leaves no transaction open."""
+    monkeypatch.setattr(disk, "PAUSE_S", 0.001)
+    row = desk.began()
+    db = desk.journal._db
+    (pages,) = db.execute("pragma page_count").fetchone()
+    db.execute(f"pragma max_page_count = {pages}")
+    room = threading.Timer(0.3, db.execute, ("pragma max_page_count = 100000",))
+    room.start()
+    long = Result(scan=row.id, started_at=1.0, ended="refused", reason="why " * 50000)
+    after = desk.lands(row, "finished", long)
+    room.join()
+    assert (after.state, len(after.reason)) == ("refused", 200000)
+    assert not db.in_transaction
+    assert [each.getMessage() for each in caplog.records if "disk is full" in each.getMessage()]
+
+
+def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
+    """A fault of ours must not look like a full disk for ever."""
+    with pytest.raises(Exception, match="no such table"):
+        disk.insist(lambda: desk.journal._db.execute("select * from gone"), "it", threading.Event())

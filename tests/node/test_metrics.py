@@ -195,8 +195,20 @@ def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) 
     assert reason in answer["reasons"][0]
 
 
+def test_health_knocks_at_no_door(config: Config) -> None:
+    """Whoever may come in: a look from this host is no caller, to be refused and warned of."""
+    config.ready_path.write_text("1\n")
+    with socket.create_server(("127.0.0.1", config.receive.port)) as door:
+        assert Metrics(config, lambda: ALL_UP).ailments() == []
+        door.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            door.accept()
+
+
 def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
     """Receiver and engine stand on another host; here only the worker can ail."""
+    receive = config.receive.model_copy(update={"min_free_mb": 10**9})
+    config = config.model_copy(update={"receive": receive})
     assert Metrics(config, lambda: [Process("worker", True, 0)]).ailments() == []
     ill = Metrics(config, lambda: [Process("worker", False, 0)]).ailments()
     assert ill == ["worker does not run"]

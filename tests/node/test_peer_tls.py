@@ -10,9 +10,9 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
 from limn.domain.errors import ConfigWrong, PeerUnreachable
-from limn.node.config import DicomDestination, PeerTls, Tls
+from limn.node.config import Config, DicomDestination, PeerTls, Tls
 from limn.node.deliver import Outcome, deliver, echo, peer_of
-from limn.node.peer_tls import acceptor_context
+from limn.node.peer_tls import acceptor_context, check_keys
 from tests.conftest import free_port, require_peer
 from tests.node.certificates import Authority, Papers
 from tests.node.parts import COUNT, Door, slices, stop, structure_set, until, write_slices
@@ -212,6 +212,25 @@ def test_a_key_that_others_can_read_is_refused(site):
     papers.key.chmod(0o644)
     with pytest.raises(ConfigWrong, match=r"careless\.key can be read by others \(mode 0644\): ch"):
         acceptor_context(Tls.model_validate(papers.values()))
+
+
+def test_the_keys_for_commitment_reports_are_tried_too(site, tmp_path):
+    """Before the node starts, not when the first report can't be sent."""
+    papers = site.issue("reports")
+    tls = {key: str(path) for key, path in papers.values().items()}
+    peer = {"ae_title": "CT1", "host": "127.0.0.1", "port": 104, "tls": tls}
+    config = Config.model_validate(
+        {
+            "data_dir": tmp_path,
+            "model": {"bundle": tmp_path},
+            "receive": {"commitment": [peer]},
+            "destination": [{"kind": "folder", "name": "out", "folder": tmp_path}],
+        }
+    )
+    check_keys(config)
+    papers.key.chmod(0o644)
+    with pytest.raises(ConfigWrong, match="can be read by others"):
+        check_keys(config)
 
 
 @pytest.mark.parametrize("missing", ["certificate", "key", "ca"])

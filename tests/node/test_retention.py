@@ -1,12 +1,15 @@
 """What retention removes, what it never does, and what becomes of slices that come late."""
 
+import errno
 import json
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -14,6 +17,7 @@ from limn.node.config import Config, load_config
 from limn.node.intake import Source
 from limn.node.journal import ScanRow
 from limn.node.retention import DAY_S, Retention
+from limn.node.spool import write_durably
 from tests.node.parts import COUNT, SCP, Door, encoded, slices
 
 TEXT = """\
@@ -290,9 +294,119 @@ def test_a_crash_between_leaves_no_half_of_a_series(
     assert not again.files()
 
 
+@pytest.mark.parametrize("where", ["mkdir", "write_durably", "rmtree"])
+def test_a_crash_anywhere_is_finished_by_the_next_look(
+    site: Site, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Files gone and noted, however far it had come: a late slice hears that the rest went."""
+    row = site.delivered()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        name = {"mkdir": "make_private_folder", "rmtree": "shutil.rmtree"}.get(where, where)
+        patched.setattr(f"limn.node.spool.{name}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.retention.work(time.time())
+    again = Door(site.config.data_dir, hold_s=0.2)
+    Retention(site.config, again.journal, again.intake).work(time.time())
+    removed = again.spool.removed(Path(row.folder))
+    assert removed is not None
+    assert removed.instances == COUNT
+    assert not again.files()
+    assert not list(again.spool.root.glob(".going-*"))
+
+
+def test_results_that_were_half_removed_are_all_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash after the first file: the next look removes the others, the note names them all."""
+    row = site.delivered("1", 91)
+    folder = site.config.results_dir / row.name
+    unlink = Path.unlink
+
+    def killed(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.retention._remove_results(row.id, folder)
+    site.retention.work(time.time())
+    assert [path.name for path in folder.iterdir()] == ["removed.json"]
+    named = json.loads((folder / "removed.json").read_text())["files"]
+    assert named == [f"RS.2.25.{row.id}.dcm", "labels.npz", "picture.png"]
+
+
 def _killed(path: Path, *, ignore_errors: bool = False) -> None:
     if not ignore_errors:
         raise KeyboardInterrupt
+
+
+class Dies:
+    """Ends the process at its call of so many, and nothing of that call is done."""
+
+    def __init__(self, does: Callable[..., object], number: int) -> None:
+        self._does = does
+        self.left = number
+
+    def __get__(self, path: Path, _: object = None) -> Callable[..., object]:
+        """As a method of `Path`."""
+        return partial(self, path)
+
+    def __call__(self, *args: object, **more: object) -> object:
+        """The call."""
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self._does(*args, **more)
+
+
+SLICES_GO = [("pathlib.Path.unlink", 1), ("pathlib.Path.unlink", COUNT // 2)]
+SLICES_GO += [("limn.node.spool.write_durably", 1), ("limn.node.spool.shutil.rmtree", 1)]
+
+
+@pytest.mark.parametrize(("at", "number"), SLICES_GO)
+def test_slices_that_a_crash_left_on_their_way_out_go_and_are_noted(
+    site: Site, monkeypatch: pytest.MonkeyPatch, at: str, number: int
+) -> None:
+    """Wherever it ends: before the next slice comes the series is gone and its note is there."""
+    row = site.delivered()
+    with monkeypatch.context() as patch:
+        patch.setattr(at, Dies(resolve_name(at), number))
+        with pytest.raises(KeyboardInterrupt):
+            site.retention.work(time.time())
+    again = Door(site.config.data_dir)
+    again.intake.recover()
+    removed = again.spool.removed(Path(row.folder))
+    assert removed is not None
+    assert removed.instances == COUNT
+    assert not again.files()
+    assert len(again.scans()) == 1
+
+
+def test_a_full_disk_is_no_reason_to_keep_what_fills_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note has room only after what it speaks of has gone."""
+    row = site.delivered("1", 91)
+    folder = site.config.results_dir / row.name
+
+    def write(path: Path, contents: bytes) -> None:
+        if list(site.config.spool_dir.rglob("*.dcm")) or (
+            path.parent == folder and list(folder.glob("*.npz"))
+        ):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_durably(path, contents)
+
+    monkeypatch.setattr("limn.node.spool.write_durably", write)
+    monkeypatch.setattr("limn.node.retention.write_durably", write)
+    site.retention.work(time.time())
+    assert site.slices(row) == 0
+    assert [path.name for path in folder.iterdir()] == ["removed.json"]
+    assert (Path(row.folder) / "removed.json").exists()
 
 
 def test_a_folder_that_can_t_be_removed_is_said_and_stays(

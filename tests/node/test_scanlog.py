@@ -1,5 +1,7 @@
 import csv
+import errno
 import io
+import os
 
 import pytest
 from hypothesis import given
@@ -98,6 +100,57 @@ def test_a_log_of_another_schema_is_put_aside(path):
     scanlog.append(path, ScanRecord(scan_id="scan-4"))
     assert path.with_name(f"{path.stem}-schema-1-2{path.suffix}").exists()
     assert aside.read_text() == "schema_version,scan_id\n1,scan-1\n"
+
+
+TORN = ScanRecord(scan_id="scan-2", animal="Mäuse", reason='of "two\nlines"', flags="last")
+
+
+def test_a_row_that_was_torn_anywhere_is_made_whole(path):
+    """A kill or a power cut after any byte, in the first row with its header or in a later one."""
+    for first in ([], [ScanRecord(scan_id="scan-1")]):
+        path.unlink(missing_ok=True)
+        for record in first:
+            scanlog.append(path, record)
+        before = path.stat().st_size if first else 0
+        scanlog.append(path, TORN)
+        whole = path.read_bytes()
+        for count in range(before, len(whole)):
+            path.write_bytes(whole[:count])
+            scanlog.append(path, TORN)
+            assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("count", [-1, -5, 230, 260, 300])
+def test_what_is_not_known_is_ended_and_kept(path, count):
+    """A line that somebody left unfinished spoils no row after it; not a byte of it is lost."""
+    scanlog.append(path, ScanRecord(scan_id="scan-1"))
+    header = path.read_bytes().splitlines(keepends=True)[0]
+    scanlog.append(path, TORN)
+    torn = path.read_bytes()[: count if count < 0 else len(header) + count]
+    path.write_bytes(torn)
+    scanlog.append(path, ScanRecord(scan_id="scan-3"))
+    assert path.read_bytes().startswith(torn)
+    assert scanlog.rows(path)[-1]["scan_id"] == "scan-3"
+    assert scanlog.rows(path)[0]["scan_id"] == "scan-1"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_a_row_that_no_disk_takes_nothing_stays(path, monkeypatch, first):
+    """The bytes may be there and their fsync fail; the log is as it was."""
+    if not first:
+        scanlog.append(path, ScanRecord(scan_id="scan-1"))
+    before = path.read_bytes() if path.exists() else b""
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            scanlog.append(path, TORN)
+    assert path.read_bytes() == before
+    scanlog.append(path, TORN)
+    assert scanlog.rows(path)[-1]["scan_id"] == "scan-2"
 
 
 def test_no_log_has_no_rows(path):

@@ -22,7 +22,8 @@ from limn.node.certs import CA, CERT, valid_until
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.deliver import echo, peer_of
 from limn.node.engine_tls import check_given, security_of
-from limn.node.peer_tls import check_keys
+from limn.node.peer_tls import check_keys, peers_tls
+from limn.node.processes import Part, name_of, processes
 from limn.node.salvage import fault_of
 from limn.node.service import check_ports, deliverable_bundle
 from limn.node.window import Answer, Ask, answer, kind_of
@@ -33,8 +34,10 @@ ENGINE_S = 10.0
 CERTIFICATE_LEAST = timedelta(days=30)
 
 
-def check(config_path: Path) -> bool:
+def check(config_path: Path, only: Part | None = None) -> bool:
     """Print the resolved config, then try bundle, model, disk and peers; true if all is well.
+
+    With ``only`` what that part of a node needs on this host, and no more.
 
     One line for each try. What fails says what is wrong and what to do, and nothing is tried that
     rests on what has failed.
@@ -43,20 +46,26 @@ def check(config_path: Path) -> bool:
     config = load_config(config_path)
     console.print(f"[bold]config {config_path}[/]")
     console.print_json(config.model_dump_json())
-    tries: list[tuple[str, str, Callable[[], str]]] = [
-        ("bundle", "", lambda: _bundle(config)),
-        ("model", "bundle", lambda: _model(config)),
-        ("data folder", "", lambda: _data(config)),
-        ("disk space", "data folder", lambda: _space(config)),
-        ("journal", "", lambda: _journal(config)),
-        ("watched folder", "", lambda: _watched(config)),
-        ("TLS with DICOM peers", "", lambda: _tls(config)),
-        ("engine", "bundle", lambda: _engine(config)),
-        ("ports", "data folder", lambda: _ports(config)),
-        *((f"destination {d.name}", "", _destination(d, config)) for d in config.destination),
+    receives, computes = only in {None, "receiver"}, only in {None, "worker"}
+    tries: list[tuple[bool, str, str, Callable[[], str]]] = [
+        (only != "scheduler", "bundle", "", lambda: _bundle(config)),
+        (computes, "model", "bundle", lambda: _model(config)),
+        (True, "data folder", "", lambda: _data(config)),
+        (receives, "disk space", "data folder", lambda: _space(config)),
+        (receives, "journal", "", lambda: _journal(config)),
+        (receives, "watched folder", "", lambda: _watched(config)),
+        (receives, "TLS with DICOM peers", "", lambda: _tls(config)),
+        (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
+        (True, "ports", "data folder", lambda: _ports(config, only)),
+        *(
+            (receives, f"destination {each.name}", "", _destination(each, config))
+            for each in config.destination
+        ),
     ]
     well: dict[str, bool] = {}
-    for name, needs, action in tries:
+    for wanted, name, needs, action in tries:
+        if not wanted:
+            continue
         if not well.get(needs, True):
             console.print(f" --  {name}: not tried; mend {needs} first", soft_wrap=True)
             well[name] = False
@@ -137,9 +146,8 @@ def _watched(config: Config) -> str:
 
 def _tls(config: Config) -> str:
     check_keys(config)
-    peers = [d for d in config.destination if isinstance(d, DicomDestination)]
-    every = [config.receive.tls, *(peer.tls for peer in peers)]
-    given = [tls for tls in every if tls is not None]
+    own = config.receive.tls
+    given = [*([own] if own is not None else []), *peers_tls(config)]
     ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
     if not ends:
         return "none: no tls table is set"
@@ -166,14 +174,17 @@ def _lasts(certificate: Path) -> datetime:
     return end
 
 
-def _engine(config: Config) -> str:
-    said = f"scheduler {config.engine.address}, {config.engine.workers} workers on this host"
+def _engine(config: Config, config_path: Path, only: Part | None) -> str:
+    processes(config, config_path, only)
+    said = f"scheduler {config.engine.address}"
+    if only in {None, "worker"}:
+        said = f"{said}, {config.engine.workers} workers on this host"
     if config.engine.tls_dir is None:
         return f"{said}, certificates made anew at every start"
     said = f"{said}, certificates {check_given(config.engine.tls_dir)}"
     for name in (CA, CERT):
         _lasts(config.engine.tls_dir / name)
-    if config.engine.scheduler == "local":
+    if config.engine.scheduler == "local" or only == "scheduler":
         return said
     return f"{said}, {_workers_there(config)} warm workers there"
 
@@ -207,14 +218,15 @@ def _workers_there(config: Config) -> int:
     return len(found.workers)
 
 
-def _ports(config: Config) -> str:
-    lock = FileLock(config.data_dir / "limn.lock")
+def _ports(config: Config, only: Part | None) -> str:
+    name = name_of(only)
+    lock = FileLock(config.data_dir / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return "in use by the node that runs on this data folder"
+        return f"in use by the {only or 'node'} that runs on this data folder"
     with lock:
-        free = check_ports(config)
+        free = check_ports(config, only)
         with metrics.serving(config, tuple):
             page = f", {config.metrics.port}" if config.metrics.port else ""
     return f"{free}{page} are free"

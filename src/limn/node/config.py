@@ -19,6 +19,7 @@ from pydantic import (
 from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
+from limn.node.modes import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
@@ -82,6 +83,7 @@ class Receive(_Table):
     max_associations: Annotated[int, Field(ge=1)] = 50
     max_pdu: Annotated[int, Field(ge=4096, le=2**20)] = 131072
     max_instance_mb: Annotated[int, Field(ge=1, le=2048)] = 512
+    max_incoming_mb: Annotated[int, Field(ge=1)] | None = None
     max_spool_mb: Annotated[int, Field(ge=1)] | None = None
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     refuse_below_mb: Annotated[int, Field(ge=0)] | None = None
@@ -89,6 +91,21 @@ class Receive(_Table):
     artim_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     tls: Tls | None = None
     commitment: tuple[CommitmentPeer, ...] = ()
+
+    @property
+    def incoming_mb(self) -> int:
+        """So much of all instances that come in at once is held in memory."""
+        return self.max_incoming_mb or 2 * self.max_instance_mb
+
+    @model_validator(mode="after")
+    def _one_instance_fits(self) -> Receive:
+        if self.incoming_mb < self.max_instance_mb:
+            msg = (
+                f"max_incoming_mb {self.max_incoming_mb} is less than max_instance_mb "
+                f"{self.max_instance_mb}: the largest instance would never be taken"
+            )
+            raise ValueError(msg)
+        return self
 
     @property
     def refuse_free_mb(self) -> int:
@@ -404,8 +421,9 @@ def load_config(path: Path) -> Config:
     Raises
     ------
     ConfigWrong
-        Names the file and every wrong key.
+        Names the file and every wrong key, or says that anybody may change it.
     """
+    check_not_others(path, "config")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,6 +24,7 @@ from limn.node import oplog, scanlog
 from limn.node.commit import Item, Requester
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import Outcome, backoff_s, deliver
+from limn.node.disk import GivenUp, insist
 from limn.node.journal import DeliveryRow, Journal, ScanRow, StructureSetRow
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class Courier:
         self._keeps_scan_log = keeps_scan_log
         self._commitment = Requester(journal, [destination], calling_ae_title)
         self._woken = Event()
+        self._stopping = Event()
 
     def wake(self) -> None:
         """A structure set may be waiting."""
@@ -55,6 +59,7 @@ class Courier:
 
     def run(self, stopping: Event) -> None:
         """Deliver until told to stop; what is left then waits in the journal."""
+        self._stopping = stopping
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
@@ -62,6 +67,12 @@ class Courier:
 
     def work(self) -> None:
         """Everything that is due now."""
+        try:
+            self._work()
+        except GivenUp as unwritten:
+            log.error("%s; it is offered again after the next start", unwritten)
+
+    def _work(self) -> None:
         while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
             structure_set = self._journal.structure_set(delivery.structure_set)
             row = self._journal.scan(structure_set.scan)
@@ -76,7 +87,8 @@ class Courier:
         name = self._destination.name
         if answer.outcome is Outcome.AGAIN:
             wait_s = backoff_s(delivery.tries)
-            self._journal.postponed(delivery.id, answer.status, accepted_at + wait_s)
+            again_at = accepted_at + wait_s
+            self._note(row, partial(self._journal.postponed, delivery.id, answer.status, again_at))
             log.warning(
                 "%s -> %s: %s; again in %.0f s, %d waiting",
                 row.name,
@@ -87,12 +99,14 @@ class Courier:
             )
             return
         if answer.outcome is Outcome.DELIVERED:
-            self._journal.delivered(delivery.id, answer.status, accepted_at)
+            self._note(
+                row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
+            )
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
         else:
-            self._journal.held(delivery.id, answer.status)
+            self._note(row, partial(self._journal.held, delivery.id, answer.status))
             log.error(
                 "%s animal %s: %s REFUSED the structure set with %s; it is held in %s",
                 row.name,
@@ -103,6 +117,11 @@ class Courier:
             )
         if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
             log.info("%s delivered to %s (%s)", row.name, name, answer.status)
+
+    def _note(self, row: ScanRow, write: Callable[[], None]) -> None:
+        """Until the disk takes the answer nothing else is offered, nor the same again."""
+        name = self._destination.name
+        insist(write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping)
 
     def _log_ends(self) -> None:
         """Rows of scans that ended; asked of the journal, so that a crash loses none."""
@@ -122,8 +141,12 @@ class Courier:
         if delivery is not None:
             structure_set = self._journal.structure_set_of(row.id)
         record = closed_record(row, delivery, structure_set)
-        scanlog.append(self._scan_log, record)
-        self._journal.mark_logged(row.id)
+
+        def write() -> None:
+            scanlog.append(self._scan_log, record)
+            self._journal.mark_logged(row.id)
+
+        insist(write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping)
         if record.outcome == "delivered":
             log.info(
                 "%s animal %s delivered to %s (%s), %.2f s after its last slice",

@@ -1,16 +1,79 @@
-"""Can the data folder be written, and has it room? Asked at every start and by `limn check`."""
+"""Can the data folder be written, and has it room? What must be written waits until it has."""
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sqlite3
 import tempfile
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.modes import make_private_folder
 
+log = logging.getLogger(__name__)
+
 # What journal, certificates and log need to begin with.
 LEAST_BYTES = 2**20
+# A full disk is tried again after so long.
+PAUSE_S = 1.0
+# What SQLite says of a disk; any other error is a fault of ours.
+_OF_THE_DISK = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY,
+}
+
+Written = TypeVar("Written")
+
+
+class GivenUp(Exception):
+    """The node was told to stop before the disk took what was to be written."""
+
+
+def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
+    """Write, again until the disk takes it; said once when it does not and once when it does.
+
+    Parameters
+    ----------
+    write : may be called again after it has failed anywhere
+    what : for the log
+
+    Raises
+    ------
+    GivenUp
+        If the node is told to stop meanwhile; ``what`` is then not on disk.
+    """
+    waits = False
+    while True:
+        try:
+            written = write()
+        except (OSError, sqlite3.OperationalError) as error:
+            if (
+                isinstance(error, sqlite3.Error)
+                and error.sqlite_errorcode & 255 not in _OF_THE_DISK
+            ):
+                raise
+            if not waits:
+                log.error(
+                    "%s can't be written (%s) and waits in memory; make room on the disk of "
+                    "data_dir, and it goes on by itself",
+                    what,
+                    error,
+                )
+            waits = True
+            if stopping.wait(PAUSE_S):
+                msg = f"{what} is not on disk ({error})"
+                raise GivenUp(msg) from error
+        else:
+            if waits:
+                log.info("%s is written", what)
+            return written
 
 
 def try_writing(config: Config) -> None:

@@ -16,9 +16,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import Client, Future, fire_and_forget
 from distributed.security import Security
@@ -27,6 +28,7 @@ from limn import __version__
 from limn.node import oplog
 from limn.node.again import alarm
 from limn.node.config import Config
+from limn.node.disk import GivenUp, insist
 from limn.node.journal import LIVE, Journal, ScanRow
 from limn.node.release import what_to_do
 from limn.node.spool import write_durably
@@ -42,6 +44,8 @@ POLL_S = 1.0
 # A worker that another node leaves stands idle for at most this long.
 WAITING_POLL_S = 0.1
 CONNECT_S = 10.0
+Written = TypeVar("Written")
+
 # Deaths of a worker while it ran a scan, after which the scan is quarantined.
 DEATHS = 3
 
@@ -99,6 +103,7 @@ class Dispatcher:
         self._node = uuid.uuid4().hex
         self._known: set[str] = set()
         self._others: tuple[str, ...] = ()
+        self._stopping = Event()
 
     def wake(self) -> None:
         """Something new may be in the journal."""
@@ -106,6 +111,7 @@ class Dispatcher:
 
     def run(self, stopping: Event) -> None:
         """Dispatch until told to stop; then finish what is in flight."""
+        self._stopping = stopping
         while not stopping.is_set():
             try:
                 with Client(
@@ -114,9 +120,11 @@ class Dispatcher:
                     timeout=CONNECT_S,
                     set_as_default=False,
                 ) as client:
-                    self._journal.stopped()
+                    self._write(self._journal.stopped, "the journal")
                     client.subscribe_topic(TOPIC, self._on_job_event)
                     self._serve(client, stopping)
+            except GivenUp as unwritten:
+                log.error("%s; it is done again after the next start", unwritten)
             except OSError as error:
                 log.warning("no scheduler at %s yet: %s", self._scheduler, error)
                 stopping.wait(0.5)
@@ -155,7 +163,7 @@ class Dispatcher:
         for scan_id, flight in self._flights.items():
             if flight.key == key:
                 flight.started = True
-                tries = self._journal.started(scan_id)
+                tries = self._write(partial(self._journal.started, scan_id), "the journal")
                 if tries > 1:
                     log.warning("scan-%05d runs again, try %d", scan_id, tries)
 
@@ -186,7 +194,7 @@ class Dispatcher:
                 log.warning("scan-%05d: worker %s left; it runs again", scan_id, flight.worker)
                 flight.future.cancel()
                 del self._flights[scan_id]
-                self._journal.stopped(scan_id)
+                self._write(partial(self._journal.stopped, scan_id), "the journal")
 
     def _ask(self, client: Client, priority: int | None) -> Answer:
         """Which worker takes the next scan; every node on this scheduler asks in the same place."""
@@ -302,7 +310,15 @@ class Dispatcher:
             else:
                 log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
         # Of what has ended now, the journal keeps when it began.
-        self._journal.stopped(scan_id)
+        self._write(partial(self._journal.stopped, scan_id), "the journal")
+
+    def _write(self, write: Callable[[], Written], what: str) -> Written:
+        """Nothing else is done until the disk takes it; scans wait, their results in memory."""
+        return insist(write, what, self._stopping)
+
+    def _end(self, row: ScanRow, state: str, reason: str, record: dict[str, Any]) -> None:
+        end = partial(self._journal.end, row.id, state, reason, record)
+        self._write(end, f"{row.name} animal {row.animal}, {state},")
 
     def _after_death(self, row: ScanRow, flight: _Flight, future: Future[Result]) -> None:
         why = repr(future.exception())
@@ -313,7 +329,7 @@ class Dispatcher:
             reason = (
                 f"the worker died {deaths} times while it ran this scan ({why}); look at its log"
             )
-            self._journal.end(row.id, "quarantined", reason, {})
+            self._end(row, "quarantined", reason, {})
             line = alarm(self._journal.scan(row.id), self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
             self._contoured()
@@ -327,15 +343,13 @@ class Dispatcher:
             return
         if result.ended:
             record = {"limn_version": __version__, "queue_s": flight.queue_s}
-            self._journal.end(row.id, result.ended, result.reason, record)
+            self._end(row, result.ended, result.reason, record)
             log.error("%s animal %s %s: %s", row.name, row.animal, result.ended, result.reason)
             self._contoured()
             return
         folder = self._config.results_dir / row.name
-        folder.mkdir(parents=True, exist_ok=True)
         structure_set = self._journal.structure_set_of(row.id)
         path = folder / f"RS.{structure_set.sop_instance_uid}.dcm"
-        write_durably(path, result.structure_set)
         record = {
             **result.record,
             "queue_s": flight.queue_s,
@@ -346,11 +360,18 @@ class Dispatcher:
         live = row.priority >= LIVE
         if not live and result.held is not None:
             record["held"] = result.held
-        self._journal.contoured(row.id, str(path), record, result.held if live else None)
+
+        def hand_over() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(path, result.structure_set)
+            held = result.held if live else None
+            self._journal.contoured(row.id, str(path), record, held)
+
+        self._write(hand_over, f"{row.name} animal {row.animal} is contoured; its structure set")
         self._contoured()
         # After the hand-over: people look at these, the planning system does not wait for them.
-        (folder / "picture.png").write_bytes(result.picture)
-        (folder / "labels.npz").write_bytes(result.labels)
+        for name, contents in (("picture.png", result.picture), ("labels.npz", result.labels)):
+            self._write(partial((folder / name).write_bytes, contents), f"{row.name}: {name}")
         log.info(
             "%s animal %s contoured in %.1f s on %s",
             row.name,
@@ -382,7 +403,10 @@ class Dispatcher:
                 fire_and_forget(call)
         if workers != self._known:
             if workers:
-                self._config.ready_path.write_text(f"{len(workers)}\n", encoding="utf-8")
+                text = f"{len(workers)}\n"
+                self._write(
+                    partial(self._config.ready_path.write_text, text), str(self._config.ready_path)
+                )
                 log.info("ready: %d warm worker%s", len(workers), "" if len(workers) == 1 else "s")
             else:
                 self._config.ready_path.unlink(missing_ok=True)

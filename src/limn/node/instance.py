@@ -10,7 +10,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from limn.dicom.bounded import DAMAGES, check_header_bytes, check_promise, read
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
@@ -48,6 +48,12 @@ def input_digest(instances: Iterable[Instance]) -> str:
 
 class Unreadable(Exception):
     """Bytes that are no instance limn can take; the text says why."""
+
+
+def inflates(contents: bytes) -> bool:
+    """Whether reading an instance may take a thousand times its size, up to the limit for one."""
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    return uid in contents[: _dataset_offset(contents) or None]
 
 
 def inspect(contents: bytes) -> Instance:

@@ -7,13 +7,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.node import oplog, returned
-from limn.node.instance import Instance, Unreadable, input_digest, inspect
+from limn.node.instance import Instance, Unreadable, inflates, input_digest, inspect
 from limn.node.journal import Arrived, Journal
 from limn.node.settle import Arrivals, Rules, Verdict, decide, is_uniform
 from limn.node.slots import Slots
@@ -109,6 +109,8 @@ class Intake:
         self._wake = wake
         self._slots = Slots(spool.root / SLOTS)
         self._lock = threading.RLock()
+        # A gigabyte each; what fifty senders inflate at once no bound on what they send can tell.
+        self._inflating = threading.Lock()
         self._gathering: dict[str, _Gathering] = {}
         self._journal_failed = False
 
@@ -146,7 +148,8 @@ class Intake:
         arrived_s: float | None,
     ) -> tuple[int, str]:
         try:
-            instance = inspect(contents)
+            with self._inflating if inflates(contents) else nullcontext():
+                instance = inspect(contents)
         except Unreadable as error:
             return CANNOT_UNDERSTAND, str(error)
         with self._held(instance) as gathering, gathering.writing:
@@ -223,6 +226,8 @@ class Intake:
 
     def recover(self) -> None:
         """After a restart: pick up series that lie in the spool and not in the journal."""
+        # Before a slice can come that must find the note of what was removed.
+        self._spool.sweep()
         for slot in self._slots.left_over():
             self._take_up(slot)
         journaled: dict[str, set[str]] = {}

@@ -715,10 +715,12 @@ class Journal:
             self._db.execute("begin immediate")
             try:
                 yield self._db
+                self._db.execute("commit")
             except BaseException:
-                self._db.execute("rollback")
+                # On a full disk SQLite may have rolled back by itself, or only the commit fails.
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
                 raise
-            self._db.execute("commit")
 
 
 def _structure_set(row: sqlite3.Row) -> StructureSetRow:

@@ -18,12 +18,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from socketserver import BaseServer
 from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import EventHandlerType
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
@@ -42,6 +45,10 @@ LOOK_S = 0.001
 BREATH_S = 0.0001
 # The same for a whole message, whose reactor sleeps a millisecond after every look.
 LISTEN_S = 0.004
+# Refused: Out of Resources (PS3.4 table B.2-1).
+OUT_OF_RESOURCES = 0xA700
+# Only an instance is large; a storage commitment of ten thousand is not.
+MAX_OTHER_BYTES = 16 * 2**20
 # Room for the command set and for what wraps the data set.
 MESSAGE_OVERHEAD_BYTES = 2**16
 
@@ -54,6 +61,7 @@ class Bounds:
     ----------
     max_pdu : bytes, as told to the peer; twice that is the end
     max_message_bytes : of one DIMSE message
+    max_incoming_bytes : of all instances together that are not answered yet, whoever sends them
     idle_s : silence on an association, and the longest that one PDU may take
     artim_s : from the connection to the whole A-ASSOCIATE-RQ; TLS has as long for itself
     max_connections : sockets at once, with and without an association
@@ -61,6 +69,7 @@ class Bounds:
 
     max_pdu: int
     max_message_bytes: int
+    max_incoming_bytes: int
     idle_s: float
     artim_s: float
     max_connections: int
@@ -85,6 +94,7 @@ class Listener(ThreadedAssociationServer):
         ended: Callable[[Association], None],
     ) -> None:
         self.bounds = bounds
+        self.room = _Room(bounds.max_incoming_bytes)
         self.ended = ended
         self._networks = networks
         self._tls = tls
@@ -172,6 +182,7 @@ class _Connection(RequestHandler):
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().handle()
         self._association.join()
+        self._messages.forget()
         self.server.ended(self._association)
 
     def _create_association(self) -> Association:
@@ -179,7 +190,8 @@ class _Connection(RequestHandler):
         # pynetdicom's own socket has announced itself (Evt5); ours does it again.
         association.dul.event_queue.get_nowait()
         association.dul.socket = _TimedSocket(association, self.request, self.server.bounds)
-        association.dimse = _BoundedMessages(association, self.server.bounds)
+        self._messages = _BoundedMessages(association, self.server.bounds, self.server.room)
+        association.dimse = self._messages
         association.dul.state_machine = _Unshaken(association.dul)
         association.dul._run_loop_delay = BREATH_S
         association.bind(evt.EVT_CONN_CLOSE, _wake)
@@ -259,29 +271,150 @@ class _TimedSocket(AssociationSocket):
         log.warning("connection from %s closed: %s", requestor.address, why)
 
 
-class _BoundedMessages(DIMSEServiceProvider):
-    """Collects one DIMSE message up to its limit; beyond, the association is aborted."""
+class _Room:
+    """The memory that all associations share for instances."""
 
-    def __init__(self, association: Association, bounds: Bounds) -> None:
+    def __init__(self, limit_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._free = limit_bytes
+
+    def take(self, count: int) -> bool:
+        """Whether there is room for so many bytes; they are then taken."""
+        with self._lock:
+            if count > self._free:
+                return False
+            self._free -= count
+            return True
+
+    def give(self, count: int) -> None:
+        """They are free again."""
+        with self._lock:
+            self._free += count
+
+
+class _Share:
+    """What one association has taken of the room."""
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, count: int) -> bool:
+        """As of the room."""
+        with self._lock:
+            taken = self._room.take(count)
+            self._taken += taken * count
+            return taken
+
+    def give(self, count: int | None = None) -> None:
+        """So many bytes back, or all."""
+        with self._lock:
+            count = self._taken if count is None else min(count, self._taken)
+            self._room.give(count)
+            self._taken -= count
+
+
+class _DataSet(BytesIO):
+    """What pynetdicom collects of one message; of an instance no more than there is room for.
+
+    Attributes
+    ----------
+    dropped : there was no room; nothing of it is kept, the rest is read and thrown away
+    """
+
+    def __init__(self, message: DIMSEMessage, share: _Share) -> None:
+        super().__init__()
+        self._message = message
+        self._share = share
+        self._taken = 0
+        self.dropped = False
+
+    def write(self, data: Any) -> int:
+        """As any file, or nothing."""
+        if not isinstance(self._message, C_STORE_RQ):
+            return super().write(data)
+        if self.dropped or not self._share.take(len(data)):
+            self.drop()
+            return len(data)
+        self._taken += len(data)
+        return super().write(data)
+
+    def drop(self) -> None:
+        """Keep nothing of it."""
+        self.dropped = True
+        self.seek(0)
+        self.truncate()
+        self._share.give(self._taken)
+        self._taken = 0
+
+
+class _BoundedMessages(DIMSEServiceProvider):
+    """Collects DIMSE messages up to their limit; beyond, the association is aborted.
+
+    An instance for which all associations together have no room is answered 0xA700.
+    """
+
+    def __init__(self, association: Association, bounds: Bounds, room: _Room) -> None:
         super().__init__(association)
         self._max_bytes = bounds.max_message_bytes + MESSAGE_OVERHEAD_BYTES
+        self._share = _Share(room)
         self._collected = 0
+        self._in_hand: _DataSet | None = None
 
     def get_msg(self, block: bool = False) -> Any:
         """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
         if block:
             return super().get_msg(block)
+        self._answered()
         try:
-            return self.msg_queue.get(timeout=LISTEN_S)
+            context_id, message = self.msg_queue.get(timeout=LISTEN_S)
         except queue.Empty:
             return None, None
+        if isinstance(message, C_STORE) and isinstance(message.DataSet, _DataSet):
+            self._in_hand = message.DataSet
+            if self._in_hand.dropped and context_id is not None:
+                self._refuse(context_id, message)
+                return None, None
+        return context_id, message
+
+    def forget(self) -> None:
+        """The association is over; nothing of it is in memory any more."""
+        self._share.give()
+
+    def _answered(self) -> None:
+        if self._in_hand is not None:
+            self._in_hand.drop()
+            self._in_hand = None
+
+    def _refuse(self, context_id: int, request: C_STORE) -> None:
+        requestor = self.assoc.requestor
+        log.error(
+            "instance from %s@%s answered 0x%04X: too much comes in at once "
+            "(receive.max_incoming_mb); send it again",
+            requestor.ae_title,
+            requestor.address,
+            OUT_OF_RESOURCES,
+        )
+        answer = C_STORE()
+        answer.MessageIDBeingRespondedTo = request.MessageID
+        answer.AffectedSOPClassUID = request.AffectedSOPClassUID
+        answer.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
+        answer.Status = OUT_OF_RESOURCES
+        self.send_msg(answer, context_id)
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take a P-DATA in, or end the association (A-ABORT by the provider, PS3.8 9.3.8)."""
         self._collected += sum(len(data) for _, data in primitive.presentation_data_value_list)
         why = ""
+        if self.message is None:
+            self.message = DIMSEMessage()
+            self.message.data_set = _DataSet(self.message, self._share)
+        is_instance = isinstance(self.message, C_STORE_RQ)
         if self._collected > self._max_bytes:
             why = f"an instance larger than {self._max_bytes // 2**20} MB (receive.max_instance_mb)"
+        elif not is_instance and self._collected > MAX_OTHER_BYTES:
+            why = f"a message larger than {MAX_OTHER_BYTES // 2**20} MB that is no instance"
         elif self.msg_queue.qsize() >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests without awaiting an answer"
         else:

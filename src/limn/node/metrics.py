@@ -109,24 +109,25 @@ class Metrics:
         """Why the next scan would not be contoured now; empty if all is well."""
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
         if any(each.name == "receiver" for each in self._processes()):
-            found += self._of_doors()
-        try:
-            short = disk.shortage(self._config)
-        except OSError as error:
-            short = f"{self._config.data_dir} can't be reached ({error.strerror})"
-        return [*found, short] if short else found
+            found += [*self._of_doors(), *self._of_room()]
+        return found
 
     def _of_doors(self) -> Iterator[str]:
         receive = self._config.receive
-        host = "127.0.0.1" if receive.host in ("0.0.0.0", "::") else receive.host  # noqa: S104
-        try:
-            socket.create_connection((host, receive.port), timeout=PROBE_S).close()
-        except OSError as error:
-            yield f"nothing listens on {host}:{receive.port} ({error.strerror or error})"
+        if not _is_taken(receive.host, receive.port):
+            yield f"nothing listens on {receive.host}:{receive.port}"
         if not self._workers():
             yield "no warm worker"
         if not self._journal_sound():
             yield f"{self._config.journal_path} is damaged; start limn again, which sets it aside"
+
+    def _of_room(self) -> Iterator[str]:
+        """Only where scans are received: a host of workers takes none, however full its disk."""
+        try:
+            if short := disk.shortage(self._config):
+                yield short
+        except OSError as error:
+            yield f"{self._config.data_dir} can't be reached ({error.strerror})"
 
     def _of_processes(self) -> Iterator[Family]:
         info = Family("limn_info", "gauge", "Version of limn.")
@@ -346,6 +347,23 @@ def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
             """A line for every scrape would bury the scans."""
 
     return Page
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there, without a call that the receiver would refuse and log.
+
+    A door that lets in certain networks only, or asks for TLS, warns of everybody else.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            # Past what lingers of closed connections; on Windows it would share the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
 
 
 def _numbers(rows: Iterable[dict[str, str]], column: str) -> list[float]:

@@ -25,6 +25,19 @@ def make_private_file(path: Path) -> None:
         path.touch(mode=OWNER_ONLY_FILE)
 
 
+def check_not_others(path: Path, what: str) -> None:
+    """Refuse what anybody on the machine may change (on POSIX); a group is the site's decision.
+
+    Raises
+    ------
+    ConfigWrong
+        Says what to do.
+    """
+    if os.name == "posix" and path.exists() and (mode := path.stat().st_mode) & 0o002:
+        msg = f"{what} {path} can be changed by anybody (mode {mode & 0o777:04o}): chmod o-w {path}"
+        raise ConfigWrong(msg)
+
+
 def check_private(path: Path, what: str) -> None:
     """Refuse a secret that others than its owner can read.
 

@@ -46,9 +46,15 @@ def check_keys(config: Config) -> None:
     """
     if config.receive.tls is not None:
         acceptor_context(config.receive.tls)
-    for destination in config.destination:
-        if isinstance(destination, DicomDestination) and destination.tls is not None:
-            requestor_context(destination.tls)
+    for tls in peers_tls(config):
+        requestor_context(tls)
+
+
+def peers_tls(config: Config) -> list[PeerTls]:
+    """What every peer that the node calls wants of it, reports of storage commitment included."""
+    dicom = (each for each in config.destination if isinstance(each, DicomDestination))
+    found = [*(each.tls for each in config.receive.commitment), *(each.tls for each in dicom)]
+    return [tls for tls in found if tls is not None]
 
 
 def _load(context: ssl.SSLContext, settings: Tls) -> ssl.SSLContext:

@@ -38,6 +38,12 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def name_of(only: Part | None) -> str:
+    """Of this host's part in its lock and its log."""
+    # A receiving host is the node; scheduler and workers may stand beside it on its disk.
+    return f"limn-{only}" if only in {"scheduler", "worker"} else "limn"
+
+
 def processes(config: Config, config_path: Path, only: Part | None) -> list[Process]:
     """What the supervisor of this host starts, in this order.
 

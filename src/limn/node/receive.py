@@ -99,6 +99,7 @@ def listen(
         bounds=Bounds(
             max_pdu=settings.max_pdu,
             max_message_bytes=settings.max_instance_mb * 2**20,
+            max_incoming_bytes=settings.incoming_mb * 2**20,
             idle_s=settings.idle_s,
             artim_s=settings.artim_s,
             max_connections=2 * settings.max_associations,

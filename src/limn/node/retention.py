@@ -17,7 +17,7 @@ from limn.node import oplog
 from limn.node.config import Config
 from limn.node.intake import Intake
 from limn.node.journal import Journal, ScanRow
-from limn.node.spool import REMOVED, Spool
+from limn.node.spool import REMOVED, Spool, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -86,15 +86,21 @@ class Retention:
             return
         row = self._journal.scan(scan_id)
         removed_bytes = sum(path.stat().st_size for path in files)
+        structure_sets = list(folder.glob(RESULTS[0]))
+        names = sorted({path.name for path in structure_sets}.union(RESULTS[1:]))
         note = {
             "date": datetime.now(UTC).date().isoformat(),
             "why": "every destination has it (retention.results_days)",
-            "files": sorted(path.name for path in files),
+            "files": names,
         }
-        (folder / REMOVED).write_text(json.dumps(note), encoding="utf-8")
-        for path in files:
+        # The structure set goes last, after the note: while it is there the next look goes on.
+        # Pictures and labels go first, or a full disk would have no room for the note.
+        for path in set(files) - set(structure_sets):
             path.unlink()
-        self._say(row, ", ".join(str(name) for name in note["files"]), removed_bytes)
+        write_durably(folder / REMOVED, json.dumps(note).encode())
+        for path in structure_sets:
+            path.unlink()
+        self._say(row, ", ".join(names), removed_bytes)
 
     def _say(self, row: ScanRow, what: str, removed_bytes: int) -> None:
         accepted_at = max(each.accepted_at or 0.0 for each in self._journal.deliveries(row.id))

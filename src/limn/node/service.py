@@ -26,7 +26,7 @@ from limn.node.dispatch import Dispatcher
 from limn.node.intake import Intake
 from limn.node.journal import Journal
 from limn.node.peer_tls import check_keys
-from limn.node.processes import ENVIRONMENT, Part, processes
+from limn.node.processes import ENVIRONMENT, Part, name_of, processes
 from limn.node.receive import listen
 from limn.node.release import what_to_do
 from limn.node.retention import Retention
@@ -39,7 +39,8 @@ from limn.segment.bundle import Bundle, open_bundle
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 120.0
+# What a process may take to end that has no scan in hand, or has just got the last one back.
+STOP_S = 60.0
 PORT_WAIT_S = 5.0
 LAST_WORDS_S = 2.0
 RESTART_S = 0.5
@@ -273,8 +274,7 @@ class Supervisor:
             If the bundle can't be used here.
         """
         config = self._config
-        # A receiving host is the node; scheduler and workers may stand beside it on its disk.
-        name = f"limn-{self._only}" if self._only in {"scheduler", "worker"} else "limn"
+        name = name_of(self._only)
         children = self._children()
         disk.try_writing(config)
         oplog.set_up(config.data_dir, name, config.log)
@@ -345,14 +345,25 @@ class Supervisor:
                 continue
             with suppress(OSError):
                 lifeline.ask_to_stop(child.process)
+            within_s = drain_s(self._config, child.name)
             try:
-                child.process.wait(DRAIN_S)
+                child.process.wait(within_s)
             except subprocess.TimeoutExpired:
-                log.error("%s did not stop in %g s and is killed", child.name, DRAIN_S)
+                log.error(
+                    "%s did not stop in %g s and is killed; what it had in hand is in the journal "
+                    "and is done after the next start",
+                    child.name,
+                    within_s,
+                )
                 child.process.kill()
                 child.process.wait()
             if child.said is not None:
                 child.said.join(LAST_WORDS_S)
+
+
+def drain_s(config: Config, process: str) -> float:
+    """How long a process may take to end; the engine as long as a scan that runs may take."""
+    return STOP_S + (config.engine.deadline_s if process == "engine" else 0.0)
 
 
 def _told(child: _Child) -> metrics.Process:

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ RELEASED = "released.json"
 RELEASED_BYTES = 512
 MAX_SENDER = 60
 REMOVED = "removed.json"
-# A folder on its way out; no series lies in it.
+# A folder on its way out; no series lies in it. Its name goes on with the series' folder, how many
+# instances there were and the day: a rename needs no room on a full disk, and can't be half done.
 _GOING = ".going-"
 # A spool at its limit is measured again after so long: retention may have made room.
 MEASURE_AGAIN_S = 5.0
@@ -163,23 +165,38 @@ class Spool:
         Raises
         ------
         OSError
-            If somebody reads it (Windows) or the disk fails; then it stays as it was, or is gone.
+            If somebody reads it (Windows) or the disk fails; then it stays as it was.
         """
         before = self.removed(folder)
         instances = max(len(list(folder.glob("*.dcm"))), before.instances if before else 0)
-        going = folder.with_name(f"{_GOING}{folder.name}")
-        shutil.rmtree(going, ignore_errors=True)
+        today = datetime.now(UTC).date().isoformat()
+        going = folder.with_name(f"{_GOING}{folder.name}.{instances}.{today}")
         # Renamed first: a crash in the middle must not leave half a series that looks late.
         folder.rename(going)
-        folder.mkdir()
-        note = {"instances": instances, "date": datetime.now(UTC).date().isoformat()}
-        write_durably(folder / REMOVED, json.dumps(note).encode())
-        shutil.rmtree(going)
+        # From here on it is gone; what fails now is done by `sweep`.
+        with suppress(OSError):
+            fsync_folder(self.root)
+            self._finish(going)
 
     def sweep(self) -> None:
-        """Finish what a crash left of `clear`."""
+        """Finish what a crash left of `clear`; what somebody still reads waits for another time."""
         for going in self.root.glob(f"{_GOING}*"):
-            shutil.rmtree(going, ignore_errors=True)
+            # Of a name that is not ours (ValueError) nothing is known.
+            with suppress(OSError, ValueError):
+                self._finish(going)
+
+    def _finish(self, going: Path) -> None:
+        """Slices, note, folder: whenever it ends, the same again goes on from there."""
+        for path in going.glob("*.dcm"):
+            path.unlink()
+        name, _, told = going.name.removeprefix(_GOING).partition(".")
+        instances, _, date = told.partition(".")
+        if told:
+            folder = going.with_name(name)
+            make_private_folder(folder)
+            note = {"instances": int(instances), "date": date}
+            write_durably(folder / REMOVED, json.dumps(note).encode())
+        shutil.rmtree(going)
 
     def removed(self, folder: Path) -> Removed | None:
         """What was removed of a series; None if nothing was."""
