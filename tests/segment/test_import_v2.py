@@ -162,6 +162,26 @@ def test_labels_that_limn_cant_take_over_are_refused(trained, labels, said):
         read_v2(trained)
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("data", {"order": 1}),
+        ("data", {"force_separate_z": False}),
+        ("probabilities", {"order": 0}),
+        ("probabilities", {"order_z": 1}),
+    ],
+)
+def test_other_splines_are_refused(trained, key, told):
+    """The resampling is fixed; plans that want another are refused with the value."""
+
+    def other(plans):
+        plans["configurations"]["3d_fullres"][f"resampling_fn_{key}_kwargs"] |= told
+
+    name = next(iter(told))
+    with pytest.raises(BundleUnfit, match=rf"resampling_fn_{key}_kwargs has {name} .*, limn"):
+        read_v2(changed(trained, other))
+
+
 def test_another_resampling_is_refused(trained):
     """Plans that resample otherwise would be prepared wrongly without a word."""
 

@@ -95,3 +95,66 @@ def test_a_codec_is_not_called(tmp_path):
     path.write_bytes(raw.replace(b"latin1", b"rot_13"))
     with pytest.raises(BundleUnfit, match="rot_13"):
         read_pickle(path)
+
+
+def doubled(start, times, pair):
+    """One value named twice, that pair twice, and so on: a few bytes each time."""
+    for _ in range(times):
+        start = pair(start, start)
+    return start
+
+
+def cyclic():
+    """A list within itself."""
+    itself = []
+    itself.append(itself)
+    return itself
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (pickle.dumps(doubled([0], 60, lambda a, b: [a, b])), "more than 1000000 values"),
+        (pickle.dumps(doubled({0: 0}, 60, lambda a, b: {0: a, 1: b})), "more than 1000000 values"),
+        (b"\x80\x04}N\x85" + b"2\x86" * 60 + b"K\x01s.", "a tuple of more than 4096"),
+        (pickle.dumps(doubled(frozenset([0]), 60, lambda a, b: frozenset([(0, a), (1, b)]))),
+         "a tuple of more than 4096"),
+        (pickle.dumps(cyclic()), "more than 100 deep"),
+        (pickle.dumps(doubled(0, 150, lambda a, _: [a])), "more than 100 deep"),
+        (b"\x80\x04N" + b"\x85" * 5000 + b".", "a tuple of more than 4096"),
+        (b"\x80\x04(" + b"]" * 1_100_000 + b"l.", "more than 1000000 operations"),
+        (b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"xx.", "EOFError|truncated|ran out"),
+        (b"\x80\x02]r\xff\xff\xff\x7f0cbuiltins\nlist\n)R(lb.", "state for what has none"),
+        (b"\x80\x02cnumpy\nndarray\nN}X\x01\x00\x00\x00xK\x01s\x86b.", "state for what has none"),
+        (pickle.dumps(Calls(list, b"x" * 1000)), "a container of single bytes"),
+    ],
+    ids=["lists", "dicts", "keys", "frozensets", "a cycle", "deep", "deep tuples", "operations",
+         "a bytearray", "state of a list", "state of a class", "a list of bytes"],
+)  # fmt: skip
+def test_what_grows_without_end_is_refused(tmp_path, raw, complaint):
+    """A few bytes that mean gigabytes, or for ever, are refused at once and by name."""
+    path = tmp_path / "plans.pkl"
+    path.write_bytes(raw)
+    with pytest.raises(BundleUnfit, match=complaint):
+        read_pickle(path)
+
+
+def test_what_is_copied_again_and_again_is_refused(tmp_path):
+    """One megabyte copied a thousand times by seven bytes each."""
+    path = tmp_path / "plans.pkl"
+    once = b"cbuiltins\nbytes\nq\x01B" + (2**20).to_bytes(4, "little") + b"x" * 2**20 + b"q\x020"
+    path.write_bytes(b"\x80\x03(" + once + b"h\x01h\x02\x85R" * 1000 + b"l.")
+    with pytest.raises(BundleUnfit, match="copies more than"):
+        read_pickle(path)
+
+
+def test_an_array_has_no_more_rows_than_numbers(tmp_path):
+    """A million million rows of nothing would be as many lists."""
+    path = tmp_path / "plans.pkl"
+    raw = pickle.dumps(np.zeros((0, 3)), 2)
+    assert raw.count(b"K\x00K\x03\x86") == 1
+    path.write_bytes(
+        raw.replace(b"K\x00K\x03\x86", b"\x8a\x06" + (2**40).to_bytes(6, "little") + b"K\x00\x86")
+    )
+    with pytest.raises(BundleUnfit, match=r"an array of shape \(1099511627776, 0\)"):
+        read_pickle(path)

@@ -15,6 +15,7 @@ from limn.domain.scan import Organ, Volume, dice
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment import ensemble as ensemble_module
+from limn.segment import room
 from limn.segment.bundle import open_bundle
 from limn.segment.clean import clean
 from limn.segment.ensemble import Ensemble
@@ -240,7 +241,8 @@ def failing(ensemble, error, most):
     """The ensemble with networks that fail."""
     bundle, plan = ensemble.bundle, ensemble._plan
     networks = [_load_fold(bundle, plan, fold) for fold in bundle.folds]
-    ensemble._networks = Failing(networks, plan, error, most)
+    gpu = Failing(networks, plan, error, most)
+    ensemble._home, ensemble._batch = gpu, gpu.batch
     return ensemble
 
 
@@ -253,24 +255,87 @@ def test_less_memory_means_smaller_batches(tiny):
     assert ensemble._networks.batch == 2
 
 
-@pytest.mark.parametrize(
-    ("error", "flag"),
-    [
-        (torch.OutOfMemoryError("no memory"), "gpu-out-of-memory:cpu"),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), "gpu-failed:cpu"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "gpu-failed:cpu"),
-    ],
-)
-def test_a_gpu_that_fails_is_left(tiny, error, flag):
+def inferred(ensemble, hu):
+    """A scan shown to the ensemble as a worker shows it."""
+    volume = Volume(hu, axial_grid(hu.shape, NETWORKS_OWN, np.zeros(3)))
+    return ensemble.despite_gpu(lambda: ensemble.infer(ensemble.prepare(volume), quiet))
+
+
+def test_smaller_batches_are_in_the_record_of_their_scan_alone(tiny):
+    """The next scan begins with as many tiles at a time as the first."""
+    ensemble, hu = tiny
+    failing(ensemble, torch.OutOfMemoryError("no memory"), 2)
+    assert inferred(ensemble, hu).flags == ("gpu-out-of-memory:batch-2",)
+    ensemble._home.most = 8
+    assert inferred(ensemble, hu).flags == ()
+    assert ensemble._networks.batch == 8
+
+
+BROKEN = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+]
+FULL = [
+    torch.OutOfMemoryError("no memory"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", BROKEN)
+def test_a_broken_gpu_is_left_for_good(tiny, error):
     """The scan is finished on the CPU, the record says so, and the next one starts there."""
     ensemble, hu = tiny
     wanted, _ = said(ensemble, hu)
     failing(ensemble, error, 0)
-    volume = Volume(hu, axial_grid(hu.shape, SpacingMm(0.3, 0.3, 0.3), np.zeros(3)))
-    inferred = ensemble.despite_gpu(lambda: ensemble.infer(ensemble.prepare(volume), quiet))
-    assert inferred.flags == (flag,)
-    np.testing.assert_allclose(inferred.scores, wanted, atol=1e-4)
+    for _ in range(2):
+        found = inferred(ensemble, hu)
+        assert found.flags == ("gpu-failed:cpu",)
+        np.testing.assert_allclose(found.scores, wanted, atol=1e-4)
+        assert "cpu openvino" in ensemble.description
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_a_full_gpu_is_left_for_one_scan(tiny, error):
+    """One scan too large for it goes to the CPU; the next one has the GPU again."""
+    ensemble, hu = tiny
+    wanted, _ = said(ensemble, hu)
+    failing(ensemble, error, 0)
+    found = inferred(ensemble, hu)
+    assert found.flags == ("gpu-out-of-memory:cpu",)
+    np.testing.assert_allclose(found.scores, wanted, atol=1e-4)
     assert "cpu openvino" in ensemble.description
+    ensemble._home.most = 8
+    assert inferred(ensemble, hu).flags == ()
+    assert ensemble.description == "failing"
+
+
+def test_a_scan_that_no_gpu_could_hold_goes_to_the_cpu_at_once(tiny, monkeypatch):
+    """Its sums are weighed before the GPU takes them, with what earlier scans left there."""
+    ensemble, hu = tiny
+    wanted, _ = said(ensemble, hu)
+    failing(ensemble, AssertionError("nothing is tried"), 0)
+    ensemble._home.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2_000_000)
+    found = inferred(ensemble, hu)
+    assert found.flags == ("gpu-out-of-memory:cpu",)
+    np.testing.assert_allclose(found.scores, wanted, atol=1e-4)
+
+
+def test_what_fails_on_the_cpu_too_fails(tiny, monkeypatch):
+    """The CPU is tried once, not for ever."""
+    ensemble, _ = tiny
+    steps = []
+
+    def step():
+        steps.append(ensemble.description)
+        raise RuntimeError("CUDA error: whatever")
+
+    with pytest.raises(RuntimeError, match="whatever"):
+        ensemble.despite_gpu(step)
+    assert len(steps) == 2
 
 
 def test_a_gpu_that_fails_at_the_first_pass_is_left(tiny):
@@ -301,17 +366,39 @@ def test_a_gpu_that_is_not_there_leaves_the_cpu(tmp_path, monkeypatch, error):
     assert "cpu" in Ensemble.load(bundle, "cuda").description
 
 
+def memory(monkeypatch, available) -> None:
+    """A machine with so many bytes free."""
+    monkeypatch.setattr(room.psutil, "virtual_memory", type("Memory", (), {"available": available}))
+
+
 def test_a_scan_too_large_for_the_memory_is_refused(tiny, monkeypatch):
     """The figure is named before anything is allocated."""
     ensemble, hu = tiny
     volume = Volume(hu, axial_grid(hu.shape, SpacingMm(0.3, 0.3, 0.3), np.zeros(3)))
-    monkeypatch.setattr(
-        ensemble_module.psutil,
-        "virtual_memory",
-        type("Memory", (), {"available": 1_000_000}),
-    )
+    memory(monkeypatch, 1_000_000)
     with pytest.raises(RefusedSeries, match=r"45 x 38 x 27 voxels .* need 0\.0 GB"):
         ensemble.prepare(volume)
+
+
+def test_labels_of_a_fine_scan_count(tiny, monkeypatch):
+    """The scan's own grid has many voxels where the network's has few; their labels take room."""
+    ensemble, _ = tiny
+    hu = np.zeros((240, 220, 200), dtype=np.float32)
+    fine = Volume(hu, axial_grid(hu.shape, SpacingMm(0.02, 0.02, 0.02), np.zeros(3)))
+    memory(monkeypatch, 60_000_000)
+    with pytest.raises(RefusedSeries, match=r"need 0\.1 GB of memory, 0\.1 GB are free"):
+        ensemble.prepare(fine)
+    memory(monkeypatch, 90_000_000)
+    ensemble.prepare(fine)
+
+
+def test_a_scan_of_a_thousand_million_voxels_is_refused_unread(monkeypatch):
+    """With the figure, where the machine can't even hold it."""
+    memory(monkeypatch, 8_000_000_000)
+    with pytest.raises(RefusedSeries, match=r"1024 x 1024 x 1024 .* need 10\.7 GB .* 7\.2 GB are"):
+        room.refuse_unread((1024, 1024, 1024))
+    memory(monkeypatch, 16_000_000_000)
+    room.refuse_unread((1024, 1024, 1024))
 
 
 def test_mirroring_needs_a_bundle_that_was_trained_with_it():

@@ -24,6 +24,7 @@ from limn.segment.locate import ChoiceRule
 from limn.segment.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 from limn.segment.picture import draw_contours
 from limn.segment.rasterise import rasterise
+from limn.segment.room import refuse_unread
 from limn.segment.trace import trace
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def contour(
     """
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
+        refuse_unread(series.grid.shape_zyx)
         volume = read_volume(series)
     with stopwatch.stage("preprocess_s"):
         bridged = bridge(volume, series.rungs)

@@ -16,11 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from torch.nn import functional
 
-from limn.domain.errors import BundleUnfit, RefusedSeries
+from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle import Bundle
@@ -30,6 +29,7 @@ from limn.segment.plans import Plan, read_plan
 from limn.segment.profile import PROFILES, Profile, ProfileName
 from limn.segment.region import Region, at_least, grown, region_of_organs
 from limn.segment.resample import long_axis, most_probable, nearest, resized
+from limn.segment.room import WORKING_FLOATS, NoRoomOnGpu, refuse_too_large
 from limn.segment.tiles import TileZyx, gaussian, tiles_over
 
 Progress = Callable[[int, int], None]
@@ -41,8 +41,6 @@ TISSUE_HU = -400.0
 AIR_SHARE = 0.001
 # A region that has grown so often is no region.
 MOST_GROWTHS = 3
-# What a scan may take of the memory that is free.
-MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,10 +106,14 @@ class Ensemble:
         self.profile = profile
         self.finder = _load_finder(bundle)
         self._networks = networks
+        # Where every scan begins, and with how many tiles at a time.
+        self._home, self._batch = networks, networks.batch
         self._plan = plan
         self._flips = [
             axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
         ]
+        # What stays true of every scan, and what is true of this one.
+        self._lasting: tuple[str, ...] = ()
         self._flags: tuple[str, ...] = ()
         self._half = True
 
@@ -146,12 +148,12 @@ class Ensemble:
         networks, flags = _on_a_device(bundle, plan, device, half=half)
         axes = bundle.mirror_axes if mirroring else ()
         ensemble = cls(bundle, networks, plan, PROFILES[profile], axes)
-        ensemble._flags, ensemble._half = flags, half
+        ensemble._lasting, ensemble._flags, ensemble._half = flags, flags, half
         return ensemble
 
     @property
     def description(self) -> str:
-        """Device and precision, for the record."""
+        """Device and precision that the last scan ended with, for the record."""
         return self._networks.description
 
     def warm_up(self) -> None:
@@ -185,7 +187,11 @@ class Ensemble:
             for n, own, want in zip(shape, own_mm, spacing, strict=True)
         )
         target = (z, y, x)
-        self._refuse_too_large(target, 1 if self.profile.region else 2)
+        # A first look takes one sum over tiles at a time, all folds together two.
+        sums = (1 if self.profile.region else 2) * self._classes
+        self._refuse_too_large(
+            target, max(WORKING_FLOATS + sums, 1 + turned.shape[0] / z), turned.size
+        )
         across = long_axis(own_mm, spacing)
         first = self.profile.normalise_first
         image = resized(
@@ -204,25 +210,33 @@ class Ensemble:
         )
 
     def despite_gpu(self, step: Callable[[], _Result]) -> _Result:
-        """Prepare, infer and label, again if the GPU fails on the way.
+        """Prepare, infer and label one scan, again if the GPU fails on the way.
 
-        A GPU that runs out of memory gets smaller batches; one that fails altogether is left
-        for the CPU, for good. `Inferred.flags` says so.
+        A GPU that runs out of memory gets smaller batches, then leaves this scan to the CPU; the
+        next one begins on the GPU, as the first did. One that fails altogether is left for good.
+        `Inferred.flags` says so.
         """
-        while True:
+        self._networks, self._flags = self._home, self._lasting
+        self._networks.batch = self._batch
+        left = False
+        while not left:
             try:
                 return step()
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if self._networks.batch > 1:
-                    self._networks.batch //= 2
-                else:
-                    self._fall_back("gpu-out-of-memory")
-            except RuntimeError as error:
-                # An error that CUDA once reported comes back with every later call.
-                if not _gpu_failed(error):
+            except (RuntimeError, NoRoomOnGpu) as error:
+                short = _out_of_memory(error)
+                if not (short or _gpu_failed(error)):
                     raise
-                self._fall_back("gpu-failed")
+                smaller = short and not isinstance(error, NoRoomOnGpu) and self._networks.batch > 1
+            # Only here has the error let go of what the failed try held.
+            if short:
+                torch.cuda.empty_cache()
+            if smaller:
+                self._networks.batch //= 2
+                self._flags = (*self._lasting, f"gpu-out-of-memory:batch-{self._networks.batch}")
+            else:
+                self._leave_gpu(for_good=not short)
+                left = True
+        return step()
 
     def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
         """What the folds say, all of them together, of the whole scan or the organs' region."""
@@ -245,7 +259,6 @@ class Ensemble:
             if larger == region:
                 return inferred
             region = larger
-        self._refuse_too_large(shape, 2)
         return self._regional(image, whole, progress)
 
     def label(self, prepared: Prepared, inferred: Inferred) -> Labels:
@@ -272,6 +285,8 @@ class Ensemble:
     def _regional(self, image: torch.Tensor, region: Region, progress: Progress) -> Inferred:
         """What all folds say of a region."""
         patch, folds = self._plan.patch, len(self.bundle.folds)
+        # The image is there already.
+        self._refuse_too_large(region.shape, WORKING_FLOATS - 1 + 2 * self._classes, 0)
         padded = _padded(image[region.slices], patch)
         inner = (slice(None), *_inner(region.shape, patch))
         passes = len(self._tiles(padded, self.profile.step)) * folds * len(self._flips)
@@ -315,13 +330,13 @@ class Ensemble:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighted sum of one fold's scores over tiles and mirror images, and the weights' sum."""
         device, patch = padded.device, self._plan.patch
-        classes = len(self.bundle.organs) + 1
-        scores = torch.zeros((classes, *padded.shape), device=device)
+        scores = torch.zeros((self._classes, *padded.shape), device=device)
         weight = torch.zeros(padded.shape, device=device)
         share = gaussian(patch).to(device)
         tiles = self._tiles(padded, step)
         for axes in self._flips:
-            seen = [padded[where].flip(axes) for where in tiles]
+            # One after the other: overlapping tiles together are many times the image.
+            seen = (padded[where].flip(axes) for where in tiles)
             for where, logits in zip(tiles, self._networks.passes(fold, seen), strict=True):
                 said = logits.flip([axis + 1 for axis in axes])
                 if self.profile.average == "probabilities":
@@ -345,32 +360,30 @@ class Ensemble:
         plan = self._plan
         return hu.clamp_(plan.low, plan.high).sub_(plan.mean).div_(plan.std)
 
-    def _refuse_too_large(self, shape: ShapeZyx, sums: int) -> None:
-        """Refuse a scan before it takes the machine's memory, and the node's other scans with it.
+    @property
+    def _classes(self) -> int:
+        return len(self.bundle.organs) + 1
 
-        Parameters
-        ----------
-        sums : how many sums over tiles are held at once: of one fold, of all
-        """
-        if self._networks.device.type == "cuda":
-            return
-        classes = len(self.bundle.organs) + 1
-        # The image, its padded copy, the tiles' weights, and the sums.
-        wanted = 4 * int(np.prod(shape)) * (3 + sums * classes)
-        free = int(psutil.virtual_memory().available * MEMORY_SHARE)
-        if wanted > free:
-            z, y, x = shape
-            msg = (
-                f"{x} x {y} x {z} voxels of {self.bundle.label}'s grid need {wanted / 1e9:.1f} GB "
-                f"of memory, {free / 1e9:.1f} GB are free; scan a shorter field, or give this "
-                "worker more memory"
-            )
-            raise RefusedSeries(msg)
+    def _refuse_too_large(self, shape: ShapeZyx, floats: float, scan_voxels: int) -> None:
+        refuse_too_large(
+            self._networks.device,
+            shape,
+            floats,
+            len(self.bundle.folds),
+            scan_voxels,
+            f"{self.bundle.label}'s grid",
+        )
 
-    def _fall_back(self, why: str) -> None:
-        """Leave the GPU for good."""
+    def _leave_gpu(self, *, for_good: bool) -> None:
+        """The CPU takes this scan, and where the GPU is broken every later one."""
         self._networks = load_networks(self.bundle, self._plan, "cpu", half=self._half)
-        self._flags = (*self._flags, f"{why}:cpu")
+        if for_good:
+            # An error that CUDA once reported comes back with every later call.
+            self._home, self._batch = self._networks, self._networks.batch
+            self._lasting = (*self._lasting, "gpu-failed:cpu")
+            self._flags = self._lasting
+        else:
+            self._flags = (*self._lasting, "gpu-out-of-memory:cpu")
 
 
 def _on_a_device(
@@ -383,6 +396,14 @@ def _on_a_device(
         if not _gpu_failed(error):
             raise
         return load_networks(bundle, plan, "cpu", half=half), ("gpu-failed:cpu",)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether the GPU lacks memory and is well otherwise; not every library has a type for it."""
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, NoRoomOnGpu)) or (
+        _gpu_failed(error) and ("out of memory" in said or "alloc_failed" in said)
+    )
 
 
 def _gpu_failed(error: Exception) -> bool:

@@ -16,6 +16,11 @@ from limn.segment.weights import Weights, build
 
 CHECKPOINT = "checkpoint_final"
 RESAMPLING = ("resample_data_or_seg_to_shape",)
+# Splines of the image and of probabilities: nnunetv2's own planner writes no others.
+DONE_HERE: Mapping[str, Mapping[str, object]] = {
+    "data": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
+    "probabilities": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
+}
 
 
 def holds_v2(folder: Path, checkpoint: str = CHECKPOINT) -> bool:
@@ -108,9 +113,22 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
         if (used := chosen.get(f"resampling_fn_{key}")) not in RESAMPLING:
             msg = f"plans.json resamples by {used!r}; limn takes over {', '.join(RESAMPLING)}"
             raise BundleUnfit(msg)
+        if key != "seg":
+            _refuse_other_splines(key, chosen.get(f"resampling_fn_{key}_kwargs", {}))
     # Named and refused before anything is imported by name.
     build(chosen["architecture"], 1, 2)
     return chosen
+
+
+def _refuse_other_splines(key: str, told: Mapping[str, Any]) -> None:
+    """What limn resamples by is fixed; what nnunetv2 fills in itself need not be said."""
+    for name, done in DONE_HERE[key].items():
+        if name in told and told[name] != done:
+            msg = (
+                f"plans.json: resampling_fn_{key}_kwargs has {name} {told[name]!r}, limn "
+                f"resamples by {done!r}"
+            )
+            raise BundleUnfit(msg)
 
 
 def _of_old(chosen: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pickle import UnpicklingError
 from typing import Protocol
@@ -37,7 +37,7 @@ class Networks(Protocol):
     batch: int
     description: str
 
-    def passes(self, fold: int, tiles: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Logits (class, z, y, x) fp32 of each (z, y, x) tile, in order.
 
         A tensor is the caller's until it asks for the next.
@@ -62,7 +62,7 @@ class TorchNetworks:
         # Every tile has the same shape, so that it pays to try the algorithms once.
         torch.backends.cudnn.benchmark = True
 
-    def passes(self, fold: int, tiles: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """See `Networks.passes`."""
         network, waiting = self._networks[fold], iter(tiles)
         while batch := list(islice(waiting, self.batch)):
@@ -93,7 +93,7 @@ class OpenVinoNetworks:
         ]
         self.description = f"cpu openvino {'bf16' if half else 'fp32'}"
 
-    def passes(self, fold: int, tiles: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """See `Networks.passes`."""
         idle, running = list(self._requests[fold]), deque[openvino_net.Request]()
         try:

@@ -4,16 +4,21 @@ A pickle is a program: it names callables and has them called. nnU-Net v1 keeps 
 and every checkpoint is one. Plans are read by an unpickler that knows numbers, texts, containers
 and NumPy arrays, and builds the arrays itself, so that no foreign byte reaches NumPy's own
 unpickling; checkpoints by torch with ``weights_only=True``. Whatever else is named is refused.
+
+A few bytes can also name one value twice, that pair twice, and so on: what is small in memory is
+endless for whoever walks or hashes it. So every operation and copy is counted, and what comes out
+is no larger as a tree than plans are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +31,12 @@ from limn.domain.errors import BundleUnfit
 
 # Plans of a data set of hundreds of scans take some 100 kB.
 MAX_PICKLE_BYTES = 256 * 2**20
+# Plans of a thousand scans take some 50,000 operations and as many values, six deep.
+MAX_OPERATIONS = 1_000_000
+MAX_VALUES = 1_000_000
+MAX_DEPTH = 100
+# Of what is hashed: keys are numbers, texts, or tuples of a few labels.
+MAX_KEY_VALUES = 4096
 # Where the pieces of an array live, by NumPy version.
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _PLAIN_DTYPE = re.compile(r"[|<>=]?[biufcSU]\d*|O8?")
@@ -91,6 +102,10 @@ def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> _Array:
 def _shaped(
     raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> npt.NDArray[Any]:
+    # An array without numbers may still have a million million rows of none.
+    if math.prod(max(1, int(n)) for n in shape) > max(len(raw), 1024):
+        msg = f"an array of shape {shape} in {len(raw)} bytes"
+        raise pickle.UnpicklingError(msg)
     return np.array(np.frombuffer(raw, dtype.plain).reshape(shape, order=order))
 
 
@@ -127,8 +142,23 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 }  # fmt: skip
 
 
-class _Reader(pickle.Unpickler):
-    """Finds only what plans are made of."""
+class _Reader(pickle._Unpickler):
+    """Finds only what plans are made of, and counts what it is told to do.
+
+    Python's own unpickler, not the one in C: that one can't be stopped in the middle.
+    """
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    load_build: Callable[[], None]
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(io.BytesIO(raw))
+        self._operations = 0
+        self._copied = 0
+        # Of everything that can be hashed and holds more; the value itself keeps its id its own.
+        self._sizes: dict[int, tuple[object, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """One of the known names, or a refusal that says which name was asked for."""
@@ -137,6 +167,93 @@ class _Reader(pickle.Unpickler):
         except KeyError:
             msg = f"it asks for {module}.{name}"
             raise pickle.UnpicklingError(msg) from None
+
+    def count(self) -> None:
+        """One operation more."""
+        self._operations += 1
+        if self._operations > MAX_OPERATIONS:
+            msg = f"it has more than {MAX_OPERATIONS} operations"
+            raise pickle.UnpicklingError(msg)
+
+    def charge(self, arguments: object) -> None:
+        """What a call is given, it copies."""
+        given = arguments if isinstance(arguments, tuple) else ()
+        for each in given:
+            if isinstance(each, (str, bytes, bytearray)):
+                self._copied += len(each)
+            elif isinstance(each, (list, tuple, dict, set, frozenset)):
+                self._copied += 8 * len(each)
+        if self._copied > MAX_PICKLE_BYTES:
+            msg = f"it copies more than {MAX_PICKLE_BYTES} bytes"
+            raise pickle.UnpicklingError(msg)
+
+    def weigh(self) -> None:
+        """Hold what was made last against what may be hashed."""
+        made = self.stack[-1] if self.stack else None
+        if not isinstance(made, (tuple, frozenset)) or id(made) in self._sizes:
+            return
+        size = 1 + sum(self._sizes[id(v)][1] if id(v) in self._sizes else 1 for v in made)
+        if size > MAX_KEY_VALUES:
+            msg = f"a tuple of more than {MAX_KEY_VALUES} values"
+            raise pickle.UnpicklingError(msg)
+        self._sizes[id(made)] = (made, size)
+
+    def read_bytearray(self) -> None:
+        """As many bytes as there are; Python's own takes memory for as many as are said."""
+        size = int.from_bytes(self.read(8), "little")
+        self.append(bytearray(self.read(size)))
+
+    def build(self) -> None:
+        """State for an array or its type; nothing else is given any."""
+        if not isinstance(self.stack[-2], (_Array, _Dtype)):
+            raise pickle.UnpicklingError("state for what has none")
+        self.charge(self.stack[-1])
+        self.load_build()
+
+    def call(self, load: Callable[[_Reader], None]) -> None:
+        """A call of one of the known names."""
+        if self.stack[-2] in (list, tuple, set, frozenset) and isinstance(
+            next(iter(self.stack[-1]), None), (bytes, bytearray, str)
+        ):
+            raise pickle.UnpicklingError("a container of single bytes")
+        self.charge(self.stack[-1])
+        load(self)
+
+
+# Old classes, extensions, persistent names and outside buffers: plans have none.
+_UNWANTED = (
+    pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID,
+    pickle.BINPERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX,
+)  # fmt: skip
+
+
+def _counted(code: int, load: Any) -> Any:
+    def refused(reader: _Reader) -> None:
+        msg = f"operation {bytes([code])!r}"
+        raise pickle.UnpicklingError(msg)
+
+    def called(reader: _Reader) -> None:
+        reader.call(load)
+
+    def loaded(reader: _Reader) -> None:
+        reader.count()
+        do(reader)
+        reader.weigh()
+
+    do = load
+    if bytes([code]) in _UNWANTED:
+        do = refused
+    elif bytes([code]) in (pickle.REDUCE, pickle.NEWOBJ):
+        do = called
+    elif bytes([code]) == pickle.BUILD:
+        do = _Reader.build
+    elif bytes([code]) == pickle.BYTEARRAY8:
+        do = _Reader.read_bytearray
+    return loaded
+
+
+_OPERATIONS: Mapping[int, Any] = pickle._Unpickler.dispatch
+_Reader.dispatch = {code: _counted(code, load) for code, load in _OPERATIONS.items()}
 
 
 def read_pickle(path: Path) -> Any:
@@ -151,7 +268,7 @@ def read_pickle(path: Path) -> Any:
         if path.stat().st_size > MAX_PICKLE_BYTES:
             msg = f"{path} has {path.stat().st_size} bytes, plans of some kilobytes expected"
             raise BundleUnfit(msg)
-        return _unwrapped(_Reader(io.BytesIO(path.read_bytes())).load(), {})
+        return _Unwrapper().plain(_Reader(path.read_bytes()).load(), 0)
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise BundleUnfit(msg) from error
@@ -160,24 +277,50 @@ def read_pickle(path: Path) -> Any:
         raise BundleUnfit(msg) from error
 
 
-def _unwrapped(value: Any, seen: dict[int, Any]) -> Any:
+class _Unwrapper:
     """The same with arrays in place of arrays in the making; what is shared stays shared."""
-    if id(value) in seen:
-        return seen[id(value)]
-    if isinstance(value, _Array):
-        result = _unwrapped(value.value, seen)
-    elif isinstance(value, dict):
-        result = {_unwrapped(k, seen): _unwrapped(v, seen) for k, v in value.items()}
-    elif isinstance(value, list):
-        result = [_unwrapped(v, seen) for v in value]
-    elif isinstance(value, tuple):
-        result = tuple(_unwrapped(v, seen) for v in value)
-    elif isinstance(value, (_Dtype, type)):
-        raise pickle.UnpicklingError("a type where a value was expected")
-    else:
-        return value
-    seen[id(value)] = result
-    return result
+
+    def __init__(self) -> None:
+        # Of every container: what became of it, and how many values it holds as a tree.
+        self._seen: dict[int, tuple[Any, int]] = {}
+        self._open: set[int] = set()
+
+    def plain(self, value: Any, depth: int) -> Any:
+        """Unwrap a value so many containers deep."""
+        return self._weighed(value, depth)[0]
+
+    def _weighed(self, value: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(value, (_Dtype, type)) or value is _NdarrayName:
+            raise pickle.UnpicklingError("a type where a value was expected")
+        if isinstance(value, np.ndarray):
+            return value, 1 + value.size
+        if not isinstance(value, (_Array, dict, list, tuple, set, frozenset)):
+            return value, 1
+        if id(value) in self._seen:
+            return self._seen[id(value)]
+        if depth > MAX_DEPTH or id(value) in self._open:
+            msg = f"values within values, more than {MAX_DEPTH} deep"
+            raise pickle.UnpicklingError(msg)
+        self._open.add(id(value))
+        found = self._walked(value, depth + 1)
+        self._open.remove(id(value))
+        if found[1] > MAX_VALUES:
+            msg = f"more than {MAX_VALUES} values, counted as often as they are named"
+            raise pickle.UnpicklingError(msg)
+        self._seen[id(value)] = found
+        return found
+
+    def _walked(self, value: Any, depth: int) -> tuple[Any, int]:
+        if isinstance(value, _Array):
+            return self._weighed(value.value, depth)
+        if isinstance(value, dict):
+            keys = [self._weighed(k, depth) for k in value]
+            own = [self._weighed(v, depth) for v in value.values()]
+            held = {k: v for (k, _), (v, _) in zip(keys, own, strict=True)}
+            return held, 1 + sum(size for _, size in (*keys, *own))
+        parts = [self._weighed(v, depth) for v in value]
+        kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
+        return kind(v for v, _ in parts), 1 + sum(size for _, size in parts)
 
 
 # A checkpoint keeps the course of its training, too, in NumPy's numbers.

@@ -22,7 +22,6 @@ from limn.segment.weights import Weights, build, fill, save_fold
 
 UNSAID = "not said by who exported it"
 PLANS_NAME = "nnUNetPlans"
-NORMALIZED_HERE = ("CTNormalization",)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 # A whole scan's 5th and 95th percentile, as for the embedded bundle; who exports says nothing.
 USUAL_HU = (-1200.0, 1500.0)
