@@ -121,7 +121,9 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     assert systems == {
         "3d_fullres", "3d_lowres", "3d_cascade", "2d", "aimos", "limn", "observers",
     }  # fmt: skip
-    assert open_bundle(out / "bundle").organs
+    bundle = open_bundle(out / "bundle")
+    assert bundle.demonstration
+    assert bundle.trained_on.startswith("2 scans of 2 digital phantom mice and no animal")
 
     alone = tmp_path / "alone"
     reproduce(written(tmp_path / "one", HEAD + FULLRES), alone, None, lambda line: None)
