@@ -143,17 +143,7 @@ def prepare(
     processes = int(os.environ[PROCESSES])
     fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()
     _write(ready / f"{PLANS}.json", plans(DATASET, presets, fingerprint))
-    folds = sorted({own.fold for own in training})
-    _write(
-        ready / "splits_final.json",
-        [
-            {
-                "train": [own.scan for own in training if own.fold != fold],
-                "val": [own.scan for own in training if own.fold == fold],
-            }
-            for fold in folds
-        ],
-    )
+    _write(ready / "splits_final.json", splits(training))
     # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
     # took 40 s each for three small scans on two cores.
     context = multiprocessing.get_context("spawn")
@@ -165,6 +155,22 @@ def prepare(
         ]
         for job in as_completed(jobs):
             print(f"preprocessed {job.result()}", flush=True)  # noqa: T201 - the log
+
+
+def splits(training: Sequence[Entry]) -> list[dict[str, list[str]]]:
+    """What trains and validates each fold, the fold's number being the place in the list.
+
+    nnunetv2 looks a fold up by its place, and draws its own, with an animal on both sides, where
+    there is none. A fold whose animals have no scans keeps its place; nobody trains it.
+    """
+    folds = [int(own.fold) for own in training]
+    return [
+        {
+            "train": [own.scan for own, its in zip(training, folds, strict=True) if its != fold],
+            "val": [own.scan for own, its in zip(training, folds, strict=True) if its == fold],
+        }
+        for fold in range(max(folds) + 1)
+    ]
 
 
 def train_fold(root: Path, system: str, preset: Preset, fold: int, short: bool) -> None:
