@@ -154,6 +154,21 @@ def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
     return tuple(sorted(nowhere))
 
 
+def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
+    """On how many scans observer 1 did not draw an organ, which is not scored there."""
+    scans = {own.scan for own in scores if own.set == test_set}
+    found = {}
+    for organ in Organ:
+        scored = {
+            own.scan
+            for own in scores
+            if (own.set, own.reference, own.organ) == (test_set, FIRST_OBSERVER, organ.value)
+        }
+        if without := len(scans - scored):
+            found[organ] = without
+    return found
+
+
 def conformity(scores: Sequence[Score]) -> tuple[Conformity, ...]:
     """Cells of Table 3: every system against the consensus, then the observers among themselves."""
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)

@@ -158,7 +158,7 @@ def _accuracy_sheet(
         f"{len(animals)} animals; the paper's own values below. * differs from nnU-Net "
         f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
         f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
-        f"removed. {_about_missed(without, missed)}"
+        f"removed. {_about_missed(without, missed)}{_about_undrawn(scores, test_set)}"
     )
     name = TABLE_OF[test_set] + ("-without-missed" if without else "")
     return Sheet(name, caption, accuracy_columns(), tuple(rows))
@@ -173,6 +173,12 @@ def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
         f"With the scans on which a system missed an organ ({', '.join(missed)}): DSC 0, no "
         "distance, and no pair in the test of distances."
     )
+
+
+def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
+    found = summary.undrawn(scores, test_set)
+    told = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in found.items())
+    return f" Not scored, for observer 1 did not draw it: {told}." if found else ""
 
 
 def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:
