@@ -41,6 +41,7 @@ from limn.lab.alone import end_with_parent
 from limn.lab.channels_last import channels_last, with_layout_free_norms
 from limn.lab.dataset import Entry
 from limn.lab.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
+from limn.lab.study_times import write_record
 from limn.lab.study_words import CASCADE, LOWRES
 from limn.segment.half import autocast
 
@@ -217,10 +218,11 @@ def predict(
     for ct, out, times in [scans[0], *scans]:
         watch = Stopwatch()
         with watch.stage("runtime_s"):
-            image, properties = SimpleITKIO().read_images([str(ct)])
-            before = None
-            if system == CASCADE:
-                before, _ = SimpleITKIO().read_seg(str(previous[ct.parent.name]))
+            with watch.stage("read_s"):
+                image, properties = SimpleITKIO().read_images([str(ct)])
+                before = None
+                if system == CASCADE:
+                    before, _ = SimpleITKIO().read_seg(str(previous[ct.parent.name]))
             with watch.stage("preprocess_s"):
                 data, seg, properties = preprocessor.run_case_npy(
                     image, before, properties, manager, configuration, predictor.dataset_json
@@ -238,7 +240,7 @@ def predict(
             part = out.with_name(f"part-{out.name}")
             SimpleITKIO().write_seg(np.asarray(found, np.uint8), str(part), properties)
             part.replace(out)
-        _write(times, watch.elapsed_s)
+        write_record(times, ct.parent.name, watch.elapsed_s)
         print(f"{system} {ct.parent.name}: {watch.elapsed_s}", flush=True)  # noqa: T201 - the log
 
 

@@ -23,6 +23,7 @@ from limn.lab.study_config import StudyConfig, read_study
 from limn.lab.study_jobs import Folders, read_drawing
 from limn.lab.study_run import carry_out, gpus, read_mark
 from limn.lab.study_steps import Step, steps
+from limn.lab.study_times import timed_on
 from limn.lab.study_words import AIMOS, LIMN, SETS
 from limn.lab.tables import write_tables
 
@@ -69,15 +70,17 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     _begin(config, folders.work)
     entries = _data(config, folders, report)
     planned = steps(config, entries, folders)
-    for system in (*config.systems, LIMN):
+    systems = (*config.systems, LIMN)
+    for system in systems:
         folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
     carry_out(planned, folders.work, gpus(), report)
     results = folders.work / RESULTS
-    write_tables(folders.scores, results, report, described(config, entries))
+    testing = [own for own in entries if own.split != "train"]
+    timed = timed_on({name: [folders.times(name, own.scan) for own in testing] for name in systems})
+    write_tables(folders.scores, results, report, described(config, entries), timed)
     (results / folders.scores.name).write_bytes(folders.scores.read_bytes())
     _write_steps(planned, folders.work, results / STEPS_CSV)
-    testing = [own for own in entries if own.split != "train"]
-    for path in _overlays((*config.systems, LIMN), testing, folders, results):
+    for path in _overlays(systems, testing, folders, results):
         report(f"drawn: {path}")
     report(f"done: {results / 'tables.md'}; the folds elsewhere: limn models pack {folders.bundle}")
     return results

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from limn.lab.foreign import read_ct
 from limn.lab.layout import LABEL_OF, OBSERVERS
 from limn.lab.scores import Scan, Score, of_drawing, of_observers, write_scores
 from limn.lab.study_bundle import seal_folds
+from limn.lab.study_times import write_record
 from limn.lab.study_words import TIMES
 from limn.lab.synthesize import to_image
 from limn.phantom.anatomy import TRUTH_LABELS
@@ -74,7 +75,7 @@ class Folders:
         return self.work / "predicted" / system / f"{scan}.nii.gz"
 
     def times(self, system: str, scan: str) -> Path:
-        """Seconds by stage."""
+        """What it took (`study_times`)."""
         return self.work / "predicted" / system / f"{scan}.json"
 
 
@@ -172,22 +173,17 @@ def _predict(
     for number, (ct, out, times) in enumerate([scans[0], *scans]):
         watch = Stopwatch()
         with watch.stage("runtime_s"):
-            volume = read_ct(ct, "")
+            with watch.stage("read_s"):
+                volume = read_ct(ct, "")
             labels = label(volume, watch)
             _write_labels(out, labels, volume)
-        _write_times(times, watch.elapsed_s)
+        write_record(times, ct.parent.name, watch.elapsed_s)
         _say(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
 
 
 def _write_labels(path: Path, labels_zyx: npt.NDArray[np.uint8], volume: Volume) -> None:
     part = path.with_name(f"part-{path.name}")
     SimpleITK.WriteImage(to_image(labels_zyx, volume.grid), str(part), useCompression=True)
-    part.replace(path)
-
-
-def _write_times(path: Path, elapsed_s: Mapping[str, float]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(elapsed_s, indent=1), encoding="utf-8")
     part.replace(path)
 
 
