@@ -50,9 +50,10 @@ def test_several_machines_are_never_called_one(record):
     assert both.endswith("2d on X; 2d on Y")
     early = record("2d", "X")
     early.write_text(json.dumps(STAGES), encoding="utf-8")
-    assert "2d on a machine that was not noted" in timed_on(
+    assert "2d on machines that were not noted" in timed_on(
         {"2d": [early], "limn": [record("limn", "X")]}
     )
+    assert timed_on({"2d": [early]}) == "all systems on machines that were not noted"
 
 
 def test_this_machine_has_a_name():

@@ -16,7 +16,7 @@ from limn.domain.timing import ScanRecord
 
 CPU_INFO = Path("/proc/cpuinfo")
 # Times of a system were written before machines were noted.
-UNNOTED = "a machine that was not noted"
+UNNOTED = "machines that were not noted"
 
 
 def write_record(path: Path, scan: str, elapsed_s: Mapping[str, float]) -> None:
@@ -53,10 +53,13 @@ def timed_on(records: Mapping[str, Sequence[Path]]) -> str:
         found = {_place(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
         for place in sorted(found):
             where.setdefault(place, []).append(system)
+    devices = {device for device, _ in where}
+    if devices == {UNNOTED}:
+        return f"all systems on {UNNOTED}"
     if len(where) == 1:
-        device, _ = next(iter(where))
+        (device,) = devices
         return f"all systems on one machine ({device})"
-    hosts = len({device for device, _ in where}) < len(where)
+    hosts = len(devices) < len(where)
     told = "; ".join(
         f"{', '.join(systems)} on {device}{f' ({host})' if hosts and host else ''}"
         for (device, host), systems in where.items()

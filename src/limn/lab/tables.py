@@ -14,13 +14,13 @@ from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.folders import writable
-from limn.domain.scan import Organ
 from limn.lab import published, summary
 from limn.lab.agreement import Structure
 from limn.lab.boxplots import draw_accuracy, draw_conformity
 from limn.lab.scores import Score, read_scores
 from limn.lab.statistics import ZERO_METHOD
 from limn.lab.study_words import (
+    CASCADE,
     MANUAL,
     MEASURES,
     OBSERVERS,
@@ -41,6 +41,7 @@ MEDIAN_DECIMALS = {
     "test2": {"dsc": 2, "msd_mm": 2, "hd95_mm": 2},
 }
 TIMED = "on machines that the scores do not name"
+STAGES = {CASCADE: " (2nd stage only)"}
 TABLE_OF = {"test1": "table1", "test2": "table2"}
 
 
@@ -153,10 +154,10 @@ def _accuracy_sheet(
     rows = []
     for row in ours:
         system = _system(row.system)
-        start = (ORGAN_WORDS[row.organ], system.algorithm, system.model)
-        rows.append((*start, OURS, *accuracy_cells(row, test_set)))
+        start = (ORGAN_WORDS[row.organ], system.algorithm)
+        rows.append((*start, system.model_here, OURS, *accuracy_cells(row, test_set)))
         if same := theirs.get((row.organ, row.system)):
-            rows.append((*start, PAPER, *accuracy_cells(same, test_set)))
+            rows.append((*start, system.model, PAPER, *accuracy_cells(same, test_set)))
     scans = {own.scan for own in scores if own.set == test_set} - set(without)
     animals = {own.animal for own in scores if own.set == test_set and own.scan in scans}
     caption = (
@@ -216,7 +217,7 @@ def _difference_row(each: Difference) -> tuple[str, ...]:
     return (
         ORGAN_WORDS[each.organ],
         system.algorithm,
-        system.model,
+        system.model_here,
         MEASURES[each.measure],
         str(held.pairs),
         str(held.dropped),
@@ -231,20 +232,19 @@ def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
     systems = in_order({own.system for own in scores if own.set == test_set} - {OBSERVERS})
     rows = []
     for system in systems:
-        for which, scan in summary.cases(scores, test_set, system.key).items():
-            dsc = {
-                own.organ: own.value
-                for own in scores
-                if (own.set, own.scan, own.system, own.cleaned, own.measure)
-                == (test_set, scan, system.key, "no", "dsc")
-            }
-            mean = sum(dsc.values()) / len(dsc)
+        held = summary.by_organ(scores, test_set, system.key)
+        for which, scan in summary.cases(held).items():
             each = ", ".join(
-                f"{ORGAN_WORDS[organ]} {_two(dsc[organ])}" for organ in Organ if organ in dsc
+                f"{ORGAN_WORDS[organ]} {_two(own.dsc)} / {_two(own.hd95_mm)}"
+                for organ, own in held[scan].items()
             )
-            rows.append((system.algorithm, system.model, which, scan, f"{mean:.3f}", each))
-    caption = f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}."
-    columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "DSC")
+            mean = f"{summary.mean_dsc(held[scan]):.3f}"
+            rows.append((system.algorithm, system.model_here, which, scan, mean, each))
+    caption = (
+        f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}; of each organ DSC "
+        "/ 95p HD in mm."
+    )
+    columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "Organs")
     return Sheet(f"cases-{test_set}", caption, columns, tuple(rows))
 
 
@@ -275,10 +275,10 @@ def _conformity_rows(
 ) -> tuple[tuple[str, ...], ...]:
     rows = []
     for system in in_order({cell.system for cell in ours}):
-        start = (system.algorithm, system.model)
-        rows.append((*start, OURS, *conformity_cells(ours, system.key)))
+        start = system.algorithm
+        rows.append((start, system.model_here, OURS, *conformity_cells(ours, system.key)))
         if any(cell.system == system.key for cell in theirs):
-            rows.append((*start, PAPER, *conformity_cells(theirs, system.key)))
+            rows.append((start, system.model, PAPER, *conformity_cells(theirs, system.key)))
     return tuple(rows)
 
 
@@ -307,9 +307,10 @@ def _time_sheet(measured: Sequence[Time], timed: str) -> Sheet:
     rows = []
     for time in measured:
         system = _system(time.system)
-        rows.append((system.algorithm, _with_stage(system), OURS, *time_cells(time)))
+        start, stage = system.algorithm, STAGES.get(system.key, "")
+        rows.append((start, system.model_here + stage, OURS, *time_cells(time)))
         if same := theirs.get(time.system):
-            rows.append((system.algorithm, _with_stage(system), PAPER, *time_cells(same)))
+            rows.append((start, system.model + stage, PAPER, *time_cells(same)))
     if MANUAL not in {time.system for time in measured}:
         manual = _system(MANUAL)
         rows.append((manual.algorithm, manual.model, PAPER, *time_cells(theirs[MANUAL])))
@@ -327,10 +328,6 @@ def time_cells(time: Time) -> tuple[str, ...]:
         NOTHING if math.isnan(s) else f"{s:.0f}" if s >= 10 or s == round(s) else f"{s:.1f}"
         for s in (time.preprocess_s, time.inference_s, time.runtime_s)
     )
-
-
-def _with_stage(system: System) -> str:
-    return "3d_cascade (2nd stage only)" if system.key == "3d_cascade" else system.model
 
 
 # How they are written
