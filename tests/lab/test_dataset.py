@@ -227,6 +227,48 @@ def test_a_bad_case_is_named(fault, few, layout, tmp_path):
     assert refusal.startswith("1 of 5 scans can't be used")
 
 
+def without_cord(layout):
+    """Observer 1 never draws it."""
+    all_four = "labels = { Heart = 1, SpinalCord = 2, Lung_R = 3, Lung_L = 4 }"
+    layout.write_text(
+        layout.read_text().replace(all_four, "labels = { Heart = 1, Lung_R = 3, Lung_L = 4 }")
+    )
+
+
+def test_an_organ_that_observer_1_never_draws_can_t_be_learnt(few, layout, tmp_path):
+    """Every scan that trains is named; one that only tests does without."""
+    without_cord(layout)
+    refusal, lines = said_of(few, layout, tmp_path / "out")
+    told = "observer1 drew no SpinalCord, and systems would learn that there is none"
+    assert bad_lines(lines) == [f"BAD native-M01-{time}: {told}" for time in TIMES[:2]]
+    assert "WARNING contrast-M03-024h: observer1 drew no SpinalCord; not scored there" in lines
+    assert refusal.startswith("2 of 5 scans can't be used")
+
+
+def test_sides_that_the_paper_kept_apart_are_told(few, layout, tmp_path):
+    """A site may train on contrast-enhanced animals; it is said, at import and in the tables."""
+    split = tmp_path / "split.toml"
+    split.write_text(
+        'test1 = []\ntest2 = ["native-M01"]\nfolds = [["native-M03"], ["contrast-M03"]]\n'
+    )
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, split, lines.append)
+    assert [line for line in lines if line.startswith("WARNING")] == [
+        "WARNING contrast-enhanced animals train, in the paper none did: contrast-M03",
+        "WARNING native animals in test set 2, which tables call contrast-enhanced: native-M01",
+    ]
+
+
+def test_a_scan_that_trains_in_no_fold_is_refused(few, layout, tmp_path):
+    """Whoever edited the manifest."""
+    out = tmp_path / "out"
+    import_folder(few, out, layout, SPLIT, lambda _: None)
+    path = out / dataset.MANIFEST
+    path.write_text(path.read_text().replace(",train,3,", ",train,,", 1))
+    with pytest.raises(ConfigWrong, match="native-M01--001h: fold '' of split 'train': mend"):
+        read_dataset(out)
+
+
 def test_contours_of_another_scan_are_named(few, layout, tmp_path):
     """Hearts that do not meet, and lungs that lie in muscle."""
     path = few / "zenodo" / "native" / "observer2" / "M01_-001h.nii.gz"
@@ -324,8 +366,13 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n",
             "one of labels, classes, rois expected",
         ),
+        (
+            "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
+            "labels = { Lungs = 1 }\n",
+            "observer1 has both lungs as one (Lungs)",
+        ),
     ],
-    ids=["empty", "observer", "key", "pattern", "open pattern", "axes", "organ", "kind"],
+    ids=["empty", "observer", "key", "pattern", "open pattern", "axes", "organ", "kind", "lungs"],
 )
 def test_a_wrong_layout_is_refused(text, said, tmp_path):
     """With the file, the table and the key."""

@@ -1,4 +1,4 @@
-"""Which scans a study shows, and where and in what colour their contours are drawn."""
+"""Where and in what colour contours are drawn, and what stands beside them."""
 
 import math
 from itertools import pairwise
@@ -10,28 +10,13 @@ from PIL import Image
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.evaluate import COLOURS
-from limn.lab.overlays import MANUAL, draw_case, pick_cases
-from limn.lab.scores import Score
+from limn.lab.overlays import MANUAL, draw_case
+from limn.lab.summary import Held
 
 SHAPE = (40, 40, 40)
 GRID = axial_grid(SHAPE, SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}
 AIR, WHITE = -1000.0, 3000.0
-
-
-def dsc(scan, value, **other):
-    """The score of a heart, unless told otherwise."""
-    said = {
-        "set": "test1",
-        "scan": scan,
-        "animal": scan,
-        "system": "3d_fullres",
-        "reference": "observer1",
-        "cleaned": "no",
-        "organ": "Heart",
-        "measure": "dsc",
-    }
-    return Score(**(said | other), value=value)
 
 
 def boxes(**spans):
@@ -63,58 +48,6 @@ def sheet(path, scan, observer1, drawn=None, dsc_of=None):
 def places(pixels, colour):
     """Row and column of every pixel of a colour."""
     return np.argwhere((pixels == colour).all(axis=2))
-
-
-def test_best_middle_and_worst_by_the_mean_over_organs():
-    """One good organ does not make a good scan."""
-    scores = [dsc(scan, v) for scan, v in zip("abcde", (0.5, 0.9, 0.7, 0.6, 0.8), strict=True)]
-    # Its heart is the best of all, its mean the worst.
-    scores[1:2] = [dsc("b", 1.0), dsc("b", 0.1, organ="SpinalCord"), dsc("b", 0.1, organ="Lung_L")]
-    assert pick_cases(scores, "test1") == (("best", "e"), ("intermediate", "d"), ("worst", "b"))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"set": "test2"},
-        {"system": "2d"},
-        {"reference": "consensus"},
-        {"cleaned": "yes"},
-        {"measure": "hd95_mm"},
-    ],
-)
-def test_no_other_score_decides(other):
-    """Another set, system, reference, clean-up or measure changes nothing."""
-    scores = [dsc("a", 0.9), dsc("b", 0.8), dsc("c", 0.7)]
-    others = [dsc("a", 0.0, **other), dsc("c", 50.0, **other), dsc("z", 99.0, **other)]
-    assert pick_cases(others + scores, "test1") == (
-        ("best", "a"),
-        ("intermediate", "b"),
-        ("worst", "c"),
-    )
-
-
-def test_equal_scans_stand_by_name_whatever_the_order_of_lines():
-    """Sums that differ by rounding are equal too."""
-    parts = (0.1, 0.2, 0.3, 0.7)
-    lines = [
-        dsc(scan, value, organ=organ.value)
-        for scan, values in (("c", parts), ("a", parts[::-1]), ("b", parts))
-        for organ, value in zip(Organ, values, strict=True)
-    ]
-    expected = (("best", "a"), ("intermediate", "b"), ("worst", "c"))
-    assert pick_cases(lines, "test1") == pick_cases(lines[::-1], "test1") == expected
-
-
-def test_fewer_cases_of_fewer_scans():
-    """Never one scan as two cases; of four the better middle one."""
-    one, two = dsc("a", 0.5), dsc("b", 0.9)
-    assert pick_cases([], "test1") == ()
-    assert pick_cases([dsc("a", math.nan)], "test1") == ()
-    assert pick_cases([one], "test1") == (("best", "a"),)
-    assert pick_cases([one, two], "test1") == (("best", "b"), ("worst", "a"))
-    four = [one, two, dsc("c", 0.8), dsc("d", 0.6)]
-    assert pick_cases(four, "test1") == (("best", "b"), ("intermediate", "c"), ("worst", "a"))
 
 
 def test_the_left_lung_is_right_of_the_heart(tmp_path):
@@ -226,24 +159,26 @@ def test_a_scan_without_organs_is_drawn(tmp_path):
     hu = np.full(SHAPE, AIR, np.float32)
     hu[10:30, 10:30, 10:30] = 0.0
     nothing = boxes()
-    pixels = sheet(tmp_path / "a.png", volume(hu), nothing, {"limn": nothing}, {"limn": math.nan})
+    pixels = sheet(tmp_path / "a.png", volume(hu), nothing, {"limn": nothing}, {"limn": {}})
     assert not any(len(places(pixels, colour)) for colour in COLOURS.values())
     grey = np.uint8(900 / 1400 * 255)
     assert len(places(pixels, (grey, grey, grey))) > 10_000
 
 
-def test_the_mean_dsc_stands_beside_its_system(tmp_path):
-    """To three digits, in its own row."""
+def test_scores_stand_beside_their_system(tmp_path):
+    """The mean DSC, and of each organ both measures, in the system's own row."""
     heart = boxes(HEART=HEART)
 
-    def told(value):
-        return sheet(tmp_path / "a.png", volume(), heart, {"2d": heart}, {"2d": value})
+    def told(dsc, hd95_mm=0.4):
+        held = {Organ.HEART: Held(dsc, hd95_mm), Organ.CORD: Held(0.0, math.nan)}
+        return sheet(tmp_path / "a.png", volume(), heart, {"2d": heart}, {"2d": held})
 
-    one, other = told(0.912), told(0.345)
-    rows, columns = np.nonzero((one != other).any(axis=2))
-    # Left of every panel, beside the second row, not the first.
-    assert columns.max() < places(one, COLOURS[Organ.HEART])[:, 1].min()
-    assert rows.min() > one.shape[0] / 2
+    one = told(0.912)
+    for other in (told(0.345), told(0.912, 0.8)):
+        rows, columns = np.nonzero((one != other).any(axis=2))
+        # Left of every panel, beside the second row, not the first.
+        assert columns.max() < places(one, COLOURS[Organ.HEART])[:, 1].min()
+        assert rows.min() > one.shape[0] / 2
     assert np.array_equal(one, told(0.9121))
 
 

@@ -10,6 +10,7 @@ from limn.domain.scan import Labels, Organ
 from limn.lab.agreement import conformity_index
 from limn.lab.metrics import score
 from limn.lab.scores import Scan, of_drawing, of_observers, read_scores, write_scores
+from limn.lab.summary import missed, undrawn
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
 from limn.segment.trained import USUAL_CLEAN
@@ -78,6 +79,18 @@ def test_a_missing_organ_has_dsc_0_and_no_distance():
     assert math.isnan(found["observer1", "no", "SpinalCord", "msd_mm"])
     assert math.isnan(found["observer1", "no", "SpinalCord", "hd95_mm"])
     assert found["consensus", "no", "SpinalCord", "ci"] == 0.0
+
+
+def test_an_organ_that_observer_1_did_not_draw_is_not_scored():
+    """Neither missed nor found, whatever a system draws there."""
+    three = observers()
+    three["observer1"][three["observer1"] == 2] = 0
+    found = of_drawing(SCAN, "2d", Labels(drawn(), GRID, TRUTH_LABELS), three, LUNGS, USUAL_CLEAN)
+    assert {own.organ for own in found if own.reference == "observer1"} == {
+        "Heart", "Lung_R", "Lung_L",
+    }  # fmt: skip
+    assert missed(found, "test1") == ()
+    assert undrawn(found, "test1") == {Organ.CORD: 1}
 
 
 def test_observers_among_themselves():

@@ -11,8 +11,10 @@ import pytest
 
 from limn import cli
 from limn.domain.errors import ConfigWrong, StageFailed
+from limn.lab.dataset import Entry
 from limn.lab.scores import read_scores
-from limn.lab.study import reproduce
+from limn.lab.study import described, reproduce
+from limn.lab.study_config import read_study
 from limn.lab.study_run import carry_out
 from limn.lab.study_steps import Step
 from limn.lab.study_words import TIMES
@@ -53,6 +55,8 @@ patch = [32, 32]
 poolings = [2, 2]
 features = [4, 8, 16]
 {LEARNING}
+"""
+AIMOS = """
 [systems.aimos]
 spacing_mm = 0.7
 size = [64, 64]
@@ -90,8 +94,8 @@ def drawn(path, system):
 
 @pytest.mark.timeout(1200)
 def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
-    """All five systems; killed amid the first folds; 3d_fullres held against an unbroken run."""
-    config, out = written(tmp_path / "whole", HEAD + FULLRES + OTHERS), tmp_path / "out"
+    """All five systems; killed amid the first folds; two of them held against an unbroken run."""
+    config, out = written(tmp_path / "whole", HEAD + FULLRES + OTHERS + AIMOS), tmp_path / "out"
     process = started(config, out)
     latest = "nnunet/nnUNet_results/*/*/fold_1/checkpoint_latest.pth"
     deadline = time.monotonic() + 500
@@ -115,26 +119,47 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     rows = (results / "table4.csv").read_text(encoding="utf-8")
     assert all(word in rows for word in ("3d_cascade", "UNet-768", "engine", "one biologist"))
     told = (results / "tables.md").read_text(encoding="utf-8")
+    assert "in seconds a scan, all systems on one machine (" in told
+    assert "AIMOS | UNet-768, rebuilt | here" in told
     assert "Trained on 2 scans of 2 animals in 2 folds (the paper: 105 scans of 15 animals" in told
     assert "every patch around an organ, no mirror images; 2 epochs of 3" in told
     systems = {own.system for own in read_scores(results / "scores.csv")}
     assert systems == {
         "3d_fullres", "3d_lowres", "3d_cascade", "2d", "aimos", "limn", "observers",
     }  # fmt: skip
-    assert open_bundle(out / "bundle").organs
+    bundle = open_bundle(out / "bundle")
+    assert bundle.demonstration
+    assert bundle.trained_on.startswith("2 scans of 2 digital phantom mice and no animal")
 
     alone = tmp_path / "alone"
-    reproduce(written(tmp_path / "one", HEAD + FULLRES), alone, None, lambda line: None)
-    for system in ("3d_fullres", "limn", "observers"):
+    reproduce(written(tmp_path / "one", HEAD + FULLRES + AIMOS), alone, None, lambda line: None)
+    for system in ("3d_fullres", "aimos", "limn", "observers"):
         assert drawn(alone / "scores.csv", system) == drawn(out / "scores.csv", system)
 
     with pytest.raises(ConfigWrong, match="begun with another nnunet"):
         reproduce(
-            written(tmp_path / "other", HEAD + FULLRES.replace("epochs = 2", "epochs = 3")),
+            written(tmp_path / "other", HEAD + FULLRES.replace("epochs = 2", "epochs = 3") + AIMOS),
             alone,
             None,
             lambda line: None,
         )
+
+
+def test_what_a_study_was_is_told_beside_the_papers(tmp_path):
+    """Counts, what its split does otherwise, what its systems do otherwise."""
+    said = dict.fromkeys(Entry.__dataclass_fields__, "") | {"spacing_mm": "0.7 0.7 0.7"}
+    entries = [
+        Entry(**said | {"animal": "a", "split": "train", "fold": "0", "contrast": "yes"}),
+        Entry(**said | {"animal": "b", "split": "train", "fold": "1", "contrast": "no"}),
+        Entry(**said | {"animal": "c", "split": "test2", "contrast": "yes"}),
+    ]
+    config = read_study(written(tmp_path / "one", HEAD + FULLRES + AIMOS))
+    told = described(config, entries)
+    assert "test set 2: 1 scans of 1 animals (35 of 8). Voxels" in told
+    assert "- Unlike the paper: contrast-enhanced animals train, in the paper none did: a." in told
+    assert "No system is shown mirror images when it predicts" in told
+    assert "aimos, rebuilt: 6 steps" in told
+    assert "Phantoms" not in told
 
 
 def end_well(path):

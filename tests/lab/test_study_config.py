@@ -30,6 +30,8 @@ WRONG = {
     "[systems.unet]": "systems.unet is not known here",
     "[systems.3d_cascade]": "systems.3d_cascade needs systems.3d_lowres",
     '[data]\nsource = "x"': "both given",
+    '[bundle]\nname = "two words"': "[bundle] name = 'two words': letters, digits",
+    "[bundle]\nname = 1": "bundle.name = 1: str expected",
 }
 SWAPPED = {
     ("batch = 2", "batch = 0"): r"\[systems.3d_fullres\] batch, epochs",
@@ -68,6 +70,19 @@ def test_the_paper_study_has_the_paper_plans():
 def test_data_given_on_the_command_line_count(tmp_path):
     """Whoever has the data elsewhere edits nothing."""
     assert read_study(CONFIG / "paper.toml", tmp_path).source == tmp_path
+
+
+def test_data_for_a_study_that_makes_its_own_are_refused(tmp_path):
+    """With a table [data] or without; never left unread."""
+    for text in (GOOD, '[data]\nsplit = ""\n' + GOOD):
+        with pytest.raises(ConfigWrong, match=r"--data FOLDER\) .* both given"):
+            read_study(written(tmp_path, text), tmp_path)
+
+
+def test_data_for_a_study_that_names_none(tmp_path):
+    """The folder counts where the TOML has no [data] at all."""
+    text = GOOD.replace("[cohort]\nanimals = 4", "")
+    assert read_study(written(tmp_path, text), tmp_path / "scans").source == tmp_path / "scans"
 
 
 def test_plans_of_the_paper_study_build_the_networks_of_nnunetv2():

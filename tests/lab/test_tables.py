@@ -202,13 +202,17 @@ def test_a_missed_organ_with_and_without(tmp_path):
 
 def test_best_intermediate_and_worst():
     """By the mean DSC of the organs, against observer 1."""
-    assert summary.cases(made_up(), "test2", "3d_fullres") == {
+
+    def cases(scores, test_set, system):
+        return summary.cases(summary.by_organ(scores, test_set, system))
+
+    assert cases(made_up(), "test2", "3d_fullres") == {
         "best": "s11",
         "intermediate": "s06",
         "worst": "s00",
     }
-    assert summary.cases(made_up(missed=True), "test2", "2d")["worst"] == "s05"
-    assert summary.cases(made_up(), "test1", "2d") == {}
+    assert cases(made_up(missed=True), "test2", "2d")["worst"] == "s05"
+    assert cases(made_up(), "test1", "2d") == {}
 
 
 def test_the_command_writes_every_format(tmp_path, capsys):
@@ -223,6 +227,9 @@ def test_the_command_writes_every_format(tmp_path, capsys):
     assert "| Manual | one biologist | paper | - | - | 2400 |" in markdown
     assert "| limn | engine | here | 1 | 3 | 14 |" in markdown
     assert "zero_method 'wilcox'" in markdown
+    assert "| AIMOS | UNet-768, rebuilt | here |" in markdown
+    assert "| AIMOS | UNet-768 | paper |" in markdown
+    assert "in seconds a scan, on machines that the scores do not name;" in markdown
     with (out / "table2.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [line["Of"] for line in lines] == ["here", "paper"] * 12

@@ -89,7 +89,7 @@ def _boxes(
 
 def _finish(figure: Figure, systems: Sequence[System], title: str, path: Path) -> None:
     handles = [
-        Patch(facecolor=_colour(k), label=f"{own.algorithm} {own.model}".strip())
+        Patch(facecolor=_colour(k), label=f"{own.algorithm} {own.model_here}".strip())
         for k, own in enumerate(systems)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")

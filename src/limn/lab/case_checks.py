@@ -68,6 +68,12 @@ def missing_labels(name: str, labels_zyx: LabelArray, said: Contours) -> list[st
     ]
 
 
+def undrawn(labels_zyx: LabelArray) -> list[str]:
+    """Organs of which there is no voxel."""
+    drawn = np.bincount(labels_zyx.ravel(), minlength=256)
+    return [word for word, label in LABEL_OF.items() if label != LUNGS and not drawn[label]]
+
+
 def sides(name: str, labels_zyx: LabelArray) -> list[str]:
     """Left and right lung exchanged, or the whole image mirrored."""
     right, left = labels_zyx == LUNG_R, labels_zyx == LUNG_L

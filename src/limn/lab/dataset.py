@@ -148,7 +148,8 @@ def read_dataset(folder: Path) -> tuple[Entry, ...]:
     Raises
     ------
     ConfigWrong
-        If it is not there or of another kind, or an animal is on two sides.
+        If it is not there or of another kind, a scan that trains has no fold, or an animal is on
+        two sides.
     """
     path = folder / MANIFEST
     try:
@@ -161,6 +162,10 @@ def read_dataset(folder: Path) -> tuple[Entry, ...]:
     except OSError as error:
         msg = f"{path}: {error.strerror}; make it with limn lab import"
         raise ConfigWrong(msg) from error
+    for own in entries:
+        if (own.split == Side.TRAIN) != own.fold.isdecimal():
+            msg = f"{path}: {own.scan}: fold {own.fold!r} of split {own.split!r}: mend the line"
+            raise ConfigWrong(msg)
     refuse_leaks(entries)
     return entries
 
@@ -189,6 +194,27 @@ def refuse_leaks(entries: Iterable[Entry]) -> None:
             raise ConfigWrong(msg)
 
 
+def unlike_the_paper(entries: Iterable[Entry]) -> list[str]:
+    """Sides that the paper kept apart and a site's split does not: its right, but to be told.
+
+    Malimban 2022, Methods, "Network training and inference": all networks learnt from native
+    scans only; test set 1 is native, test set 2 contrast-enhanced.
+    """
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for own in entries:
+        found[own.split, own.contrast].add(own.animal)
+    said = {
+        (Side.TRAIN, "yes"): "contrast-enhanced animals train, in the paper none did",
+        (Side.TEST1, "yes"): "contrast-enhanced animals in test set 1, which tables call native",
+        (Side.TEST2, "no"): "native animals in test set 2, which tables call contrast-enhanced",
+    }
+    return [
+        f"{words}: {', '.join(sorted(found[where]))}"
+        for where, words in said.items()
+        if where in found
+    ]
+
+
 def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: Report) -> None:
     writable(out / SCANS)
     for old in (out / MANIFEST, out / SPLIT):
@@ -196,14 +222,23 @@ def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: R
     entries, bad = [], 0
     for number, case in enumerate(cases, start=1):
         side = split.side_of(case.animal)
-        if case.bad:
+        undrawn = [] if case.bad else case_checks.undrawn(case.drawn["observer1"])
+        wrong, doubts = list(case.bad), list(case.doubts)
+        if undrawn and side is Side.TRAIN:
+            wrong.append(
+                f"observer1 drew no {' and no '.join(undrawn)}, and systems would learn that "
+                "there is none"
+            )
+        elif undrawn:
+            doubts.append(f"observer1 drew no {' and no '.join(undrawn)}; not scored there")
+        if wrong:
             bad += 1
-            report(f"BAD {case.name}: {'; '.join(case.bad)}")
+            report(f"BAD {case.name}: {'; '.join(wrong)}")
         elif side is None:
             report(f"left out: {case.name}: the split does not name animal {case.animal}")
         else:
             entries.append(_entry(out, case, side, split.fold_of(case.animal)))
-            for doubt in case.doubts:
+            for doubt in doubts:
                 report(f"WARNING {case.name}: {doubt}")
             report(f"{number}/{count} {case.name}: {side.value}")
     if bad:
@@ -213,6 +248,8 @@ def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: R
         )
         raise ConfigWrong(msg)
     refuse_leaks(entries)
+    for line in unlike_the_paper(entries):
+        report(f"WARNING {line}")
     (out / SPLIT).write_text(as_toml(split), encoding="utf-8")
     part = out / f"{MANIFEST}.part"
     with part.open("w", newline="", encoding="utf-8") as file:

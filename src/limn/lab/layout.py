@@ -204,7 +204,7 @@ def _group(name: str, table: Mapping[str, Any]) -> Group:
     if "observer1" not in table:
         msg = "observer1 is missing: whose contours are learnt from"
         raise ValueError(msg)
-    return Group(
+    group = Group(
         name=name,
         contrast=_bool(table, "contrast"),
         ct=_patterns(table, "ct"),
@@ -214,6 +214,13 @@ def _group(name: str, table: Mapping[str, Any]) -> Group:
         leave_out=tuple(str(scan) for scan in table.get("leave_out", ())),
         observers={own: _contours(table[own], own) for own in OBSERVERS if own in table},
     )
+    if "Lungs" in group.observers["observer1"].names:
+        msg = (
+            "observer1 has both lungs as one (Lungs), but is learnt from, and systems draw Lung_R "
+            "and Lung_L: have them contoured apart; only the other observers may join them"
+        )
+        raise ValueError(msg)
+    return group
 
 
 def _contours(table: Mapping[str, Any], name: str) -> Contours:

@@ -2,8 +2,8 @@
 
 Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its folders
 are when it is imported. Its trainer is used as it is where a preset leaves the rule of learning to
-nnU-Net; a short schedule takes AdamW, and bf16 on a CPU that has it (`ShortTrainer`), since
-nnU-Net's SGD needs days.
+nnU-Net, which sets no seed: no two runs are alike. A short schedule takes AdamW, and bf16 on a CPU
+that has it (`ShortTrainer`), since nnU-Net's SGD needs days.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from limn.lab.alone import end_with_parent
 from limn.lab.channels_last import channels_last, with_layout_free_norms
 from limn.lab.dataset import Entry
 from limn.lab.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
+from limn.lab.study_times import write_record
 from limn.lab.study_words import CASCADE, LOWRES
 from limn.segment.half import autocast
 
@@ -64,7 +65,8 @@ def environment(root: Path) -> dict[str, str]:
 class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no types
     """nnU-Net's trainer for hundreds of steps instead of 250,000: AdamW, bf16 where the CPU has it.
 
-    No mirror images, and patches around organs alone.
+    No mirror images, and patches around organs alone. On a CPU two runs learn the same; on a GPU
+    they do not, for kernels add in no fixed order and workers draw patches with seeds of their own.
     """
 
     def configure_optimizers(self) -> Any:
@@ -145,17 +147,7 @@ def prepare(
     processes = int(os.environ[PROCESSES])
     fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()
     _write(ready / f"{PLANS}.json", plans(DATASET, presets, fingerprint))
-    folds = sorted({own.fold for own in training})
-    _write(
-        ready / "splits_final.json",
-        [
-            {
-                "train": [own.scan for own in training if own.fold != fold],
-                "val": [own.scan for own in training if own.fold == fold],
-            }
-            for fold in folds
-        ],
-    )
+    _write(ready / "splits_final.json", splits(training))
     # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
     # took 40 s each for three small scans on two cores.
     context = multiprocessing.get_context("spawn")
@@ -167,6 +159,22 @@ def prepare(
         ]
         for job in as_completed(jobs):
             print(f"preprocessed {job.result()}", flush=True)  # noqa: T201 - the log
+
+
+def splits(training: Sequence[Entry]) -> list[dict[str, list[str]]]:
+    """What trains and validates each fold, the fold's number being the place in the list.
+
+    nnunetv2 looks a fold up by its place, and draws its own, with an animal on both sides, where
+    there is none. A fold whose animals have no scans keeps its place; nobody trains it.
+    """
+    folds = [int(own.fold) for own in training]
+    return [
+        {
+            "train": [own.scan for own, its in zip(training, folds, strict=True) if its != fold],
+            "val": [own.scan for own, its in zip(training, folds, strict=True) if its == fold],
+        }
+        for fold in range(max(folds) + 1)
+    ]
 
 
 def train_fold(root: Path, system: str, preset: Preset, fold: int, short: bool) -> None:
@@ -213,10 +221,11 @@ def predict(
     for ct, out, times in [scans[0], *scans]:
         watch = Stopwatch()
         with watch.stage("runtime_s"):
-            image, properties = SimpleITKIO().read_images([str(ct)])
-            before = None
-            if system == CASCADE:
-                before, _ = SimpleITKIO().read_seg(str(previous[ct.parent.name]))
+            with watch.stage("read_s"):
+                image, properties = SimpleITKIO().read_images([str(ct)])
+                before = None
+                if system == CASCADE:
+                    before, _ = SimpleITKIO().read_seg(str(previous[ct.parent.name]))
             with watch.stage("preprocess_s"):
                 data, seg, properties = preprocessor.run_case_npy(
                     image, before, properties, manager, configuration, predictor.dataset_json
@@ -234,7 +243,7 @@ def predict(
             part = out.with_name(f"part-{out.name}")
             SimpleITKIO().write_seg(np.asarray(found, np.uint8), str(part), properties)
             part.replace(out)
-        _write(times, watch.elapsed_s)
+        write_record(times, ct.parent.name, watch.elapsed_s)
         print(f"{system} {ct.parent.name}: {watch.elapsed_s}", flush=True)  # noqa: T201 - the log
 
 

@@ -1,4 +1,4 @@
-"""Contours over a scan, a row for each system, as the paper's Figures 1 to 3; and which scans."""
+"""Contours over a scan, a row for each system, as the paper's Figures 1 to 4."""
 
 from __future__ import annotations
 
@@ -13,50 +13,27 @@ from PIL import Image, ImageDraw
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.evaluate import COLOURS
-from limn.lab.scores import FIRST_OBSERVER, Score
-from limn.lab.study_words import ORGAN_WORDS, REFERENCE_SYSTEM, in_order
+from limn.lab.scores import FIRST_OBSERVER
+from limn.lab.study_words import ORGAN_WORDS, in_order
+from limn.lab.summary import Held, mean_dsc
 from limn.segment.picture import PLANES, Layer, box_around, draw_panels, middle
 
+SCORED = "DSC / 95p HD, mm"
 GAP_PX = 8
 LINE_PX = 20
 FONT_PX = 14
 PAPER, INK, FAINT = (16, 16, 16), (235, 235, 235), (170, 170, 170)
+# As in Figure 4.
+SHORT = {Organ.HEART: "H", Organ.CORD: "SC", Organ.LUNG_R: "RL", Organ.LUNG_L: "LL"}
 # Under a system's own contours, so that only where the two part the observer's is seen.
 MANUAL = dict.fromkeys(COLOURS, (255, 255, 255))
-
-
-def pick_cases(scores: Sequence[Score], test_set: str) -> tuple[tuple[str, str], ...]:
-    """The best, the intermediate and the worst scan of a test set, as ("best", scan), ...
-
-    By the mean DSC of the organs that 3d_fullres drew, against observer 1 and before the
-    clean-up; scans of one mean stand in the order of their names. Of an even number the better
-    of the two in the middle is the intermediate. Two scans are best and worst, one is best,
-    none gives ().
-    """
-    by_scan: dict[str, list[float]] = {}
-    for own in scores:
-        what = (own.set, own.system, own.reference, own.cleaned, own.measure)
-        if what == (test_set, REFERENCE_SYSTEM, FIRST_OBSERVER, "no", "dsc"):
-            by_scan.setdefault(own.scan, []).append(own.value)
-    means = {}
-    for scan, values in by_scan.items():
-        told = [value for value in values if not math.isnan(value)]
-        if told:
-            # Exact sums: the order of the file's lines does not decide between equals.
-            means[scan] = math.fsum(told) / len(told)
-    ranked = sorted(means, key=lambda scan: (-means[scan], scan))
-    places = {0: "best"}
-    if len(ranked) > 1:
-        places[len(ranked) - 1] = "worst"
-        places.setdefault((len(ranked) - 1) // 2, "intermediate")
-    return tuple((word, ranked[k]) for k, word in sorted(places.items()) if k < len(ranked))
 
 
 def draw_case(
     volume: Volume,
     observer1: Labels,
     drawn: Mapping[str, Labels],
-    mean_dsc: Mapping[str, float],
+    held: Mapping[str, Mapping[Organ, Held]],
     title: str,
     path: Path,
 ) -> None:
@@ -68,7 +45,7 @@ def draw_case(
     Parameters
     ----------
     drawn : system to its labels on the volume's grid
-    mean_dsc : system to the scan's mean DSC over the organs; absent or NaN where there is none
+    held : system to the scores of its organs, which stand beside it as in Figure 4
 
     Raises
     ------
@@ -94,7 +71,7 @@ def draw_case(
     for system in in_order(set(drawn)):
         labels = drawn[system.key]
         own = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, COLOURS)
-        words = (system.algorithm, system.model, _dsc_words(mean_dsc.get(system.key, math.nan)))
+        words = (system.algorithm, system.model_here, *_score_words(held.get(system.key, {})))
         rows.append((tuple(word for word in words if word), [under, own]))
     pictures = [(words, draw_panels(hu, spacing, centre, layers)) for words, layers in rows]
     _sheet(pictures, title).save(path, format="PNG", optimize=True)
@@ -106,8 +83,16 @@ def _centre(labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ]) -> t
     return middle(heart.astype(np.uint8) if heart.any() else labels_zyx)
 
 
-def _dsc_words(value: float) -> str:
-    return "no DSC" if math.isnan(value) else f"mean DSC {value:.3f}"
+def _score_words(held: Mapping[Organ, Held]) -> list[str]:
+    """The mean DSC, then of each organ DSC and 95p HD."""
+    if not held:
+        return ["no DSC"]
+    each = [
+        f"{SHORT[organ]} {own.dsc:.2f}"
+        + ("" if math.isnan(own.hd95_mm) else f" / {own.hd95_mm:.2f}")
+        for organ, own in held.items()
+    ]
+    return [f"mean DSC {mean_dsc(held):.3f}", *each]
 
 
 def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str) -> Image.Image:
@@ -116,7 +101,8 @@ def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str
     longest = max(pen.textlength(word, font_size=FONT_PX) for words, _ in rows for word in words)
     names_px = round(longest) + 3 * GAP_PX
     widths = [panel.width for panel in rows[0][1]]
-    height = max(panel.height for panel in rows[0][1])
+    lines = max(len(words) for words, _ in rows)
+    height = max(lines * LINE_PX, *(panel.height for panel in rows[0][1]))
     lefts = [names_px + sum(widths[:k]) + GAP_PX * k for k in range(len(widths))]
     top = 2 * LINE_PX + 2 * GAP_PX
     size = (lefts[-1] + widths[-1] + GAP_PX, top + (height + GAP_PX) * len(rows) + LINE_PX + GAP_PX)
@@ -133,9 +119,10 @@ def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str
             sheet.paste(panel, (left, top))
         top += height + GAP_PX
     left = names_px
-    legend = [(ORGAN_WORDS[organ], colour) for organ, colour in COLOURS.items()]
+    legend = [(f"{ORGAN_WORDS[organ]} {SHORT[organ]}", own) for organ, own in COLOURS.items()]
     for word, colour in [*legend, ("Observer 1, where it differs", (255, 255, 255))]:
         pen.rectangle((left, top + 4, left + 10, top + 14), fill=colour)
         pen.text((left + 16, top), word, fill=INK, font_size=FONT_PX)
         left += 16 + round(pen.textlength(word, font_size=FONT_PX)) + 3 * GAP_PX
+    pen.text((left, top), SCORED, fill=FAINT, font_size=FONT_PX)
     return sheet

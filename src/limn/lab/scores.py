@@ -75,6 +75,8 @@ def of_drawing(
 ) -> list[Score]:
     """Every score of what a system drew, before and after the clean-up.
 
+    An organ that observer 1 did not draw has no score of Tables 1 and 2.
+
     Parameters
     ----------
     drawn : labels of the system on the scan's grid
@@ -83,7 +85,10 @@ def of_drawing(
     lungs_label : the label of an observer who drew both lungs as one
     rules : of the node's own clean-up
     """
-    first = Labels(observers[FIRST_OBSERVER], drawn.grid, drawn.organs)
+    manual_zyx = observers[FIRST_OBSERVER]
+    # What nobody drew was not missed.
+    organs = {label: organ for label, organ in drawn.organs.items() if (manual_zyx == label).any()}
+    first = Labels(manual_zyx, drawn.grid, organs)
     agreed = _consensus(list(observers.values()), drawn.organs, lungs_label)
     found = []
     for cleaned, labels in (("no", drawn), ("yes", clean(drawn, rules).labels)):

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.folders import writable
 from limn.lab.cohort import show_cohort
-from limn.lab.dataset import MANIFEST, Entry, import_folder, read_dataset
+from limn.lab.dataset import MANIFEST, Entry, import_folder, read_dataset, unlike_the_paper
 from limn.lab.foreign import read_ct
-from limn.lab.overlays import draw_case, pick_cases
-from limn.lab.scores import FIRST_OBSERVER, Score, read_scores
+from limn.lab.overlays import draw_case
+from limn.lab.scores import read_scores
 from limn.lab.study_config import StudyConfig, read_study
 from limn.lab.study_jobs import Folders, read_drawing
 from limn.lab.study_run import carry_out, gpus, read_mark
 from limn.lab.study_steps import Step, steps
-from limn.lab.study_words import AIMOS, LIMN, SETS
+from limn.lab.study_times import timed_on
+from limn.lab.study_words import AIMOS, LIMN, REFERENCE_SYSTEM, SETS
+from limn.lab.summary import by_organ, cases
 from limn.lab.tables import write_tables
 
 BEGUN = "study.json"
@@ -69,15 +68,17 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     _begin(config, folders.work)
     entries = _data(config, folders, report)
     planned = steps(config, entries, folders)
-    for system in (*config.systems, LIMN):
+    systems = (*config.systems, LIMN)
+    for system in systems:
         folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
     carry_out(planned, folders.work, gpus(), report)
     results = folders.work / RESULTS
-    write_tables(folders.scores, results, report, described(config, entries))
+    testing = [own for own in entries if own.split != "train"]
+    timed = timed_on({name: [folders.times(name, own.scan) for own in testing] for name in systems})
+    write_tables(folders.scores, results, report, described(config, entries), timed)
     (results / folders.scores.name).write_bytes(folders.scores.read_bytes())
     _write_steps(planned, folders.work, results / STEPS_CSV)
-    testing = [own for own in entries if own.split != "train"]
-    for path in _overlays((*config.systems, LIMN), testing, folders, results):
+    for path in _overlays(systems, testing, folders, results):
         report(f"drawn: {path}")
     report(f"done: {results / 'tables.md'}; the folds elsewhere: limn models pack {folders.bundle}")
     return results
@@ -94,9 +95,14 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
     edges = sorted({entry.spacing_mm for entry in entries})
     lines = [
         f"Trained on {counted('train')} in {folds} folds (the paper: 105 scans of 15 animals in "
-        f"5); test set 1: {counted('test1')} (35 of 5); test set 2: {counted('test2')} (35 of 8 "
-        f"to 10). Voxels, mm: {', '.join(edges)} (0.14). "
-        + ("Phantoms, not animals." if config.cohort else "")
+        f"5); test set 1: {counted('test1')} (35 of 5); test set 2: {counted('test2')} (35 of 8). "
+        f"Voxels, mm: {', '.join(edges)} (0.14). "
+        + ("Phantoms, not animals." if any(entry.truth for entry in entries) else ""),
+        *(f"- Unlike the paper: {line}." for line in unlike_the_paper(entries)),
+        "- No system is shown mirror images when it predicts; nnU-Net's own default does that, and "
+        "the paper does not say that it was changed.",
+        "- Run again on a GPU, or with nnU-Net's own trainer, which sets no seed, networks differ "
+        "and so do these figures, within what luck does.",
     ]
     rule = (
         "AdamW, bf16 where the CPU has it, every patch around an organ, no mirror images"
@@ -168,12 +174,16 @@ def _write_steps(planned: Sequence[Step], work: Path, path: Path) -> None:
 def _overlays(
     systems: Sequence[str], entries: Sequence[Entry], folders: Folders, results: Path
 ) -> list[Path]:
-    """The best, intermediate and worst scan of each test set, as every system drew it."""
+    """The best, intermediate and worst scan of each test set, as every system drew it.
+
+    Which, the reference system decides, as in the paper.
+    """
     scores = read_scores(folders.scores)
     entry_of = {own.scan: own for own in entries}
     paths = []
     for test_set, words in SETS.items():
-        for which, scan in pick_cases(scores, test_set):
+        held = {name: by_organ(scores, test_set, name) for name in systems}
+        for which, scan in cases(held[REFERENCE_SYSTEM]).items():
             own = entry_of[scan]
             volume = read_ct(folders.data / own.ct, "")
             path = results / f"overlay-{test_set}-{which}.png"
@@ -181,25 +191,9 @@ def _overlays(
                 volume,
                 read_drawing(folders.data / own.observer1, volume),
                 {name: read_drawing(folders.labels(name, scan), volume) for name in systems},
-                _mean_dsc(scores, scan),
+                {name: found.get(scan, {}) for name, found in held.items()},
                 f"{words}: {which} scan, {scan}",
                 path,
             )
             paths.append(path)
     return paths
-
-
-def _mean_dsc(scores: Sequence[Score], scan: str) -> dict[str, float]:
-    """Of a scan, by system: over the organs, against observer 1, before the clean-up."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for own in scores:
-        if (own.scan, own.reference, own.cleaned, own.measure) == (
-            scan,
-            FIRST_OBSERVER,
-            "no",
-            "dsc",
-        ):
-            found[own.system].append(own.value)
-    return {
-        system: float(np.mean(values)) if values else math.nan for system, values in found.items()
-    }

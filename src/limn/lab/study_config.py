@@ -16,15 +16,36 @@ from limn.lab.nnunet_plans import Preset
 from limn.lab.study_words import AIMOS, CASCADE, FLAT, LOWRES, REFERENCE_SYSTEM
 from limn.phantom.cohort import Cohort
 from limn.segment.profile import PROFILE_NAMES, ProfileName
+from limn.segment.trained import NAME
 
 NNUNET_SYSTEMS = (REFERENCE_SYSTEM, LOWRES, CASCADE, FLAT)
 TRAINERS = ("nnunet", "short")
 KEYS = {
-    "": ("data", "cohort", "trainer", "profile", "systems"),
+    "": ("data", "cohort", "trainer", "profile", "systems", "bundle"),
     "data": ("source", "layout", "split"),
 }
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What a person says of the bundle that a study ends with.
+
+    Attributes
+    ----------
+    not_for : what it must not be used for; "" to say nothing
+    """
+
+    name: str = "study"
+    version: str = "1"
+    not_for: str = ""
+
+    def __post_init__(self) -> None:
+        for key, word in (("name", self.name), ("version", self.version)):
+            if not NAME.fullmatch(word):
+                msg = f"{key} = {word!r}: letters, digits, '.', '_' and '-' expected"
+                raise ConfigWrong(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +62,7 @@ class StudyConfig:
     profile : of limn's engine
     nnunet : presets by system, in the order in which they are trained
     aimos : None to leave it out
+    naming : of the bundle; words, which a begun study may change
     """
 
     cohort: Cohort | None
@@ -51,6 +73,7 @@ class StudyConfig:
     profile: ProfileName
     nnunet: Mapping[str, Preset]
     aimos: AimosPreset | None
+    naming: Naming
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -90,7 +113,7 @@ def read_study(path: Path, source: Path | None = None) -> StudyConfig:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{path} can't be read as a study: {error}"
         raise ConfigWrong(msg) from error
-    if source is not None and isinstance(said.get("data"), dict):
+    if source is not None and isinstance(said.setdefault("data", {}), dict):
         said["data"]["source"] = str(source.absolute())
     try:
         return _study(said, path.parent)
@@ -139,6 +162,7 @@ def _study(said: Mapping[str, Any], folder: Path) -> StudyConfig:
             if name in systems
         },
         aimos=_made(AimosPreset, systems[AIMOS], f"systems.{AIMOS}") if AIMOS in systems else None,
+        naming=_made(Naming, _table(said, "bundle"), "bundle"),
     )
 
 
@@ -150,7 +174,8 @@ def _made(kind: type[T], said: Mapping[str, Any], where: str) -> T:
     for name, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
         whole = "float" not in wanted[name]
-        good = bool if wanted[name] == "bool" else int if whole else (int, float)
+        number = int if whole else (int, float)
+        good = {"bool": bool, "str": str}.get(wanted[name], number)
         if not all(isinstance(n, good) and (good is bool or n is not True) for n in numbers):
             msg = f"{where}.{name} = {said[name]!r}: {wanted[name]} expected"
             raise ConfigWrong(msg)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +24,20 @@ from limn.lab import aimos
 from limn.lab.aimos import AimosPreset
 from limn.lab.alone import end_with_parent
 from limn.lab.dataset import Entry
-from limn.lab.foreign import AXES, read_ct
+from limn.lab.foreign import read_ct
 from limn.lab.layout import LABEL_OF, OBSERVERS
 from limn.lab.scores import Scan, Score, of_drawing, of_observers, write_scores
+from limn.lab.study_bundle import seal_folds
+from limn.lab.study_times import write_record
 from limn.lab.study_words import TIMES
 from limn.lab.synthesize import to_image
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle import open_bundle
 from limn.segment.ensemble import Ensemble
-from limn.segment.import_v2 import read_v2
 from limn.segment.profile import ProfileName
-from limn.segment.trained import USUAL_CLEAN, Told, seal
+from limn.segment.trained import USUAL_CLEAN, Told
 
 LUNGS_LABEL = LABEL_OF["Lungs"]
-BUNDLE_NAME = "study"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Folders:
         return self.work / "predicted" / system / f"{scan}.nii.gz"
 
     def times(self, system: str, scan: str) -> Path:
-        """Seconds by stage."""
+        """What it took (`study_times`)."""
         return self.work / "predicted" / system / f"{scan}.json"
 
 
@@ -104,16 +103,14 @@ def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Pa
 
 
 def predict_limn(
-    trained: Path, bundle: Path, profile: ProfileName, scans: Sequence[tuple[Path, Path, Path]]
+    trained: Path,
+    bundle: Path,
+    told: Told,
+    profile: ProfileName,
+    scans: Sequence[tuple[Path, Path, Path]],
 ) -> None:
     """The same 3d_fullres folds by limn's own engine, warm as in the node."""
-    if not bundle.exists():
-        part = bundle.with_name(f"{bundle.name}.part")
-        if part.exists():
-            shutil.rmtree(part)
-        told = Told(name=BUNDLE_NAME, version="1", organs=TRUTH_LABELS, orientation=AXES)
-        seal(read_v2(trained), told, part)
-        part.rename(bundle)
+    seal_folds(trained, bundle, told, profile)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ensemble = Ensemble.load(open_bundle(bundle), device, profile)
     ensemble.warm_up()
@@ -176,22 +173,17 @@ def _predict(
     for number, (ct, out, times) in enumerate([scans[0], *scans]):
         watch = Stopwatch()
         with watch.stage("runtime_s"):
-            volume = read_ct(ct, "")
+            with watch.stage("read_s"):
+                volume = read_ct(ct, "")
             labels = label(volume, watch)
             _write_labels(out, labels, volume)
-        _write_times(times, watch.elapsed_s)
+        write_record(times, ct.parent.name, watch.elapsed_s)
         _say(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
 
 
 def _write_labels(path: Path, labels_zyx: npt.NDArray[np.uint8], volume: Volume) -> None:
     part = path.with_name(f"part-{path.name}")
     SimpleITK.WriteImage(to_image(labels_zyx, volume.grid), str(part), useCompression=True)
-    part.replace(path)
-
-
-def _write_times(path: Path, elapsed_s: Mapping[str, float]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(elapsed_s, indent=1), encoding="utf-8")
     part.replace(path)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from limn.lab import nnunet_jobs, study_jobs
 from limn.lab.dataset import Entry
+from limn.lab.study_bundle import told
 from limn.lab.study_config import StudyConfig, costs
 from limn.lab.study_jobs import Folders
 from limn.lab.study_words import AIMOS, CASCADE, LIMN, LOWRES, REFERENCE_SYSTEM
@@ -99,7 +100,13 @@ def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> li
                 Step(
                     _predict(LIMN),
                     study_jobs.predict_limn,
-                    (trained, folders.bundle, config.profile, _scans(LIMN, testing, folders)),
+                    (
+                        trained,
+                        folders.bundle,
+                        told(config, training),
+                        config.profile,
+                        _scans(LIMN, testing, folders),
+                    ),
                     cost=labels_cost / 4,
                     # The predictor leaves the plans beside the folds.
                     after=(_predict(system),),

@@ -17,11 +17,23 @@ MANUAL = "manual"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to contour, as a table names it."""
+    """One way to contour, as a table names it.
+
+    Attributes
+    ----------
+    model : in the paper
+    rebuilt : what runs here is like the paper's and not it
+    """
 
     key: str
     algorithm: str
     model: str
+    rebuilt: bool = False
+
+    @property
+    def model_here(self) -> str:
+        """What it is called beside figures that were measured here."""
+        return f"{self.model}, rebuilt" if self.rebuilt else self.model
 
 
 SYSTEMS: tuple[System, ...] = (
@@ -29,7 +41,7 @@ SYSTEMS: tuple[System, ...] = (
     System(LOWRES, "nnU-Net", "3d_lowres"),
     System(CASCADE, "nnU-Net", "3d_cascade"),
     System(FLAT, "nnU-Net", "2d"),
-    System(AIMOS, "AIMOS", "UNet-768"),
+    System(AIMOS, "AIMOS", "UNet-768", rebuilt=True),
     System(LIMN, "limn", "engine"),
     System(OBSERVERS, "Interobserver variability", ""),
     System(MANUAL, "Manual", "one biologist"),

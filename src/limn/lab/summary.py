@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ class Row:
     organ: str
     system: str
     cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An organ of one scan against observer 1; the distance is NaN where there is none."""
+
+    dsc: float
+    hd95_mm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,21 @@ def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
     return tuple(sorted(nowhere))
 
 
+def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
+    """On how many scans observer 1 did not draw an organ, which is not scored there."""
+    scans = {own.scan for own in scores if own.set == test_set}
+    found = {}
+    for organ in Organ:
+        scored = {
+            own.scan
+            for own in scores
+            if (own.set, own.reference, own.organ) == (test_set, FIRST_OBSERVER, organ.value)
+        }
+        if without := len(scans - scored):
+            found[organ] = without
+    return found
+
+
 def conformity(scores: Sequence[Score]) -> tuple[Conformity, ...]:
     """Cells of Table 3: every system against the consensus, then the observers among themselves."""
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
@@ -184,30 +208,38 @@ def times(scores: Sequence[Score]) -> tuple[Time, ...]:
     )
 
 
-def cases(scores: Sequence[Score], test_set: str, system: str) -> dict[str, str]:
-    """The best, intermediate and worst scan of a system by the mean DSC of its organs (Fig. 4).
+def by_organ(scores: Sequence[Score], test_set: str, system: str) -> dict[str, dict[Organ, Held]]:
+    """Each scan's organs as a system drew them, against observer 1 and before the clean-up.
 
-    The intermediate one has the median; of an even number, the better of the middle two.
+    An organ without a DSC is left out.
     """
-    values: dict[str, list[float]] = defaultdict(list)
-    for own in scores:
-        if (own.set, own.system, own.reference, own.cleaned, own.measure) == (
-            test_set,
-            system,
-            FIRST_OBSERVER,
-            "no",
-            "dsc",
-        ):
-            values[own.scan].append(own.value)
-    # The name decides between equals, so that the choice is the same each time.
-    ordered = sorted(values, key=lambda scan: (float(np.mean(values[scan])), scan))
-    if not ordered:
-        return {}
-    return {
-        "best": ordered[-1],
-        "intermediate": ordered[len(ordered) // 2],
-        "worst": ordered[0],
-    }
+    found = _by_scan(scores, test_set, (), "no")
+    scans: dict[str, dict[Organ, Held]] = defaultdict(dict)
+    for organ in Organ:
+        hd95_mm = found.get((organ.value, system, "hd95_mm"), {})
+        for scan, dsc in found.get((organ.value, system, "dsc"), {}).items():
+            if not np.isnan(dsc):
+                scans[scan][organ] = Held(dsc, hd95_mm.get(scan, float("nan")))
+    return dict(scans)
+
+
+def mean_dsc(held: Mapping[Organ, Held]) -> float:
+    """Over the organs of a scan, whatever their order; NaN without any."""
+    return math.fsum(own.dsc for own in held.values()) / len(held) if held else float("nan")
+
+
+def cases(scans: Mapping[str, Mapping[Organ, Held]]) -> dict[str, str]:
+    """The best, the intermediate and the worst scan by the mean DSC of its organs (Fig. 4).
+
+    The intermediate one has the median; of an even number, the better of the middle two. Of
+    scans of one mean the first by name is the better. Two scans are best and worst, one is best.
+    """
+    ranked = sorted(scans, key=lambda scan: (-mean_dsc(scans[scan]), scan))
+    places = {0: "best"}
+    if len(ranked) > 1:
+        places[len(ranked) - 1] = "worst"
+        places.setdefault((len(ranked) - 1) // 2, "intermediate")
+    return {word: ranked[k] for k, word in sorted(places.items()) if k < len(ranked)}
 
 
 def conformity_values(scores: Sequence[Score], test_set: str) -> dict[tuple[str, str], FloatArray]:

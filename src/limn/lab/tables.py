@@ -14,13 +14,13 @@ from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.folders import writable
-from limn.domain.scan import Organ
 from limn.lab import published, summary
 from limn.lab.agreement import Structure
 from limn.lab.boxplots import draw_accuracy, draw_conformity
 from limn.lab.scores import Score, read_scores
 from limn.lab.statistics import ZERO_METHOD
 from limn.lab.study_words import (
+    CASCADE,
     MANUAL,
     MEASURES,
     OBSERVERS,
@@ -40,6 +40,8 @@ MEDIAN_DECIMALS = {
     "test1": {"dsc": 3, "msd_mm": 3, "hd95_mm": 2},
     "test2": {"dsc": 2, "msd_mm": 2, "hd95_mm": 2},
 }
+TIMED = "on machines that the scores do not name"
+STAGES = {CASCADE: " (2nd stage only)"}
 TABLE_OF = {"test1": "table1", "test2": "table2"}
 
 
@@ -61,13 +63,18 @@ class Sheet:
 
 
 def write_tables(
-    scores_csv: Path, folder: Path, report: Callable[[str], None], told: str = ""
+    scores_csv: Path,
+    folder: Path,
+    report: Callable[[str], None],
+    told: str = "",
+    timed: str = TIMED,
 ) -> None:
     """All tables and box plots of a study from its scores: ``tables.md`` and files beside it.
 
     Parameters
     ----------
     told : what the study was, for whoever reads the tables; Markdown
+    timed : on which machine each system was timed, for the caption of Table 4
 
     Raises
     ------
@@ -77,7 +84,7 @@ def write_tables(
     """
     writable(folder)
     scores = read_scores(scores_csv)
-    made = sheets(scores)
+    made = sheets(scores, timed)
     if not made:
         msg = f"{scores_csv} holds no score of {' or '.join(SETS)} and no time; nothing to show"
         raise ConfigWrong(msg)
@@ -95,7 +102,7 @@ def write_tables(
     report(f"{len(made)} tables in {folder / 'tables.md'}, each also as .csv and .tex beside it")
 
 
-def sheets(scores: Sequence[Score]) -> list[Sheet]:
+def sheets(scores: Sequence[Score], timed: str = TIMED) -> list[Sheet]:
     """Every table of which the scores have something."""
     made = []
     for test_set in SETS:
@@ -110,7 +117,7 @@ def sheets(scores: Sequence[Score]) -> list[Sheet]:
         rows = _conformity_rows(found, published.conformity())
         made.append(Sheet("table3", _conformity_caption(), _conformity_columns(), rows))
     if measured := summary.times(scores):
-        made.append(_time_sheet(measured))
+        made.append(_time_sheet(measured, timed))
     return made
 
 
@@ -147,10 +154,10 @@ def _accuracy_sheet(
     rows = []
     for row in ours:
         system = _system(row.system)
-        start = (ORGAN_WORDS[row.organ], system.algorithm, system.model)
-        rows.append((*start, OURS, *accuracy_cells(row, test_set)))
+        start = (ORGAN_WORDS[row.organ], system.algorithm)
+        rows.append((*start, system.model_here, OURS, *accuracy_cells(row, test_set)))
         if same := theirs.get((row.organ, row.system)):
-            rows.append((*start, PAPER, *accuracy_cells(same, test_set)))
+            rows.append((*start, system.model, PAPER, *accuracy_cells(same, test_set)))
     scans = {own.scan for own in scores if own.set == test_set} - set(without)
     animals = {own.animal for own in scores if own.set == test_set and own.scan in scans}
     caption = (
@@ -158,7 +165,7 @@ def _accuracy_sheet(
         f"{len(animals)} animals; the paper's own values below. * differs from nnU-Net "
         f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
         f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
-        f"removed. {_about_missed(without, missed)}"
+        f"removed. {_about_missed(without, missed)}{_about_undrawn(scores, test_set)}"
     )
     name = TABLE_OF[test_set] + ("-without-missed" if without else "")
     return Sheet(name, caption, accuracy_columns(), tuple(rows))
@@ -173,6 +180,12 @@ def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
         f"With the scans on which a system missed an organ ({', '.join(missed)}): DSC 0, no "
         "distance, and no pair in the test of distances."
     )
+
+
+def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
+    found = summary.undrawn(scores, test_set)
+    told = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in found.items())
+    return f" Not scored, for observer 1 did not draw it: {told}." if found else ""
 
 
 def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:
@@ -204,7 +217,7 @@ def _difference_row(each: Difference) -> tuple[str, ...]:
     return (
         ORGAN_WORDS[each.organ],
         system.algorithm,
-        system.model,
+        system.model_here,
         MEASURES[each.measure],
         str(held.pairs),
         str(held.dropped),
@@ -219,20 +232,19 @@ def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
     systems = in_order({own.system for own in scores if own.set == test_set} - {OBSERVERS})
     rows = []
     for system in systems:
-        for which, scan in summary.cases(scores, test_set, system.key).items():
-            dsc = {
-                own.organ: own.value
-                for own in scores
-                if (own.set, own.scan, own.system, own.cleaned, own.measure)
-                == (test_set, scan, system.key, "no", "dsc")
-            }
-            mean = sum(dsc.values()) / len(dsc)
+        held = summary.by_organ(scores, test_set, system.key)
+        for which, scan in summary.cases(held).items():
             each = ", ".join(
-                f"{ORGAN_WORDS[organ]} {_two(dsc[organ])}" for organ in Organ if organ in dsc
+                f"{ORGAN_WORDS[organ]} {_two(own.dsc)} / {_two(own.hd95_mm)}"
+                for organ, own in held[scan].items()
             )
-            rows.append((system.algorithm, system.model, which, scan, f"{mean:.3f}", each))
-    caption = f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}."
-    columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "DSC")
+            mean = f"{summary.mean_dsc(held[scan]):.3f}"
+            rows.append((system.algorithm, system.model_here, which, scan, mean, each))
+    caption = (
+        f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}; of each organ DSC "
+        "/ 95p HD in mm."
+    )
+    columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "Organs")
     return Sheet(f"cases-{test_set}", caption, columns, tuple(rows))
 
 
@@ -263,10 +275,10 @@ def _conformity_rows(
 ) -> tuple[tuple[str, ...], ...]:
     rows = []
     for system in in_order({cell.system for cell in ours}):
-        start = (system.algorithm, system.model)
-        rows.append((*start, OURS, *conformity_cells(ours, system.key)))
+        start = system.algorithm
+        rows.append((start, system.model_here, OURS, *conformity_cells(ours, system.key)))
         if any(cell.system == system.key for cell in theirs):
-            rows.append((*start, PAPER, *conformity_cells(theirs, system.key)))
+            rows.append((start, system.model, PAPER, *conformity_cells(theirs, system.key)))
     return tuple(rows)
 
 
@@ -290,20 +302,21 @@ def conformity_cells(cells: Sequence[Conformity], system: str) -> tuple[str, ...
 # Table 4
 
 
-def _time_sheet(measured: Sequence[Time]) -> Sheet:
+def _time_sheet(measured: Sequence[Time], timed: str) -> Sheet:
     theirs = {time.system: time for time in published.times()}
     rows = []
     for time in measured:
         system = _system(time.system)
-        rows.append((system.algorithm, _with_stage(system), OURS, *time_cells(time)))
+        start, stage = system.algorithm, STAGES.get(system.key, "")
+        rows.append((start, system.model_here + stage, OURS, *time_cells(time)))
         if same := theirs.get(time.system):
-            rows.append((system.algorithm, _with_stage(system), PAPER, *time_cells(same)))
+            rows.append((start, system.model + stage, PAPER, *time_cells(same)))
     if MANUAL not in {time.system for time in measured}:
         manual = _system(MANUAL)
         rows.append((manual.algorithm, manual.model, PAPER, *time_cells(theirs[MANUAL])))
     caption = (
-        "Mean preprocessing, inference and total runtime in seconds a scan, all systems on one "
-        "machine; the paper's own values below (NVIDIA Quadro RTX 6000)."
+        "Mean preprocessing, inference and total runtime (image read until labels on disk) in "
+        f"seconds a scan, {timed}; the paper's own values below (NVIDIA Quadro RTX 6000)."
     )
     columns = ("Algorithm", "Model", "Of", *TIMES.values())
     return Sheet("table4", caption, columns, tuple(rows))
@@ -315,10 +328,6 @@ def time_cells(time: Time) -> tuple[str, ...]:
         NOTHING if math.isnan(s) else f"{s:.0f}" if s >= 10 or s == round(s) else f"{s:.1f}"
         for s in (time.preprocess_s, time.inference_s, time.runtime_s)
     )
-
-
-def _with_stage(system: System) -> str:
-    return "3d_cascade (2nd stage only)" if system.key == "3d_cascade" else system.model
 
 
 # How they are written

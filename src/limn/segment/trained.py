@@ -92,6 +92,7 @@ class Told:
     ----------
     orientation : three letters that the array's axes z, y, x grow towards, as the training saw it
     source : in words; the files' sha256 are added
+    demonstration : delivered only where a site allows it
     """
 
     name: str
@@ -103,6 +104,7 @@ class Told:
     expected_hu: tuple[float, float] = USUAL_HU
     source: str = ""
     previous: str = ""
+    demonstration: bool = False
 
 
 def seal(trained: Trained, told: Told, folder: Path) -> Bundle:
@@ -168,10 +170,10 @@ def _head(trained: Trained, told: Told) -> str:
     )
     lines = [
         "# A limn bundle. Every file below [files] is verified before anything is opened.",
-        f"# Made from {trained.made_by} by 'limn models import'.",
+        f"# Made from the files of {trained.made_by}.",
         f"name = {_toml(told.name)}",
         f"version = {_toml(told.version)}",
-        "demonstration = false",
+        f"demonstration = {str(told.demonstration).lower()}",
         f"trained_on = {_toml(told.trained_on)}",
         f"not_for = {_toml(told.not_for)}",
         f"source = {_toml(_source(trained, told))}",
