@@ -157,6 +157,12 @@ def test_the_size_in_a_codestream_is_read(syntax):
     assert coded_size(code_of(syntax, 30, 47)) == (30, 47)
 
 
+def test_no_box_hides_a_large_codestream():
+    """Behind ten thousand bytes with a small one in them."""
+    small, large = (code_of(JPEG2000Lossless, n, n + 1) for n in (6, 60))
+    assert coded_size(small[:24] + bytes(10_000) + large) == (60, 61)
+
+
 def test_rle_names_no_size():
     """Nor does rubbish."""
     assert coded_size(b"\x01\0\0\0" + bytes(100)) is None

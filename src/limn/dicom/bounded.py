@@ -7,6 +7,7 @@ elements. Each of these is measured before memory is spent on it.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -108,18 +109,25 @@ def check_header_bytes(header: Dataset, total_bytes: int) -> None:
         raise Overlarge(msg)
 
 
+# Start of a codestream and its size marker (ITU-T T.800 A.5.1), which follows at once.
+_SOC_SIZ = re.compile(rb"\xff\x4f\xff\x51")
+
+
 def coded_size(code: bytes) -> tuple[int, int] | None:
     """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream itself announces.
 
-    A decoder believes these and not the header. None for what names none (RLE).
+    A decoder believes these and not the header. None for what names none (RLE). Boxes of any
+    length may stand before a JPEG 2000 codestream, with a smaller one in them: the largest counts.
     """
     if code[:2] == b"\xff\xd8":
         return _jpeg_size(code)
-    start = code[:4096].find(b"\xff\x4f\xff\x51")
-    if start >= 0 and len(code) >= start + 24:
-        at = [int.from_bytes(code[start + k : start + k + 4], "big") for k in (8, 12, 16, 20)]
-        return at[1] - at[3], at[0] - at[2]
-    return None
+    found = []
+    for start in (each.end() for each in _SOC_SIZ.finditer(code)):
+        x, y, x0, y0 = (
+            int.from_bytes(code[start + k : start + k + 4], "big") for k in (4, 8, 12, 16)
+        )
+        found.append((y - y0, x - x0))
+    return max(found, key=lambda size: abs(size[0] * size[1]), default=None)
 
 
 def _jpeg_size(code: bytes) -> tuple[int, int] | None:
