@@ -29,8 +29,9 @@ Scores = dict[tuple[str, str], dict[str, float]]
 
 
 def native_trials(scans: int) -> list[Trial]:
-    """The paper's 35 native test scans, or the first of them."""
-    return [trial for trial in cohort_trials(wide=False) if trial.group == "native"][:scans]
+    """The paper's 35 native test scans, or the first of them: every animal once, then again."""
+    trials = [trial for trial in cohort_trials(wide=False) if trial.group == "native"]
+    return sorted(trials, key=lambda trial: int(trial.scan.rpartition("-t")[2]))[:scans]
 
 
 def side_by_side(ways: Mapping[str, Ensemble], trials: Sequence[Trial], folder: Path) -> str:
