@@ -15,12 +15,13 @@ from torch import nn
 from limn.domain.errors import BundleUnfit
 from limn.segment import openvino_net
 from limn.segment.bundle import Bundle
-from limn.segment.half import autocast, has_bf16
+from limn.segment.half import to_infer
 from limn.segment.plans import Plan
 from limn.segment.weights import build, fill
 
 # A batch of small patches keeps a GPU as busy as one of the paper's (128 x 96 x 192 voxels).
 BATCH_VOXELS = 2_400_000
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 class Networks(Protocol):
@@ -53,12 +54,12 @@ class TorchNetworks:
     ) -> None:
         self.device = torch.device(device)
         self._networks = [network.to(self.device) for network in networks]
-        self._half = half and has_bf16(self.device)
+        self._runs_in = to_infer(self.device, half=half)
         self._flat = plan.flat
         cuda = self.device.type == "cuda"
         self.batch = max(1, BATCH_VOXELS // int(np.prod(plan.patch))) if cuda else 1
         name = torch.cuda.get_device_name(self.device) if cuda else "cpu"
-        self.description = f"{name} torch {'bf16' if self._half else 'fp32'}"
+        self.description = f"{name} torch {PRECISIONS[self._runs_in]}"
         # Every tile has the same shape, so that it pays to try the algorithms once.
         torch.backends.cudnn.benchmark = True
 
@@ -71,7 +72,9 @@ class TorchNetworks:
             seen = stacked if self._flat else stacked[:, None]
             with (
                 torch.inference_mode(),
-                autocast(self.device, half=self._half),
+                torch.autocast(
+                    self.device.type, self._runs_in, enabled=self._runs_in != torch.float32
+                ),
             ):
                 logits = network(seen)
             for each in logits.float():
