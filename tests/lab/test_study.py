@@ -88,8 +88,9 @@ def started(config, out):
 
 
 def drawn(path, system):
-    """Scores without the times, which no two runs share."""
-    return [own for own in read_scores(path) if own.system == system and own.measure not in TIMES]
+    """Scores without the times, which no two runs share; as text, for NaN is NaN."""
+    scores = read_scores(path)
+    return [str(own) for own in scores if own.system == system and own.measure not in TIMES]
 
 
 @pytest.mark.timeout(1200)

@@ -70,7 +70,8 @@ def test_a_dicomdir_is_left_out(series, capsys):
     with peer(archive) as port:
         assert cli.main(["send", str(series), "--to", f"127.0.0.1:{port}"]) == 0
     assert len(archive.taken) == COUNT
-    assert "DICOMDIR" in capsys.readouterr().out
+    # A long path is broken at the edge of the screen.
+    assert "DICOMDIR" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_refused_files_are_counted(series, capsys):

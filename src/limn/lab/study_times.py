@@ -14,7 +14,6 @@ import torch
 from limn import __version__
 from limn.domain.timing import ScanRecord
 
-CPU_INFO = Path("/proc/cpuinfo")
 # Times of a system were written before machines were noted.
 UNNOTED = "machines that were not noted"
 
@@ -35,10 +34,10 @@ def write_record(path: Path, scan: str, elapsed_s: Mapping[str, float]) -> None:
 
 
 def machine() -> str:
-    """What computes here, such as "NVIDIA H100" or "AMD EPYC 7B13, 2 cores"."""
+    """What computes here, such as "NVIDIA H100" or "x86_64, 2 cores"."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"{_processor()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def timed_on(records: Mapping[str, Sequence[Path]]) -> str:
@@ -69,13 +68,3 @@ def timed_on(records: Mapping[str, Sequence[Path]]) -> str:
 
 def _place(record: Mapping[str, object]) -> tuple[str, str]:
     return str(record.get("device", UNNOTED)), str(record.get("host", ""))
-
-
-def _processor() -> str:
-    """Its name; Linux alone keeps that where Python does not look."""
-    try:
-        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
