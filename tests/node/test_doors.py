@@ -304,6 +304,20 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     two.release()
 
 
+def test_no_other_command_keeps_the_room_of_an_instance(listening, caplog):
+    """Half an instance, then an echo in the same message: the association ends, room is free."""
+    receiver = listening(max_instance_mb=1, max_incoming_mb=1)
+    big = slices()[0]
+    big.add_new(0x00091010, "LO", "X")
+    big.add_new(0x00091011, "OB", bytes(700 * 2**10))
+    liar, honest = receiver.associate(), receiver.associate()
+    liar.dul.socket.socket.sendall(b"".join([*_p_data(big)[:-1], *_echo()]))
+    until(lambda: liar.is_aborted)
+    assert "aborted: it sent another command in the middle of an instance" in caplog.text
+    until(lambda: honest.send_c_store(big).Status == 0)
+    honest.release()
+
+
 def test_only_an_instance_may_be_large(listening, caplog):
     """A commitment request of 17 MB is not collected."""
     receiver = listening()
@@ -376,10 +390,25 @@ def test_fourteen_scanners_at_once(listening, tmp_path):
 def _p_data(ds: object) -> list[bytes]:
     """The PDUs of a C-STORE request on the first context."""
     from pynetdicom.dimse_messages import C_STORE_RQ  # noqa: PLC0415
+
+    return _pdus(C_STORE_RQ(), _store_request(ds, 1))
+
+
+def _echo() -> list[bytes]:
+    """The PDU of a C-ECHO request on the first context."""
+    from pynetdicom.dimse_messages import C_ECHO_RQ  # noqa: PLC0415
+    from pynetdicom.dimse_primitives import C_ECHO  # noqa: PLC0415
+
+    request = C_ECHO()
+    request.MessageID, request.AffectedSOPClassUID = 2, Verification
+    return _pdus(C_ECHO_RQ(), request)
+
+
+def _pdus(message: object, request: object) -> list[bytes]:
     from pynetdicom.pdu import P_DATA_TF  # noqa: PLC0415
 
-    message, pdus = C_STORE_RQ(), []
-    message.primitive_to_message(_store_request(ds, 1))
+    pdus = []
+    message.primitive_to_message(request)
     for primitive in message.encode_msg(1, 16384):
         pdu = P_DATA_TF()
         pdu.from_primitive(primitive)

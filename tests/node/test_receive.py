@@ -315,6 +315,81 @@ def test_a_resend_after_an_abort_is_contoured(receiver):
     assert (row.state, len(row.files)) == ("ready", COUNT)
 
 
+def _with_no_room(receiver, association, datasets):
+    """What comes while the disk is full; then there is room again."""
+    receiver.door.fill_up()
+    assert {association.send_c_store(ds).Status for ds in datasets} == {0xA700}
+    object.__setattr__(receiver.door.spool, "min_free_bytes", 0)
+
+
+def test_a_series_of_which_slices_were_refused_is_not_complete(receiver, caplog):
+    """The sender was told, releases all the same and never sends again: held, then refused."""
+    sent = slices(count=40)
+    association = receiver.associate()
+    assert {association.send_c_store(ds).Status for ds in sent[:25]} == {0}
+    _with_no_room(receiver, association, sent[25:])
+    started_s = time.monotonic()
+    association.release()
+    (row,) = receiver.door.wait_for_scans()
+    assert row.state == "refused"
+    assert "after 25 slices, or others were not taken" in row.reason
+    assert time.monotonic() - started_s >= 0.4
+    assert "limn has not taken 15 of its instances" in caplog.text
+
+
+def test_nor_is_one_whose_first_slices_were_refused(receiver):
+    """As when the disk has room again in the middle."""
+    sent = slices(count=40)
+    association = receiver.associate()
+    _with_no_room(receiver, association, sent[:15])
+    assert {association.send_c_store(ds).Status for ds in sent[15:]} == {0}
+    association.release()
+    assert receiver.door.wait_for_scans()[0].state == "refused"
+
+
+def test_nor_one_with_a_damaged_slice(receiver):
+    """0xC000 for one whose header can't be read, and dcmtk's storescu releases after it."""
+    sent = slices(count=21)
+    del sent[-1].SeriesInstanceUID
+    association = receiver.associate()
+    assert [association.send_c_store(ds).Status for ds in sent][-2:] == [0x0000, 0xC000]
+    association.release()
+    assert receiver.door.wait_for_scans()[0].state == "refused"
+
+
+def test_nor_one_at_which_limn_itself_failed(receiver, monkeypatch):
+    """As a receiver that is being stopped: pynetdicom answers for it."""
+    sent = slices(count=21)
+    accept = receiver.door.intake.accept
+
+    def failing(contents, source, arrived_s=None):
+        if len(receiver.door.files()) == COUNT:
+            raise RuntimeError("no threads any more")
+        return accept(contents, source, arrived_s)
+
+    monkeypatch.setattr(receiver.door.intake, "accept", failing)
+    association = receiver.associate()
+    assert [association.send_c_store(ds).Status for ds in sent][-2:] == [0x0000, 0xC211]
+    association.release()
+    assert receiver.door.wait_for_scans()[0].state == "refused"
+
+
+def test_a_refused_slice_that_is_sent_again_completes_its_series(receiver):
+    """Over the same association, or over another."""
+    for number, same in (("1", True), ("2", False)):
+        sent = slices(number)
+        association = receiver.associate()
+        assert {association.send_c_store(ds).Status for ds in sent[:12]} == {0}
+        _with_no_room(receiver, association, sent[12:])
+        if not same:
+            association.release()
+            association = receiver.associate()
+        assert {association.send_c_store(ds).Status for ds in sent[12:]} == {0}
+        association.release()
+    rows = receiver.door.wait_for_scans(2)
+    assert [(row.state, len(row.files)) for row in rows] == [("ready", COUNT)] * 2
+
+
 def test_a_release_counts_although_the_connection_is_closed_at_once(receiver, monkeypatch):
     """A busy machine comes to it only after the sender has gone: the series is whole."""
     send_release = ACSE.send_release

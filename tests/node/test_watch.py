@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from limn.node.config import Watch
+from limn.node.intake import OUT_OF_RESOURCES
 from limn.node.watch import FolderWatch, _is_within, _read_regular
 from tests.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
@@ -85,6 +86,27 @@ def test_a_slowly_written_file_is_taken_once_whole(place, caplog):
     (path,) = place.door.files()
     assert path.read_bytes() == contents
     assert "refused" not in caplog.text
+
+
+def test_a_folder_of_which_files_had_no_room_is_not_complete(tmp_path, monkeypatch):
+    """They are tried again; until they are in, nothing is contoured."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5)
+    accept, room = place.door.intake.accept, [12]
+
+    def filling(contents, source, arrived_s=None):
+        if place.taken() >= room[0]:
+            return OUT_OF_RESOURCES, "full"
+        return accept(contents, source, arrived_s)
+
+    monkeypatch.setattr(place.door.intake, "accept", filling)
+    write_slices(place.folder, slices())
+    with place.watching():
+        until(lambda: place.taken() == 12)
+        place.let_settle()
+        assert place.door.scans() == []
+        room[0] = COUNT
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
 
 
 def test_a_file_that_was_taken_as_broken_is_taken_again_when_whole(tmp_path):

@@ -208,7 +208,12 @@ class Intake:
         return returned.keep(contents, source.sender, self._spool, self._journal)
 
     def closed(self, source_key: str, *, aborted: bool) -> None:
-        """An association ended."""
+        """An association ended.
+
+        Parameters
+        ----------
+        aborted : not everything of it was taken: it broke off, or instances were refused
+        """
         now_s = time.monotonic()
         with self._lock:
             for series_instance_uid, gathering in self._gathering.items():
@@ -401,8 +406,8 @@ class Intake:
         refused = ""
         if verdict is Verdict.GIVE_UP_ABORTED:
             refused = (
-                f"the association broke off after {count} slices and nothing came within "
-                f"{self._rules.hold_s:g} s; send the series again"
+                f"the association broke off after {count} slices, or others were not taken, and "
+                f"nothing came within {self._rules.hold_s:g} s; send the series again"
             )
         removed = self._spool.removed(gathering.folder)
         if removed is not None and count < removed.instances:

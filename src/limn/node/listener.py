@@ -45,8 +45,6 @@ LOOK_S = 0.001
 BREATH_S = 0.0001
 # The same for a whole message, whose reactor sleeps a millisecond after every look.
 LISTEN_S = 0.004
-# Refused: Out of Resources (PS3.4 table B.2-1).
-OUT_OF_RESOURCES = 0xA700
 # Only an instance is large; a storage commitment of ten thousand is not.
 MAX_OTHER_BYTES = 16 * 2**20
 # Room for the command set and for what wraps the data set.
@@ -349,10 +347,15 @@ class _DataSet(BytesIO):
         self._taken = 0
 
 
+def was_dropped(request: C_STORE) -> bool:
+    """Whether an instance came for which there was no room; its data set is empty."""
+    return isinstance(request.DataSet, _DataSet) and request.DataSet.dropped
+
+
 class _BoundedMessages(DIMSEServiceProvider):
     """Collects DIMSE messages up to their limit; beyond, the association is aborted.
 
-    An instance for which all associations together have no room is answered 0xA700.
+    Of an instance for which all associations together have no room nothing is kept (`was_dropped`).
     """
 
     def __init__(self, association: Association, bounds: Bounds, room: _Room) -> None:
@@ -373,9 +376,6 @@ class _BoundedMessages(DIMSEServiceProvider):
             return None, None
         if isinstance(message, C_STORE) and isinstance(message.DataSet, _DataSet):
             self._in_hand = message.DataSet
-            if self._in_hand.dropped and context_id is not None:
-                self._refuse(context_id, message)
-                return None, None
         return context_id, message
 
     def forget(self) -> None:
@@ -387,22 +387,6 @@ class _BoundedMessages(DIMSEServiceProvider):
             self._in_hand.drop()
             self._in_hand = None
 
-    def _refuse(self, context_id: int, request: C_STORE) -> None:
-        requestor = self.assoc.requestor
-        log.error(
-            "instance from %s@%s answered 0x%04X: too much comes in at once "
-            "(receive.max_incoming_mb); send it again",
-            requestor.ae_title,
-            requestor.address,
-            OUT_OF_RESOURCES,
-        )
-        answer = C_STORE()
-        answer.MessageIDBeingRespondedTo = request.MessageID
-        answer.AffectedSOPClassUID = request.AffectedSOPClassUID
-        answer.AffectedSOPInstanceUID = request.AffectedSOPInstanceUID
-        answer.Status = OUT_OF_RESOURCES
-        self.send_msg(answer, context_id)
-
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take a P-DATA in, or end the association (A-ABORT by the provider, PS3.8 9.3.8)."""
         self._collected += sum(len(data) for _, data in primitive.presentation_data_value_list)
@@ -410,7 +394,8 @@ class _BoundedMessages(DIMSEServiceProvider):
         if self.message is None:
             self.message = DIMSEMessage()
             self.message.data_set = _DataSet(self.message, self._share)
-        is_instance = isinstance(self.message, C_STORE_RQ)
+        message = self.message
+        is_instance = isinstance(message, C_STORE_RQ)
         if self._collected > self._max_bytes:
             why = f"an instance larger than {self._max_bytes // 2**20} MB (receive.max_instance_mb)"
         elif not is_instance and self._collected > MAX_OTHER_BYTES:
@@ -422,6 +407,9 @@ class _BoundedMessages(DIMSEServiceProvider):
                 super().receive_primitive(primitive)
             except Exception as error:  # noqa: BLE001 - a stranger's bytes in another's parser
                 why = f"a damaged message ({type(error).__name__}: {error})"
+            if is_instance and not isinstance(message, C_STORE_RQ):
+                # What it has taken of the room nobody would give back.
+                why = "another command in the middle of an instance"
         if self.message is None:
             self._collected = 0
         if why:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import EventHandlerType
 from pynetdicom.pdu import A_RELEASE_RQ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -17,8 +19,8 @@ from limn.node import commit, returned
 from limn.node.commit import Provider, Requester
 from limn.node.config import Receive
 from limn.node.doors import LIMIT_EXCEEDED, Caller, Refusal, why_not
-from limn.node.intake import SUCCESS, Intake, Source
-from limn.node.listener import Bounds, Listener
+from limn.node.intake import DUPLICATE, OUT_OF_RESOURCES, SUCCESS, Intake, Source
+from limn.node.listener import Bounds, Listener, was_dropped
 from limn.node.peer_tls import acceptor_context
 
 log = logging.getLogger(__name__)
@@ -61,20 +63,45 @@ def listen(
             (evt.EVT_N_EVENT_REPORT, requester.heard),
         ]
 
+    # Of each association the CT instances that it sent and limn has not: whoever releases it with
+    # one left has not sent the whole series, and few senders send it again.
+    lacking: defaultdict[str, set[str]] = defaultdict(set)
+
     def store(event: evt.Event) -> int:
+        request: C_STORE = event.request  # type: ignore[assignment]  # of EVT_C_STORE
         source = _source(event.assoc, settle_s)
-        is_ct = event.request.AffectedSOPClassUID != returned.SOP_CLASS
-        take = intake.accept if is_ct else intake.keep_structure_set
-        status, why = take(event.encoded_dataset(), source)
+        is_ct = request.AffectedSOPClassUID != returned.SOP_CLASS
+        if is_ct:
+            # Until it is taken: what raises here is answered by pynetdicom.
+            lacking[source.key].add(str(request.AffectedSOPInstanceUID))
+        if was_dropped(request):
+            status, why = (
+                OUT_OF_RESOURCES,
+                ("too much comes in at once (receive.max_incoming_mb); send it again"),
+            )
+        else:
+            take = intake.accept if is_ct else intake.keep_structure_set
+            status, why = take(event.encoded_dataset(), source)
         if status != SUCCESS:
             log.error("instance from %s answered 0x%04X: %s", source.sender, status, why)
+        # Of a duplicate with other content the first is there.
+        if status in {SUCCESS, DUPLICATE}:
+            lacking[source.key].discard(str(request.AffectedSOPInstanceUID))
         return status
 
     def received(event: evt.Event) -> None:
         # Not EVT_RELEASED: it comes after the answer, and a peer that has closed its connection
         # by then would count as one that broke off.
         if isinstance(event.pdu, A_RELEASE_RQ):
-            intake.closed(_source(event.assoc, settle_s).key, aborted=False)
+            source = _source(event.assoc, settle_s)
+            if missing := len(lacking[source.key]):
+                log.error(
+                    "%s ended its association, but limn has not taken %d of its instances; the "
+                    "series waits for them: send it again",
+                    source.sender,
+                    missing,
+                )
+            intake.closed(source.key, aborted=bool(missing))
 
     def broken(event: evt.Event) -> None:
         intake.closed(_source(event.assoc, settle_s).key, aborted=True)
@@ -82,7 +109,9 @@ def listen(
     def ended(association: Association) -> None:
         doorman.leaves(association)
         # However it ended: after a release it finds nothing open.
-        intake.closed(_source(association, settle_s).key, aborted=True)
+        key = _source(association, settle_s).key
+        intake.closed(key, aborted=True)
+        lacking.pop(key, None)
 
     server = Listener(
         ae,

@@ -40,7 +40,8 @@ class Arrivals:
         gives none
     announced_slices : the count in the headers, if they give one
     open_associations : associations that brought a slice and are still open
-    aborted : the last association that brought a slice was aborted or timed out
+    aborted : the last association that brought a slice was aborted or timed out, or slices of it
+        were not taken
     last_arrival_s : same clock as ``now_s``
     rounding_mm : size of the last decimal in which positions are written
     """

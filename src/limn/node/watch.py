@@ -137,20 +137,23 @@ class FolderWatch:
             for path, seen in sorted(self._pending.items())
             if now_s - seen.since_s >= self._settings.settle_s
         ]
+        left = set()
         for path, seen in settled:
             del self._pending[path]
-            self._take(path, seen)
+            if not self._take(path, seen):
+                left.add(os.path.dirname(path))  # noqa: PTH120
         # A folder with files still being written is like an association still open.
         busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
-            self._intake.closed(self._source(folder).key, aborted=False)
+            self._intake.closed(self._source(folder).key, aborted=folder in left)
 
-    def _take(self, path: str, seen: _Seen) -> None:
+    def _take(self, path: str, seen: _Seen) -> bool:
+        """Whether a file has not to be tried again."""
         try:
             now = Path(path).lstat()
             if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
                 self._pending[path] = _Seen(now.st_size, now.st_mtime_ns, time.monotonic())
-                return
+                return True
             if now.st_size > self._max_bytes:
                 log.error(
                     "watched file %s refused: %d MB, receive.max_instance_mb is %d",
@@ -159,22 +162,23 @@ class FolderWatch:
                     self._max_bytes // 2**20,
                 )
                 self._taken.add(path, seen.size, seen.modified_ns)
-                return
+                return True
             if not _is_within(os.path.dirname(path), self._settings.folder):  # noqa: PTH120
                 self._leave(path, "it leads out of the folder")
-                return
+                return True
             contents = _read_regular(path, seen.size)
         except OSError as error:
             log.warning("watched file %s: %s; tried again at the next scan", path, error.strerror)
-            return
+            return False
         source = self._source(os.path.dirname(path))  # noqa: PTH120
         status, why = self._intake.accept(contents, source, seen.since_s)
         if status == OUT_OF_RESOURCES:
             log.error("watched file %s not taken: %s", path, why)
-            return
+            return False
         if status != SUCCESS:
             log.error("watched file %s refused: %s", path, why)
         self._taken.add(path, seen.size, seen.modified_ns)
+        return True
 
     def _leave(self, path: str, why: str) -> None:
         if path in self._named or len(self._named) >= MAX_NAMED:
