@@ -303,6 +303,18 @@ def test_a_part_is_asked_for_what_it_needs(
         assert (in_use in lines) == runs
 
 
+def test_a_receiver_without_workers_is_not_ready(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take scans and contour none; a worker's host may be the first to start."""
+    parted(site)
+    monkeypatch.setattr("limn.node.check._workers_there", lambda config: 0)
+    code, failed, _ = site.check("--only", "receiver")
+    assert (code, [line.split(":")[0] for line in failed]) == (1, ["FAIL engine"])
+    assert "no warm worker at" in failed[0]
+    assert site.check("--only", "worker")[0] == 0
+
+
 def test_a_part_s_ports_are_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node beside it holds the doors, which are no worker's; the worker's own are tried."""
     parted(site)

@@ -186,7 +186,14 @@ def _engine(config: Config, config_path: Path, only: Part | None) -> str:
         _lasts(config.engine.tls_dir / name)
     if config.engine.scheduler == "local" or only == "scheduler":
         return said
-    return f"{said}, {_workers_there(config)} warm workers there"
+    workers = _workers_there(config)
+    if not workers and only == "receiver":
+        msg = (
+            f"no warm worker at {config.engine.address}: scans would wait; start "
+            "limn serve --only worker on a worker's host"
+        )
+        raise PeerUnreachable(msg)
+    return f"{said}, {workers} warm workers there"
 
 
 def _workers_there(config: Config) -> int:
