@@ -9,10 +9,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
+from limn.lab import patches, train_orient
 from limn.lab import train as train_module
-from limn.lab import train_orient
 from limn.lab.channels_last import LayoutFreeNorm
-from limn.lab.model_folder import intensities_of, mean_of_folds, new_network, save_fold
+from limn.lab.model_folder import intensities_of, mean_of_folds, new_network, save_fold, seal
 from limn.lab.patches import (
     draw_patch,
     intensity_properties,
@@ -21,7 +21,7 @@ from limn.lab.patches import (
     normalise,
     seen_elsewhere,
 )
-from limn.lab.recipe import Recipe
+from limn.lab.recipe import Recipe, going_on
 from limn.lab.train import Course, train, train_phantom_bundle
 from limn.lab.train_orient import (
     OrientRecipe,
@@ -310,9 +310,32 @@ def test_a_killed_onlooker_goes_on(cases, tmp_path):
     assert Finder.load(tmp_path / "onlooker.pth").onlooker is not None
 
 
-def test_one_in_four_training_phantoms_has_contrast():
-    """The blood of such a phantom is brighter than its muscle."""
+def test_one_in_three_training_phantoms_has_contrast(monkeypatch):
+    """And the blood of such a phantom is brighter."""
+    enhanced = []
+
+    def noted(seed, *, neighbour, contrast):
+        enhanced.append(contrast)
+        return conceive(seed, neighbour=neighbour, contrast=contrast)
+
+    monkeypatch.setattr(patches, "conceive", noted)
+    for seed in range(1100, 1106):
+        make_case(seed, TINY)
+    assert enhanced.count(True) == 2
     assert conceive(1101, contrast=True).tissue.blood > conceive(1101).tissue.blood + 90
+
+
+def test_who_goes_on_draws_phantoms_that_no_earlier_bundle_saw(trained):
+    """The next version has a stretch of seeds of its own, and says its number."""
+    bundle, _ = trained
+    assert open_bundle(bundle).version == "1"
+    recipe = going_on(bundle)
+    seeds = {recipe.first_seed, recipe.first_stem_seed}
+    assert seeds == {20_000, 25_000}
+    assert max(recipe.phantoms, recipe.stem_phantoms) < 5000
+    seal(bundle, recipe)
+    assert going_on(bundle).first_seed == 30_000
+    seal(bundle, TINY)
 
 
 def test_weights_are_saved_in_half_precision(tmp_path):

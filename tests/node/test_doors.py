@@ -13,6 +13,7 @@ import pytest
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
+from limn.node import listener
 from limn.node.config import Receive
 from limn.node.doors import Caller, may_connect, why_not
 from tests.conftest import require_peer
@@ -302,6 +303,71 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     until(lambda: two.send_c_store(big[2]).Status == 0)
     assert len(receiver.door.files()) == 3
     two.release()
+
+
+def test_an_instance_that_drips_gives_its_room_back(listening, caplog, monkeypatch):
+    """Each PDU comes in time, the instance would take hours: over, and the memory is free again."""
+    monkeypatch.setattr(listener, "WINDOW_S", 1.0)
+    receiver = listening(max_instance_mb=1, max_incoming_mb=1)
+    (big, *_) = slices()
+    big.add_new(0x00091010, "LO", "X")
+    big.add_new(0x00091011, "OB", bytes(900 * 2**10))
+    one, two = receiver.associate(), receiver.associate()
+    monkeypatch.setattr(listener, "LEAST_BYTES_PER_S", 100_000)
+    pdus = _p_data(big)
+    wire = one.dul.socket.socket
+    wire.sendall(b"".join(pdus[:-3]))
+    until(lambda: two.send_c_store(big).Status == 0xA700)
+    for pdu in pdus[-3:-1]:
+        time.sleep(1.2)
+        # On a busy machine the first one of these ends it.
+        with suppress(OSError):
+            wire.sendall(pdu)
+    until(lambda: "aborted: it sent a message at less than 100 kB/s" in caplog.text)
+    until(lambda: two.send_c_store(big).Status == 0)
+    two.release()
+
+
+def test_who_stops_lets_a_sender_end_its_series(listening, caplog):
+    """The port is closed at once, a silent peer aborted, a busy one not: its series is whole."""
+    receiver = listening()
+    silent, busy = receiver.associate((Verification, None)), receiver.associate()
+    assert silent.send_c_echo().Status == 0
+    series = slices(count=60)
+    stopping = threading.Thread(target=receiver.server.shutdown)
+    for k, ds in enumerate(series):
+        if k == 10:
+            stopping.start()
+        assert busy.send_c_store(ds).Status == 0
+        time.sleep(0.07)
+    busy.release()
+    stopping.join(20)
+    assert not stopping.is_alive()
+    until(lambda: silent.is_aborted)
+    assert "association with SCANNER@127.0.0.1 aborted: limn stops" in caplog.text
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", 60)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", receiver.port), 2)
+
+
+def test_who_stops_does_not_wait_for_ever(listening, monkeypatch):
+    """One that goes on and on is aborted; one that does not even hear of it is cut."""
+    monkeypatch.setattr(listener, "STOP_GRACE_S", 1.0)
+    receiver = listening()
+    busy, deaf = receiver.associate(), receiver.associate()
+    # Its own reader is gone: an abort is never answered.
+    deaf.dul.kill_dul()
+    stopping = threading.Thread(target=receiver.server.shutdown)
+    stopping.start()
+    with pytest.raises(RuntimeError), suppress(AttributeError):
+        for ds in slices(count=400):
+            busy.send_c_store(ds)
+            time.sleep(0.02)
+    stopping.join(10)
+    assert not stopping.is_alive()
+    (row,) = receiver.door.wait_for_scans()
+    assert row.state == "refused"
 
 
 def test_no_other_command_keeps_the_room_of_an_instance(listening, caplog):

@@ -588,7 +588,9 @@ def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
 
 def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
     """Scan ``number`` has its structure set, and the planning system took it."""
-    door.journal.contoured(number, "/rs.dcm", {"contoured_at": 1.0}, held)
+    path = door.spool.root.parent / "rs.dcm"
+    path.write_bytes(b"RS")
+    door.journal.contoured(number, str(path), {"contoured_at": 1.0}, held)
     for delivery in door.journal.deliveries(number):
         if held is None:
             door.journal.delivered(delivery.id, "0x0000", 2.0)
@@ -623,7 +625,7 @@ def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
     """0xA900 was held; the resend offers it once more."""
     whole(door, *slices())
     door.wait_for_scans()
-    door.journal.contoured(1, "/rs.dcm", {"contoured_at": 1.0})
+    contoured(door)
     door.journal.held(door.journal.deliveries(1)[0].id, "0xA900")
     whole(door, *slices())
     settled(door)

@@ -1,15 +1,17 @@
 import errno
 import logging
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from limn.node import disk, spool
+from limn.node import disk, spool, worker
 from limn.node.config import load_config
-from limn.node.dispatch import DEATHS, Dispatcher, _Flight
+from limn.node.dispatch import DEATHS, REST_S, Dispatcher, _Flight
 from limn.node.journal import COHORT, LIVE, Journal
-from limn.node.worker import Result
+from limn.node.window import Answer
+from limn.node.worker import UNFIT, Result
 from tests.conftest import free_port
 from tests.node.parts import arrived
 from tests.node.site import CONFIG
@@ -165,3 +167,58 @@ def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
     """A fault of ours must not look like a full disk for ever."""
     with pytest.raises(Exception, match="no such table"):
         disk.insist(lambda: desk.journal._db.execute("select * from gone"), "it", threading.Event())
+
+
+def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
+    """It is the worker's disk that is full: the scan stays in the queue, the worker rests."""
+    row = desk.began()
+    after = desk.lands(row, "finished", Result(scan=row.id, started_at=1.0, ended=UNFIT, reason="x"))
+    assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
+    assert "scan-00001 waits: worker worker can't take it: x" in caplog.text
+    asked = []
+    client = SimpleNamespace(id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or Answer())
+    desk.dispatcher._ask(client, LIVE)
+    desk.dispatcher._resting["worker"] -= 2 * REST_S
+    desk.dispatcher._ask(client, LIVE)
+    assert [ask.resting for ask in asked] == [("worker",), ()]
+
+
+def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch):
+    """Not the scan's failure; what was written of it is gone."""
+    here = SimpleNamespace(local_directory=str(tmp_path))
+    monkeypatch.setattr(worker, "get_worker", lambda: here)
+    monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
+    job = SimpleNamespace(scan=1, paths=("/far/a.dcm",), sizes=(3,))
+    result = worker._ended_well_or_not(job, lambda began: worker._contour(job, "", began, b"abc"))
+    assert result.ended == UNFIT
+    assert "No space left on device" in result.reason
+    assert str(tmp_path) in result.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog):
+    """The structure set goes out; the picture follows when there is room."""
+    row = desk.began()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
+        assert desk.lands(row, "finished", product()).state == "contoured"
+        desk.dispatcher._for_people.again()
+    folder = desk.dispatcher._config.results_dir / row.name
+    assert not (folder / "picture.png").exists()
+    said = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
+    assert len(said) == 1
+    assert "can't be written (No space left on device) and waits in memory" in said[0]
+    desk.dispatcher._for_people.again()
+    assert (folder / "picture.png").read_bytes() == b"PNG"
+    assert (folder / "labels.npz").read_bytes() == b"NPZ"
+
+
+def test_pictures_that_wait_are_bounded(tmp_path, monkeypatch, caplog):
+    """A disk that stays full does not fill the memory instead."""
+    monkeypatch.setattr(disk, "MOST_LATER", 2)
+    later = disk.Later()
+    for k in range(3):
+        (tmp_path / str(k) / "picture.png").mkdir(parents=True)
+        later.write(tmp_path / str(k) / "picture.png", b"PNG")
+    assert f"{tmp_path / '0' / 'picture.png'} is given up" in caplog.text
+    assert list(later._left) == [tmp_path / str(k) / "picture.png" for k in (1, 2)]

@@ -18,7 +18,7 @@ from limn.node.intake import Source
 from limn.node.journal import ScanRow
 from limn.node.retention import DAY_S, Retention
 from limn.node.spool import write_durably
-from tests.node.parts import COUNT, SCP, Door, encoded, slices
+from tests.node.parts import COUNT, SCP, Door, encoded, slices, until
 
 TEXT = """\
 data_dir = "."
@@ -273,6 +273,30 @@ def test_the_whole_removed_series_again_is_known(site: Site) -> None:
     site.door.intake.closed(LATER.key, aborted=False)
     time.sleep(0.3)
     assert len(site.door.scans()) == 1
+    assert site.slices(row) == COUNT
+
+
+def test_a_removed_structure_set_is_made_anew_when_its_series_comes_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever sends it again wants its contours: contoured under the same UIDs, delivered anew."""
+    row = site.delivered(days_ago=91)
+    uid = site.door.journal.structure_set_of(row.id).sop_instance_uid
+    site.retention.work(time.time())
+    with caplog.at_level(logging.INFO):
+        for ds in slices("1"):
+            site.door.intake.accept(encoded(ds), LATER)
+        site.door.intake.closed(LATER.key, aborted=False)
+        until(lambda: site.door.journal.scan(row.id).state == "ready")
+    assert "was removed, so scan-00001 is contoured anew under the same UIDs" in caplog.text
+    assert site.door.journal.structure_set_of(row.id).sop_instance_uid == uid
+    assert site.slices(row) == COUNT
+    folder = site.contour(row)
+    (delivery,) = site.door.journal.deliveries(row.id)
+    assert (delivery.state, delivery.accepted_at, delivery.tries) == ("waiting", None, 0)
+    site.deliver(row, days_ago=0)
+    site.retention.work(time.time())
+    assert (folder / "picture.png").exists()
     assert site.slices(row) == COUNT
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from distributed import Client, LocalCluster, get_worker
@@ -156,6 +157,18 @@ def test_two_nodes_on_one_scheduler(cluster: LocalCluster) -> None:
         until(lambda: asks(b, "b").worker == first.worker)
         LET_GO["b1"].set()
         late.result(timeout=30)
+
+
+def test_a_worker_that_rests_is_not_asked(cluster: LocalCluster) -> None:
+    """One whose disk is full takes no scan for a while and does not count as ready."""
+    with Client(cluster, set_as_default=False) as client:
+        wish = Ask(node="a", client=client.id, kind="k", priority=100, holding=())
+        one, two = client.run_on_scheduler(answer, replace(wish, priority=None)).workers
+        found = client.run_on_scheduler(answer, replace(wish, resting=(one,)))
+        assert (found.worker, found.workers) == (two, (two,))
+        assert one not in found.others
+        nobody = client.run_on_scheduler(answer, replace(wish, resting=(one, two)))
+        assert (nobody.worker, nobody.workers) == ("", ())
 
 
 def running_on(client: Client) -> set[str]:

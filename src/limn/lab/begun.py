@@ -21,7 +21,7 @@ from limn.lab.train_orient import OrientRecipe
 
 NAME = "recipe.json"
 # One with a neighbour, one with contrast; small enough to be painted at every start.
-SAMPLE_SEEDS = (8, 5)
+SAMPLE_SEEDS = (8, 7)
 SAMPLE = Recipe(spacing_mm=1.2, shape_zyx=(32, 24, 26))
 # Another processor may round a few voxels otherwise; other code paints other mice.
 SAME_WITHIN = 0.05

@@ -14,7 +14,7 @@ from torch import nn
 
 from limn.domain.errors import ConfigWrong
 from limn.lab.channels_last import channels_last, with_layout_free_norms
-from limn.lab.recipe import Recipe
+from limn.lab.recipe import Recipe, version_after
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle import MANIFEST, open_bundle, write_manifest
 
@@ -183,7 +183,7 @@ def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path
 MANIFEST_HEAD = """\
 # A limn bundle. Every file below [files] is verified before anything is opened.
 name = "phantom"
-version = "5"
+version = "{version}"
 demonstration = true
 trained_on = "{trained_on}"
 not_for = "not for animals: it has never seen one"
@@ -243,6 +243,7 @@ def seal(folder: Path, recipe: Recipe) -> None:
     write_manifest(
         folder,
         MANIFEST_HEAD.format(
+            version=version_after(recipe.start),
             trained_on=trained_on,
             folds=list(range(recipe.folds)),
             mm=recipe.spacing_mm,

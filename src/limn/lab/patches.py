@@ -37,13 +37,13 @@ class Case:
 def make_case(seed: int, recipe: Recipe) -> Case:
     """The phantom of a seed at the network's own spacing.
 
-    One in eight has a neighbour, one in four a contrast agent; one in five shows more of the
+    One in eight has a neighbour, one in three a contrast agent; one in five shows more of the
     belly and hind legs or of the head than of the chest.
     """
     scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
     aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
     x, y, z = scanner.centre_xyz_mm
-    mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 4 == 1)
+    mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 3 == 1)
     volume, shares = expose(mouse, replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)), seed)
     return Case(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
 

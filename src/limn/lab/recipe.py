@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from limn.domain.errors import ConfigWrong
+from limn.segment.bundle import open_bundle
+
+# Every bundle that goes on with another draws its phantoms from a stretch of seeds of its own.
+SEEDS_A_VERSION = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -37,19 +43,33 @@ class Recipe:
     start: str | None = None
 
 
-def going_on(bundle: Path) -> Recipe:
-    """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps.
+def version_after(start: str | None) -> int:
+    """The version of the bundle that comes of going on with one, 1 for one from nothing.
 
-    The seeds are new to `phantom-4`. What comes of it has seen them: who goes on from that draws
-    others here.
+    Raises
+    ------
+    ConfigWrong
+        If the bundle can't be opened, or is none that ``train-phantom`` made.
     """
+    if start is None:
+        return 1
+    version = open_bundle(Path(start)).version
+    if not version.isdecimal():
+        msg = f"{start} is version {version!r}; give a bundle that train-phantom made"
+        raise ConfigWrong(msg)
+    return int(version) + 1
+
+
+def going_on(bundle: Path) -> Recipe:
+    """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps."""
+    first_seed = SEEDS_A_VERSION * version_after(str(bundle))
     return replace(
         Recipe(),
         start=str(bundle),
         stem_phantoms=150,
-        stem_steps=4000,
-        steps=300,
-        learning_rate=2e-3,
-        first_seed=6000,
-        first_stem_seed=7000,
+        stem_steps=1500,
+        steps=400,
+        learning_rate=1e-3,
+        first_seed=first_seed,
+        first_stem_seed=first_seed + SEEDS_A_VERSION // 2,
     )

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
@@ -28,6 +29,9 @@ _OF_THE_DISK = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_BUSY,
 }
+
+# Pictures and labels of so many scans; a scan's are a few MB.
+MOST_LATER = 40
 
 Written = TypeVar("Written")
 
@@ -74,6 +78,43 @@ def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
             if waits:
                 log.info("%s is written", what)
             return written
+
+
+class Later:
+    """Writes what people look at as soon as the disk takes it; nothing waits for it."""
+
+    def __init__(self) -> None:
+        self._left: dict[Path, bytes] = {}
+
+    def write(self, path: Path, contents: bytes) -> None:
+        """Now, or at one of the next `again`."""
+        self._left[path] = contents
+        if why := self._try(path):
+            log.error(
+                "%s can't be written (%s) and waits in memory; make room on the disk of data_dir",
+                path,
+                why,
+            )
+        while len(self._left) > MOST_LATER:
+            oldest = next(iter(self._left))
+            del self._left[oldest]
+            log.error("%s is given up: too many wait; the structure set is written", oldest)
+
+    def again(self) -> None:
+        """Try what was not taken."""
+        for path in list(self._left):
+            if not self._try(path):
+                log.info("%s is written", path)
+
+    def _try(self, path: Path) -> str:
+        """Why it can't be written; empty if it is, or its folder was removed."""
+        try:
+            if path.parent.is_dir():
+                path.write_bytes(self._left[path])
+        except OSError as error:
+            return error.strerror or str(error)
+        del self._left[path]
+        return ""
 
 
 def try_writing(config: Config) -> None:

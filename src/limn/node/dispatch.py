@@ -28,12 +28,12 @@ from limn import __version__
 from limn.node import oplog
 from limn.node.again import alarm
 from limn.node.config import Config
-from limn.node.disk import GivenUp, insist
+from limn.node.disk import GivenUp, Later, insist
 from limn.node.journal import LIVE, Journal, ScanRow
 from limn.node.release import what_to_do
 from limn.node.spool import write_durably
 from limn.node.window import TOPIC, Answer, Ask, answer, kind_of
-from limn.node.worker import Job, Result, label_of, run_job
+from limn.node.worker import UNFIT, Job, Result, label_of, run_job
 from limn.node.worker import ready as ready_on_worker
 from limn.segment.bundle import Bundle
 
@@ -46,6 +46,8 @@ WAITING_POLL_S = 0.1
 CONNECT_S = 10.0
 Written = TypeVar("Written")
 
+# A worker that could not take a scan is asked again after so long.
+REST_S = 30.0
 # Deaths of a worker while it ran a scan, after which the scan is quarantined.
 DEATHS = 3
 
@@ -100,6 +102,8 @@ class Dispatcher:
         self._had_to_wait: set[int] = set()
         self._count = itertools.count()
         self._deaths: Counter[int] = Counter()
+        self._resting: dict[str, float] = {}
+        self._for_people = Later()
         self._node = uuid.uuid4().hex
         self._known: set[str] = set()
         self._others: tuple[str, ...] = ()
@@ -139,6 +143,7 @@ class Dispatcher:
         while client.status == "running":
             if stopping.is_set() and not self._flights:
                 return
+            self._for_people.again()
             self._fill(client, [] if stopping.is_set() else self._waiting())
             self._next_event()
 
@@ -207,6 +212,7 @@ class Dispatcher:
             kind=self._kind,
             priority=priority,
             holding=on_their_way,
+            resting=tuple(w for w, until_s in self._resting.items() if time.monotonic() < until_s),
         )
         found: Answer = client.run_on_scheduler(answer, ask)
         return found
@@ -341,6 +347,16 @@ class Dispatcher:
             # A structure set is written once; this one may be at the planning system already.
             log.warning("%s: a second result came late and is dropped", row.name)
             return
+        if result.ended == UNFIT:
+            log.error(
+                "%s waits: worker %s can't take it: %s. That worker is asked again in %g s",
+                row.name,
+                flight.worker,
+                result.reason,
+                REST_S,
+            )
+            self._resting[flight.worker] = time.monotonic() + REST_S
+            return
         if result.ended:
             record = {"limn_version": __version__, "queue_s": flight.queue_s}
             self._end(row, result.ended, result.reason, record)
@@ -370,8 +386,8 @@ class Dispatcher:
         self._write(hand_over, f"{row.name} animal {row.animal} is contoured; its structure set")
         self._contoured()
         # After the hand-over: people look at these, the planning system does not wait for them.
-        for name, contents in (("picture.png", result.picture), ("labels.npz", result.labels)):
-            self._write(partial((folder / name).write_bytes, contents), f"{row.name}: {name}")
+        self._for_people.write(folder / "picture.png", result.picture)
+        self._for_people.write(folder / "labels.npz", result.labels)
         log.info(
             "%s animal %s contoured in %.1f s on %s",
             row.name,

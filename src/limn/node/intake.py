@@ -483,6 +483,10 @@ class Intake:
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):
             return f"; {row.name} has a newer version"
+        path = Path(self._journal.structure_set_of(row.id).path)
+        if not path.is_file() and self._journal.anew(row.id, time.time()):
+            self._wake()
+            return f"; {path} was removed, so {row.name} is contoured anew under the same UIDs"
         answered = [
             delivery.destination
             for delivery in self._journal.deliveries(row.id)

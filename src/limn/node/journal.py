@@ -532,6 +532,34 @@ class Journal:
             ).rowcount
         return bool(changed)
 
+    def anew(self, scan_id: int, now: float) -> bool:
+        """Let a delivered scan run again whose structure set was removed, under the same UIDs.
+
+        False if it was not delivered, or was discarded.
+        """
+        with self._transaction() as db:
+            changed = db.execute(
+                "update scan set state = 'ready', reason = '', record = '{}', tries = 0, "
+                "started_at = null, logged = 0, again_s = again_s + ? - ready_at, ready_at = ? "
+                "where id = ? and state = 'contoured' and priority >= ? and exists (select 1 from "
+                "structure_set where structure_set.scan = scan.id and discarded_at is null and "
+                "(held is null or released_at is not null))",
+                (now, now, scan_id, LIVE),
+            ).rowcount
+            if changed:
+                # A person looked at what was removed, not at what comes now.
+                db.execute(
+                    "update structure_set set held = null, released_at = null where scan = ?",
+                    (scan_id,),
+                )
+                db.execute(
+                    "update delivery set state = 'waiting', tries = 0, next_at = 0, status = '', "
+                    "accepted_at = null where structure_set in "
+                    "(select id from structure_set where scan = ?)",
+                    (scan_id,),
+                )
+        return bool(changed)
+
     def resend(self, scan_id: int, destinations: Sequence[str], now: float) -> list[str]:
         """Offer a written structure set again; returns the destinations to which it goes.
 

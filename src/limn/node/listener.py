@@ -47,6 +47,14 @@ BREATH_S = 0.0001
 LISTEN_S = 0.004
 # Only an instance is large; a storage commitment of ten thousand is not.
 MAX_OTHER_BYTES = 16 * 2**20
+# What comes more slowly holds memory that others wait for; the slowest line there is, is faster.
+WINDOW_S = 60.0
+LEAST_BYTES_PER_S = 10_000
+# When the node stops, a sender in the middle of a series may end it; one that is silent is not
+# waited for.
+STOP_GRACE_S = 20.0
+SILENT_S = 2.0
+GOODBYE_S = 1.0
 # Room for the command set and for what wraps the data set.
 MESSAGE_OVERHEAD_BYTES = 2**16
 
@@ -97,6 +105,7 @@ class Listener(ThreadedAssociationServer):
         self._networks = networks
         self._tls = tls
         self._connections = 0
+        self._open: set[_Connection] = set()
         self._counting = threading.Lock()
         super().__init__(
             ae,
@@ -163,11 +172,41 @@ class Listener(ThreadedAssociationServer):
             watchdog.cancel()
         return secured
 
+    def entered(self, connection: _Connection) -> None:
+        """A connection runs an association."""
+        with self._counting:
+            self._open.add(connection)
+
+    def left(self, connection: _Connection) -> None:
+        """Its association has ended."""
+        with self._counting:
+            self._open.discard(connection)
+
     def shutdown(self) -> None:
-        """Close the port; associations that are open end on their own."""
+        """Close the port; whoever is sending may end its series, the others are aborted."""
         # Not pynetdicom's: it would look for us in the AE's own list.
         BaseServer.shutdown(self)
         self.server_close()
+        began_s = time.monotonic()
+        said: dict[_Connection, float] = {}
+        while still := self._still_open():
+            now_s = time.monotonic()
+            late = now_s - began_s > STOP_GRACE_S
+            for connection in still:
+                if connection in said:
+                    if now_s - said[connection] > GOODBYE_S:
+                        connection.cut()
+                elif late or connection.silent_s() > SILENT_S:
+                    said[connection] = now_s
+                    connection.abort()
+            if now_s - began_s > STOP_GRACE_S + 4 * GOODBYE_S:
+                log.error("%d associations did not end; they end with this process", len(still))
+                return
+            time.sleep(0.05)
+
+    def _still_open(self) -> list[_Connection]:
+        with self._counting:
+            return list(self._open)
 
 
 class _Connection(RequestHandler):
@@ -179,9 +218,30 @@ class _Connection(RequestHandler):
         """Run the association and stay until it has ended, however it ends."""
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().handle()
+        self.server.entered(self)
         self._association.join()
         self._messages.forget()
         self.server.ended(self._association)
+        self.server.left(self)
+
+    def silent_s(self) -> float:
+        """Seconds since something came."""
+        return time.monotonic() - self._messages.last_s
+
+    def abort(self) -> None:
+        """Tell the peer that it is over, and the log whose it was."""
+        requestor = self._association.requestor
+        log.warning(
+            "association with %s@%s aborted: limn stops. What came is kept; send a series that "
+            "was not whole again when limn runs",
+            requestor.ae_title,
+            requestor.address,
+        )
+        self._association.abort(block=False)
+
+    def cut(self) -> None:
+        """The peer does not answer an abort."""
+        _cut(self.request)
 
     def _create_association(self) -> Association:
         association = super()._create_association()
@@ -356,6 +416,10 @@ class _BoundedMessages(DIMSEServiceProvider):
     """Collects DIMSE messages up to their limit; beyond, the association is aborted.
 
     Of an instance for which all associations together have no room nothing is kept (`was_dropped`).
+
+    Attributes
+    ----------
+    last_s : when something came last, monotonic
     """
 
     def __init__(self, association: Association, bounds: Bounds, room: _Room) -> None:
@@ -364,6 +428,8 @@ class _BoundedMessages(DIMSEServiceProvider):
         self._share = _Share(room)
         self._collected = 0
         self._in_hand: _DataSet | None = None
+        self._window_s, self._window_bytes = 0.0, 0
+        self.last_s = time.monotonic()
 
     def get_msg(self, block: bool = False) -> Any:
         """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
@@ -382,6 +448,15 @@ class _BoundedMessages(DIMSEServiceProvider):
         """The association is over; nothing of it is in memory any more."""
         self._share.give()
 
+    def _drips(self) -> bool:
+        """Whether too little of this message came in the last window."""
+        elapsed_s = self.last_s - self._window_s
+        if elapsed_s < WINDOW_S:
+            return False
+        came = self._collected - self._window_bytes
+        self._window_s, self._window_bytes = self.last_s, self._collected
+        return came < LEAST_BYTES_PER_S * elapsed_s
+
     def _answered(self) -> None:
         if self._in_hand is not None:
             self._in_hand.drop()
@@ -389,9 +464,11 @@ class _BoundedMessages(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take a P-DATA in, or end the association (A-ABORT by the provider, PS3.8 9.3.8)."""
+        self.last_s = time.monotonic()
         self._collected += sum(len(data) for _, data in primitive.presentation_data_value_list)
         why = ""
         if self.message is None:
+            self._window_s, self._window_bytes = self.last_s, 0
             self.message = DIMSEMessage()
             self.message.data_set = _DataSet(self.message, self._share)
         message = self.message
@@ -400,6 +477,8 @@ class _BoundedMessages(DIMSEServiceProvider):
             why = f"an instance larger than {self._max_bytes // 2**20} MB (receive.max_instance_mb)"
         elif not is_instance and self._collected > MAX_OTHER_BYTES:
             why = f"a message larger than {MAX_OTHER_BYTES // 2**20} MB that is no instance"
+        elif self._drips():
+            why = f"a message at less than {LEAST_BYTES_PER_S // 1000} kB/s"
         elif self.msg_queue.qsize() >= MAX_UNANSWERED:
             why = f"{MAX_UNANSWERED} requests without awaiting an answer"
         else:

@@ -70,6 +70,8 @@ def run_receiver(config_path: Path) -> None:
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "receiver", config.log)
     stopping = _stop_on_signal()
+    # What senders may still bring while limn stops is taken in and handed over.
+    shut = threading.Event()
     lifeline.hold()
     journal = Journal(config.journal_path)
     spool = Spool(
@@ -99,8 +101,8 @@ def run_receiver(config_path: Path) -> None:
     server = listen(config.receive, intake, config.settle.settle_s, commitment)
     retention = Retention(config, journal, intake)
     threads = [
-        threading.Thread(target=intake.run, args=(stopping,), name="settle"),
-        threading.Thread(target=retention.run, args=(stopping,), name="retention"),
+        threading.Thread(target=intake.run, args=(shut,), name="settle"),
+        threading.Thread(target=retention.run, args=(shut,), name="retention"),
     ]
     if config.watch is not None:
         watch = FolderWatch(
@@ -109,9 +111,13 @@ def run_receiver(config_path: Path) -> None:
             config.data_dir / "watched.sqlite",
             config.receive.max_instance_mb * 2**20,
         )
-        threads.append(threading.Thread(target=watch.run, args=(stopping,), name="watch"))
+        threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
     _run_until_stopped(threads, stopping)
     server.shutdown()
+    shut.set()
+    for thread in threads:
+        thread.join()
+    intake.settle()
     journal.close()
 
 
@@ -170,6 +176,8 @@ def run_engine(config_path: Path) -> None:
     for thread in carriers:
         thread.start()
     _run_until_stopped(threads, stopping, carriers)
+    for thread in threads:
+        thread.join()
     dispatched.set()
     for thread in carriers:
         thread.join()
@@ -402,7 +410,7 @@ def _run_until_stopped(
 ) -> None:
     """Run the threads; if one breaks, end the process so that the supervisor restarts it.
 
-    ``others`` run already and are watched too, but not waited for.
+    ``others`` run already and are watched too.
     """
     for thread in threads:
         thread.start()
@@ -410,8 +418,6 @@ def _run_until_stopped(
         if not all(thread.is_alive() for thread in (*threads, *others)):
             log.critical("a thread of this process broke; restarting")
             os._exit(4)
-    for thread in threads:
-        thread.join()
 
 
 def _listen_for_wakes(config: Config, dispatcher: Dispatcher, stopping: threading.Event) -> None:

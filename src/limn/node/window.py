@@ -39,6 +39,7 @@ class Ask:
     kind : what the worker must compute with
     priority : of the scan that waits; None only counts the workers
     holding : workers to which this node's jobs are still on their way
+    resting : workers that could not take a scan of this node; they are not asked for now
     """
 
     node: str
@@ -46,6 +47,7 @@ class Ask:
     kind: str
     priority: int | None
     holding: tuple[str, ...]
+    resting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,11 @@ def answer(ask: Ask, dask_scheduler: Any) -> Answer:
         dask_scheduler.add_plugin(_Watch(), name=NAME)
     window = dask_scheduler.plugins[NAME].window
     live = [state for state in dask_scheduler.workers.values() if state.status == Status.running]
-    fit = [state for state in live if state.metrics.get(KIND) == ask.kind]
+    fit = [
+        state
+        for state in live
+        if state.metrics.get(KIND) == ask.kind and state.address not in ask.resting
+    ]
     idle = [state.address for state in fit if not state.processing]
     return Answer(
         worker=window.grant(ask, idle, time.monotonic()),

@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # What a worker without an ensemble ends with.
 NOT_WARM = 5
+# How a job ended that this worker could not even begin; another one may.
+UNFIT = "unfit"
 
 _COLUMN = {
     Organ.HEART: "heart",
@@ -76,7 +78,7 @@ class Result:
 
     Attributes
     ----------
-    ended : empty when contoured, else "refused" or "failed", with the reason
+    ended : empty when contoured, else "refused", "failed" or `UNFIT`, with the reason
     record : columns of the `ScanRecord` that the worker knows
     held : why a person must look before the structure set is delivered; None if nobody must
     """
@@ -103,6 +105,10 @@ class Warm:
     def kind(self) -> str:
         """What a node must expect of its scans' worker."""
         return kind_of(__version__, self.ensemble.bundle.sha256)
+
+
+class _Unfit(Exception):
+    """It is this host that can't, not the scan."""
 
 
 _warm: dict[str, Warm] = {}
@@ -222,6 +228,8 @@ def _ended_well_or_not(job: Job, work: Callable[[float], Result]) -> Result:
     except LimnError as error:
         ended = "refused" if isinstance(error, RefusedSeries) else "failed"
         return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
+    except _Unfit as error:
+        return Result(scan=job.scan, started_at=started_at, ended=UNFIT, reason=str(error))
     except Exception:  # noqa: BLE001 - the one broad except: whatever it was, park the scan
         reason = traceback.format_exc()
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
@@ -235,6 +243,8 @@ def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[lis
     ------
     StageFailed
         If it can't.
+    _Unfit
+        If this host's disk is full.
     """
     paths = [Path(path) for path in job.paths]
     if pixels is None:
@@ -247,14 +257,32 @@ def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[lis
         yield paths
         return
     # The decoders want files.
-    with TemporaryDirectory(dir=get_worker().local_directory, prefix="scan-") as folder:
-        with stopwatch.stage("transfer_s"):
-            here = [Path(folder) / path.name for path in paths]
-            start = 0
-            for path, size in zip(here, job.sizes, strict=True):
-                path.write_bytes(memoryview(pixels)[start : start + size])
-                start += size
+    with ExitStack() as kept:
+        try:
+            with stopwatch.stage("transfer_s"):
+                here = _written(job, pixels, kept)
+        except OSError as error:
+            msg = (
+                f"the scan's files can't be written to {get_worker().local_directory} "
+                f"({error.strerror}); make room on the disk of that host"
+            )
+            raise _Unfit(msg) from error
         yield here
+
+
+def _written(job: Job, pixels: bytes, kept: ExitStack) -> list[Path]:
+    """The files that came as bytes, in a folder that goes with ``kept``."""
+    folder = kept.enter_context(
+        TemporaryDirectory(
+            dir=get_worker().local_directory, prefix="scan-", ignore_cleanup_errors=True
+        )
+    )
+    here = [Path(folder) / Path(path).name for path in job.paths]
+    start = 0
+    for path, size in zip(here, job.sizes, strict=True):
+        path.write_bytes(memoryview(pixels)[start : start + size])
+        start += size
+    return here
 
 
 def _contour(job: Job, label: str, started_at: float, pixels: bytes | None) -> Result:
