@@ -172,7 +172,9 @@ def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
 def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
     """It is the worker's disk that is full: the scan stays in the queue, the worker rests."""
     row = desk.began()
-    after = desk.lands(row, "finished", Result(scan=row.id, started_at=1.0, ended=UNFIT, reason="x"))
+    after = desk.lands(
+        row, "finished", Result(scan=row.id, started_at=1.0, ended=UNFIT, reason="x")
+    )
     assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
     assert "scan-00001 waits: worker worker can't take it: x" in caplog.text
     asked = []

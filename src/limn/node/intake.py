@@ -14,7 +14,7 @@ from pathlib import Path
 
 from limn.node import oplog, returned
 from limn.node.instance import Instance, Unreadable, inflates, input_digest, inspect
-from limn.node.journal import Arrived, Journal
+from limn.node.journal import Arrived, Journal, ScanRow
 from limn.node.settle import Arrivals, Rules, Verdict, decide, is_uniform
 from limn.node.slots import Slots
 from limn.node.spool import SLOTS, Spool, SpoolFull
@@ -483,6 +483,10 @@ class Intake:
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):
             return f"; {row.name} has a newer version"
+        return self._send_again(row)
+
+    def _send_again(self, row: ScanRow) -> str:
+        """Offer a structure set again, or make it anew if it was removed; for the log."""
         path = Path(self._journal.structure_set_of(row.id).path)
         if not path.is_file() and self._journal.anew(row.id, time.time()):
             self._wake()
