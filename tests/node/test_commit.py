@@ -157,6 +157,12 @@ def test_other_actions_and_rubbish_are_refused(node):
     assert ask(node.port, [ABSENT], [], stay=False, action=2) == 0x0123
 
 
+def test_a_request_for_nothing_is_refused(node, caplog):
+    """No instance named: nothing that could be promised."""
+    assert ask(node.port, [], [], stay=False) == 0x0115
+    assert "commitment request of SCANNER names no instance" in caplog.text
+
+
 class Keeper:
     """An archive that takes everything and keeps what it likes; reports on the association."""
 

@@ -271,7 +271,7 @@ def test_a_missing_key_is_refused_with_its_name(tmp_path, key):
 def test_an_unknown_key_is_refused_with_its_name(tmp_path, key):
     """A misspelt key never passes as a default."""
     text = refusal(tmp_path, toml(WHOLE | {key: "1"}))
-    assert f"  {key}: " in text
+    assert f"  {key} is not a setting of limn" in text
 
 
 def test_an_unknown_key_of_a_destination_is_refused(tmp_path):
@@ -391,6 +391,32 @@ def test_what_is_no_toml_is_refused(tmp_path, contents):
     path.write_bytes(contents)
     with pytest.raises(ConfigWrong, match="not valid TOML"):
         load_config(path)
+
+
+def test_every_wrong_key_has_one_line_that_says_what_to_do(tmp_path):
+    """What is missing, what is misspelt, what is no number; no table is printed whole."""
+    path = tmp_path / "limn.toml"
+    path.write_text(
+        'data_dir = "d"\n[reciever]\nport = 1\n[receive]\nport = "eleven"\n'
+        '[model]\nbundle = "b"\n[[destination]]\nkind = "dicom"\nname = "tps"\n'
+    )
+    with pytest.raises(ConfigWrong) as refused:
+        load_config(path)
+    assert str(refused.value).splitlines() == [
+        f"config {path}:",
+        "  receive.port: Input should be a valid integer (found 'eleven')",
+        "  destination.0.dicom.ae_title is missing",
+        "  destination.0.dicom.host is missing",
+        "  destination.0.dicom.port is missing",
+        "  reciever is not a setting of limn; did you mean receive?",
+    ]
+
+
+def test_a_config_that_notepad_saved_is_read(tmp_path):
+    """With a byte order mark before its first key."""
+    path = tmp_path / "limn.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LEAST.encode())
+    assert load_config(path) == load(tmp_path, LEAST)
 
 
 def test_a_config_can_not_be_changed(tmp_path):

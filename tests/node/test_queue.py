@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from limn.node import disk
 from limn.node.journal import COHORT
 from tests.node.parts import arrived
 from tests.node.site import Site
@@ -51,6 +52,13 @@ def full(site):
             arrived(series_instance_uid=f"2.25.{number}", priority=COHORT, animal="C1"), ()
         )
     return site
+
+
+def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
+    """What waits for it waits in the engine's memory, which no journal tells."""
+    monkeypatch.setattr(disk, "shortage", lambda config: "data has 0 MB free; free some space")
+    assert full.limn("queue").startswith("data has 0 MB free; free some space. A structure set")
+    assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
 
 
 def test_everything_in_the_node_by_kind(full):

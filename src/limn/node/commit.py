@@ -126,6 +126,12 @@ class Provider:
         except DAMAGES as error:
             log.warning("commitment request of %s: %s", event.assoc.requestor.ae_title, error)
             return INVALID_ARGUMENT, None
+        if not items or not transaction_uid:
+            log.warning(
+                "commitment request of %s names no instance or no transaction",
+                event.assoc.requestor.ae_title,
+            )
+            return INVALID_ARGUMENT, None
         if len(items) > MAX_ITEMS:
             return RESOURCE_LIMITATION, None
         try:

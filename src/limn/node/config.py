@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -31,6 +32,8 @@ Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,
 # blank at either end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Network = IPvAnyNetwork
+# Of a wrong value; a whole table would hide what is wrong.
+LONGEST_SHOWN = 80
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
     Annotated[int, Field(ge=0, le=255)],
@@ -425,7 +428,7 @@ def load_config(path: Path) -> Config:
     """
     check_not_others(path, "config")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         msg = f"config {path}: {error.strerror}"
         raise ConfigWrong(msg) from error
@@ -435,10 +438,33 @@ def load_config(path: Path) -> Config:
     try:
         return Config.model_validate(values).paths_resolved(path.resolve().parent)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in each['loc'])}: {each['msg']} "
-            f"(found {each['input']!r})"
-            for each in error.errors()
-        ]
-        msg = f"config {path}:\n" + "\n".join(lines)
+        msg = f"config {path}:\n" + "\n".join(_said(error))
         raise ConfigWrong(msg) from error
+
+
+def _said(error: ValidationError) -> list[str]:
+    """A line for each wrong key, with its value where that is short enough to tell anything."""
+    found = error.errors()
+    lines = []
+    for each in found:
+        loc = each["loc"]
+        if any(len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in found):
+            # A list without its wrong items is too short: those say it already.
+            continue
+        key = ".".join(str(part) for part in loc)
+        if each["type"] == "missing":
+            lines.append(f"  {key} is missing")
+        elif each["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(loc[-1]), _names(_Table), n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            lines.append(f"  {key} is not a setting of limn{meant}")
+        else:
+            value = repr(each["input"])
+            shown = f" (found {value})" if len(value) <= LONGEST_SHOWN else ""
+            lines.append(f"  {key}: {each['msg']}{shown}")
+    return lines
+
+
+def _names(table: type[_Table]) -> set[str]:
+    """Every setting's name, of whatever table."""
+    return set(table.model_fields).union(*(_names(each) for each in table.__subclasses__()))

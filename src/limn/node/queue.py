@@ -1,6 +1,6 @@
 """What is in the node now, for its operator: what waits, what runs, what somebody must do.
 
-Reads the journal and nothing else, so that it answers whether the node runs or not.
+Reads the journal and asks the disk, nothing else, so that it answers whether the node runs or not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from limn.node import disk
 from limn.node.again import last_line, resend_command, retry_command, whole
 from limn.node.config import Config, load_config
 from limn.node.journal import LIVE, Journal, ScanRow
@@ -72,6 +73,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     if as_json:
         said = {
             "node": ("ready" if ready else "not ready") if runs else "stopped",
+            "disk": _shortage(config),
             "entries": [asdict(entry) for entry in entries],
             "cohort": dict(cohort),
         }
@@ -181,6 +183,10 @@ def _print(
 ) -> None:
     # What a file says of its animal is text, never markup.
     console = Console(markup=False, highlight=False)
+    if short := _shortage(config):
+        console.print(
+            f"{short}. A structure set that is done waits in memory until then", soft_wrap=True
+        )
     if not entries and not cohort["waiting"] and not cohort["running"]:
         node = "" if runs else "; the node is stopped"
         console.print(f"nothing waits in {config.data_dir}{node}", soft_wrap=True)
@@ -208,6 +214,13 @@ def _print(
             f"{cohort['waiting']} waiting",
             soft_wrap=True,
         )
+
+
+def _shortage(config: Config) -> str:
+    try:
+        return disk.shortage(config)
+    except OSError:
+        return ""
 
 
 def _more(entry: Entry) -> str:
