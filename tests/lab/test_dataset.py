@@ -11,14 +11,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from limn import cli
 from limn.domain.errors import ConfigWrong
-from limn.lab import cohort, dataset
+from limn.lab import case_checks, cohort, dataset
 from limn.lab.dataset import import_folder, read_dataset, refuse_leaks
-from limn.lab.layout import read_layout
+from limn.lab.layout import find_scans, read_layout
 from limn.lab.synthesize import synthesize
 from limn.phantom.cohort import Cohort
 from tests.conftest import REPOSITORY
@@ -383,6 +384,29 @@ def test_a_wrong_layout_is_refused(text, said, tmp_path):
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize("edge", ["nan", "inf", "-0.1"])
+def test_an_edge_that_no_voxel_has_is_refused(edge, tmp_path):
+    """With `nan` every size would have been the right one."""
+    path = tmp_path / "layout.toml"
+    path.write_text(LAYOUT.read_text().replace("spacing_mm = 0.14", f"spacing_mm = {edge}"))
+    assert edge in path.read_text()
+    with pytest.raises(ConfigWrong, match="spacing_mm"):
+        read_layout(path)
+
+
+def test_links_to_folders_are_followed_and_never_for_ever(few, layout, tmp_path):
+    """Large data lies on another disk; a link to a folder above ends."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for own in few.iterdir():
+        (linked / own.name).symlink_to(own, target_is_directory=True)
+    (few / "1_nativeCTdata" / "up").symlink_to(few, target_is_directory=True)
+    groups = read_layout(layout)
+    found = [each.name for each in find_scans(linked, groups[0])]
+    assert found == [each.name for each in find_scans(few, groups[0])]
+    assert len(found) == 4
+
+
 def test_the_committed_layouts_are_read():
     """Every key that they use is one."""
     groups = {path.name: read_layout(path) for path in (LAYOUT, CONFIG / "site-dicom.toml")}
@@ -434,6 +458,78 @@ def test_a_structure_set_without_an_organ_is_named(site, tmp_path):
     with pytest.raises(ConfigWrong, match="2 of 2 scans"):
         import_folder(site, tmp_path / "out", layout, None, lines.append)
     assert "no ROI for Heart: Herz expected; it has Heart, SpinalCord" in bad_lines(lines)[0]
+
+
+def two_of_a_name(ds):
+    """Another ROI is called like the heart."""
+    ds.StructureSetROISequence[1].ROIName = " heart"
+
+
+def every_second(ds):
+    """Contours on every second slice, as people draw who interpolate later."""
+    contours = ds.ROIContourSequence[0].ContourSequence
+    heights = sorted({float(each.ContourData[2]) for each in contours})
+    ds.ROIContourSequence[0].ContourSequence = [
+        each for each in contours if heights.index(float(each.ContourData[2])) % 2
+    ]
+
+
+def open_lines(ds):
+    """One contour was never closed."""
+    ds.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "OPEN_PLANAR"
+
+
+def aslant(ds):
+    """One contour was drawn on another plane."""
+    contour = ds.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData[2] = float(contour.ContourData[2]) + 3.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (two_of_a_name, "ROIs 1 and 2 are both called Heart"),
+        (every_second, "slices from its first to its last; interpolate the others"),
+        (
+            open_lines,
+            "contours of Heart fit no slice of the CT: 1 ContourGeometricType OPEN_PLANAR",
+        ),
+        (aslant, "contours of Heart fit no slice of the CT: 1 not parallel to the slices"),
+    ],
+)
+def test_contours_that_are_not_whole_are_no_truth(fault, said, site, tmp_path):
+    """Who learns from them would learn what nobody drew."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    (path,) = folder.glob("mouse_4/day-1/RS*.dcm")
+    ds = pydicom.dcmread(path)
+    assert str(ds.StructureSetROISequence[0].ROIName) == "Heart"
+    fault(ds)
+    ds.save_as(path)
+    lines: list[str] = []
+    with pytest.raises(ConfigWrong, match="1 of 2 scans"):
+        import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lines.append)
+    assert said in bad_lines(lines)[0]
+
+
+def test_a_ct_that_lacks_a_slice_is_no_lesson(site, tmp_path):
+    """The node bridges such a gap and flags it; training does not learn from what was made up."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    slices = sorted((folder / "mouse_4" / "day-1" / "CT").iterdir())
+    slices[len(slices) // 2].unlink()
+    lines: list[str] = []
+    with pytest.raises(ConfigWrong, match="1 of 2 scans"):
+        import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lines.append)
+    assert "lacks 1 slices (gap:" in bad_lines(lines)[0]
+
+
+def test_back_and_belly_exchanged_is_named():
+    """Half a turn about the animal's length keeps left and right lung apart, and shows here."""
+    labels = drawn()
+    assert case_checks.upside_down("observer1", labels) == []
+    (said,) = case_checks.upside_down("observer1", labels[:, ::-1])
+    assert said.startswith("back and belly exchanged: observer1's SpinalCord lies before the Heart")
 
 
 def test_a_phantom_cohort_imports_as_it_is(tmp_path):

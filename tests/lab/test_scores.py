@@ -1,15 +1,17 @@
 """What a drawing scores against observers, before and after the clean-up, and how it is kept."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
+from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ
 from limn.lab.agreement import conformity_index
 from limn.lab.metrics import score
-from limn.lab.scores import Scan, of_drawing, of_observers, read_scores, write_scores
+from limn.lab.scores import COLUMNS, Scan, of_drawing, of_observers, read_scores, write_scores
 from limn.lab.summary import missed, undrawn
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
@@ -119,3 +121,38 @@ def test_the_file_keeps_every_bit(tmp_path):
     assert "nan" not in text
     for before, after in zip(found, read_scores(path), strict=True):
         assert repr(before) == repr(after)
+
+
+GOOD = "test1,a-1,a,2d,observer1,no,Heart,dsc,0.9"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (GOOD.replace("dsc", "DSC"), "measure 'DSC': one of dsc, msd_mm"),
+        (GOOD.replace("0.9", "9.0"), "dsc 9.0: 0 to 1 expected"),
+        (GOOD.replace("0.9", ""), "dsc nan: 0 to 1 expected"),
+        (GOOD.replace("dsc,0.9", "hd95_mm,-1"), "hd95_mm -1.0: 0 to inf expected"),
+        (GOOD.replace("observer1", "observer2"), "reference 'observer2' of dsc: 'observer1'"),
+        (GOOD.replace("Heart", "heart"), "organ 'heart' of dsc: Heart or"),
+        (GOOD.replace(",no,", ",nein,"), "cleaned 'nein' of dsc: no or yes"),
+        (GOOD.replace("a-1,a,", "a-1,b,"), "scan a-1 is animal b's here and a's before"),
+        (GOOD.replace("2d", ""), "set, scan, animal and system must be named"),
+        ("test1,a-1", "line 3 has not 9 columns"),
+        (GOOD + ",more", "line 3 has not 9 columns"),
+        (GOOD, "line 3 says again what line 2 says"),
+    ],
+)
+def test_what_no_score_says_is_refused_with_its_line(line, said, tmp_path):
+    """A table made of it would be wrong without a word."""
+    path = tmp_path / "scores.csv"
+    path.write_text(f"{','.join(COLUMNS)}\n{GOOD}\n{line}\n")
+    with pytest.raises(ConfigWrong, match=re.escape(said)):
+        read_scores(path)
+
+
+def test_what_a_spreadsheet_saved_is_read(tmp_path):
+    """With a mark before the first column."""
+    path = tmp_path / "scores.csv"
+    path.write_text(f"{','.join(COLUMNS)}\n{GOOD}\n", encoding="utf-8-sig")
+    assert read_scores(path)[0].value == 0.9

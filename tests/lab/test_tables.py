@@ -3,6 +3,7 @@
 import csv
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ TABLE3_LINES = {
     "observers": "79% ± 3% 86% ± 2% 60% ± 6% 80% ± 3% 81% ± 8% 69% ± 6%",
 }
 SCANS = 12
+HEART_OF_LIMN = ("limn", "Heart")
 SHIFT = {"3d_fullres": 0.0, "2d": -0.02, "aimos": 0.0}
 
 
@@ -198,6 +200,31 @@ def test_a_missed_organ_with_and_without(tmp_path):
     names = [sheet.name for sheet in tables.sheets(scores)]
     assert {"table2", "table2-without-missed", "table2-differences-without-missed"} <= set(names)
     assert "table2-without-missed" not in [sheet.name for sheet in tables.sheets(made_up())]
+
+
+def test_what_limn_missed_takes_no_scan_from_the_paper_s_comparison():
+    """Its row has the DSC of 0; no other system loses a scan for it."""
+    ours = [replace(own, system="limn") for own in made_up(missed=True) if own.system == "2d"]
+    scores = [*made_up(), *ours]
+    assert summary.missed(scores, "test2") == ()
+    (row,) = [
+        r for r in summary.accuracy(scores, "test2", ()) if (r.system, r.organ) == HEART_OF_LIMN
+    ]
+    assert row.cells["dsc"].mean < 0.9
+
+
+def test_a_system_that_lacks_scans_is_named():
+    """Its mean is over other scans than those of the rest: the caption says so."""
+    scores = [
+        own
+        for own in made_up()
+        if (own.system, own.set, own.scan)
+        not in {("aimos", "test2", "s03"), ("aimos", "test2", "s04")}
+    ]
+    assert summary.unscored(scores, "test2") == {"aimos": 2}
+    captions = {sheet.name: sheet.caption for sheet in tables.sheets(scores)}
+    assert "**Not of all scans**: AIMOS UNet-768 lacks 2; its means" in captions["table2"]
+    assert "Not of all scans" not in {s.name: s.caption for s in tables.sheets(made_up())}["table2"]
 
 
 def test_best_intermediate_and_worst():

@@ -79,7 +79,7 @@ def sides(name: str, labels_zyx: LabelArray) -> list[str]:
     right, left = labels_zyx == LUNG_R, labels_zyx == LUNG_L
     if not right.any() or not left.any():
         return []
-    to_the_left = _middle_x(left) > _middle_x(right)
+    to_the_left = _middle(left, 2) > _middle(right, 2)
     share = float(right.sum() / (right.sum() + left.sum()))
     if to_the_left:
         return []
@@ -92,6 +92,17 @@ def sides(name: str, labels_zyx: LabelArray) -> list[str]:
         f"left/right swapped: {name}'s Lung_R lies left of Lung_L and is the larger "
         f"({share:.2f} of both): the image is mirrored, or its axes are not what the layout or "
         "the header says"
+    ]
+
+
+def upside_down(name: str, labels_zyx: LabelArray) -> list[str]:
+    """The cord on the belly's side of the heart: the axes are not what somebody says they are."""
+    cord, heart = labels_zyx == CORD, labels_zyx == HEART
+    if not cord.any() or not heart.any() or _middle(cord, 1) > _middle(heart, 1):
+        return []
+    return [
+        f"back and belly exchanged: {name}'s SpinalCord lies before the Heart; the axes are not "
+        "what the layout or the header says"
     ]
 
 
@@ -127,9 +138,10 @@ def elsewhere(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:
     return said
 
 
-def _middle_x(mask: npt.NDArray[np.bool_]) -> float:
-    columns = mask.sum(axis=(0, 1))
-    return float((columns * np.arange(len(columns))).sum() / columns.sum())
+def _middle(mask: npt.NDArray[np.bool_], axis: int) -> float:
+    """Mean index of a mask's voxels along an axis."""
+    counts = mask.sum(axis=tuple(other for other in range(3) if other != axis))
+    return float((counts * np.arange(len(counts))).sum() / counts.sum())
 
 
 def _by(numbers: tuple[float, ...]) -> str:

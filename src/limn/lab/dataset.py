@@ -379,6 +379,7 @@ def _looked_at(
     found, look = list(bad), list(doubts)
     for who, labels_zyx in drawn.items():
         found += case_checks.sides(who, labels_zyx)
+        found += case_checks.upside_down(who, labels_zyx)
         look += case_checks.doubtful_sides(who, labels_zyx)
     if volume is not None and "observer1" in drawn:
         found += case_checks.elsewhere(drawn, volume)

@@ -12,7 +12,7 @@ import SimpleITK
 from pydicom.errors import InvalidDicomError
 
 from limn.dicom.series import Series, assemble
-from limn.dicom.structures import structures_of
+from limn.dicom.structures import Structure, structures_of
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
@@ -22,6 +22,8 @@ from limn.lab.rois import mask_of
 from limn.lab.synthesize import to_image
 
 AXES = "SPL"
+# Of the slices that an organ spans, so many may have no contour: an island, a forgotten slice.
+MOST_EMPTY_SHARE = 0.1
 
 
 def read_ct(path: Path, axes: str) -> Volume:
@@ -35,10 +37,16 @@ def read_ct(path: Path, axes: str) -> Volume:
     Raises
     ------
     RefusedSeries
-        If it can't be read, or lies oblique to the animal.
+        If it can't be read, lacks slices, or lies oblique to the animal.
     """
     if path.is_dir():
-        volume = read_volume(read_series(path))
+        series = read_series(path)
+        if gaps := [flag for flag in series.flags if flag.startswith("gap:")]:
+            # A node draws over a gap and says so; nobody should learn what was never scanned.
+            missing = sum(int(flag.rsplit(":", 1)[1]) for flag in gaps)
+            msg = f"{path} lacks {missing} slices ({', '.join(gaps)}); export the series whole"
+            raise RefusedSeries(msg)
+        volume = read_volume(series)
         array, grid = _turned(volume.hu_zyx, volume.grid, path)
         return Volume(array, grid)
     array, grid = _read_image(path, axes)
@@ -179,7 +187,9 @@ def _read_structure_set(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArr
     except (InvalidDicomError, OSError) as error:
         msg = f"{path} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
-    by_name = {own.name.strip().casefold(): own for own in structures}
+    by_name: dict[str, list[Structure]] = {}
+    for own in structures:
+        by_name.setdefault(own.name.strip().casefold(), []).append(own)
     drawn = np.zeros(series.grid.shape_zyx, dtype=np.uint8)
     for organ, names in said.names.items():
         asked = [name for name in names if name.strip().casefold() in by_name]
@@ -187,9 +197,41 @@ def _read_structure_set(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArr
             has = ", ".join(own.name for own in structures) or "none"
             msg = f"{path}: no ROI for {organ}: {' or '.join(names)} expected; it has {has}"
             raise RefusedSeries(msg)
-        own = by_name[asked[0].strip().casefold()]
+        own = _only(path, by_name[asked[0].strip().casefold()])
         mask = mask_of(own, series)
         # Organs do not overlap; where two ROIs do, the layout's first one has the voxel.
         drawn[mask & (drawn == 0)] = LABEL_OF[organ]
     turned, grid = _turned(drawn, series.grid, path)
     return turned.astype(np.uint8), grid
+
+
+def _only(path: Path, same_name: list[Structure]) -> Structure:
+    """The ROI of a name, whole: anyone who learns from it takes it for the truth.
+
+    Raises
+    ------
+    RefusedSeries
+        If there are two of the name, if contours of it fit no slice, or if slices between its
+        first and its last have none.
+    """
+    own = same_name[0]
+    if len(same_name) > 1:
+        numbers = " and ".join(str(each.number) for each in same_name)
+        msg = f"{path}: ROIs {numbers} are both called {own.name}; rename the one that is not meant"
+        raise RefusedSeries(msg)
+    unplaced = {why: n for why, n in own.left_out.items() if why != "ContourGeometricType POINT"}
+    if unplaced:
+        said = ", ".join(f"{count} {why}" for why, count in unplaced.items())
+        msg = f"{path}: contours of {own.name} fit no slice of the CT: {said}; mend the export"
+        raise RefusedSeries(msg)
+    drawn = {polygon.slice_index for polygon in own.polygons}
+    if not drawn:
+        return own
+    span = max(drawn) - min(drawn) + 1
+    if span - len(drawn) > MOST_EMPTY_SHARE * span:
+        msg = (
+            f"{path}: {own.name} has contours on {len(drawn)} of the {span} slices from its first "
+            "to its last; interpolate the others in the planning system and export again"
+        )
+        raise RefusedSeries(msg)
+    return own

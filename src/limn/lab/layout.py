@@ -8,6 +8,8 @@ every key.
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,7 +131,7 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
     ConfigWrong
         If there are none or another number than the layout says, or two files fit one scan.
     """
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    paths = _everything_below(folder)
     images = _matching(paths, group.ct, f"{folder}: [{group.name}] ct")
     contours = {
         name: _matching(paths, own.files, f"{folder}: [{group.name}.{name}] files")
@@ -156,6 +158,20 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
         for (animal, time), path in sorted(images.items())
         if f"{animal}_{time}" not in group.leave_out
     ]
+
+
+def _everything_below(folder: Path) -> list[str]:
+    """Files and folders, relative, links to folders followed: large data lies elsewhere."""
+    found: list[str] = []
+    on_the_way: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        # A link to a folder that it lies in would never end.
+        own = {name: (here / name).resolve() for name in folders}
+        folders[:] = [name for name in folders if own[name] not in on_the_way]
+        on_the_way.update(own[name] for name in folders)
+        found += ((here / name).relative_to(folder).as_posix() for name in (*folders, *files))
+    return sorted(found)
 
 
 def _matching(
@@ -204,12 +220,16 @@ def _group(name: str, table: Mapping[str, Any]) -> Group:
     if "observer1" not in table:
         msg = "observer1 is missing: whose contours are learnt from"
         raise ValueError(msg)
+    spacing_mm = float(table.get("spacing_mm", 0.0))
+    if not math.isfinite(spacing_mm) or spacing_mm < 0:
+        msg = f"spacing_mm {spacing_mm}: the edge of a voxel in mm expected, 0 if any will do"
+        raise ValueError(msg)
     group = Group(
         name=name,
         contrast=_bool(table, "contrast"),
         ct=_patterns(table, "ct"),
         axes=_axes(table, ""),
-        spacing_mm=float(table.get("spacing_mm", 0.0)),
+        spacing_mm=spacing_mm,
         scans=int(table.get("scans", 0)),
         leave_out=tuple(str(scan) for scan in table.get("leave_out", ())),
         observers={own: _contours(table[own], own) for own in OBSERVERS if own in table},

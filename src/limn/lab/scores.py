@@ -19,7 +19,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Labels, Organ
 from limn.lab.agreement import Structure, conformity_index, consensus, structures
 from limn.lab.metrics import score_labels
-from limn.lab.study_words import CONFORMITY, OBSERVERS
+from limn.lab.study_words import CONFORMITY, MEASURES, OBSERVERS, TIMES
 from limn.segment.bundle import CleanRule
 from limn.segment.clean import clean
 
@@ -54,6 +54,14 @@ class Score:
 
 
 COLUMNS = tuple(field.name for field in fields(Score))
+
+
+# What each measure is held against, and the largest value that it can have.
+KNOWN: Mapping[str, tuple[tuple[str, ...], float]] = {
+    **{name: ((FIRST_OBSERVER,), 1.0 if name == "dsc" else math.inf) for name in MEASURES},
+    CONFORMITY: ((CONSENSUS, OBSERVERS), 1.0),
+    **dict.fromkeys(TIMES, (("",), math.inf)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +161,12 @@ def read_scores(path: Path) -> tuple[Score, ...]:
     Raises
     ------
     ConfigWrong
-        If it can't be read, lacks a column, or says one thing twice; the text names the line.
+        If it can't be read, lacks a column, says one thing twice, a word or a number that no
+        score has, or gives a scan to two animals; the text names the line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets put a mark before the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
             if missing:
@@ -167,7 +177,11 @@ def read_scores(path: Path) -> tuple[Score, ...]:
         msg = f"{path} can't be read: {error}"
         raise ConfigWrong(msg) from error
     seen: dict[tuple[str, ...], int] = {}
+    animal_of: dict[tuple[str, str], str] = {}
     for number, own in enumerate(scores, start=2):
+        if why := _wrong(own) or _of_another(own, animal_of):
+            msg = f"{path}: line {number}: {why}"
+            raise ConfigWrong(msg)
         key = tuple(str(part) for part in astuple(own)[:-1])
         if key in seen:
             msg = f"{path}: line {number} says again what line {seen[key]} says: {' '.join(key)}"
@@ -177,6 +191,9 @@ def read_scores(path: Path) -> tuple[Score, ...]:
 
 
 def _score(path: Path, line: int, row: Mapping[str, str | None]) -> Score:
+    if None in row or None in row.values():
+        msg = f"{path}: line {line} has not {len(COLUMNS)} columns"
+        raise ConfigWrong(msg)
     said = {name: row[name] or "" for name in COLUMNS[:-1]}
     text = row["value"] or "nan"
     try:
@@ -184,6 +201,37 @@ def _score(path: Path, line: int, row: Mapping[str, str | None]) -> Score:
     except ValueError as error:
         msg = f"{path}: line {line}: value {text!r} is not a number"
         raise ConfigWrong(msg) from error
+
+
+def _wrong(own: Score) -> str:
+    """What no score says; empty for one that may be."""
+    known = KNOWN.get(own.measure)
+    if not (own.set and own.scan and own.animal and own.system):
+        return "set, scan, animal and system must be named"
+    if known is None:
+        return f"measure {own.measure!r}: one of {', '.join(KNOWN)} expected"
+    references, most = known
+    if own.reference not in references:
+        wanted = " or ".join(repr(each) for each in references)
+        return f"reference {own.reference!r} of {own.measure}: {wanted} expected"
+    organs = {""} if not own.reference else {*map(str, Organ), *map(str, Structure)}
+    for name, said, words in (
+        ("cleaned", own.cleaned, {"yes", "no"} if own.reference else {own.cleaned}),
+        ("organ", own.organ, organs),
+    ):
+        if said not in words:
+            return f"{name} {said!r} of {own.measure}: {' or '.join(sorted(words)) or 'none'}"
+    undefined = math.isnan(own.value) and own.measure != "dsc"
+    fits = undefined or 0.0 <= own.value <= most
+    return "" if fits else f"{own.measure} {own.value}: 0 to {most:g} expected"
+
+
+def _of_another(own: Score, animal_of: dict[tuple[str, str], str]) -> str:
+    """Whether an earlier line gave the scan to another animal; who it is, is noted."""
+    first = animal_of.setdefault((own.set, own.scan), own.animal)
+    if first != own.animal:
+        return f"scan {own.scan} is animal {own.animal}'s here and {first}'s before"
+    return ""
 
 
 def _consensus(

@@ -16,6 +16,7 @@ from limn.lab.scores import CONSENSUS, FIRST_OBSERVER, Score
 from limn.lab.statistics import Comparison, compare
 from limn.lab.study_words import (
     CONFORMITY,
+    LIMN,
     MEASURES,
     OBSERVERS,
     REFERENCE_SYSTEM,
@@ -147,20 +148,33 @@ def differences(
 
 
 def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
-    """Scans on which some system did not find some organ at all: it has a DSC and no distance.
+    """Scans on which a system of the paper did not find some organ: it has a DSC, no distance.
 
-    The paper left such a scan out for every system (Results, "Contrast-enhanced CT").
+    The paper left such a scan out for every system (Results, "Contrast-enhanced CT"). What limn's
+    own engine misses takes no scan from the paper's comparison.
     """
     nowhere = {
         own.scan
         for own in scores
         if own.set == test_set
+        and own.system != LIMN
         and own.reference == FIRST_OBSERVER
         and own.cleaned == "no"
         and own.measure == "msd_mm"
         and np.isnan(own.value)
     }
     return tuple(sorted(nowhere))
+
+
+def unscored(scores: Sequence[Score], test_set: str) -> dict[str, int]:
+    """How many scans of a test set each system lacks that another one has."""
+    of_system: dict[str, set[str]] = {}
+    for own in scores:
+        if own.set == test_set and own.reference == FIRST_OBSERVER:
+            of_system.setdefault(own.system, set()).add(own.scan)
+    every = set().union(*of_system.values())
+    lacks = {system: len(every - scans) for system, scans in of_system.items()}
+    return {system: count for system, count in lacks.items() if count}
 
 
 def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:

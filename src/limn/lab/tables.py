@@ -166,6 +166,7 @@ def _accuracy_sheet(
         f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
         f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
         f"removed. {_about_missed(without, missed)}{_about_undrawn(scores, test_set)}"
+        f"{_about_unscored(scores, test_set)}"
     )
     name = TABLE_OF[test_set] + ("-without-missed" if without else "")
     return Sheet(name, caption, accuracy_columns(), tuple(rows))
@@ -173,7 +174,7 @@ def _accuracy_sheet(
 
 def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
     if not missed:
-        return "Every system found every organ."
+        return "Every system of the paper found every organ."
     if without:
         return f"Left out, as in the paper, because a system missed an organ: {', '.join(without)}."
     return (
@@ -186,6 +187,13 @@ def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
     found = summary.undrawn(scores, test_set)
     told = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in found.items())
     return f" Not scored, for observer 1 did not draw it: {told}." if found else ""
+
+
+def _about_unscored(scores: Sequence[Score], test_set: str) -> str:
+    lacking = summary.unscored(scores, test_set)
+    systems = [system for system in in_order(set(lacking)) if system.key in lacking]
+    told = ", ".join(f"{own.algorithm} {own.model} lacks {lacking[own.key]}" for own in systems)
+    return f" **Not of all scans**: {told}; its means are not comparable." if told else ""
 
 
 def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:

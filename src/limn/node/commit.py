@@ -123,14 +123,10 @@ class Provider:
         try:
             information = event.action_information
             transaction_uid, items = str(information.TransactionUID), items_of(information)
+            if not items or not transaction_uid:
+                raise ValueError("it names no instance or no transaction")
         except DAMAGES as error:
             log.warning("commitment request of %s: %s", event.assoc.requestor.ae_title, error)
-            return INVALID_ARGUMENT, None
-        if not items or not transaction_uid:
-            log.warning(
-                "commitment request of %s names no instance or no transaction",
-                event.assoc.requestor.ae_title,
-            )
             return INVALID_ARGUMENT, None
         if len(items) > MAX_ITEMS:
             return RESOURCE_LIMITATION, None
