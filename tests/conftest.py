@@ -22,7 +22,7 @@ from limn.segment.bundle import MANIFEST, write_manifest
 from limn.segment.half import has_bf16
 
 REPOSITORY = Path(__file__).parents[1]
-BUNDLE = REPOSITORY / "models" / "phantom-5"
+BUNDLE = REPOSITORY / "models" / "phantom-6"
 COLOURS = {
     Organ.HEART: (255, 0, 0),
     Organ.CORD: (255, 255, 0),

@@ -21,7 +21,7 @@ def copy(tmp_path):
 def test_the_embedded_bundle_opens():
     """The embedded bundle is sound and says what it is for."""
     bundle = open_bundle(BUNDLE)
-    assert bundle.label == "phantom-5"
+    assert bundle.label == "phantom-6"
     assert bundle.demonstration
     assert "not for animals" in bundle.not_for
     assert bundle.folds == (0, 1, 2, 3, 4)
@@ -99,7 +99,7 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
         ('keep = "largest"', 'hold = "largest"'),
         ("\n[files]\n", "\n[flies]\n"),
         ("[labels]\n", "labels = 7\n[others]\n"),
-        ('version = "5"', 'version = "\x80\udcff"'),
+        ('version = "6"', 'version = "\x80\udcff"'),
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):

@@ -28,11 +28,11 @@ def test_a_folder_and_its_zip_install_alike(copy, tmp_path):
     pack_bundle(copy, tmp_path / "b.zip")
     one = install(copy, tmp_path / "one")
     two = install(tmp_path / "b.zip", tmp_path / "two")
-    assert one.name == two.name == "phantom-5"
+    assert one.name == two.name == "phantom-6"
     assert open_bundle(one).sha256 == open_bundle(two).sha256 == open_bundle(BUNDLE).sha256
     assert not (one / "notes.txt").exists()
-    assert [found.name for found in (tmp_path / "one").iterdir()] == ["phantom-5"]
-    assert [found.label for found in bundles(tmp_path / "one")] == ["phantom-5"]
+    assert [found.name for found in (tmp_path / "one").iterdir()] == ["phantom-6"]
+    assert [found.label for found in bundles(tmp_path / "one")] == ["phantom-6"]
 
 
 def test_installing_again_changes_nothing(copy, tmp_path):
@@ -61,7 +61,7 @@ def test_a_damaged_bundle_leaves_nothing(copy, tmp_path):
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", ""])
 def test_a_name_that_is_no_folder_is_refused(copy, tmp_path, name):
     """A manifest can't choose a place outside of the shelf."""
-    reseal(copy, 'name = "phantom"\nversion = "5"', f'name = "{name}"\nversion = "5"')
+    reseal(copy, 'name = "phantom"\nversion = "6"', f'name = "{name}"\nversion = "6"')
     if name == "":
         assert glance(copy).label == "-5"
         return
@@ -88,6 +88,6 @@ def test_packing_does_not_overwrite(copy, tmp_path):
 def test_a_bundle_is_found_by_name_or_place(copy, tmp_path):
     """Both are accepted; anything else names the shelf."""
     standing = install(copy, tmp_path / "shelf")
-    assert find(tmp_path / "shelf", "phantom-5") == find(tmp_path / "shelf", str(standing))
+    assert find(tmp_path / "shelf", "phantom-6") == find(tmp_path / "shelf", str(standing))
     with pytest.raises(BundleUnfit, match="no bundle phantom-9"):
         find(tmp_path / "shelf", "phantom-9")

@@ -24,7 +24,7 @@ from limn.node.pipeline import Product, contour
 from limn.node.spool import write_durably
 from limn.node.worker import algorithm_of, label_of, warm_up
 
-EMBEDDED_BUNDLE = Path(__file__).parents[3] / "models" / "phantom-5"
+EMBEDDED_BUNDLE = Path(__file__).parents[3] / "models" / "phantom-6"
 
 
 def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Path | None) -> None:
