@@ -169,6 +169,15 @@ def test_the_database_as_published_imports_without_edits(tmp_path, capsys):
         assert own.spacing_mm == "0.14 0.14 0.14"
 
 
+def test_a_split_for_other_animals_is_refused_before_anything_is_read(few, layout, tmp_path):
+    """Not after an hour of reading."""
+    split = tmp_path / "split.toml"
+    split.write_text('test1 = ["native-M01"]\ntest2 = []\nfolds = [["native-M99"]]\n')
+    said, lines = said_of(few, layout, tmp_path / "out", split)
+    assert "no animal that the split trains on is here: it names native-M99; here are" in said
+    assert not [line for line in lines if line.startswith("1/")]
+
+
 def test_who_is_not_in_the_split_is_left_out_and_said(few, layout, tmp_path):
     """Without a word nobody is lost."""
     split = tmp_path / "split.toml"

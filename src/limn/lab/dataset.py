@@ -139,7 +139,22 @@ def import_folder(
         asked = read_split(split) if split else _drawn_split(groups)
         cases = (_foreign_case(scan) for scan in contoured)
         count = len(contoured)
+    _refuse_unfit(asked, set(groups))
     _write(out, cases, count, asked, report)
+
+
+def _refuse_unfit(split: Split, animals: set[str]) -> None:
+    """A split that these animals can't fill is told before hours are spent on reading them.
+
+    Raises
+    ------
+    ConfigWrong
+        If nobody of those who train is here.
+    """
+    if not animals & set(split.training):
+        wanted, here = ", ".join(split.training), ", ".join(sorted(animals))
+        msg = f"no animal that the split trains on is here: it names {wanted}; here are {here}"
+        raise ConfigWrong(msg)
 
 
 def read_dataset(folder: Path) -> tuple[Entry, ...]:

@@ -59,7 +59,8 @@ def carry_out(
         n_workers=len(devices),
         threads_per_worker=1,
         processes=False,
-        dashboard_address=None,
+        # None would take port 8787 on every address, or warn that another has it.
+        dashboard_address="127.0.0.1:0",
         protocol="inproc",
     )
     try:
