@@ -38,9 +38,9 @@ class Desk:
 
     def lands(self, row, status, result=None):
         """What comes back of it."""
-        flight = _Flight("key", "worker", 1.0, 0.0, started=True)
+        flight = _Flight("key", "worker", 1.0, 0.0, started=True, result=result)
         flight.future = SimpleNamespace(
-            status=status, result=lambda: result, exception=lambda: RuntimeError("killed")
+            status=status, cancel=lambda: None, exception=lambda: RuntimeError("killed")
         )
         self.dispatcher._flights[row.id] = flight
         self.dispatcher._land(row.id, flight)
@@ -183,6 +183,29 @@ def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
     desk.dispatcher._resting["worker"] -= 2 * REST_S
     desk.dispatcher._ask(client, LIVE)
     assert [ask.resting for ask in asked] == [("worker",), ()]
+
+
+def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, caplog):
+    """Its link was cut when the job was done: Dask has it "finished" and never hands it over."""
+    row = desk.began()
+    flight = _Flight("key", "worker", 1.0, 0.0, started=True)
+    cancelled = []
+
+    def result(timeout):
+        assert timeout <= REST_S
+        raise TimeoutError
+
+    flight.future = SimpleNamespace(
+        status="finished", result=result, cancel=lambda: cancelled.append(True)
+    )
+    desk.dispatcher._flights[row.id] = flight
+    desk.dispatcher._fetch(row.id, flight)
+    desk.dispatcher._next_event()
+    after = desk.journal.scan(row.id)
+    assert (after.state, after.started_at, desk.dispatcher._flights) == ("ready", None, {})
+    assert cancelled
+    assert "scan-00001: its result is lost: TimeoutError()" in caplog.text
+    assert "the job is lost; it is submitted again" in caplog.text
 
 
 def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch):

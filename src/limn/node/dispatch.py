@@ -44,6 +44,8 @@ POLL_S = 1.0
 # A worker that another node leaves stands idle for at most this long.
 WAITING_POLL_S = 0.1
 CONNECT_S = 10.0
+# A result of some megabytes is here by then, or its worker is gone.
+FETCH_S = 30.0
 Written = TypeVar("Written")
 
 # A worker that could not take a scan is asked again after so long.
@@ -60,6 +62,7 @@ class _Flight:
     ----------
     future : None while the scan's bytes are still being sent
     pixels : the bytes on the worker, which lets go of them with this
+    result : what came back; None of one that failed, or was lost with its worker
     unreadable : why the scan's files can't be sent; empty if they can
     stray : its worker was gone when last looked for
     """
@@ -70,6 +73,7 @@ class _Flight:
     queue_s: float
     future: Future[Result] | None = None
     pixels: Future[bytes] | None = None
+    result: Result | None = None
     transfer_s: float = 0.0
     unreadable: str = ""
     started: bool = False
@@ -257,7 +261,19 @@ class Dispatcher:
             priority=priority,
             workers=[flight.worker],
         )
-        flight.future.add_done_callback(lambda _: self._events.put(("done", (job.scan, flight))))
+        # Dask calls back from one thread for all; a result whose worker is gone is never there.
+        fetch = threading.Thread(target=self._fetch, args=(job.scan, flight), daemon=True)
+        flight.future.add_done_callback(lambda _: fetch.start())
+
+    def _fetch(self, scan_id: int, flight: _Flight) -> None:
+        """Bring the result here; in a thread of its own, for a lost one is waited for in vain."""
+        future = flight.future
+        try:
+            if future is not None and future.status == "finished":
+                flight.result = future.result(timeout=FETCH_S)
+        except Exception as error:  # noqa: BLE001 - whatever Dask says of it, it is not here
+            log.warning("scan-%05d: its result is lost: %r", scan_id, error)
+        self._events.put(("done", (scan_id, flight)))
 
     def _send_and_start(self, client: Client, job: Job, flight: _Flight, priority: int) -> None:
         """Send the files straight to the worker, not through the scheduler, then the job."""
@@ -309,12 +325,13 @@ class Dispatcher:
                 self._file(row, flight, replace(failed, reason=flight.unreadable))
             elif future is None:
                 log.warning("%s never reached its worker; it is submitted again", row.name)
-            elif future.status == "finished":
-                self._file(row, flight, future.result())
+            elif flight.result is not None:
+                self._file(row, flight, flight.result)
             elif future.status == "error":
                 self._after_death(row, flight, future)
             else:
-                log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
+                log.warning("%s: the job is lost; it is submitted again", row.name)
+                future.cancel()
         # Of what has ended now, the journal keeps when it began.
         self._write(partial(self._journal.stopped, scan_id), "the journal")
 
