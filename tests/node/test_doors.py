@@ -351,6 +351,36 @@ def test_who_stops_lets_a_sender_end_its_series(listening, caplog):
         socket.create_connection(("127.0.0.1", receiver.port), 2)
 
 
+def test_who_stops_waits_for_an_answer_that_it_owes(listening, monkeypatch):
+    """Slow to take an instance: the sender is silent because it waits for us."""
+    monkeypatch.setattr(listener, "SILENT_S", 0.3)
+    receiver = listening()
+    accept = receiver.door.intake.accept
+
+    def slow(*arguments: object) -> tuple[int, str]:
+        time.sleep(1.0)
+        return accept(*arguments)
+
+    receiver.door.intake.accept = slow
+    association = receiver.associate()
+    threading.Timer(0.2, receiver.server.shutdown).start()
+    assert association.send_c_store(slices()[0]).Status == 0
+    until(lambda: association.is_aborted)
+
+
+def test_who_stops_does_not_wait_for_a_mere_connection(listening):
+    """A probe that never asked for an association is closed at once."""
+    receiver = listening(artim_s=60.0)
+    with socket.create_connection(("127.0.0.1", receiver.port), 5) as probe:
+        time.sleep(0.5)
+        began_s = time.monotonic()
+        receiver.server.shutdown()
+        assert time.monotonic() - began_s < 10
+        probe.settimeout(5)
+        with suppress(ConnectionResetError):
+            assert probe.recv(64) == b""
+
+
 def test_who_stops_does_not_wait_for_ever(listening, monkeypatch):
     """One that goes on and on is aborted; one that does not even hear of it is cut."""
     monkeypatch.setattr(listener, "STOP_GRACE_S", 1.0)

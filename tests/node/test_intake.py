@@ -607,6 +607,40 @@ def settled(door: Door) -> None:
     until(lambda: door.intake.settle() == 0)
 
 
+def test_a_door_that_closes_amid_one_association_per_slice_holds_the_series(door, tmp_path):
+    """Half of it would look whole after the restart; one that came in one association is whole."""
+    for number, ds in enumerate(slices(count=COUNT + 5)[:-2]):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    whole(door, *slices("2"), source=replace(SCP, key="another"))
+    door.intake.closing()
+    door.journal.close()
+    again = Door(tmp_path, hold_s=0.5)
+    again.intake.recover()
+    rows = {row.animal: row for row in again.wait_for_scans(2)}
+    assert (rows["M1"].state, rows["M2"].state) == ("refused", "ready")
+    again.journal.close()
+
+
+def test_an_offer_that_fails_is_made_later(door, monkeypatch):
+    """The disk is full just when a series has come again: it is offered when there is room."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    resend, tries = door.journal.resend, []
+
+    def full(*arguments: object) -> list[str]:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return resend(*arguments)
+
+    monkeypatch.setattr(door.journal, "resend", full)
+    whole(door, *slices())
+    settled(door)
+    assert len(tries) == 2
+    assert [d.state for d in door.journal.deliveries(1)] == ["waiting"]
+
+
 def test_an_identical_resend_is_offered_again(door, caplog):
     """Whoever sends a scan again wants its contours again: the first ones, not others."""
     caplog.set_level(logging.INFO)

@@ -106,7 +106,9 @@ def test_the_third_death_is_an_alarm(desk, caplog):
     (line,) = [each for each in caplog.records if "QUARANTINED" in each.getMessage()]
     assert line.levelno == logging.ERROR
     said = line.getMessage()
-    assert said.startswith("scan-00001 animal M1 QUARANTINED, not contoured: the worker died 3 ")
+    assert said.startswith(
+        "scan-00001 animal M1 QUARANTINED, not contoured: 3 tries gave nothing: "
+    )
     assert said.endswith(f"limn retry --config {desk.path} scan-00001")
 
 
@@ -205,7 +207,13 @@ def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, 
     assert (after.state, after.started_at, desk.dispatcher._flights) == ("ready", None, {})
     assert cancelled
     assert "scan-00001: its result is lost: TimeoutError()" in caplog.text
-    assert "the job is lost; it is submitted again" in caplog.text
+    assert "its result can't be fetched from worker worker" in caplog.text
+    for _ in range(DEATHS - 1):
+        desk.journal.started(row.id)
+        desk.lands(row, "finished")
+    after = desk.journal.scan(row.id)
+    assert after.state == "quarantined"
+    assert "is its port open to this host?" in after.reason
 
 
 def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch):

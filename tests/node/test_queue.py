@@ -57,7 +57,7 @@ def full(site):
 def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
     """What waits for it waits in the engine's memory, which no journal tells."""
     monkeypatch.setattr(disk, "shortage", lambda config: "data has 0 MB free; free some space")
-    assert full.limn("queue").startswith("data has 0 MB free; free some space. A structure set")
+    assert full.limn("queue").startswith("data has 0 MB free; free some space\n")
     assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
 
 

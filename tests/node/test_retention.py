@@ -289,7 +289,7 @@ def test_a_removed_structure_set_is_made_anew_when_its_series_comes_again(
         site.door.intake.closed(LATER.key, aborted=False)
         until(lambda: site.door.intake.settle() == 0)
     assert site.door.journal.scan(row.id).state == "ready"
-    assert "was removed, so scan-00001 is contoured anew under the same UIDs" in caplog.text
+    assert "of scan-00001 was removed, so it is contoured anew under the same UIDs" in caplog.text
     assert site.door.journal.structure_set_of(row.id).sop_instance_uid == uid
     assert site.slices(row) == COUNT
     folder = site.contour(row)

@@ -35,6 +35,13 @@ def test_a_worker_whose_job_nobody_wants_any_more_is_not_idle():
     assert window.grant(ask("b", 100, "w2"), ["w1", "w2"], 2.0) == "w1"
 
 
+def test_a_node_whose_worker_rests_does_not_keep_it_from_others():
+    """Its disk is too small for that node's bytes; another node sends none."""
+    window = Window()
+    assert window.grant(replace(ask("a"), resting=("w",)), [], 0.0) == ""
+    assert window.grant(ask("b"), ["w"], 0.1) == "w"
+
+
 def test_nodes_that_wait_take_turns():
     """One node with many scans does not keep another from its first."""
     window = Window()

@@ -163,13 +163,13 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
 def _everything_below(folder: Path) -> list[str]:
     """Files and folders, relative, links to folders followed: large data lies elsewhere."""
     found: list[str] = []
-    on_the_way: set[Path] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
         # A link to a folder that it lies in would never end.
-        own = {name: (here / name).resolve() for name in folders}
-        folders[:] = [name for name in folders if own[name] not in on_the_way]
-        on_the_way.update(own[name] for name in folders)
+        above = {here.resolve(), *here.resolve().parents}
+        way = [here, *here.parents][: len(here.relative_to(folder).parts) + 1]
+        above.update(each.resolve() for each in way)
+        folders[:] = [name for name in folders if (here / name).resolve() not in above]
         found += ((here / name).relative_to(folder).as_posix() for name in (*folders, *files))
     return sorted(found)
 

@@ -173,7 +173,7 @@ def _why_not_sent(structure_set: StructureSetRow, row: ScanRow, config_path: Pat
     if not Path(structure_set.path).is_file():
         return (
             f"has lost its structure set: {structure_set.path} is gone; send the series again from "
-            "the scanner, and it is contoured anew under the same UIDs"
+            "the scanner, and it is contoured anew"
         )
     return ""
 

@@ -30,7 +30,7 @@ _OF_THE_DISK = {
     sqlite3.SQLITE_BUSY,
 }
 
-# Pictures and labels of so many scans; a scan's are a few MB.
+# So many pictures and label files; a scan has one of each, a few MB.
 MOST_LATER = 40
 
 Written = TypeVar("Written")
@@ -110,7 +110,14 @@ class Later:
         """Why it can't be written; empty if it is, or its folder was removed."""
         try:
             if path.parent.is_dir():
-                path.write_bytes(self._left[path])
+                part = path.with_name(f"{path.name}.part")
+                try:
+                    part.write_bytes(self._left[path])
+                    part.replace(path)
+                except OSError:
+                    # Half of one would take the room that a structure set needs.
+                    part.unlink(missing_ok=True)
+                    raise
         except OSError as error:
             return error.strerror or str(error)
         del self._left[path]

@@ -137,6 +137,7 @@ class Dispatcher:
                 log.warning("no scheduler at %s yet: %s", self._scheduler, error)
                 stopping.wait(0.5)
             finally:
+                self._for_people.again()
                 self._flights.clear()
                 if stopping.is_set():
                     self._config.ready_path.unlink(missing_ok=True)
@@ -187,7 +188,8 @@ class Dispatcher:
                 break
             self._submit(client, waiting.pop(0), found.worker)
         self._had_to_wait = {row.id for row in waiting}
-        self._drop_strays(found.workers)
+        # One that rests has not left; its next job may be on it already.
+        self._drop_strays({*found.workers, *self._resting})
 
     def _drop_strays(self, live: Collection[str]) -> None:
         """Give up jobs whose worker left in good order: Dask would keep them for its return.
@@ -328,10 +330,14 @@ class Dispatcher:
             elif flight.result is not None:
                 self._file(row, flight, flight.result)
             elif future.status == "error":
-                self._after_death(row, flight, future)
-            else:
-                log.warning("%s: the job is lost; it is submitted again", row.name)
+                self._after_death(row, flight, f"its worker died ({future.exception()!r})")
+            elif future.status == "finished":
+                # A link that was cut just then; three times is no accident.
                 future.cancel()
+                why = f"its result can't be fetched from worker {flight.worker}"
+                self._after_death(row, flight, f"{why}; is its port open to this host?")
+            else:
+                log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
         # Of what has ended now, the journal keeps when it began.
         self._write(partial(self._journal.stopped, scan_id), "the journal")
 
@@ -343,21 +349,18 @@ class Dispatcher:
         end = partial(self._journal.end, row.id, state, reason, record)
         self._write(end, f"{row.name} animal {row.animal}, {state},")
 
-    def _after_death(self, row: ScanRow, flight: _Flight, future: Future[Result]) -> None:
-        why = repr(future.exception())
+    def _after_death(self, row: ScanRow, flight: _Flight, why: str) -> None:
         # A try that ended with the scheduler or with this engine is none of the scan's doing.
         self._deaths[row.id] += flight.started
         deaths = min(row.tries, self._deaths[row.id])
         if deaths >= DEATHS:
-            reason = (
-                f"the worker died {deaths} times while it ran this scan ({why}); look at its log"
-            )
+            reason = f"{deaths} tries gave nothing: {why}; look at the worker's log"
             self._end(row, "quarantined", reason, {})
             line = alarm(self._journal.scan(row.id), self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
             self._contoured()
         else:
-            log.error("%s: its worker died (%s); it runs again", row.name, why)
+            log.error("%s: %s; it runs again", row.name, why)
 
     def _file(self, row: ScanRow, flight: _Flight, result: Result) -> None:
         if row.state != "ready":

@@ -27,6 +27,9 @@ OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 
 PULSE_S = 0.02
+# A series that came over several associations, the last of them so long before the door closed, may
+# not have been whole.
+AMID_S = 5.0
 # So many series that were handed over stay in memory; an earlier one is read from the spool if
 # something of it comes again.
 KEPT = 32
@@ -59,6 +62,7 @@ class _Gathering:
     handed : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
+    sources : the keys of all that brought something since then
     takers : threads that hold it to take an instance into it
     """
 
@@ -78,6 +82,7 @@ class _Gathering:
     came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
+    sources: set[str] = field(default_factory=set)
     takers: int = 0
 
     @property
@@ -228,6 +233,19 @@ class Intake:
                     self._spool.mark_released(
                         series_instance_uid, len(gathering.instances), gathering.sender
                     )
+
+    def closing(self) -> None:
+        """The door closes: who sends a series over many associations may be in its middle.
+
+        Such a one waits for its resend, also after the restart; nothing tells it from a whole one.
+        """
+        now_s = time.monotonic()
+        with self._lock:
+            for series_instance_uid, gathering in self._gathering.items():
+                amid = gathering.pending and now_s - gathering.last_s < AMID_S
+                if amid and len(gathering.sources) > 1:
+                    gathering.aborted_s = now_s
+                    self._spool.mark_released(series_instance_uid, 0, gathering.sender)
 
     def recover(self) -> None:
         """After a restart: pick up series that lie in the spool and not in the journal."""
@@ -444,8 +462,11 @@ class Intake:
             refused=refused,
         )
         row = self._journal.insert(arrived, self._destinations)
+        # Before anything is forgotten here: it may fail on a full disk, and is then tried again.
+        again = "" if row is not None or refused else self._offer_again(arrived)
         gathering.changed = False
         gathering.came.clear()
+        gathering.sources.clear()
         if not refused:
             uids = {each.sop_instance_uid for each in version}
             gathering.handed |= uids
@@ -456,7 +477,7 @@ class Intake:
                 "series %s came again, %d slices, nothing new: no second structure set%s",
                 series_instance_uid,
                 count,
-                "" if refused else self._offer_again(arrived),
+                again,
             )
             return
         if refused:
@@ -483,14 +504,18 @@ class Intake:
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):
             return f"; {row.name} has a newer version"
-        return self._send_again(row)
+        return self._send_again(row, arrived)
 
-    def _send_again(self, row: ScanRow) -> str:
+    def _send_again(self, row: ScanRow, arrived: Arrived) -> str:
         """Offer a structure set again, or make it anew if it was removed; for the log."""
-        path = Path(self._journal.structure_set_of(row.id).path)
-        if not path.is_file() and self._journal.anew(row.id, time.time()):
+        path = self._journal.structure_set_of(row.id).path
+        gone = not path or not Path(path).is_file()
+        if gone and self._journal.anew(row.id, arrived, self._destinations):
             self._wake()
-            return f"; {path} was removed, so {row.name} is contoured anew under the same UIDs"
+            return (
+                f"; the structure set of {row.name} was removed, so it is contoured anew under the "
+                "same UIDs"
+            )
         answered = [
             delivery.destination
             for delivery in self._journal.deliveries(row.id)
@@ -562,6 +587,7 @@ def _note(
     gathering.first_s = min(gathering.first_s, arrived_s)
     gathering.instances[instance.sop_instance_uid] = instance
     gathering.came.add(instance.sop_instance_uid)
+    gathering.sources.add(source.key)
     if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
         gathering.last_s = arrived_s
         gathering.last_at = time.time() - (now_s - arrived_s)

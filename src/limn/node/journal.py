@@ -532,31 +532,46 @@ class Journal:
             ).rowcount
         return bool(changed)
 
-    def anew(self, scan_id: int, now: float) -> bool:
+    def anew(self, scan_id: int, arrived: Arrived, destinations: Sequence[str]) -> bool:
         """Let a delivered scan run again whose structure set was removed, under the same UIDs.
 
-        False if it was not delivered, or was discarded.
+        Its clock begins with the series that came again. False if it was not delivered, or was
+        discarded.
+
+        Parameters
+        ----------
+        destinations : that get it; others that once had it do not
         """
         with self._transaction() as db:
             changed = db.execute(
                 "update scan set state = 'ready', reason = '', record = '{}', tries = 0, "
-                "started_at = null, logged = 0, again_s = again_s + ? - ready_at, ready_at = ? "
+                "started_at = null, logged = 0, again_s = 0, settle_s = ?, receive_s = ?, "
+                "last_slice_at = ?, ready_at = ? "
                 "where id = ? and state = 'contoured' and priority >= ? and exists (select 1 from "
                 "structure_set where structure_set.scan = scan.id and discarded_at is null and "
                 "(held is null or released_at is not null))",
-                (now, now, scan_id, LIVE),
+                (
+                    arrived.settle_s,
+                    arrived.receive_s,
+                    arrived.last_slice_at,
+                    arrived.ready_at,
+                    scan_id,
+                    LIVE,
+                ),
             ).rowcount
             if changed:
                 # A person looked at what was removed, not at what comes now.
                 db.execute(
-                    "update structure_set set held = null, released_at = null where scan = ?",
+                    "update structure_set set held = null, released_at = null, again_s = 0 "
+                    "where scan = ?",
                     (scan_id,),
                 )
-                db.execute(
-                    "update delivery set state = 'waiting', tries = 0, next_at = 0, status = '', "
-                    "accepted_at = null where structure_set in "
-                    "(select id from structure_set where scan = ?)",
-                    (scan_id,),
+                db.executemany(
+                    "insert into delivery (structure_set, destination, state) "
+                    "select id, ?, 'waiting' from structure_set where scan = ? "
+                    "on conflict (structure_set, destination) do update set state = 'waiting', "
+                    "tries = 0, next_at = 0, status = '', accepted_at = null",
+                    [(destination, scan_id) for destination in destinations],
                 )
         return bool(changed)
 

@@ -106,6 +106,8 @@ class Listener(ThreadedAssociationServer):
         self._tls = tls
         self._connections = 0
         self._open: set[_Connection] = set()
+        # Accepted, and no association runs on them yet.
+        self._waiting: set[socket.socket] = set()
         self._counting = threading.Lock()
         super().__init__(
             ae,
@@ -129,6 +131,7 @@ class Listener(ThreadedAssociationServer):
             return False
         with self._counting:
             self._connections += 1
+            self._waiting.add(request)
         return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -144,6 +147,7 @@ class Listener(ThreadedAssociationServer):
         finally:
             with self._counting:
                 self._connections -= 1
+                self._waiting.discard(request)
             if request is not None:
                 self.shutdown_request(request)
 
@@ -155,6 +159,9 @@ class Listener(ThreadedAssociationServer):
             secured = self._tls.wrap_socket(
                 request, server_side=True, do_handshake_on_connect=False
             )
+            with self._counting:
+                self._waiting.discard(request)
+                self._waiting.add(secured)
         except OSError as error:
             log.warning("connection from %s refused: %s", address, error)
             self.shutdown_request(request)
@@ -176,6 +183,7 @@ class Listener(ThreadedAssociationServer):
         """A connection runs an association."""
         with self._counting:
             self._open.add(connection)
+            self._waiting.discard(connection.request)
 
     def left(self, connection: _Connection) -> None:
         """Its association has ended."""
@@ -189,9 +197,12 @@ class Listener(ThreadedAssociationServer):
         self.server_close()
         began_s = time.monotonic()
         said: dict[_Connection, float] = {}
-        while still := self._still_open():
+        while self._connections:
             now_s = time.monotonic()
             late = now_s - began_s > STOP_GRACE_S
+            still, waiting = self._still_open()
+            for request in waiting if now_s - began_s > GOODBYE_S else ():
+                _cut(request)
             for connection in still:
                 if connection in said:
                     if now_s - said[connection] > GOODBYE_S:
@@ -204,9 +215,9 @@ class Listener(ThreadedAssociationServer):
                 return
             time.sleep(0.05)
 
-    def _still_open(self) -> list[_Connection]:
+    def _still_open(self) -> tuple[list[_Connection], list[socket.socket]]:
         with self._counting:
-            return list(self._open)
+            return list(self._open), list(self._waiting)
 
 
 class _Connection(RequestHandler):
@@ -225,12 +236,16 @@ class _Connection(RequestHandler):
         self.server.left(self)
 
     def silent_s(self) -> float:
-        """Seconds since something came."""
-        return time.monotonic() - self._messages.last_s
+        """Seconds since something came; 0 while the peer waits for an answer of ours."""
+        return 0.0 if self._messages.owes_answer else time.monotonic() - self._messages.last_s
 
     def abort(self) -> None:
         """Tell the peer that it is over, and the log whose it was."""
         requestor = self._association.requestor
+        if requestor.primitive is None:
+            # It has not asked for an association yet; there is nobody to tell.
+            self.cut()
+            return
         log.warning(
             "association with %s@%s aborted: limn stops. What came is kept; send a series that "
             "was not whole again when limn runs",
@@ -322,6 +337,8 @@ class _TimedSocket(AssociationSocket):
             if count == 0:
                 break
             filled += count
+            if isinstance(self.assoc.dimse, _BoundedMessages):
+                self.assoc.dimse.last_s = time.monotonic()
         return received[:filled] if filled < nr_bytes else received
 
     def _say(self, why: str) -> None:
@@ -431,6 +448,11 @@ class _BoundedMessages(DIMSEServiceProvider):
         self._window_s, self._window_bytes = 0.0, 0
         self.last_s = time.monotonic()
 
+    @property
+    def owes_answer(self) -> bool:
+        """Whether a message of the peer is not answered yet."""
+        return self._in_hand is not None or self.msg_queue.qsize() > 0
+
     def get_msg(self, block: bool = False) -> Any:
         """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
         if block:
@@ -459,6 +481,7 @@ class _BoundedMessages(DIMSEServiceProvider):
 
     def _answered(self) -> None:
         if self._in_hand is not None:
+            self.last_s = time.monotonic()
             self._in_hand.drop()
             self._in_hand = None
 
@@ -511,7 +534,8 @@ def _wake(event: evt.Event) -> None:
 
 def _cut(connection: socket.socket) -> None:
     try:
-        connection.shutdown(socket.SHUT_RDWR)
+        # Not TLS's own, which takes the session away from who is reading.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError:
         return
 

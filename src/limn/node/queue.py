@@ -184,9 +184,7 @@ def _print(
     # What a file says of its animal is text, never markup.
     console = Console(markup=False, highlight=False)
     if short := _shortage(config):
-        console.print(
-            f"{short}. A structure set that is done waits in memory until then", soft_wrap=True
-        )
+        console.print(short, soft_wrap=True)
     if not entries and not cohort["waiting"] and not cohort["running"]:
         node = "" if runs else "; the node is stopped"
         console.print(f"nothing waits in {config.data_dir}{node}", soft_wrap=True)

@@ -85,6 +85,10 @@ class Retention:
         if not files:
             return
         row = self._journal.scan(scan_id)
+        waited_for = any(e.state != "delivered" for e in self._journal.deliveries(scan_id))
+        if row.state != "contoured" or waited_for:
+            # Its series came again since this look began, and it is made anew.
+            return
         removed_bytes = sum(path.stat().st_size for path in files)
         structure_sets = list(folder.glob(RESULTS[0]))
         names = sorted({path.name for path in structure_sets}.union(RESULTS[1:]))

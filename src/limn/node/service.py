@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 STOP_S = 60.0
 PORT_WAIT_S = 5.0
 LAST_WORDS_S = 2.0
+LAST_SETTLE_S = 10.0
 RESTART_S = 0.5
 SLOWEST_RESTART_S = 10.0
 
@@ -113,11 +114,15 @@ def run_receiver(config_path: Path) -> None:
         )
         threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
     _run_until_stopped(threads, stopping)
+    intake.closing()
     server.shutdown()
+    # What a sender has just ended is whole when it has been quiet.
+    until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)
+    while intake.settle() and time.monotonic() < until_s:
+        time.sleep(0.05)
     shut.set()
     for thread in threads:
         thread.join()
-    intake.settle()
     journal.close()
 
 

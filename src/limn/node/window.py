@@ -71,6 +71,7 @@ class _Want:
     priority: int
     since_s: float
     seen_s: float
+    resting: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -91,11 +92,15 @@ class Window:
         if ask.priority is None:
             return ""
         since_s = before.since_s if before and before.priority == ask.priority else now_s
-        mine = _Want(ask.priority, since_s, now_s)
+        mine = _Want(ask.priority, since_s, now_s, ask.resting)
         free = [
             worker for worker in idle if worker not in self._grants and worker not in self.running
         ]
-        ahead = sum(_order(other) < _order(mine) for other in self._wants.values())
+        # One that can't use any of these workers does not keep them from others.
+        ahead = sum(
+            _order(other) < _order(mine) and not set(free) <= set(other.resting)
+            for other in self._wants.values()
+        )
         if ahead >= len(free):
             self._wants[ask.node] = mine
             return ""
