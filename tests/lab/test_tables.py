@@ -211,6 +211,8 @@ def test_what_limn_missed_takes_no_scan_from_the_paper_s_comparison():
         r for r in summary.accuracy(scores, "test2", ()) if (r.system, r.organ) == HEART_OF_LIMN
     ]
     assert row.cells["dsc"].mean < 0.9
+    captions = {sheet.name: sheet.caption for sheet in tables.sheets(scores)}
+    assert "limn's engine missed an organ on s05: DSC 0, no distance." in captions["table2"]
 
 
 def test_a_system_that_lacks_scans_is_named():

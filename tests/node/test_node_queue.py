@@ -130,7 +130,9 @@ def test_a_scan_that_kills_its_worker(
             os.kill(worker, signal.SIGKILL)
         wait_for(lambda: states(node) == ["quarantined"], 60, node.explain)
         command = f"limn retry --config {node.config} scan-00001"
-        alarms = f"scan-00001 animal {toy(1).animal} QUARANTINED, not contoured: 3 tries gave nothing"
+        alarms = (
+            f"scan-00001 animal {toy(1).animal} QUARANTINED, not contoured: 3 tries gave nothing"
+        )
 
         def lines() -> list[str]:
             return [each for each in node.log().splitlines() if alarms in each]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,17 +153,20 @@ def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
     The paper left such a scan out for every system (Results, "Contrast-enhanced CT"). What limn's
     own engine misses takes no scan from the paper's comparison.
     """
-    nowhere = {
-        own.scan
-        for own in scores
-        if own.set == test_set
-        and own.system != LIMN
-        and own.reference == FIRST_OBSERVER
-        and own.cleaned == "no"
-        and own.measure == "msd_mm"
-        and np.isnan(own.value)
-    }
-    return tuple(sorted(nowhere))
+    found = {own.scan for own in _not_found(scores, test_set) if own.system != LIMN}
+    return tuple(sorted(found))
+
+
+def missed_by_limn(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
+    """Scans on which limn's own engine did not find some organ."""
+    return tuple(sorted({own.scan for own in _not_found(scores, test_set) if own.system == LIMN}))
+
+
+def _not_found(scores: Sequence[Score], test_set: str) -> Iterator[Score]:
+    for own in scores:
+        where = (own.set, own.reference, own.cleaned, own.measure)
+        if where == (test_set, FIRST_OBSERVER, "no", "msd_mm") and np.isnan(own.value):
+            yield own
 
 
 def unscored(scores: Sequence[Score], test_set: str) -> dict[str, int]:

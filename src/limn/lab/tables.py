@@ -166,7 +166,7 @@ def _accuracy_sheet(
         f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
         f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
         f"removed. {_about_missed(without, missed)}{_about_undrawn(scores, test_set)}"
-        f"{_about_unscored(scores, test_set)}"
+        f"{_about_unscored(scores, test_set)}{_about_limn(scores, test_set)}"
     )
     name = TABLE_OF[test_set] + ("-without-missed" if without else "")
     return Sheet(name, caption, accuracy_columns(), tuple(rows))
@@ -187,6 +187,12 @@ def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
     found = summary.undrawn(scores, test_set)
     told = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in found.items())
     return f" Not scored, for observer 1 did not draw it: {told}." if found else ""
+
+
+def _about_limn(scores: Sequence[Score], test_set: str) -> str:
+    scans = summary.missed_by_limn(scores, test_set)
+    told = f" limn's engine missed an organ on {', '.join(scans)}: DSC 0, no distance."
+    return told if scans else ""
 
 
 def _about_unscored(scores: Sequence[Score], test_set: str) -> str:
