@@ -469,6 +469,21 @@ def test_a_structure_set_without_an_organ_is_named(site, tmp_path):
     assert "no ROI for Heart: Herz expected; it has Heart, SpinalCord" in bad_lines(lines)[0]
 
 
+def test_a_data_set_is_taken_over_as_it_is(few, layout, tmp_path):
+    """Imported and looked at once, then studied: no layout, the same files, its own split."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    import_folder(few, first, layout, SPLIT, lambda _: None)
+    import_folder(first, second, None, None, lambda _: None)
+    assert read_dataset(second) == read_dataset(first)
+    for own in read_dataset(second):
+        assert (second / own.ct).read_bytes() == (first / own.ct).read_bytes()
+    import_folder(first, second, None, SPLIT, lambda _: None)
+    other = tmp_path / "other.toml"
+    other.write_text('test1 = ["native-M01"]\ntest2 = []\nfolds = [["native-M03"]]\n')
+    with pytest.raises(ConfigWrong, match="imported with another split than"):
+        import_folder(first, tmp_path / "third", None, other, lambda _: None)
+
+
 def two_of_a_name(ds):
     """Another ROI is called like the heart."""
     ds.StructureSetROISequence[1].ROIName = " heart"

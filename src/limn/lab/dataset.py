@@ -98,11 +98,11 @@ class Case:
 def import_folder(
     source: Path, out: Path, layout: Path | None, split: Path | None, report: Report
 ) -> None:
-    """Make a data set of somebody's folder, or of a phantom cohort.
+    """Make a data set of somebody's folder, of a phantom cohort, or of a data set made before.
 
     Parameters
     ----------
-    layout : TOML as in `limn.lab.layout`; not for a phantom cohort, which is known
+    layout : TOML as in `limn.lab.layout`; a phantom cohort and a data set need none
     split : TOML as in `limn.lab.split`; without it a cohort keeps its own, and others are drawn
 
     Raises
@@ -112,6 +112,9 @@ def import_folder(
         there is no manifest.
     """
     writable(out)
+    if (source / MANIFEST).exists():
+        _take_over(source, out, split, report)
+        return
     if (source / cohort.MANIFEST).exists():
         rows = _cohort_rows(source)
         groups = {row["animal"]: row["contrast"] == "yes" for row in rows}
@@ -155,6 +158,33 @@ def _refuse_unfit(split: Split, animals: set[str]) -> None:
         wanted, here = ", ".join(split.training), ", ".join(sorted(animals))
         msg = f"no animal that the split trains on is here: it names {wanted}; here are {here}"
         raise ConfigWrong(msg)
+
+
+def _take_over(source: Path, out: Path, split: Path | None, report: Report) -> None:
+    """The same data set in another folder, its files linked where that can be.
+
+    Raises
+    ------
+    ConfigWrong
+        If it was made with another split than the one that is asked for.
+    """
+    entries = read_dataset(source)
+    if split is not None:
+        asked = read_split(split)
+        for own in entries:
+            side, fold = asked.side_of(own.animal), asked.fold_of(own.animal)
+            if (side, "" if fold is None else str(fold)) != (own.split, own.fold):
+                msg = f"{source} was imported with another split than {split}: {own.animal}"
+                raise ConfigWrong(msg)
+    for own in entries:
+        for name in ("ct", *DRAWN):
+            if path := getattr(own, name):
+                (out / path).parent.mkdir(parents=True, exist_ok=True)
+                (out / path).unlink(missing_ok=True)
+                _place(source / path, out / path)
+    for name in (SPLIT, MANIFEST):
+        shutil.copyfile(source / name, out / name)
+    report(f"{out / MANIFEST}: {len(entries)} scans of {source}, imported before")
 
 
 def read_dataset(folder: Path) -> tuple[Entry, ...]:
