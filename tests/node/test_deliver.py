@@ -7,10 +7,12 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.uid import CTImageStorage, RTStructureSetStorage
-from pynetdicom import evt
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from limn.domain.errors import PeerUnreachable
+from limn.node import deliver as deliver_module
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import Outcome, Peer, backoff_s, deliver, echo, judge, store
 from tests.conftest import free_port
@@ -300,3 +302,42 @@ def test_a_damaged_file_is_held_and_stops_no_other(tmp_path, kept):
     answer = deliver(nobody, path, "LIMN")
     assert answer.outcome is Outcome.HELD
     assert "damaged" in answer.status
+
+
+class Late:
+    """An event whose waiter is put aside by a busy machine just after it was let go."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def wait(self) -> None:
+        """Let go, then nothing for a while."""
+        self._event.wait()
+        time.sleep(0.3)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._event, name)
+
+
+def test_an_answer_is_never_taken_by_another_thread(path, monkeypatch):
+    """On a busy machine pynetdicom's own thread took it and dropped it: a minute was lost."""
+    monkeypatch.setattr(deliver_module, "REPLY_S", 3.0)
+    associate = AE.associate
+
+    def on_a_busy_machine(*arguments: object, **named: object) -> Association:
+        association = associate(*arguments, **named)
+        association._reactor_checkpoint = Late(association._reactor_checkpoint)
+        send = association.dimse.send_msg
+
+        def send_and_be_put_aside(*message: object) -> None:
+            send(*message)
+            time.sleep(0.6)
+
+        association.dimse.send_msg = send_and_be_put_aside
+        time.sleep(0.1)
+        return association
+
+    monkeypatch.setattr(AE, "associate", on_a_busy_machine)
+    with peer(Archive()) as port:
+        dataset = pydicom.dcmread(path)
+        assert list(store(Peer("TPS", "127.0.0.1", port, "LIMN"), [dataset] * 3)) == [0, 0, 0]

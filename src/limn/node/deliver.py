@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -235,7 +236,24 @@ def associate(
             )
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
+    if not handlers:
+        _leave_answers_to_who_asked(association)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
+
+
+def _leave_answers_to_who_asked(association: Association) -> None:
+    """Keep pynetdicom's own thread from taking an answer that `send_c_store` waits for.
+
+    It is paused before a request goes out, but may have passed that point already; if the machine
+    is busy it then finds the answer first and drops it, and the request times out after `REPLY_S`.
+    A peer sends us nothing else on such an association.
+    """
+    take = association.dimse.get_msg
+
+    def only_when_waited_for(block: bool = False) -> Any:
+        return take(block) if block else (None, None)
+
+    association.dimse.get_msg = only_when_waited_for  # type: ignore[method-assign]
