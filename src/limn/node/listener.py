@@ -147,9 +147,14 @@ class Listener(ThreadedAssociationServer):
         finally:
             with self._counting:
                 self._connections -= 1
-                self._waiting.discard(request)
             if request is not None:
                 self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, however far it came."""
+        with self._counting:
+            self._waiting.discard(request)
+        super().shutdown_request(request)
 
     def _secured(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
         assert self._tls is not None  # noqa: S101 - asked for only then
