@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from limn.dicom import bounded
-from limn.dicom.bounded import Overlarge, check_promise, coded_size, read
+from limn.dicom.bounded import PIXEL_DATA, Overlarge, check_promise, coded_size, pixel_bytes, read
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
@@ -182,6 +182,20 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(tmp_path, synta
     found = assemble(read_headers(write_slices(tmp_path, series)))
     with pytest.raises(RefusedSeries, match=r"codestream says \(600, 800\), Rows x Col"):
         read_volume(found)
+
+
+def test_pixels_stay_where_they_are_and_nothing_else(monkeypatch):
+    """Their length is known, also of what a file lacks; another long value is read."""
+    monkeypatch.setattr(bounded, "LONG_BYTES", 32)
+    ds = slices()[0]
+    contents = encoded(ds)
+    left = read(contents, leave_pixels=True)
+    (pixels,) = (each for each in left.values() if each.tag == PIXEL_DATA)
+    assert pixels.value is None
+    assert pixel_bytes(left, len(contents)) == len(ds.PixelData)
+    assert pixel_bytes(left, len(contents) - 7) == len(ds.PixelData) - 7
+    ds.ImageComments = "a mouse " * 20
+    assert read(encoded(ds), leave_pixels=True).ImageComments.startswith("a mouse")
 
 
 def test_an_element_that_announces_four_gigabytes_is_cut_off():

@@ -123,7 +123,7 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     assert "in seconds a scan, all systems on one machine (" in told
     assert "AIMOS | UNet-768, rebuilt | here" in told
     assert "Trained on 2 scans of 2 animals in 2 folds (the paper: 105 scans of 15 animals" in told
-    assert "every patch around an organ, no mirror images; 2 epochs of 3" in told
+    assert "every second patch around an organ, no mirror images; 2 epochs of 3" in told
     systems = {own.system for own in read_scores(results / "scores.csv")}
     assert systems == {
         "3d_fullres", "3d_lowres", "3d_cascade", "2d", "aimos", "limn", "observers",

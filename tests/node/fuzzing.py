@@ -45,7 +45,7 @@ from limn.node.config import Receive
 from limn.node.intake import Source
 from limn.node.receive import listen
 from tests.conftest import REPOSITORY
-from tests.node.parts import COUNT, Door, encoded, slices, until
+from tests.node.parts import COUNT, Door, encoded, only_sends, slices, until
 
 SLOWEST_S = 10.0
 GROWTH_MB = 150
@@ -325,7 +325,7 @@ class Run:
             child.send_signal(signal.SIGUSR1)
         ae = AE(ae_title="GOOD")
         ae.add_requested_context(CTImageStorage, [ExplicitVRLittleEndian])
-        association = ae.associate("127.0.0.1", port, ae_title="LIMN")
+        association = only_sends(ae.associate("127.0.0.1", port, ae_title="LIMN"))
         statuses = [association.send_c_store(ds).get("Status") for ds in slices("999999")]
         association.release()
         if statuses != [0] * COUNT:

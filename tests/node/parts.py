@@ -1,6 +1,7 @@
 """Parts of a node on a temporary folder, and peers that answer as told."""
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,13 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.transport import ThreadedAssociationServer
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import Grid
 from limn.domain.scan import Volume
+from limn.node.deliver import leave_answers_to_who_asked
 from limn.node.intake import Intake, Source
 from limn.node.journal import Arrived, Journal, ScanRow
 from limn.node.settle import Rules
@@ -29,6 +32,16 @@ from limn.node.spool import Spool
 
 COUNT = 20
 SCP = Source("association-1", "SCANNER@127.0.0.1", 0.05)
+
+
+def only_sends(association: Association) -> Association:
+    """A sender's association: no wait for an acknowledgement, no answer lost (`deliver`)."""
+    opened = association.dul.socket
+    if association.is_established and opened is not None and opened.socket is not None:
+        leave_answers_to_who_asked(association)
+        # Or every C-STORE waits 40 ms.
+        opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return association
 
 
 def slices(number: str = "1", count: int = COUNT) -> list[FileDataset]:

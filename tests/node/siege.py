@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
 from tests.conftest import BUNDLE, REPOSITORY, free_port, require_peer
+from tests.node.parts import only_sends
 from tests.node.running import ENVIRONMENT, Node, children_of, wait_for
 from tests.node.toy import Toy, slices_named_by, toy
 
@@ -254,10 +254,7 @@ class Scanner:
         association = ae.associate("127.0.0.1", self.port, ae_title="LIMN", max_pdu=131072)
         if not association.is_established:
             return None
-        opened = association.dul.socket
-        if opened is not None and opened.socket is not None:
-            opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return association
+        return only_sends(association)
 
 
 @dataclass

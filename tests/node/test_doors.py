@@ -385,12 +385,13 @@ def test_who_stops_does_not_wait_for_ever(listening, monkeypatch):
     """One that goes on and on is aborted; one that does not even hear of it is cut."""
     monkeypatch.setattr(listener, "STOP_GRACE_S", 1.0)
     receiver = listening()
+    # Before: four hundred take a busy machine longer than the grace.
+    sent = iter(slices(count=400))
     busy, deaf = receiver.associate(), receiver.associate()
     # Its own reader is gone: an abort is never answered.
     deaf.dul.kill_dul()
     stopping = threading.Thread(target=receiver.server.shutdown)
     stopping.start()
-    sent = iter(slices(count=400))
     while busy.is_established:
         with suppress(RuntimeError):
             busy.send_c_store(next(sent))

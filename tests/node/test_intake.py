@@ -26,6 +26,7 @@ from pydicom.uid import (
     RTStructureSetStorage,
 )
 
+from limn.dicom import bounded
 from limn.node.instance import Unreadable, inspect
 from limn.node.intake import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS, Source
 from tests.node.parts import COUNT, SCP, Door, encoded, other_modality, running, slices, until
@@ -405,6 +406,33 @@ def in_syntax(syntax: UID) -> bytes:
         force_encoding=True,
     )
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+    ],
+)
+@pytest.mark.parametrize("missing_bytes", [0, 1, 40, 96])
+def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes, monkeypatch):
+    """Whole or cut off, what is said of an instance is what reading all of it says."""
+    contents = in_syntax(syntax)
+    contents = contents[: len(contents) - missing_bytes]
+
+    def verdict() -> object:
+        try:
+            return inspect(contents)
+        except Unreadable as error:
+            return str(error)
+
+    whole = verdict()
+    monkeypatch.setattr(bounded, "LONG_BYTES", 32)
+    assert verdict() == whole
 
 
 UNREADABLE = {

@@ -16,6 +16,7 @@ from limn.domain.scan import Labels, Organ, Volume, dice, unpack_labels
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.phantom.anatomy import TRUTH_LABELS
 from tests.conftest import require_peer
+from tests.node.parts import only_sends
 from tests.node.running import (
     ENVIRONMENT,
     Node,
@@ -240,7 +241,7 @@ def test_an_aborted_series_is_never_contoured_half(
 
     ae = AE("SCANNER")
     ae.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
-    association = ae.associate("127.0.0.1", site.node.port, ae_title="LIMN")
+    association = only_sends(ae.associate("127.0.0.1", site.node.port, ae_title="LIMN"))
     for path in half:
         assert association.send_c_store(pydicom.dcmread(path)).Status == 0
     association.abort()

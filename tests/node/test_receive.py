@@ -36,6 +36,7 @@ from tests.node.parts import (
     Door,
     arrived,
     encoded,
+    only_sends,
     slices,
     stop,
     structure_set,
@@ -65,12 +66,7 @@ class Listening:
         ae = AE(ae_title=calling)
         for sop_class, syntaxes in contexts or [(CTImageStorage, [ExplicitVRLittleEndian])]:
             ae.add_requested_context(sop_class, syntaxes or [ImplicitVRLittleEndian])
-        association = ae.associate("127.0.0.1", self.port, ae_title=called)
-        if not association.is_established:
-            return association
-        # Or every C-STORE waits 40 ms for an acknowledgement.
-        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return association
+        return only_sends(ae.associate("127.0.0.1", self.port, ae_title=called))
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import threading
 
@@ -36,13 +37,37 @@ def test_a_name_is_on_disk_before_its_contents(slots, monkeypatch):
     assert synced.count("slots") == 2
 
 
-def test_contents_are_synced(slots, monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "O_DSYNC"), reason="Windows: fsync, as below")
+def test_contents_are_written_through(slots, monkeypatch):
+    """The kernel says so of the descriptor that takes them."""
+    through, write = [], os.write
+
+    def seen(descriptor, contents):
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        through.append((os.fstat(descriptor).st_ino, flags & os.O_DSYNC == os.O_DSYNC))
+        return write(descriptor, contents)
+
+    monkeypatch.setattr(os, "write", seen)
+    slot = slots.write(b"x")
+    assert through == [(slot.stat().st_ino, True)]
+
+
+def test_contents_are_synced_where_nothing_writes_through(slots, monkeypatch):
     """Write does not return before fsync has."""
     synced = []
     slots.write(b"the batch is made")
+    monkeypatch.setattr("limn.node.slots._THROUGH", 0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     slot = slots.write(b"x")
     assert synced == [slot.stat().st_ino]
+    assert slot.read_bytes() == b"x"
+
+
+def test_a_write_that_ends_early_goes_on(slots, monkeypatch):
+    """A kernel may take less than it was given."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, rest: write(descriptor, bytes(rest[:3])))
+    assert slots.write(b"0123456789").read_bytes() == b"0123456789"
 
 
 def test_a_discarded_slot_is_empty_and_used_again(slots):
@@ -59,25 +84,47 @@ def test_a_disk_without_room_leaves_no_slot_behind(slots, monkeypatch):
     """The reason comes through, and the half-written slot is empty again."""
     slots.write(b"whole")
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+    write = os.write
 
-    monkeypatch.setattr(os, "fsync", full)
+    def full(descriptor, contents):
+        if len(contents) < 4:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, contents[:2])
+
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left"):
         slots.write(b"half")
     assert holding(slots) == [b"whole"]
 
 
 def test_what_is_not_asked_for_is_discarded(slots):
-    """A refusal, by return or by error, empties the slot that was written beside it."""
-    with slots.beside(b"taken") as written:
-        kept = written()
-    with slots.beside(b"refused"):
+    """A refusal, by return or by error, empties the slot that was written for it."""
+    with slots.offered(b"taken") as taken:
+        kept = taken()
+    with slots.offered(b"refused"):
         pass
-    with pytest.raises(KeyError), slots.beside(b"broken"):
+    with pytest.raises(KeyError), slots.offered(b"broken"):
         raise KeyError
     assert kept.read_bytes() == b"taken"
     assert holding(slots) == [b"taken"]
+
+
+def test_a_failed_write_is_told_to_who_asks(slots, monkeypatch):
+    """A duplicate needs no room, and is answered as one on a full disk too."""
+    monkeypatch.setattr(slots, "write", raising(OSError(28, "No space left on device")))
+    with slots.offered(b"not asked for"):
+        pass
+    with slots.offered(b"asked for") as taken, pytest.raises(OSError, match="No space left"):
+        taken()
+
+
+def raising(error):
+    """A function that does."""
+
+    def does(*_):
+        raise error
+
+    return does
 
 
 def test_somebody_who_tidies_up_breaks_nothing(slots):

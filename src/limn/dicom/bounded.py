@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pydicom
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 
 # What pydicom, the decoders and NumPy raise for bytes that are not what they claim; pydicom
 # raises OSError too, for a sequence whose items end early, and reads elements when they are
@@ -51,14 +52,22 @@ MAX_READS = 2**21
 # Beside the pixels; a scanner's private groups stay far below.
 MAX_HEADER_BYTES = 2**22
 MAX_HEADER_BYTES_PER_FRAME = 2**16
+# Half a megabyte copied for nobody is half a millisecond of a scanner's time.
+LONG_BYTES = 2**16
 
 
 class Overlarge(ValueError):
     """More than any scan of a mouse; the text names the keyword and the limit."""
 
 
-def read(source: bytes | Path, *, stop_before_pixels: bool = False) -> FileDataset:
+def read(
+    source: bytes | Path, *, stop_before_pixels: bool = False, leave_pixels: bool = False
+) -> FileDataset:
     """Parse a DICOM file, or its bytes.
+
+    Parameters
+    ----------
+    leave_pixels : long pixel data stay where they are, for `pixel_bytes` alone
 
     Raises
     ------
@@ -69,8 +78,29 @@ def read(source: bytes | Path, *, stop_before_pixels: bool = False) -> FileDatas
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
-            return _read(file, stop_before_pixels=stop_before_pixels)
-    return _read(io.BytesIO(source), stop_before_pixels=stop_before_pixels)
+            return _read(file, stop_before_pixels)
+    if leave_pixels:
+        header = _read(io.BytesIO(source), stop_before_pixels, LONG_BYTES)
+        if {PIXEL_DATA}.issuperset(each.tag for each in header.values() if _is_left(each)):
+            return header
+    return _read(io.BytesIO(source), stop_before_pixels)
+
+
+def pixel_bytes(header: Dataset, total_bytes: int) -> int:
+    """Length of the pixel data, also where they were left; what a file lacks does not count."""
+    # Not asked for by its tag: pydicom would read it.
+    pixels = next((each for each in header.values() if each.tag == PIXEL_DATA), None)
+    if isinstance(pixels, RawDataElement) and _is_left(pixels):
+        return max(0, min(pixels.length, total_bytes - pixels.value_tell))
+    return len(pixels.value) if pixels is not None and isinstance(pixels.value, bytes) else 0
+
+
+def _is_left(element: DataElement | RawDataElement) -> bool:
+    return (
+        isinstance(element, RawDataElement)
+        and element.value is None
+        and element.length > LONG_BYTES
+    )
 
 
 def check_promise(header: Dataset) -> None:
@@ -100,9 +130,8 @@ def check_header_bytes(header: Dataset, total_bytes: int) -> None:
     Overlarge
         Names the size.
     """
-    pixels = header.get("PixelData")
     frames = int(header.get("NumberOfFrames") or 1)
-    beside = total_bytes - (len(pixels) if isinstance(pixels, bytes) else 0)
+    beside = total_bytes - pixel_bytes(header, total_bytes)
     allowed = MAX_HEADER_BYTES + MAX_HEADER_BYTES_PER_FRAME * frames
     if beside > allowed:
         msg = f"{beside} bytes beside PixelData, at most {allowed} expected"
@@ -147,7 +176,7 @@ def _jpeg_size(code: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _read(file: BinaryIO, *, stop_before_pixels: bool) -> FileDataset:
+def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = None) -> FileDataset:
     metered = cast(BinaryIO, _Metered(file))
     preamble = read_preamble(metered, force=False)
     meta = read_dataset(
@@ -156,19 +185,28 @@ def _read(file: BinaryIO, *, stop_before_pixels: bool) -> FileDataset:
         is_little_endian=True,
         stop_when=lambda tag, vr, length: tag.group != 2,
     )
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+    syntax = meta.get("TransferSyntaxUID")
+    if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
+        # pydicom knows how others went wrong.
         metered.seek(0)
-        return pydicom.dcmread(metered, stop_before_pixels=stop_before_pixels)
-    # pydicom would inflate it whatever its size.
-    inflated = cast(BinaryIO, _Metered(io.BytesIO(_inflate(metered.read()))))
+        return pydicom.dcmread(
+            metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels
+        )
+    if syntax == DeflatedExplicitVRLittleEndian:
+        # pydicom would inflate it whatever its size.
+        metered = cast(BinaryIO, _Metered(io.BytesIO(_inflate(metered.read()))))
+        # Where a value lies in there is no place in the file.
+        leave_bytes = None
+    implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
     ds = read_dataset(
-        inflated,
-        is_implicit_VR=False,
-        is_little_endian=True,
+        metered,
+        is_implicit_VR=implicit,
+        is_little_endian=little,
         stop_when=_at_pixels if stop_before_pixels else None,
+        defer_size=leave_bytes,
     )
-    found = FileDataset("", ds, preamble, FileMetaDataset(meta), False, True)
-    found.set_original_encoding(False, True, ds.original_character_set)
+    found = FileDataset("", ds, preamble, FileMetaDataset(meta), implicit, little)
+    found.set_original_encoding(implicit, little, ds.original_character_set)
     return found
 
 

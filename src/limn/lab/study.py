@@ -105,7 +105,7 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         "and so do these figures, within what luck does.",
     ]
     rule = (
-        "AdamW, bf16 where the CPU has it, every patch around an organ, no mirror images"
+        "AdamW, bf16 where the CPU has it, every second patch around an organ, no mirror images"
         if config.short
         else "nnU-Net's own trainer"
     )

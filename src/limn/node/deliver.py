@@ -237,14 +237,14 @@ def associate(
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
     if not handlers:
-        _leave_answers_to_who_asked(association)
+        leave_answers_to_who_asked(association)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
 
 
-def _leave_answers_to_who_asked(association: Association) -> None:
+def leave_answers_to_who_asked(association: Association) -> None:
     """Keep pynetdicom's own thread from taking an answer that `send_c_store` waits for.
 
     It is paused before a request goes out, but may have passed that point already; if the machine

@@ -12,7 +12,13 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from limn.dicom.bounded import DAMAGES, check_header_bytes, check_promise, read
+from limn.dicom.bounded import (
+    DAMAGES,
+    check_header_bytes,
+    check_promise,
+    pixel_bytes,
+    read,
+)
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
@@ -69,8 +75,8 @@ def inspect(contents: bytes) -> Instance:
     try:
         # First, because it leaves the interpreter to the thread that writes these bytes.
         digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
-        ds = read(contents)
-        _check(ds)
+        ds = read(contents, leave_pixels=True)
+        _check(ds, len(contents))
         check_header_bytes(ds, len(contents))
         every = [plane for _, plane in planes(ds)]
         return Instance(
@@ -100,7 +106,7 @@ def _dataset_offset(contents: bytes) -> int:
     return 144 + int.from_bytes(contents[140:144], "little")
 
 
-def _check(ds: Dataset) -> None:
+def _check(ds: Dataset, total_bytes: int) -> None:
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if syntax not in TRANSFER_SYNTAXES:
         msg = f"TransferSyntaxUID {syntax} can't be decoded here"
@@ -122,8 +128,9 @@ def _check(ds: Dataset) -> None:
         frames = int(ds.get("NumberOfFrames") or 1)
         expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
         expected = expected * ds.BitsAllocated // 8
-        if len(ds.PixelData) < expected:
-            msg = f"PixelData has {len(ds.PixelData)} bytes, {expected} expected: cut off"
+        found = pixel_bytes(ds, total_bytes)
+        if found < expected:
+            msg = f"PixelData has {found} bytes, {expected} expected: cut off"
             raise Unreadable(msg)
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ AMID_S = 5.0
 # So many series that were handed over stay in memory; an earlier one is read from the spool if
 # something of it comes again.
 KEPT = 32
+# An association waits for its own instance, so more than there are associations wait for none.
+READERS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Intake:
         self._lock = threading.RLock()
         # A gigabyte each; what fifty senders inflate at once no bound on what they send can tell.
         self._inflating = threading.Lock()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gathering: dict[str, _Gathering] = {}
         self._journal_failed = False
 
@@ -141,20 +145,25 @@ class Intake:
             return OUT_OF_RESOURCES, (
                 "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room"
             )
-        # The disk's work and ours at the same time: each takes a millisecond or more.
-        with self._slots.beside(contents) as written:
-            return self._take(contents, written, source, arrived_s)
+        # The disk's work and ours at the same time, each of some milliseconds. The reading is what
+        # goes to another thread: it holds the interpreter, and a writer would wait for it.
+        reading = self._readers.submit(self._read, contents)
+        with self._slots.offered(contents) as taken:
+            return self._take(reading, taken, source, arrived_s)
+
+    def _read(self, contents: bytes) -> Instance:
+        with self._inflating if inflates(contents) else nullcontext():
+            return inspect(contents)
 
     def _take(
         self,
-        contents: bytes,
-        written: Callable[[], Path],
+        reading: Future[Instance],
+        taken: Callable[[], Path],
         source: Source,
         arrived_s: float | None,
     ) -> tuple[int, str]:
         try:
-            with self._inflating if inflates(contents) else nullcontext():
-                instance = inspect(contents)
+            instance = reading.result()
         except Unreadable as error:
             return CANNOT_UNDERSTAND, str(error)
         with self._held(instance) as gathering, gathering.writing:
@@ -177,7 +186,7 @@ class Intake:
             if known is None:
                 try:
                     self._spool.place(
-                        written(), instance.series_instance_uid, instance.sop_instance_uid
+                        taken(), instance.series_instance_uid, instance.sop_instance_uid
                     )
                 except (OSError, SpoolFull) as error:
                     why = oplog.series_end(instance.series_instance_uid)

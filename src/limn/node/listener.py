@@ -300,12 +300,19 @@ class _TimedSocket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether something has come, or comes within `LOOK_S`."""
+        """Whether something has come, or comes within `LOOK_S`; an answer of ours ends the wait."""
         if super().ready:
             return True
         connection = self.socket
         dul = self.assoc.dul
         if connection is None or not self._is_connected or dul.event_queue.qsize():
+            return False
+        messages = self.assoc.dimse
+        if isinstance(messages, _BoundedMessages) and messages.owes_answer:
+            # The peer says nothing until it has it; looking at the socket would hold it up.
+            with dul.to_provider_queue.not_empty:
+                if not dul.to_provider_queue.queue:
+                    dul.to_provider_queue.not_empty.wait(LOOK_S)
             return False
         with suppress(OSError, ValueError):
             return bool(select.select([connection], [], [], LOOK_S)[0])
@@ -450,26 +457,34 @@ class _BoundedMessages(DIMSEServiceProvider):
         self._share = _Share(room)
         self._collected = 0
         self._in_hand: _DataSet | None = None
+        self._unanswered = False
         self._window_s, self._window_bytes = 0.0, 0
         self.last_s = time.monotonic()
 
     @property
     def owes_answer(self) -> bool:
         """Whether a message of the peer is not answered yet."""
-        return self._in_hand is not None or self.msg_queue.qsize() > 0
+        return self._unanswered or self.msg_queue.qsize() > 0
 
     def get_msg(self, block: bool = False) -> Any:
         """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
         if block:
             return super().get_msg(block)
         self._answered()
+        self._unanswered = False
         try:
             context_id, message = self.msg_queue.get(timeout=LISTEN_S)
         except queue.Empty:
             return None, None
+        self._unanswered = True
         if isinstance(message, C_STORE) and isinstance(message.DataSet, _DataSet):
             self._in_hand = message.DataSet
         return context_id, message
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """As pynetdicom's; whatever is sent, the next thing to come is the peer's."""
+        self._unanswered = False
+        super().send_msg(primitive, context_id)
 
     def forget(self) -> None:
         """The association is over; nothing of it is in memory any more."""

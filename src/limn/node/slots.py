@@ -12,7 +12,6 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from limn.node.modes import OWNER_ONLY_FILE, make_private_folder
 from limn.node.spool import fsync_folder
 
 BATCH = 64
-# An association waits for its own write, so more than there are associations wait for none.
-WRITERS = 32
+# One call that writes and waits for the disk: after each of several the interpreter has to be got
+# back from whoever reads an instance meanwhile. Windows has none.
+_THROUGH = getattr(os, "O_DSYNC", 0)
 
 
 class Slots:
@@ -31,30 +31,34 @@ class Slots:
         self._folder = folder
         self._lock = threading.Lock()
         self._free: list[Path] = []
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="slot")
 
     @contextmanager
-    def beside(self, contents: bytes) -> Iterator[Callable[[], Path]]:
-        """Write while the caller looks at the contents; what it does not ask for is discarded.
+    def offered(self, contents: bytes) -> Iterator[Callable[[], Path]]:
+        """`write`, and discard what the caller then does not take.
 
         Yields
         ------
-        written : waits for `write` and gives what it gives
+        taken : gives what `write` gave, or raises what it raised
         """
-        writing = self._writers.submit(self.write, contents)
-        asked = False
+        left: Path | None = None
+        failed: OSError | None = None
+        try:
+            left = self.write(contents)
+        except OSError as error:
+            failed = error
 
-        def written() -> Path:
-            nonlocal asked
-            asked = True
-            return writing.result()
+        def taken() -> Path:
+            nonlocal left
+            if left is None:
+                raise failed or OSError("taken before")
+            slot, left = left, None
+            return slot
 
         try:
-            yield written
+            yield taken
         finally:
-            if not asked:
-                with suppress(OSError):
-                    self.discard(writing.result())
+            if left is not None:
+                self.discard(left)
 
     def write(self, contents: bytes) -> Path:
         """The slot that holds the contents; both survive a power cut once this returns.
@@ -66,10 +70,7 @@ class Slots:
         """
         slot = self._next()
         try:
-            with slot.open("r+b") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_through(slot, contents)
         except OSError:
             self.discard(slot)
             raise
@@ -111,3 +112,16 @@ class Slots:
         fsync_folder(self._folder)
         fsync_folder(self._folder.parent)
         return made
+
+
+def _write_through(path: Path, contents: bytes) -> None:
+    """Into a file that is there; on disk once this returns."""
+    descriptor = os.open(path, os.O_WRONLY | _THROUGH | getattr(os, "O_BINARY", 0))
+    try:
+        rest = memoryview(contents)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if not _THROUGH:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
