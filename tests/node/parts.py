@@ -24,7 +24,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import Grid
 from limn.domain.scan import Volume
-from limn.node.deliver import leave_answers_to_who_asked
+from limn.node import answers
 from limn.node.intake import Intake, Source
 from limn.node.journal import Arrived, Journal, ScanRow
 from limn.node.settle import Rules
@@ -38,7 +38,7 @@ def only_sends(association: Association) -> Association:
     """A sender's association: no wait for an acknowledgement, no answer lost (`deliver`)."""
     opened = association.dul.socket
     if association.is_established and opened is not None and opened.socket is not None:
-        leave_answers_to_who_asked(association)
+        answers.sort(association)
         # Or every C-STORE waits 40 ms.
         opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association

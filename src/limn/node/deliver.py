@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -25,6 +24,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.node import answers
 from limn.node.config import DicomDestination, FolderDestination, PeerTls
 from limn.node.peer_tls import requestor_context
 from limn.node.spool import write_durably
@@ -236,24 +236,8 @@ def associate(
             )
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
-    if not handlers:
-        leave_answers_to_who_asked(association)
+    answers.sort(association)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
-
-
-def leave_answers_to_who_asked(association: Association) -> None:
-    """Keep pynetdicom's own thread from taking an answer that `send_c_store` waits for.
-
-    It is paused before a request goes out, but may have passed that point already; if the machine
-    is busy it then finds the answer first and drops it, and the request times out after `REPLY_S`.
-    A peer sends us nothing else on such an association.
-    """
-    take = association.dimse.get_msg
-
-    def only_when_waited_for(block: bool = False) -> Any:
-        return take(block) if block else (None, None)
-
-    association.dimse.get_msg = only_when_waited_for  # type: ignore[method-assign]

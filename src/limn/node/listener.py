@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import queue
 import select
 import socket
 import ssl
@@ -32,6 +31,7 @@ from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from limn.node import answers
 from limn.node.config import Network
 from limn.node.doors import may_connect
 
@@ -467,14 +467,13 @@ class _BoundedMessages(DIMSEServiceProvider):
         return self._unanswered or self.msg_queue.qsize() > 0
 
     def get_msg(self, block: bool = False) -> Any:
-        """As pynetdicom's, but "not blocking" waits for `LISTEN_S`."""
+        """The next answer if who calls can wait for it, else a request within `LISTEN_S`."""
         if block:
-            return super().get_msg(block)
+            return answers.take(self, answer=True, wait_s=self.dimse_timeout)
         self._answered()
         self._unanswered = False
-        try:
-            context_id, message = self.msg_queue.get(timeout=LISTEN_S)
-        except queue.Empty:
+        context_id, message = answers.take(self, answer=False, wait_s=LISTEN_S)
+        if message is None:
             return None, None
         self._unanswered = True
         if isinstance(message, C_STORE) and isinstance(message.DataSet, _DataSet):

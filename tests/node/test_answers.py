@@ -1,0 +1,79 @@
+import queue
+import threading
+import time
+from types import SimpleNamespace
+
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
+
+from limn.node.answers import take
+
+
+def dimse(*messages):
+    """What has come so far."""
+    came = queue.Queue()
+    for message in messages:
+        came.put((1, message))
+    return SimpleNamespace(msg_queue=came)
+
+
+def answer():
+    """To a C-STORE of ours."""
+    message = C_STORE()
+    message.MessageIDBeingRespondedTo = 7
+    return message
+
+
+def request():
+    """A report that the peer sends in between."""
+    message = N_EVENT_REPORT()
+    message.MessageID = 3
+    return message
+
+
+def test_each_gets_its_own_whatever_came_first():
+    """A commitment's report may overtake the answer to its request, on the same association."""
+    asked, told = answer(), request()
+    both = dimse(told, asked)
+    assert take(both, answer=True, wait_s=1.0) == (1, asked)
+    assert take(both, answer=False, wait_s=0.0) == (1, told)
+    assert take(both, answer=False, wait_s=0.0) == (None, None)
+
+
+def test_what_is_for_the_other_is_left():
+    """Neither drops what it does not want."""
+    for mine, message in ((True, request()), (False, answer())):
+        one = dimse(message)
+        assert take(one, answer=mine, wait_s=0.05) == (None, None)
+        assert take(one, answer=not mine, wait_s=0.0) == (1, message)
+
+
+def test_both_wait_and_each_is_woken_by_its_own():
+    """The queue wakes one of two; whoever is woken in vain passes it on."""
+    for order in (0, 1):
+        line, got = dimse(), {}
+
+        def wait(mine, line=line, got=got):
+            began_s = time.monotonic()
+            got[mine] = (take(line, answer=mine, wait_s=5.0)[1], time.monotonic() - began_s)
+
+        threads = [threading.Thread(target=wait, args=(mine,)) for mine in (True, False)]
+        for thread in threads[:: 1 - 2 * order]:
+            thread.start()
+            time.sleep(0.05)
+        asked, told = answer(), request()
+        for message in (asked, told):
+            line.msg_queue.put((1, message))
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join(6)
+        assert (got[True][0], got[False][0]) == (asked, told)
+        assert max(each[1] for each in got.values()) < 2
+
+
+def test_the_end_of_an_association_ends_the_wait():
+    """It is said with nothing at all, to whoever waits."""
+    over = dimse()
+    threading.Timer(0.1, over.msg_queue.put, ((None, None),)).start()
+    began_s = time.monotonic()
+    assert take(over, answer=True, wait_s=None) == (None, None)
+    assert time.monotonic() - began_s < 2
