@@ -3,9 +3,36 @@ import threading
 import time
 from types import SimpleNamespace
 
+import pytest
+from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
+from pynetdicom.sop_class import CTImageStorage
 
-from limn.node.answers import take
+from limn.node.answers import take, to_store
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "instance"),
+    [
+        (CTImageStorage, "1.2.3"),
+        (CTImageStorage, "1.2.34"),
+        (None, "1.2.3"),
+        (CTImageStorage, None),
+    ],
+)
+@pytest.mark.parametrize("status", [0x0000, 0x0111, 0xA700, 0xC000])
+def test_an_answer_goes_out_as_pynetdicom_encodes_it(sop_class, instance, status):
+    """Byte by byte, and what has more to say is left to pynetdicom."""
+    said = C_STORE()
+    said.MessageIDBeingRespondedTo, said.Status = 65535, status
+    said.AffectedSOPClassUID, said.AffectedSOPInstanceUID = sop_class, instance
+    message = C_STORE_RSP()
+    message.primitive_to_message(said)
+    (theirs,) = message.encode_msg(5, 16384)
+    ours = to_store(said, 5)
+    assert ours.presentation_data_value_list == theirs.presentation_data_value_list
+    said.ErrorComment = "no room"
+    assert to_store(said, 5) is None
 
 
 def dimse(*messages):

@@ -483,7 +483,12 @@ class _BoundedMessages(DIMSEServiceProvider):
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """As pynetdicom's; whatever is sent, the next thing to come is the peer's."""
         self._unanswered = False
-        super().send_msg(primitive, context_id)
+        is_answer = isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo
+        message = answers.to_store(primitive, context_id) if is_answer else None
+        if message is not None:
+            self.dul.send_pdu(message)
+        else:
+            super().send_msg(primitive, context_id)
 
     def forget(self) -> None:
         """The association is over; nothing of it is in memory any more."""
