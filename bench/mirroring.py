@@ -78,15 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="work, scores and table; a killed run goes on there")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--scans", type=int, default=10, help="the first of the 35 native ones")
+    parser.add_argument("--scans", type=int, default=5, help="the first of the 35 native ones")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parsed = parser.parse_args()
     writable(parsed.out)
     torch.set_num_threads(parsed.threads)
     bundle = open_bundle(taught(EMBEDDED_BUNDLE, parsed.out, parsed.steps))
     ways = {
-        "plain": Ensemble.load(bundle, "cpu", "paper"),
-        "mirrored": Ensemble.load(bundle, "cpu", "paper", mirroring=True),
+        "plain": Ensemble.load(bundle, "cpu", "fast"),
+        "mirrored": Ensemble.load(bundle, "cpu", "fast", mirroring=True),
     }
     print(side_by_side(ways, native_trials(parsed.scans), parsed.out))
 
