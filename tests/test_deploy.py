@@ -159,7 +159,7 @@ def test_the_compose_files_start_parts_of_limn(path, served):
 
 
 def test_the_container_runs_as_nobody_special():
-    """A numeric user that is not root, what is copied exists, the bundle stands where it is sought.
+    """A numeric user that is not root; what is copied exists.
 
     The image was linted (hadolint), not built.
     """
@@ -170,9 +170,15 @@ def test_the_container_runs_as_nobody_special():
         assert [each for each in sources if not (REPOSITORY / each).exists()] == []
     assert "COPY models models" in text
     assert "WORKDIR /opt/limn\n" in text
+
+
+def test_a_sites_bundle_is_seen_where_its_config_seeks_it():
+    """Every example config names a bundle in the folder that every compose file shows, read-only."""
     for path in (DEPLOY / "hosts").glob("*.toml"):
-        bundle = load_config(path).model.bundle
-        assert (REPOSITORY / bundle.relative_to("/opt/limn") / "bundle.toml").is_file()
+        assert load_config(path).model.bundle.parent == Path("/etc/limn/models")
+    for path in COMPOSE:
+        for each in yaml.safe_load(path.read_text())["services"].values():
+            assert "/etc/limn/models:/etc/limn/models:ro" in each["volumes"]
 
 
 def test_hadolint_finds_no_fault_in_the_containerfile():
