@@ -173,7 +173,7 @@ def test_the_container_runs_as_nobody_special():
 
 
 def test_a_sites_bundle_is_seen_where_its_config_seeks_it():
-    """Every example config names a bundle in the folder that every compose file shows, read-only."""
+    """Every example config names a bundle in the folder that the compose files show, read-only."""
     for path in (DEPLOY / "hosts").glob("*.toml"):
         assert load_config(path).model.bundle.parent == Path("/etc/limn/models")
     for path in COMPOSE:
