@@ -1,4 +1,5 @@
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from limn import cli
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Organ, Volume
 from limn.node import models
+from limn.phantom.anatomy import conceive
+from limn.phantom.scanner import Scanner, scan
 from limn.segment import half, ways
 from limn.segment.bundle import open_bundle, write_manifest
 from limn.segment.golden import GOLDEN
@@ -45,7 +48,7 @@ def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
     """Imported, listed, verified; the config's line is said."""
     code, said = run("import", v1, "--labels", LABELS, "--orientation", "ipr", "--name", "mouse")
     assert code == 0, said
-    assert f'model.bundle = "{tmp_path / "shelf" / "mouse-1"}"' in said
+    assert f'below [model]: bundle = "{tmp_path / "shelf" / "mouse-1"}"' in said
     bundle = open_bundle(tmp_path / "shelf/mouse-1")
     assert bundle.orientation == "IPR"
     assert [found.name for found in (tmp_path / "shelf").iterdir()] == ["mouse-1"]
@@ -69,6 +72,66 @@ def test_a_zip_of_a_whole_results_folder_comes_in(run, v1, tmp_path):
     assert code == 0, said
     bundle = open_bundle(tmp_path / "shelf/task501-mouse-3d-fullres-1")
     assert "from task.zip, sha256" in bundle.source
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda own: own["configurations"]["3d_fullres"].update(patch_size=[81, 64, 80]),
+            "divided",
+        ),
+        (
+            lambda own: own["configurations"]["3d_fullres"].update(spacing=[0.2, 1e999, 0.2]),
+            "spacing",
+        ),
+        (lambda own: own.update(transpose_backward=[1, 0, 2]), "does not undo"),
+        (lambda own: _intensities(own).update(mean=None), "plans.json is not usable"),
+        (lambda own: _intensities(own).update(std=float("nan")), "std of the intensities is nan"),
+    ],
+)
+def test_plans_that_no_engine_runs_are_not_installed(run, tmp_path, change, said):
+    """Refused by name before the bundle stands on the shelf."""
+    training = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    shutil.copytree(BUNDLE, training, ignore=shutil.ignore_patterns("bundle.toml", "fold_[1-4]"))
+    plans = json.loads((training / "plans.json").read_text())
+    change(plans)
+    (training / "plans.json").write_text(json.dumps(plans))
+    code, told = run("import", training, "--orientation", "SPL", "--name", "odd")
+    assert code == 1, told
+    assert said in told
+    assert [path.name for path in (tmp_path / "shelf").iterdir()] == []
+
+
+def _intensities(plans):
+    return plans["foreground_intensity_properties_per_channel"]["0"]
+
+
+def test_what_is_a_bundle_is_sent_to_install(run):
+    """And the embedded one is verified by the name under which it is listed."""
+    code, said = run("import", BUNDLE, "--orientation", "SPL")
+    assert code == 1
+    assert f"is a bundle already: limn models install {BUNDLE}" in " ".join(said.split())
+    code, said = run("verify", BUNDLE.name)
+    assert code == 0, said
+
+
+def test_foreign_words_are_no_markup(run, tmp_path):
+    """A folder may be called what it likes."""
+    odd = tmp_path / "mice[" / "red]"
+    odd.mkdir(parents=True)
+    code, said = run("verify", odd)
+    assert code == 1
+    assert "mice[/red]" in said
+
+
+@pytest.mark.parametrize("seed", [3, 4, 9])
+def test_the_chest_is_found_beside_a_bed(seed):
+    """A bed of foam is darker than lung and larger; a neighbour has lungs as well."""
+    field = Scanner(SpacingMm(0.28, 0.28, 0.28), (144, 104, 112))
+    volume, truth = scan(conceive(seed, neighbour=seed == 4), field, seed)
+    lungs = np.argwhere(np.isin(truth.labels_zyx, (3, 4))).mean(axis=0)
+    assert np.abs(np.array(ways._middle(volume)) - lungs).max() * 0.28 < 2.0
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,24 @@ def test_links_doubles_and_bombs_are_refused(tmp_path):
     assert not into.exists()
 
 
+def test_a_damaged_entry_is_told(tmp_path):
+    """Bytes changed on the way: the archive is named, whatever zlib calls it."""
+    path = zipped(tmp_path / "x.zip", [("plans.json", bytes(range(256)) * 400)])
+    contents = bytearray(path.read_bytes())
+    contents[60:80] = b"\xff" * 20
+    path.write_bytes(contents)
+    with pytest.raises(BundleUnfit, match=r"x\.zip is no sound zip"):
+        unpack(path, tmp_path / "into", everything)
+
+
+def test_a_name_in_no_alphabet_is_told(tmp_path):
+    """The flag says UTF-8, the bytes are none."""
+    path = zipped(tmp_path / "x.zip", [("mäuse", b"1")])
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xe9\xe9"))
+    with pytest.raises(BundleUnfit, match=r"x\.zip is no sound zip"):
+        unpack(path, tmp_path / "into", everything)
+
+
 def test_a_size_that_lies_is_found(tmp_path):
     """An entry that declares fewer bytes than it unpacks to is no sound zip."""
     path = zipped(tmp_path / "x.zip", [("plans.pkl", b"a" * 5000)])

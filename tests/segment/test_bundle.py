@@ -151,9 +151,56 @@ def test_a_sealed_folder_opens(copy):
     """Sealing a changed folder again makes it a bundle with another identity."""
     before = open_bundle(copy).sha256
     head = (copy / MANIFEST).read_text().split("\n[files]\n")[0]
-    (copy / "dataset.json").write_text("{}")
+    with (copy / "dataset.json").open("a") as file:
+        file.write("\n")
     write_manifest(copy, head)
     assert open_bundle(copy).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            '3 = "Lung_R"\n4 = "Lung_L"',
+            '3 = "Lung_L"\n4 = "Lung_R"',
+            "label 3 is Lung_L.*Lung_R in",
+        ),
+        ('2 = "SpinalCord"', '2 = "Heart"', "every organ once"),
+        ('4 = "Lung_L"', '0 = "Lung_L"', "1, 2, 3 ... and every organ once"),
+        ('4 = "Lung_L"', '7 = "Lung_L"', "1, 2, 3 ... and every organ once"),
+        ('4 = "Lung_L"\n', "", r"names the labels \[1, 2, 3\], dataset.json \[1, 2, 3, 4\]"),
+        ("spacing_mm = [0.2, 0.2, 0.2]", "spacing_mm = [0.2, inf, 0.2]", "is not positive"),
+        ("expected_hu = [-1200, 1500]", "expected_hu = [1500, -1200]", "the smaller first"),
+        ("expected_hu = [-1200, 1500]", "expected_hu = [nan, 1500]", "the smaller first"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_training_is_refused(copy, old, new, said):
+    """Before a scan is drawn: no left lung that is the right one, no label that means nothing."""
+    text = (copy / MANIFEST).read_text()
+    assert old in text
+    (copy / MANIFEST).write_text(text.replace(old, new))
+    with pytest.raises(BundleUnfit, match=said):
+        open_bundle(copy)
+
+
+def test_a_manifest_without_bottom_is_no_bundle(copy):
+    """Brackets within brackets end the parser and nothing else."""
+    (copy / MANIFEST).write_text("a = " + "[" * 100_000)
+    with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable"):
+        open_bundle(copy)
+
+
+def test_a_file_of_another_account_is_named(copy, monkeypatch):
+    """Root installs, another account serves."""
+
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("limn.segment.bundle._sha256", locked)
+    with pytest.raises(
+        BundleUnfit, match=r"json: Permission denied; let the account that runs limn"
+    ):
+        open_bundle(copy)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_packing_does_not_overwrite(copy, tmp_path):
 def test_a_bundle_is_found_by_name_or_place(copy, tmp_path):
     """Both are accepted; anything else names the shelf."""
     standing = install(copy, tmp_path / "shelf")
-    assert find(tmp_path / "shelf", "phantom-6") == find(tmp_path / "shelf", str(standing))
+    by_place = find(tmp_path / "shelf", str(standing), {})
+    assert find(tmp_path / "shelf", "phantom-6", {}) == by_place
+    assert find(tmp_path / "shelf", "other", {"other": tmp_path}) == tmp_path
     with pytest.raises(BundleUnfit, match="no bundle phantom-9"):
-        find(tmp_path / "shelf", "phantom-9")
+        find(tmp_path / "shelf", "phantom-9", {})

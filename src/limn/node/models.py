@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
@@ -20,6 +22,7 @@ from limn.domain.scan import Organ
 from limn.node.single import EMBEDDED_BUNDLE
 from limn.segment import shelf
 from limn.segment.bundle import MANIFEST, Bundle, glance, open_bundle
+from limn.segment.plans import check_numbers
 
 if TYPE_CHECKING:
     from limn.segment.trained import Told, Trained
@@ -78,8 +81,8 @@ def show_list(given: Path | None) -> None:
             faults.append(str(found))
             continue
         table.add_row(
-            f"{found.label} (demonstration)" if found.demonstration else found.label,
-            found.configuration,
+            escape(f"{found.label} (demonstration)" if found.demonstration else found.label),
+            escape(found.configuration),
             str(len(found.folds)),
             found.orientation,
             "/".join(dict.fromkeys(f"{mm:g}" for mm in found.spacing_mm.zyx)),
@@ -89,7 +92,7 @@ def show_list(given: Path | None) -> None:
     console.print(table)
     console.print(f"in {folder}; not verified, see 'limn models verify'", highlight=False)
     for fault in faults:
-        console.print(f"[red]no bundle[/] {fault}", highlight=False)
+        console.print(f"[red]no bundle[/] {escape(fault)}", highlight=False)
 
 
 def verify(given: Path | None, names: list[str]) -> bool:
@@ -98,18 +101,17 @@ def verify(given: Path | None, names: list[str]) -> bool:
 
     console = Console(highlight=False)
     folder = models_dir(given)
-    chosen = [shelf.find(folder, name) for name in names]
+    standing = {EMBEDDED_BUNDLE.name: EMBEDDED_BUNDLE}
+    chosen = [shelf.find(folder, name, standing) for name in names]
     if not names:
-        standing = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-        chosen = sorted(path for path in standing if not path.name.startswith("."))
-        chosen += [EMBEDDED_BUNDLE]
+        chosen = [*shelf.folders(folder), EMBEDDED_BUNDLE]
     sound = True
     for path in chosen:
         try:
             bundle = open_bundle(path)
             told = rehearse(bundle)
         except LimnError as error:
-            console.print(f"[red]FAIL[/] {error}")
+            console.print(f"[red]FAIL[/] {escape(str(error))}")
             sound = False
             continue
         answers = f"{told.folds} folds answer"
@@ -119,12 +121,14 @@ def verify(given: Path | None, names: list[str]) -> bool:
             answers += f" as recorded, max |difference| {told.difference:.2g}"
         if not told.sound:
             console.print(
-                f"[red]FAIL[/] {path}: {told.folds} folds answer otherwise than recorded, max "
-                f"|difference| {told.difference:.2g} of {told.largest:.2g}; do not use it here"
+                f"[red]FAIL[/] {escape(str(path))}: {told.folds} folds answer otherwise than "
+                f"recorded, max |difference| {told.difference:.2g} of {told.largest:.2g}; do not "
+                "use it here"
             )
             sound = False
             continue
-        console.print(f"[green] ok [/] {bundle.label}: {len(bundle.files)} files; {answers}")
+        said = f"{bundle.label}: {len(bundle.files)} files; {answers}"
+        console.print(f"[green] ok [/] {escape(said)}")
     return sound
 
 
@@ -156,7 +160,8 @@ def _pack(console: Console, folder: Path, out: Path | None) -> None:
     bundle = glance(folder)
     archive = out or Path(f"{bundle.label}.zip")
     shelf.pack_bundle(folder, archive)
-    console.print(f"packed {bundle.label} as {archive}; elsewhere: limn models install {archive}")
+    said = f"packed {bundle.label} as {archive}; elsewhere: limn models install {archive}"
+    console.print(said, markup=False, soft_wrap=True)
 
 
 def import_model(given: Path | None, source: Path, asked: Asked) -> None:
@@ -166,6 +171,7 @@ def import_model(given: Path | None, source: Path, asked: Asked) -> None:
     with shelf.incoming(target_folder) as work:
         sealed = import_to(source, work / "bundle", asked, console)
         bundle = open_bundle(sealed)
+        check_numbers(bundle)
         target = shelf.place(target_folder, bundle.label)
         if target.exists():
             msg = f"{target} exists; nothing was changed. Give another --name or --version"
@@ -173,12 +179,14 @@ def import_model(given: Path | None, source: Path, asked: Asked) -> None:
         shelf.put(sealed, target)
     _tell_installed(console, target)
     if (problem := _runs(open_bundle(target))) is not None:
-        console.print(f"[yellow]can't run here:[/] {problem}")
+        console.print(f"[yellow]can't run here:[/] {escape(problem)}")
 
 
 def _tell_installed(console: Console, target: Path) -> None:
     console.print(f"installed {target}", soft_wrap=True, markup=False)
-    console.print(f'in the site\'s config: model.bundle = "{target}"', soft_wrap=True, markup=False)
+    console.print(
+        f'in the site\'s config, below [model]: bundle = "{target}"', soft_wrap=True, markup=False
+    )
 
 
 def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Path:
@@ -193,10 +201,11 @@ def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Pat
             f"{len(trained.folds)} folds, {len(trained.labels)} labels, "
             f"{' x '.join(f'{mm:g}' for mm in trained.spacing_mm)} mm, patch "
             f"{trained.plans['configurations'][trained.configuration]['patch_size']}, "
-            f"transpose_forward {trained.plans['transpose_forward']}"
+            f"transpose_forward {trained.plans['transpose_forward']}",
+            markup=False,
         )
         for note in trained.notes:
-            console.print(f"[yellow]note:[/] {note}")
+            console.print(f"[yellow]note:[/] {escape(note)}")
         told = _told(trained, source, asked)
         if asked.check is not None:
             told = _checked(trained, told, folder, asked.check, console)
@@ -237,6 +246,9 @@ def _read(folder: Path, source: Path, asked: Asked) -> Trained:
         ends = (asked.configuration, f"__{asked.configuration}")
         readers = [own for own in readers if any(part.endswith(ends) for part in own[0].parts)]
         readers = readers or [(folder, _nothing(source, asked))]
+    if not readers and (folder / MANIFEST).is_file():
+        msg = f"{source} is a bundle already: limn models install {source}"
+        raise BundleUnfit(msg)
     if not readers:
         _nothing(source, asked)()
     if len(readers) > 1:
@@ -277,12 +289,17 @@ def _told(trained: Trained, source: Path, asked: Asked) -> Told:
         trained_on=asked.trained_on or UNSAID,
         not_for=asked.not_for or UNSAID,
         expected_hu=_range(asked.expected_hu) if asked.expected_hu else USUAL_HU,
-        source=asked.source or f"{trained.made_by}, {trained.name}, from {source.name}",
+        source=asked.source or f"{trained.made_by}, {trained.name}, from {_written(source.name)}",
         previous=asked.previous,
     )
     if source.is_file():
         told = replace(told, source=f"{told.source}, sha256 {_sha256(source)}")
     return told
+
+
+def _written(name: str) -> str:
+    """A file's name as text, whatever bytes it is made of."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _organs(trained: Trained, asked: Asked) -> dict[int, Organ]:
@@ -316,6 +333,9 @@ def parse_labels(text: str) -> dict[int, Organ]:
     for part in text.split(","):
         label, _, name = part.partition("=")
         try:
+            if int(label) in organs:
+                msg = f"--labels: {int(label)} stands there twice"
+                raise ConfigWrong(msg)
             organs[int(label)] = Organ(name.strip())
         except ValueError as error:
             msg = f"--labels: {part.strip()!r} is not of the form 1=ORGAN with {', '.join(Organ)}"
@@ -369,9 +389,11 @@ def parse_orientation(text: str) -> str:
 def _range(text: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        msg = f"--expected-hu {text!r}: two numbers expected, as in -1200,1500"
-        raise ConfigWrong(msg) from error
+    except ValueError:
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        msg = f"--expected-hu {text!r}: two numbers expected, the smaller first, as in -1200,1500"
+        raise ConfigWrong(msg)
     return low, high
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +42,14 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool])
                     written.append(folder.joinpath(*PurePosixPath(entry.filename).parts))
                     _write(archive, packed, entry, written[-1])
             return written
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:
         msg = f"{archive} is no sound zip: {error}"
         raise BundleUnfit(msg) from error
     except OSError as error:

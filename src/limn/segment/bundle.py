@@ -7,6 +7,7 @@ pickles, so nothing is opened before its sha256 matches the manifest.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -109,7 +110,33 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleUnfit(msg)
     for name, wanted in files.items():
         _verify(folder / name, wanted)
+    _check_labels(bundle)
     return bundle
+
+
+def _check_labels(bundle: Bundle) -> None:
+    """Hold the manifest's labels against those of the training; left must stay left."""
+    path = bundle.folder / "dataset.json"
+    try:
+        trained = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        named = {int(label): str(name) for name, label in trained.items() if int(label) > 0}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"bundle {bundle.folder}: dataset.json is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+    exact = {organ.value.lower(): organ for organ in Organ}
+    if set(named) != set(bundle.organs):
+        msg = (
+            f"bundle {bundle.folder}: {MANIFEST} names the labels {sorted(bundle.organs)}, "
+            f"dataset.json {sorted(named)}"
+        )
+        raise BundleUnfit(msg)
+    for label, name in named.items():
+        if exact.get(name.lower(), bundle.organs[label]) != bundle.organs[label]:
+            msg = (
+                f"bundle {bundle.folder}: label {label} is {bundle.organs[label]} in {MANIFEST}, "
+                f"{name} in dataset.json"
+            )
+            raise BundleUnfit(msg)
 
 
 def glance(folder: Path) -> Bundle:
@@ -137,7 +164,7 @@ def _parse(folder: Path) -> tuple[Bundle, dict[str, str]]:
         manifest = tomllib.loads(raw.decode())
         bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
         files = {str(name): str(wanted) for name, wanted in manifest["files"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
         raise BundleUnfit(msg) from error
     return bundle, files
@@ -190,8 +217,16 @@ def _check(bundle: Bundle) -> None:
     if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
         msg = f"orientation {letters!r}, three letters such as 'SPL' expected"
         raise ValueError(msg)
-    if min(bundle.spacing_mm.zyx) <= 0:
+    if not all(0 < mm < math.inf for mm in bundle.spacing_mm.zyx):
         msg = f"spacing_mm {bundle.spacing_mm.zyx} is not positive"
+        raise ValueError(msg)
+    low, high = bundle.expected_hu
+    if not -math.inf < low < high < math.inf:
+        msg = f"expected_hu {[low, high]}, two numbers, the smaller first, expected"
+        raise ValueError(msg)
+    if sorted(bundle.organs) != list(range(1, 1 + len(set(bundle.organs.values())))):
+        told = {label: organ.value for label, organ in bundle.organs.items()}
+        msg = f"labels {told}, 1, 2, 3 ... and every organ once expected"
         raise ValueError(msg)
     if bundle.profile not in PROFILE_NAMES:
         msg = f"profile {bundle.profile!r}, one of {', '.join(PROFILE_NAMES)} expected"
@@ -218,7 +253,11 @@ def _verify(path: Path, wanted: str) -> None:
     if not path.is_file():
         msg = f"bundle file {path} is missing; install the bundle again"
         raise BundleUnfit(msg)
-    found = _sha256(path)
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        msg = f"bundle file {path}: {error.strerror}; let the account that runs limn read it"
+        raise BundleUnfit(msg) from error
     if found != wanted:
         msg = (
             f"bundle file {path} has sha256 {found[:12]}…, {wanted[:12]}… expected; not opened, "

@@ -75,9 +75,13 @@ def rehearse(bundle: Bundle) -> Rehearsal:
         if (bundle.folder / GOLDEN).is_file():
             recorded = json.loads((bundle.folder / GOLDEN).read_text(encoding="utf-8"))["folds"]
         picture = test_picture(architecture, channels)
-    except (ValueError, LookupError, TypeError) as error:
+        wanted = [np.array(each, dtype=np.float32) for each in recorded or ()]
+    except (ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
         msg = f"bundle {bundle.label}: plans.json, dataset.json or {GOLDEN}: {error!r}"
         raise BundleUnfit(msg) from error
+    if recorded is not None and len(wanted) != len(bundle.folds):
+        msg = f"bundle {bundle.label}: {GOLDEN} knows {len(wanted)} folds of {len(bundle.folds)}"
+        raise BundleUnfit(msg)
     difference, largest = 0.0, 0.0
     for k, fold in enumerate(bundle.folds):
         path = bundle.checkpoint(fold)
@@ -88,12 +92,11 @@ def rehearse(bundle: Bundle) -> Rehearsal:
             msg = f"bundle {bundle.label}: fold {fold} answers with what is no number"
             raise BundleUnfit(msg)
         if recorded is not None:
-            wanted = np.array(recorded[k], dtype=np.float32)
-            if wanted.shape != answer.shape:
+            if wanted[k].shape != answer.shape:
                 msg = f"bundle {bundle.label}: {GOLDEN} is of another network"
                 raise BundleUnfit(msg)
-            difference = max(difference, float(np.abs(answer - wanted).max()))
-            largest = max(largest, float(np.abs(wanted).max()))
+            difference = max(difference, float(np.abs(answer - wanted[k]).max()))
+            largest = max(largest, float(np.abs(wanted[k]).max()))
     return Rehearsal(len(bundle.folds), None if recorded is None else difference, largest)
 
 

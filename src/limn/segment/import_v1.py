@@ -414,9 +414,22 @@ def _postprocessing(folder: Path, classes: int) -> tuple[dict[int, CleanRule] | 
                 rules[int(label)] = CleanRule("pieces", mm3)
             else:
                 rules[int(label)] = CleanRule("largest")
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError, AttributeError) as error:
-        msg = f"{path} can't be read: {error!r}"
+    except (
+        AttributeError,
+        KeyError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
+        msg = f"{path} can't be read: {repr(error)[:200]}"
         raise BundleUnfit(msg) from error
+    if strange := sorted(set(rules) - set(range(1, classes + 1))):
+        msg = f"{path}: for_which_classes names {strange}, labels 1 to {classes} expected"
+        raise BundleUnfit(msg)
     return rules, notes
 
 

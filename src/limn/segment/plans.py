@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +47,48 @@ def read_plan(bundle: Bundle) -> Plan:
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
         return _read(bundle, plans)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"
         raise BundleUnfit(msg) from error
+
+
+def check_numbers(bundle: Bundle) -> None:
+    """Refuse plans that no engine could run, before the bundle is installed.
+
+    Raises
+    ------
+    BundleUnfit
+        If a number is none, or a patch does not fit the network's strides.
+    """
+    try:
+        plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
+        configuration = plans["configurations"][bundle.configuration]
+        if "inherits_from" in configuration:
+            configuration = plans["configurations"][configuration["inherits_from"]] | configuration
+        _check(configuration, plans["foreground_intensity_properties_per_channel"]["0"])
+        forward, backward = plans["transpose_forward"], plans["transpose_backward"]
+        if [forward[axis] for axis in backward] != [0, 1, 2]:
+            msg = f"transpose_backward {backward} does not undo transpose_forward {forward}"
+            raise BundleUnfit(msg)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        msg = f"bundle {bundle.label}: plans.json is not usable: {error}"
+        raise BundleUnfit(msg) from error
+
+
+def _check(configuration: dict[str, Any], intensities: dict[str, Any]) -> None:
+    for key in ("mean", "std", "percentile_00_5", "percentile_99_5"):
+        if not math.isfinite(intensities[key]):
+            msg = f"{key} of the intensities is {intensities[key]}"
+            raise ValueError(msg)
+    if not all(0 < float(mm) < math.inf for mm in configuration["spacing"]):
+        msg = f"spacing is {configuration['spacing']}"
+        raise ValueError(msg)
+    strides = zip(*configuration["architecture"]["arch_kwargs"]["strides"], strict=True)
+    shrinks = [math.prod(along) for along in strides]
+    patch = [int(n) for n in configuration["patch_size"]]
+    if any(by < 1 or n < 1 or n % by for n, by in zip(patch, shrinks, strict=True)):
+        msg = f"patch_size {patch} can't be divided by the network's strides {shrinks}"
+        raise ValueError(msg)
 
 
 def _read(bundle: Bundle, plans: dict[str, Any]) -> Plan:

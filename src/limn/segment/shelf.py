@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
@@ -16,22 +16,38 @@ from limn.segment.bundle import MANIFEST, Bundle, glance, open_bundle
 
 def bundles(shelf: Path) -> Iterator[Bundle | BundleUnfit]:
     """What stands on the shelf, unverified; a folder that is no bundle comes as its fault."""
-    if not shelf.is_dir():
-        return
-    for folder in sorted(path for path in shelf.iterdir() if path.is_dir()):
-        if folder.name.startswith("."):
-            continue
+    for folder in folders(shelf):
         try:
             yield glance(folder)
         except BundleUnfit as error:
             yield error
 
 
-def find(shelf: Path, name: str) -> Path:
-    """The folder of a bundle, by its place or by its name on the shelf."""
+def folders(shelf: Path) -> list[Path]:
+    """What stands on the shelf, bundle or not.
+
+    Raises
+    ------
+    BundleUnfit
+        If it can't be looked at.
+    """
+    try:
+        if not shelf.is_dir():
+            return []
+        standing = [path for path in shelf.iterdir() if path.is_dir()]
+    except OSError as error:
+        msg = f"{shelf}: {error.strerror}; give a folder that this account can read: --models-dir"
+        raise BundleUnfit(msg) from error
+    return sorted(path for path in standing if not path.name.startswith("."))
+
+
+def find(shelf: Path, name: str, others: Mapping[str, Path]) -> Path:
+    """The folder of a bundle, by its place, by its name on the shelf, or among the others."""
     given = Path(name)
     if given.is_dir():
         return given
+    if name in others and not (shelf / name).is_dir():
+        return others[name]
     if (shelf / name).is_dir() and PurePosixPath(name).name == name:
         return shelf / name
     msg = f"no bundle {name} in {shelf}, nor a folder of that name; see 'limn models list'"

@@ -54,6 +54,8 @@ PLAUSIBLE_MM3 = {
 DARKER_HU = 100.0
 # The largest piece of an organ has this share of it, or the network does not see one organ.
 WHOLE = 0.7
+# Density, water 1: muscle has it, lung and foam have not.
+TISSUE = 0.75
 # A chest is this long; a 2d network sees no more than so many of its slices.
 CHEST_MM = 24.0
 MOST_SLICES = 40
@@ -211,24 +213,38 @@ def _straight(letter: str) -> str:
 
 
 def _middle(volume: Volume) -> tuple[int, int, int]:
-    """The voxel in the middle of the chest: of the largest dark body within tissue."""
+    """The voxel in the middle of the chest: between the lungs, dark within the largest body.
+
+    A bed of foam is dark as well, and larger; no tissue is around it.
+    """
     spacing = volume.grid.spacing_mm
     picture = dense(coarse(volume.hu_zyx, spacing))
-    animal = ndimage.binary_closing(picture > 0.35, iterations=2)
-    inside = np.stack([ndimage.binary_fill_holes(layer) for layer in animal])
-    dark = ndimage.binary_opening(inside & (picture < 0.75) & (picture > 0.1))
+    bodies, count = ndimage.label(ndimage.binary_opening(picture > TISSUE))
+    body = ndimage.binary_closing(bodies == _largest(bodies), iterations=2) if count else bodies > 0
+    inside = np.stack([ndimage.binary_fill_holes(layer) for layer in body])
+    dark = ndimage.binary_opening(inside & (picture < TISSUE) & (picture > 0.1))
     pieces, count = ndimage.label(dark)
+    middle = np.array(picture.shape) / 2
     if count:
-        sizes = np.bincount(pieces.ravel())
-        sizes[0] = 0
-        middle = np.argwhere(pieces == sizes.argmax()).mean(axis=0)
-    else:
-        middle = np.array(picture.shape) / 2
+        sizes = np.bincount(pieces.ravel())[1:]
+        lung = np.argwhere(pieces == _largest(pieces)).mean(axis=0)
+        # The other lung, where the two do not touch.
+        both = [
+            k
+            for k in 1 + np.flatnonzero(sizes >= sizes.max() / 3)
+            if np.linalg.norm(np.argwhere(pieces == k).mean(axis=0) - lung) * COARSE_MM
+            < CHEST_MM / 2
+        ]
+        middle = np.argwhere(np.isin(pieces, both)).mean(axis=0)
     voxels = [
         min(n - 1, round(float(m) * COARSE_MM / mm))
         for m, n, mm in zip(middle, volume.hu_zyx.shape, spacing.zyx, strict=True)
     ]
     return (voxels[0], voxels[1], voxels[2])
+
+
+def _largest(pieces: npt.NDArray[Any]) -> int:
+    return int(np.bincount(pieces.ravel())[1:].argmax()) + 1
 
 
 def _patch(letters: str, plan: _Plan, seen: _Seen) -> tuple[npt.NDArray[np.float32], list[float]]:

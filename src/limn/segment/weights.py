@@ -52,7 +52,16 @@ def build(architecture: Mapping[str, Any], channels: int, classes: int) -> nn.Mo
         network: nn.Module = get_network_from_plans(
             named, described, imported, channels, classes, allow_init=False, deep_supervision=False
         )
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         msg = f"plans.json describes no network: {error!r}"
         raise BundleUnfit(msg) from error
     return network.eval()
