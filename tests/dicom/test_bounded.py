@@ -198,6 +198,29 @@ def test_pixels_stay_where_they_are_and_nothing_else(monkeypatch):
     assert read(encoded(ds), leave_pixels=True).ImageComments.startswith("a mouse")
 
 
+def test_compressed_pixels_hide_nothing_behind_them(monkeypatch):
+    """Their length is not written; what follows them counts as header."""
+    monkeypatch.setattr(bounded, "LONG_BYTES", 32)
+    monkeypatch.setattr(bounded, "MAX_HEADER_BYTES", 5000)
+    monkeypatch.setattr(bounded, "MAX_HEADER_BYTES_PER_FRAME", 0)
+    ds = slices()[0]
+    ds.compress(RLELossless, generate_instance_uid=False)
+    inspect(encoded(ds))
+    ds.add_new(0x7FE10010, "LO", "X")
+    ds.add_new(0x7FE11011, "OB", bytes(6000))
+    with pytest.raises(Unreadable, match="bytes beside PixelData"):
+        inspect(encoded(ds))
+
+
+def test_a_command_set_before_the_data_set_is_passed_over():
+    """Some programs write what came over the wire as it came."""
+    contents = encoded(slices()[0])
+    start = body_of(contents)
+    command = struct.pack("<HHLL", 0, 0, 4, 0)
+    found = read(contents[:start] + command + contents[start:])
+    assert found.SOPInstanceUID == read(contents).SOPInstanceUID
+
+
 def test_an_element_that_announces_four_gigabytes_is_cut_off():
     """A length beyond the file costs nothing."""
     ds = slices()[0]

@@ -8,7 +8,7 @@ from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.sop_class import CTImageStorage
 
-from limn.node.answers import take, to_store
+from limn.node.answers import drop_answers, take, to_store
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,21 @@ def test_an_answer_goes_out_as_pynetdicom_encodes_it(sop_class, instance, status
     message = C_STORE_RSP()
     message.primitive_to_message(said)
     (theirs,) = message.encode_msg(5, 16384)
-    ours = to_store(said, 5)
+    ours = to_store(said, 5, 16384)
     assert ours.presentation_data_value_list == theirs.presentation_data_value_list
     said.ErrorComment = "no room"
-    assert to_store(said, 5) is None
+    assert to_store(said, 5, 16384) is None
+
+
+def test_what_is_not_plain_is_left_to_pynetdicom():
+    """A peer of small PDUs gets pieces, and a UID that is none is encoded as pynetdicom does."""
+    said = C_STORE()
+    said.MessageIDBeingRespondedTo, said.Status = 1, 0xC000
+    said.AffectedSOPClassUID, said.AffectedSOPInstanceUID = CTImageStorage, "1.2.3"
+    assert to_store(said, 5, 128) is None
+    assert to_store(said, 5, 0) is not None
+    said._affected_sop_instance_uid = "1.2.é"
+    assert to_store(said, 5, 0) is None
 
 
 def dimse(*messages):
@@ -101,6 +112,16 @@ def test_the_end_of_an_association_ends_the_wait():
     """It is said with nothing at all, to whoever waits."""
     over = dimse()
     threading.Timer(0.1, over.msg_queue.put, ((None, None),)).start()
+    assert take(over, answer=False, wait_s=0.3) == (None, None)
     began_s = time.monotonic()
     assert take(over, answer=True, wait_s=None) == (None, None)
     assert time.monotonic() - began_s < 2
+
+
+def test_late_answers_are_forgotten_and_nothing_else():
+    """A double answer must not be taken for that to the next request."""
+    told = request()
+    line = dimse(answer(), told, answer())
+    line.msg_queue.put((None, None))
+    drop_answers(line)
+    assert list(line.msg_queue.queue) == [(1, told), (None, None)]

@@ -435,6 +435,26 @@ def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes
     assert verdict() == whole
 
 
+def test_senders_that_deflate_hold_up_nobody_else(tmp_path):
+    """They wait for each other, each in its own association's thread."""
+    door = Door(tmp_path)
+    deflated = in_syntax(DeflatedExplicitVRLittleEndian)
+    with door.intake._inflating:
+        waiting = [
+            threading.Thread(target=door.intake.accept, args=(deflated, SCP)) for _ in range(40)
+        ]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.3)
+        assert all(thread.is_alive() for thread in waiting)
+        began_s = time.monotonic()
+        assert door.intake.accept(in_syntax(ExplicitVRLittleEndian), SCP) == (0, "")
+        assert time.monotonic() - began_s < 5
+    for thread in waiting:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
 UNREADABLE = {
     "empty": (lambda: b"", "the file is empty"),
     "text": (lambda: b"mouse 12, left ear punched\n" * 20, "not a DICOM file"),

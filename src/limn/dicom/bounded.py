@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pydicom
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException
 from pydicom.filereader import read_dataset, read_preamble
@@ -54,6 +54,7 @@ MAX_HEADER_BYTES = 2**22
 MAX_HEADER_BYTES_PER_FRAME = 2**16
 # Half a megabyte copied for nobody is half a millisecond of a scanner's time.
 LONG_BYTES = 2**16
+UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class Overlarge(ValueError):
@@ -81,7 +82,9 @@ def read(
             return _read(file, stop_before_pixels)
     if leave_pixels:
         header = _read(io.BytesIO(source), stop_before_pixels, LONG_BYTES)
-        if {PIXEL_DATA}.issuperset(each.tag for each in header.values() if _is_left(each)):
+        left = [each for each in header.values() if isinstance(each, RawDataElement)]
+        left = [each for each in left if _is_left(each)]
+        if all(each.tag == PIXEL_DATA and each.length != UNDEFINED_LENGTH for each in left):
             return header
     return _read(io.BytesIO(source), stop_before_pixels)
 
@@ -95,12 +98,8 @@ def pixel_bytes(header: Dataset, total_bytes: int) -> int:
     return len(pixels.value) if pixels is not None and isinstance(pixels.value, bytes) else 0
 
 
-def _is_left(element: DataElement | RawDataElement) -> bool:
-    return (
-        isinstance(element, RawDataElement)
-        and element.value is None
-        and element.length > LONG_BYTES
-    )
+def _is_left(element: RawDataElement) -> bool:
+    return element.value is None and element.length > LONG_BYTES
 
 
 def check_promise(header: Dataset) -> None:
@@ -186,7 +185,10 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
         stop_when=lambda tag, vr, length: tag.group != 2,
     )
     syntax = meta.get("TransferSyntaxUID")
-    if not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
+    start = metered.tell()
+    command_set = metered.read(2) == b"\0\0"
+    metered.seek(start)
+    if command_set or not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
         # pydicom knows how others went wrong.
         metered.seek(0)
         return pydicom.dcmread(

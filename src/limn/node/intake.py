@@ -7,10 +7,11 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from limn.node import oplog, returned
@@ -34,7 +35,7 @@ AMID_S = 5.0
 # So many series that were handed over stay in memory; an earlier one is read from the spool if
 # something of it comes again.
 KEPT = 32
-# An association waits for its own instance, so more than there are associations wait for none.
+# Each for some milliseconds; more would only wait for the interpreter.
 READERS = 32
 
 
@@ -147,23 +148,28 @@ class Intake:
             )
         # The disk's work and ours at the same time, each of some milliseconds. The reading is what
         # goes to another thread: it holds the interpreter, and a writer would wait for it.
-        reading = self._readers.submit(self._read, contents)
+        read = (
+            partial(self._inflate, contents)
+            if inflates(contents)
+            else self._readers.submit(inspect, contents).result
+        )
         with self._slots.offered(contents) as taken:
-            return self._take(reading, taken, source, arrived_s)
+            return self._take(read, taken, source, arrived_s)
 
-    def _read(self, contents: bytes) -> Instance:
-        with self._inflating if inflates(contents) else nullcontext():
+    def _inflate(self, contents: bytes) -> Instance:
+        """In the association's own thread, so that whoever waits here holds up nobody else."""
+        with self._inflating:
             return inspect(contents)
 
     def _take(
         self,
-        reading: Future[Instance],
+        read: Callable[[], Instance],
         taken: Callable[[], Path],
         source: Source,
         arrived_s: float | None,
     ) -> tuple[int, str]:
         try:
-            instance = reading.result()
+            instance = read()
         except Unreadable as error:
             return CANNOT_UNDERSTAND, str(error)
         with self._held(instance) as gathering, gathering.writing:

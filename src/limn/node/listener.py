@@ -458,6 +458,8 @@ class _BoundedMessages(DIMSEServiceProvider):
         self._collected = 0
         self._in_hand: _DataSet | None = None
         self._unanswered = False
+        # Something of the peer, as who wants to report a commitment does.
+        self._asked = False
         self._window_s, self._window_bytes = 0.0, 0
         self.last_s = time.monotonic()
 
@@ -469,7 +471,11 @@ class _BoundedMessages(DIMSEServiceProvider):
     def get_msg(self, block: bool = False) -> Any:
         """The next answer if who calls can wait for it, else a request within `LISTEN_S`."""
         if block:
-            return answers.take(self, answer=True, wait_s=self.dimse_timeout)
+            found = answers.take(self, answer=True, wait_s=self.dimse_timeout)
+            self._asked = False
+            return found
+        if not self._asked:
+            answers.drop_answers(self)
         self._answered()
         self._unanswered = False
         context_id, message = answers.take(self, answer=False, wait_s=LISTEN_S)
@@ -484,7 +490,12 @@ class _BoundedMessages(DIMSEServiceProvider):
         """As pynetdicom's; whatever is sent, the next thing to come is the peer's."""
         self._unanswered = False
         is_answer = isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo
-        message = answers.to_store(primitive, context_id) if is_answer else None
+        message = (
+            answers.to_store(primitive, context_id, self.maximum_pdu_size) if is_answer else None
+        )
+        if primitive.MessageIDBeingRespondedTo is None:
+            answers.drop_answers(self)
+            self._asked = True
         if message is not None:
             self.dul.send_pdu(message)
         else:

@@ -70,7 +70,7 @@ def check_numbers(bundle: Bundle) -> None:
         if [forward[axis] for axis in backward] != [0, 1, 2]:
             msg = f"transpose_backward {backward} does not undo transpose_forward {forward}"
             raise BundleUnfit(msg)
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error}"
         raise BundleUnfit(msg) from error
 
