@@ -408,16 +408,16 @@ def in_syntax(syntax: UID) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "syntax",
-    [
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        DeflatedExplicitVRLittleEndian,
-        RLELossless,
-    ],
-)
+ENCODINGS = [
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+]
+
+
+@pytest.mark.parametrize("syntax", ENCODINGS)
 @pytest.mark.parametrize("missing_bytes", [0, 1, 40, 96])
 def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes, monkeypatch):
     """Whole or cut off, what is said of an instance is what reading all of it says."""
@@ -497,16 +497,7 @@ def test_what_is_no_whole_ct_slice_is_named(door, make, why):
     assert door.files() == []
 
 
-@pytest.mark.parametrize(
-    "syntax",
-    [
-        ImplicitVRLittleEndian,
-        ExplicitVRLittleEndian,
-        ExplicitVRBigEndian,
-        DeflatedExplicitVRLittleEndian,
-        RLELossless,
-    ],
-)
+@pytest.mark.parametrize("syntax", ENCODINGS)
 def test_every_encoding_is_read(syntax):
     """Deflated, compressed and big endian slices are instances like any other."""
     ds = slices()[3]

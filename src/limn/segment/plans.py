@@ -62,10 +62,9 @@ def check_numbers(bundle: Bundle) -> None:
     """
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
-        configuration = plans["configurations"][bundle.configuration]
-        if "inherits_from" in configuration:
-            configuration = plans["configurations"][configuration["inherits_from"]] | configuration
-        _check(configuration, plans["foreground_intensity_properties_per_channel"]["0"])
+        _check(
+            _configuration(bundle, plans), plans["foreground_intensity_properties_per_channel"]["0"]
+        )
         forward, backward = plans["transpose_forward"], plans["transpose_backward"]
         if [forward[axis] for axis in backward] != [0, 1, 2]:
             msg = f"transpose_backward {backward} does not undo transpose_forward {forward}"
@@ -73,6 +72,13 @@ def check_numbers(bundle: Bundle) -> None:
     except (LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error}"
         raise BundleUnfit(msg) from error
+
+
+def _configuration(bundle: Bundle, plans: dict[str, Any]) -> dict[str, Any]:
+    """nnU-Net writes a cascade's second stage as a few changes to another configuration."""
+    every: dict[str, dict[str, Any]] = plans["configurations"]
+    own = every[bundle.configuration]
+    return every[own["inherits_from"]] | own if "inherits_from" in own else own
 
 
 def _check(configuration: dict[str, Any], intensities: dict[str, Any]) -> None:
@@ -92,10 +98,7 @@ def _check(configuration: dict[str, Any], intensities: dict[str, Any]) -> None:
 
 
 def _read(bundle: Bundle, plans: dict[str, Any]) -> Plan:
-    configuration = plans["configurations"][bundle.configuration]
-    # nnU-Net writes a cascade's second stage as a few changes to another configuration.
-    if "inherits_from" in configuration:
-        configuration = plans["configurations"][configuration["inherits_from"]] | configuration
+    configuration = _configuration(bundle, plans)
     if configuration.get("previous_stage"):
         msg = (
             f"bundle {bundle.label}: {bundle.configuration} refines what "
