@@ -47,7 +47,7 @@ def read_plan(bundle: Bundle) -> Plan:
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
         return _read(bundle, plans)
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
+    except (LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         msg = f"bundle {bundle.label}: plans.json is not usable: {error!r}"
         raise BundleUnfit(msg) from error
 
@@ -113,6 +113,7 @@ def _read(bundle: Bundle, plans: dict[str, Any]) -> Plan:
         msg = f"transpose_forward {plans['transpose_forward']} is no order of three axes"
         raise ValueError(msg)
     properties = plans["foreground_intensity_properties_per_channel"]["0"]
+    _check(configuration, properties)
     patch, spacing = configuration["patch_size"], configuration["spacing"]
     axes = configuration["architecture"]["arch_kwargs"]["conv_op"][-2]
     if not len(patch) == len(spacing) == int(axes):
