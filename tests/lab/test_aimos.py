@@ -16,7 +16,7 @@ from limn.domain.errors import BundleUnfit, ConfigWrong, RefusedSeries
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume, dice
 from limn.lab import aimos
-from limn.lab.aimos import AimosPreset, predict, train_fold
+from limn.lab.aimos import AimosPreset, predict, read_folds, train_fold
 from limn.lab.aimos_net import UNet2d
 from limn.lab.aimos_slices import picked_at, varied
 from limn.lab.synthesize import to_image
@@ -111,7 +111,7 @@ def test_it_learns_and_finds_the_organs_each_on_its_side(folds):
     assert len(course) == 15
     assert course[-1] < course[0] - 0.5
     truth = drawn(1)
-    labels, times = predict(folds, scan(truth))
+    labels, times = predict(read_folds(folds), scan(truth))
     assert labels.dtype == np.uint8
     assert set(times) == {"preprocess_s", "inference_s"}
     found = {label: dice(labels == label, truth == label) for label in range(1, 5)}
@@ -122,11 +122,11 @@ def test_labels_lie_on_the_scans_own_grid_whatever_its_spacing_and_axes(folds):
     """Twice as fine, an odd side, and turned: the labels follow."""
     truth = drawn(1).repeat(2, 0).repeat(2, 1).repeat(2, 2)[:, :, :63]
     fine = scan(truth, spacing_mm=0.14)
-    labels, _ = predict(folds, fine)
+    labels, _ = predict(read_folds(folds), fine)
     assert labels.shape == truth.shape
     assert dice(labels == 1, truth == 1) > 0.5
     turn = Reorientation.between("SPL", "RIA")
-    turned, _ = predict(folds, Volume(turn.apply(fine.hu_zyx), turn.grid(fine.grid)))
+    turned, _ = predict(read_folds(folds), Volume(turn.apply(fine.hu_zyx), turn.grid(fine.grid)))
     np.testing.assert_array_equal(turned, turn.apply(labels))
 
 
@@ -139,14 +139,14 @@ def test_folds_are_averaged_by_probability(folds, tmp_path):
         kept["network"]["head.bias"] = torch.tensor([head.get(c, -20.0) for c in range(5)])
         (tmp_path / str(n)).mkdir()
         torch.save(kept, tmp_path / str(n) / "final.pt")
-    labels, _ = predict([tmp_path / str(n) for n in range(3)], scan(drawn()))
+    labels, _ = predict(read_folds([tmp_path / str(n) for n in range(3)]), scan(drawn()))
     assert set(np.unique(labels)) == {1}
 
 
 def test_of_a_larger_field_the_middle_is_seen_and_the_rest_is_background(folds):
     """Organs out of view are not found, nor is anything else there."""
     truth = np.pad(drawn(1), ((40, 40), (0, 0), (0, 0)))
-    labels, _ = predict(folds, scan(truth))
+    labels, _ = predict(read_folds(folds), scan(truth))
     assert labels.shape == truth.shape
     assert not labels[:24].any()
     assert dice(labels == 1, truth == 1) > 0.5
@@ -220,14 +220,24 @@ def test_slices_are_turned_a_little_with_their_labels_and_never_mirrored():
 
 def test_what_does_not_fit_is_refused(cases, folds, tmp_path):
     """Each by a message that names it."""
-    with pytest.raises(ConfigWrong, match="multiples of 32"):
-        replace(TINY, size=(64, 48))
+    for size in ((64, 48), (64,)):
+        with pytest.raises(ConfigWrong, match="multiples of 32"):
+            replace(TINY, size=size)
+    for name in ("steps", "batch", "spacing_mm", "learning_rate"):
+        with pytest.raises(ConfigWrong, match=f"{name} 0; more than 0"):
+            replace(TINY, **{name: 0})
     with pytest.raises(ConfigWrong, match="6 expected"):
         replace(TINY, features=(4, 8))
     with pytest.raises(BundleUnfit, match=r"no final\.pt"):
-        predict([tmp_path], scan(drawn()))
-    with pytest.raises(BundleUnfit, match="3 expected"):
-        predict(folds, scan(drawn()), classes=3)
+        read_folds([tmp_path])
+    kept = torch.load(folds[0] / "final.pt", weights_only=True)
+    kept["network"]["head.bias"] = torch.zeros(3)
+    (tmp_path / "of_three").mkdir()
+    torch.save(kept, tmp_path / "of_three" / "final.pt")
+    with pytest.raises(BundleUnfit, match=r"3 classes; .* 5 expected"):
+        read_folds([tmp_path / "of_three"])
+    with pytest.raises(BundleUnfit, match="no fold given"):
+        read_folds([])
     (ct, observer), _ = cases
     with pytest.raises(RefusedSeries, match="labels 0 to 4 expected"):
         train_fold([(ct, ct), (ct, observer)], TINY, 0, tmp_path / "wrong", lambda _: None)

@@ -220,7 +220,7 @@ BAD = {
     "mirrored": (lambda array: array[::-1], "Lung_R lies left of Lung_L and is the larger"),
     "moved": (
         lambda array: np.roll(array, 6, axis=2),
-        "observer2's heart lies elsewhere than observer1's (DSC 0.25)",
+        "observer2 drew the heart elsewhere than observer1 (DSC 0.25)",
     ),
 }
 
@@ -287,8 +287,36 @@ def test_contours_of_another_scan_are_named(few, layout, tmp_path):
         (few / "2_CECTdata" / "M03_024h" / f"CT140.{suffix}").write_bytes(contents)
     _, lines = said_of(few, layout, tmp_path / "out")
     first, second = bad_lines(lines)
-    assert "observer2's heart lies elsewhere than observer1's (DSC 0.00)" in first
+    assert "observer2 drew the heart elsewhere than observer1 (DSC 0.00)" in first
     assert "observer1 does not lie on the CT: 40 HU in its lungs, 40 in its heart" in second
+
+
+def test_lungs_that_were_drawn_as_one_and_mirrored_are_named(few, layout, tmp_path):
+    """They have no sides to be exchanged: only observer 1's tell."""
+    array = np.where(np.isin(drawn(), (3, 4)), 4, 0)[::2, ::2, ::-2].astype(np.uint8)
+    array[0, 0, :2] = 5, 9
+    for suffix, contents in analyze(array, 0.28).items():
+        (few / "1_nativeCTdata" / "M01_0.25h" / f"Organ.{suffix}").write_bytes(contents)
+    _, lines = said_of(few, layout, tmp_path / "out")
+    (told,) = bad_lines(lines)
+    assert told.startswith("BAD native-M01-0.25h: ")
+    assert "left/right swapped: observer3's lungs fit observer1's better when mirrored" in told
+
+
+def test_contours_without_a_ct_and_animals_of_the_split_that_are_not_here_are_told(
+    few, layout, tmp_path
+):
+    """A name that somebody wrote otherwise would drop a scan without a word."""
+    own = few / "zenodo" / "native" / "observer2"
+    (own / "M01_0.25h.nii.gz").rename(own / "M1_0.25h.nii.gz")
+    split = tmp_path / "split.toml"
+    split.write_text(
+        'test1 = ["native-M04"]\ntest2 = []\nfolds = [["native-M01"], ["native-M03"]]\n'
+    )
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, split, lines.append)
+    assert f"WARNING {own / 'M1_0.25h.nii.gz'}: no CT is here that it was drawn on" in lines
+    assert "WARNING the split names animals that are not here: native-M04" in lines
 
 
 def test_a_ct_of_the_wrong_size_is_named(few, layout, tmp_path):
@@ -455,6 +483,16 @@ def test_a_sites_dicom_with_structure_sets(site, tmp_path):
         for label in (1, 3, 4):
             both = ((found == label) & (there == label)).sum()
             assert 2 * both / ((found == label).sum() + (there == label).sum()) > 0.97
+
+
+def test_what_file_managers_leave_beside_slices_is_passed_over(site, tmp_path):
+    """A folder that somebody opened on a Mac or on Windows."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    for name in (".DS_Store", "Thumbs.db"):
+        (folder / "mouse_4" / "day-1" / "CT" / name).write_bytes(b"no slice")
+    import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lambda _: None)
+    assert len(read_dataset(tmp_path / "out")) == 2
 
 
 def test_a_structure_set_without_an_organ_is_named(site, tmp_path):

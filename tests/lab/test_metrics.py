@@ -150,6 +150,26 @@ def test_directions_are_joined_not_pooled() -> None:
     assert distances.hausdorff_mm(100) == pytest.approx(2.0, abs=1e-9)
 
 
+def test_balls_counted_by_hand() -> None:
+    """Voxels within 1 and 2 of one centre: 7 and 33, of which 6 and 26 are surface.
+
+    From each of the 6 the nearest of the 26 is 1 away; back it is 1 from the 6 tips and the 12
+    edges, and the square root of 2 from the 8 corners.
+    """
+    unit = SpacingMm(1.0, 1.0, 1.0)
+    small, large = ball(1.0, unit), ball(2.0, unit)
+    assert (int(small.sum()), int(large.sum())) == (7, 33)
+    found = score(Organ.HEART, small, large, unit)
+    root = math.sqrt(2.0)
+    assert found.dsc == 14 / 40
+    assert found.msd_mm == pytest.approx((1.0 + (18 + 8 * root) / 26) / 2, abs=1e-9)
+    assert found.hd95_mm == pytest.approx(root, abs=1e-9)
+    # Moved by a voxel the small one shares two with itself, a tip and the middle; every tip is one
+    # from the nearest tip of the other.
+    moved = score(Organ.HEART, np.roll(small, 1, axis=2), small, unit)
+    assert (moved.dsc, moved.msd_mm, moved.hd95_mm) == (4 / 14, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("spacing_mm", [ISOTROPIC, SpacingMm(z=0.3, y=0.14, x=0.2)])
 def test_balls_about_one_centre(spacing_mm: SpacingMm) -> None:
     """The surfaces are as far apart as the radii differ, to within a voxel."""

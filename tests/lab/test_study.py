@@ -1,11 +1,13 @@
 """A whole study in small: real nnunetv2, killed in the middle, gone on with, and its tables."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from limn.lab.dataset import Entry
 from limn.lab.scores import read_scores
 from limn.lab.study import described, reproduce
 from limn.lab.study_config import read_study
-from limn.lab.study_run import carry_out
+from limn.lab.study_run import Device, carry_out, devices
 from limn.lab.study_steps import Step
 from limn.lab.study_words import TIMES
 from limn.segment.bundle import open_bundle
@@ -65,6 +67,9 @@ batch = 4
 steps = 6
 learning_rate = 0.002
 """
+
+
+CPU = (Device("", "CPU"),)
 
 
 def written(folder, text):
@@ -184,24 +189,111 @@ def test_a_step_that_fails_stops_only_those_that_stand_on_it(tmp_path):
         Step("after good", end_well, (tmp_path / "later",), 1.0, after=("good",)),
     ]
     with pytest.raises(StageFailed, match=r"bad: ValueError: no such luck \(.*bad.txt\)"):
-        carry_out(steps, tmp_path, ("",), lines.append)
+        carry_out(steps, tmp_path, CPU, lines.append)
     assert (tmp_path / "later").exists()
     assert not (tmp_path / "never").exists()
     assert "wrote it" in (tmp_path / "logs" / "good.txt").read_text(encoding="utf-8")
 
     mended = [Step("bad", end_well, (tmp_path / "bad",), 1.0), *steps[1:]]
     lines.clear()
-    carry_out(mended, tmp_path, ("",), lines.append)
+    carry_out(mended, tmp_path, CPU, lines.append)
     assert (tmp_path / "never").exists()
     assert lines[0] == "2 of 4 steps were done before"
 
 
-def test_several_devices_have_a_step_each(tmp_path, monkeypatch):
+def test_several_devices_have_a_step_each(tmp_path):
     """Two GPUs, which this machine need not have: every step sees one, and both are used."""
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda k: f"made up {k}")
     steps = [Step(f"step {k}", end_well, (tmp_path / str(k),), 1.0) for k in range(4)]
-    carry_out(steps, tmp_path, ("0", "1"), lambda line: None)
-    assert {(tmp_path / str(k)).read_text(encoding="utf-8") for k in range(4)} == {"0", "1"}
+    found = (Device("2", "made up 2"), Device("GPU-5ad0", "made up 3"))
+    carry_out(steps, tmp_path, found, lambda line: None)
+    seen = {(tmp_path / str(k)).read_text(encoding="utf-8") for k in range(4)}
+    assert seen == {"2", "GPU-5ad0"}
+    done = [json.loads(path.read_text("utf-8")) for path in (tmp_path / "done").iterdir()]
+    assert {own["device"] for own in done} == {"made up 2", "made up 3"}
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "names"),
+    [(None, 2, ["0", "1"]), ("2, GPU-5ad0", 2, ["2", "GPU-5ad0"]), ("1,-1,0", 1, ["1"])],
+)
+def test_only_gpus_that_we_were_given_are_used(monkeypatch, given, count, names):
+    """By the names that whoever shares the machine out gave them, the first as torch sees it."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda k: f"H100 of place {k}")
+    found = devices()
+    assert [own.visible for own in found] == names
+    assert found[0].name == f"GPU {names[0]} H100 of place 0"
+
+
+def leave_a_child(noted):
+    """A step that dies with a child which never asks after it, as trainers' data workers."""
+    child = subprocess.Popen(["sleep", "600"])
+    noted.write_text(str(child.pid), encoding="utf-8")
+    raise MemoryError("no room")
+
+
+def is_alive(pid):
+    """Whether a process runs; one that only waits to be asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid):
+    """Raise if a process is still there after some seconds."""
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} outlived its step"
+        time.sleep(0.05)
+
+
+def test_nothing_outlives_a_step_that_failed(tmp_path):
+    """Nor one whose study was killed: what a step began ends with it."""
+    noted = tmp_path / "pid"
+    with pytest.raises(StageFailed, match="MemoryError: no room"):
+        carry_out([Step("one", leave_a_child, (noted,), 1.0)], tmp_path, CPU, lambda line: None)
+    wait_until_gone(int(noted.read_text("utf-8")))
+
+
+def start_a_child_and_wait(noted):
+    """A step that is killed amid its work."""
+    child = subprocess.Popen(["sleep", "600"])
+    noted.write_text(str(child.pid), encoding="utf-8")
+    child.wait()
+
+
+def test_nothing_outlives_a_study_that_was_killed(tmp_path):
+    """SIGKILL leaves the study no time to end its steps; they see for themselves."""
+    noted = tmp_path / "pid"
+    script = (
+        "from pathlib import Path\nfrom limn.lab.alone import run_alone\n"
+        "from tests.lab.test_study import start_a_child_and_wait\n"
+        f"work, log = Path({str(noted)!r}), Path({str(tmp_path / 'log')!r})\n"
+        "run_alone(start_a_child_and_wait, (work,), log, {})"
+    )
+    study = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY)
+    deadline = time.monotonic() + 60
+    while not noted.exists() or not noted.read_text("utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    study.kill()
+    study.wait()
+    wait_until_gone(int(noted.read_text("utf-8")))
+
+
+def be_killed():
+    """A step that the system ends, as it does for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_step_that_was_killed_says_so(tmp_path):
+    """And not the last line of its log, which has nothing to do with it."""
+    with pytest.raises(StageFailed, match=r"one: ended by SIGKILL \(out of memory\?\) \(.*one.txt"):
+        carry_out([Step("one", be_killed, (), 1.0)], tmp_path, CPU, lambda line: None)
 
 
 def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):

@@ -54,6 +54,11 @@ class Stopwatch:
             self.elapsed_s[name] = self.elapsed_s.get(name, 0.0) + self.clock() - started
 
 
+def in_words(seconds: float) -> str:
+    """A time for somebody who waits."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRecord:
     """What a physicist reads about one scan; one row of the scan log.

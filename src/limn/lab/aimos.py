@@ -80,12 +80,25 @@ class AimosPreset:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        if any(n <= 0 or n % SIDE_MULTIPLE for n in self.size):
-            msg = f"AIMOS: size {self.size}; multiples of {SIDE_MULTIPLE} expected"
+        if len(self.size) != 2 or any(n <= 0 or n % SIDE_MULTIPLE for n in self.size):
+            msg = f"AIMOS: size {self.size}; two multiples of {SIDE_MULTIPLE} expected"
             raise ConfigWrong(msg)
+        for name in ("spacing_mm", "batch", "steps", "learning_rate"):
+            if not getattr(self, name) > 0:
+                msg = f"AIMOS: {name} {getattr(self, name)}; more than 0 expected"
+                raise ConfigWrong(msg)
         if len(self.features) != STAGES:
             msg = f"AIMOS: {len(self.features)} numbers of features; {STAGES} expected"
             raise ConfigWrong(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """Trained networks, warm on their device, each with the window of HU that it learnt by."""
+
+    preset: AimosPreset
+    networks: tuple[tuple[UNet2d, Window], ...]
+    device: torch.device
 
 
 def train_fold(
@@ -117,7 +130,9 @@ def train_fold(
         latest.unlink(missing_ok=True)
         return
     device = _device()
-    begun = {"preset": asdict(preset), "seed": seed, "cases": [ct.as_posix() for ct, _ in cases]}
+    # By their names in the data set, which may be moved.
+    names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
+    begun = {"preset": asdict(preset), "seed": seed, "cases": names}
     kept = torch.load(latest, map_location="cpu", weights_only=True) if latest.exists() else None
     if kept is not None and kept["begun"] != begun:
         msg = f"{folder} was begun with other settings or scans; give another, or delete it"
@@ -166,45 +181,63 @@ def train_fold(
     latest.unlink(missing_ok=True)
 
 
-def predict(
-    folders: Sequence[Path], volume: Volume, classes: int = CLASSES
-) -> tuple[npt.NDArray[np.uint8], dict[str, float]]:
-    """The likeliest class by the folds' mean probability, in every voxel of the scan.
-
-    Parameters
-    ----------
-    folders : of the folds, each with its ``final.pt``
-    volume : any size, spacing and order of axes
-
-    Returns
-    -------
-    labels : (z, y, x) uint8 on the volume's own grid
-    times : ``preprocess_s`` and ``inference_s``, which ends with the labels; reading the
-        networks is in neither
+def read_folds(folders: Sequence[Path]) -> Folds:
+    """The networks that `train_fold` left in these folders.
 
     Raises
     ------
     BundleUnfit
         If a fold is not there or not finished, or the folds don't belong together.
     """
-    device = _device()
-    preset, folds = _read_folds(folders, classes, device)
+    device, presets, networks = _device(), list[AimosPreset](), []
+    for folder in folders:
+        path = folder / FINAL
+        if not path.exists():
+            msg = f"{folder} holds no {FINAL}; train the fold to its end"
+            raise BundleUnfit(msg)
+        kept = torch.load(path, map_location=device, weights_only=True)
+        presets.append(AimosPreset(**kept["begun"]["preset"]))
+        own = len(kept["network"]["head.bias"])
+        if own != CLASSES or presets[-1] != presets[0]:
+            msg = f"{path}: {presets[-1]}, {own} classes; {presets[0]}, {CLASSES} expected"
+            raise BundleUnfit(msg)
+        network = UNet2d(presets[-1].features, CLASSES).to(device).eval()
+        network.load_state_dict(kept["network"])
+        networks.append((network, Window(**kept["window"])))
+    if not networks:
+        raise BundleUnfit("AIMOS: no fold given; name the folder of one at least")
+    return Folds(presets[0], tuple(networks), device)
+
+
+def predict(folds: Folds, volume: Volume) -> tuple[npt.NDArray[np.uint8], dict[str, float]]:
+    """The likeliest class by the folds' mean probability, in every voxel of the scan.
+
+    Parameters
+    ----------
+    volume : any size, spacing and order of axes
+
+    Returns
+    -------
+    labels : (z, y, x) uint8 on the volume's own grid
+    times : ``preprocess_s`` and ``inference_s``, which ends with the labels
+    """
+    preset, device = folds.preset, folds.device
     started = time.perf_counter()
     turn = Reorientation.between(volume.grid.axis_letters, AXES)
     hu = turn.apply(volume.hu_zyx)
     shape = resampled_shape(hu, turn.spacing(volume.grid.spacing_mm).zyx, preset.spacing_mm)
     seen = resampled(hu, shape, device)
-    stacks = [window.slices(seen, preset.size) for _, window in folds]
+    stacks = [window.slices(seen, preset.size) for _, window in folds.networks]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     prepared = time.perf_counter()
-    total = torch.zeros((classes, shape[1], *preset.size), device=device)
+    total = torch.zeros((CLASSES, shape[1], *preset.size), device=device)
     with torch.inference_mode(), autocast(device):
-        for (network, _), stack in zip(folds, stacks, strict=True):
+        for (network, _), stack in zip(folds.networks, stacks, strict=True):
             for at in range(0, len(stack), preset.batch):
                 scores = network(stack[at : at + preset.batch]).float()
                 total[:, at : at + preset.batch] += scores.softmax(dim=1).transpose(0, 1)
-    mean = unframed(total / len(folds), shape)
+    mean = unframed(total / len(folds.networks), shape)
     labels = most_probable(mean, (0, 0, 0), shape, shape_of(hu), None)
     own = np.ascontiguousarray(turn.undo(labels))
     ended = time.perf_counter()
@@ -223,29 +256,6 @@ def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     overlap, size = (soft * one_hot).sum(axes)[1:], (soft + one_hot).sum(axes)[1:]
     soft_dice = ((2 * overlap + 1.0) / (size + 1.0)).mean()
     return nn.functional.cross_entropy(scores, truth) - soft_dice
-
-
-def _read_folds(
-    folders: Sequence[Path], classes: int, device: torch.device
-) -> tuple[AimosPreset, list[tuple[UNet2d, Window]]]:
-    presets, folds = [], []
-    for folder in folders:
-        path = folder / FINAL
-        if not path.exists():
-            msg = f"{folder} holds no {FINAL}; train the fold to its end"
-            raise BundleUnfit(msg)
-        kept = torch.load(path, map_location=device, weights_only=True)
-        presets.append(AimosPreset(**kept["begun"]["preset"]))
-        own = len(kept["network"]["head.bias"])
-        if own != classes or presets[-1] != presets[0]:
-            msg = f"{path}: {presets[-1]}, {own} classes; {presets[0]}, {classes} expected"
-            raise BundleUnfit(msg)
-        network = UNet2d(presets[-1].features, classes).to(device).eval()
-        network.load_state_dict(kept["network"])
-        folds.append((network, Window(**kept["window"])))
-    if not folds:
-        raise BundleUnfit("AIMOS: no fold given; name the folder of one at least")
-    return presets[0], folds
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,23 @@ def run_alone(
         process.start()
     process.join()
     if process.exitcode:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1] if lines else f"it ended with {process.exitcode}"
-        msg = f"{said} ({log}); start again to go on"
+        _end_group(process.pid)
+        msg = f"{_why(process.exitcode, log)} ({log}); start again to go on"
         raise StageFailed(msg)
+
+
+def end_all() -> None:
+    """End whatever `run_alone` has begun, with all that it began itself."""
+    for process in multiprocessing.active_children():
+        _end_group(process.pid)
+        process.terminate()
+
+
+def cores() -> int:
+    """How many this process may use: a batch system may have lent it a few of many."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
@@ -56,12 +70,16 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
+        if os.getpgrp() == os.getpid():
+            _end_group(os.getpid())
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) -> None:
+    # Trainers start processes that outlive them; a group can be ended whole.
+    os.setpgid(0, 0)
     end_with_parent()
     with log.open("a", buffering=1, encoding="utf-8") as file:
         # What native code and the children of this process print goes there too.
@@ -75,6 +93,22 @@ def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) ->
             traceback.print_exc(file=file)
             file.flush()
             os._exit(1)
+
+
+def _end_group(leader: int | None) -> None:
+    """Ask every process of a group to end; multiprocessing's own tracker stays and clears up."""
+    if leader is not None:
+        with suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGTERM)
+
+
+def _why(exitcode: int, log: Path) -> str:
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        short = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"ended by {name}{short}"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended with {exitcode}"
 
 
 @contextmanager

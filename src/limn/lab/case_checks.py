@@ -22,8 +22,8 @@ HEART, CORD, LUNG_R, LUNG_L, LUNGS = (
 )
 # Share of both lungs that the right one has: 0.64 and 0.65 in two real mice.
 RIGHT_AT_LEAST = 0.5
-# Two people's hearts of one scan; those of two scans hardly meet.
-SAME_HEART = 0.3
+# Two people's hearts, or lungs, of one scan; those of two scans hardly meet.
+SAME_ORGAN = 0.3
 # Air in it makes lung darker than muscle or blood, whatever the calibration.
 DARKER_HU = 100.0
 SAME_SPACING = 0.01
@@ -131,11 +131,32 @@ def elsewhere(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:
                     f"{name} does not lie on the CT: {inside:.0f} HU in its lungs, "
                     f"{around:.0f} in its heart"
                 )
-        if name != "observer1" and heart.any() and (first == HEART).any():
-            overlap = dice(heart, np.asarray(first == HEART, dtype=np.bool_))
-            if overlap < SAME_HEART:
-                said.append(f"{name}'s heart lies elsewhere than observer1's (DSC {overlap:.2f})")
+        if name == "observer1":
+            continue
+        theirs = {"heart": first == HEART, "lungs": np.isin(first, (LUNG_R, LUNG_L))}
+        for word, own in (("heart", heart), ("lungs", lungs)):
+            if own.any() and theirs[word].any():
+                said += _unlike(name, word, own, np.asarray(theirs[word], dtype=np.bool_))
     return said
+
+
+def _unlike(
+    name: str, word: str, own: npt.NDArray[np.bool_], first: npt.NDArray[np.bool_]
+) -> list[str]:
+    """An organ that two people drew at two places, or one of them the other way round.
+
+    Lungs that were drawn as one have no sides to be exchanged, and a mirrored pair of them meets
+    the true one: less well, though, than when it is turned back.
+    """
+    overlap, mirrored = dice(own, first), dice(own[:, :, ::-1], first)
+    if overlap < SAME_ORGAN:
+        return [f"{name} drew the {word} elsewhere than observer1 (DSC {overlap:.2f})"]
+    if mirrored > overlap:
+        return [
+            f"left/right swapped: {name}'s {word} fit observer1's better when mirrored (DSC "
+            f"{mirrored:.2f}) than as they are ({overlap:.2f})"
+        ]
+    return []
 
 
 def _middle(mask: npt.NDArray[np.bool_], axis: int) -> float:

@@ -38,7 +38,8 @@ from rich.progress import (
 from limn import __version__
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
-from limn.lab.alone import end_with_parent
+from limn.domain.timing import in_words
+from limn.lab.alone import cores, end_with_parent
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
@@ -95,7 +96,7 @@ def write_cohort(
         missing = [visit for visit in cohort.visits if not _place(folder, visit).exists()]
         total = len(cohort.visits)
         done = total - len(missing)
-        for name in _made(folder, cohort, missing, workers or _cores()):
+        for name in _made(folder, cohort, missing, workers or cores()):
             done += 1
             report(name, done, total)
         if missing or not (folder / MANIFEST).exists():
@@ -128,19 +129,15 @@ def show_cohort(folder: Path, cohort: Cohort, workers: int | None) -> None:
                 bars.update(task, description=name, completed=done)
                 return
             left_s = (time.monotonic() - started) / (done - before[0]) * (total - done)
-            console.print(f"{name}  {done}/{total}, {_told(left_s)} left")
+            console.print(f"{name}  {done}/{total}, {in_words(left_s)} left")
 
         made = write_cohort(folder, cohort, workers=workers, report=report)
     kept, animals = len(cohort.visits) - made, len(cohort.all_animals)
     console.print(
         f"{made} scans made" + (f", {kept} were there" if kept else "") + f" in "
-        f"{_told(time.monotonic() - started)}; {escape(str(folder / MANIFEST))} names "
+        f"{in_words(time.monotonic() - started)}; {escape(str(folder / MANIFEST))} names "
         f"{len(cohort.visits)} scans of {animals} animal{'s' * (animals != 1)}"
     )
-
-
-def _told(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _row(cohort: Cohort, visit: Visit) -> dict[str, str]:
@@ -244,13 +241,6 @@ def _made(folder: Path, cohort: Cohort, visits: Sequence[Visit], workers: int) -
         raise StageFailed(msg) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _cores() -> int:
-    """How many this process may use: a batch system may have lent it a few of many."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _make(folder: Path, cohort: Cohort, visit: Visit) -> str:

@@ -27,7 +27,16 @@ from limn.domain.folders import writable
 from limn.domain.scan import Volume
 from limn.lab import case_checks, cohort
 from limn.lab.foreign import on_grid, read_contours, read_ct
-from limn.lab.layout import LABEL_OF, OBSERVERS, Contours, Found, Kind, find_scans, read_layout
+from limn.lab.layout import (
+    LABEL_OF,
+    OBSERVERS,
+    Contours,
+    Found,
+    Kind,
+    contours_without_ct,
+    find_scans,
+    read_layout,
+)
 from limn.lab.split import Split, as_toml, draw_split, folded, read_split
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Split as Side
@@ -128,7 +137,8 @@ def import_folder(
         )
         raise ConfigWrong(msg)
     else:
-        found = [scan for group in read_layout(layout) for scan in find_scans(source, group)]
+        all_groups = read_layout(layout)
+        found = [scan for group in all_groups for scan in find_scans(source, group)]
         contoured = [scan for scan in found if "observer1" in scan.contours]
         if not contoured:
             msg = (
@@ -138,11 +148,15 @@ def import_folder(
         for scan in found:
             if scan not in contoured:
                 report(f"left out: {scan.name}: not contoured by observer 1")
+        for path in (each for group in all_groups for each in contours_without_ct(source, group)):
+            report(f"WARNING {path}: no CT is here that it was drawn on")
         groups = {scan.animal: scan.group.contrast for scan in contoured}
         asked = read_split(split) if split else _drawn_split(groups)
         cases = (_foreign_case(scan) for scan in contoured)
         count = len(contoured)
     _refuse_unfit(asked, set(groups))
+    if absent := asked.absent(set(groups)):
+        report(f"WARNING the split names animals that are not here: {', '.join(absent)}")
     _write(out, cases, count, asked, report)
 
 
@@ -169,6 +183,7 @@ def _take_over(source: Path, out: Path, split: Path | None, report: Report) -> N
         If it was made with another split than the one that is asked for.
     """
     entries = read_dataset(source)
+    (out / MANIFEST).unlink(missing_ok=True)
     if split is not None:
         asked = read_split(split)
         for own in entries:
@@ -181,9 +196,11 @@ def _take_over(source: Path, out: Path, split: Path | None, report: Report) -> N
             if path := getattr(own, name):
                 (out / path).parent.mkdir(parents=True, exist_ok=True)
                 (out / path).unlink(missing_ok=True)
-                _place(source / path, out / path)
-    for name in (SPLIT, MANIFEST):
-        shutil.copyfile(source / name, out / name)
+                place(source / path, out / path)
+    shutil.copyfile(source / SPLIT, out / SPLIT)
+    part = out / f"{MANIFEST}.part"
+    shutil.copyfile(source / MANIFEST, part)
+    part.replace(out / MANIFEST)
     report(f"{out / MANIFEST}: {len(entries)} scans of {source}, imported before")
 
 
@@ -318,19 +335,19 @@ def _entry(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
     span = np.iinfo(np.int16)
     hu = np.clip(np.rint(case.volume.hu_zyx), span.min, span.max).astype(np.int16)
     arrays: dict[str, npt.NDArray[Any]] = {"ct": hu, **case.drawn}
-    place = out / SCANS / case.name
-    part = place.with_name(f"{place.name}.part")
-    for old in (part, place):
+    own = out / SCANS / case.name
+    part = own.with_name(f"{own.name}.part")
+    for old in (part, own):
         if old.exists():
             shutil.rmtree(old)
     part.mkdir()
     for name, array in arrays.items():
         wanted = part / f"{name}.nii.gz"
         if name in case.files:
-            _place(case.files[name], wanted)
+            place(case.files[name], wanted)
         else:
             SimpleITK.WriteImage(to_image(array, case.volume.grid), str(wanted))
-    part.rename(place)
+    part.rename(own)
     grid = case.volume.grid
     paths = {
         name: f"{SCANS}/{case.name}/{name}.nii.gz" if name in arrays else ""
@@ -467,7 +484,7 @@ def _drawn_split(contrast_of: Mapping[str, bool]) -> Split:
     return draw_split(native, [a for a in contrast_of if a not in native], SEED)
 
 
-def _place(source: Path, wanted: Path) -> None:
+def place(source: Path, wanted: Path) -> None:
     """The same file in another folder: a second name, or a copy where that can't be."""
     try:
         os.link(source, wanted)

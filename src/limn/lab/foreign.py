@@ -24,6 +24,7 @@ from limn.lab.synthesize import to_image
 AXES = "SPL"
 # Of the slices that an organ spans, so many may have no contour: an island, a forgotten slice.
 MOST_EMPTY_SHARE = 0.1
+LITTER = ("Thumbs.db", "desktop.ini")
 
 
 def read_ct(path: Path, axes: str) -> Volume:
@@ -54,9 +55,14 @@ def read_ct(path: Path, axes: str) -> Volume:
 
 
 def read_series(folder: Path) -> Series:
-    """The CT series of a folder; other modalities beside it are passed over."""
-    headers = read_headers(sorted(path for path in folder.rglob("*") if path.is_file()))
+    """The CT series of a folder; other modalities and what file managers leave are passed over."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    headers = read_headers([path for path in files if not _is_litter(path.name)])
     return assemble([own for own in headers if own.header.get("Modality") == "CT"], assume_hu=True)
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
 
 
 def read_contours(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArray[np.uint8], Grid]:

@@ -131,12 +131,7 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
     ConfigWrong
         If there are none or another number than the layout says, or two files fit one scan.
     """
-    paths = _everything_below(folder)
-    images = _matching(paths, group.ct, f"{folder}: [{group.name}] ct")
-    contours = {
-        name: _matching(paths, own.files, f"{folder}: [{group.name}.{name}] files")
-        for name, own in group.observers.items()
-    }
+    images, contours = _files_of(folder, group)
     if group.scans and len(images) != group.scans:
         msg = f"{folder}: {len(images)} scans fit [{group.name}] ct, {group.scans} expected"
         raise ConfigWrong(msg)
@@ -158,6 +153,30 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
         for (animal, time), path in sorted(images.items())
         if f"{animal}_{time}" not in group.leave_out
     ]
+
+
+def contours_without_ct(folder: Path, group: Group) -> list[Path]:
+    """What an observer drew on scans that are not here, or that have another name than theirs."""
+    images, contours = _files_of(folder, group)
+    return [
+        folder / path
+        for own in contours.values()
+        for scan, path in sorted(own.items())
+        if scan not in images
+    ]
+
+
+def _files_of(
+    folder: Path, group: Group
+) -> tuple[dict[tuple[str, str], str], dict[str, dict[tuple[str, str], str]]]:
+    """(animal, time) to its CT, and of every observer to what he drew; relative."""
+    paths = _everything_below(folder)
+    images = _matching(paths, group.ct, f"{folder}: [{group.name}] ct")
+    contours = {
+        name: _matching(paths, own.files, f"{folder}: [{group.name}.{name}] files")
+        for name, own in group.observers.items()
+    }
+    return images, contours
 
 
 def _everything_below(folder: Path) -> list[str]:

@@ -37,9 +37,9 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from limn.domain.timing import Stopwatch
-from limn.lab.alone import end_with_parent
+from limn.lab.alone import cores, end_with_parent
 from limn.lab.channels_last import channels_last, with_layout_free_norms
-from limn.lab.dataset import Entry
+from limn.lab.dataset import Entry, place
 from limn.lab.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
 from limn.lab.study_times import write_record
 from limn.lab.study_words import CASCADE, LOWRES
@@ -54,7 +54,7 @@ FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 def environment(root: Path) -> dict[str, str]:
     """What nnunetv2 must find set before it is imported; for `alone.run_alone`."""
-    few = str(min(4, os.cpu_count() or 1))
+    few = str(min(4, cores()))
     return {name: str(root / name) for name in (RAW, PREPROCESSED, RESULTS)} | {
         "nnUNet_n_proc_DA": "0" if not torch.cuda.is_available() else "8",
         PROCESSES: few,
@@ -139,9 +139,9 @@ def prepare(
     for folder in (raw / "imagesTr", raw / "labelsTr", ready / "gt_segmentations"):
         folder.mkdir(parents=True)
     for own in training:
-        _same(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
+        place(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
         for folder in (raw / "labelsTr", ready / "gt_segmentations"):
-            _same(data / own.observer1, folder / f"{own.scan}.nii.gz")
+            place(data / own.observer1, folder / f"{own.scan}.nii.gz")
     told = json.dumps(dataset(len(training)), indent=1)
     for folder in (raw, ready):
         (folder / "dataset.json").write_text(told, encoding="utf-8")
@@ -344,14 +344,6 @@ def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) ->
         None,
     )
     return predictor
-
-
-def _same(source: Path, wanted: Path) -> None:
-    """The same file under nnunetv2's name, or a copy where a second name can't be."""
-    try:
-        os.link(source, wanted)
-    except OSError:
-        shutil.copyfile(source, wanted)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +55,11 @@ class Split:
         if animal in self.test1:
             return Side.TEST1
         return Side.TEST2 if animal in self.test2 else None
+
+    def absent(self, here: Container[str]) -> tuple[str, ...]:
+        """Animals that it names and that are not here."""
+        named = (*self.training, *self.test1, *self.test2)
+        return tuple(animal for animal in named if animal not in here)
 
     def fold_of(self, animal: str) -> int | None:
         """The fold that an animal validates, from 0; None for one that does not train."""

@@ -12,22 +12,27 @@ from filelock import FileLock, Timeout
 from limn.domain.errors import ConfigWrong
 from limn.domain.folders import writable
 from limn.lab.cohort import show_cohort
-from limn.lab.dataset import MANIFEST, Entry, import_folder, read_dataset, unlike_the_paper
+from limn.lab.dataset import MANIFEST, SPLIT, Entry, import_folder, read_dataset, unlike_the_paper
 from limn.lab.foreign import read_ct
+from limn.lab.nnunet_plans import Preset
 from limn.lab.overlays import draw_case
 from limn.lab.scores import read_scores
+from limn.lab.split import read_split
 from limn.lab.study_config import StudyConfig, read_study
 from limn.lab.study_jobs import Folders, read_drawing
-from limn.lab.study_run import carry_out, gpus, read_mark
+from limn.lab.study_run import carry_out, devices, read_mark
 from limn.lab.study_steps import Step, steps
 from limn.lab.study_times import timed_on
-from limn.lab.study_words import AIMOS, LIMN, REFERENCE_SYSTEM, SETS
+from limn.lab.study_words import AIMOS, FLAT, LIMN, REFERENCE_SYSTEM, SETS
 from limn.lab.summary import by_organ, cases
 from limn.lab.tables import write_tables
+from limn.segment.bundle import open_bundle
 
 BEGUN = "study.json"
 RESULTS = "results"
 STEPS_CSV = "steps.csv"
+# nnunetv2 turns patches that are no longer than so many times their width all the way round.
+NEARLY_SQUARE = 1.5
 
 
 def reproduce(
@@ -65,13 +70,13 @@ def reproduce(
 
 
 def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], None]) -> Path:
-    _begin(config, folders.work)
+    _refuse_another(config, folders.work)
     entries = _data(config, folders, report)
     planned = steps(config, entries, folders)
     systems = (*config.systems, LIMN)
     for system in systems:
         folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
-    carry_out(planned, folders.work, gpus(), report)
+    carry_out(planned, folders.work, devices(), report)
     results = folders.work / RESULTS
     testing = [own for own in entries if own.split != "train"]
     timed = timed_on({name: [folders.times(name, own.scan) for own in testing] for name in systems})
@@ -80,7 +85,16 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     _write_steps(planned, folders.work, results / STEPS_CSV)
     for path in _overlays(systems, testing, folders, results):
         report(f"drawn: {path}")
-    report(f"done: {results / 'tables.md'}; the folds elsewhere: limn models pack {folders.bundle}")
+    sealed, asked = open_bundle(folders.bundle), config.naming
+    if (sealed.name, sealed.version) != (asked.name, asked.version):
+        report(
+            f"WARNING {folders.bundle} keeps the name {sealed.name} {sealed.version}, by which it "
+            "was sealed; to change it, delete it and done/predict-limn.json, and start again"
+        )
+    report(
+        f"done: {results / 'tables.md'}; to use the folds in a node: "
+        f"limn models pack {folders.bundle} -o {sealed.name}.zip"
+    )
     return results
 
 
@@ -101,6 +115,8 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         *(f"- Unlike the paper: {line}." for line in unlike_the_paper(entries)),
         "- No system is shown mirror images when it predicts; nnU-Net's own default does that, and "
         "the paper does not say that it was changed.",
+        "- nnU-Net's rows are of its own predictor, which averages the folds' logits; the paper "
+        "says that probabilities were averaged, as AIMOS and limn's engine do here.",
         "- Run again on a GPU, or with nnU-Net's own trainer, which sets no seed, networks differ "
         "and so do these figures, within what luck does.",
     ]
@@ -114,7 +130,7 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         lines.append(
             f"- {name}: {rule}; {preset.epochs} epochs of {preset.iterations} (the paper's plan: "
             f"1000 of 250), batch {preset.batch}, patch {patch} at {preset.spacing_mm} mm, "
-            f"{preset.features[0]} to {preset.features[-1]} features"
+            f"{preset.features[0]} to {preset.features[-1]} features{_turned(name, preset)}"
         )
     if own := config.aimos:
         lines.append(
@@ -124,13 +140,27 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _begin(config: StudyConfig, work: Path) -> None:
-    """Write down what the folder belongs to, or refuse one that belongs to another study."""
+def _turned(name: str, preset: Preset) -> str:
+    """By how much nnU-Net turns slices while they are learnt from; of blocks nothing is said."""
+    if name != FLAT:
+        return ""
+    nearly_square = max(preset.patch) <= NEARLY_SQUARE * min(preset.patch)
+    return (
+        f", slices turned by up to {180 if nearly_square else 15} degrees, as nnU-Net does with "
+        "such patches (blocks: 30)"
+    )
+
+
+def _refuse_another(config: StudyConfig, work: Path) -> None:
+    """Raise for a folder that belongs to another study.
+
+    Raises
+    ------
+    ConfigWrong
+        Names what differs.
+    """
     path, wanted = work / BEGUN, config.digest()
     if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
         return
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +178,9 @@ def _begin(config: StudyConfig, work: Path) -> None:
 def _data(
     config: StudyConfig, folders: Folders, report: Callable[[str], None]
 ) -> tuple[Entry, ...]:
-    if not (folders.data / MANIFEST).exists():
+    """The data set; the study has begun once it is whole, so a layout may be mended until then."""
+    begun = folders.work / BEGUN
+    if not (begun.exists() and (folders.data / MANIFEST).exists()):
         source = config.source
         if source is None and config.cohort is not None:
             source = folders.work / "cohort"
@@ -161,6 +193,17 @@ def _data(
     if len(folds) < 2 or not any(own.split == "test1" for own in entries):
         msg = f"{folders.data}: two folds and a test set 1 are needed; mend the split"
         raise ConfigWrong(msg)
+    wanted = read_split(folders.data / SPLIT).test2
+    if wanted and not any(own.split == "test2" for own in entries):
+        msg = (
+            f"{folders.data}: the split names {', '.join(wanted)} for test set 2, and none of them "
+            "is here; mend the split or the layout (test2 = [] for a study without)"
+        )
+        raise ConfigWrong(msg)
+    if not begun.exists():
+        part = begun.with_suffix(".part")
+        part.write_text(json.dumps(config.digest(), indent=1) + "\n", encoding="utf-8")
+        part.replace(begun)
     return entries
 
 

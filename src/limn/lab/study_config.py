@@ -84,7 +84,7 @@ class StudyConfig:
         """What a work folder belongs to; as JSON gives it back."""
         said = {
             "cohort": asdict(self.cohort) if self.cohort else None,
-            "source": str(self.source) if self.source else None,
+            "source": str(self.source.resolve()) if self.source else None,
             "layout": _sha256(self.layout),
             "split": _sha256(self.split),
             "short": self.short,
@@ -148,6 +148,8 @@ def _study(said: Mapping[str, Any], folder: Path) -> StudyConfig:
     if CASCADE in systems and LOWRES not in systems:
         msg = f"systems.{CASCADE} needs systems.{LOWRES}, its first stage"
         raise ConfigWrong(msg)
+    for name in systems:
+        _flat_or_not(name, _table(systems, name, "systems."))
     return StudyConfig(
         cohort=_made(Cohort, _table(said, "cohort"), "cohort") if source is None else None,
         source=source,
@@ -195,10 +197,18 @@ def _known(said: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
         raise ConfigWrong(msg)
 
 
-def _table(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _flat_or_not(name: str, said: Mapping[str, Any]) -> None:
+    """A 2d system learns from slices, the others from blocks."""
+    patch, axes = said.get("patch"), 2 if name == FLAT else 3
+    if isinstance(patch, list) and len(patch) != axes:
+        msg = f"systems.{name}.patch = {patch}: {axes} numbers expected"
+        raise ConfigWrong(msg)
+
+
+def _table(said: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
     found = said.get(name, {})
     if not isinstance(found, dict):
-        msg = f"{name} = {found!r}: a table [{name}] is expected"
+        msg = f"{where}{name} = {found!r}: a table [{where}{name}] is expected"
         raise ConfigWrong(msg)
     return found
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from limn.domain.scan import Labels, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab import aimos
 from limn.lab.aimos import AimosPreset
-from limn.lab.alone import end_with_parent
+from limn.lab.alone import cores, end_with_parent
 from limn.lab.dataset import Entry
 from limn.lab.foreign import read_ct
 from limn.lab.layout import LABEL_OF, OBSERVERS
@@ -93,9 +92,10 @@ def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Pa
     ----------
     scans : CT, where its labels go, and its times
     """
+    folds = aimos.read_folds(networks)
 
     def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
-        labels, times = aimos.predict(networks, volume)
+        labels, times = aimos.predict(folds, volume)
         watch.elapsed_s.update(times)
         return labels
 
@@ -116,18 +116,24 @@ def predict_limn(
     ensemble.warm_up()
 
     def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
-        with watch.stage("preprocess_s"):
-            prepared = ensemble.prepare(volume)
-        with watch.stage("inference_s"):
-            inferred = ensemble.infer(prepared, lambda done, total: None)
-            return ensemble.label(prepared, inferred).labels_zyx
+        def drawn() -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
+            with watch.stage("preprocess_s"):
+                prepared = ensemble.prepare(volume)
+            with watch.stage("inference_s"):
+                inferred = ensemble.infer(prepared, lambda done, total: None)
+                return inferred.flags, ensemble.label(prepared, inferred).labels_zyx
+
+        flags, labels = ensemble.despite_gpu(drawn)
+        if flags:
+            _say(f"flags: {', '.join(flags)}")
+        return labels
 
     _predict(scans, label)
 
 
 def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], out: Path) -> None:
     """Every system against every observer on every test scan: the one long CSV."""
-    workers = min(len(entries), os.cpu_count() or 1)
+    workers = min(len(entries), cores())
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Score]] = {}
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:

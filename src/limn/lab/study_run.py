@@ -8,9 +8,10 @@ one at a time where there is none: a network takes all cores.
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,49 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from limn.domain.errors import StageFailed
-from limn.lab.alone import run_alone
+from limn.domain.timing import in_words
+from limn.lab.alone import end_all, run_alone
 from limn.lab.study_steps import Step
 
 LOOK_S = 0.5
 WIDEST = 60
 
 
-def gpus() -> tuple[str, ...]:
-    """Their numbers, as CUDA_VISIBLE_DEVICES takes them; ("",) is the CPU."""
-    return tuple(str(k) for k in range(torch.cuda.device_count())) or ("",)
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a step computes on.
+
+    Attributes
+    ----------
+    visible : what CUDA_VISIBLE_DEVICES calls it; "" for the CPU
+    """
+
+    visible: str
+    name: str
+
+
+def devices() -> tuple[Device, ...]:
+    """Every GPU that this process was given; the CPU where there is none."""
+    # A step must see one of ours under the name that whoever gave it used: on a shared machine
+    # number 0 may be somebody else's.
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    count = torch.cuda.device_count()
+    names = given if any(given) else [str(k) for k in range(count)]
+    found = tuple(
+        Device(name, f"GPU {name} {torch.cuda.get_device_name(k)}")
+        for k, name in enumerate(names[:count])
+    )
+    return found or (Device("", "CPU"),)
 
 
 def carry_out(
-    steps: Sequence[Step], work: Path, devices: Sequence[str], report: Callable[[str], None]
+    steps: Sequence[Step], work: Path, found: Sequence[Device], report: Callable[[str], None]
 ) -> None:
     """Do every step that is not done.
 
     Parameters
     ----------
-    devices : as `gpus`; so many steps at once
+    found : as `devices`; so many steps at once
 
     Raises
     ------
@@ -56,7 +80,7 @@ def carry_out(
         return
     running: set[str] = set()
     cluster = distributed.LocalCluster(
-        n_workers=len(devices),
+        n_workers=len(found),
         threads_per_worker=1,
         processes=False,
         # None would take port 8787 on every address, or warn that another has it.
@@ -66,7 +90,7 @@ def carry_out(
     try:
         with distributed.Client(cluster) as client:
             # Its workers are threads of ours; each takes one of the devices.
-            device_of = dict(zip(sorted(client.scheduler_info()["workers"]), devices, strict=True))
+            device_of = dict(zip(sorted(client.scheduler_info()["workers"]), found, strict=True))
             futures = dict[str, distributed.Future[None]]()
             for step in waiting:
                 futures[step.name] = client.submit(
@@ -81,19 +105,18 @@ def carry_out(
                 )
             _watch(waiting, futures, running, work, report)
     except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
+        end_all()
         raise
     finally:
         cluster.close()
 
 
 def _do(
-    step: Step, work: Path, device_of: dict[str, str], running: set[str], _: list[None]
+    step: Step, work: Path, device_of: dict[str, Device], running: set[str], _: list[None]
 ) -> None:
     """In a worker; the last argument makes Dask wait for the steps before."""
     device = device_of[distributed.get_worker().address]
-    visible = {"CUDA_VISIBLE_DEVICES": device} if device else {}
+    visible = {"CUDA_VISIBLE_DEVICES": device.visible} if device.visible else {}
     running.add(step.name)
     started = time.monotonic()
     try:
@@ -103,7 +126,7 @@ def _do(
     said = {
         "step": step.name,
         "seconds": round(time.monotonic() - started, 1),
-        "device": f"GPU {device} {torch.cuda.get_device_name(int(device))}" if device else "CPU",
+        "device": device.name,
     }
     mark = _mark(work, step.name)
     part = mark.with_suffix(".part")
@@ -122,6 +145,7 @@ def _watch(
     console = Console(highlight=False, soft_wrap=True)
     total = sum(step.cost for step in waiting)
     started, done, failed = time.monotonic(), 0.0, list[str]()
+    ends_at = started
     pending = {step.name: step for step in waiting}
     with Progress(
         TextColumn("{task.description}"),
@@ -141,18 +165,19 @@ def _watch(
                     report(f"NOT DONE {name}: {error}")
                     continue
                 done += step.cost
+                ends_at = _end(started, done, total)
                 seconds = read_mark(work, name)["seconds"]
                 number = len(waiting) - len(pending)
                 report(
-                    f"{number}/{len(waiting)} {name}: {_told(seconds)}; "
-                    f"{_left(started, done, total)}"
+                    f"{number}/{len(waiting)} {name}: {in_words(seconds)}; "
+                    f"{_left(ends_at) if pending else 'done'}"
                 )
             said = " | ".join(f"{name}: {_last_line(_log(work, name))}" for name in sorted(running))
             bars.update(
                 bar,
                 completed=done,
                 description=escape(said),
-                left=_left(started, done, total) if done else "",
+                left=_left(ends_at) if done else "",
             )
             time.sleep(LOOK_S)
     if failed:
@@ -173,14 +198,14 @@ def _log(work: Path, name: str) -> Path:
     return work / "logs" / f"{name.replace(' ', '-')}.txt"
 
 
-def _left(started: float, done: float, total: float) -> str:
-    """By what the steps that are done cost; rough, as the first is not like the others."""
-    left_s = (time.monotonic() - started) * (total - done) / done
-    return f"about {_told(left_s)} left" if left_s else "done"
+def _end(started: float, done: float, total: float) -> float:
+    """When all will be done, by what the steps so far took; rough, for they are not alike."""
+    now = time.monotonic()
+    return now + (now - started) * (total - done) / done
 
 
-def _told(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _left(ends_at: float) -> str:
+    return f"about {in_words(max(0.0, ends_at - time.monotonic()))} left"
 
 
 def _last_line(log: Path) -> str:

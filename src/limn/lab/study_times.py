@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import torch
 
 from limn import __version__
 from limn.domain.timing import ScanRecord
+from limn.lab.alone import cores
 
 # Times of a system were written before machines were noted.
 UNNOTED = "machines that were not noted"
@@ -34,10 +34,20 @@ def write_record(path: Path, scan: str, elapsed_s: Mapping[str, float]) -> None:
 
 
 def machine() -> str:
-    """What computes here, such as "NVIDIA H100" or "x86_64, 2 cores"."""
+    """What computes here, such as "NVIDIA H100" or "AMD EPYC 9R14, 2 cores"."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{_processor()}, {cores()} cores"
+
+
+def _processor() -> str:
+    """Its model where the system tells it (Linux), else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def timed_on(records: Mapping[str, Sequence[Path]]) -> str:

@@ -23,26 +23,33 @@ class System:
     ----------
     model : in the paper
     rebuilt : what runs here is like the paper's and not it
+    axes : of what its networks see: 2 for slices, 3 for blocks; 0 where there is no network
     """
 
     key: str
     algorithm: str
     model: str
     rebuilt: bool = False
+    axes: int = 0
 
     @property
     def model_here(self) -> str:
         """What it is called beside figures that were measured here."""
         return f"{self.model}, rebuilt" if self.rebuilt else self.model
 
+    @property
+    def named(self) -> str:
+        """In one word, where a table has one column for it."""
+        return f"{self.algorithm} {self.model_here}"
+
 
 SYSTEMS: tuple[System, ...] = (
-    System(REFERENCE_SYSTEM, "nnU-Net", "3d_fullres"),
-    System(LOWRES, "nnU-Net", "3d_lowres"),
-    System(CASCADE, "nnU-Net", "3d_cascade"),
-    System(FLAT, "nnU-Net", "2d"),
-    System(AIMOS, "AIMOS", "UNet-768", rebuilt=True),
-    System(LIMN, "limn", "engine"),
+    System(REFERENCE_SYSTEM, "nnU-Net", "3d_fullres", axes=3),
+    System(LOWRES, "nnU-Net", "3d_lowres", axes=3),
+    System(CASCADE, "nnU-Net", "3d_cascade", axes=3),
+    System(FLAT, "nnU-Net", "2d", axes=2),
+    System(AIMOS, "AIMOS", "UNet-768", rebuilt=True, axes=2),
+    System(LIMN, "limn", "engine", axes=3),
     System(OBSERVERS, "Interobserver variability", ""),
     System(MANUAL, "Manual", "one biologist"),
 )

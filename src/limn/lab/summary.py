@@ -82,6 +82,38 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
+class Overall:
+    """A system's DSC over organs and scans: the mean of every scan's organs, then of the scans.
+
+    Attributes
+    ----------
+    cleaned : mean and sd after the clean-up; None where it was not done
+    """
+
+    system: str
+    scans: int
+    mean: float
+    sd: float
+    cleaned: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksAgainstSlices:
+    """A system whose networks see blocks against one whose networks see slices, scan by scan.
+
+    Attributes
+    ----------
+    cleaned : "yes" after the islands were removed, else "no"
+    held : of the mean DSC of a scan's organs
+    """
+
+    blocks: str
+    slices: str
+    cleaned: str
+    held: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """A system against nnU-Net 3d_fullres by one measure of one organ."""
 
@@ -147,6 +179,46 @@ def differences(
     return tuple(found)
 
 
+def overall(scores: Sequence[Score], test_set: str) -> tuple[Overall, ...]:
+    """What every system reached on a test set, in one number."""
+    plain, cleaned = (_mean_dsc_of(scores, test_set, how) for how in ("no", "yes"))
+    return tuple(
+        Overall(
+            system.key,
+            len(plain[system.key]),
+            *_mean_and_sd(_defined(plain[system.key].values())),
+            cleaned=(
+                _mean_and_sd(_defined(cleaned[system.key].values()))
+                if system.key in cleaned
+                else None
+            ),
+        )
+        for system in in_order(set(plain))
+    )
+
+
+def blocks_against_slices(
+    scores: Sequence[Score], test_set: str
+) -> tuple[BlocksAgainstSlices, ...]:
+    """Every 3D system against every 2D one: the paper's main question (Discussion)."""
+    animals = {own.scan: own.animal for own in scores if own.set == test_set}
+    found = []
+    for cleaned in ("no", "yes"):
+        means = _mean_dsc_of(scores, test_set, cleaned)
+        systems = in_order(set(means))
+        for blocks in (own for own in systems if own.axes == 3):
+            for flat in (own for own in systems if own.axes == 2):
+                ours, theirs = means[blocks.key], means[flat.key]
+                scans = sorted(ours.keys() & theirs.keys())
+                held = compare(
+                    np.array([ours[scan] for scan in scans]),
+                    np.array([theirs[scan] for scan in scans]),
+                    [animals[scan] for scan in scans],
+                )
+                found.append(BlocksAgainstSlices(blocks.key, flat.key, cleaned, held))
+    return tuple(found)
+
+
 def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
     """Scans on which a system of the paper did not find some organ: it has a DSC, no distance.
 
@@ -195,11 +267,19 @@ def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
     return found
 
 
-def conformity(scores: Sequence[Score]) -> tuple[Conformity, ...]:
-    """Cells of Table 3: every system against the consensus, then the observers among themselves."""
+def conformity(
+    scores: Sequence[Score], without: Collection[tuple[str, str]] = ()
+) -> tuple[Conformity, ...]:
+    """Cells of Table 3: every system against the consensus, then the observers among themselves.
+
+    Parameters
+    ----------
+    without : test sets and scans that are left out; see `missed`
+    """
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for own in scores:
-        if own.measure == CONFORMITY and own.cleaned == "no":
+        is_left_out = (own.set, own.scan) in without
+        if own.measure == CONFORMITY and own.cleaned == "no" and not is_left_out:
             values[own.system, own.set, own.organ].append(own.value)
     return tuple(
         Conformity(system.key, test_set, structure.value, *_mean_and_sd(_defined(values[key])))
@@ -257,6 +337,21 @@ def cases(scans: Mapping[str, Mapping[Organ, Held]]) -> dict[str, str]:
         places[len(ranked) - 1] = "worst"
         places.setdefault((len(ranked) - 1) // 2, "intermediate")
     return {word: ranked[k] for k, word in sorted(places.items()) if k < len(ranked)}
+
+
+def _mean_dsc_of(
+    scores: Sequence[Score], test_set: str, cleaned: str
+) -> dict[str, dict[str, float]]:
+    """System to the mean DSC of each scan's organs."""
+    organs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (_, system, measure), scans in _by_scan(scores, test_set, (), cleaned).items():
+        if measure == "dsc":
+            for scan, dsc in scans.items():
+                organs[system][scan].append(dsc)
+    return {
+        system: {scan: math.fsum(own) / len(own) for scan, own in scans.items()}
+        for system, scans in organs.items()
+    }
 
 
 def conformity_values(scores: Sequence[Score], test_set: str) -> dict[tuple[str, str], FloatArray]:

@@ -1,15 +1,9 @@
-"""Tables 1 to 4 in the paper's layout, its own values below ours: Markdown, CSV, LaTeX.
-
-A table is a `Sheet` of text first; the three formats say the same.
-"""
+"""Tables 1 to 4 in the paper's layout, its own values below ours, and what stands behind them."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
@@ -18,7 +12,8 @@ from limn.lab import published, summary
 from limn.lab.agreement import Structure
 from limn.lab.boxplots import draw_accuracy, draw_conformity
 from limn.lab.scores import Score, read_scores
-from limn.lab.statistics import ZERO_METHOD
+from limn.lab.sheet import Sheet, as_csv, as_latex, as_markdown
+from limn.lab.statistics import ALPHA, ZERO_METHOD, Comparison
 from limn.lab.study_words import (
     CASCADE,
     MANUAL,
@@ -31,7 +26,7 @@ from limn.lab.study_words import (
     System,
     in_order,
 )
-from limn.lab.summary import Cell, Conformity, Difference, Row, Time
+from limn.lab.summary import BlocksAgainstSlices, Cell, Conformity, Difference, Row, Time
 
 OURS, PAPER = "here", "paper"
 NOTHING = "-"
@@ -43,23 +38,6 @@ MEDIAN_DECIMALS = {
 TIMED = "on machines that the scores do not name"
 STAGES = {CASCADE: " (2nd stage only)"}
 TABLE_OF = {"test1": "table1", "test2": "table2"}
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table as text.
-
-    Attributes
-    ----------
-    name : of its files
-    caption : what it shows, and how
-    rows : a `**bold**` cell is the best of its column
-    """
-
-    name: str
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write_tables(
@@ -113,9 +91,16 @@ def sheets(scores: Sequence[Score], timed: str = TIMED) -> list[Sheet]:
             made.append(_accuracy_sheet(scores, test_set, without, missed))
             made.append(_difference_sheet(scores, test_set, without))
         made.append(_case_sheet(scores, test_set))
-    if found := summary.conformity(scores):
-        rows = _conformity_rows(found, published.conformity())
-        made.append(Sheet("table3", _conformity_caption(), _conformity_columns(), rows))
+        made.append(_overall_sheet(scores, test_set))
+        if against := summary.blocks_against_slices(scores, test_set):
+            made.append(_against_sheet(against, test_set))
+    every = [(own, scan) for own in SETS for scan in summary.missed(scores, own)]
+    for left_out in ([], every) if every else ([],):
+        if found := summary.conformity(scores, left_out):
+            rows = _conformity_rows(found, published.conformity())
+            name = "table3" + ("-without-missed" if left_out else "")
+            caption = _conformity_caption() + _about_left_out(left_out)
+            made.append(Sheet(name, caption, _conformity_columns(), rows))
     if measured := summary.times(scores):
         made.append(_time_sheet(measured, timed))
     return made
@@ -236,10 +221,61 @@ def _difference_row(each: Difference) -> tuple[str, ...]:
         str(held.pairs),
         str(held.dropped),
         str(held.animals),
+        *_held_cells(held),
+    )
+
+
+def _held_cells(held: Comparison) -> tuple[str, str, str]:
+    """Mean difference, interval, p."""
+    return (
         _signed(held.mean_difference),
         NOTHING if math.isnan(held.low) else f"{_signed(held.low)} to {_signed(held.high)}",
         NOTHING if math.isnan(held.p) else f"{held.p:.4f}" + "*" * held.is_significant,
     )
+
+
+def _overall_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
+    rows = []
+    for own in summary.overall(scores, test_set):
+        system = _system(own.system)
+        cells = (_thousandths(own.mean, own.sd), _thousandths(*(own.cleaned or (math.nan,) * 2)))
+        rows.append((system.algorithm, system.model_here, str(own.scans), *cells))
+    caption = (
+        f"In one number, for {SETS[test_set]}: the mean DSC of a scan's organs against observer 1, "
+        "mean ± SD over scans; a missed organ counts 0."
+    )
+    columns = ("Algorithm", "Model", "Scans", "Mean DSC", "Islands removed")
+    return Sheet(f"overall-{test_set}", caption, columns, tuple(rows))
+
+
+def _against_sheet(against: Sequence[BlocksAgainstSlices], test_set: str) -> Sheet:
+    rows = tuple(
+        (
+            _system(own.blocks).named,
+            _system(own.slices).named,
+            own.cleaned,
+            str(own.held.pairs),
+            str(own.held.animals),
+            *_held_cells(own.held),
+        )
+        for own in against
+    )
+    caption = (
+        f"3D systems against 2D ones for {SETS[test_set]}: difference of the mean DSC of a scan's "
+        "organs, 3D minus 2D, with a 95 % bootstrap interval over animals, and the p of the signed "
+        f"rank test over scans; * p < {ALPHA:g}."
+    )
+    columns = (
+        "3D",
+        "2D",
+        "Islands removed",
+        "Pairs",
+        "Animals",
+        "Mean difference",
+        "95 % interval",
+        "p",
+    )
+    return Sheet(f"3d-against-2d-{test_set}", caption, columns, rows)
 
 
 def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
@@ -282,6 +318,11 @@ def _conformity_caption() -> str:
         "of the cord both of 2; lungs joined), and among the observers themselves; the paper's "
         "own values below. The best system is bold."
     )
+
+
+def _about_left_out(left_out: Sequence[tuple[str, str]]) -> str:
+    scans = ", ".join(scan for _, scan in left_out)
+    return f" Left out, because a system missed an organ: {scans}." if left_out else ""
 
 
 def _conformity_rows(
@@ -344,77 +385,6 @@ def time_cells(time: Time) -> tuple[str, ...]:
     )
 
 
-# How they are written
-
-
-def as_markdown(sheet: Sheet) -> str:
-    """A heading, the caption, the table."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
-
-    head = [f"## {sheet.name}", "", _markdown_cell(sheet.caption), "", line(sheet.columns)]
-    rule = "|" + "---|" * len(sheet.columns)
-    return "\n".join([*head, rule, *(line(row) for row in sheet.rows)]) + "\n"
-
-
-def as_csv(sheet: Sheet) -> str:
-    """The cells, without caption or bold."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(sheet.columns)
-    lines.writerows(
-        [cell.strip("*") if _is_bold(cell) else cell for cell in row] for row in sheet.rows
-    )
-    return text.getvalue()
-
-
-def as_latex(sheet: Sheet) -> str:
-    """A table environment with booktabs' rules."""
-    body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in sheet.rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_latex_cell(sheet.caption)}}}",
-            rf"\label{{tab:{sheet.name}}}",
-            rf"\begin{{tabular}}{{{'l' * len(sheet.columns)}}}",
-            r"\toprule",
-            " & ".join(_latex_cell(column) for column in sheet.columns) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _is_bold(cell: str) -> bool:
-    return cell.startswith("**") and cell.endswith("**")
-
-
-def _markdown_cell(cell: str) -> str:
-    return cell if _is_bold(cell) else cell.replace("*", r"\*").replace("|", r"\|")
-
-
-def _latex_cell(cell: str) -> str:
-    if _is_bold(cell):
-        return rf"\textbf{{{_latex_cell(cell.strip('*'))}}}"
-    for plain, tex in (
-        ("\\", r"\textbackslash "),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("&", r"\&"),
-        ("#", r"\#"),
-        ("<", "$<$"),
-        ("±", r"$\pm$"),
-        ("*", "$^{*}$"),
-    ):
-        cell = cell.replace(plain, tex)
-    return cell
-
-
 def _system(key: str) -> System:
     return in_order({key})[0]
 
@@ -434,6 +404,12 @@ def _median(cell: Cell, decimals: int) -> str:
     if math.isnan(cell.median):
         return NOTHING
     return f"{cell.median:.{decimals}f}" + "*" * cell.star
+
+
+def _thousandths(mean: float, sd: float) -> str:
+    if math.isnan(mean):
+        return NOTHING
+    return f"{mean:.3f} ± {NOTHING if math.isnan(sd) else f'{sd:.3f}'}"
 
 
 def _signed(value: float) -> str:
