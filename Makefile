@@ -45,6 +45,7 @@ soak: install
 	PYTHONPATH=. $(BIN)/python bench/kill.py
 	PYTHONPATH=. $(BIN)/python bench/soak_series.py
 	PYTHONPATH=. $(BIN)/python bench/hosts.py
+	PYTHONPATH=. $(BIN)/python bench/kill_study.py
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py --cases 100000 --minutes 30
 	$(BIN)/python bench/parity_v1.py
 

@@ -3,17 +3,23 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn import cli
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.lab.dataset import Entry
+from limn.lab.nnunet_plans import configuration_of
 from limn.lab.scores import read_scores
 from limn.lab.study import described, reproduce
 from limn.lab.study_config import read_study
@@ -22,74 +28,11 @@ from limn.lab.study_steps import Step
 from limn.lab.study_words import TIMES
 from limn.segment.bundle import open_bundle
 from tests.conftest import REPOSITORY
-
-SPLIT = """
-test1 = ["native-02"]
-test2 = ["contrast-00"]
-folds = [["native-00"], ["native-01"]]
-"""
-HEAD = """
-trainer = "short"
-[data]
-split = "split.toml"
-[cohort]
-animals = 3
-time_points = 1
-contrast_animals = 1
-contrast_scans = 1
-spacing_mm = 0.7
-"""
-LEARNING = "batch = 2\nepochs = 2\niterations = 3\n"
-IN_3D = "poolings = [2, 2, 2]\nfeatures = [4, 8, 16]\n" + LEARNING
-FULLRES = "[systems.3d_fullres]\nspacing_mm = 0.7\npatch = [32, 32, 32]\n" + IN_3D
-OTHERS = f"""
-[systems.3d_lowres]
-spacing_mm = 1.0
-patch = [24, 24, 24]
-{IN_3D}
-[systems.3d_cascade]
-spacing_mm = 0.7
-patch = [32, 32, 32]
-{IN_3D}
-[systems.2d]
-spacing_mm = 0.7
-patch = [32, 32]
-poolings = [2, 2]
-features = [4, 8, 16]
-{LEARNING}
-"""
-AIMOS = """
-[systems.aimos]
-spacing_mm = 0.7
-size = [64, 64]
-features = [4, 4, 4, 4, 4, 8]
-batch = 4
-steps = 6
-learning_rate = 0.002
-"""
-
+from tests.lab.small_study import AIMOS, FULLRES, HEAD, SPLIT, WHOLE, started, written
+from tests.lab.test_dataset import drawn as small_animal
+from tests.lab.test_dataset import hu, nifti
 
 CPU = (Device("", "CPU"),)
-
-
-def written(folder, text):
-    """A study's TOML and its split on disk."""
-    folder.mkdir()
-    (folder / "split.toml").write_text(SPLIT, encoding="utf-8")
-    path = folder / "study.toml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def started(config, out):
-    """The command, as a user gives it, in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "limn.cli", "lab", "reproduce", str(config), "-o", str(out)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def drawn(path, system):
@@ -98,10 +41,33 @@ def drawn(path, system):
     return [str(own) for own in scores if own.system == system and own.measure not in TIMES]
 
 
+def by_nnunetv2(out, system, scan, folder):
+    """(z, y, x): labels of a scan by nnunetv2's own loader, preprocessing and predictor."""
+    (trained,) = (out / "nnunet" / "nnUNet_results").glob(f"*/*__{configuration_of(system)}")
+    shutil.copytree(trained, folder)
+    for path in folder.glob("fold_*/checkpoint_final.pth"):
+        kept = torch.load(path, weights_only=False)
+        # It looks trainers up by name in its own package, and needs but the network of this one.
+        torch.save(kept | {"trainer_name": "nnUNetTrainer"}, path)
+    predictor = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), use_folds=(0, 1))
+    image, properties = SimpleITKIO().read_images([str(out / "data/scans" / scan / "ct.nii.gz")])
+    before = None
+    if system == "3d_cascade":
+        path = out / "predicted" / "3d_lowres" / f"{scan}.nii.gz"
+        before, _ = SimpleITKIO().read_seg(str(path))
+    return predictor.predict_single_npy_array(image, properties, before, None, False)
+
+
 @pytest.mark.timeout(1200)
 def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     """All five systems; killed amid the first folds; two of them held against an unbroken run."""
-    config, out = written(tmp_path / "whole", HEAD + FULLRES + OTHERS + AIMOS), tmp_path / "out"
+    config, out = written(tmp_path / "whole", WHOLE), tmp_path / "out"
     process = started(config, out)
     latest = "nnunet/nnUNet_results/*/*/fold_1/checkpoint_latest.pth"
     deadline = time.monotonic() + 500
@@ -137,6 +103,11 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     assert bundle.demonstration
     assert bundle.trained_on.startswith("2 scans of 2 digital phantom mice and no animal")
 
+    for system in ("3d_fullres", "3d_lowres", "3d_cascade", "2d"):
+        ours = out / "predicted" / system / "contrast-00-t0.nii.gz"
+        theirs = by_nnunetv2(out, system, "contrast-00-t0", tmp_path / system)
+        np.testing.assert_array_equal(SimpleITKIO().read_seg(str(ours))[0][0], theirs)
+
     alone = tmp_path / "alone"
     reproduce(written(tmp_path / "one", HEAD + FULLRES + AIMOS), alone, None, lambda line: None)
     for system in ("3d_fullres", "limn", "observers"):
@@ -165,6 +136,10 @@ def test_what_a_study_was_is_told_beside_the_papers(tmp_path):
     assert "- Unlike the paper: contrast-enhanced animals train, in the paper none did: a." in told
     assert "No system is shown mirror images when it predicts" in told
     assert "aimos, rebuilt: 6 steps" in told
+    assert "averages the folds' logits" in told
+    assert "slices turned" not in told
+    square = described(read_study(written(tmp_path / "two", WHOLE)), entries)
+    assert "patch 32 x 32 at 0.7 mm, 4 to 16 features, slices turned by up to 180" in square
     assert "Phantoms" not in told
 
 
@@ -294,6 +269,54 @@ def test_a_step_that_was_killed_says_so(tmp_path):
     """And not the last line of its log, which has nothing to do with it."""
     with pytest.raises(StageFailed, match=r"one: ended by SIGKILL \(out of memory\?\) \(.*one.txt"):
         carry_out([Step("one", be_killed, (), 1.0)], tmp_path, CPU, lambda line: None)
+
+
+LAYOUT = """
+[native]
+ct = "{animal}/{time}/ct.nii.gz"
+axes = "SAR"
+[native.observer1]
+files = "{animal}/{time}/drawn.nii.gz"
+axes = "SAR"
+labels = { Heart = 1, SpinalCord = 2, Lung_R = 3, Lung_L = 4 }
+"""
+
+
+def stop_here(*_):
+    """Instead of hours of training."""
+    raise StageFailed("stopped")
+
+
+def test_what_a_folder_belongs_to_is_settled_when_its_data_is_whole(tmp_path, monkeypatch):
+    """A layout or a split that does not fit is mended in place; afterwards it is another study."""
+    monkeypatch.setattr("limn.lab.study.carry_out", stop_here)
+    for k in range(3):
+        day = tmp_path / "scans" / f"{k:02d}" / "t0"
+        day.mkdir(parents=True)
+        (day / "ct.nii.gz").write_bytes(nifti(hu(k), 0.7))
+        (day / "drawn.nii.gz").write_bytes(nifti(small_animal(), 0.7))
+    data = '[data]\nsource = "../scans"\nlayout = "layout.toml"\nsplit = "split.toml"\n'
+    config, out = written(tmp_path / "study", data + FULLRES), tmp_path / "out"
+    layout, split = config.with_name("layout.toml"), config.with_name("split.toml")
+
+    def refused():
+        with pytest.raises((ConfigWrong, StageFailed)) as found:
+            reproduce(config, out, None, lambda line: None)
+        return str(found.value)
+
+    layout.write_text(LAYOUT.replace("Heart = 1", "Heart = 7"), encoding="utf-8")
+    assert "3 of 3 scans can't be used" in refused()
+    layout.write_text(LAYOUT, encoding="utf-8")
+    assert "names contrast-00 for test set 2, and none of them is here" in refused()
+    assert not (out / "study.json").exists()
+    split.write_text(SPLIT.replace('["contrast-00"]', "[]"), encoding="utf-8")
+    assert refused() == "stopped"
+    # The same study by another way of writing where it is.
+    monkeypatch.chdir(tmp_path)
+    config = Path("study") / config.name
+    assert refused() == "stopped"
+    layout.write_text(LAYOUT.replace("Heart = 1", "Heart = 7"), encoding="utf-8")
+    assert "was begun with another layout" in refused()
 
 
 def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):

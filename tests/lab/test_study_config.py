@@ -30,6 +30,7 @@ WRONG = {
     "[systems.unet]": "systems.unet is not known here",
     "[systems]\n2d = 1": "systems.2d = 1: a table [systems.2d] is expected",
     "[systems.2d]\npatch = [32, 32, 32]": "systems.2d.patch = [32, 32, 32]: 2 numbers expected",
+    "[systems.aimos]\nsize = [64]": "systems.aimos.size = [64]: 2 numbers expected",
     "[systems.3d_cascade]": "systems.3d_cascade needs systems.3d_lowres",
     '[data]\nsource = "x"': "both given",
     '[bundle]\nname = "two words"': "[bundle] name = 'two words': letters, digits",

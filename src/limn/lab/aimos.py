@@ -80,8 +80,8 @@ class AimosPreset:
     learning_rate: float
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or any(n <= 0 or n % SIDE_MULTIPLE for n in self.size):
-            msg = f"AIMOS: size {self.size}; two multiples of {SIDE_MULTIPLE} expected"
+        if any(n <= 0 or n % SIDE_MULTIPLE for n in self.size):
+            msg = f"AIMOS: size {self.size}; multiples of {SIDE_MULTIPLE} expected"
             raise ConfigWrong(msg)
         for name in ("spacing_mm", "batch", "steps", "learning_rate"):
             if not getattr(self, name) > 0:

@@ -149,7 +149,7 @@ def _study(said: Mapping[str, Any], folder: Path) -> StudyConfig:
         msg = f"systems.{CASCADE} needs systems.{LOWRES}, its first stage"
         raise ConfigWrong(msg)
     for name in systems:
-        _flat_or_not(name, _table(systems, name, "systems."))
+        _refuse_other_axes(name, _table(systems, name, "systems."))
     return StudyConfig(
         cohort=_made(Cohort, _table(said, "cohort"), "cohort") if source is None else None,
         source=source,
@@ -197,11 +197,12 @@ def _known(said: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
         raise ConfigWrong(msg)
 
 
-def _flat_or_not(name: str, said: Mapping[str, Any]) -> None:
-    """A 2d system learns from slices, the others from blocks."""
-    patch, axes = said.get("patch"), 2 if name == FLAT else 3
-    if isinstance(patch, list) and len(patch) != axes:
-        msg = f"systems.{name}.patch = {patch}: {axes} numbers expected"
+def _refuse_other_axes(name: str, said: Mapping[str, Any]) -> None:
+    """2d and AIMOS learn from slices, the others from blocks."""
+    key, axes = ("size", 2) if name == AIMOS else ("patch", 2 if name == FLAT else 3)
+    own = said.get(key)
+    if isinstance(own, list) and len(own) != axes:
+        msg = f"systems.{name}.{key} = {own}: {axes} numbers expected"
         raise ConfigWrong(msg)
 
 
