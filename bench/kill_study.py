@@ -100,7 +100,7 @@ def _compare(first: Path, second: Path, kills: int) -> bool:
 def _without_times(path: Path) -> bytes:
     """A file; of the scores, those that are no times."""
     lines = path.read_bytes().splitlines(keepends=True)
-    times = tuple(f",,,,{name},".encode() for name in TIMES)
+    times = tuple(f",{name},".encode() for name in TIMES)
     return b"".join(line for line in lines if not any(time in line for time in times))
 
 
