@@ -163,11 +163,13 @@ def test_on_a_terminal_a_person_is_asked(run, v1, tmp_path, monkeypatch):
     assert open_bundle(tmp_path / "shelf/asked-1").orientation == "SPL"
 
 
-def test_an_import_overwrites_nothing(run, v1):
-    """The same name and version again is refused."""
+def test_an_import_overwrites_nothing(run, v1, monkeypatch):
+    """The same name and version again is refused, before anything is tried or sealed."""
     given = ["import", v1, "--labels", LABELS, "--orientation", "SPL", "--name", "mouse"]
     assert run(*given)[0] == 0
-    code, said = run(*given)
+    with monkeypatch.context() as patch:
+        patch.setattr("limn.node.models._seal", pytest.fail)
+        code, said = run(*given)
     assert code == 1
     assert "Give another --name or --version" in said
     assert run(*given, "--version", "2")[0] == 0

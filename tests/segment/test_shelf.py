@@ -1,4 +1,6 @@
+import os
 import shutil
+import time
 
 import pytest
 
@@ -48,6 +50,19 @@ def test_other_weights_of_the_same_name_are_refused(copy, tmp_path):
     with pytest.raises(BundleUnfit, match="holds another bundle of that name and version"):
         install(copy, tmp_path / "shelf")
     assert open_bundle(standing).sha256 == open_bundle(BUNDLE).sha256
+
+
+def test_what_a_killed_command_left_goes_after_a_day(copy, tmp_path):
+    """Not at once: another command may be at work in it."""
+    shelf = tmp_path / "shelf"
+    old, young = shelf / ".incoming-old", shelf / ".incoming-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("a checkpoint")
+    os.utime(old, (0, time.time() - 25 * 3600))
+    install(copy, shelf)
+    assert young.exists()
+    assert not old.exists()
 
 
 def test_a_damaged_bundle_leaves_nothing(copy, tmp_path):

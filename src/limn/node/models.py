@@ -169,13 +169,10 @@ def import_model(given: Path | None, source: Path, asked: Asked) -> None:
     console = Console(highlight=False)
     target_folder = models_dir(given)
     with shelf.incoming(target_folder) as work:
-        sealed = import_to(source, work / "bundle", asked, console)
+        sealed = import_to(source, work / "bundle", asked, console, target_folder)
         bundle = open_bundle(sealed)
         check_numbers(bundle)
         target = shelf.place(target_folder, bundle.label)
-        if target.exists():
-            msg = f"{target} exists; nothing was changed. Give another --name or --version"
-            raise BundleUnfit(msg)
         shelf.put(sealed, target)
     _tell_installed(console, target)
     if (problem := _runs(open_bundle(target))) is not None:
@@ -189,8 +186,16 @@ def _tell_installed(console: Console, target: Path) -> None:
     )
 
 
-def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Path:
-    """A training of nnU-Net as a bundle in a new folder; asks on a terminal what is not said."""
+def import_to(
+    source: Path, folder: Path, asked: Asked, console: Console, standing: Path | None = None
+) -> Path:
+    """A training of nnU-Net as a bundle in a new folder; asks on a terminal what is not said.
+
+    Parameters
+    ----------
+    standing : where bundles are installed; a name that stands there is refused before anything
+        is tried or copied
+    """
     if asked.check is not None and not asked.check.is_dir():
         msg = f"--check {asked.check} is no folder"
         raise ConfigWrong(msg)
@@ -207,12 +212,20 @@ def import_to(source: Path, folder: Path, asked: Asked, console: Console) -> Pat
         for note in trained.notes:
             console.print(f"[yellow]note:[/] {escape(note)}")
         told = _told(trained, source, asked)
+        if standing is not None:
+            _refuse_standing(shelf.place(standing, f"{told.name}-{told.version}"))
         if asked.check is not None:
             told = _checked(trained, told, folder, asked.check, console)
         if not told.orientation:
             told = replace(told, orientation=_ask_orientation(None))
         _seal(trained, told, folder)
     return folder
+
+
+def _refuse_standing(target: Path) -> None:
+    if target.exists():
+        msg = f"{target} exists; nothing was changed. Give another --name or --version"
+        raise BundleUnfit(msg)
 
 
 def _seal(trained: Trained, told: Told, folder: Path) -> Bundle:

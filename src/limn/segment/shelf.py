@@ -6,12 +6,17 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
 from limn.segment.archive import pack, unpack
 from limn.segment.bundle import MANIFEST, Bundle, glance, open_bundle
+
+INCOMING = ".incoming-"
+# No import takes so long.
+LEFT_S = 24 * 3600.0
 
 
 def bundles(shelf: Path) -> Iterator[Bundle | BundleUnfit]:
@@ -114,10 +119,16 @@ def place(shelf: Path, label: str) -> Path:
 
 @contextlib.contextmanager
 def incoming(shelf: Path) -> Iterator[Path]:
-    """A folder beside the bundles, on their disk, that is gone afterwards."""
+    """A folder beside the bundles, on their disk, that is gone afterwards.
+
+    Those that killed commands left are removed once they are a day old.
+    """
     try:
         shelf.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=shelf))
+        for left in shelf.glob(f"{INCOMING}*"):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=INCOMING, dir=shelf))
     except OSError as error:
         msg = f"{shelf}: {error.strerror}; give a folder that can be written: --models-dir"
         raise BundleUnfit(msg) from error
