@@ -75,9 +75,18 @@ def read_slices(
         # `nearest` asks which of its own voxels lies under each of the other grid's.
         own = nearest(truth.astype(np.uint8), (0, 0, 0), shape_of(truth), shape)
         drawn.append(_framed(torch.from_numpy(own), size, 0))
-    window = Window.of(volumes)
-    images = torch.cat([window.slices(own.float(), size).half() for own in volumes])
-    return window, images, torch.cat(drawn)
+    window, count = Window.of(volumes), sum(len(own) for own in drawn)
+    images = torch.empty((count, 1, *size), dtype=torch.float16)
+    labels = torch.empty((count, *size), dtype=torch.uint8)
+    at = 0
+    # Taken out one by one: the paper's data set would not fit twice.
+    while volumes:
+        organs = drawn.pop(0)
+        here = slice(at, at + len(organs))
+        images[here] = window.slices(volumes.pop(0).float(), size).half()
+        labels[here] = organs
+        at += len(organs)
+    return window, images, labels
 
 
 def resampled(
