@@ -96,6 +96,11 @@ def test_published_table_4():
     assert found["manual"] == ("-", "-", "2400")
 
 
+def test_a_short_time_is_not_none():
+    """Tenths below ten seconds, and less than a tenth is not 0.0."""
+    assert tables.time_cells(summary.Time("limn", 0.04, 2.46, 12.6)) == ("<0.1", "2.5", "13")
+
+
 def made_up(missed: bool = False) -> list[Score]:
     """Three systems on 12 scans of 4 animals; the second is worse on each, the third at random."""
     rng = np.random.default_rng(3)

@@ -29,6 +29,7 @@ from limn.lab.study_words import (
 from limn.lab.summary import BlocksAgainstSlices, Cell, Conformity, Difference, Row, Time
 
 OURS, PAPER = "here", "paper"
+SHORTEST_S = 0.1
 NOTHING = "-"
 # Decimals of the medians in Tables 1 and 2; means and deviations have two.
 MEDIAN_DECIMALS = {
@@ -379,10 +380,15 @@ def _time_sheet(measured: Sequence[Time], timed: str) -> Sheet:
 
 def time_cells(time: Time) -> tuple[str, ...]:
     """The three cells of a line of Table 4: whole seconds, as in the paper, tenths below ten."""
-    return tuple(
-        NOTHING if math.isnan(s) else f"{s:.0f}" if s >= 10 or s == round(s) else f"{s:.1f}"
-        for s in (time.preprocess_s, time.inference_s, time.runtime_s)
-    )
+    return tuple(_seconds(s) for s in (time.preprocess_s, time.inference_s, time.runtime_s))
+
+
+def _seconds(s: float) -> str:
+    if math.isnan(s):
+        return NOTHING
+    if 0 < s < SHORTEST_S:
+        return f"<{SHORTEST_S}"
+    return f"{s:.0f}" if s >= 10 or s == round(s) else f"{s:.1f}"
 
 
 def _system(key: str) -> System:
