@@ -49,6 +49,7 @@ NUMBER = 901
 DATASET = f"Dataset{NUMBER}_limn"
 RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
 PROCESSES = "nnUNet_def_n_proc"
+SPLITS = "splits_final.json"
 FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
@@ -130,8 +131,37 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
 def prepare(
     root: Path, data: Path, entries: Sequence[Entry], presets: Mapping[str, Preset]
 ) -> None:
-    """Raw folder, fingerprint, plans, splits, and every configuration preprocessed."""
+    """Raw folder, fingerprint, plans, splits, and every configuration preprocessed.
+
+    Goes on where it was killed: what a scan was made into is there whole or not at all.
+    """
     training = [own for own in entries if own.split == "train"]
+    ready = root / PREPROCESSED / DATASET
+    processes = int(os.environ[PROCESSES])
+    # Written last of what the scans' own files stand on.
+    if not (ready / SPLITS).exists():
+        _plan(root, data, training, presets, processes)
+    # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
+    # took 40 s each for three small scans on two cores.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
+        jobs = [
+            pool.submit(_preprocess, root, configuration_of(system), own.scan)
+            for system in presets
+            for own in training
+            if not _preprocessed(ready, configuration_of(system), own.scan).exists()
+        ]
+        for number, job in enumerate(as_completed(jobs), start=1):
+            print(f"preprocessed {number}/{len(jobs)} {job.result()}", flush=True)  # noqa: T201
+
+
+def _plan(
+    root: Path,
+    data: Path,
+    training: Sequence[Entry],
+    presets: Mapping[str, Preset],
+    processes: int,
+) -> None:
     raw, ready = root / RAW / DATASET, root / PREPROCESSED / DATASET
     for folder in (raw, ready):
         if folder.exists():
@@ -145,21 +175,9 @@ def prepare(
     told = json.dumps(dataset(len(training)), indent=1)
     for folder in (raw, ready):
         (folder / "dataset.json").write_text(told, encoding="utf-8")
-    processes = int(os.environ[PROCESSES])
     fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()
     _write(ready / f"{PLANS}.json", plans(DATASET, presets, fingerprint))
-    _write(ready / "splits_final.json", splits(training))
-    # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
-    # took 40 s each for three small scans on two cores.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
-        jobs = [
-            pool.submit(_preprocess, root, configuration_of(system), own.scan)
-            for system in presets
-            for own in training
-        ]
-        for job in as_completed(jobs):
-            print(f"preprocessed {job.result()}", flush=True)  # noqa: T201 - the log
+    _write(ready / SPLITS, splits(training))
 
 
 def splits(training: Sequence[Entry]) -> list[dict[str, list[str]]]:
@@ -267,20 +285,34 @@ def finish_results(root: Path, system: str, *, short: bool) -> None:
         )
 
 
+def _preprocessed(ready: Path, configuration: str, scan: str) -> Path:
+    """A file that is there once a scan's own files are."""
+    return ready / "done" / configuration / scan
+
+
 def _preprocess(root: Path, configuration: str, scan: str) -> str:
     raw, ready = root / RAW / DATASET, root / PREPROCESSED / DATASET
     manager = PlansManager(_read(ready / f"{PLANS}.json"))
     configured = manager.get_configuration(configuration)
-    folder = ready / configured.data_identifier
-    folder.mkdir(exist_ok=True)
+    part, folder = ready / "part" / configuration / scan, ready / configured.data_identifier
+    if part.exists():
+        shutil.rmtree(part)
+    for needed in (part, folder):
+        needed.mkdir(parents=True, exist_ok=True)
     DefaultPreprocessor(verbose=False).run_case_save(
-        str(folder / scan),
+        str(part / scan),
         [str(raw / "imagesTr" / f"{scan}_0000.nii.gz")],
         str(raw / "labelsTr" / f"{scan}.nii.gz"),
         manager,
         configured,
         _read(ready / "dataset.json"),
     )
+    for path in part.iterdir():
+        path.replace(folder / path.name)
+    part.rmdir()
+    done = _preprocessed(ready, configuration, scan)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.touch()
     return f"{configuration} {scan}"
 
 
