@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
     DatasetFingerprintExtractor,
 )
@@ -89,6 +90,13 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - nnunetv2 draws from it
         torch.manual_seed(seed)
+        # A cascade's transforms shuffle a list of channels that they keep: the order would depend
+        # on every batch before, and on the first one, which is drawn before any seed is set.
+        if isinstance(self.dataloader_train, SingleThreadedAugmenter):
+            for own in self.dataloader_train.data_loader.transforms.transforms:
+                shuffled = getattr(getattr(own, "transform", own), "channel_idx", None)
+                if isinstance(shuffled, list):
+                    shuffled.sort()
 
     @staticmethod
     def build_network_architecture(
