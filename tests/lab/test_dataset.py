@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import math
 import re
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from filelock import FileLock
 
 from limn import cli
 from limn.domain.errors import ConfigWrong
@@ -317,6 +319,85 @@ def test_contours_without_a_ct_and_animals_of_the_split_that_are_not_here_are_to
     import_folder(few, tmp_path / "out", layout, split, lines.append)
     assert f"WARNING {own / 'M1_0.25h.nii.gz'}: no CT is here that it was drawn on" in lines
     assert "WARNING the split names animals that are not here: native-M04" in lines
+
+
+def test_an_import_touches_nothing_that_it_did_not_make(few, layout, tmp_path):
+    """Neither the scans that it reads nor a folder in which somebody keeps other things."""
+    before = {path: path.read_bytes() for path in few.rglob("*") if path.is_file()}
+    own = tmp_path / "own"
+    (own / "scans" / "native-M01--001h").mkdir(parents=True)
+    (own / "scans" / "native-M01--001h" / "mine.txt").write_text("mine")
+    for out, said in (
+        (few, "may not be"),
+        (few / "out", "lie in it"),
+        (tmp_path, "or hold it"),
+        (own, "holds files that no import made"),
+    ):
+        with pytest.raises(ConfigWrong, match=said):
+            import_folder(few, out, layout, SPLIT, print)
+    assert {path: path.read_bytes() for path in few.rglob("*") if path.is_file()} == before
+    assert (own / "scans" / "native-M01--001h" / "mine.txt").read_text() == "mine"
+    with pytest.raises(ConfigWrong, match="nowhere is no folder; name the one that holds"):
+        import_folder(tmp_path / "nowhere", tmp_path / "out", layout, SPLIT, print)
+
+
+def test_two_imports_at_once_are_one_too_many(few, layout, tmp_path):
+    """The second is told; again after the first is fine."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with (
+        FileLock(out / dataset.LOCK),
+        pytest.raises(ConfigWrong, match="another import is at work there"),
+    ):
+        import_folder(few, out, layout, SPLIT, print)
+    for _ in range(2):
+        import_folder(few, out, layout, SPLIT, lambda _: None)
+    assert len(read_dataset(out)) == 5
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.99])
+def test_a_file_that_breaks_off_is_named(share, few, layout, tmp_path):
+    """Readers fill what is missing by zeros: 0 HU is water, and 0 is no organ."""
+    contours = few / "zenodo" / "native" / "observer1" / "M01_0.25h.nii.gz"
+    image = few / "1_nativeCTdata" / "M03_0.25h" / "CT140.img"
+    for path in (contours, image):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(share * len(whole))])
+    _, lines = said_of(few, layout, tmp_path / "out")
+    first, second = bad_lines(lines)
+    assert first.startswith(f"BAD native-M01-0.25h: observer1: {contours} can't be read")
+    assert second.startswith(f"BAD native-M03-0.25h: {image} is not whole: ")
+    assert f"{2 * math.prod(SHAPE)} of voxels promised; copy it again" in second
+
+
+def test_numbers_that_are_not_hu_are_told(few, layout, tmp_path):
+    """Stored values that somebody forgot to rescale; a person must look, for nobody can know."""
+    for suffix, contents in analyze((hu(1) + 1024).astype(np.int16), 0.14).items():
+        (few / "1_nativeCTdata" / "M03_0.25h" / f"CT140.{suffix}").write_bytes(contents)
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, SPLIT, lines.append)
+    told = "WARNING native-M03-0.25h: 524 HU in the lungs: are the CT's numbers Hounsfield units?"
+    assert told in lines
+
+
+def test_an_observer_whose_files_lie_elsewhere_is_told(few, layout, tmp_path):
+    """By the pattern that nothing fits; and a split that has nobody to train on says why."""
+    shutil.rmtree(few / "zenodo" / "native")
+    lines: list[str] = []
+    with pytest.raises(ConfigWrong, match="trains on no animal; here are contrast-M03, and one"):
+        import_folder(few, tmp_path / "out", layout, None, lines.append)
+    where = "zenodo/native/observer1/{animal}_{time}.nii.gz"
+    assert f"WARNING nothing fits [native.observer1] files = {where}" in lines
+
+
+def test_a_data_set_that_lacks_a_file_is_named(few, layout, tmp_path):
+    """Somebody tidied up."""
+    first = tmp_path / "first"
+    import_folder(few, first, layout, SPLIT, lambda _: None)
+    lost_file = first / "scans" / "native-M03-0.25h" / "observer2.nii.gz"
+    lost_file.unlink()
+    with pytest.raises(ConfigWrong, match=r"names scans/.*observer2\.nii\.gz, which is not there"):
+        import_folder(first, tmp_path / "second", None, None, lambda _: None)
 
 
 def test_a_ct_of_the_wrong_size_is_named(few, layout, tmp_path):

@@ -315,6 +315,8 @@ def test_what_a_folder_belongs_to_is_settled_when_its_data_is_whole(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     config = Path("study") / config.name
     assert refused() == "stopped"
+    layout.write_text(f"# a word\n{LAYOUT}", encoding="utf-8")
+    assert refused() == "stopped"
     layout.write_text(LAYOUT.replace("Heart = 1", "Heart = 7"), encoding="utf-8")
     assert "was begun with another layout" in refused()
 

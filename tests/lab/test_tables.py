@@ -270,7 +270,18 @@ def test_a_system_that_lacks_scans_is_named():
     ]
     assert summary.unscored(scores, "test2") == {"aimos": 2}
     captions = {sheet.name: sheet.caption for sheet in tables.sheets(scores)}
-    assert "**Not of all scans**: AIMOS UNet-768 lacks 2; its means" in captions["table2"]
+    assert "**Not of all scans**: AIMOS UNet-768 lacks scores of 2; its means" in captions["table2"]
+    # One organ of one scan is enough; and without the reference nothing is tested.
+    gone = ("2d", "test2", "s07", "Heart", "hd95_mm", "no")
+    part = [
+        own
+        for own in made_up()
+        if (own.system, own.set, own.scan, own.organ, own.measure, own.cleaned) != gone
+    ]
+    assert summary.unscored(part, "test2") == {"2d": 1}
+    alone = [own for own in made_up() if own.system == "2d"]
+    captions = {sheet.name: sheet.caption for sheet in tables.sheets(alone)}
+    assert "no scores of 3d_fullres: nothing was tested" in captions["table2"]
     assert "Not of all scans" not in {s.name: s.caption for s in tables.sheets(made_up())}["table2"]
 
 

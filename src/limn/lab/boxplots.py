@@ -22,6 +22,8 @@ BOX_WIDTH = 0.8
 # Past this factor between the largest and the median a straight axis hides every box.
 WIDE = 20.0
 
+MARKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+
 
 def draw_accuracy(scores: Sequence[Score], test_set: str, path: Path) -> bool:
     """DSC, MSD and 95p HD of every organ and system; False if there is nothing to draw."""
@@ -83,6 +85,9 @@ def _boxes(
     together = sorted(v for own in values.values() for v in own.tolist())
     if together and together[0] >= 0 and together[-1] > WIDE * together[len(together) // 2]:
         axes.set_yscale("symlog", linthresh=1.0)
+        # Where most boxes lie, below 1, the axis is linear.
+        axes.set_yticks([mark for mark in MARKS if mark <= 1.2 * together[-1]])
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(range(len(organs)), [ORGAN_WORDS[organ] for organ in organs])
     axes.grid(axis="y", linewidth=0.3)
 

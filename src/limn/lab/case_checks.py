@@ -26,6 +26,8 @@ RIGHT_AT_LEAST = 0.5
 SAME_ORGAN = 0.3
 # Air in it makes lung darker than muscle or blood, whatever the calibration.
 DARKER_HU = 100.0
+# About -500 in two real mice and in phantoms.
+LUNG_BELOW_HU = -50.0
 SAME_SPACING = 0.01
 SAME_GRID_MM = 0.01
 
@@ -115,6 +117,14 @@ def doubtful_sides(name: str, labels_zyx: LabelArray) -> list[str]:
             "whether the image is mirrored and the labels exchanged"
         ]
     return []
+
+
+def doubtful_hu(labels_zyx: LabelArray, volume: Volume) -> list[str]:
+    """Lungs as dense as water: numbers of a file that are not yet Hounsfield units, perhaps."""
+    lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L))
+    if not lungs.any() or (mean := float(volume.hu_zyx[lungs].mean())) < LUNG_BELOW_HU:
+        return []
+    return [f"{mean:.0f} HU in the lungs: are the CT's numbers Hounsfield units?"]
 
 
 def elsewhere(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:

@@ -21,17 +21,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
+from filelock import FileLock, Timeout
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.scan import Volume
 from limn.lab import case_checks, cohort
-from limn.lab.foreign import on_grid, read_contours, read_ct
+from limn.lab.foreign import on_grid, read_contours, read_ct, refuse_torn
 from limn.lab.layout import (
     LABEL_OF,
     OBSERVERS,
     Contours,
     Found,
+    Group,
     Kind,
     contours_without_ct,
     find_scans,
@@ -47,6 +49,9 @@ SCANS = "scans"
 TRUTH = "truth"
 DRAWN = (*OBSERVERS, TRUTH)
 SEED = 1822
+LOCK = ".import.lock"
+# One to learn from and one to validate with.
+FEWEST_FOLDS = 2
 Report = Callable[[str], None]
 
 
@@ -118,10 +123,42 @@ def import_folder(
     ------
     ConfigWrong
         If a file is wrong, or any scan is bad; every bad one has been reported by then, and
-        there is no manifest.
+        there is no manifest. If a folder is not there, or not fit to be written to.
     """
-    writable(out)
+    if not source.is_dir():
+        msg = f"{source} is no folder; name the one that holds the scans"
+        raise ConfigWrong(msg)
+    _refuse_place(source, out)
+    lock = FileLock(writable(out) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        msg = f"{out}: another import is at work there; wait for it, or give another folder"
+        raise ConfigWrong(msg) from error
+    try:
+        _import(source, out, layout, split, report)
+    finally:
+        lock.release()
+
+
+def _refuse_place(source: Path, out: Path) -> None:
+    """An import replaces whole folders: nothing that it did not make may lie there."""
+    here, there = out.resolve(), source.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        msg = f"{out} may not be {source}, lie in it or hold it; give a new folder for the data set"
+        raise ConfigWrong(msg)
+    ours = any((here / name).exists() for name in (LOCK, MANIFEST))
+    if here.is_dir() and any(here.iterdir()) and not ours:
+        msg = f"{out} holds files that no import made; give a new or an empty folder"
+        raise ConfigWrong(msg)
+
+
+def _import(
+    source: Path, out: Path, layout: Path | None, split: Path | None, report: Report
+) -> None:
     if (source / MANIFEST).exists():
+        if layout is not None:
+            report(f"{source} is a data set already; {layout} is not needed")
         _take_over(source, out, split, report)
         return
     if (source / cohort.MANIFEST).exists():
@@ -137,19 +174,7 @@ def import_folder(
         )
         raise ConfigWrong(msg)
     else:
-        all_groups = read_layout(layout)
-        found = [scan for group in all_groups for scan in find_scans(source, group)]
-        contoured = [scan for scan in found if "observer1" in scan.contours]
-        if not contoured:
-            msg = (
-                f"{source}: {len(found)} scans, none of them contoured by observer 1; mend {layout}"
-            )
-            raise ConfigWrong(msg)
-        for scan in found:
-            if scan not in contoured:
-                report(f"left out: {scan.name}: not contoured by observer 1")
-        for path in (each for group in all_groups for each in contours_without_ct(source, group)):
-            report(f"WARNING {path}: no CT is here that it was drawn on")
+        contoured = _contoured(source, read_layout(layout), layout, report)
         groups = {scan.animal: scan.group.contrast for scan in contoured}
         asked = read_split(split) if split else _drawn_split(groups)
         cases = (_foreign_case(scan) for scan in contoured)
@@ -160,6 +185,27 @@ def import_folder(
     _write(out, cases, count, asked, report)
 
 
+def _contoured(source: Path, groups: Sequence[Group], layout: Path, report: Report) -> list[Found]:
+    """The scans of somebody's folder that observer 1 contoured; what else lies there is told."""
+    found = [scan for group in groups for scan in find_scans(source, group)]
+    contoured = [scan for scan in found if "observer1" in scan.contours]
+    if not contoured:
+        msg = f"{source}: {len(found)} scans, none of them contoured by observer 1; mend {layout}"
+        raise ConfigWrong(msg)
+    for group in groups:
+        own = [scan for scan in found if scan.group is group]
+        for name, said in group.observers.items():
+            if not any(name in scan.contours for scan in own):
+                files = ", ".join(said.files)
+                report(f"WARNING nothing fits [{group.name}.{name}] files = {files}")
+        for path in contours_without_ct(source, group):
+            report(f"WARNING {path}: no CT is here that it was drawn on")
+    for scan in found:
+        if scan not in contoured:
+            report(f"left out: {scan.name}: not contoured by observer 1")
+    return contoured
+
+
 def _refuse_unfit(split: Split, animals: set[str]) -> None:
     """A split that these animals can't fill is told before hours are spent on reading them.
 
@@ -168,6 +214,12 @@ def _refuse_unfit(split: Split, animals: set[str]) -> None:
     ConfigWrong
         If nobody of those who train is here.
     """
+    if not split.training:
+        msg = (
+            f"the split trains on no animal; here are {', '.join(sorted(animals))}, and one is "
+            "kept to test: contour more native animals, or name the sides by --split"
+        )
+        raise ConfigWrong(msg)
     if not animals & set(split.training):
         wanted, here = ", ".join(split.training), ", ".join(sorted(animals))
         msg = f"no animal that the split trains on is here: it names {wanted}; here are {here}"
@@ -194,6 +246,9 @@ def _take_over(source: Path, out: Path, split: Path | None, report: Report) -> N
     for own in entries:
         for name in ("ct", *DRAWN):
             if path := getattr(own, name):
+                if not (source / path).is_file():
+                    msg = f"{source / MANIFEST} names {path}, which is not there; import anew"
+                    raise ConfigWrong(msg)
                 (out / path).parent.mkdir(parents=True, exist_ok=True)
                 (out / path).unlink(missing_ok=True)
                 place(source / path, out / path)
@@ -325,6 +380,11 @@ def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: R
         for side in Side
     )
     report(f"{out / MANIFEST}: {told}")
+    if len({own.fold for own in entries if own.split == Side.TRAIN}) < FEWEST_FOLDS:
+        report(
+            "WARNING all animals that train are in one fold; limn lab reproduce needs two (three "
+            "native animals, of which one tests, or a split of your own)"
+        )
 
 
 def _entry(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
@@ -373,6 +433,7 @@ def _foreign_case(scan: Found) -> Case:
     bad: list[str] = []
     volume = None
     try:
+        refuse_torn(scan.ct)
         volume = read_ct(scan.ct, scan.group.axes)
         bad += case_checks.wrong_spacing(volume.grid, scan.group.spacing_mm)
     except RefusedSeries as error:
@@ -382,6 +443,7 @@ def _foreign_case(scan: Found) -> Case:
         if volume is None:
             break
         try:
+            refuse_torn(path)
             labels_zyx, grid = read_contours(path, said, scan.ct)
         except RefusedSeries as error:
             bad.append(f"{name}: {error}")
@@ -405,8 +467,10 @@ def _cohort_case(source: Path, row: Mapping[str, str]) -> Case:
     volume = None
     paths = {name: source / row[name] for name in ("ct", *DRAWN)}
     try:
+        refuse_torn(paths["ct"])
         volume = read_ct(paths["ct"], "")
         for name in DRAWN:
+            refuse_torn(paths[name])
             labels_zyx, grid = read_contours(paths[name], said[name], paths["ct"])
             off = case_checks.wrong_grid(name, grid, volume.grid, resample=False)
             bad += off + case_checks.missing_labels(name, labels_zyx, said[name])
@@ -445,6 +509,7 @@ def _looked_at(
         look += case_checks.doubtful_sides(who, labels_zyx)
     if volume is not None and "observer1" in drawn:
         found += case_checks.elsewhere(drawn, volume)
+        look += case_checks.doubtful_hu(drawn["observer1"], volume)
     return Case(name, animal, time, contrast, volume, drawn, tuple(found), tuple(look), files)
 
 

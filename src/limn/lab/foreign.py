@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,48 @@ def read_series(folder: Path) -> Series:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     headers = read_headers([path for path in files if not _is_litter(path.name)])
     return assemble([own for own in headers if own.header.get("Modality") == "CT"], assume_hu=True)
+
+
+def refuse_torn(path: Path) -> None:
+    """Look whether a NIfTI or Analyze file is whole: readers fill up what is missing by zeros.
+
+    Raises
+    ------
+    RefusedSeries
+        If it has fewer bytes than its header promises, or its compressed stream breaks off.
+    """
+    if path.is_dir() or not path.name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
+        return
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader.ReadImageInformation()
+        voxel = SimpleITK.Image([1] * reader.GetDimension(), reader.GetPixelID())
+        promised = math.prod(reader.GetSize()) * voxel.GetSizeOfPixelComponent()
+        data = path.with_suffix(".img") if path.suffix == ".hdr" else path
+        found = _length(data)
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        msg = f"{path} can't be read as an image: {_first_line(error)}; copy it again"
+        raise RefusedSeries(msg) from error
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+    if found < promised:
+        msg = f"{data} is not whole: {found} bytes, {promised} of voxels promised; copy it again"
+        raise RefusedSeries(msg)
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file; of a compressed one those that come out of it, to its checksum."""
+    if path.suffix != ".gz":
+        return path.stat().st_size
+    with gzip.open(path) as file:
+        return sum(len(part) for part in iter(lambda: file.read(1 << 24), b""))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no image"
 
 
 def _is_litter(name: str) -> bool:

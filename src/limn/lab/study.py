@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
         )
     report(
         f"done: {results / 'tables.md'}; to use the folds in a node: "
-        f"limn models pack {folders.bundle} -o {sealed.name}.zip"
+        f"limn models pack {shlex.quote(str(folders.bundle))} -o {sealed.name}.zip"
     )
     return results
 

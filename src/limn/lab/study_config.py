@@ -85,8 +85,8 @@ class StudyConfig:
         said = {
             "cohort": asdict(self.cohort) if self.cohort else None,
             "source": str(self.source.resolve()) if self.source else None,
-            "layout": _sha256(self.layout),
-            "split": _sha256(self.split),
+            "layout": _said(self.layout),
+            "split": _said(self.split),
             "short": self.short,
             "profile": self.profile,
             "nnunet": {name: asdict(preset) for name, preset in self.nnunet.items()},
@@ -222,14 +222,17 @@ def _path(data: Mapping[str, Any], name: str, folder: Path) -> Path | None:
     return folder / said if said else None
 
 
-def _sha256(path: Path | None) -> str | None:
+def _said(path: Path | None) -> str | None:
+    """A hash of what a TOML says; comments and spaces may change."""
     if path is None:
         return None
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        msg = f"{path} can't be read: {error.strerror}"
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path} can't be read: {error}"
         raise ConfigWrong(msg) from error
+    written = json.dumps(said, sort_keys=True, default=str)
+    return hashlib.sha256(written.encode()).hexdigest()
 
 
 def costs(flat: bool, voxels: float, features: tuple[int, ...]) -> float:

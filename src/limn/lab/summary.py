@@ -242,14 +242,20 @@ def _not_found(scores: Sequence[Score], test_set: str) -> Iterator[Score]:
 
 
 def unscored(scores: Sequence[Score], test_set: str) -> dict[str, int]:
-    """How many scans of a test set each system lacks that another one has."""
-    of_system: dict[str, set[str]] = {}
+    """Of how many scans each system lacks a score that another one has."""
+    of_system: dict[str, set[tuple[str, ...]]] = {}
     for own in scores:
-        if own.set == test_set and own.reference == FIRST_OBSERVER:
-            of_system.setdefault(own.system, set()).add(own.scan)
+        if own.set == test_set and own.reference in {FIRST_OBSERVER, CONSENSUS}:
+            said = (own.scan, own.reference, own.cleaned, own.organ, own.measure)
+            of_system.setdefault(own.system, set()).add(said)
     every = set().union(*of_system.values())
-    lacks = {system: len(every - scans) for system, scans in of_system.items()}
-    return {system: count for system, count in lacks.items() if count}
+    found = {}
+    for system, there in of_system.items():
+        # A measure that a system has of no scan at all makes no row and needs no word.
+        columns = {said[1:] for said in there}
+        if lacking := {said[0] for said in every - there if said[1:] in columns}:
+            found[system] = len(lacking)
+    return found
 
 
 def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:

@@ -184,8 +184,13 @@ def _about_limn(scores: Sequence[Score], test_set: str) -> str:
 def _about_unscored(scores: Sequence[Score], test_set: str) -> str:
     lacking = summary.unscored(scores, test_set)
     systems = [system for system in in_order(set(lacking)) if system.key in lacking]
-    told = ", ".join(f"{own.algorithm} {own.model} lacks {lacking[own.key]}" for own in systems)
-    return f" **Not of all scans**: {told}; its means are not comparable." if told else ""
+    told = ", ".join(
+        f"{own.algorithm} {own.model} lacks scores of {lacking[own.key]}" for own in systems
+    )
+    said = f" **Not of all scans**: {told}; its means are not comparable." if told else ""
+    if not any(own.set == test_set and own.system == REFERENCE_SYSTEM for own in scores):
+        said += f" There are no scores of {REFERENCE_SYSTEM}: nothing was tested, no asterisks."
+    return said
 
 
 def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:
