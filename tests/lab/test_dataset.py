@@ -490,8 +490,26 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
             "labels = { Lungs = 1 }\n",
             "observer1 has both lungs as one (Lungs)",
         ),
+        ("trainer = 'short'\n", "[trainer]: is no group of scans"),
+        (
+            "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
+            "rois = { Lung_R = 'Lung', Lung_L = ['L', 'lung '] }\n",
+            "Lung_R and Lung_L are both called 'lung'",
+        ),
     ],
-    ids=["empty", "observer", "key", "pattern", "open pattern", "axes", "organ", "kind", "lungs"],
+    ids=[
+        "empty",
+        "observer",
+        "key",
+        "pattern",
+        "open pattern",
+        "axes",
+        "organ",
+        "kind",
+        "lungs",
+        "study",
+        "one name",
+    ],
 )
 def test_a_wrong_layout_is_refused(text, said, tmp_path):
     """With the file, the table and the key."""

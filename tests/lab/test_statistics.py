@@ -91,7 +91,7 @@ def test_an_undefined_distance_drops_the_pair_and_is_counted() -> None:
     held = compare(
         np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.5, 1.0, np.nan, 1.0]), ["a", "a", "b", "c"]
     )
-    assert (held.pairs, held.dropped, held.animals) == (2, 2, 2)
+    assert (held.pairs, held.dropped, held.ties, held.animals) == (2, 2, 0, 2)
     assert held.mean_difference == pytest.approx((0.5 + 3.0) / 2)
     nothing = compare(np.array([np.nan]), np.array([1.0]), ["a"])
     assert (nothing.pairs, nothing.is_significant) == (0, False)

@@ -233,7 +233,10 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile(written)
 
 
-def _group(name: str, table: Mapping[str, Any]) -> Group:
+def _group(name: str, table: Any) -> Group:
+    if not isinstance(table, dict):
+        msg = "is no group of scans; is this file a layout?"
+        raise TypeError(msg)
     known = {field.name for field in fields(Group)} - {"name", "observers"} | set(OBSERVERS)
     _refuse_unknown(table, known)
     if "observer1" not in table:
@@ -276,6 +279,14 @@ def _contours(table: Mapping[str, Any], name: str) -> Contours:
         organ: tuple(str(each) for each in (own if isinstance(own, list) else [own]))
         for organ, own in said.items()
     }
+    called: dict[str, str] = {}
+    for organ, words in names.items():
+        for word in (each.strip().casefold() for each in words):
+            if called.setdefault(word, organ) != organ:
+                msg = (
+                    f"{name}.{kinds[0].value}: {called[word]} and {organ} are both called {word!r}"
+                )
+                raise ValueError(msg)
     return Contours(
         files=_patterns(table, "files"),
         kind=kinds[0],

@@ -52,6 +52,7 @@ def as_latex(sheet: Sheet) -> str:
     body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in sheet.rows]
     return "\n".join(
         [
+            r"% \usepackage{booktabs}",
             r"\begin{table}",
             rf"\caption{{{_latex_cell(sheet.caption)}}}",
             rf"\label{{tab:{sheet.name}}}",

@@ -37,6 +37,7 @@ class Comparison:
     Attributes
     ----------
     pairs : scans on which both have a value; `dropped` ones lack it on one side
+    ties : pairs that do not differ, which the signed-rank test leaves out
     animals : to which those scans belong
     mean_difference : system minus reference; NaN without a pair
     low, high : bootstrap interval of it over animals; NaN for fewer than two animals
@@ -45,6 +46,7 @@ class Comparison:
 
     pairs: int
     dropped: int
+    ties: int
     animals: int
     mean_difference: float
     low: float
@@ -82,6 +84,7 @@ def compare(system: FloatArray, reference: FloatArray, animals: Sequence[str]) -
     return Comparison(
         pairs=len(kept),
         dropped=int((~paired).sum()),
+        ties=int((np.round(kept, TIE_DECIMALS) == 0).sum()),
         animals=len(set(owners)),
         mean_difference=float(kept.mean()) if len(kept) else float("nan"),
         low=low,

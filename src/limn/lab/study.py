@@ -66,6 +66,9 @@ def reproduce(
         raise ConfigWrong(msg) from error
     try:
         return _reproduce(config, Folders(work), report)
+    except KeyboardInterrupt:
+        report(f"stopped; the same command goes on in {work}")
+        raise
     finally:
         lock.release()
 

@@ -8,6 +8,7 @@ one at a time where there is none: a network takes all cores.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -86,6 +87,8 @@ def carry_out(
         # None would take port 8787 on every address, or warn that another has it.
         dashboard_address="127.0.0.1:0",
         protocol="inproc",
+        # Whoever presses Ctrl-C is told once, by us.
+        silence_logs=logging.CRITICAL,
     )
     try:
         with distributed.Client(cluster) as client:

@@ -199,8 +199,8 @@ def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[
     caption = (
         f"What stands behind the asterisks for {SETS[test_set]}: mean difference from nnU-Net "
         f"{REFERENCE_SYSTEM} with a 95 % bootstrap interval over animals, and the p of the signed "
-        "rank test over scans. Where the interval holds 0 and the asterisk stands, few animals "
-        "speak for many scans."
+        "rank test over scans, which leaves ties out. Where the interval holds 0 and the asterisk "
+        "stands, few animals speak for many scans."
     )
     columns = (
         "Organ",
@@ -208,7 +208,8 @@ def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[
         "Model",
         "Measure",
         "Pairs",
-        "Dropped",
+        "Ties",
+        "Undefined",
         "Animals",
         "Mean difference",
         "95 % interval",
@@ -225,6 +226,7 @@ def _difference_row(each: Difference) -> tuple[str, ...]:
         system.model_here,
         MEASURES[each.measure],
         str(held.pairs),
+        str(held.ties),
         str(held.dropped),
         str(held.animals),
         *_held_cells(held),
