@@ -28,6 +28,7 @@ from limn.lab.study_steps import Step
 from limn.lab.study_words import TIMES
 from limn.segment.bundle import open_bundle
 from tests.conftest import REPOSITORY
+from tests.lab.made_up_steps import be_killed, end_badly, end_well, leave_a_child
 from tests.lab.small_study import AIMOS, FULLRES, HEAD, SPLIT, WHOLE, started, written
 from tests.lab.test_dataset import drawn as small_animal
 from tests.lab.test_dataset import hu, nifti
@@ -143,17 +144,6 @@ def test_what_a_study_was_is_told_beside_the_papers(tmp_path):
     assert "Phantoms" not in told
 
 
-def end_well(path):
-    """A step."""
-    path.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"), encoding="utf-8")
-    sys.stdout.write("wrote it\n")
-
-
-def end_badly():
-    """A step that fails."""
-    raise ValueError("no such luck")
-
-
 def test_a_step_that_fails_stops_only_those_that_stand_on_it(tmp_path):
     """The others are done, the log is named, and a second start does what is left."""
     lines = []
@@ -203,13 +193,6 @@ def test_only_gpus_that_we_were_given_are_used(monkeypatch, given, count, names)
     assert found[0].name == f"GPU {names[0]} H100 of place 0"
 
 
-def leave_a_child(noted):
-    """A step that dies with a child which never asks after it, as trainers' data workers."""
-    child = subprocess.Popen(["sleep", "600"])
-    noted.write_text(str(child.pid), encoding="utf-8")
-    raise MemoryError("no room")
-
-
 def is_alive(pid):
     """Whether a process runs; one that only waits to be asked for its exit code does not."""
     try:
@@ -234,19 +217,12 @@ def test_nothing_outlives_a_step_that_failed(tmp_path):
     wait_until_gone(int(noted.read_text("utf-8")))
 
 
-def start_a_child_and_wait(noted):
-    """A step that is killed amid its work."""
-    child = subprocess.Popen(["sleep", "600"])
-    noted.write_text(str(child.pid), encoding="utf-8")
-    child.wait()
-
-
 def test_nothing_outlives_a_study_that_was_killed(tmp_path):
     """SIGKILL leaves the study no time to end its steps; they see for themselves."""
     noted = tmp_path / "pid"
     script = (
         "from pathlib import Path\nfrom limn.lab.alone import run_alone\n"
-        "from tests.lab.test_study import start_a_child_and_wait\n"
+        "from tests.lab.made_up_steps import start_a_child_and_wait\n"
         f"work, log = Path({str(noted)!r}), Path({str(tmp_path / 'log')!r})\n"
         "run_alone(start_a_child_and_wait, (work,), log, {})"
     )
@@ -258,11 +234,6 @@ def test_nothing_outlives_a_study_that_was_killed(tmp_path):
     study.kill()
     study.wait()
     wait_until_gone(int(noted.read_text("utf-8")))
-
-
-def be_killed():
-    """A step that the system ends, as it does for want of memory."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_step_that_was_killed_says_so(tmp_path):
