@@ -129,7 +129,7 @@ def import_folder(
         msg = f"{source} is no folder; name the one that holds the scans"
         raise ConfigWrong(msg)
     _refuse_place(source, out)
-    lock = FileLock(writable(out) / LOCK)
+    lock = FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -147,8 +147,8 @@ def _refuse_place(source: Path, out: Path) -> None:
     if here == there or here in there.parents or there in here.parents:
         msg = f"{out} may not be {source}, lie in it or hold it; give a new folder for the data set"
         raise ConfigWrong(msg)
-    ours = any((here / name).exists() for name in (LOCK, MANIFEST))
-    if here.is_dir() and any(here.iterdir()) and not ours:
+    writable(out)
+    if any(out.iterdir()) and not any((out / name).exists() for name in (LOCK, MANIFEST)):
         msg = f"{out} holds files that no import made; give a new or an empty folder"
         raise ConfigWrong(msg)
 
