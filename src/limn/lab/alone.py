@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from limn.domain.errors import StageFailed
 
 # A child takes over the environment of its parent, which all threads share.
@@ -43,7 +45,6 @@ def run_alone(
         process.start()
     process.join()
     if process.exitcode:
-        _end_group(process.pid)
         msg = f"{_why(process.exitcode, log)} ({log}); start again to go on"
         raise StageFailed(msg)
 
@@ -51,7 +52,7 @@ def run_alone(
 def end_all() -> None:
     """End whatever `run_alone` has begun, with all that it began itself."""
     for process in multiprocessing.active_children():
-        _end_group(process.pid)
+        _end_descendants(process.pid)
         process.terminate()
 
 
@@ -70,16 +71,13 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         parent.join()
-        if os.getpgrp() == os.getpid():
-            _end_group(os.getpid())
+        _end_descendants(os.getpid())
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) -> None:
-    # Trainers start processes that outlive them; a group can be ended whole.
-    os.setpgid(0, 0)
     end_with_parent()
     with log.open("a", buffering=1, encoding="utf-8") as file:
         # What native code and the children of this process print goes there too.
@@ -92,14 +90,19 @@ def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) ->
         except BaseException:  # noqa: BLE001 - whatever ends it goes into the log
             traceback.print_exc(file=file)
             file.flush()
+            _end_descendants(os.getpid())
             os._exit(1)
 
 
-def _end_group(leader: int | None) -> None:
-    """Ask every process of a group to end; multiprocessing's own tracker stays and clears up."""
-    if leader is not None:
-        with suppress(ProcessLookupError):
-            os.killpg(leader, signal.SIGTERM)
+def _end_descendants(pid: int | None) -> None:
+    """Ask all that a process began to end: trainers' data workers would outlive them.
+
+    multiprocessing's own tracker does not listen, and clears up after the rest.
+    """
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
 
 def _why(exitcode: int, log: Path) -> str:

@@ -98,7 +98,7 @@ def _length(path: Path) -> int:
     """Bytes of a file; of a compressed one those that come out of it, to its checksum."""
     if path.suffix != ".gz":
         return path.stat().st_size
-    with gzip.open(path) as file:
+    with gzip.GzipFile(path) as file:
         return sum(len(part) for part in iter(lambda: file.read(1 << 24), b""))
 
 

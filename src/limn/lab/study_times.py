@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import openvino
 import torch
 
 from limn import __version__
@@ -37,17 +38,8 @@ def machine() -> str:
     """What computes here, such as "NVIDIA H100" or "AMD EPYC 9R14, 2 cores"."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"{_processor()}, {cores()} cores"
-
-
-def _processor() -> str:
-    """Its model where the system tells it (Linux), else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    processor = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    return f"{processor}, {cores()} cores"
 
 
 def timed_on(records: Mapping[str, Sequence[Path]]) -> str:
