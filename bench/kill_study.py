@@ -56,7 +56,7 @@ def _kill(config: Path, out: Path, kills: int, rng: np.random.Generator) -> int:
         try:
             process.communicate(timeout=after_s)
         except TimeoutExpired:
-            running = sorted(path.stem for path in (out / "logs").glob("*") if _fresh(path))
+            running = sorted(path.stem for path in (out / "logs").glob("*") if _at_work(path))
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             done = len(list((out / "done").glob("*.json")))
@@ -71,7 +71,7 @@ def _kill(config: Path, out: Path, kills: int, rng: np.random.Generator) -> int:
     return kills
 
 
-def _fresh(log: Path) -> bool:
+def _at_work(log: Path) -> bool:
     """Whether a step is at work: it is not done, and its log is there."""
     return not (log.parents[1] / "done" / f"{log.stem}.json").exists()
 

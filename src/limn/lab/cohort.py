@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -40,6 +38,7 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
 from limn.domain.timing import in_words
 from limn.lab.alone import cores, end_with_parent
+from limn.lab.sole import sole
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
@@ -91,7 +90,8 @@ def write_cohort(
     StageFailed
         For a scan that could not be made.
     """
-    with _held(folder):
+    with sole(folder, "run is writing there"):
+        writable(folder / SCANS)
         _begin(folder, cohort)
         missing = [visit for visit in cohort.visits if not _place(folder, visit).exists()]
         total = len(cohort.visits)
@@ -163,26 +163,6 @@ def _row(cohort: Cohort, visit: Visit) -> dict[str, str]:
 
 def _place(folder: Path, visit: Visit) -> Path:
     return folder / SCANS / visit.name
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """The folder, for one run alone."""
-    writable(folder)
-    writable(folder / SCANS)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        msg = f"{folder}: another run is writing there; wait for it, or give another folder"
-        raise ConfigWrong(msg) from error
-    except OSError as error:
-        msg = f"{folder}: {error.strerror}"
-        raise ConfigWrong(msg) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _begin(folder: Path, cohort: Cohort) -> None:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
-from filelock import FileLock, Timeout
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
@@ -39,6 +38,7 @@ from limn.lab.layout import (
     find_scans,
     read_layout,
 )
+from limn.lab.sole import sole
 from limn.lab.split import Split, as_toml, draw_split, folded, read_split
 from limn.lab.synthesize import to_image
 from limn.phantom.cohort import Split as Side
@@ -129,16 +129,8 @@ def import_folder(
         msg = f"{source} is no folder; name the one that holds the scans"
         raise ConfigWrong(msg)
     _refuse_place(source, out)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        msg = f"{out}: another import is at work there; wait for it, or give another folder"
-        raise ConfigWrong(msg) from error
-    try:
+    with sole(out, "import is at work there", LOCK):
         _import(source, out, layout, split, report)
-    finally:
-        lock.release()
 
 
 def _refuse_place(source: Path, out: Path) -> None:

@@ -8,16 +8,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from limn.domain.errors import ConfigWrong
-from limn.domain.folders import writable
 from limn.lab.cohort import show_cohort
 from limn.lab.dataset import MANIFEST, SPLIT, Entry, import_folder, read_dataset, unlike_the_paper
 from limn.lab.foreign import read_ct
 from limn.lab.nnunet_plans import Preset
 from limn.lab.overlays import draw_case
 from limn.lab.scores import read_scores
+from limn.lab.sole import sole
 from limn.lab.split import read_split
 from limn.lab.study_config import StudyConfig, read_study
 from limn.lab.study_jobs import Folders, read_drawing
@@ -57,20 +55,12 @@ def reproduce(
     if config.source is not None and not config.source.is_dir():
         msg = f"{config.source} is no folder; say where the scans are by --data FOLDER"
         raise ConfigWrong(msg)
-    writable(work)
-    lock = FileLock(work / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        msg = f"{work}: another run is at this study; wait for it, or give another folder"
-        raise ConfigWrong(msg) from error
-    try:
-        return _reproduce(config, Folders(work), report)
+        with sole(work, "run is at this study"):
+            return _reproduce(config, Folders(work), report)
     except KeyboardInterrupt:
         report(f"stopped; the same command goes on in {work}")
         raise
-    finally:
-        lock.release()
 
 
 def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], None]) -> Path:
