@@ -26,15 +26,15 @@ import torch
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
 from limn.domain.timing import Stopwatch
-from limn.lab.model_folder import plans
-from limn.lab.recipe import Recipe
-from limn.node.single import EMBEDDED_BUNDLE
+from limn.lab.train.nnunet_folder import plans
+from limn.lab.train.recipe import Recipe
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import random_scanner, scan
-from limn.segment.bundle import open_bundle, write_manifest
-from limn.segment.delineate import delineate
-from limn.segment.ensemble import Ensemble
-from limn.segment.profile import ProfileName
+from limn.segment.bundle.bundle import open_bundle, write_manifest
+from limn.segment.bundle.profile import ProfileName
+from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.draw.delineate import delineate
+from limn.segment.engine.ensemble import Ensemble
 
 # Malimban 2022's plans: patch, five poolings, 32 to 320 features, 0.14 mm.
 PAPER = Recipe(
@@ -160,7 +160,7 @@ def command_s(bundle: Path, hu: np.ndarray, mm: float, folder: Path) -> float:
 
 def paper_bundle(folder: Path) -> Path:
     """The paper's network with random weights: they serve for time."""
-    from limn.lab.model_folder import new_network
+    from limn.lab.train.nnunet_folder import new_network
 
     shutil.copytree(
         EMBEDDED_BUNDLE, folder, ignore=shutil.ignore_patterns("fold_*", "*.toml", "onlooker*")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from side_by_side import native_trials, side_by_side
 
-from limn.node.single import EMBEDDED_BUNDLE
-from limn.segment.bundle import open_bundle
-from limn.segment.ensemble import Ensemble
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.engine.ensemble import Ensemble
 
 
 def main() -> None:

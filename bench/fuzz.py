@@ -13,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
-from tests.node.fuzzing import Limits, Run
+from tests.support.node.fuzzing import Limits, Run
 
 
 def main() -> int:

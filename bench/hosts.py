@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.node.hosts import endure
+from tests.support.node.hosts import endure
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.node.siege import besiege, mounted
+from tests.support.node.siege import besiege, mounted
 
 
 def main() -> int:

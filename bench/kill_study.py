@@ -19,8 +19,8 @@ from subprocess import Popen, TimeoutExpired
 
 import numpy as np
 
-from limn.lab.study_words import TIMES
-from tests.lab.small_study import WHOLE, started, written
+from limn.lab.words import TIMES
+from tests.support.lab.small_study import WHOLE, started, written
 
 TIMED = {"table4.csv", "table4.tex", "tables.md", "steps.csv"}
 # From before the command has begun a step to beyond a step or two.

@@ -17,7 +17,8 @@ import torch
 from side_by_side import native_trials, side_by_side
 
 from limn.domain.folders import writable
-from limn.lab.model_folder import (
+from limn.lab.train.folds import Course, train
+from limn.lab.train.nnunet_folder import (
     ONLOOKER,
     intensities_of,
     mean_of_folds,
@@ -25,12 +26,11 @@ from limn.lab.model_folder import (
     seal,
     write_plans,
 )
-from limn.lab.patches import Case, make_cases
-from limn.lab.recipe import Recipe, going_on
-from limn.lab.train import Course, train
-from limn.node.single import EMBEDDED_BUNDLE
-from limn.segment.bundle import MANIFEST, open_bundle, write_manifest
-from limn.segment.ensemble import Ensemble
+from limn.lab.train.patches import Case, make_cases
+from limn.lab.train.recipe import Recipe, going_on
+from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.engine.ensemble import Ensemble
 
 PHANTOMS = 12
 AXES = (0, 1, 2)

@@ -49,8 +49,8 @@ def bench_overhead(folder: Path, scans: int = 60) -> dict[str, float]:
     import subprocess
 
     from tests.conftest import free_port
-    from tests.node.siege import FakeNode, Scanner, wait_delivered
-    from tests.node.toy import toy
+    from tests.support.node.siege import FakeNode, Scanner, wait_delivered
+    from tests.support.node.toy import toy
 
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "came.jsonl"

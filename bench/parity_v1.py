@@ -28,11 +28,11 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
-from limn.segment.bundle import open_bundle
-from limn.segment.ensemble import Ensemble
-from limn.segment.golden import rehearse
-from limn.segment.import_v1 import read_v1
-from limn.segment.trained import Told, Trained, seal
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.engine.ensemble import Ensemble
+from limn.segment.importing.import_v1 import read_v1
+from limn.segment.importing.known_answers import rehearse
+from limn.segment.importing.trained import BundleStatement, Trained, seal
 
 PINNED = ["torch==2.13.0", "torchvision==0.28.0", "numpy==2.4.6", "scipy==1.17.1"]
 PINNED += ["scikit-image==0.26.0", "SimpleITK==2.5.7", "batchgenerators==0.25.5"]
@@ -139,7 +139,7 @@ def main() -> int:
             largest = compare_networks(name, trained, out)
             worst = max(worst, largest)
             bundle = out / name / "bundle"
-            told = Told(name=name, version="1", organs=ORGANS, orientation="SPL")
+            told = BundleStatement(name=name, version="1", organs=ORGANS, orientation="SPL")
             kept = rehearse(seal(trained, told, bundle))
             network = trained.architecture["network_class_name"].rpartition(".")[2]
             print(

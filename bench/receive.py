@@ -93,7 +93,7 @@ def send(folder: Path, port: int) -> float:
 
 def wait_for_port(port: int, limit_s: float = 60.0) -> None:
     """Until somebody listens."""
-    from tests.node.running import wait_for
+    from tests.support.node.running import wait_for
 
     wait_for(lambda: port_open(port), limit_s)
 

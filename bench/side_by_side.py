@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from limn.domain.folders import writable
-from limn.lab.evaluate import Trial, evaluate, only_for, read_scores
-from limn.lab.testsets import cohort_trials
-from limn.segment.ensemble import Ensemble
+from limn.lab.measure.evaluate import Trial, evaluate, only_for, read_scores
+from limn.lab.train.testsets import cohort_trials
+from limn.segment.engine.ensemble import Ensemble
 
 # A scan of `cohort_trials` has voxels of this size, and a 95 % HD may differ by one.
 VOXEL_MM = 0.14

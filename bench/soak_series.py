@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.node.siege import PROCESSES, SUPERVISOR, FakeNode, Tps
-from tests.node.toy import toy, write_toy
+from tests.support.node.siege import PROCESSES, SUPERVISOR, FakeNode, Tps
+from tests.support.node.toy import toy, write_toy
 
 EVERY_S = 2.0
 LONGEST_S = 3600.0

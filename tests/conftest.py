@@ -18,8 +18,8 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels, Organ, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
-from limn.segment.bundle import MANIFEST, write_manifest
-from limn.segment.half import has_bf16
+from limn.segment.bundle.bundle import MANIFEST, write_manifest
+from limn.segment.engine.half import has_bf16
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLE = REPOSITORY / "models" / "phantom-6"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import limn
-from limn import cli
+from limn.cli import exits, main
 from tests.conftest import BUNDLE
 
 COMMANDS = ["serve", "check", "contour", "send", "log", "release", "phantom", "lab", "demo"]
@@ -49,14 +49,14 @@ def test_the_log_does_without_torch(tmp_path):
         '[[destination]]\nkind = "folder"\nname = "f"\nfolder = "o"\n'
     )
     modules = imported(["log", "--config", str(config)])
-    assert "limn.node.logview" in modules
+    assert "limn.node.operate.log" in modules
     assert modules & {"torch", "nnunetv2", "distributed"} == set()
 
 
 def test_help_names_every_command(capsys):
     """What limn can do is on its first page."""
     with pytest.raises(SystemExit) as left:
-        cli.main(["--help"])
+        main.main(["--help"])
     assert left.value.code == 0
     out = capsys.readouterr().out
     assert [command for command in COMMANDS if f"    {command} " not in out] == []
@@ -66,7 +66,7 @@ def test_help_names_every_command(capsys):
 def test_every_command_has_help(command, capsys):
     """Each command explains itself."""
     with pytest.raises(SystemExit) as left:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     assert left.value.code == 0
     assert f"usage: limn {command}" in capsys.readouterr().out
 
@@ -74,7 +74,7 @@ def test_every_command_has_help(command, capsys):
 def test_the_version(capsys):
     """The version is the package's."""
     with pytest.raises(SystemExit) as left:
-        cli.main(["--version"])
+        main.main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"limn {limn.__version__}\n"
 
@@ -98,8 +98,8 @@ def test_the_version(capsys):
 def test_wrong_usage_exits_with_2(arguments, capsys):
     """As everywhere: 2, usage on standard error, nothing on standard output."""
     with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    assert left.value.code == cli.EXIT_USAGE
+        main.main(arguments)
+    assert left.value.code == exits.EXIT_USAGE
     streams = capsys.readouterr()
     assert streams.err.startswith("usage: limn")
     assert streams.out == ""
@@ -109,7 +109,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
 def test_a_missing_config_is_named(command, tmp_path, capsys):
     """Exit code 1 and one line with the path, for every command that reads it."""
     path = tmp_path / "absent.toml"
-    assert cli.main([*command, "--config", str(path)]) == cli.EXIT_WRONG
+    assert main.main([*command, "--config", str(path)]) == exits.EXIT_WRONG
     assert capsys.readouterr().err == f"limn: config {path}: No such file or directory\n"
 
 
@@ -118,7 +118,7 @@ def test_a_wrong_config_is_named_with_its_key(command, tmp_path, capsys):
     """Exit code 1, the key and the value found; the node does not start."""
     path = tmp_path / "limn.toml"
     path.write_text('data_dir = "d"\nmodel.bundle = "b"\nreceive.port = 700000\n')
-    assert cli.main([*command, "--config", str(path)]) == cli.EXIT_WRONG
+    assert main.main([*command, "--config", str(path)]) == exits.EXIT_WRONG
     said = capsys.readouterr().err
     assert said.startswith(f"limn: config {path}:\n")
     assert "receive.port" in said
@@ -130,8 +130,8 @@ def test_a_wrong_config_is_named_with_its_key(command, tmp_path, capsys):
 def test_contour_names_a_missing_config(tmp_path, capsys):
     """The offline command reads the same config with the same messages."""
     path = tmp_path / "absent.toml"
-    code = cli.main(["contour", str(tmp_path), "-o", str(tmp_path / "o"), "--config", str(path)])
-    assert code == cli.EXIT_WRONG
+    code = main.main(["contour", str(tmp_path), "-o", str(tmp_path / "o"), "--config", str(path)])
+    assert code == exits.EXIT_WRONG
     assert f"config {path}: No such file" in capsys.readouterr().err
 
 
@@ -174,7 +174,7 @@ def unwritable(kind: str, folder: Path) -> Path:
 def test_a_folder_that_can_t_be_written_is_named(command, kind, tmp_path, capsys):
     """One line at once, with the path and what to do; nothing is painted, loaded or lost."""
     path = unwritable(kind, tmp_path)
-    assert cli.main([*WRITING[command], str(path)]) == cli.EXIT_WRONG
+    assert main.main([*WRITING[command], str(path)]) == exits.EXIT_WRONG
     streams = capsys.readouterr()
     assert streams.err.startswith(f"limn: {path}")
     assert streams.err.endswith("; give a folder that you may write to\n")
@@ -187,7 +187,7 @@ def test_a_folder_that_can_t_be_written_is_named(command, kind, tmp_path, capsys
 def test_a_demonstration_clears_only_its_own_folder(tmp_path, capsys):
     """A folder with somebody's scans in it is refused, and they stay."""
     (tmp_path / "scan.dcm").write_text("mine")
-    assert cli.main(["demo", "--out", str(tmp_path)]) == cli.EXIT_WRONG
+    assert main.main(["demo", "--out", str(tmp_path)]) == exits.EXIT_WRONG
     assert "holds something else than a demonstration" in capsys.readouterr().err
     assert (tmp_path / "scan.dcm").read_text() == "mine"
 

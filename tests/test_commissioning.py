@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from limn import cli
+from limn.cli import main
 from limn.node.config import Config
 from tests.conftest import REPOSITORY
 
@@ -34,7 +34,7 @@ def test_every_command_is_one(command: str, capsys: pytest.CaptureFixture[str]) 
     if words[:1] in (["release"], ["check"], ["log"], ["serve"]) and "--config" not in words:
         words += ["--config", "site.toml"]
     try:
-        parsed = cli._parser().parse_args(cli._joined(words))  # the parser is the command line
+        parsed = main._parser().parse_args(main._joined(words))  # the parser is the command line
     except SystemExit as left:
         msg = f"{command}: {capsys.readouterr().err}"
         raise AssertionError(msg) from left

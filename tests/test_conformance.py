@@ -23,11 +23,13 @@ from limn.dicom.series import CT_CLASSES, LOSSY_SYNTAXES, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.node import commit, deliver, doors, intake, receive, returned
 from limn.node.config import Receive
-from limn.segment.trace import trace
+from limn.node.deliver import destinations
+from limn.node.dimse import access, client, commitment, status
+from limn.node.receive import returned, storage_scp
+from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, REPOSITORY, free_port, write_series
-from tests.node.parts import Door
+from tests.support.node.parts import Door
 
 PAGE = (REPOSITORY / "deploy" / "CONFORMANCE.md").read_text(encoding="utf-8")
 
@@ -53,7 +55,7 @@ def accepted(contexts: list[tuple[str, list[str]]], data_dir: Path) -> list[tupl
     """What the receiver accepts of what a peer proposes: class and syntax of each context."""
     door = Door(data_dir)
     settings = Receive(port=free_port())
-    server = receive.listen(settings, door.intake, 0.1)
+    server = storage_scp.listen(settings, door.intake, 0.1)
     try:
         found = []
         # One association carries 128 contexts.
@@ -96,7 +98,7 @@ def test_every_syntax_that_is_taken_is_on_the_page(sop_class: UID, tmp_path: Pat
 def test_commitment_is_on_the_page() -> None:
     """Its class and the syntaxes that are offered for it."""
     stated = uids(section("### 3.4"))
-    assert stated == [str(commit.SOP_CLASS), *map(str, reversed(commit.SYNTAXES))]
+    assert stated == [str(commitment.SOP_CLASS), *map(str, reversed(commitment.SYNTAXES))]
 
 
 def test_the_page_flags_the_lossy_syntaxes() -> None:
@@ -118,7 +120,7 @@ def test_the_page_gives_the_defaults() -> None:
 
 def test_the_page_gives_every_rejection() -> None:
     """Result, source and reason of PS3.8 9.3.4."""
-    known = {value for name, value in vars(doors).items() if name.isupper()}
+    known = {value for name, value in vars(access).items() if name.isupper()}
     known = {value for value in known if isinstance(value, tuple)}
     stated = {tuple(map(int, each)) for each in re.findall(r"(\d)/(\d)/(\d)", section("### 3.1"))}
     assert stated == known
@@ -128,27 +130,27 @@ def test_the_page_gives_every_status() -> None:
     """What the receiver answers to C-STORE."""
     stated = {int(each, 16) for each in re.findall(r"^\| (0x\w{4}) \|", section("### 3.3"), re.M)}
     assert stated == {
-        intake.SUCCESS,
-        intake.DUPLICATE,
-        intake.OUT_OF_RESOURCES,
-        intake.CANNOT_UNDERSTAND,
+        status.SUCCESS,
+        status.DUPLICATE,
+        status.OUT_OF_RESOURCES,
+        status.CANNOT_UNDERSTAND,
     }
 
 
 def test_the_page_gives_what_the_courier_does_with_answers() -> None:
     """Each row of the table, tried on the rule that decides."""
     rows = re.findall(r"^\| (.+?) \| (delivered|tries|anything)", section("## 4"), re.M)
-    outcomes = {"delivered": deliver.Outcome.DELIVERED, "tries": deliver.Outcome.AGAIN}
+    outcomes = {"delivered": destinations.Outcome.DELIVERED, "tries": destinations.Outcome.AGAIN}
     tried = 0
     for statuses, said in rows:
         for digits in re.findall(r"0x(\w{4})", statuses):
             for digit in "0AF":
                 status = int(digits.replace("x", digit), 16)
-                assert deliver.judge(status) is outcomes[said], hex(status)
+                assert destinations.judge(status) is outcomes[said], hex(status)
                 tried += 1
     assert tried >= 12
     for status in (0xA900, 0xC000, 0x0122, 0x0110):
-        assert deliver.judge(status) is deliver.Outcome.HELD
+        assert destinations.judge(status) is destinations.Outcome.HELD
 
 
 def test_the_page_gives_what_the_courier_proposes() -> None:
@@ -159,10 +161,10 @@ def test_the_page_gives_what_the_courier_proposes() -> None:
         str(Verification),
         "1.2.840.10008.1.2",
     }
-    assert f"| {deliver.MAX_PDU} |" in text
-    assert f"{deliver.CONNECT_S:g} s for the connection" in text
-    assert f"{deliver.REPLY_S:g} s for an answer" in text
-    assert f"... {deliver.LONGEST_WAIT_S:g} s" in text
+    assert f"| {client.MAX_PDU} |" in text
+    assert f"{client.CONNECT_S:g} s for the connection" in text
+    assert f"{client.REPLY_S:g} s for an answer" in text
+    assert f"... {destinations.LONGEST_WAIT_S:g} s" in text
 
 
 def test_the_page_says_who_speaks() -> None:

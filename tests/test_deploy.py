@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limn import cli
+from limn.cli import main
 from limn.domain.errors import LimnError
-from limn.node import service
 from limn.node.config import load_config
-from limn.node.processes import processes
+from limn.node.host.processes import processes
+from limn.node.serve import supervisor
 from tests.conftest import REPOSITORY
 
 DEPLOY = REPOSITORY / "deploy"
@@ -49,7 +49,7 @@ def served(monkeypatch) -> list[tuple[str, str | None]]:
         def run(self) -> None:
             """Nothing runs."""
 
-    monkeypatch.setattr(service, "Supervisor", Recorder)
+    monkeypatch.setattr(supervisor, "Supervisor", Recorder)
     return calls
 
 
@@ -57,7 +57,7 @@ def longest_stop_s(part: str | None) -> float:
     """How long the processes of a part may take to end, one after another."""
     (host,) = (name for name, each in PARTS.items() if each == part)
     config = load_config(DEPLOY / "hosts" / f"{host}.toml")
-    return sum(service.drain_s(config, name) for name in RUNS[part])
+    return sum(supervisor.drain_s(config, name) for name in RUNS[part])
 
 
 def test_a_scan_that_runs_is_waited_for_until_its_deadline():
@@ -108,7 +108,7 @@ def test_the_units_start_what_they_say(path, served):
     """The command parses; the part is that of the unit's name; no root; children are drained."""
     text = path.read_text()
     settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
-    assert cli.main(words_after_limn(settings["ExecStart"])) == 0
+    assert main.main(words_after_limn(settings["ExecStart"])) == 0
     part = path.name.partition(".")[0].rstrip("@").partition("-")[2] or None
     assert served == [(served[0][0], part)]
     assert settings["User"] == "limn"
@@ -141,7 +141,7 @@ def test_the_compose_files_start_parts_of_limn(path, served):
     composed = yaml.safe_load(path.read_text())
     assert set(composed) - {"x-limn"} == {"services", "volumes"}
     for name, each in composed["services"].items():
-        assert cli.main(each["command"]) == 0
+        assert main.main(each["command"]) == 0
         only = None if name == "limn" else name
         assert served[-1] == ("/etc/limn/node.toml", only)
         assert each["read_only"]

@@ -30,12 +30,12 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
 from limn.domain.scan import Organ, dice
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.lab.synthesize import Synthesized, synthesize
-from limn.node import scanlog
+from limn.lab.phantoms.synthesize import Synthesized, synthesize
 from limn.node.config import Config, load_config
-from limn.node.send import send_folder
-from limn.node.single import EMBEDDED_BUNDLE
-from limn.segment.rasterise import rasterise
+from limn.node.operate.send import send_folder
+from limn.node.store import scanlog
+from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.draw.rasterise import rasterise
 
 # What the embedded bundle must reach on a phantom that it never saw.
 MIN_DSC = 0.85

@@ -10,13 +10,13 @@ import pytest
 from limn.dicom import rtstruct
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels, Volume
-from limn.lab.posture import restack
-from limn.node.deliver import Peer, store
+from limn.lab.phantoms.orientation import restack
+from limn.node.dimse.client import Peer, store
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from tests.conftest import free_port, require_peer
 from tests.dicom.test_orientation_table import build
-from tests.node.running import ENVIRONMENT, Orthanc, wait_for
+from tests.support.node.running import ENVIRONMENT, Orthanc, wait_for
 
 pytestmark = pytest.mark.peer
 

@@ -18,11 +18,11 @@ from pydicom.uid import (
 
 from limn.dicom import bounded
 from limn.dicom.bounded import PIXEL_DATA, Overlarge, check_promise, coded_size, pixel_bytes, read
+from limn.dicom.instance import Unreadable, inspect
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
-from limn.node.instance import Unreadable, inspect
-from tests.node.parts import encoded, slices, write_slices
+from tests.support.node.parts import encoded, slices, write_slices
 
 
 def body_of(whole: bytes) -> int:

@@ -16,9 +16,9 @@ from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.trace import trace
+from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer, write_series
-from tests.dicom.enhanced import enhance
+from tests.support.dicom.enhanced import enhance
 
 SHAPE = (24, 20, 28)
 IDENTITY = CtIdentity("M1", "2.25.99.1", ("20260101", "120000"))

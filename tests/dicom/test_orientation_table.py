@@ -14,12 +14,12 @@ from limn.dicom.series import AXIAL_ORIENTATIONS, assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels, Organ, Volume, dice
-from limn.lab.posture import STACKS, restack
+from limn.lab.phantoms.orientation import STACKS, restack
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
-from limn.segment.trace import trace
+from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer
-from tests.dicom.stacks import squeezed, write
+from tests.support.dicom.stacks import squeezed, write
 
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 IDENTITY = rtstruct.Identity(

@@ -13,7 +13,7 @@ from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import Instance, assemble
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.trace import trace
+from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS
 
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")

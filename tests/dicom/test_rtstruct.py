@@ -16,8 +16,8 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Organ, Volume, dice
-from limn.segment.rasterise import rasterise
-from limn.segment.trace import trace
+from limn.segment.draw.rasterise import rasterise
+from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer, write_series
 
 CT = CtIdentity("M1", "2.25.8", ("20260101", "120000"))

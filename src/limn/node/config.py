@@ -20,7 +20,7 @@ from pydantic import (
 from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
-from limn.node.modes import check_not_others
+from limn.node.permissions import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, cast
 
-from limn.node.modes import make_private_folder
+from limn.node.permissions import make_private_folder
 
 if TYPE_CHECKING:
     from limn.node.config import Log

@@ -1,0 +1,1 @@
+"""Bundles for people: listed, verified, installed, packed, imported."""

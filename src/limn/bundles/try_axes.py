@@ -1,0 +1,47 @@
+"""One DICOM series shown to a network every way, to learn how its training's arrays lay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from limn.dicom.folder import one_series
+from limn.dicom.series import assemble
+from limn.dicom.volume import read_volume
+from limn.segment.bundle.bundle import Bundle, open_bundle
+from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.draw.gaps import bridge
+from limn.segment.draw.locate import keep_one_animal
+from limn.segment.engine.orient import TOLD, Finder
+from limn.segment.importing.axis_search import AxisTrial, try_ways
+
+
+def try_model(bundle: Bundle, folder: Path, console: Console) -> list[AxisTrial]:
+    """Every way to lay the axes, the best first.
+
+    How the animal lies in the scan is found in the image, by the embedded bundle's onlooker.
+
+    Raises
+    ------
+    RefusedSeries
+        If the folder holds no series that could be contoured.
+    """
+    series = assemble(one_series(folder, console), assume_hu=False)
+    volume = keep_one_animal(bridge(read_volume(series), series.rungs), "largest").volume
+    lie = TOLD
+    embedded = open_bundle(EMBEDDED_BUNDLE)
+    if embedded.onlooker is not None:
+        lie = Finder.load(embedded.folder / embedded.onlooker).find(volume)
+        if not lie.told:
+            console.print(f"[yellow]note:[/] the animal lies {lie.words}; turned straight")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    ) as bars:
+        bar = bars.add_task("trying every way", total=None)
+        return try_ways(
+            bundle,
+            lie.straighten(volume),
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )

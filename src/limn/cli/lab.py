@@ -1,0 +1,117 @@
+"""The commands of ``limn lab``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from limn.cli.exits import Commands
+
+
+def _lab_train_phantom(parsed: argparse.Namespace) -> None:
+    from limn.lab.train.folds import train_phantom_bundle
+    from limn.lab.train.onlooker import OrientRecipe
+    from limn.lab.train.recipe import Recipe, going_on
+
+    recipe = going_on(parsed.start) if parsed.start else Recipe()
+    print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
+
+
+def _lab_figures(parsed: argparse.Namespace) -> None:
+    from limn.lab.report.figures import draw_sheets
+
+    for path in draw_sheets(parsed.out, parsed.real):
+        print(path)
+
+
+def _lab_try(parsed: argparse.Namespace) -> None:
+    from limn.lab.train.testsets import try_bundle
+
+    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
+
+
+def _lab_import(parsed: argparse.Namespace) -> None:
+    from limn.lab.data.dataset import import_folder
+
+    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
+
+
+def _lab_tables(parsed: argparse.Namespace) -> None:
+    from limn.lab.report.tables import write_tables
+
+    write_tables(parsed.scores, parsed.out, print)
+
+
+def _lab_reproduce(parsed: argparse.Namespace) -> None:
+    from limn.lab.study.reproduce import reproduce
+
+    reproduce(parsed.config, parsed.out, parsed.data, print)
+
+
+def add_commands(commands: Commands) -> None:
+    """The commands of ``limn lab``."""
+    lab = commands.add_parser("lab", help="train and measure")
+    studies = lab.add_subparsers(metavar="STUDY", required=True)
+    _add_training(studies)
+    _add_studies(studies)
+
+
+def _add_training(studies: Commands) -> None:
+    train = studies.add_parser("train-phantom", help="train the embedded bundle on phantoms")
+    train.add_argument("out", type=Path)
+    train.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="BUNDLE",
+        help="go on with this bundle's folds, on phantoms they have not seen",
+    )
+    train.set_defaults(run=_lab_train_phantom)
+    figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
+    figures.add_argument("out", type=Path)
+    figures.add_argument("--real", type=Path, help="organ labels of a real mouse, NIfTI")
+    figures.set_defaults(run=_lab_figures)
+    tried = studies.add_parser("try", help="a bundle on phantoms that it never saw, scored")
+    tried.add_argument("bundle", type=Path)
+    tried.add_argument("out", type=Path)
+    tried.add_argument(
+        "--set",
+        choices=["cohort", "wide", "stress"],
+        default="cohort",
+        help="the paper's two test sets, the same from many scanners, or odd conditions",
+    )
+    tried.add_argument(
+        "--profile", choices=["paper", "stock", "fast"], help="default: the bundle's own"
+    )
+    tried.add_argument(
+        "--note", action="store_true", help="write the means into the bundle's manifest"
+    )
+    tried.set_defaults(run=_lab_try)
+
+
+def _add_studies(studies: Commands) -> None:
+    imported = studies.add_parser(
+        "import", help="scans and contours of any make into one data set, each looked at"
+    )
+    imported.add_argument("source", type=Path, help="a folder; limn phantom cohort's needs no more")
+    imported.add_argument("out", type=Path)
+    imported.add_argument("--layout", type=Path, metavar="TOML", help="what lies where in SOURCE")
+    imported.add_argument(
+        "--split", type=Path, metavar="TOML", help="which animal trains and tests (default: drawn)"
+    )
+    imported.set_defaults(run=_lab_import)
+    tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
+    tables.add_argument("scores", type=Path, metavar="SCORES.csv")
+    tables.add_argument("out", type=Path)
+    tables.set_defaults(run=_lab_tables)
+    study = studies.add_parser(
+        "reproduce", help="the paper's study, from scans to tables; a killed one goes on"
+    )
+    study.add_argument(
+        "config", type=Path, metavar="CONFIG.toml", help="such as config/phantom-study.toml"
+    )
+    study.add_argument("-o", "--out", type=Path, required=True, help="keeps all that was done")
+    study.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="the scans, instead of data.source of CONFIG"
+    )
+    study.set_defaults(run=_lab_reproduce)

@@ -1,0 +1,62 @@
+"""The command line: parse, call one function, exit.
+
+Nothing heavy is imported at the top, so that ``limn --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Sequence
+
+from limn import __version__
+from limn.cli import lab, models, node, phantom
+from limn.cli.exits import EXIT_WRONG
+from limn.cli.phantom import COHORT
+from limn.domain.errors import LimnError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; an error meant for people is printed, not thrown."""
+    parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return int(parsed.run(parsed) or 0)
+    except LimnError as error:
+        print(f"limn: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    except sqlite3.DatabaseError as error:
+        print(
+            f"limn: the journal can't be read ({error}); `limn check` says more, and "
+            "`limn serve` sets a damaged one aside when it starts",
+            file=sys.stderr,
+        )
+        return EXIT_WRONG
+    except KeyboardInterrupt:
+        return 130
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """``phantom cohort`` as the one command that it is.
+
+    argparse can't tell a folder from a command in the same place; a folder that bears the name is
+    ``./cohort`` (D-030).
+    """
+    if list(arguments[:2]) == COHORT.split():
+        return [COHORT, *arguments[2:]]
+    return list(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limn", description="A DICOM node that contours a mouse while it sleeps."
+    )
+    parser.add_argument("--version", action="version", version=f"limn {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    node.add_commands(commands)
+    node.add_scan_commands(commands)
+    models.add_commands(commands)
+    phantom.add_commands(commands)
+    lab.add_commands(commands)
+    node.add_demo(commands)
+    return parser

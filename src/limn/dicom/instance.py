@@ -1,0 +1,156 @@
+"""Reads what decides about one instance from its bytes, or says why it can't be taken."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from limn.dicom.bounded import (
+    DAMAGES,
+    check_header_bytes,
+    check_promise,
+    pixel_bytes,
+    read,
+)
+from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
+from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
+
+# PatientID is a Long String (PS3.5 6.2); in UTF-8 a letter more does no harm.
+MAX_TEXT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """What the intake needs to know of one instance.
+
+    Attributes
+    ----------
+    positions_mm : along the slice normal, one per frame; None where the header gives none
+    rounding_mm : size of the last decimal in which they are written
+    """
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    animal: str
+    positions_mm: tuple[float | None, ...]
+    rounding_mm: float
+    announced_slices: int | None
+    digest: str
+
+
+def input_digest(instances: Iterable[ReceivedInstance]) -> str:
+    """What identifies the content of a series, whatever order its instances came in."""
+    lines = sorted(f"{each.sop_instance_uid} {each.digest}" for each in instances)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Unreadable(Exception):
+    """Bytes that are no instance limn can take; the text says why."""
+
+
+def inflates(contents: bytes) -> bool:
+    """Whether reading an instance may take a thousand times its size, up to the limit for one."""
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    return uid in contents[: _dataset_offset(contents) or None]
+
+
+def inspect(contents: bytes) -> ReceivedInstance:
+    """Read what decides about an instance.
+
+    Raises
+    ------
+    Unreadable
+        If it is not a whole CT image instance.
+    """
+    if not contents:
+        raise Unreadable("the file is empty")
+    try:
+        # First, because it leaves the interpreter to the thread that writes these bytes.
+        digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
+        ds = read(contents, leave_pixels=True)
+        _check(ds, len(contents))
+        check_header_bytes(ds, len(contents))
+        every = [plane for _, plane in planes(ds)]
+        return ReceivedInstance(
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            study_instance_uid=str(ds.get("StudyInstanceUID", "")),
+            animal=_plain(str(ds.get("PatientID", ""))),
+            positions_mm=tuple(_position_mm(plane) for plane in every),
+            rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
+            announced_slices=_count(ds.get("ImagesInAcquisition")),
+            digest=digest,
+        )
+    except InvalidDicomError as error:
+        raise Unreadable("not a DICOM file") from error
+    except DAMAGES as error:
+        msg = f"damaged DICOM: {error}"
+        raise Unreadable(msg) from error
+
+
+def _dataset_offset(contents: bytes) -> int:
+    """Where the data set begins, past the file meta that every sender writes its own way.
+
+    After 128 bytes and DICM comes the meta's length, (0002,0000) UL (PS3.10 7.1).
+    """
+    if contents[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
+        return 0
+    return 144 + int.from_bytes(contents[140:144], "little")
+
+
+def _check(ds: Dataset, total_bytes: int) -> None:
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax not in TRANSFER_SYNTAXES:
+        msg = f"TransferSyntaxUID {syntax} can't be decoded here"
+        raise Unreadable(msg)
+    if ds.get("SOPClassUID") not in CT_CLASSES:
+        name = UID(ds.get("SOPClassUID", "")).name or "no SOPClassUID"
+        msg = f"Modality {ds.get('Modality', 'absent')} ({name}), a CT image expected"
+        raise Unreadable(msg)
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+        uid = UID(str(ds.get(keyword) or ""))
+        # Without a study it is refused with the whole series, by name.
+        if not uid.is_valid and not (keyword == "StudyInstanceUID" and not uid):
+            msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
+            raise Unreadable(msg)
+    if "PixelData" not in ds:
+        raise Unreadable("PixelData absent: the file has no pixels or is cut off")
+    check_promise(ds)
+    if syntax in NATIVE_SYNTAXES:
+        frames = int(ds.get("NumberOfFrames") or 1)
+        expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
+        expected = expected * ds.BitsAllocated // 8
+        found = pixel_bytes(ds, total_bytes)
+        if found < expected:
+            msg = f"PixelData has {found} bytes, {expected} expected: cut off"
+            raise Unreadable(msg)
+
+
+def _position_mm(ds: Dataset) -> float | None:
+    try:
+        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        nx, ny, nz = normal_xyz(ds)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    along_mm = nx * x + ny * y + nz * z
+    return along_mm if math.isfinite(along_mm) else None
+
+
+def _plain(text: str) -> str:
+    """Text that can stand in one line of a log: no control characters, no end of it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_TEXT])
+
+
+def _count(value: Any) -> int | None:
+    try:
+        return int(value) if value is not None else None
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""Scans with contours, of any make, as one data set."""

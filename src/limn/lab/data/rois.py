@@ -1,0 +1,78 @@
+"""What a structure set of any make says about a series: ROIs, volumes, and masks to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import SimpleITK
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from limn.dicom.series import Series, assemble
+from limn.dicom.structures import Structure, structures_of
+from limn.dicom.volume import read_headers
+from limn.domain.errors import RefusedSeries
+from limn.lab.nifti import to_image
+from limn.segment.draw.rasterise import fill
+
+
+def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
+    """Voxels whose centre lies in the structure, (z, y, x) bool."""
+    grid = series.grid
+    mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
+    for k in sorted({polygon.slice_index for polygon in structure.polygons}):
+        rings = [
+            (grid.plane_indices_yx(k, polygon.points_xyz_mm), polygon.xor)
+            for polygon in structure.polygons
+            if polygon.slice_index == k
+        ]
+        mask[k] = fill(rings, (grid.rows, grid.columns))
+    return mask
+
+
+def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
+    """Print every ROI with its volume; with ``out``, write one NIfTI mask for each.
+
+    Raises
+    ------
+    RefusedSeries
+        If a file can't be read, or the two do not belong together.
+    """
+    console = Console()
+    try:
+        ds = pydicom.dcmread(structure_set)
+    except (InvalidDicomError, OSError) as error:
+        msg = f"{structure_set} is not a readable DICOM file: {error}"
+        raise RefusedSeries(msg) from error
+    paths = sorted(path for path in series_dir.rglob("*") if path.is_file())
+    headers = [
+        instance
+        for instance in read_headers([path for path in paths if path != structure_set])
+        if instance.header.get("Modality") == "CT"
+    ]
+    series = assemble(headers, assume_hu=True)
+    table = Table(title=escape(str(ds.get("StructureSetLabel", structure_set.name))))
+    for name in ("ROI", "type", "contours", "mm3", "left out"):
+        table.add_column(name, justify="right" if name in {"contours", "mm3"} else "left")
+    for structure in structures_of(ds, series):
+        mask = mask_of(structure, series)
+        left_out = ", ".join(f"{count} x {why}" for why, count in structure.left_out.items())
+        table.add_row(
+            escape(structure.name),
+            structure.interpreted_type,
+            str(len(structure.polygons)),
+            f"{int(mask.sum()) * series.grid.spacing_mm.voxel_mm3:.1f}",
+            left_out,
+        )
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            image = to_image(mask.astype(np.uint8), series.grid)
+            SimpleITK.WriteImage(image, str(out / f"roi_{structure.number:03d}.nii.gz"))
+    console.print(table)
+    if out is not None:
+        console.print(f"masks in {out}, one roi_NUMBER.nii.gz each")

@@ -1,0 +1,19 @@
+"""Arrays on a grid as NIfTI images."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK
+
+from limn.domain.geometry import Grid
+
+
+def to_image(array_zyx: np.ndarray, grid: Grid) -> SimpleITK.Image:
+    """An array on its grid, for NIfTI."""
+    image = SimpleITK.GetImageFromArray(array_zyx)
+    spacing = grid.spacing_mm
+    image.SetSpacing((spacing.x, spacing.y, spacing.z))
+    image.SetOrigin([float(v) for v in grid.slice_origins_xyz_mm[0]])
+    directions = np.column_stack((grid.along_x_xyz, grid.along_y_xyz, grid.normal_xyz))
+    image.SetDirection([float(v) for v in directions.ravel()])
+    return image

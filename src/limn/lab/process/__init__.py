@@ -1,0 +1,1 @@
+"""Work in processes of its own, timed, one run to a folder."""

@@ -1,0 +1,128 @@
+"""Pictures for the pages in docs: phantoms as a CT shows them, beside what they imitate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+from PIL import Image
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.folders import writable
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Labels, Organ, Volume
+from limn.lab.measure.evaluate import COLOURS
+from limn.lab.report.ct_from_labels import ct_like
+from limn.phantom.anatomy import Mouse, conceive
+from limn.phantom.scanner import Scanner, random_scanner, scan
+from limn.segment.draw.picture import draw_contours
+
+SPACING_MM = 0.14
+FIELD_MM = (30.0, 26.0, 30.0)
+WIDE_FIELD_MM = (28.0, 26.0, 44.8)
+# Organs of the database of Rosenhain 2018 in its own numbers; its lungs are one label.
+REAL_ORGANS = {1: Organ.HEART, 4: Organ.LUNG_R}
+REAL_HU = {1: 50.0, 3: 700.0, 4: -450.0, 9: 40.0, 10: 50.0, 11: 80.0}
+
+
+def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
+    """Every sheet that `docs/phantom.md` shows.
+
+    Parameters
+    ----------
+    real_labels : organ labels of a real mouse (NIfTI, Rosenhain 2018); without it that sheet is
+        left out
+
+    Raises
+    ------
+    ConfigWrong
+        Before anything is painted: for a folder that can't be written, labels that can't be read.
+    """
+    writable(folder)
+    real = [] if real_labels is None else [_read(real_labels)]
+    sheets = {
+        "native": [_shot("native", conceive(seed), _plain()) for seed in (11, 4, 2)],
+        "contrast": [
+            _shot("contrast-enhanced", conceive(seed, contrast=True), _plain()) for seed in (12, 3)
+        ],
+        "hard": [_shot("another scanner", conceive(seed), _other(seed)) for seed in (27, 31)]
+        + [
+            _shot(
+                "a second animal",
+                conceive(9, neighbour=True),
+                replace(_plain(), shape_zyx=_voxels(WIDE_FIELD_MM)),
+            )
+        ],
+    }
+    if real:
+        sheets["real"] = [_real(image) for image in real]
+    written = []
+    for name, pictures in sheets.items():
+        path = folder / f"phantom-{name}.png"
+        _stack(pictures).save(path, optimize=True)
+        written.append(path)
+    return written
+
+
+def _plain() -> Scanner:
+    spacing = SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM)
+    return Scanner(spacing, _voxels(FIELD_MM), (0.0, 1.0, -2.0), noise_hu=40.0)
+
+
+def _voxels(field_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    z, y, x = (round(mm / SPACING_MM) for mm in field_mm)
+    return (z, y, x)
+
+
+def _other(seed: int) -> Scanner:
+    plain = _plain()
+    drawn = random_scanner(seed, SPACING_MM, plain.shape_zyx)
+    return replace(drawn, centre_xyz_mm=plain.centre_xyz_mm)
+
+
+def _shot(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
+    volume, truth = scan(mouse, scanner, mouse.seed)
+    caption = f"phantom {mouse.seed}   {title}   {scanner.spacing_mm.x} mm   contours: its truth"
+    return draw_contours(volume, truth, COLOURS, caption)
+
+
+def _read(path: Path) -> SimpleITK.Image:
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        msg = f"{path} can't be read as NIfTI; give the organ labels of a real mouse"
+        raise ConfigWrong(msg) from error
+    if image.GetDimension() != 3 or not np.isin(SimpleITK.GetArrayViewFromImage(image), 1).any():
+        msg = f"{path} holds no heart (label 1) in three dimensions; give organ labels"
+        raise ConfigWrong(msg)
+    return image
+
+
+def _real(image: SimpleITK.Image) -> bytes:
+    labels = SimpleITK.GetArrayFromImage(image)
+    x, y, z = image.GetSpacing()
+    spacing = SpacingMm(z, y, x)
+    hu, _ = ct_like(labels, spacing, REAL_HU)
+    # By the file's own header rows grow to the belly and columns to the animal's right.
+    grid = axial_grid(labels.shape, spacing, np.zeros(3))
+    kept = np.where(np.isin(labels, list(REAL_ORGANS)), labels, 0).astype(np.uint8)
+    return draw_contours(
+        Volume(np.ascontiguousarray(hu[:, ::-1, ::-1]), grid),
+        Labels(np.ascontiguousarray(kept[:, ::-1, ::-1]), grid, REAL_ORGANS),
+        COLOURS,
+        "real organ labels (Rosenhain 2018, CT140)   image made from them   lungs are one label",
+    )
+
+
+def _stack(pictures: Sequence[bytes]) -> Image.Image:
+    images = [Image.open(io.BytesIO(picture)) for picture in pictures]
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)))
+    top = 0
+    for image in images:
+        sheet.paste(image, (0, top))
+        top += image.height
+    return sheet

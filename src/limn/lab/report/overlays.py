@@ -1,0 +1,128 @@
+"""Contours over a scan, a row for each system, as the paper's Figures 1 to 4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from limn.domain.geometry import Reorientation
+from limn.domain.scan import Labels, Organ, Volume
+from limn.lab.measure.evaluate import COLOURS
+from limn.lab.measure.scores import FIRST_OBSERVER
+from limn.lab.report.summary import Held, mean_dsc
+from limn.lab.words import ORGAN_WORDS, in_order
+from limn.segment.draw.picture import PLANES, Layer, box_around, draw_panels, middle
+
+SCORED = "DSC / 95p HD, mm"
+GAP_PX = 8
+LINE_PX = 20
+FONT_PX = 14
+PAPER, INK, FAINT = (16, 16, 16), (235, 235, 235), (170, 170, 170)
+# As in Figure 4.
+SHORT = {Organ.HEART: "H", Organ.CORD: "SC", Organ.LUNG_R: "RL", Organ.LUNG_L: "LL"}
+# Under a system's own contours, so that only where the two part the observer's is seen.
+MANUAL = dict.fromkeys(COLOURS, (255, 255, 255))
+
+
+def draw_case(
+    volume: Volume,
+    observer1: Labels,
+    drawn: Mapping[str, Labels],
+    held: Mapping[str, Mapping[Organ, Held]],
+    title: str,
+    path: Path,
+) -> None:
+    """PNG of three planes through the heart: observer 1 in the first row, then each system.
+
+    Colours are the paper's; beneath a system's contours lie those of observer 1, thin and white.
+    The animal's head is up, in the axial plane its belly, its right side at the viewer's left.
+
+    Parameters
+    ----------
+    drawn : system to its labels on the volume's grid
+    held : system to the scores of its organs, which stand beside it as in Figure 4
+
+    Raises
+    ------
+    ValueError
+        If labels are not on the volume's grid; the text names whose.
+    OSError
+        If the picture can't be written.
+    """
+    for name, labels in {FIRST_OBSERVER: observer1, **drawn}.items():
+        if labels.grid.shape_zyx != volume.grid.shape_zyx:
+            msg = f"{name}: labels {labels.grid.shape_zyx} on a scan of {volume.grid.shape_zyx}"
+            raise ValueError(msg)
+    turn = Reorientation.between(volume.grid.axis_letters, "SPL")
+    spacing = turn.spacing(volume.grid.spacing_mm).zyx
+    manual = turn.apply(observer1.labels_zyx)
+    around = box_around(manual, spacing)
+    hu, manual = turn.apply(volume.hu_zyx)[around], manual[around]
+    centre = _centre(manual, observer1.organs)
+
+    first = [Layer(manual, observer1.organs, COLOURS)]
+    rows: list[tuple[tuple[str, ...], list[Layer]]] = [(("Observer 1", "manual contours"), first)]
+    under = Layer(manual, observer1.organs, MANUAL, width_px=1)
+    for system in in_order(set(drawn)):
+        labels = drawn[system.key]
+        own = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, COLOURS)
+        words = (system.algorithm, system.model_here, *_score_words(held.get(system.key, {})))
+        rows.append((tuple(word for word in words if word), [under, own]))
+    pictures = [(words, draw_panels(hu, spacing, centre, layers)) for words, layers in rows]
+    _sheet(pictures, title).save(path, format="PNG", optimize=True)
+
+
+def _centre(labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ]) -> tuple[int, int, int]:
+    """The voxel amid the heart; without one amid all organs, without any amid the scan."""
+    heart = np.isin(labels_zyx, [label for label, organ in organs.items() if organ is Organ.HEART])
+    return middle(heart.astype(np.uint8) if heart.any() else labels_zyx)
+
+
+def _score_words(held: Mapping[Organ, Held]) -> list[str]:
+    """The mean DSC, then of each organ DSC and 95p HD."""
+    if not held:
+        return ["no DSC"]
+    each = [
+        f"{SHORT[organ]} {own.dsc:.2f}"
+        + ("" if math.isnan(own.hd95_mm) else f" / {own.hd95_mm:.2f}")
+        for organ, own in held.items()
+    ]
+    return [f"mean DSC {mean_dsc(held):.3f}", *each]
+
+
+def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str) -> Image.Image:
+    """Names at the left, planes above, what the colours mean below."""
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    longest = max(pen.textlength(word, font_size=FONT_PX) for words, _ in rows for word in words)
+    names_px = round(longest) + 3 * GAP_PX
+    widths = [panel.width for panel in rows[0][1]]
+    lines = max(len(words) for words, _ in rows)
+    height = max(lines * LINE_PX, *(panel.height for panel in rows[0][1]))
+    lefts = [names_px + sum(widths[:k]) + GAP_PX * k for k in range(len(widths))]
+    top = 2 * LINE_PX + 2 * GAP_PX
+    size = (lefts[-1] + widths[-1] + GAP_PX, top + (height + GAP_PX) * len(rows) + LINE_PX + GAP_PX)
+    sheet = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP_PX, GAP_PX), title, fill=INK, font_size=FONT_PX + 2)
+    for left, plane in zip(lefts, PLANES, strict=True):
+        pen.text((left, GAP_PX + LINE_PX), plane, fill=FAINT, font_size=FONT_PX)
+    for words, panels in rows:
+        for k, word in enumerate(words):
+            colour = FAINT if k else INK
+            pen.text((GAP_PX, top + k * LINE_PX), word, fill=colour, font_size=FONT_PX)
+        for left, panel in zip(lefts, panels, strict=True):
+            sheet.paste(panel, (left, top))
+        top += height + GAP_PX
+    left = names_px
+    legend = [(f"{ORGAN_WORDS[organ]} {SHORT[organ]}", own) for organ, own in COLOURS.items()]
+    for word, colour in [*legend, ("Observer 1, where it differs", (255, 255, 255))]:
+        pen.rectangle((left, top + 4, left + 10, top + 14), fill=colour)
+        pen.text((left + 16, top), word, fill=INK, font_size=FONT_PX)
+        left += 16 + round(pen.textlength(word, font_size=FONT_PX)) + 3 * GAP_PX
+    pen.text((left, top), SCORED, fill=FAINT, font_size=FONT_PX)
+    return sheet

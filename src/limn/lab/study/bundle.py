@@ -1,0 +1,74 @@
+"""What the bundle of a study says of itself: what it learnt from, and what it is not for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from limn.lab.data.dataset import Entry
+from limn.lab.data.readers import AXES
+from limn.lab.study.config import StudyConfig
+from limn.lab.words import REFERENCE_SYSTEM
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle.profile import ProfileName
+from limn.segment.importing.import_v2 import read_v2
+from limn.segment.importing.trained import UNSAID, BundleStatement, seal
+
+NEVER_SEEN = "not for animals: it has never seen one"
+
+
+def told(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
+    """Of the 3d_fullres folds; those that learnt from a phantom are a demonstration.
+
+    Parameters
+    ----------
+    training : every scan that trains
+    """
+    own, preset = config.naming, config.nnunet[REFERENCE_SYSTEM]
+    # Nobody knows the truth of an animal.
+    phantoms = sum(bool(entry.truth) for entry in training)
+    not_for = [NEVER_SEEN] if phantoms == len(training) else []
+    not_for += [own.not_for] if own.not_for else []
+    return BundleStatement(
+        name=own.name,
+        version=own.version,
+        organs=dict(TRUTH_LABELS),
+        orientation=AXES,
+        trained_on=(
+            f"{_learnt_from(training, phantoms)}, by nnU-Net {REFERENCE_SYSTEM} in "
+            f"{len({entry.fold for entry in training})} folds of {preset.epochs} epochs of "
+            f"{preset.iterations} steps, voxels of {preset.spacing_mm:g} mm"
+        ),
+        not_for="; ".join(not_for) or UNSAID,
+        source="nnU-Net v2, trained by limn lab reproduce",
+        demonstration=phantoms > 0,
+    )
+
+
+def seal_folds(trained: Path, bundle: Path, told: BundleStatement, profile: ProfileName) -> None:
+    """Make a bundle of nnunetv2's result folder, whole or not at all; one that is there stays.
+
+    Raises
+    ------
+    BundleUnfit
+        If the folds and what is told of them don't fit together.
+    """
+    if bundle.exists():
+        return
+    part = bundle.with_name(f"{bundle.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    seal(replace(read_v2(trained), profile=profile), told, part)
+    part.rename(bundle)
+
+
+def _learnt_from(training: Sequence[Entry], phantoms: int) -> str:
+    animals = len({entry.animal for entry in training})
+    if phantoms == len(training):
+        return f"{phantoms} scans of {animals} digital phantom mice and no animal"
+    enhanced = sum(entry.contrast == "yes" for entry in training)
+    of_them = f", {enhanced} of them contrast-enhanced" if enhanced else ", all native"
+    mixed = f", {phantoms} of them digital phantoms" if phantoms else ""
+    return f"{len(training)} scans of {animals} animals{of_them}{mixed}"

@@ -1,0 +1,198 @@
+"""The work of a study, each piece in a process of its own: rebuilt AIMOS, limn's engine, scores.
+
+What nnunetv2 does for it is in `nnunet_jobs`. Every function goes on where a killed one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+import torch
+
+from limn.domain.scan import Labels, Volume
+from limn.domain.timing import Stopwatch
+from limn.lab.data.dataset import Entry
+from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
+from limn.lab.data.readers import read_ct
+from limn.lab.measure.scores import Scan, Score, of_drawing, of_observers, write_scores
+from limn.lab.nifti import to_image
+from limn.lab.process.isolated import cores, end_with_parent
+from limn.lab.process.timed import write_record
+from limn.lab.study.bundle import seal_folds
+from limn.lab.systems import aimos
+from limn.lab.systems.aimos import AimosPreset
+from limn.lab.words import TIMES
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.bundle.profile import ProfileName
+from limn.segment.engine.ensemble import Ensemble
+from limn.segment.importing.trained import USUAL_CLEAN, BundleStatement
+
+LUNGS_LABEL = LABEL_OF["Lungs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a study keeps what."""
+
+    work: Path
+
+    @property
+    def data(self) -> Path:
+        """`dataset`."""
+        return self.work / "data"
+
+    @property
+    def nnunet(self) -> Path:
+        """nnunetv2's three folders."""
+        return self.work / "nnunet"
+
+    @property
+    def bundle(self) -> Path:
+        """The 3d_fullres folds, sealed for limn's engine."""
+        return self.work / "bundle"
+
+    def aimos(self, fold: int) -> Path:
+        """One of its networks."""
+        return self.work / "aimos" / f"fold_{fold}"
+
+    @property
+    def scores(self) -> Path:
+        """The one long CSV (`scores`)."""
+        return self.work / "scores.csv"
+
+    def labels(self, system: str, scan: str) -> Path:
+        """What a system drew; its times lie beside it as JSON."""
+        return self.work / "predicted" / system / f"{scan}.nii.gz"
+
+    def times(self, system: str, scan: str) -> Path:
+        """What it took (`study_times`)."""
+        return self.work / "predicted" / system / f"{scan}.json"
+
+
+def train_aimos(
+    cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
+) -> None:
+    """One fold; what it reports is the log."""
+    aimos.train_fold(cases, preset, seed, folder, _say)
+
+
+def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Path]]) -> None:
+    """Label scans by the folds' mean.
+
+    Parameters
+    ----------
+    scans : CT, where its labels go, and its times
+    """
+    folds = aimos.read_folds(networks)
+
+    def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
+        labels, times = aimos.predict(folds, volume)
+        watch.elapsed_s.update(times)
+        return labels
+
+    _predict(scans, label)
+
+
+def predict_limn(
+    trained: Path,
+    bundle: Path,
+    told: BundleStatement,
+    profile: ProfileName,
+    scans: Sequence[tuple[Path, Path, Path]],
+) -> None:
+    """The same 3d_fullres folds by limn's own engine, warm as in the node."""
+    seal_folds(trained, bundle, told, profile)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ensemble = Ensemble.load(open_bundle(bundle), device, profile)
+    ensemble.warm_up()
+
+    def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
+        def drawn() -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
+            with watch.stage("preprocess_s"):
+                prepared = ensemble.prepare(volume)
+            with watch.stage("inference_s"):
+                inferred = ensemble.infer(prepared, lambda done, total: None)
+                return inferred.flags, ensemble.label(prepared, inferred).labels_zyx
+
+        flags, labels = ensemble.despite_gpu(drawn)
+        if flags:
+            _say(f"flags: {', '.join(flags)}")
+        return labels
+
+    _predict(scans, label)
+
+
+def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], out: Path) -> None:
+    """Every system against every observer on every test scan: the one long CSV."""
+    workers = min(len(entries), cores())
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, list[Score]] = {}
+    with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+        jobs = {pool.submit(_score_scan, folders, own, systems): own.scan for own in entries}
+        for number, job in enumerate(as_completed(jobs), start=1):
+            found[jobs[job]] = job.result()
+            _say(f"scored {number}/{len(entries)} {jobs[job]}")
+    # In the order of the data set, so that the same study gives the same file.
+    write_scores(out, [each for own in entries for each in found[own.scan]])
+
+
+def read_drawing(path: Path, volume: Volume) -> Labels:
+    """Labels of a scan, as an observer or a system left them, on the scan's grid."""
+    labels_zyx = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.uint8)
+    return Labels(labels_zyx, volume.grid, TRUTH_LABELS)
+
+
+def _score_scan(folders: Folders, own: Entry, systems: Sequence[str]) -> list[Score]:
+    volume = read_ct(folders.data / own.ct, "")
+    scan = Scan(own.split, own.scan, own.animal)
+    observers = {
+        name: read_drawing(folders.data / path, volume).labels_zyx
+        for name in OBSERVERS
+        if (path := getattr(own, name))
+    }
+    found = of_observers(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
+    for system in systems:
+        drawn = read_drawing(folders.labels(system, own.scan), volume)
+        found += of_drawing(scan, system, drawn, observers, LUNGS_LABEL, USUAL_CLEAN)
+        times = json.loads(folders.times(system, own.scan).read_text(encoding="utf-8"))
+        found += [
+            Score(own.split, own.scan, own.animal, system, "", "no", "", name, times[name])
+            for name in TIMES
+        ]
+    return found
+
+
+def _predict(
+    scans: Sequence[tuple[Path, Path, Path]],
+    label: Callable[[Volume, Stopwatch], npt.NDArray[np.uint8]],
+) -> None:
+    """The first scan is labelled twice, so that no time has what only a first scan costs."""
+    for number, (ct, out, times) in enumerate([scans[0], *scans]):
+        watch = Stopwatch()
+        with watch.stage("runtime_s"):
+            with watch.stage("read_s"):
+                volume = read_ct(ct, "")
+            labels = label(volume, watch)
+            _write_labels(out, labels, volume)
+        write_record(times, ct.parent.name, watch.elapsed_s)
+        _say(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
+
+
+def _write_labels(path: Path, labels_zyx: npt.NDArray[np.uint8], volume: Volume) -> None:
+    part = path.with_name(f"part-{path.name}")
+    SimpleITK.WriteImage(to_image(labels_zyx, volume.grid), str(part), useCompression=True)
+    part.replace(path)
+
+
+def _say(line: str) -> None:
+    """Into the log that this process prints to."""
+    print(line, flush=True)  # noqa: T201

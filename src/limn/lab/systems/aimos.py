@@ -1,0 +1,271 @@
+"""AIMOS, the 2D system that the paper compares with, rebuilt: coronal slices through a U-Net.
+
+What is taken from where:
+
+- Malimban 2022, Methods, "AIMOS": the default architecture UNet-768 with six encoder-decoder
+  stages, 32 feature channels at the highest layer and 768 at the bottleneck; trained on all
+  slices with a batch of 32. "Network training and inference": native scans by observer 1, five
+  folds, "the average of the predicted probabilities" of the five networks. Discussion: trained
+  on individual coronal slices.
+- Schoppe et al. 2020, "Deep learning-enabled multi-organ segmentation in whole-body mouse scans",
+  Nature Communications 11:5626, doi 10.1038/s41467-020-19449-7: that the backbone is a U-Net-like
+  network in PyTorch. No line of its code is used, and its methods section was not at hand.
+- Our own choice, where Malimban says nothing: the channels between 32 and 768, batch
+  normalisation, the spacing, the window of HU, cross-entropy plus soft Dice, AdamW (the rates
+  that suit it are known from `train`, and it needs no long schedule), the falling rate, the
+  augmentation (a little rotation, scale, shift, brightness). Slices are never mirrored left to
+  right: right and left lung are labels of their own. Whether AIMOS mirrors is not known to us.
+  AIMOS has a post-processing module (Malimban); here nothing follows the network.
+
+So this is a system like AIMOS and not AIMOS; figures of it say so.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from limn.domain.errors import BundleUnfit, ConfigWrong
+from limn.domain.geometry import Reorientation
+from limn.domain.scan import Volume
+from limn.lab.data.readers import AXES
+from limn.lab.systems.aimos_net import SIDE_MULTIPLE, STAGES, UNet2d
+from limn.lab.systems.aimos_slices import (
+    Window,
+    picked_at,
+    read_slices,
+    resampled,
+    resampled_shape,
+    shape_of,
+    unframed,
+    varied,
+)
+from limn.segment.engine.half import autocast
+from limn.segment.engine.resample import most_probable
+
+CLASSES = 5
+FINAL, LATEST, LOSSES = "final.pt", "latest.pt", "loss.csv"
+# A killed run loses at most so many steps; a multiple of REPORTED_EVERY.
+SAVED_EVERY = 200
+REPORTED_EVERY = 50
+
+
+@dataclass(frozen=True, slots=True)
+class AimosPreset:
+    """What decides a fold, but for its animals and its seed.
+
+    Attributes
+    ----------
+    spacing_mm : images are resampled to it, in the plane and across
+    size : rows (S) and columns (L) that the network sees, multiples of 32; a smaller field has
+        air added on all sides, of a larger one the middle is seen and the rest is background
+    features : channels of the six stages, from the highest layer to the bottleneck
+    batch : slices a step
+    """
+
+    spacing_mm: float
+    size: tuple[int, int]
+    features: tuple[int, ...]
+    batch: int
+    steps: int
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        if any(n <= 0 or n % SIDE_MULTIPLE for n in self.size):
+            msg = f"AIMOS: size {self.size}; multiples of {SIDE_MULTIPLE} expected"
+            raise ConfigWrong(msg)
+        for name in ("spacing_mm", "batch", "steps", "learning_rate"):
+            if not getattr(self, name) > 0:
+                msg = f"AIMOS: {name} {getattr(self, name)}; more than 0 expected"
+                raise ConfigWrong(msg)
+        if len(self.features) != STAGES:
+            msg = f"AIMOS: {len(self.features)} numbers of features; {STAGES} expected"
+            raise ConfigWrong(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """Trained networks, warm on their device, each with the window of HU that it learnt by."""
+
+    preset: AimosPreset
+    networks: tuple[tuple[UNet2d, Window], ...]
+    device: torch.device
+
+
+def train_fold(
+    cases: Sequence[tuple[Path, Path]],
+    preset: AimosPreset,
+    seed: int,
+    folder: Path,
+    report: Callable[[str], None],
+) -> None:
+    """Train one network on all coronal slices; writes ``final.pt`` and ``loss.csv``.
+
+    Goes on from ``latest.pt`` if there is one, with the slices and the augmentation that an
+    unbroken run would have had; does nothing if ``final.pt`` is there.
+
+    Parameters
+    ----------
+    cases : CT and observer 1's labels of each scan, NIfTI with array axes S, P, L
+
+    Raises
+    ------
+    RefusedSeries
+        For a file that can't be read, or labels that don't fit their scan.
+    ConfigWrong
+        If what is in the folder was begun with other settings or scans.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    latest, final = folder / LATEST, folder / FINAL
+    if final.exists():
+        latest.unlink(missing_ok=True)
+        return
+    device = _device()
+    # By their names in the data set, which may be moved.
+    names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
+    begun = {"preset": asdict(preset), "seed": seed, "cases": names}
+    kept = torch.load(latest, map_location="cpu", weights_only=True) if latest.exists() else None
+    if kept is not None and kept["begun"] != begun:
+        msg = f"{folder} was begun with other settings or scans; give another, or delete it"
+        raise ConfigWrong(msg)
+    window, images, labels = read_slices(cases, preset.spacing_mm, preset.size, CLASSES)
+    report(f"aimos: {len(images)} slices of {len(cases)} scans")
+    torch.manual_seed(seed)
+    network = UNet2d(preset.features, CLASSES).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=1e-3)
+    first = 0
+    if kept is not None:
+        network.load_state_dict(kept["network"])
+        optimizer.load_state_dict(kept["optimizer"])
+        first = kept["step"]
+    _forget_losses_after(folder / LOSSES, first)
+    started, losses = time.monotonic(), list[float]()
+    for step in range(first, preset.steps):
+        picked = picked_at(step, preset.batch, len(images), seed)
+        slices, truth = varied(
+            images[picked].to(device).float(),
+            labels[picked].to(device),
+            np.random.default_rng([seed, 1, step]),
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = preset.learning_rate * (1 - step / preset.steps) ** 0.9
+        with autocast(device):
+            scores = network(slices)
+        loss = _loss(scores.float(), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+        losses.append(loss.item())
+        done = step + 1
+        if done % REPORTED_EVERY == 0 or done == preset.steps:
+            mean = sum(losses) / len(losses)
+            losses.clear()
+            with (folder / LOSSES).open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([done, f"{mean:.4f}"])
+            left_s = (time.monotonic() - started) / (done - first) * (preset.steps - done)
+            report(f"aimos step {done}/{preset.steps} loss {mean:.3f}, {left_s:.0f} s left")
+        if done % SAVED_EVERY == 0 and done < preset.steps:
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            _save({**state, "step": done, "begun": begun}, latest)
+    _save({"network": network.state_dict(), "window": asdict(window), "begun": begun}, final)
+    latest.unlink(missing_ok=True)
+
+
+def read_folds(folders: Sequence[Path]) -> Folds:
+    """The networks that `train_fold` left in these folders.
+
+    Raises
+    ------
+    BundleUnfit
+        If a fold is not there or not finished, or the folds don't belong together.
+    """
+    device, presets, networks = _device(), list[AimosPreset](), []
+    for folder in folders:
+        path = folder / FINAL
+        if not path.exists():
+            msg = f"{folder} holds no {FINAL}; train the fold to its end"
+            raise BundleUnfit(msg)
+        kept = torch.load(path, map_location=device, weights_only=True)
+        presets.append(AimosPreset(**kept["begun"]["preset"]))
+        own = len(kept["network"]["head.bias"])
+        if own != CLASSES or presets[-1] != presets[0]:
+            msg = f"{path}: {presets[-1]}, {own} classes; {presets[0]}, {CLASSES} expected"
+            raise BundleUnfit(msg)
+        network = UNet2d(presets[-1].features, CLASSES).to(device).eval()
+        network.load_state_dict(kept["network"])
+        networks.append((network, Window(**kept["window"])))
+    if not networks:
+        raise BundleUnfit("AIMOS: no fold given; name the folder of one at least")
+    return Folds(presets[0], tuple(networks), device)
+
+
+def predict(folds: Folds, volume: Volume) -> tuple[npt.NDArray[np.uint8], dict[str, float]]:
+    """The likeliest class by the folds' mean probability, in every voxel of the scan.
+
+    Parameters
+    ----------
+    volume : any size, spacing and order of axes
+
+    Returns
+    -------
+    labels : (z, y, x) uint8 on the volume's own grid
+    times : ``preprocess_s`` and ``inference_s``, which ends with the labels
+    """
+    preset, device = folds.preset, folds.device
+    started = time.perf_counter()
+    turn = Reorientation.between(volume.grid.axis_letters, AXES)
+    hu = turn.apply(volume.hu_zyx)
+    shape = resampled_shape(hu, turn.spacing(volume.grid.spacing_mm).zyx, preset.spacing_mm)
+    seen = resampled(hu, shape, device)
+    stacks = [window.slices(seen, preset.size) for _, window in folds.networks]
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    prepared = time.perf_counter()
+    total = torch.zeros((CLASSES, shape[1], *preset.size), device=device)
+    with torch.inference_mode(), autocast(device):
+        for (network, _), stack in zip(folds.networks, stacks, strict=True):
+            for at in range(0, len(stack), preset.batch):
+                scores = network(stack[at : at + preset.batch]).float()
+                total[:, at : at + preset.batch] += scores.softmax(dim=1).transpose(0, 1)
+    mean = unframed(total / len(folds.networks), shape)
+    labels = most_probable(mean, (0, 0, 0), shape, shape_of(hu), None)
+    own = np.ascontiguousarray(turn.undo(labels))
+    ended = time.perf_counter()
+    return own, {"preprocess_s": prepared - started, "inference_s": ended - prepared}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy minus the organs' mean soft Dice over the batch."""
+    soft = scores.softmax(dim=1)
+    one_hot = nn.functional.one_hot(truth, CLASSES).movedim(-1, 1).float()
+    axes = (0, 2, 3)
+    overlap, size = (soft * one_hot).sum(axes)[1:], (soft + one_hot).sum(axes)[1:]
+    soft_dice = ((2 * overlap + 1.0) / (size + 1.0)).mean()
+    return nn.functional.cross_entropy(scores, truth) - soft_dice
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def _forget_losses_after(path: Path, step: int) -> None:
+    """Drop what a killed run noted after its last checkpoint: those steps are done again."""
+    rows = list(csv.reader(path.read_text("utf-8").splitlines())) if path.exists() else []
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(row for row in rows if row and int(row[0]) <= step)

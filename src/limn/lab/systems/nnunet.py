@@ -1,0 +1,396 @@
+"""nnunetv2's own preprocessing, trainer and predictor, run on one data set of ours.
+
+Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its folders
+are when it is imported. Its trainer is used as it is where a preset leaves the rule of learning to
+nnU-Net, which sets no seed: no two runs are alike. A short schedule takes AdamW, and bf16 on a CPU
+that has it (`ShortTrainer`), since nnU-Net's SGD needs days.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+    DatasetFingerprintExtractor,
+)
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.export_prediction import (
+    convert_predicted_logits_to_segmentation_with_correct_shape,
+)
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from limn.domain.timing import Stopwatch
+from limn.lab.data.dataset import Entry, place
+from limn.lab.process.isolated import cores, end_with_parent
+from limn.lab.process.timed import write_record
+from limn.lab.systems.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
+from limn.lab.train.channels_last import channels_last, with_layout_free_norms
+from limn.lab.words import CASCADE, LOWRES
+from limn.segment.engine.half import autocast
+
+NUMBER = 901
+DATASET = f"Dataset{NUMBER}_limn"
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+PROCESSES = "nnUNet_def_n_proc"
+SPLITS = "splits_final.json"
+FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
+
+
+def environment(root: Path) -> dict[str, str]:
+    """What nnunetv2 must find set before it is imported; for `alone.run_alone`."""
+    few = str(min(4, cores()))
+    return {name: str(root / name) for name in (RAW, PREPROCESSED, RESULTS)} | {
+        "nnUNet_n_proc_DA": "0" if not torch.cuda.is_available() else "8",
+        PROCESSES: few,
+        "nnUNet_compile": "f",
+    }
+
+
+class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no types
+    """nnU-Net's trainer for hundreds of steps instead of 250,000: AdamW, bf16 where the CPU has it.
+
+    No mirror images, and half of the patches around organs. On a CPU two runs learn the same; on a
+    GPU they do not: kernels add in no fixed order and workers draw patches with seeds of their own.
+    """
+
+    def configure_optimizers(self) -> Any:
+        """A rate that falls as nnU-Net's does."""
+        self.initial_lr = 4e-3
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=1e-3)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802
+        """Left is left: a mirrored heart lies on the other side; short trainings mix them."""
+        turns, flat, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self.inference_allowed_mirroring_axes = None
+        return turns, flat, size, None
+
+    def on_epoch_start(self) -> None:
+        """Every epoch draws by its own number: a killed fold goes on as if it had not been."""
+        super().on_epoch_start()
+        seed = 10_000 * self.fold + self.current_epoch
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - nnunetv2 draws from it
+        torch.manual_seed(seed)
+        # A cascade's transforms shuffle a list of channels that they keep: the order would depend
+        # on every batch before, and on the first one, which is drawn before any seed is set.
+        if isinstance(self.dataloader_train, SingleThreadedAugmenter):
+            for own in self.dataloader_train.data_loader.transforms.transforms:
+                shuffled = getattr(getattr(own, "transform", own), "channel_idx", None)
+                if isinstance(shuffled, list):
+                    shuffled.sort()
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        """nnU-Net's own network, on a CPU in the layout in which it learns fast."""
+        kwargs = configuration_manager.network_arch_init_kwargs
+        on_cpu = not torch.cuda.is_available()
+        network: torch.nn.Module = get_network_from_plans(
+            configuration_manager.network_arch_class_name,
+            with_layout_free_norms(kwargs) if on_cpu else kwargs,
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+        return channels_last(network) if on_cpu else network
+
+    def initialize(self) -> None:
+        """The same fold begins with the same weights; every second patch lies around an organ."""
+        torch.manual_seed(self.fold)
+        # With nnU-Net's third, 400 steps found no cord; with all of them networks drew lungs into
+        # the air beside the animal, which they had never seen.
+        self.oversample_foreground_percent = 0.5
+        super().initialize()
+
+    def train_step(self, batch: dict[str, Any]) -> Any:
+        """nnU-Net has autocast on a GPU alone."""
+        if self.device.type != "cpu":
+            return super().train_step(batch)
+        with autocast(self.device):
+            return super().train_step(batch)
+
+
+def prepare(
+    root: Path, data: Path, entries: Sequence[Entry], presets: Mapping[str, Preset]
+) -> None:
+    """Raw folder, fingerprint, plans, splits, and every configuration preprocessed.
+
+    Goes on where it was killed: what a scan was made into is there whole or not at all.
+    """
+    training = [own for own in entries if own.split == "train"]
+    ready = root / PREPROCESSED / DATASET
+    processes = int(os.environ[PROCESSES])
+    # Written last of what the scans' own files stand on.
+    if not (ready / SPLITS).exists():
+        _plan(root, data, training, presets, processes)
+    # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
+    # took 40 s each for three small scans on two cores.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
+        jobs = [
+            pool.submit(_preprocess, root, configuration_of(system), own.scan)
+            for system in presets
+            for own in training
+            if not _preprocessed(ready, configuration_of(system), own.scan).exists()
+        ]
+        for number, job in enumerate(as_completed(jobs), start=1):
+            print(f"preprocessed {number}/{len(jobs)} {job.result()}", flush=True)  # noqa: T201
+
+
+def _plan(
+    root: Path,
+    data: Path,
+    training: Sequence[Entry],
+    presets: Mapping[str, Preset],
+    processes: int,
+) -> None:
+    raw, ready = root / RAW / DATASET, root / PREPROCESSED / DATASET
+    for folder in (raw, ready):
+        if folder.exists():
+            shutil.rmtree(folder)
+    for folder in (raw / "imagesTr", raw / "labelsTr", ready / "gt_segmentations"):
+        folder.mkdir(parents=True)
+    for own in training:
+        place(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
+        for folder in (raw / "labelsTr", ready / "gt_segmentations"):
+            place(data / own.observer1, folder / f"{own.scan}.nii.gz")
+    told = json.dumps(dataset(len(training)), indent=1)
+    for folder in (raw, ready):
+        (folder / "dataset.json").write_text(told, encoding="utf-8")
+    fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()
+    _write(ready / f"{PLANS}.json", plans(DATASET, presets, fingerprint))
+    _write(ready / SPLITS, splits(training))
+
+
+def splits(training: Sequence[Entry]) -> list[dict[str, list[str]]]:
+    """What trains and validates each fold, the fold's number being the place in the list.
+
+    nnunetv2 looks a fold up by its place, and draws its own, with an animal on both sides, where
+    there is none. A fold whose animals have no scans keeps its place; nobody trains it.
+    """
+    folds = [int(own.fold) for own in training]
+    return [
+        {
+            "train": [own.scan for own, its in zip(training, folds, strict=True) if its != fold],
+            "val": [own.scan for own, its in zip(training, folds, strict=True) if its == fold],
+        }
+        for fold in range(max(folds) + 1)
+    ]
+
+
+def train_fold(root: Path, system: str, preset: Preset, fold: int, short: bool) -> None:
+    """One fold to its end, from where it stopped; the first stage of a cascade also predicts.
+
+    Parameters
+    ----------
+    short : AdamW and no mirroring instead of nnU-Net's own rule
+    """
+    place = fold_of(root, system, fold, short=short)
+    trainer = _trainer(root, system, preset, fold, short=short)
+    if not (place / FINAL).exists():
+        trainer.initialize()
+        if (place / LATEST).exists():
+            trainer.load_checkpoint(str(place / LATEST))
+        trainer.run_training()
+    elif system == LOWRES:
+        trainer.initialize()
+        trainer.load_checkpoint(str(place / FINAL))
+    if system == LOWRES:
+        # Writes what the second stage learns from: this fold's animals, unseen by it.
+        trainer.perform_actual_validation()
+
+
+def predict(
+    root: Path,
+    system: str,
+    folds: Sequence[int],
+    scans: Sequence[tuple[Path, Path, Path]],
+    previous: Mapping[str, Path],
+    short: bool,
+) -> None:
+    """Label scans with all folds by nnunetv2's predictor, without mirror images.
+
+    Parameters
+    ----------
+    scans : CT, where its labels go, and its times; the first is labelled twice, so that no time
+        has what only a first scan costs
+    previous : of a cascade: CT's folder name to the labels of its first stage
+    """
+    predictor = _predictor(root, system, folds, short=short)
+    manager, configuration = predictor.plans_manager, predictor.configuration_manager
+    preprocessor = DefaultPreprocessor(verbose=False)
+    for ct, out, times in [scans[0], *scans]:
+        watch = Stopwatch()
+        with watch.stage("runtime_s"):
+            with watch.stage("read_s"):
+                image, properties = SimpleITKIO().read_images([str(ct)])
+                before = None
+                if system == CASCADE:
+                    before, _ = SimpleITKIO().read_seg(str(previous[ct.parent.name]))
+            with watch.stage("preprocess_s"):
+                data, seg, properties = preprocessor.run_case_npy(
+                    image, before, properties, manager, configuration, predictor.dataset_json
+                )
+                if before is not None:
+                    labels = predictor.label_manager.foreground_labels
+                    data = np.vstack(
+                        [data, convert_labelmap_to_one_hot(seg[0], labels, data.dtype)]
+                    )
+            with watch.stage("inference_s"):
+                logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
+                found = convert_predicted_logits_to_segmentation_with_correct_shape(
+                    logits.cpu(), manager, configuration, predictor.label_manager, properties
+                )
+            part = out.with_name(f"part-{out.name}")
+            SimpleITKIO().write_seg(np.asarray(found, np.uint8), str(part), properties)
+            part.replace(out)
+        write_record(times, ct.parent.name, watch.elapsed_s)
+        print(f"{system} {ct.parent.name}: {watch.elapsed_s}", flush=True)  # noqa: T201 - the log
+
+
+def results_of(root: Path, system: str, *, short: bool) -> Path:
+    """nnunetv2's model folder of a configuration."""
+    trainer = ShortTrainer if short else nnUNetTrainer
+    return root / RESULTS / DATASET / f"{trainer.__name__}__{PLANS}__{configuration_of(system)}"
+
+
+def fold_of(root: Path, system: str, fold: int, *, short: bool) -> Path:
+    """Where one fold's checkpoints are."""
+    return results_of(root, system, short=short) / f"fold_{fold}"
+
+
+def finish_results(root: Path, system: str, *, short: bool) -> None:
+    """Plans and dataset beside the folds, as nnunetv2's command leaves them."""
+    for name, own in ((f"{PLANS}.json", "plans.json"), ("dataset.json", "dataset.json")):
+        shutil.copyfile(
+            root / PREPROCESSED / DATASET / name, results_of(root, system, short=short) / own
+        )
+
+
+def _preprocessed(ready: Path, configuration: str, scan: str) -> Path:
+    """A file that is there once a scan's own files are."""
+    return ready / "done" / configuration / scan
+
+
+def _preprocess(root: Path, configuration: str, scan: str) -> str:
+    raw, ready = root / RAW / DATASET, root / PREPROCESSED / DATASET
+    manager = PlansManager(_read(ready / f"{PLANS}.json"))
+    configured = manager.get_configuration(configuration)
+    part, folder = ready / "part" / configuration / scan, ready / configured.data_identifier
+    if part.exists():
+        shutil.rmtree(part)
+    for needed in (part, folder):
+        needed.mkdir(parents=True, exist_ok=True)
+    DefaultPreprocessor(verbose=False).run_case_save(
+        str(part / scan),
+        [str(raw / "imagesTr" / f"{scan}_0000.nii.gz")],
+        str(raw / "labelsTr" / f"{scan}.nii.gz"),
+        manager,
+        configured,
+        _read(ready / "dataset.json"),
+    )
+    for path in part.iterdir():
+        path.replace(folder / path.name)
+    part.rmdir()
+    done = _preprocessed(ready, configuration, scan)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.touch()
+    return f"{configuration} {scan}"
+
+
+def _trainer(root: Path, system: str, preset: Preset, fold: int, *, short: bool) -> nnUNetTrainer:
+    ready = root / PREPROCESSED / DATASET
+    planned = _read(ready / f"{PLANS}.json") | {"continue_training": False}
+    kind = ShortTrainer if short else nnUNetTrainer
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = kind(
+        planned, configuration_of(system), fold, _read(ready / "dataset.json"), device=device
+    )
+    trainer.num_epochs = preset.epochs
+    trainer.num_iterations_per_epoch = preset.iterations
+    trainer.num_val_iterations_per_epoch = max(1, min(50, preset.iterations // 10))
+    # A killed run loses at most a twentieth.
+    trainer.save_every = max(1, min(50, preset.epochs // 20))
+    trainer.save_checkpoint = partial(_save_whole, trainer.save_checkpoint)
+    return trainer
+
+
+def _save_whole(save: Callable[[str], None], path: str) -> None:
+    """nnunetv2 writes in place: who was killed meanwhile found half a checkpoint, and no way on."""
+    part = f"{path}.part"
+    save(part)
+    Path(part).replace(path)
+
+
+def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) -> nnUNetPredictor:
+    finish_results(root, system, short=short)
+    place = results_of(root, system, short=short)
+    manager = PlansManager(_read(place / "plans.json"))
+    told = _read(place / "dataset.json")
+    configuration = manager.get_configuration(configuration_of(system))
+    organs = len(told["labels"]) - 1
+    network = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        1 + organs * (system == CASCADE),
+        1 + organs,
+        deep_supervision=False,
+    )
+    weights = [
+        torch.load(place / f"fold_{fold}" / FINAL, map_location="cpu", weights_only=False)
+        for fold in folds
+    ]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=device.type == "cuda",
+        device=device,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        network.to(device),
+        manager,
+        configuration,
+        [each["network_weights"] for each in weights],
+        told,
+        "nnUNetTrainer",
+        None,
+    )
+    return predictor
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,273 @@
+"""The folder that nnunetv2 reads: plans, dataset, checkpoints; and the manifest of a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from limn.domain.errors import ConfigWrong
+from limn.lab.train.channels_last import channels_last, with_layout_free_norms
+from limn.lab.train.recipe import Recipe, version_after
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+
+CLASSES = 1 + len(TRUTH_LABELS)
+ONLOOKER = "orient.pth"
+Weights: TypeAlias = dict[str, torch.Tensor]
+
+
+def architecture(recipe: Recipe) -> dict[str, Any]:
+    """The network of the plans, as nnunetv2 names it."""
+    stages = len(recipe.features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(recipe.features),
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * stages,
+            "strides": [[1, 1, 1], *([[2, 2, 2]] * (stages - 1))],
+            "n_conv_per_stage": [2] * stages,
+            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
+def plans(
+    recipe: Recipe, intensities: Mapping[str, float], median_zyx: list[int]
+) -> dict[str, Any]:
+    """``plans.json`` as nnunetv2 2.8 reads it."""
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    name = "nnUNetPlans"
+    return {
+        "dataset_name": "Dataset900_LimnPhantom",
+        "plans_name": name,
+        "original_median_spacing_after_transp": [recipe.spacing_mm] * 3,
+        "original_median_shape_after_transp": median_zyx,
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "experiment_planner_used": "limn lab train-phantom",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": intensities},
+        "configurations": {
+            "3d_fullres": {
+                "data_identifier": f"{name}_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 1,
+                "patch_size": list(recipe.patch_zyx),
+                "median_image_size_in_voxels": median_zyx,
+                "spacing": [recipe.spacing_mm] * 3,
+                "normalization_schemes": ["CTNormalization"],
+                "use_mask_for_norm": [False],
+                "resampling_fn_data": "resample_data_or_seg_to_shape",
+                "resampling_fn_seg": "resample_data_or_seg_to_shape",
+                "resampling_fn_data_kwargs": resampling,
+                "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
+                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+                "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
+                "architecture": architecture(recipe),
+                "batch_dice": False,
+            }
+        },
+    }
+
+
+def dataset(recipe: Recipe) -> dict[str, Any]:
+    """``dataset.json`` as nnunetv2 reads it."""
+    labels = {"background": 0} | {organ.value: label for label, organ in TRUTH_LABELS.items()}
+    return {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": recipe.phantoms,
+        "file_ending": ".nii.gz",
+    }
+
+
+def new_network(recipe: Recipe) -> nn.Module:
+    """The network of the plans, untrained, laid out so that a CPU learns fast."""
+    described = architecture(recipe)
+    network: nn.Module = get_network_from_plans(
+        described["network_class_name"],
+        with_layout_free_norms(described["arch_kwargs"]),
+        described["_kw_requires_import"],
+        1,
+        CLASSES,
+        deep_supervision=True,
+    )
+    return channels_last(network)
+
+
+def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
+    """What a bundle normalises HU with.
+
+    Raises
+    ------
+    ConfigWrong
+        For a bundle that can't be gone on with: unreadable, or its network is not the recipe's.
+    """
+    path = bundle / "plans.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        described = found["configurations"]["3d_fullres"]["architecture"]
+        intensities: dict[str, float] = found["foreground_intensity_properties_per_channel"]["0"]
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{path} can't be gone on with: {error!r}; give a bundle that train-phantom made"
+        raise ConfigWrong(msg) from error
+    if described != architecture(recipe):
+        msg = f"{path} describes another network than the recipe's {list(recipe.features)} features"
+        raise ConfigWrong(msg)
+    return intensities
+
+
+def mean_of_folds(bundle: Path, stem: int, recipe: Recipe) -> Weights:
+    """The mean, weight by weight, of those of a bundle's folds that started from one stem.
+
+    Only those lie close enough together for a mean of weights to be a network.
+    """
+    folds = [
+        torch.load(bundle / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
+        for fold in range(stem, recipe.folds, recipe.stems)
+    ]
+    weights = [fold["network_weights"] for fold in folds]
+    return {name: sum(each[name].float() for each in weights) / len(weights) for name in weights[0]}
+
+
+def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) -> None:
+    """``plans.json`` and ``dataset.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = list(recipe.shape_zyx)
+    (folder / "plans.json").write_text(
+        json.dumps(plans(recipe, intensities, shape), indent=1), encoding="utf-8"
+    )
+    (folder / "dataset.json").write_text(json.dumps(dataset(recipe), indent=1), encoding="utf-8")
+
+
+def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path:
+    """``fold_k/checkpoint_final.pth`` in half precision, each tensor stored once."""
+    halves: dict[tuple[torch.Size, bytes], torch.Tensor] = {}
+    packed = {}
+    for name, tensor in weights.items():
+        half = tensor.detach().half().contiguous()
+        # A network names its encoder twice and most layers three times.
+        packed[name] = halves.setdefault((half.shape, half.numpy().tobytes()), half)
+    path = folder / f"fold_{fold}" / "checkpoint_final.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "network_weights": packed,
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": "3d_fullres"},
+            "inference_allowed_mirroring_axes": None,
+        },
+        path,
+    )
+    return path
+
+
+MANIFEST_HEAD = """\
+# A limn bundle. Every file below [files] is verified before anything is opened.
+name = "phantom"
+version = "{version}"
+demonstration = true
+trained_on = "{trained_on}"
+not_for = "not for animals: it has never seen one"
+configuration = "3d_fullres"
+folds = {folds}
+profile = "fast"
+# Left is left: training mirrored nothing.
+mirror_axes = []
+# Tells how the animal lies, whatever the header says.
+onlooker = "orient.pth"
+# Array axes (z, y, x) grow towards head (S), back (P), left (L).
+orientation = "SPL"
+spacing_mm = [{mm}, {mm}, {mm}]
+# 5th and 95th percentile of a whole scan should lie between these.
+expected_hu = [-1200, 1500]
+
+[labels]
+1 = "Heart"
+2 = "SpinalCord"
+3 = "Lung_R"
+4 = "Lung_L"
+
+[clean.Heart]
+keep = "largest"
+
+# A cord that a blurred vertebra has cut in two stays whole.
+[clean.SpinalCord]
+keep = "pieces"
+min_mm3 = 1.0
+within_mm = 6.0
+
+# The accessory lobe may look separate; a lung further off belongs to another animal.
+[clean.Lung_R]
+keep = "pieces"
+min_mm3 = 10.0
+within_mm = 3.0
+
+[clean.Lung_L]
+keep = "pieces"
+min_mm3 = 10.0
+within_mm = 3.0
+
+[protocol]
+Heart = "muscle, chambers and both atria, up to where the great vessels leave it"
+SpinalCord = "the cord within its canal, from the cranial edge of T1 to the caudal edge of T13"
+Lung_R = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, no main bronchus"
+Lung_L = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, no main bronchus"
+"""
+
+
+def seal(folder: Path, recipe: Recipe) -> None:
+    """Make the model folder a bundle: manifest with the sha256 of every file."""
+    learnt_before = open_bundle(Path(recipe.start)) if recipe.start else None
+    trained_on = f"{recipe.phantoms + recipe.stem_phantoms} digital phantom mice and no animal"
+    if learnt_before:
+        trained_on += f", on from {learnt_before.label}: {learnt_before.trained_on}"
+    write_manifest(
+        folder,
+        MANIFEST_HEAD.format(
+            version=version_after(recipe.start),
+            trained_on=trained_on,
+            folds=list(range(recipe.folds)),
+            mm=recipe.spacing_mm,
+        ),
+    )
+
+
+def note_measured(folder: Path, rows: Sequence[Mapping[str, str]], how: str) -> None:
+    """Write what a bundle reached into its manifest, and seal it again.
+
+    Parameters
+    ----------
+    rows : of `lab.evaluate`; mean DSC and mean 95 % Hausdorff distance of each group and organ
+    how : the command and the test set, for whoever reads the manifest
+    """
+    head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0].rstrip()
+    head = head.split("\n# Measured: ")[0].rstrip()
+    lines = [f"# Measured: {how}"]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        lines.append(f"\n[measured.{json.dumps(group)}]")
+        for organ in dict.fromkeys(row["organ"] for row in rows):
+            own = [row for row in rows if (row["group"], row["organ"]) == (group, organ)]
+            dsc = float(np.mean([float(row["dsc"]) for row in own]))
+            found = [float(row["hd95_mm"]) for row in own if float(row["dsc"]) > 0]
+            hd95 = f", hd95_mm = {np.mean(found):.2f}" if found else ""
+            lines.append(f"{organ} = {{ scans = {len(own)}, dsc = {dsc:.3f}{hd95} }}")
+    write_manifest(folder, head + "\n\n" + "\n".join(lines))

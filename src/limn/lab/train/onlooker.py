@@ -1,0 +1,155 @@
+"""The onlooker's training: which of sixteen ways an animal lies, learnt from phantoms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import nn
+
+from limn.domain.geometry import SpacingMm
+from limn.lab.train.patches import Case, seen_elsewhere
+from limn.segment.engine.half import autocast
+from limn.segment.engine.orient import (
+    STRAIGHT,
+    WAYS,
+    Onlooker,
+    coarse,
+    dense,
+    squared,
+    turned_all_ways,
+)
+
+REPORTED_EVERY = 50
+SAVED_EVERY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class OrientRecipe:
+    """What decides the onlooker."""
+
+    steps: int = 2500
+    learning_rate: float = 2e-3
+    validation: int = 30
+    seed: int = 77
+
+
+def coarse_cases(cases: Sequence[Case], spacing_mm: float) -> list[npt.NDArray[np.float32]]:
+    """The phantoms as the onlooker sees them, in HU."""
+    spacing = SpacingMm(spacing_mm, spacing_mm, spacing_mm)
+    return [coarse(case.hu_zyx.astype(np.float32), spacing) for case in cases]
+
+
+def draw_picture(
+    hu_zyx: npt.NDArray[np.float32], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """A phantom from another scanner, its field of view cut, turned a little."""
+    hu = seen_elsewhere(hu_zyx, rng)
+    keep = int(rng.integers(28, hu.shape[0] + 1))
+    # The chest, in the middle of most fields, stays in view.
+    slack = hu.shape[0] - keep
+    first = int(np.clip(rng.normal(slack / 2, slack / 5), 0, slack))
+    hu = hu[first : first + keep]
+    if rng.random() < 0.3:
+        planes = [(0, 1), (0, 2), (1, 2)]
+        angle = float(rng.normal(0.0, 8.0))
+        hu = ndimage.rotate(
+            hu, angle, axes=planes[int(rng.integers(3))], reshape=False, order=1, mode="nearest"
+        )
+    return squared(dense(hu))
+
+
+def train_onlooker(
+    pictures: Sequence[npt.NDArray[np.float32]],
+    recipe: OrientRecipe,
+    checkpoint: Path,
+    report: Callable[[str], None],
+) -> Onlooker:
+    """An onlooker for which the way a phantom lies is the likeliest of `WAYS`.
+
+    Goes on from the checkpoint if there is one. The first `recipe.validation` pictures are left
+    out.
+    """
+    torch.manual_seed(recipe.seed)
+    onlooker = Onlooker()
+    optimizer = torch.optim.AdamW(onlooker.parameters(), recipe.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    averaged = {name: tensor.clone() for name, tensor in onlooker.state_dict().items()}
+    target = torch.tensor([WAYS.index(STRAIGHT)])
+    learning = pictures[recipe.validation :]
+    first, smooth = 0, 0.0
+    if checkpoint.exists():
+        kept = torch.load(checkpoint, weights_only=True)
+        onlooker.load_state_dict(kept["onlooker"])
+        optimizer.load_state_dict(kept["optimizer"])
+        schedule.load_state_dict(kept["schedule"])
+        averaged, first, smooth = kept["averaged"], kept["step"], kept["loss"]
+    rng = np.random.default_rng([recipe.seed, first])
+    started = time.monotonic()
+    for step in range(first, recipe.steps):
+        picture = draw_picture(learning[int(rng.integers(len(learning)))], rng)
+        ways = np.stack(turned_all_ways(picture))[:, None]
+        with autocast(target.device):
+            scores = onlooker(torch.from_numpy(ways))
+        loss = nn.functional.cross_entropy(scores.float()[None], target)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(onlooker.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        for name, tensor in onlooker.state_dict().items():
+            averaged[name].lerp_(tensor, 1.0 - min(0.995, (step + 1) / (step + 10)))
+        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
+        done = step + 1
+        if done % REPORTED_EVERY == 0:
+            elapsed_s = time.monotonic() - started
+            left_s = elapsed_s / (done - first) * (recipe.steps - done)
+            report(
+                f"onlooker step {done}/{recipe.steps} loss {smooth:.3f} "
+                f"{elapsed_s:.0f} s, {left_s:.0f} s left"
+            )
+        if done % SAVED_EVERY == 0 or done == recipe.steps:
+            kept = {
+                "onlooker": onlooker.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "averaged": averaged,
+                "step": done,
+                "loss": smooth,
+            }
+            torch.save(kept, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").rename(checkpoint)
+    onlooker.load_state_dict(averaged)
+    return onlooker.eval()
+
+
+def accuracy(
+    onlooker: Onlooker, pictures: Sequence[npt.NDArray[np.float32]], rounds: int = 2
+) -> tuple[float, float]:
+    """Share of pictures whose way is found, and of those told from their mirror image."""
+    rng = np.random.default_rng(1)
+    found = told = count = 0
+    mirror = [i for i, way in enumerate(WAYS) if way in ("SPR", "SAL", "IPL")]
+    for picture in pictures:
+        for _ in range(rounds):
+            ways = np.stack(turned_all_ways(draw_picture(picture, rng)))[:, None]
+            with torch.inference_mode():
+                scores = onlooker(torch.from_numpy(ways)).numpy()
+            straight = WAYS.index(STRAIGHT)
+            found += int(np.argmax(scores) == straight)
+            told += int(scores[straight] > scores[mirror].max())
+            count += 1
+    return found / count, told / count
+
+
+def save_onlooker(onlooker: Onlooker, path: Path) -> None:
+    """Weights in half precision."""
+    torch.save({name: tensor.half() for name, tensor in onlooker.state_dict().items()}, path)

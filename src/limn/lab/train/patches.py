@@ -1,0 +1,196 @@
+"""Training phantoms, and patches of them as another scanner might have shown them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import nn
+
+from limn.lab.train.recipe import Recipe
+from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
+from limn.phantom.scanner import expose, random_scanner
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One training phantom.
+
+    Attributes
+    ----------
+    hu_zyx : (z, y, x) int16
+    shares : (organ, z, y, x) uint8, how much of a voxel each organ fills, 255 for all of it
+    """
+
+    hu_zyx: npt.NDArray[np.int16]
+    shares: npt.NDArray[np.uint8]
+
+
+def make_case(seed: int, recipe: Recipe) -> Case:
+    """The phantom of a seed at the network's own spacing.
+
+    One in eight has a neighbour, one in three a contrast agent; one in five shows more of the
+    belly and hind legs or of the head than of the chest.
+    """
+    scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
+    aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
+    x, y, z = scanner.centre_xyz_mm
+    mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 3 == 1)
+    volume, shares = expose(mouse, replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)), seed)
+    return Case(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
+
+
+def make_cases(
+    seeds: Sequence[int], recipe: Recipe, folder: Path, report: Callable[[str], None]
+) -> list[Case]:
+    """Make the phantoms that are not in the folder yet, on every core, and read them all."""
+    keep_cases(seeds, partial(make_case, recipe=recipe), folder, report)
+    return [read_case(seed, folder) for seed in seeds]
+
+
+def keep_cases(
+    seeds: Sequence[int],
+    make: Callable[[int], Case],
+    folder: Path,
+    report: Callable[[str], None],
+) -> None:
+    """Make the phantoms that are not in the folder yet, on every core."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [seed for seed in seeds if not _place(seed, folder).exists()]
+    if not missing:
+        return
+    started = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        jobs = [pool.apply_async(_keep_case, (seed, make, folder)) for seed in missing]
+        for done, job in enumerate(jobs, start=1):
+            job.get()
+            left_s = (time.monotonic() - started) / done * (len(missing) - done)
+            report(f"phantom {done}/{len(missing)}, {left_s:.0f} s left")
+
+
+def read_case(seed: int, folder: Path) -> Case:
+    """A phantom that was kept."""
+    with np.load(_place(seed, folder)) as kept:
+        return Case(kept["hu_zyx"], kept["shares"])
+
+
+def _keep_case(seed: int, make: Callable[[int], Case], folder: Path) -> None:
+    path = _place(seed, folder)
+    case = make(seed)
+    part = path.with_suffix(".part.npz")
+    np.savez_compressed(part, hu_zyx=case.hu_zyx, shares=case.shares)
+    part.rename(path)
+
+
+def _place(seed: int, folder: Path) -> Path:
+    return folder / f"{seed}.npz"
+
+
+def intensity_properties(cases: Sequence[Case]) -> dict[str, float]:
+    """nnU-Net's fingerprint of the foreground, for CTNormalization.
+
+    Widened by what the scanners' own errors may add, so that nothing is clipped that tells
+    tissues apart.
+    """
+    inside = np.concatenate(
+        [case.hu_zyx[case.shares.max(axis=0) > 127][::10] for case in cases]
+    ).astype(np.float64)
+    return {
+        "mean": float(inside.mean()),
+        "std": float(inside.std()),
+        "min": float(inside.min()),
+        "max": float(inside.max()),
+        "median": float(np.median(inside)),
+        "percentile_00_5": float(np.percentile(inside, 0.5)) - 200.0,
+        "percentile_99_5": float(np.percentile(inside, 99.5)) + 300.0,
+    }
+
+
+def normalise(
+    hu: npt.NDArray[np.float32], intensities: Mapping[str, float]
+) -> npt.NDArray[np.float32]:
+    """nnU-Net's CTNormalization."""
+    clipped = np.clip(hu, intensities["percentile_00_5"], intensities["percentile_99_5"])
+    return np.asarray(
+        (clipped - intensities["mean"]) / max(intensities["std"], 1e-8), dtype=np.float32
+    )
+
+
+def draw_patch(
+    rng: np.random.Generator, cases: Sequence[Case], recipe: Recipe
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """HU (z, y, x) and classes (class, z, y, x) of a patch, its appearance drawn anew."""
+    case = cases[int(rng.integers(len(cases)))]
+    shape = case.hu_zyx.shape
+    kind = float(rng.random())
+    middle = np.array([int(rng.integers(0, n)) for n in shape])
+    if kind < 0.7:
+        label = CORD if kind < 0.25 else int(rng.integers(1, 1 + len(TRUTH_LABELS)))
+        inside = np.flatnonzero(case.shares[label - 1, ::2, ::2, ::2] > 127)
+        if len(inside):
+            coarse = tuple(-(-n // 2) for n in shape)
+            middle = 2 * np.array(np.unravel_index(int(rng.choice(inside)), coarse))
+    low = [
+        int(np.clip(middle[i] - n // 2 + rng.integers(-n // 4, n // 4), 0, shape[i] - n))
+        for i, n in enumerate(recipe.patch_zyx)
+    ]
+    where = tuple(slice(a, a + n) for a, n in zip(low, recipe.patch_zyx, strict=True))
+    hu = case.hu_zyx[where].astype(np.float32)
+    shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
+    if rng.random() < 0.5:
+        hu, shares = _turned(hu, shares, rng)
+    rest = np.clip(1.0 - shares.sum(axis=0, keepdims=True), 0.0, 1.0)
+    return seen_elsewhere(hu, rng), np.concatenate([rest, shares])
+
+
+def _turned(
+    hu: npt.NDArray[np.float32], shares: npt.NDArray[np.float32], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A patch rotated by up to 20 degrees about any axis and 0.85 to 1.18 times as large."""
+    angles = rng.uniform(-0.35, 0.35, 3)
+    scale = float(np.exp(rng.uniform(-0.165, 0.165)))
+    turn = np.eye(3)
+    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), angles, strict=True):
+        one = np.eye(3)
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[a, b], one[b, a] = np.sin(angle), -np.sin(angle)
+        turn = turn @ one
+    # grid_sample counts x y z in units of half the patch.
+    half = np.array(hu.shape[::-1]) / 2.0
+    theta = np.zeros((1, 3, 4), dtype=np.float32)
+    theta[0, :, :3] = (turn * half[None, :] / half[:, None]) / scale
+    both = torch.from_numpy(np.concatenate([hu[None], shares])[None])
+    grid = nn.functional.affine_grid(torch.from_numpy(theta), list(both.shape), align_corners=False)
+    moved = nn.functional.grid_sample(
+        both, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[0].numpy()
+    return moved[0], moved[1:]
+
+
+def seen_elsewhere(
+    hu: npt.NDArray[np.float32], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """The same patch from a scanner with another kVp, calibration, sharpness and dose."""
+    if rng.random() < 0.7:
+        knots = np.array([-1100.0, -1000.0, -500.0, 0.0, 300.0, 1000.0, 8000.0])
+        spread = np.array([30.0, 30.0, 60.0, 50.0, 100.0, 300.0, 1000.0])
+        moved = np.maximum.accumulate(knots + rng.normal(0.0, 1.0, len(knots)) * spread)
+        hu = np.interp(hu, knots, moved).astype(np.float32)
+    hu = (hu + 1000.0) * np.float32(np.exp(rng.normal(0.0, 0.08))) - 1000.0
+    hu = hu + np.float32(rng.uniform(-200.0, 200.0) if rng.random() < 0.5 else rng.normal(0, 40.0))
+    if rng.random() < 0.25:
+        hu = ndimage.gaussian_filter(hu, float(rng.uniform(0.3, 0.9)))
+    if rng.random() < 0.4:
+        noise = rng.standard_normal(hu.shape, dtype=np.float32)
+        if rng.random() < 0.5:
+            noise = 2.0 * ndimage.gaussian_filter(noise, 0.6)
+        hu = hu + noise * np.float32(rng.uniform(5.0, 70.0))
+    return np.asarray(hu, dtype=np.float32)

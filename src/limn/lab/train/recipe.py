@@ -1,0 +1,75 @@
+"""Everything that decides what comes out of training the embedded bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from limn.domain.errors import ConfigWrong
+from limn.segment.bundle.bundle import open_bundle
+
+# Every bundle that goes on with another draws its phantoms from a stretch of seeds of its own.
+SEEDS_A_VERSION = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what comes out.
+
+    Attributes
+    ----------
+    stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
+    phantoms : animals of the folds, a fifth of them held out by each
+    average : how slowly the weights that are kept follow those that learn
+    start : a bundle from whose folds the stems start; None for networks that know nothing
+    """
+
+    spacing_mm: float = 0.2
+    shape_zyx: tuple[int, int, int] = (200, 144, 156)
+    patch_zyx: tuple[int, int, int] = (80, 64, 80)
+    features: tuple[int, ...] = (16, 32, 64, 80, 96)
+    folds: int = 5
+    stems: int = 2
+    stem_phantoms: int = 180
+    stem_steps: int = 3500
+    phantoms: int = 50
+    steps: int = 400
+    first_seed: int = 1000
+    first_stem_seed: int = 2000
+    learning_rate: float = 3e-3
+    fold_learning_rate: float = 8e-4
+    warm_up_steps: int = 60
+    average: float = 0.997
+    start: str | None = None
+
+
+def version_after(start: str | None) -> int:
+    """The version of the bundle that comes of going on with one, 1 for one from nothing.
+
+    Raises
+    ------
+    ConfigWrong
+        If the bundle can't be opened, or is none that ``train-phantom`` made.
+    """
+    if start is None:
+        return 1
+    version = open_bundle(Path(start)).version
+    if not version.isdecimal():
+        msg = f"{start} is version {version!r}; give a bundle that train-phantom made"
+        raise ConfigWrong(msg)
+    return int(version) + 1
+
+
+def going_on(bundle: Path) -> Recipe:
+    """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps."""
+    first_seed = SEEDS_A_VERSION * version_after(str(bundle))
+    return replace(
+        Recipe(),
+        start=str(bundle),
+        stem_phantoms=150,
+        stem_steps=1500,
+        steps=400,
+        learning_rate=1e-3,
+        first_seed=first_seed,
+        first_stem_seed=first_seed + SEEDS_A_VERSION // 2,
+    )

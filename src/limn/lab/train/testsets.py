@@ -1,0 +1,156 @@
+"""Test sets of phantoms that no network has seen, and a bundle tried on them.
+
+`cohort_trials` are the paper's two test sets, 35 native and 35 contrast-enhanced scans;
+`stress_trials` are what a node may meet and must survive: voxel sizes, wrong HU, company, headers
+that lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Labels
+from limn.lab.measure.evaluate import (
+    Known,
+    Trial,
+    draw,
+    evaluate,
+    only_for,
+    read_scores,
+    table,
+    worst,
+)
+from limn.lab.phantoms.orientation import mirrored, turned
+from limn.lab.train.nnunet_folder import note_measured
+from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
+from limn.phantom.body import inside, labels_of
+from limn.phantom.cohort import Cohort, Split, Visit, image, mouse_of
+from limn.phantom.scanner import Scanner, expose
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.bundle.profile import ProfileName
+from limn.segment.engine.ensemble import Ensemble
+
+# Apart from every training and cohort seed.
+FIRST_SEED = 9000
+FIELD_MM = (32.0, 28.0, 30.0)
+SPACINGS_MM = (0.08, 0.1, 0.14, 0.2, 0.28)
+OFFSETS_HU = (-200.0, 200.0)
+PLAIN_MM = 0.2
+WIDE_MM = 56.0
+
+
+def _scanner(spacing_mm: float, offset_hu: float = 0.0) -> Scanner:
+    z, y, x = (round(mm / spacing_mm) for mm in FIELD_MM)
+    spacing = SpacingMm(spacing_mm, spacing_mm, spacing_mm)
+    return Scanner(spacing, (z, y, x), (0.0, 0.0, -1.0), offset_hu=offset_hu)
+
+
+def _known(mouse: Mouse, scanner: Scanner) -> Known:
+    volume, shares = expose(mouse, scanner, mouse.seed)
+    truth = Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
+    return Known(volume, truth, inside(mouse, volume.grid))
+
+
+def _at_spacing(spacing_mm: float, seed: int) -> Known:
+    return _known(conceive(seed), _scanner(spacing_mm))
+
+
+def _off(offset_hu: float, seed: int) -> Known:
+    return _known(conceive(seed), _scanner(PLAIN_MM, offset_hu))
+
+
+def _crowded(seed: int) -> Known:
+    mouse = conceive(seed, neighbour=True)
+    around = replace(mouse.around, tubes=6, wires=2, nozzle=True)
+    plain = _scanner(PLAIN_MM)
+    z, y, _ = plain.shape_zyx
+    beside_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
+    # Both animals in the field, the labelled one nearer to its middle.
+    wide = replace(
+        plain,
+        shape_zyx=(z, y, round(WIDE_MM / PLAIN_MM)),
+        centre_xyz_mm=(0.4 * beside_mm, 0.0, plain.centre_xyz_mm[2]),
+    )
+    return _known(replace(mouse, around=around), wide)
+
+
+def _lying(how: str, axis: str, seed: int) -> Known:
+    known = _known(conceive(seed), _scanner(PLAIN_MM))
+    change = turned if how == "turned" else mirrored
+    return Known(*change(known.volume, known.truth, axis))
+
+
+def stress_trials(mice: int) -> list[Trial]:
+    """Every condition on so many mice each."""
+    conditions: dict[str, Callable[[int], Known]] = {}
+    conditions |= {f"{mm} mm": partial(_at_spacing, mm) for mm in SPACINGS_MM}
+    conditions |= {f"{hu:+.0f} HU": partial(_off, hu) for hu in OFFSETS_HU}
+    conditions["tubes, wires, neighbour"] = _crowded
+    conditions |= {
+        f"{how} {axis}": partial(_lying, how, axis)
+        for how in ("turned", "mirrored")
+        for axis in "xyz"
+    }
+    return [
+        Trial(name, str(seed), partial(make, seed))
+        for name, make in conditions.items()
+        for seed in range(FIRST_SEED, FIRST_SEED + mice)
+    ]
+
+
+def cohort_trials(*, wide: bool) -> list[Trial]:
+    """The test scans of the paper's two sets.
+
+    Parameters
+    ----------
+    wide : scanners, beds and calibration differ from scan to scan, not one facility's
+    """
+    cohort = Cohort(wide=wide)
+    sets = {Split.TEST1: "native", Split.TEST2: "contrast"}
+    return [
+        Trial(sets[visit.animal.split], visit.name, partial(_visit, cohort, visit))
+        for visit in cohort.visits
+        if visit.animal.split in sets
+    ]
+
+
+def _visit(cohort: Cohort, visit: Visit) -> Known:
+    volume, truth = image(cohort, visit)
+    return Known(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
+
+
+def try_bundle(
+    bundle: Path,
+    name: str,
+    profile: ProfileName | None,
+    folder: Path,
+    report: Callable[[str], None],
+    *,
+    note: bool,
+) -> None:
+    """Evaluate, then write ``table.md`` and draw the worst scan of each group.
+
+    Parameters
+    ----------
+    name : of the test set: "cohort", "wide" or "stress"
+    profile : how the ensemble is run; the bundle's own for None
+    note : whether the means go into the bundle's manifest
+    """
+    trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
+    opened = open_bundle(bundle)
+    run = profile or opened.profile
+    only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} profile {run} on {name}")
+    ensemble = Ensemble.load(opened, "cpu", run)
+    rows = read_scores(evaluate(trials, ensemble, folder, report))
+    (folder / "table.md").write_text(table(rows), encoding="utf-8")
+    if note:
+        note_measured(bundle, rows, f"limn lab try, phantoms, set {name}, profile {run}")
+    of_name = {(trial.group, trial.scan): trial for trial in trials}
+    for group in dict.fromkeys(trial.group for trial in trials):
+        for scan in worst(rows, group, 1):
+            draw(of_name[group, scan], ensemble, folder / "worst" / f"{group} {scan}.png")
+    report(f"{folder / 'table.md'} written, the worst cases drawn beside it")

@@ -1,0 +1,104 @@
+"""What a training's work folder belongs to: its recipes, and the phantoms as they were painted.
+
+Phantoms, checkpoints and folds are taken up where they stopped, so a folder that was begun with
+other settings, or by a limn that paints other mice, would be mixed with what comes now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limn.domain.errors import ConfigWrong
+from limn.lab.train.onlooker import OrientRecipe
+from limn.lab.train.patches import make_case
+from limn.lab.train.recipe import Recipe
+
+NAME = "recipe.json"
+# One with a neighbour, one with contrast; small enough to be painted at every start.
+SAMPLE_SEEDS = (8, 7)
+SAMPLE = Recipe(spacing_mm=1.2, shape_zyx=(32, 24, 26))
+# Another processor may round a few voxels otherwise; other code paints other mice.
+SAME_WITHIN = 0.05
+
+
+def begin(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]) -> None:
+    """Write down what the folder belongs to, or hold against it what is asked now.
+
+    A folder that holds phantoms but does not say whose they are was begun by an earlier limn; it
+    is taken as it is, with a warning.
+
+    Raises
+    ------
+    ConfigWrong
+        If the folder was begun otherwise; the text names what differs.
+    """
+    path = work / NAME
+    wanted = _wanted(recipe, orient)
+    if path.exists():
+        different = list(_differences(_read(path), wanted))
+        if different:
+            msg = (
+                f"{work} was begun otherwise: {'; '.join(different)}; give another folder, or "
+                "delete this one to begin anew"
+            )
+            raise ConfigWrong(msg)
+        return
+    if any(work.glob("*/*.npz")):
+        report(
+            f"WARNING: {work} does not say with which settings it was begun; taken as begun "
+            "with these"
+        )
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    part.rename(path)
+
+
+def _wanted(recipe: Recipe, orient: OrientRecipe) -> dict[str, Any]:
+    wanted = {
+        "recipe": asdict(recipe),
+        "orient": asdict(orient),
+        "phantoms": {str(seed): _digest(seed) for seed in SAMPLE_SEEDS},
+    }
+    # As JSON gives it back: tuples are lists there.
+    found: dict[str, Any] = json.loads(json.dumps(wanted))
+    return found
+
+
+def _digest(seed: int) -> list[float]:
+    """Mean of every slice of a small phantom, and of its truth."""
+    case = make_case(seed, SAMPLE)
+    means = [case.hu_zyx.mean(axis=(1, 2)), case.shares.mean(axis=(2, 3)).ravel()]
+    return [round(float(mean), 3) for mean in np.concatenate(means)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path} can't be read ({error}); give another folder, or delete this one"
+        raise ConfigWrong(msg) from error
+    return kept if isinstance(kept, dict) else {}
+
+
+def _differences(kept: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
+    for part in ("recipe", "orient"):
+        before, now = kept.get(part, {}), wanted[part]
+        for name in before | now:
+            if before.get(name) != now.get(name):
+                shown = [json.dumps(each.get(name)) for each in (before, now)]
+                yield f"{part}.{name} was {shown[0]}, is {shown[1]}"
+    if not _alike(kept.get("phantoms", {}), wanted["phantoms"]):
+        yield "the phantoms were painted by another version of limn"
+
+
+def _alike(kept: dict[str, list[float]], wanted: dict[str, list[float]]) -> bool:
+    return kept.keys() == wanted.keys() and all(
+        len(kept[seed]) == len(means) and np.allclose(kept[seed], means, rtol=0, atol=SAME_WITHIN)
+        for seed, means in wanted.items()
+    )

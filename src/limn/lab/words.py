@@ -1,0 +1,90 @@
+"""What a study compares: its systems, test sets and measures, in the paper's order and words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from limn.domain.scan import Organ
+
+REFERENCE_SYSTEM = "3d_fullres"
+LOWRES, CASCADE, FLAT, AIMOS, LIMN = "3d_lowres", "3d_cascade", "2d", "aimos", "limn"
+OBSERVERS = "observers"
+MANUAL = "manual"
+
+
+class Structure(StrEnum):
+    """What all observers can be compared by: observer 3 has both lungs as one, and no cord."""
+
+    HEART = "Heart"
+    LUNGS = "Lungs"
+    CORD = "SpinalCord"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One way to contour, as a table names it.
+
+    Attributes
+    ----------
+    model : in the paper
+    rebuilt : what runs here is like the paper's and not it
+    axes : of what its networks see: 2 for slices, 3 for blocks; 0 where there is no network
+    """
+
+    key: str
+    algorithm: str
+    model: str
+    rebuilt: bool = False
+    axes: int = 0
+
+    @property
+    def model_here(self) -> str:
+        """What it is called beside figures that were measured here."""
+        return f"{self.model}, rebuilt" if self.rebuilt else self.model
+
+    @property
+    def named(self) -> str:
+        """In one word, where a table has one column for it."""
+        return f"{self.algorithm} {self.model_here}"
+
+
+SYSTEMS: tuple[System, ...] = (
+    System(REFERENCE_SYSTEM, "nnU-Net", "3d_fullres", axes=3),
+    System(LOWRES, "nnU-Net", "3d_lowres", axes=3),
+    System(CASCADE, "nnU-Net", "3d_cascade", axes=3),
+    System(FLAT, "nnU-Net", "2d", axes=2),
+    System(AIMOS, "AIMOS", "UNet-768", rebuilt=True, axes=2),
+    System(LIMN, "limn", "engine", axes=3),
+    System(OBSERVERS, "Interobserver variability", ""),
+    System(MANUAL, "Manual", "one biologist"),
+)
+SETS: Mapping[str, str] = MappingProxyType(
+    {"test1": "native CT (test set 1)", "test2": "contrast-enhanced CT (test set 2)"}
+)
+# Of one organ against one observer; two of them in mm.
+MEASURES: Mapping[str, str] = MappingProxyType(
+    {"dsc": "DSC", "msd_mm": "MSD (mm)", "hd95_mm": "95p HD (mm)"}
+)
+CONFORMITY = "ci"
+TIMES: Mapping[str, str] = MappingProxyType(
+    {"preprocess_s": "Preprocessing", "inference_s": "Inference", "runtime_s": "Runtime"}
+)
+ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        Organ.HEART: "Heart",
+        Organ.CORD: "Spinal Cord",
+        Organ.LUNG_R: "Right Lung",
+        Organ.LUNG_L: "Left Lung",
+        Structure.LUNGS: "Total lungs",
+    }
+)
+
+
+def in_order(keys: set[str]) -> list[System]:
+    """Systems in the paper's order; one that it does not know comes last, under its own name."""
+    known = [system for system in SYSTEMS if system.key in keys]
+    others = sorted(keys - {system.key for system in SYSTEMS})
+    return known + [System(key, key, "") for key in others]

@@ -1,0 +1,1 @@
+"""Folders contoured without a scanner, here or by a running node."""

@@ -1,0 +1,1 @@
+"""Work: scans to the workers and back."""

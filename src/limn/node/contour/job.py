@@ -1,0 +1,55 @@
+"""What the engine gives to a worker, and what it gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from limn.node.config import Model, PlanningSystem
+
+# How a job ended that this worker could not even begin; another one may.
+UNFIT = "unfit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One scan to contour; UIDs and dates come with it, so a second run gives the same file.
+
+    What the receiving site decides comes along too: its workers may serve other sites.
+    """
+
+    scan: int
+    animal: str
+    paths: tuple[str, ...]
+    model: Model
+    planning_system: PlanningSystem
+    sop_instance_uid: str
+    series_instance_uid: str
+    date: str
+    time: str
+    predecessor_uid: str
+    deadline_s: float
+    # Of the files, where their bytes travel with the job.
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of a job. Times are UTC seconds.
+
+    Attributes
+    ----------
+    ended : empty when contoured, else "refused", "failed" or `UNFIT`, with the reason
+    record : columns of the `ScanRecord` that the worker knows
+    held : why a person must look before the structure set is delivered; None if nobody must
+    """
+
+    scan: int
+    started_at: float
+    ended: str = ""
+    reason: str = ""
+    structure_set: bytes = b""
+    picture: bytes = b""
+    labels: bytes = b""
+    record: dict[str, Any] = field(default_factory=dict)
+    held: str | None = None

@@ -1,0 +1,265 @@
+"""The product: a series in, a proven structure set out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from limn.dicom import rtstruct
+from limn.dicom.ct import CtIdentity, ct_instances
+from limn.dicom.series import Instance, Series, assemble
+from limn.dicom.volume import read_volume
+from limn.domain.errors import RefusedSeries, StageFailed
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Contour, Labels, Organ, Volume
+from limn.domain.timing import Stopwatch
+from limn.segment.draw.delineate import delineate
+from limn.segment.draw.gaps import bridge, organs_in_gaps, unbridge
+from limn.segment.draw.locate import ChoiceRule
+from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.rasterise import rasterise
+from limn.segment.draw.trace import trace
+from limn.segment.engine.memory import refuse_unread
+from limn.segment.engine.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
+
+if TYPE_CHECKING:
+    from limn.segment.engine.ensemble import Ensemble
+
+# Folds that agree less than this on an organ look at something that none of them has learnt.
+LEAST_FOLD_DSC = 0.8
+# Every n-th voxel is enough to see whether a scan is in Hounsfield units at all.
+HU_SAMPLE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the site decides about contouring."""
+
+    two_animals: ChoiceRule
+    assume_hu: bool
+    style: rtstruct.Style
+    max_points: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """Everything that comes out of a scan.
+
+    Attributes
+    ----------
+    fold_dsc, disagreement_zyx : see `segment.delineate.Delineated`
+    held : why a person must look before the structure set is delivered; None if nobody must
+    """
+
+    structure_set: bytes
+    picture: bytes
+    labels: Labels
+    volumes_mm3: Mapping[Organ, float]
+    removed_voxels: Mapping[Organ, int]
+    fold_dsc: Mapping[Organ, float]
+    disagreement_zyx: npt.NDArray[np.uint8]
+    flags: tuple[str, ...]
+    held: str | None
+
+
+def contour(
+    instances: Sequence[Instance],
+    ensemble: Ensemble,
+    identity: rtstruct.Identity,
+    options: Options,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> Product:
+    """Contour one series.
+
+    Raises
+    ------
+    RefusedSeries
+        If the series can't be contoured.
+    StageFailed
+        If no organ was found, or the structure set does not say what the labels say.
+    """
+    with stopwatch.stage("read_s"):
+        series = assemble(instances, assume_hu=options.assume_hu)
+        refuse_unread(series.grid.shape_zyx)
+        volume = read_volume(series)
+    with stopwatch.stage("preprocess_s"):
+        bridged = bridge(volume, series.rungs)
+    drawn = delineate(bridged, ensemble, options.two_animals, stopwatch, progress)
+    with stopwatch.stage("clean_s"):
+        if cut := organs_in_gaps(drawn.labels, series.rungs):
+            msg = _gap_refusal(series, cut)
+            raise RefusedSeries(msg)
+        labels = unbridge(drawn.labels, series.rungs, series.grid)
+        volumes_mm3 = labels.volumes_mm3()
+    if not any(volumes_mm3.values()):
+        raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
+    if drawn.contradictions:
+        msg = (
+            f"the header contradicts the anatomy: {'; '.join(drawn.contradictions)}. Check how the "
+            f"animal lies against PatientPosition "
+            f"{series.first.get('PatientPosition', 'absent')} and ImageOrientationPatient "
+            f"{series.slices[0].plane.ImageOrientationPatient}: left and right may be swapped"
+        )
+        raise RefusedSeries(msg)
+    with stopwatch.stage("trace_s"):
+        traced = trace(labels, options.style.holes, options.max_points)
+    with stopwatch.stage("rtstruct_s"):
+        structure_set = rtstruct.build(
+            series,
+            traced.contours,
+            volumes_mm3,
+            identity,
+            options.style,
+            notes=_lie_notes(drawn.lie),
+        )
+    with stopwatch.stage("prove_s"):
+        prove(structure_set, series, labels, options.style)
+    with stopwatch.stage("picture_s"):
+        picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
+    flags = [
+        *series.flags,
+        *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
+        *_lie_flags(drawn.lie),
+        *drawn.flags,
+        *_fold_flags(drawn.fold_dsc),
+        *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
+        *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
+        *_lung_flags(volumes_mm3),
+        *_hu_flags(volume, ensemble.bundle.expected_hu),
+        *(["demo-bundle"] if ensemble.bundle.demonstration else []),
+    ]
+    return Product(
+        structure_set,
+        picture,
+        labels,
+        volumes_mm3,
+        drawn.removed_voxels,
+        drawn.fold_dsc,
+        drawn.disagreement_zyx[series.rungs],
+        tuple(flags),
+        held=_held(drawn.lie),
+    )
+
+
+def rehearse(ensemble: Ensemble, options: Options) -> None:
+    """Run every stage once on a made-up ball, so that the first animal pays for no import."""
+    n = 48
+    spacing = SpacingMm(0.3, 0.3, 0.3)
+    grid = axial_grid((n, n, n), spacing, np.zeros(3))
+    z, y, x = np.ogrid[:n, :n, :n]
+    ball = ((z - n / 2) ** 2 + (y - n / 2) ** 2 + (x - n / 2) ** 2) < (n / 4) ** 2
+    volume = Volume(np.where(ball, 40.0, -1000.0).astype(np.float32), grid)
+    delineate(volume, ensemble, options.two_animals, Stopwatch(), lambda done, total: None)
+    label = next(iter(ensemble.bundle.organs))
+    labels = Labels((ball * label).astype(np.uint8), grid, ensemble.bundle.organs)
+    headers = ct_instances(volume, CtIdentity("rehearsal", "2.25.1", ("20260101", "000000")))
+    series = assemble([Instance(header, Path()) for header in headers])
+    identity = rtstruct.Identity("2.25.2", "2.25.3", "20260101", "000000", "rehearsal", "", "")
+    contours = trace(labels).contours
+    structure_set = rtstruct.build(series, contours, labels.volumes_mm3(), identity, options.style)
+    prove(structure_set, series, labels, options.style)
+    draw_contours(volume, labels, options.style.colours, "rehearsal")
+
+
+def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
+    """Read the file back: sound for a planning system, and every voxel where it was.
+
+    Raises
+    ------
+    StageFailed
+        Names the first faults; the structure set must not be sent.
+    """
+    ds = rtstruct.read(structure_set)
+    if faults := rtstruct.faults(ds, series):
+        msg = f"the structure set is unsound: {'; '.join(faults[:3])}"
+        raise StageFailed(msg)
+    contours: list[Contour] = rtstruct.contours_of(ds, series, style)
+    for organ in labels.organs.values():
+        drawn = rasterise(contours, series.grid, organ, xor=style.holes == "xor")
+        wrong = int((drawn != labels.mask(organ)).sum())
+        if wrong:
+            msg = f"the contours of {organ.value} miss its labels in {wrong} voxels"
+            raise StageFailed(msg)
+
+
+def _gap_refusal(series: Series, cut: list[Organ]) -> str:
+    steps = np.diff(series.rungs)
+    after = int(np.flatnonzero(steps > 1)[0])
+    first, second = (series.slices[after + i] for i in (0, 1))
+    return (
+        f"{int(steps[after]) - 1} slices missing between slices {after + 1} and {after + 2}, "
+        f"{first.name} and {second.name} (ImagePositionPatient "
+        f"{first.plane.ImagePositionPatient} and {second.plane.ImagePositionPatient}), in "
+        f"{', '.join(cut)}; send the missing slices or scan again"
+    )
+
+
+def _caption(series: Series, identity: rtstruct.Identity) -> str:
+    z, y, x = series.grid.shape_zyx
+    mm = series.grid.spacing_mm
+    return (
+        f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
+        f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
+    )
+
+
+def _lie_flags(lie: Lie) -> list[str]:
+    if lie.mirrored:
+        return [f"mirrored:{lie.letters}"]
+    if not lie.told:
+        return [f"header-disagrees:{lie.letters}"]
+    return [] if lie.certain else [f"lie-unsure:{lie.probability:.2f}"]
+
+
+def _lie_notes(lie: Lie) -> list[str]:
+    if lie.mirrored:
+        return ["mirrored image: held for release"]
+    if not lie.told:
+        return [f"header and anatomy disagree: {lie.words}"]
+    return [] if lie.certain else ["left and right unsure: held for release"]
+
+
+def _held(lie: Lie) -> str | None:
+    if not lie.mirrored:
+        return None if lie.certain else _unsure(lie)
+    return (
+        "mirror image: left and right are exchanged in this export, which no turn of the animal "
+        "explains. The contours fit these pixels. Release them only if the treatment is planned on "
+        "this same series; otherwise export it again without mirroring"
+    )
+
+
+def _unsure(lie: Lie) -> str:
+    # With the header wrong, left and right or head and tail are exchanged in what was drawn.
+    return (
+        f"the image hardly tells how the animal lies ({lie.probability:.2f} of 1 for what the "
+        "header says): contoured as it says. Look at the picture; release it only if the left "
+        "lung, the heart's apex and the head lie where they should"
+    )
+
+
+def _lung_flags(volumes_mm3: Mapping[Organ, float]) -> list[str]:
+    share = right_lung_share(volumes_mm3)
+    return [f"right-lung-smaller:{share:.2f}"] if share and share < MIN_RIGHT_SHARE else []
+
+
+def _fold_flags(fold_dsc: Mapping[Organ, float]) -> list[str]:
+    return [
+        f"folds-disagree:{organ.value}:{dsc:.2f}"
+        for organ, dsc in fold_dsc.items()
+        if dsc < LEAST_FOLD_DSC
+    ]
+
+
+def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:
+    sample = volume.hu_zyx[::HU_SAMPLE, ::HU_SAMPLE, ::HU_SAMPLE]
+    low, high = (float(v) for v in np.percentile(sample, (5, 95)))
+    if low < expected_hu[0] or high > expected_hu[1]:
+        return [f"hu-range:{low:.0f}..{high:.0f}"]
+    return []

@@ -1,0 +1,1 @@
+"""Out: structure sets to their destinations, until each has them."""

@@ -1,0 +1,152 @@
+"""Storage commitment as the asking side: does the destination keep what it took."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+
+from limn.dicom.bounded import DAMAGES
+from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.node.config import DicomDestination, FolderDestination
+from limn.node.dimse.client import Peer, associate
+from limn.node.dimse.commitment import (
+    ANSWER_S,
+    INVALID_ARGUMENT,
+    MAX_AGAIN,
+    REPORT_WAIT_S,
+    REQUEST,
+    SOP_CLASS,
+    SUCCESS,
+    SYNTAXES,
+    WELL_KNOWN,
+    Item,
+    items_of,
+    request_of,
+    transaction_of,
+)
+from limn.node.store.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+class CommitmentRequester:
+    """Asks destinations to commit to what they took, and hears what they say."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        destinations: Sequence[DicomDestination | FolderDestination],
+        calling_ae_title: str,
+    ) -> None:
+        self._journal = journal
+        self._destinations = {
+            each.name: each
+            for each in destinations
+            if isinstance(each, DicomDestination) and each.commitment
+        }
+        self._calling_ae_title = calling_ae_title
+        self._again: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def wants(self, destination: str) -> bool:
+        """Whether this destination is asked."""
+        return destination in self._destinations
+
+    def ask_soon(self, destination: str, item: Item) -> None:
+        """Ask in a thread: a delivery waits for nobody's promise."""
+        threading.Thread(
+            target=self._ask, args=(destination, item), name="commitment", daemon=True
+        ).start()
+
+    def on_n_event_report(self, event: evt.Event) -> tuple[int, None]:
+        """N-EVENT-REPORT, on our association or on one of the peer's."""
+        who = event.assoc.acceptor if event.assoc.is_requestor else event.assoc.requestor
+        try:
+            self.note(str(who.ae_title).strip(), event.event_information)
+        except DAMAGES as error:
+            log.warning("commitment report of %s: %s", who.ae_title, error)
+            return INVALID_ARGUMENT, None
+        return SUCCESS, None
+
+    def note(self, who: str, report: Dataset) -> None:
+        """Log what a peer has committed to; what it has not is offered again."""
+        names = [name for name, each in self._destinations.items() if each.ae_title.strip() == who]
+        answered = [(item, "") for item in items_of(report)]
+        answered += [
+            (
+                Item(str(each.ReferencedSOPClassUID), str(each.ReferencedSOPInstanceUID)),
+                f"0x{int(each.get('FailureReason') or 0):04X}",
+            )
+            for each in report.get("FailedSOPSequence") or ()
+        ]
+        for item, reason in answered:
+            asked = [
+                name
+                for name in names
+                if report.get("TransactionUID") == transaction_of(item.sop_instance_uid, name)
+            ]
+            row = self._journal.scan_of_structure_set(item.sop_instance_uid)
+            if not asked or row is None:
+                log.warning("%s reports a commitment that nobody asked for", who)
+            elif not reason:
+                log.info("%s animal %s: %s has committed to it", row.name, row.animal, asked[0])
+            else:
+                self._offer_again(row.id, f"{row.name} animal {row.animal}", asked[0], item, reason)
+
+    def _offer_again(self, scan: int, shown: str, name: str, item: Item, reason: str) -> None:
+        with self._lock:
+            self._again[name, item.sop_instance_uid] += 1
+            count = self._again[name, item.sop_instance_uid]
+        if count > MAX_AGAIN:
+            log.error(
+                "%s: %s took the structure set %d times and does not keep it (%s); look there, "
+                "then limn resend",
+                shown,
+                name,
+                count,
+                reason,
+            )
+            return
+        log.error("%s: %s does NOT keep the structure set (%s); sent again", shown, name, reason)
+        self._journal.resend(scan, [name], time.time())
+
+    def _ask(self, name: str, item: Item) -> None:
+        destination = self._destinations[name]
+        peer = Peer(
+            destination.ae_title,
+            destination.host,
+            destination.port,
+            self._calling_ae_title,
+            destination.tls,
+        )
+        answered = threading.Event()
+
+        def heard(event: evt.Event) -> tuple[int, None]:
+            answer = self.on_n_event_report(event)
+            answered.set()
+            return answer
+
+        request = request_of([item], transaction_of(item.sop_instance_uid, name))
+        try:
+            association = associate(
+                peer, [(SOP_CLASS, SYNTAXES[0])], handlers=[(evt.EVT_N_EVENT_REPORT, heard)]
+            )
+            try:
+                status, _ = association.send_n_action(request, REQUEST, SOP_CLASS, WELL_KNOWN)
+                if status.get("Status") != SUCCESS:
+                    log.error("%s takes no commitment request: %s", peer, status.get("Status"))
+                    return
+                # Or it comes later, to our own port.
+                if answered.wait(REPORT_WAIT_S):
+                    # Our answer to it goes out after the handler; released sooner it is lost.
+                    time.sleep(ANSWER_S)
+            finally:
+                association.release()
+        except (PeerUnreachable, ConfigWrong, RuntimeError, ValueError) as error:
+            log.error("%s could not be asked for its commitment: %s", peer, error)

@@ -1,0 +1,158 @@
+"""Carries written structure sets to one destination until it has them, and closes the record.
+
+Each destination has its own courier, so that one which is down holds up no other, nor the
+worker. The first destination of the config is the planning system: when it has answered for
+good, the scan's row goes to the scan log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from pydicom.uid import RTStructureSetStorage
+
+from limn.node import oplog
+from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.commitment_scu import CommitmentRequester
+from limn.node.deliver.destinations import Outcome, backoff_s, deliver
+from limn.node.deliver.scan_record import closed_record
+from limn.node.dimse.commitment import Item
+from limn.node.persist import GivenUp, insist
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+class Courier:
+    """The deliveries of one destination."""
+
+    def __init__(
+        self,
+        destination: DicomDestination | FolderDestination,
+        journal: Journal,
+        scan_log: Path,
+        calling_ae_title: str,
+        *,
+        keeps_scan_log: bool,
+    ) -> None:
+        self._destination = destination
+        self._journal = journal
+        self._scan_log = scan_log
+        self._calling_ae_title = calling_ae_title
+        self._keeps_scan_log = keeps_scan_log
+        self._commitment = CommitmentRequester(journal, [destination], calling_ae_title)
+        self._woken = Event()
+        self._stopping = Event()
+
+    def wake(self) -> None:
+        """A structure set may be waiting."""
+        self._woken.set()
+
+    def run(self, stopping: Event) -> None:
+        """Deliver until told to stop; what is left then waits in the journal."""
+        self._stopping = stopping
+        while not stopping.is_set():
+            self._woken.wait(POLL_S)
+            self._woken.clear()
+            self.work()
+
+    def work(self) -> None:
+        """Everything that is due now."""
+        try:
+            self._work()
+        except GivenUp as unwritten:
+            log.error("%s; it is offered again after the next start", unwritten)
+
+    def _work(self) -> None:
+        while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
+            structure_set = self._journal.structure_set(delivery.structure_set)
+            row = self._journal.scan(structure_set.scan)
+            with oplog.about(scan=row.name, animal=row.animal):
+                self._carry(delivery, structure_set, row)
+            self._log_ends()
+        self._log_ends()
+
+    def _carry(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> None:
+        answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
+        accepted_at = answer.answered_at
+        name = self._destination.name
+        if answer.outcome is Outcome.AGAIN:
+            wait_s = backoff_s(delivery.tries)
+            again_at = accepted_at + wait_s
+            self._note(row, partial(self._journal.postponed, delivery.id, answer.status, again_at))
+            log.warning(
+                "%s -> %s: %s; again in %.0f s, %d waiting",
+                row.name,
+                name,
+                answer.status,
+                wait_s,
+                self._journal.waiting(name),
+            )
+            return
+        if answer.outcome is Outcome.DELIVERED:
+            self._note(
+                row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
+            )
+            if self._commitment.wants(name):
+                item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
+                self._commitment.ask_soon(name, item)
+        else:
+            self._note(row, partial(self._journal.held, delivery.id, answer.status))
+            log.error(
+                "%s animal %s: %s REFUSED the structure set with %s; it is held in %s",
+                row.name,
+                row.animal,
+                name,
+                answer.status,
+                structure_set.path,
+            )
+        if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
+            log.info("%s delivered to %s (%s)", row.name, name, answer.status)
+
+    def _note(self, row: ScanRow, write: Callable[[], None]) -> None:
+        """Until the disk takes the answer nothing else is offered, nor the same again."""
+        name = self._destination.name
+        insist(write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping)
+
+    def _log_ends(self) -> None:
+        """Rows of scans that ended; asked of the journal, so that a crash loses none."""
+        if self._keeps_scan_log:
+            for row in self._journal.unlogged_ends(self._destination.name):
+                with oplog.about(scan=row.name, animal=row.animal):
+                    self._log(row)
+
+    def _log(self, row: ScanRow) -> None:
+        answered = (
+            each
+            for each in self._journal.deliveries(row.id)
+            if each.destination == self._destination.name and each.state != "waiting"
+        )
+        delivery = next(answered, None)
+        structure_set = None
+        if delivery is not None:
+            structure_set = self._journal.structure_set_of(row.id)
+        record = closed_record(row, delivery, structure_set)
+
+        def write() -> None:
+            scanlog.append(self._scan_log, record)
+            self._journal.mark_logged(row.id)
+
+        insist(write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping)
+        if record.outcome == "delivered":
+            log.info(
+                "%s animal %s delivered to %s (%s), %.2f s after its last slice",
+                row.name,
+                row.animal,
+                record.destination,
+                record.destination_status,
+                record.door_to_door_s,
+            )

@@ -1,0 +1,100 @@
+"""Structure sets to planning systems (C-STORE SCU) and export folders."""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import time
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from limn.dicom.bounded import DAMAGES
+from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.domain.files import write_durably
+from limn.node.config import DicomDestination, FolderDestination
+from limn.node.dimse.client import peer_of, store
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 60.0
+OUT_OF_RESOURCES = 0xA700
+DUPLICATE = 0x0111
+
+
+class Outcome(Enum):
+    """What a destination's answer means."""
+
+    DELIVERED = "delivered"
+    AGAIN = "again"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a destination said, and when (UTC seconds)."""
+
+    outcome: Outcome
+    status: str
+    answered_at: float
+
+
+def judge(status: int) -> Outcome:
+    """A C-STORE status (PS3.4 GG.4-1): accepted, try again, or somebody must act.
+
+    Success, warnings (0xBxxx and 0x0001) and 0x0111 "duplicate SOP Instance" mean that the
+    peer has the file; 0xA7xx "out of resources" passes.
+    """
+    if status in (0x0000, 0x0001, DUPLICATE) or status & 0xF000 == 0xB000:
+        return Outcome.DELIVERED
+    if status & 0xFF00 == OUT_OF_RESOURCES:
+        return Outcome.AGAIN
+    return Outcome.HELD
+
+
+def deliver(
+    destination: DicomDestination | FolderDestination,
+    path: Path,
+    calling_ae_title: str,
+) -> Answer:
+    """Offer one structure set to one destination."""
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        return Answer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
+    if isinstance(destination, FolderDestination):
+        return _export(destination, path.name, contents)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(contents))
+        # What an association is asked for.
+        _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
+    except (InvalidDicomError, *DAMAGES) as error:
+        return Answer(Outcome.HELD, f"{path} is damaged on this disk: {error!r}", time.time())
+    peer = peer_of(destination, calling_ae_title)
+    try:
+        routing = iter(store(peer, [dataset]))
+        status = next(routing)
+        # Before the release, which a slow peer draws out: the answer is what counts.
+        answered_at = time.time()
+        next(routing, None)
+    except (PeerUnreachable, ConfigWrong) as error:
+        return Answer(Outcome.AGAIN, str(error), time.time())
+    return Answer(judge(status), f"0x{status:04X}", answered_at)
+
+
+def _export(destination: FolderDestination, name: str, contents: bytes) -> Answer:
+    try:
+        destination.folder.mkdir(parents=True, exist_ok=True)
+        write_durably(destination.folder / name, contents)
+    except OSError as error:
+        return Answer(Outcome.AGAIN, f"{destination.folder}: {error.strerror}", time.time())
+    return Answer(Outcome.DELIVERED, "written", time.time())
+
+
+def backoff_s(tries: int) -> float:
+    """Seconds until the next try: doubling from 1 s to a minute, a little random."""
+    return float(min(LONGEST_WAIT_S, 2.0 ** min(tries, 10)) * random.uniform(0.8, 1.2))  # noqa: S311

@@ -1,0 +1,84 @@
+"""The closed record of a scan: its clock, from the journal's rows alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from limn import __version__
+from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
+
+
+def closed_record(
+    row: ScanRow, delivery: DeliveryRow | None, structure_set: StructureSetRow | None
+) -> ScanRecord:
+    """The scan's final record; ``overhead_s`` is what no stage claims."""
+    held_s = _held_s(row, structure_set)
+    resent_s = structure_set.again_s if structure_set is not None else 0.0
+    known: dict[str, Any] = {
+        name: value for name, value in row.record.items() if name in ScanRecord.columns()
+    }
+    known |= {
+        "scan_id": row.name,
+        "version": row.version,
+        "outcome": row.state if delivery is None else delivery.state,
+        "animal": row.animal,
+        "study_instance_uid": row.study_instance_uid,
+        "series_instance_uid": row.series_instance_uid,
+        "rtstruct_sop_instance_uid": structure_set.sop_instance_uid if structure_set else "",
+        "sender": row.sender,
+        "last_slice_utc": _utc(row.last_slice_at),
+        "profile": row.profile,
+        "tries": row.tries,
+        "receive_s": row.receive_s,
+        "settle_s": row.settle_s,
+        "reason": row.reason,
+    }
+    known.setdefault("limn_version", __version__)
+    known.setdefault("bundle_sha256", row.bundle_sha256)
+    if delivery is not None:
+        known |= {"destination": delivery.destination, "destination_status": delivery.status}
+        if delivery.accepted_at is not None:
+            known |= _door_to_door(row, known, delivery.accepted_at, held_s + resent_s)
+    if again_s := row.again_s + resent_s:
+        known["flags"] = f"{known.get('flags', '')} again:{again_s:.0f}s".strip()
+    if structure_set is not None and structure_set.released_at is not None:
+        known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
+        known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
+    if structure_set is not None and structure_set.discarded_at is not None:
+        known |= {
+            "outcome": "discarded",
+            # Nothing was offered to anybody.
+            "destination": "",
+            "destination_status": "",
+            "reason": f"discarded at {_utc(structure_set.discarded_at)}: "
+            f"{structure_set.discarded}; it was held: {structure_set.held}",
+        }
+    return ScanRecord(**known)
+
+
+def _held_s(row: ScanRow, structure_set: StructureSetRow | None) -> float:
+    """How long a person let the structure set wait."""
+    if structure_set is None or structure_set.released_at is None:
+        return 0.0
+    return structure_set.released_at - float(row.record["contoured_at"])
+
+
+def _door_to_door(
+    row: ScanRow, known: dict[str, Any], accepted_at: float, left_out_s: float
+) -> dict[str, Any]:
+    """``left_out_s`` is how long the structure set lay until a person acted."""
+    door_to_door_s = accepted_at - row.last_slice_at - row.again_s - left_out_s
+    deliver_s = accepted_at - float(row.record["contoured_at"]) - left_out_s
+    claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
+    return {
+        "accepted_utc": _utc(accepted_at),
+        "deliver_s": deliver_s,
+        "door_to_door_s": door_to_door_s,
+        "overhead_s": door_to_door_s - claimed_s,
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

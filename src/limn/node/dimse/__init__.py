@@ -1,0 +1,1 @@
+"""DICOM associations both ways, with bounds on time and memory."""

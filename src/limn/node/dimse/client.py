@@ -1,0 +1,154 @@
+"""The DICOM client: associations, C-ECHO and C-STORE to a peer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from limn.domain.errors import PeerUnreachable
+from limn.node.config import DicomDestination, PeerTls
+from limn.node.dimse import routing
+from limn.node.dimse.tls import requestor_context
+
+MAX_PDU = 131072
+CONNECT_S = 5.0
+REPLY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A DICOM peer: who and where, and who we say we are."""
+
+    ae_title: str
+    host: str
+    port: int
+    calling_ae_title: str
+    tls: PeerTls | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+def peer_of(destination: DicomDestination, calling_ae_title: str) -> Peer:
+    """A destination as the peer to talk to."""
+    return Peer(
+        destination.ae_title,
+        destination.host,
+        destination.port,
+        calling_ae_title,
+        destination.tls,
+    )
+
+
+def store(peer: Peer, datasets: Iterable[Dataset]) -> Iterator[int]:
+    """C-STORE over one association; yields the status of each dataset.
+
+    Raises
+    ------
+    PeerUnreachable
+        If no association or no answer comes about.
+    """
+    waiting = list(datasets)
+    contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in waiting}
+    association = associate(peer, sorted(contexts))
+    try:
+        for ds in waiting:
+            try:
+                status = association.send_c_store(ds)
+            except ValueError as error:
+                msg = f"{peer} accepts no {UID(ds.SOPClassUID).name}: {error}"
+                raise PeerUnreachable(msg) from error
+            except RuntimeError as error:
+                msg = f"{peer} broke off before C-STORE"
+                raise PeerUnreachable(msg) from error
+            if "Status" not in status:
+                msg = f"{peer} broke off during C-STORE"
+                raise PeerUnreachable(msg)
+            yield int(status.Status)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def echo(peer: Peer) -> None:
+    """C-ECHO.
+
+    Raises
+    ------
+    PeerUnreachable
+        If the peer does not answer with success.
+    """
+    association = associate(peer, [(Verification, UID("1.2.840.10008.1.2"))])
+    try:
+        status = association.send_c_echo()
+    except (ValueError, RuntimeError) as error:
+        msg = f"{peer} takes no C-ECHO: {error}"
+        raise PeerUnreachable(msg) from error
+    finally:
+        association.release()
+    if "Status" not in status or status.Status != 0:
+        msg = f"{peer} answered C-ECHO with {status.get('Status', 'nothing')}"
+        raise PeerUnreachable(msg)
+
+
+def associate(
+    peer: Peer,
+    contexts: Iterable[tuple[str, UID]],
+    *,
+    handlers: Sequence[EventHandlerType] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Association:
+    """An association with a peer.
+
+    Raises
+    ------
+    PeerUnreachable
+        If none comes about.
+    ConfigWrong
+        If TLS is asked for and a certificate or key can't be used.
+    """
+    ae = AE(ae_title=peer.calling_ae_title)
+    ae.connection_timeout = CONNECT_S
+    ae.acse_timeout = CONNECT_S
+    ae.dimse_timeout = REPLY_S
+    for sop_class, syntax in contexts:
+        ae.add_requested_context(sop_class, syntax)
+    tls = None
+    if peer.tls is not None:
+        tls = (requestor_context(peer.tls), peer.tls.server_name or peer.host)
+    try:
+        association = ae.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU,
+            tls_args=tls,
+            evt_handlers=list(handlers),
+            ext_neg=list(roles),
+        )
+    except OSError as error:
+        msg = f"{peer} can't be found: {error.strerror}"
+        raise PeerUnreachable(msg) from error
+    if not association.is_established:
+        why = "refused the association" if association.is_rejected else "does not answer"
+        if peer.tls is not None and not association.is_rejected:
+            why += (
+                f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
+                f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
+            )
+        msg = f"{peer} {why}"
+        raise PeerUnreachable(msg)
+    routing.sort(association)
+    if association.dul.socket is not None and association.dul.socket.socket is not None:
+        # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
+        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return association

@@ -1,0 +1,43 @@
+"""Tells the engine that something new is in the journal, and whether there is an engine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from limn.node.config import Config
+
+LOOPBACK = "127.0.0.1"
+
+
+def send_wake(config: Config) -> None:
+    """Wake the engine, if one runs; one that misses it looks by itself within a second."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"wake", (LOOPBACK, config.engine.wake_port))
+
+
+def engine_runs(config: Config) -> bool:
+    """Whether an engine listens for wakes: nobody else can have its port then."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((LOOPBACK, config.engine.wake_port))
+        except OSError:
+            return True
+    return False
+
+
+def listen_for_wakes(config: Config, wake: Callable[[], None], stopping: threading.Event) -> None:
+    """Call ``wake`` at every wake that comes, until the engine stops."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, config.engine.wake_port))
+        listener.settimeout(0.2)
+        while not stopping.is_set():
+            try:
+                listener.recv(16)
+            except TimeoutError:
+                continue
+            wake()

@@ -1,0 +1,121 @@
+"""What runs on a host, as command lines: by the site's config and by the part it was told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from limn.domain.errors import ConfigWrong
+from limn.node.config import Config
+from limn.node.host.certs import TLS_FILES
+
+Part = Literal["receiver", "engine", "scheduler", "worker"]
+
+# For every process of the node.
+ENVIRONMENT = {
+    # A worker's death is charged by us, to the scan that ran, not by Dask to all.
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    # The interpreter lock may be held long by native code; our own deadline ends a job.
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "300s",
+    # Dask would keep a sample of the stack of every second for an hour: memory that nobody reads.
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
+    # The kernel's probes, which no interpreter lock holds up, notice a host behind a cut link.
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s",
+    "DASK_LOGGING__DISTRIBUTED": "warning",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the node."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def name_of(only: Part | None) -> str:
+    """Of this host's part in its lock and its log."""
+    # A receiving host is the node; scheduler and workers may stand beside it on its disk.
+    return f"limn-{only}" if only in {"scheduler", "worker"} else "limn"
+
+
+def processes(config: Config, config_path: Path, only: Part | None) -> list[Process]:
+    """What the supervisor of this host starts, in this order.
+
+    Parameters
+    ----------
+    only : "receiver" means the doors with dispatch and delivery, which share their journal;
+        "scheduler" and "worker" what they say; None all that the config asks for
+
+    Raises
+    ------
+    ConfigWrong
+        If the config does not fit the part.
+    """
+    engine = config.engine
+    if only == "engine":
+        msg = "dispatch and delivery share the receiver's journal; serve --only receiver runs both"
+        raise ConfigWrong(msg)
+    if only and engine.tls_dir is None:
+        msg = (
+            f"serve --only {only} needs engine.tls_dir: parts that are started alone share the "
+            "certificates that limn certs makes"
+        )
+        raise ConfigWrong(msg)
+    if only == "worker" and not engine.workers:
+        raise ConfigWrong("serve --only worker: engine.workers is 0")
+    found = []
+    if only == "scheduler" or (only is None and engine.scheduler == "local"):
+        found.append(Process("scheduler", _scheduler(config)))
+    if only in {None, "worker"}:
+        found += _workers(config, config_path)
+    if only in {None, "receiver"}:
+        limn = (sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path))
+        found += [Process(part, (*limn, "--only", part, "--child")) for part in _RECEIVING]
+    return found
+
+
+_RECEIVING = ("engine", "receiver")
+# Dask opens its HTTP pages on every interface even without a dashboard.
+_NO_PAGE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+
+
+def _scheduler(config: Config) -> list[str]:
+    return [
+        *(sys.executable, "-m", "distributed.cli.dask_scheduler"),
+        *("--host", config.engine.host, "--port", str(config.engine.port)),
+        *("--protocol", "tls", *_NO_PAGE, "--preload", "limn.node.host.lifetime"),
+        *_tls(config),
+    ]
+
+
+def _workers(config: Config, config_path: Path) -> list[Process]:
+    engine = config.engine
+    found = []
+    for number, port in enumerate(engine.worker_ports):
+        # Without a death timeout: a warm worker waits for its scheduler as long as it takes.
+        command = [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", engine.address),
+            *("--host", engine.host, "--worker-port", str(port)),
+            *("--nthreads", "1", "--no-nanny", *_NO_PAGE, "--memory-limit", "0"),
+            *("--local-directory", str(config.data_dir / "dask")),
+            *_tls(config),
+            *("--preload", "limn.node.contour.worker", str(config_path)),
+        ]
+        gpu = {"CUDA_VISIBLE_DEVICES": str(engine.gpus[number])} if engine.gpus else {}
+        name = "worker" if engine.workers == 1 else f"worker-{number + 1}"
+        found.append(Process(name, command, gpu))
+    return found
+
+
+def _tls(config: Config) -> list[str]:
+    return [
+        part
+        for flag, name in zip(("ca-file", "cert", "key"), TLS_FILES, strict=True)
+        for part in (f"--tls-{flag}", str(config.tls_dir / name))
+    ]

@@ -1,0 +1,265 @@
+"""Tries everything a node needs before an animal is asleep."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from distributed import Client
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+
+from limn import __version__
+from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
+from limn.domain.folders import writable
+from limn.node.config import Config, DicomDestination, FolderDestination, load_config
+from limn.node.contour.allocation import Answer, Ask, answer
+from limn.node.contour.site_bundle import deliverable_bundle, kind_of
+from limn.node.contour.worker import warm_up
+from limn.node.dimse.client import echo, peer_of
+from limn.node.dimse.tls import check_keys, peers_tls
+from limn.node.host.certs import CA, CERT, valid_until
+from limn.node.host.engine_tls import check_given, security_of
+from limn.node.host.processes import Part, name_of, processes
+from limn.node.serve import prometheus
+from limn.node.serve.ports import check_ports
+from limn.node.store import space
+from limn.node.store.salvage import fault_of
+
+ENGINE_S = 10.0
+# Renewing takes somebody's signature; a warning that lets the check pass is read by nobody.
+CERTIFICATE_LEAST = timedelta(days=30)
+
+
+def check(config_path: Path, only: Part | None = None) -> bool:
+    """Print the resolved config, then try bundle, model, disk and peers; true if all is well.
+
+    With ``only`` what that part of a node needs on this host, and no more.
+
+    One line for each try. What fails says what is wrong and what to do, and nothing is tried that
+    rests on what has failed.
+    """
+    console = Console(highlight=False)
+    config = load_config(config_path)
+    console.print(f"[bold]config {config_path}[/]")
+    console.print_json(config.model_dump_json())
+    receives, computes = only in {None, "receiver"}, only in {None, "worker"}
+    tries: list[tuple[bool, str, str, Callable[[], str]]] = [
+        (only != "scheduler", "bundle", "", lambda: _bundle(config)),
+        (computes, "model", "bundle", lambda: _model(config)),
+        (True, "data folder", "", lambda: _data(config)),
+        (receives, "disk space", "data folder", lambda: _space(config)),
+        (receives, "journal", "", lambda: _journal(config)),
+        (receives, "watched folder", "", lambda: _watched(config)),
+        (receives, "TLS with DICOM peers", "", lambda: _tls(config)),
+        (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
+        (True, "ports", "data folder", lambda: _ports(config, only)),
+        *(
+            (receives, f"destination {each.name}", "", _destination(each, config))
+            for each in config.destination
+        ),
+    ]
+    well: dict[str, bool] = {}
+    for wanted, name, needs, action in tries:
+        if not wanted:
+            continue
+        if not well.get(needs, True):
+            console.print(f" --  {name}: not tried; mend {needs} first", soft_wrap=True)
+            well[name] = False
+            continue
+        well[name] = _try(console, name, action)
+    wrong = [name for name, good in well.items() if not good]
+    if wrong:
+        console.print(f"not ready: {', '.join(wrong)}", style="bold red", soft_wrap=True)
+    else:
+        console.print("ready", style="bold green")
+    return not wrong
+
+
+def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
+    try:
+        said, word = action(), ("[green] ok [/]", True)
+    except (LimnError, OSError, sqlite3.Error) as error:
+        said, word = str(error), ("[red]FAIL[/]", False)
+    # On one line, and brackets in a message are no colours: a machine may read it.
+    console.print(word[0], escape(f"{name}: {' '.join(said.split())}"), soft_wrap=True)
+    return word[1]
+
+
+def _bundle(config: Config) -> str:
+    bundle = deliverable_bundle(config)
+    return f"{bundle.label}, every file matches its sha256; {bundle.not_for}"
+
+
+def _model(config: Config) -> str:
+    started_s = time.perf_counter()
+    try:
+        warm = warm_up(config)
+        loaded_s = time.perf_counter()
+        warm.ensemble.warm_up()
+    except (RuntimeError, AssertionError) as error:
+        # What torch raises without a driver, or for a GPU that is too small.
+        msg = (
+            f"the networks do not run on model.device {config.model.device} ({error}); look at the "
+            "GPU and its driver, or set model.device to another"
+        )
+        raise StageFailed(msg) from error
+    pass_s = time.perf_counter() - loaded_s
+    return (
+        f"{len(warm.ensemble.bundle.folds)} folds on {warm.ensemble.description}, loaded in "
+        f"{loaded_s - started_s:.1f} s, one tile through all folds in {pass_s:.2f} s"
+    )
+
+
+def _data(config: Config) -> str:
+    space.try_writing(config)
+    return f"{config.data_dir} can be written"
+
+
+def _space(config: Config) -> str:
+    if short := space.shortage(config):
+        raise ConfigWrong(short)
+    return f"{shutil.disk_usage(config.data_dir).free / 2**30:.0f} GiB free"
+
+
+def _journal(config: Config) -> str:
+    if fault := fault_of(config.journal_path):
+        msg = (
+            f"{config.journal_path} is damaged ({fault}); limn serve keeps it aside when it starts "
+            "and begins anew. Compare scans.csv with the planning system and look at the disk"
+        )
+        raise ConfigWrong(msg)
+    return "sound" if config.journal_path.exists() else "none yet"
+
+
+def _watched(config: Config) -> str:
+    if config.watch is None:
+        return "none"
+    if not config.watch.folder.is_dir():
+        msg = f"watch.folder {config.watch.folder} can't be reached; mount it or mend the path"
+        raise ConfigWrong(msg)
+    return f"{config.watch.folder} can be read"
+
+
+def _tls(config: Config) -> str:
+    check_keys(config)
+    own = config.receive.tls
+    given = [*([own] if own is not None else []), *peers_tls(config)]
+    ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
+    if not ends:
+        return "none: no tls table is set"
+    return f"certificates serve until {min(ends):%Y-%m-%d}"
+
+
+def _lasts(certificate: Path) -> datetime:
+    """When a certificate ends.
+
+    Raises
+    ------
+    ConfigWrong
+        If that is soon or past.
+    """
+    end = valid_until(certificate)
+    left = end - datetime.now(UTC)
+    if left < CERTIFICATE_LEAST:
+        when = "ended" if left < timedelta(0) else "ends"
+        msg = (
+            f"certificate {certificate} {when} on {end:%Y-%m-%d}; renew it, or nobody can connect "
+            "from that day on"
+        )
+        raise ConfigWrong(msg)
+    return end
+
+
+def _engine(config: Config, config_path: Path, only: Part | None) -> str:
+    processes(config, config_path, only)
+    said = f"scheduler {config.engine.address}"
+    if only in {None, "worker"}:
+        said = f"{said}, {config.engine.workers} workers on this host"
+    if config.engine.tls_dir is None:
+        return f"{said}, certificates made anew at every start"
+    said = f"{said}, certificates {check_given(config.engine.tls_dir)}"
+    for name in (CA, CERT):
+        _lasts(config.engine.tls_dir / name)
+    if config.engine.scheduler == "local" or only == "scheduler":
+        return said
+    workers = _workers_there(config)
+    if not workers and only == "receiver":
+        msg = (
+            f"no warm worker at {config.engine.address}: scans would wait; start "
+            "limn serve --only worker on a worker's host"
+        )
+        raise PeerUnreachable(msg)
+    return f"{said}, {workers} warm workers there"
+
+
+def _workers_there(config: Config) -> int:
+    """How many workers at the scheduler compute with this node's limn and bundle.
+
+    Raises
+    ------
+    PeerUnreachable
+        If the scheduler can't be reached, or takes no certificate of ours.
+    ConfigWrong
+        If its workers run another limn or bundle.
+    """
+    kind = kind_of(__version__, deliverable_bundle(config).sha256)
+    try:
+        with Client(
+            config.engine.address,
+            security=security_of(config),
+            timeout=ENGINE_S,
+            set_as_default=False,
+        ) as client:
+            ask = Ask(node="check", client=client.id, kind=kind, priority=None, holding=())
+            found: Answer = client.run_on_scheduler(answer, ask)
+    except OSError as error:
+        msg = f"no scheduler answers at {config.engine.address}: {error}"
+        raise PeerUnreachable(msg) from error
+    if found.others and not found.workers:
+        msg = f"the workers {', '.join(found.others)} are not {kind}; give every host the same"
+        raise ConfigWrong(msg)
+    return len(found.workers)
+
+
+def _ports(config: Config, only: Part | None) -> str:
+    name = name_of(only)
+    lock = FileLock(config.data_dir / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return f"in use by the {only or 'node'} that runs on this data folder"
+    with lock:
+        free = check_ports(config, only)
+        with prometheus.serving(config, tuple):
+            page = f", {config.metrics.port}" if config.metrics.port else ""
+    return f"{free}{page} are free"
+
+
+def _destination(
+    destination: DicomDestination | FolderDestination, config: Config
+) -> Callable[[], str]:
+    def try_folder(folder: Path) -> str:
+        return f"{writable(folder)} can be written"
+
+    def try_peer(found: DicomDestination) -> str:
+        peer = peer_of(found, config.receive.ae_title)
+        started_s = time.perf_counter()
+        try:
+            echo(peer)
+        except PeerUnreachable as error:
+            msg = (
+                f"{error}; start it, or compare host, port and AE titles with its own settings. "
+                "Structure sets wait in the journal until it answers"
+            )
+            raise PeerUnreachable(msg) from error
+        return f"{peer} answers C-ECHO in {time.perf_counter() - started_s:.2f} s"
+
+    if isinstance(destination, FolderDestination):
+        return lambda: try_folder(destination.folder)
+    return lambda: try_peer(destination)

@@ -1,0 +1,124 @@
+"""The scan log as a table for people, or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.timing import ScanRecord
+from limn.node.config import load_config
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from limn.node.store.remedies import what_became, what_to_do
+from limn.node.store.rows import DeliveryRow, ScanRow
+from limn.node.store.schema import LIVE
+
+# Columns of a terminal from which on the stages are shown.
+WIDE = 170
+SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
+
+
+def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | None) -> None:
+    """Print the scans, oldest first; below them what still waits.
+
+    Raises
+    ------
+    ConfigWrong
+        If ``since`` is no date.
+    """
+    config = load_config(config_path)
+    rows = [
+        row
+        for row in scanlog.rows(config.scan_log_path)
+        if (animal is None or row["animal"] == animal)
+        and (since is None or row["last_slice_utc"][:10] >= _day(since))
+    ]
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, ScanRecord.columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    # What a file says of its animal is text, never markup.
+    console = Console(markup=False, highlight=False)
+    console.print(_table(rows, wide=console.width >= WIDE))
+    for row in rows:
+        if row["reason"]:
+            console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
+    if config.journal_path.exists():
+        journal = Journal(config.journal_path)
+        held, discarded = (
+            {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
+        )
+        for scan in journal.scans():
+            if scan.priority < LIVE or (animal is not None and scan.animal != animal):
+                continue
+            if scan.id in held:
+                lines = [what_to_do(journal, scan, config, config_path)]
+            elif scan.id in discarded:
+                # Once the node has seen it, it stands in the table.
+                lines = [] if scan.logged else [what_became(journal, scan)]
+            else:
+                lines = list(_unfinished(scan, journal.deliveries(scan.id)))
+            for line in lines:
+                # Unbroken: a command in it is there to be copied.
+                console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
+        journal.close()
+
+
+def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str]:
+    """What still waits, or was refused."""
+    if row.state == "ready":
+        yield f"being contoured, try {row.tries}" if row.tries else "waits for a worker"
+    for delivery in deliveries:
+        if row.state == "contoured" and delivery.state == "waiting":
+            yield (
+                f"waits for {delivery.destination}, {delivery.tries} tries, last answer "
+                f"{delivery.status or 'none'}"
+            )
+        if delivery.state == "held":
+            yield (
+                f"{delivery.destination} REFUSED it with {delivery.status}; the structure set "
+                "is kept"
+            )
+
+
+def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
+    """One line a scan; the stages only where there is room for them."""
+    table = Table(title=f"{len(rows)} scan{'' if len(rows) == 1 else 's'}", box=SIMPLE_HEAD)
+    stages = SHOWN_S if wide else ()
+    for name in ("scan", "last slice UTC", "animal", "outcome"):
+        table.add_column(name, no_wrap=True)
+    for name in (*stages, "door_to_door_s"):
+        shown = name.removesuffix("_s").replace("_", " ") + " s"
+        table.add_column(shown if wide else "door s", justify="right", no_wrap=True)
+    table.add_column("flags")
+    for row in rows:
+        table.add_row(
+            row["scan_id"],
+            row["last_slice_utc"][:19].replace("T", " "),
+            row["animal"],
+            row["outcome"],
+            *(_seconds(row[name]) for name in (*stages, "door_to_door_s")),
+            row["flags"],
+        )
+    return table
+
+
+def _seconds(value: str) -> str:
+    return f"{float(value):.2f}" if value else "-"
+
+
+def _day(since: str) -> str:
+    try:
+        return date.fromisoformat(since).isoformat()
+    except ValueError as error:
+        msg = f"--since {since}: YYYY-MM-DD expected"
+        raise ConfigWrong(msg) from error

@@ -1,0 +1,58 @@
+"""A folder of DICOM to a peer by C-STORE, with a progress bar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.node.deliver.destinations import Outcome, judge
+from limn.node.dimse.client import Peer, store
+
+
+def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
+    """Send every DICOM file below a folder over one association.
+
+    Raises
+    ------
+    ConfigWrong
+        If the address is no HOST:PORT or the folder holds no DICOM.
+    PeerUnreachable
+        If the peer does not answer, or refused a file.
+    """
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        msg = f"--to {to}: HOST:PORT expected, e.g. 127.0.0.1:11112"
+        raise ConfigWrong(msg)
+    console = Console()
+    datasets = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            ds = pydicom.dcmread(path)
+            # A DICOMDIR, for one, is no instance.
+            _ = ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
+            datasets.append(ds)
+        except (InvalidDicomError, AttributeError, EOFError, OSError) as error:
+            console.print(f"left out {path}: {error}", highlight=False, markup=False)
+    if not datasets:
+        msg = f"{folder} holds no DICOM file"
+        raise ConfigWrong(msg)
+    peer = Peer(called, host, int(port), calling)
+    refused: dict[int, int] = {}
+    with Progress(
+        TextColumn("sending"), BarColumn(), MofNCompleteColumn(), console=console
+    ) as bars:
+        bar = bars.add_task("sending", total=len(datasets))
+        for status in store(peer, datasets):
+            bars.advance(bar)
+            if judge(status) is not Outcome.DELIVERED:
+                refused[status] = refused.get(status, 0) + 1
+    if refused:
+        counted = ", ".join(f"{count} x 0x{status:04X}" for status, count in refused.items())
+        msg = f"{peer} refused {sum(refused.values())} of {len(datasets)} files: {counted}"
+        raise PeerUnreachable(msg)
+    console.print(f"{len(datasets)} files sent to {peer}")

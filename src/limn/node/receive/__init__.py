@@ -1,0 +1,1 @@
+"""In: instances from scanners and folders, until a series is whole."""

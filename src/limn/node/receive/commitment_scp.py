@@ -1,0 +1,161 @@
+"""Storage commitment as the answering side: limn says what it keeps."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pynetdicom import build_role, evt
+from pynetdicom.association import Association
+
+from limn.dicom.bounded import DAMAGES, read
+from limn.domain.errors import LimnError, PeerUnreachable
+from limn.node.config import CommitmentPeer
+from limn.node.dimse.client import Peer, associate
+from limn.node.dimse.commitment import (
+    CLASS_INSTANCE_CONFLICT,
+    INVALID_ARGUMENT,
+    MAX_ITEMS,
+    MAX_WAITING,
+    NO_SUCH_ACTION,
+    NO_SUCH_INSTANCE,
+    REQUEST,
+    RESOURCE_LIMITATION,
+    SOP_CLASS,
+    SUCCESS,
+    SYNTAXES,
+    TRIES,
+    WELL_KNOWN,
+    Item,
+    items_of,
+    report_of,
+)
+from limn.node.store.spool import Spool
+
+log = logging.getLogger(__name__)
+
+
+class CommitmentProvider:
+    """Answers those who ask whether we have what they sent."""
+
+    def __init__(
+        self, spool: Spool, peers: Sequence[CommitmentPeer], calling_ae_title: str
+    ) -> None:
+        self._spool = spool
+        self._peers = {peer.ae_title.strip(): peer for peer in peers}
+        self._calling_ae_title = calling_ae_title
+        self._asked: queue.Queue[tuple[Association, str, list[Item]]] = queue.Queue(MAX_WAITING)
+        threading.Thread(target=self._run, name="commitment", daemon=True).start()
+
+    def on_n_action(self, event: evt.Event) -> tuple[int, None]:
+        """N-ACTION: taken, to be answered by an N-EVENT-REPORT."""
+        if event.action_type != REQUEST:
+            return NO_SUCH_ACTION, None
+        if getattr(event.request, "RequestedSOPInstanceUID", None) != WELL_KNOWN:
+            return NO_SUCH_INSTANCE, None
+        try:
+            information = event.action_information
+            transaction_uid, items = str(information.TransactionUID), items_of(information)
+            if not items or not transaction_uid:
+                raise ValueError("it names no instance or no transaction")
+        except DAMAGES as error:
+            log.warning("commitment request of %s: %s", event.assoc.requestor.ae_title, error)
+            return INVALID_ARGUMENT, None
+        if len(items) > MAX_ITEMS:
+            return RESOURCE_LIMITATION, None
+        try:
+            self._asked.put_nowait((event.assoc, transaction_uid, items))
+        except queue.Full:
+            return RESOURCE_LIMITATION, None
+        return SUCCESS, None
+
+    def _run(self) -> None:
+        while True:
+            association, transaction_uid, items = self._asked.get()
+            who = str(association.requestor.ae_title).strip()
+            committed, failed = self._held(items)
+            event_type, information = report_of(transaction_uid, committed, failed)
+            try:
+                self._report(association, who, event_type, information)
+            except (LimnError, *DAMAGES) as error:
+                log.error(
+                    "commitment report to %s not delivered: %s; it may ask again, or be named in "
+                    "receive.commitment",
+                    who,
+                    error,
+                )
+            else:
+                log.info("committed to %d of %d instances of %s", len(committed), len(items), who)
+
+    def _held(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
+        """Which of them lie in the spool, and why not the others (FailureReason)."""
+        committed, failed = [], []
+        folders = list(self._spool.folders())
+        for item in items:
+            name = self._spool.file_name(item.sop_instance_uid)
+            found = next((folder for folder in folders if (folder / name).exists()), None)
+            reason = NO_SUCH_INSTANCE if found is None else _why_not(found / name, item)
+            if found is not None:
+                # The next one probably lies beside it.
+                folders.remove(found)
+                folders.insert(0, found)
+            if reason == SUCCESS:
+                committed.append(item)
+            else:
+                failed.append((item, reason))
+        return committed, failed
+
+    def _report(
+        self, association: Association, who: str, event_type: int, information: Dataset
+    ) -> None:
+        peer = self._peers.get(who)
+        if peer is None:
+            _send_report(association, event_type, information)
+            return
+        for attempt in range(1, TRIES + 1):
+            try:
+                own = associate(
+                    Peer(peer.ae_title, peer.host, peer.port, self._calling_ae_title, peer.tls),
+                    [(SOP_CLASS, syntax) for syntax in SYNTAXES[:1]],
+                    # We ask for the association and are the SCP on it (PS3.7 D.3.3.4).
+                    roles=[build_role(SOP_CLASS, scp_role=True)],
+                )
+                try:
+                    _send_report(own, event_type, information)
+                finally:
+                    own.release()
+                return
+            except PeerUnreachable:
+                if attempt == TRIES:
+                    raise
+                time.sleep(2.0**attempt)
+
+
+def _send_report(association: Association, event_type: int, information: Dataset) -> None:
+    try:
+        status, _ = association.send_n_event_report(information, event_type, SOP_CLASS, WELL_KNOWN)
+    except (RuntimeError, ValueError) as error:
+        msg = f"the association is over or takes no report: {error}"
+        raise PeerUnreachable(msg) from error
+    if status.get("Status") != SUCCESS:
+        msg = f"answered {status.get('Status', 'nothing')}"
+        raise PeerUnreachable(msg)
+
+
+def _why_not(path: Path, item: Item) -> int:
+    """0 if the file is that instance of that class, else a FailureReason."""
+    try:
+        header = read(path, stop_before_pixels=True)
+    except (InvalidDicomError, *DAMAGES):
+        return NO_SUCH_INSTANCE
+    if header.get("SOPInstanceUID") != item.sop_instance_uid:
+        return NO_SUCH_INSTANCE
+    if header.get("SOPClassUID") != item.sop_class_uid:
+        return CLASS_INSTANCE_CONFLICT
+    return SUCCESS

@@ -1,0 +1,84 @@
+"""Structure sets that come in: kept where the operator finds them, never contoured.
+
+Planning systems and archives that forward everything they get send limn its own structure sets
+back, and now and then somebody else's. They are taken, so that no sender retries for ever, and
+nothing follows from them: what limn contours is CT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
+
+from limn.dicom.bounded import DAMAGES, check_header_bytes, read
+from limn.domain.files import write_durably
+from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
+from limn.node.store.journal import Journal
+from limn.node.store.spool import Spool
+
+log = logging.getLogger(__name__)
+
+SOP_CLASS = RTStructureSetStorage
+TRANSFER_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
+
+
+def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> tuple[int, str]:
+    """Store a structure set beside the spool, once; a planning system's edit is another file.
+
+    Returns
+    -------
+    status : DIMSE status for the sender
+    why : for the log; empty on success
+    """
+    try:
+        ds = read(contents)
+        check_header_bytes(ds, len(contents))
+        if ds.get("SOPClassUID") != SOP_CLASS:
+            return CANNOT_UNDERSTAND, "it was offered as an RT Structure Set and is none"
+        uid, animal = str(ds.get("SOPInstanceUID", "")), str(ds.get("PatientID", ""))
+    except InvalidDicomError:
+        return CANNOT_UNDERSTAND, "not a DICOM file"
+    except DAMAGES as error:
+        return CANNOT_UNDERSTAND, f"damaged DICOM: {error}"
+    own = journal.scan_of_structure_set(uid)
+    # Names come from no UID; the content tells an edit from the original.
+    name = f"{own.name if own else 'foreign'}-{hashlib.sha256(contents).hexdigest()[:16]}.dcm"
+    folder = spool.root.parent / "returned"
+    try:
+        if spool.is_full():
+            return OUT_OF_RESOURCES, "the disk is below its watermark; make room"
+        path = _store(folder, name, contents)
+    except OSError as error:
+        return OUT_OF_RESOURCES, f"{folder} can't be written: {error}"
+    if own is not None:
+        log.info(
+            "%s animal %s: its structure set came back from %s; kept in %s, nothing is contoured",
+            own.name,
+            own.animal,
+            sender,
+            path,
+        )
+    else:
+        log.info(
+            "structure set of another make, animal %r, from %s; kept in %s, nothing is contoured",
+            animal,
+            sender,
+            path,
+        )
+    return SUCCESS, ""
+
+
+def _store(folder: Path, name: str, contents: bytes) -> Path:
+    path = folder / name
+    if not path.exists():
+        make_private_folder(folder)
+        write_durably(path, contents, OWNER_ONLY_FILE)
+    return path

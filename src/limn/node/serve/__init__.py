@@ -1,0 +1,1 @@
+"""The processes of this host, each composed from the rooms below."""

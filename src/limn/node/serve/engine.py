@@ -1,0 +1,85 @@
+"""The engine process: dispatch and one courier for each destination, joined."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from limn.node import oplog
+from limn.node.config import load_config
+from limn.node.contour.dispatch import Dispatcher
+from limn.node.contour.site_bundle import deliverable_bundle
+from limn.node.deliver.courier import Courier
+from limn.node.host import engine_tls, lifetime
+from limn.node.host.doorbell import listen_for_wakes
+from limn.node.host.lifetime import run_until_stopped, stop_on_signal
+from limn.node.store.journal import Journal
+from limn.node.store.remedies import alarm, what_to_do
+
+log = logging.getLogger(__name__)
+
+
+def run_engine(config_path: Path) -> None:
+    """Dispatch and delivery."""
+    config = load_config(config_path)
+    oplog.set_up(config.data_dir, "engine", config.log)
+    # When the scheduler is away the dispatcher says so once; Dask would with a stack each time.
+    for chatty in ("distributed.utils", "distributed.client"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    stopping = stop_on_signal()
+    lifetime.hold()
+    journal = Journal(config.journal_path)
+    couriers = [
+        Courier(
+            destination,
+            journal,
+            config.scan_log_path,
+            config.receive.ae_title,
+            keeps_scan_log=number == 0,
+        )
+        for number, destination in enumerate(config.destination)
+    ]
+
+    def contoured() -> None:
+        for courier in couriers:
+            courier.wake()
+
+    for row in journal.on_hold():
+        # Said again at every start: what nobody releases would be forgotten.
+        line = what_to_do(journal, row, config, config_path)
+        log.warning("%s animal %s %s", row.name, row.animal, line)
+    for row in journal.quarantined():
+        log.error("%s animal %s %s", row.name, row.animal, alarm(row, config_path))
+    dispatcher = Dispatcher(
+        config,
+        config_path,
+        journal,
+        config.engine.address,
+        engine_tls.security_of(config),
+        deliverable_bundle(config),
+        contoured,
+    )
+    # Couriers stop after the dispatcher, so that its last results still go out.
+    dispatched = threading.Event()
+    threads = [
+        threading.Thread(target=dispatcher.run, args=(stopping,), name="dispatch"),
+        threading.Thread(
+            target=listen_for_wakes, args=(config, dispatcher.wake, stopping), name="wake"
+        ),
+    ]
+    carriers = [
+        threading.Thread(target=courier.run, args=(dispatched,), name="courier")
+        for courier in couriers
+    ]
+    for thread in carriers:
+        thread.start()
+    run_until_stopped(threads, stopping, carriers)
+    for thread in threads:
+        thread.join()
+    dispatched.set()
+    for thread in carriers:
+        thread.join()
+    for courier in couriers:
+        courier.work()
+    journal.close()

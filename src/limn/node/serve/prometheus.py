@@ -1,0 +1,374 @@
+"""Metrics for Prometheus and a health page, over HTTP from the supervisor, off by default.
+
+The supervisor outlives every other process, so that the page can say which of them is down. It
+keeps no counts of its own but restarts: what is in the journal and the scan log is asked there,
+so that a restart of the node resets nothing.
+
+The text format is that of https://prometheus.io/docs/instrumenting/exposition_formats/, 0.0.4.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import socket
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from limn import __version__
+from limn.domain.errors import ConfigWrong
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.node.config import Config
+from limn.node.store import scanlog, space
+
+log = logging.getLogger(__name__)
+
+# s; an animal under anaesthesia makes a minute long and five too long.
+BUCKETS_S = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0)
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PROBE_S = 2.0
+REQUEST_S = 5.0
+# The whole register is read for it.
+INTEGRITY_EVERY_S = 600.0
+
+_SCANS = (
+    "select state, case when priority >= 100 then 'live' else 'cohort' end as kind, count(*) "
+    "from scan group by state, kind"
+)
+_OLDEST_READY = "select min(ready_at) from scan where state = 'ready' and priority >= 100"
+_LAST_SLICE = "select max(last_slice_at) from scan where priority >= 100"
+_DELIVERIES = (
+    "select destination, delivery.state, count(*), min(case when delivery.state = 'waiting' then "
+    "json_extract(record, '$.contoured_at') end) from delivery join structure_set on "
+    "structure_set.id = delivery.structure_set join scan on scan.id = structure_set.scan "
+    "where scan.state = 'contoured' group by destination, delivery.state"
+)
+_FOR_A_PERSON = (
+    "select count(*) from structure_set where held is not null and released_at is null "
+    "and discarded_at is null"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One child of the supervisor."""
+
+    name: str
+    up: bool
+    restarts: int
+
+
+@dataclass(slots=True)
+class Family:
+    """One metric with its samples, as the exposition format groups them."""
+
+    name: str
+    kind: str
+    about: str
+    samples: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
+
+    def add(self, value: float, suffix: str = "", **labels: str) -> None:
+        """One sample; ``suffix`` is such as ``_sum``."""
+        self.samples.append((suffix, labels, value))
+
+    def lines(self) -> Iterator[str]:
+        """The family as text."""
+        yield f"# HELP {self.name} {self.about}"
+        yield f"# TYPE {self.name} {self.kind}"
+        for suffix, labels, value in self.samples:
+            inner = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
+            yield f"{self.name}{suffix}{'{' + inner + '}' if inner else ''} {value!r}"
+
+
+class Metrics:
+    """What is known of this host's part of the node, asked anew at every request."""
+
+    def __init__(self, config: Config, processes: Callable[[], Sequence[Process]]) -> None:
+        self._config = config
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._logged: list[dict[str, str]] = []
+        self._logged_as: tuple[int, int] = (0, 0)
+        self._sound = True
+        self._asked_sound_s = float("-inf")
+
+    def text(self) -> str:
+        """Everything, in the text format."""
+        families = [*self._of_processes(), *self._of_disk(), *self._of_journal(), *self._of_log()]
+        return "\n".join(line for family in families for line in family.lines()) + "\n"
+
+    def ailments(self) -> list[str]:
+        """Why the next scan would not be contoured now; empty if all is well."""
+        found = [f"{each.name} does not run" for each in self._processes() if not each.up]
+        if any(each.name == "receiver" for each in self._processes()):
+            found += [*self._of_doors(), *self._of_room()]
+        return found
+
+    def _of_doors(self) -> Iterator[str]:
+        receive = self._config.receive
+        if not _is_taken(receive.host, receive.port):
+            yield f"nothing listens on {receive.host}:{receive.port}"
+        if not self._workers():
+            yield "no warm worker"
+        if not self._journal_sound():
+            yield f"{self._config.journal_path} is damaged; start limn again, which sets it aside"
+
+    def _of_room(self) -> Iterator[str]:
+        """Only where scans are received: a host of workers takes none, however full its disk."""
+        try:
+            if short := space.shortage(self._config):
+                yield short
+        except OSError as error:
+            yield f"{self._config.data_dir} can't be reached ({error.strerror})"
+
+    def _of_processes(self) -> Iterator[Family]:
+        info = Family("limn_info", "gauge", "Version of limn.")
+        info.add(1, version=__version__)
+        yield info
+        up = Family("limn_process_up", "gauge", "Whether a process of this host runs.")
+        restarts = Family("limn_process_restarts_total", "counter", "How often it died.")
+        for each in self._processes():
+            up.add(int(each.up), process=each.name)
+            restarts.add(each.restarts, process=each.name)
+        yield up
+        yield restarts
+        workers = Family("limn_workers", "gauge", "Warm workers that this node's engine knows.")
+        workers.add(self._workers())
+        yield workers
+
+    def _of_disk(self) -> Iterator[Family]:
+        free = Family("limn_disk_free_bytes", "gauge", "Free space below data_dir.")
+        free.add(self._free_bytes())
+        yield free
+        least = Family("limn_disk_watermark_bytes", "gauge", "Below this nobody is let in.")
+        least.add(self._config.receive.refuse_free_mb * 2**20)
+        yield least
+
+    def _of_journal(self) -> Iterator[Family]:
+        sound = Family("limn_journal_ok", "gauge", "Whether the journal is readable and sound.")
+        sound.add(int(self._journal_sound()))
+        yield sound
+        if not self._config.journal_path.exists():
+            return
+        try:
+            with closing(self._journal()) as db:
+                yield from _of_register(db, [d.name for d in self._config.destination])
+        except sqlite3.Error as error:
+            log.error("metrics: %s: %s", self._config.journal_path, error)
+
+    def _of_log(self) -> Iterator[Family]:
+        rows = self._rows()
+        delivered = [row for row in rows if row["outcome"] == "delivered"]
+        outcomes = Family("limn_scans_logged_total", "counter", "Rows of the scan log by outcome.")
+        for outcome in sorted({row["outcome"] for row in rows}):
+            outcomes.add(sum(row["outcome"] == outcome for row in rows), outcome=outcome)
+        yield outcomes
+        whole = Family(
+            "limn_door_to_door_seconds", "histogram", "Last slice in to structure set accepted."
+        )
+        seconds = _numbers(delivered, "door_to_door_s")
+        for bucket_s in BUCKETS_S:
+            whole.add(sum(value <= bucket_s for value in seconds), "_bucket", le=repr(bucket_s))
+        whole.add(len(seconds), "_bucket", le="+Inf")
+        whole.add(sum(seconds), "_sum")
+        whole.add(len(seconds), "_count")
+        yield whole
+        stages = Family("limn_stage_seconds", "summary", "What door to door is made of.")
+        for stage in ("receive_s", *DOOR_TO_DOOR_STAGES):
+            spent = _numbers(delivered, stage)
+            name = stage.removesuffix("_s")
+            stages.add(sum(spent), "_sum", stage=name)
+            stages.add(len(spent), "_count", stage=name)
+        yield stages
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The scan log, read again only when it has changed."""
+        path = self._config.scan_log_path
+        with self._lock:
+            try:
+                found = path.stat()
+                now = (found.st_size, found.st_mtime_ns)
+                if now != self._logged_as:
+                    # A row that is being written now has fewer columns; the next look has it.
+                    self._logged = [row for row in scanlog.rows(path) if None not in row.values()]
+                    self._logged_as = now
+            except OSError:
+                self._logged, self._logged_as = [], (0, 0)
+            return self._logged
+
+    def _workers(self) -> int:
+        try:
+            said = self._config.ready_path.read_text(encoding="utf-8").strip()
+        except OSError:
+            return 0
+        return int(said) if said.isdigit() else 1
+
+    def _free_bytes(self) -> int:
+        try:
+            return shutil.disk_usage(self._config.data_dir).free
+        except OSError:
+            return 0
+
+    def _journal(self) -> sqlite3.Connection:
+        uri = f"{self._config.journal_path.resolve().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, timeout=PROBE_S)
+
+    def _journal_sound(self) -> bool:
+        with self._lock:
+            now_s = time.monotonic()
+            if not self._config.journal_path.exists():
+                return True
+            # What was damaged stays so until the node starts again.
+            if self._sound and now_s >= self._asked_sound_s + INTEGRITY_EVERY_S:
+                self._sound = self._quick_check()
+                self._asked_sound_s = now_s
+            return self._sound
+
+    def _quick_check(self) -> bool:
+        try:
+            with closing(self._journal()) as db:
+                return bool(db.execute("pragma quick_check(1)").fetchone()[0] == "ok")
+        except sqlite3.OperationalError:
+            # Locked for a moment, or not to be opened: no word on its contents.
+            return True
+        except sqlite3.DatabaseError:
+            return False
+
+
+def _of_register(db: sqlite3.Connection, destinations: Iterable[str]) -> Iterator[Family]:
+    now = time.time()
+    scans = Family("limn_scans", "gauge", "Scans in the journal by state.")
+    for state, kind, count in db.execute(_SCANS):
+        scans.add(count, state=state, kind=kind)
+    yield scans
+    ready = Family("limn_oldest_ready_seconds", "gauge", "How long a scan waits for a worker.")
+    (ready_at,) = db.execute(_OLDEST_READY).fetchone()
+    ready.add(max(0.0, now - ready_at) if ready_at else 0)
+    yield ready
+    states = Family("limn_deliveries", "gauge", "Structure sets by destination and state.")
+    oldest = Family(
+        "limn_oldest_waiting_seconds", "gauge", "How long a structure set waits for a destination."
+    )
+    waiting: dict[str, float] = dict.fromkeys(destinations, 0.0)
+    counts = {(name, "waiting"): 0 for name in waiting}
+    for destination, state, count, since in db.execute(_DELIVERIES):
+        counts[destination, state] = count
+        if since is not None:
+            waiting[destination] = max(0.0, now - float(since))
+    for (destination, state), count in counts.items():
+        states.add(count, destination=destination, state=state)
+    for destination, seconds in waiting.items():
+        oldest.add(seconds, destination=destination)
+    yield states
+    yield oldest
+    held = Family("limn_structure_sets_held", "gauge", "Structure sets a person must look at.")
+    held.add(db.execute(_FOR_A_PERSON).fetchone()[0])
+    yield held
+    last = Family(
+        "limn_last_scan_timestamp_seconds", "gauge", "When the last scan's last slice came, UTC."
+    )
+    last.add(db.execute(_LAST_SLICE).fetchone()[0] or 0)
+    yield last
+
+
+@contextmanager
+def serving(config: Config, processes: Callable[[], Sequence[Process]]) -> Iterator[None]:
+    """Serve ``/metrics`` and ``/health`` meanwhile, if the site gives a port.
+
+    Raises
+    ------
+    ConfigWrong
+        If the port can't be had.
+    """
+    if config.metrics.port is None:
+        yield
+        return
+    host, port = config.metrics.host, config.metrics.port
+    try:
+        server = _Server((host, port), _page(Metrics(config, processes)))
+    except OSError as error:
+        msg = (
+            f"metrics.port {port} on {host} can't be used ({error.strerror or error}); stop what "
+            "listens there or choose another port"
+        )
+        raise ConfigWrong(msg) from error
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    log.info("metrics and health on http://%s:%d", host, port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # On Windows the option would let two processes share the port.
+    allow_reuse_address = sys.platform != "win32"
+
+
+def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
+    class Page(BaseHTTPRequestHandler):
+        """Two pages; everything else is not found."""
+
+        timeout = REQUEST_S
+        server_version = "limn"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(HTTPStatus.OK, TEXT_TYPE, metrics.text())
+            elif self.path == "/health":
+                reasons = metrics.ailments()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+                text = json.dumps({"ok": not reasons, "reasons": reasons})
+                self._answer(status, "application/json", text)
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+        def _answer(self, status: HTTPStatus, content_type: str, text: str) -> None:
+            body = text.encode()
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """A line for every scrape would bury the scans."""
+
+    return Page
+
+
+def _is_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there, without a call that the receiver would refuse and log.
+
+    A door that lets in certain networks only, or asks for TLS, warns of everybody else.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            # Past what lingers of closed connections; on Windows it would share the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _numbers(rows: Iterable[dict[str, str]], column: str) -> list[float]:
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,87 @@
+"""The receiver process: both doors, the intake and retention, joined."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from limn.node import oplog
+from limn.node.config import load_config
+from limn.node.contour.site_bundle import deliverable_bundle
+from limn.node.deliver.commitment_scu import CommitmentRequester
+from limn.node.host import lifetime
+from limn.node.host.doorbell import send_wake
+from limn.node.host.lifetime import run_until_stopped, stop_on_signal
+from limn.node.receive.commitment_scp import CommitmentProvider
+from limn.node.receive.completeness import Rules
+from limn.node.receive.intake import Intake
+from limn.node.receive.storage_scp import listen
+from limn.node.receive.watched_folder import FolderWatch
+from limn.node.store.journal import Journal
+from limn.node.store.retention import Retention
+from limn.node.store.spool import Spool
+
+LAST_SETTLE_S = 10.0
+
+
+def run_receiver(config_path: Path) -> None:
+    """Both doors: the Storage SCP and the watched folder."""
+    config = load_config(config_path)
+    oplog.set_up(config.data_dir, "receiver", config.log)
+    stopping = stop_on_signal()
+    # What senders may still bring while limn stops is taken in and handed over.
+    shut = threading.Event()
+    lifetime.hold()
+    journal = Journal(config.journal_path)
+    spool = Spool(
+        config.spool_dir,
+        config.receive.min_free_mb * 2**20,
+        config.receive.max_spool_mb and config.receive.max_spool_mb * 2**20,
+    )
+    intake = Intake(
+        spool,
+        journal,
+        Rules(
+            config.settle.min_slices,
+            config.settle.settle_s,
+            config.settle.hold_s,
+            config.settle.expected_slices,
+        ),
+        destinations=[destination.name for destination in config.destination],
+        profile=config.planning_system.profile,
+        bundle_sha256=deliverable_bundle(config).sha256,
+        wake=lambda: send_wake(config),
+    )
+    intake.recover()
+    server = listen(
+        config.receive,
+        intake,
+        config.settle.settle_s,
+        CommitmentProvider(spool, config.receive.commitment, config.receive.ae_title),
+        CommitmentRequester(journal, config.destination, config.receive.ae_title).on_n_event_report,
+    )
+    retention = Retention(config, journal, intake.clear)
+    threads = [
+        threading.Thread(target=intake.run, args=(shut,), name="settle"),
+        threading.Thread(target=retention.run, args=(shut,), name="retention"),
+    ]
+    if config.watch is not None:
+        watch = FolderWatch(
+            config.watch,
+            intake,
+            config.data_dir / "watched.sqlite",
+            config.receive.max_instance_mb * 2**20,
+        )
+        threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
+    run_until_stopped(threads, stopping)
+    intake.closing()
+    server.shutdown()
+    # What a sender has just ended is whole when it has been quiet.
+    until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)
+    while intake.settle() and time.monotonic() < until_s:
+        time.sleep(0.05)
+    shut.set()
+    for thread in threads:
+        thread.join()
+    journal.close()

@@ -1,0 +1,1 @@
+"""What survives: the journal, the spool, the scan log."""

@@ -1,0 +1,82 @@
+"""Sentences for an operator: what happened to a scan, and the exact command that mends it."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+from limn.node.config import Config, DicomDestination, FolderDestination
+from limn.node.store.journal import Journal
+from limn.node.store.rows import ScanRow, StructureSetRow
+
+
+def retry_command(row: ScanRow, config_path: Path) -> str:
+    """What an operator types to let a scan run again."""
+    return f"limn retry --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+
+
+def resend_command(row: ScanRow, config_path: Path) -> str:
+    """What an operator types to offer a structure set again."""
+    return f"limn resend --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+
+
+def alarm(row: ScanRow, config_path: Path) -> str:
+    """One line for an operator on a quarantined scan: why, and the exact command."""
+    return (
+        f"QUARANTINED, not contoured: {row.reason}; once that is mended, run: "
+        f"{retry_command(row, config_path)}"
+    )
+
+
+def last_line(row: ScanRow) -> str:
+    """Why a scan ended, in one line; of a traceback the end says it."""
+    return next(reversed(row.reason.strip().splitlines()), "")
+
+
+def whole(journal: Journal, row: ScanRow) -> StructureSetRow | None:
+    """The structure set of a scan; None of one that was refused before it was whole."""
+    try:
+        return journal.structure_set_of(row.id)
+    except LookupError:
+        return None
+
+
+def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path) -> str:
+    """One line for an operator: that it is held, why, and the exact command that sends it."""
+    why = journal.structure_set_of(row.id).held
+    return (
+        f"HELD, not sent: {why}; look at {picture_path(row, config)} and, if it is right, run: "
+        f"{release_command(row, config_path)}"
+    )
+
+
+def what_became(journal: Journal, row: ScanRow) -> str:
+    """One line on a structure set that was discarded."""
+    structure_set = journal.structure_set_of(row.id)
+    return (
+        f"discarded at {shown_time(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
+        f"it was held: {structure_set.held}; it stays in {structure_set.path}"
+    )
+
+
+def picture_path(row: ScanRow, config: Config) -> Path:
+    """The picture of a scan."""
+    return config.results_dir / row.name / "picture.png"
+
+
+def release_command(row: ScanRow, config_path: Path) -> str:
+    """What an operator types to send what is held."""
+    return f"limn release --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+
+
+def address(destination: DicomDestination | FolderDestination) -> str:
+    """Where a destination is, for people."""
+    if isinstance(destination, FolderDestination):
+        return str(destination.folder)
+    return f"{destination.ae_title}@{destination.host}:{destination.port}"
+
+
+def shown_time(seconds: float) -> str:
+    """UTC seconds for people."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

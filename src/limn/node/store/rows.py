@@ -1,0 +1,137 @@
+"""The rows of the journal, as values."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from limn.dicom.uids import uid_from
+from limn.node.store.schema import LIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A settled series, as the receiver hands it over. Times are UTC seconds."""
+
+    series_instance_uid: str
+    input_digest: str
+    bundle_sha256: str
+    profile: str
+    study_instance_uid: str
+    animal: str
+    sender: str
+    folder: str
+    files: tuple[str, ...]
+    receive_s: float
+    settle_s: float
+    last_slice_at: float
+    ready_at: float
+    date: str
+    time: str
+    refused: str = ""
+    priority: int = LIVE
+
+    @property
+    def structure_set_uids(self) -> tuple[str, str]:
+        """SOP and Series Instance UID of its structure set, which follow from the input alone."""
+        seed = "|".join(
+            (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
+        )
+        return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRow:
+    """One scan of the register.
+
+    Attributes
+    ----------
+    started_at : when the worker that has it now began, UTC seconds; None while none has it
+    again_s : how long it lay after a failure until somebody let it run again
+    """
+
+    id: int
+    version: int
+    predecessor: int | None
+    series_instance_uid: str
+    study_instance_uid: str
+    animal: str
+    sender: str
+    folder: str
+    files: tuple[str, ...]
+    receive_s: float
+    settle_s: float
+    last_slice_at: float
+    ready_at: float
+    priority: int
+    state: str
+    tries: int
+    reason: str
+    profile: str
+    bundle_sha256: str
+    record: dict[str, Any]
+    logged: bool
+    started_at: float | None
+    again_s: float
+
+    @property
+    def name(self) -> str:
+        """The scan's id as people see it."""
+        return f"scan-{self.id:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructureSetRow:
+    """The structure set of a scan.
+
+    Attributes
+    ----------
+    held : why a person must look before it is delivered; None if nobody must
+    released_at : when somebody did and let it go, UTC seconds
+    discarded : why somebody did and said that it must never go
+    discarded_at : when that was, UTC seconds
+    again_s : how long it lay after a destination refused it until somebody offered it again
+    """
+
+    id: int
+    scan: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    date: str
+    time: str
+    path: str
+    held: str | None
+    released_at: float | None
+    discarded: str | None
+    discarded_at: float | None
+    again_s: float
+
+    @property
+    def on_hold(self) -> bool:
+        """Whether it still waits for a person."""
+        return self.held is not None and self.released_at is None and self.discarded_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRow:
+    """One structure set on its way to one destination."""
+
+    id: int
+    structure_set: int
+    destination: str
+    state: str
+    tries: int
+    next_at: float
+    status: str
+    accepted_at: float | None
+
+
+def structure_set_row(row: sqlite3.Row) -> StructureSetRow:
+    """A row of SQLite as a value."""
+    return StructureSetRow(**{name: row[name] for name in StructureSetRow.__dataclass_fields__})
+
+
+def delivery_row(row: sqlite3.Row) -> DeliveryRow:
+    """A row of SQLite as a value."""
+    return DeliveryRow(**{name: row[name] for name in DeliveryRow.__dataclass_fields__})

@@ -1,0 +1,271 @@
+"""A model on disk: weights plus a manifest that says what they are, verified before use.
+
+A bundle is a folder with ``bundle.toml`` and an nnunetv2 model folder's files. Checkpoints are
+pickles, so nothing is opened before its sha256 matches the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limn.domain.errors import BundleUnfit
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Organ
+from limn.segment.bundle.archive import is_inside
+from limn.segment.bundle.profile import PROFILE_NAMES, ProfileName
+
+MANIFEST = "bundle.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRule:
+    """Which connected components of an organ stay.
+
+    Attributes
+    ----------
+    keep : "largest" keeps one; "pieces" also keeps every other one of at least ``min_mm3``
+        (a broken cord, a separate accessory lobe) within ``within_mm`` of the largest (so
+        not one of an animal beside it)
+    """
+
+    keep: Literal["largest", "pieces"]
+    min_mm3: float = 0.0
+    within_mm: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified model and everything that must be known to use it.
+
+    Attributes
+    ----------
+    onlooker : file of the weights that tell how an animal lies, or None
+    orientation : letters that the array's axes grow towards as the reader of the training saw
+        them, before ``transpose_forward`` of the plans
+    spacing_mm : in the same order; of a 2d bundle the first axis of the plans' order has the
+        data set's median, which nobody resamples to
+    files : every file of the manifest, relative to the folder
+    profile : "paper" averages probabilities and resamples before it normalises, as nnU-Net v1;
+        "stock" does as nnunetv2 does; "fast" is for a region of interest
+    mirror_axes : axes of the three, in the plans' order, that the training mirrored
+    source : where the weights came from
+    previous : the bundle whose labels a cascade's second stage takes as input; "" for all others
+    """
+
+    folder: Path
+    name: str
+    version: str
+    demonstration: bool
+    trained_on: str
+    not_for: str
+    organs: Mapping[int, Organ]
+    orientation: str
+    spacing_mm: SpacingMm
+    expected_hu: tuple[float, float]
+    configuration: str
+    folds: tuple[int, ...]
+    clean: Mapping[Organ, CleanRule]
+    protocol: Mapping[str, str]
+    onlooker: str | None
+    sha256: str
+    files: tuple[str, ...] = ()
+    profile: ProfileName = "paper"
+    mirror_axes: tuple[int, ...] = ()
+    source: str = ""
+    previous: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and version in one word."""
+        return f"{self.name}-{self.version}"
+
+    def checkpoint(self, fold: int) -> Path:
+        """The weights of one fold."""
+        return self.folder / f"fold_{fold}" / "checkpoint_final.pth"
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Verify a bundle's files against its manifest.
+
+    Raises
+    ------
+    BundleUnfit
+        If the manifest is missing or wrong, a file is missing, or its sha256 differs.
+    """
+    bundle, files = _parse(folder)
+    needed = {"plans.json", "dataset.json"} | {
+        bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
+    }
+    if bundle.onlooker:
+        needed.add(bundle.onlooker)
+    if unlisted := sorted(needed - set(files)):
+        msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
+        raise BundleUnfit(msg)
+    for name, wanted in files.items():
+        _verify(folder / name, wanted)
+    _check_labels(bundle)
+    return bundle
+
+
+def _check_labels(bundle: Bundle) -> None:
+    """Hold the manifest's labels against those of the training; left must stay left."""
+    path = bundle.folder / "dataset.json"
+    try:
+        trained = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        named = {int(label): str(name) for name, label in trained.items() if int(label) > 0}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"bundle {bundle.folder}: dataset.json is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+    exact = {organ.value.lower(): organ for organ in Organ}
+    if set(named) != set(bundle.organs):
+        msg = (
+            f"bundle {bundle.folder}: {MANIFEST} names the labels {sorted(bundle.organs)}, "
+            f"dataset.json {sorted(named)}"
+        )
+        raise BundleUnfit(msg)
+    for label, name in named.items():
+        if exact.get(name.lower(), bundle.organs[label]) != bundle.organs[label]:
+            msg = (
+                f"bundle {bundle.folder}: label {label} is {bundle.organs[label]} in {MANIFEST}, "
+                f"{name} in dataset.json"
+            )
+            raise BundleUnfit(msg)
+
+
+def glance(folder: Path) -> Bundle:
+    """What the manifest says, and no file verified: to be listed, never to be used.
+
+    Raises
+    ------
+    BundleUnfit
+        If the manifest is missing or wrong.
+    """
+    return _parse(folder)[0]
+
+
+def write_manifest(folder: Path, manifest_head: str) -> None:
+    """Seal a model folder: the head (TOML text) plus the sha256 of every file in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    lines = [f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files]
+    text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _parse(folder: Path) -> tuple[Bundle, dict[str, str]]:
+    raw = _manifest_bytes(folder)
+    try:
+        manifest = tomllib.loads(raw.decode())
+        bundle = _read(folder, manifest, hashlib.sha256(raw).hexdigest())
+        files = {str(name): str(wanted) for name, wanted in manifest["files"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"bundle {folder}: {MANIFEST} is not usable: {error!r}"
+        raise BundleUnfit(msg) from error
+    return bundle, files
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        msg = (
+            f"bundle {folder}: can't read {MANIFEST}: {error.strerror}; give the folder of a bundle"
+        )
+        raise BundleUnfit(msg) from error
+
+
+def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
+    spacing = manifest["spacing_mm"]
+    low, high = manifest["expected_hu"]
+    organs = {int(label): Organ(name) for label, name in manifest["labels"].items()}
+    bundle = Bundle(
+        folder=folder,
+        name=str(manifest["name"]),
+        version=str(manifest["version"]),
+        demonstration=bool(manifest["demonstration"]),
+        trained_on=str(manifest["trained_on"]),
+        not_for=str(manifest["not_for"]),
+        organs=organs,
+        orientation=str(manifest["orientation"]),
+        spacing_mm=SpacingMm(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        expected_hu=(float(low), float(high)),
+        configuration=str(manifest["configuration"]),
+        folds=tuple(int(fold) for fold in manifest["folds"]),
+        clean={Organ(name): CleanRule(**rule) for name, rule in manifest["clean"].items()},
+        protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
+        onlooker=str(manifest["onlooker"]) if "onlooker" in manifest else None,
+        sha256=sha256,
+        files=tuple(sorted(str(name) for name in manifest["files"])),
+        profile=manifest.get("profile", "paper"),
+        mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),
+        source=str(manifest.get("source", "")),
+        previous=str(manifest.get("previous", "")),
+    )
+    _check(bundle)
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    """What would otherwise fail in the middle of a scan."""
+    letters = bundle.orientation
+    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
+        msg = f"orientation {letters!r}, three letters such as 'SPL' expected"
+        raise ValueError(msg)
+    if not all(0 < mm < math.inf for mm in bundle.spacing_mm.zyx):
+        msg = f"spacing_mm {bundle.spacing_mm.zyx} is not positive"
+        raise ValueError(msg)
+    low, high = bundle.expected_hu
+    if not -math.inf < low < high < math.inf:
+        msg = f"expected_hu {[low, high]}, two numbers, the smaller first, expected"
+        raise ValueError(msg)
+    if sorted(bundle.organs) != list(range(1, 1 + len(set(bundle.organs.values())))):
+        told = {label: organ.value for label, organ in bundle.organs.items()}
+        msg = f"labels {told}, 1, 2, 3 ... and every organ once expected"
+        raise ValueError(msg)
+    if bundle.profile not in PROFILE_NAMES:
+        msg = f"profile {bundle.profile!r}, one of {', '.join(PROFILE_NAMES)} expected"
+        raise ValueError(msg)
+    if set(bundle.mirror_axes) - {0, 1, 2}:
+        msg = f"mirror_axes {list(bundle.mirror_axes)}, some of 0, 1, 2 expected"
+        raise ValueError(msg)
+    if outside := [name for name in bundle.files if not is_inside(name)]:
+        msg = f"files lists {outside[0]!r}, which is not inside the bundle"
+        raise ValueError(msg)
+    if not bundle.folds:
+        raise ValueError("folds is empty")
+    for organ in bundle.organs.values():
+        if organ not in bundle.clean:
+            msg = f"clean.{organ} is missing"
+            raise ValueError(msg)
+    for organ, rule in bundle.clean.items():
+        if rule.keep not in ("largest", "pieces"):
+            msg = f"clean.{organ} keep {rule.keep!r}, 'largest' or 'pieces' expected"
+            raise ValueError(msg)
+
+
+def _verify(path: Path, wanted: str) -> None:
+    if not path.is_file():
+        msg = f"bundle file {path} is missing; install the bundle again"
+        raise BundleUnfit(msg)
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        msg = f"bundle file {path}: {error.strerror}; let the account that runs limn read it"
+        raise BundleUnfit(msg) from error
+    if found != wanted:
+        msg = (
+            f"bundle file {path} has sha256 {found[:12]}…, {wanted[:12]}… expected; not opened, "
+            "install the bundle again"
+        )
+        raise BundleUnfit(msg)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Voxels to clean labels to polygons."""

@@ -1,0 +1,1 @@
+"""The networks: a scan in, labels out."""

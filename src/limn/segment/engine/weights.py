@@ -1,0 +1,120 @@
+"""Networks built from plans and filled with weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from limn.domain.errors import BundleUnfit
+
+Weights: TypeAlias = dict[str, torch.Tensor]
+
+EVEN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+UNEVEN = "limn.segment.engine.uneven_unet.UnevenUNet"
+# Bundles that an earlier limn imported name the class where it stood then.
+_FORMER_NAMES = {"limn.segment.uneven_unet.UnevenUNet": UNEVEN}
+# A name in plans.json is imported and called; nothing but these may be.
+_ARCHITECTURES = (
+    EVEN,
+    "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+    UNEVEN,
+)
+_BUILDING_BLOCKS = ("torch.nn.",)
+
+
+def class_name(architecture: Mapping[str, Any]) -> str:
+    """The network's class, by the name that it has today."""
+    named = str(architecture["network_class_name"])
+    return _FORMER_NAMES.get(named, named)
+
+
+def build(architecture: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
+    """The network of the plans, empty.
+
+    Raises
+    ------
+    BundleUnfit
+        If the plans name anything but a known network and torch's own layers.
+    """
+    # Here, not at the top: the import costs seconds and only a process that infers pays it.
+    from nnunetv2.utilities.get_network_from_plans import (  # noqa: PLC0415
+        get_network_from_plans,
+    )
+
+    try:
+        named = class_name(architecture)
+        described = dict(architecture["arch_kwargs"])
+        imported = list(architecture["_kw_requires_import"])
+        if named not in _ARCHITECTURES:
+            msg = f"plans.json names the network {named!r}; limn knows {', '.join(_ARCHITECTURES)}"
+            raise BundleUnfit(msg)
+        for key in imported:
+            if described[key] is not None and not str(described[key]).startswith(_BUILDING_BLOCKS):
+                msg = f"plans.json names {described[key]!r} as {key}; limn knows torch's own layers"
+                raise BundleUnfit(msg)
+        network: nn.Module = get_network_from_plans(
+            named, described, imported, channels, classes, allow_init=False, deep_supervision=False
+        )
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        msg = f"plans.json describes no network: {error!r}"
+        raise BundleUnfit(msg) from error
+    return network.eval()
+
+
+def fill(network: nn.Module, weights: Mapping[str, torch.Tensor], source: Path | str) -> nn.Module:
+    """Give a network its weights; every one must have its place, and every place one.
+
+    Raises
+    ------
+    BundleUnfit
+        If they don't.
+    """
+    try:
+        network.load_state_dict(dict(weights))
+    except (RuntimeError, AttributeError, TypeError) as error:
+        said = " ".join(str(error).split())
+        msg = f"{source} does not fit its plans: {said[:400]}"
+        raise BundleUnfit(msg) from error
+    return network.eval()
+
+
+def stored_once(weights: Mapping[str, torch.Tensor]) -> Weights:
+    """The same weights with one tensor where several hold the same values.
+
+    A network names its encoder twice and most layers three times; torch writes a tensor that
+    stands under several names once.
+    """
+    kept: dict[tuple[torch.dtype, torch.Size, bytes], torch.Tensor] = {}
+    packed = {}
+    for name, tensor in weights.items():
+        # A view must not drag its whole storage along.
+        own = tensor.detach().cpu().contiguous().clone()
+        digest = hashlib.sha256(own.reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
+        packed[name] = kept.setdefault((own.dtype, own.shape, digest), own)
+    return packed
+
+
+def save_fold(path: Path, weights: Mapping[str, torch.Tensor], configuration: str) -> None:
+    """``checkpoint_final.pth`` as nnunetv2 reads it, without what only a training needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = {
+        "network_weights": stored_once(weights),
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": configuration},
+        "inference_allowed_mirroring_axes": None,
+    }
+    torch.save(held, path)

@@ -1,0 +1,1 @@
+"""Trainings of nnU-Net read and sealed as bundles."""

@@ -1,0 +1,117 @@
+"""The generalised conformity index by hand and over pairs; the consensus by votes."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from limn.domain.scan import Organ
+from limn.lab.measure.agreement import conformity_index, consensus, structures
+from limn.lab.words import Structure
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.phantom.observers import LUNGS
+
+observers = st.integers(2, 4).flatmap(
+    lambda count: st.lists(hnp.arrays(np.bool_, (3, 4, 5)), min_size=count, max_size=count)
+)
+
+
+def cube(corner: int, side: int = 4) -> np.ndarray:
+    """A cube of voxels in 12 cubed."""
+    mask = np.zeros((12, 12, 12), dtype=np.bool_)
+    mask[corner : corner + side, :4, :4] = True
+    return mask
+
+
+def over_pairs(masks: list[np.ndarray]) -> float:
+    """The definition, pair by pair."""
+    pairs = list(combinations(masks, 2))
+    joined = sum(int((one | other).sum()) for one, other in pairs)
+    return sum(int((one & other).sum()) for one, other in pairs) / joined if joined else math.nan
+
+
+@settings(deadline=None)
+@given(masks=observers)
+def test_every_pair_is_counted(masks: list[np.ndarray]) -> None:
+    """Two, three or four observers: the sums over all pairs."""
+    assert conformity_index(masks) == pytest.approx(over_pairs(masks), abs=1e-12, nan_ok=True)
+
+
+def test_cubes_by_hand() -> None:
+    """Slabs of 4, moved by 1 and by 3: shared 3 + 1 + 2 of joined 5 + 7 + 6 layers."""
+    assert conformity_index([cube(0), cube(1), cube(3)]) == pytest.approx(6 / 18, abs=1e-15)
+    assert conformity_index([cube(0), cube(0), cube(0)]) == 1.0
+    assert conformity_index([cube(0), cube(4), cube(8)]) == 0.0
+
+
+def test_it_is_no_mean_of_jaccards() -> None:
+    """One large pair outweighs small ones: volumes are summed before they are divided."""
+    masks = [cube(0, 8), cube(0, 8), cube(0, 1)]
+    assert conformity_index(masks) == pytest.approx(10 / 24, abs=1e-15)
+    assert np.mean([8 / 8, 1 / 8, 1 / 8]) == pytest.approx(10 / 24, abs=1e-15)
+    masks = [cube(0, 8), cube(0, 4), cube(0, 1)]
+    assert conformity_index(masks) == pytest.approx((4 + 1 + 1) / (8 + 8 + 4), abs=1e-15)
+    assert np.mean([4 / 8, 1 / 8, 1 / 4]) != pytest.approx(6 / 20, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_two_it_is_the_jaccard_coefficient_of_itk(seed: int) -> None:
+    """Another library's, on random shapes."""
+    rng = np.random.default_rng(seed)
+    masks = [rng.random((7, 8, 9)) < share for share in (0.4, 0.6)]
+    overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*[SimpleITK.GetImageFromArray(mask.astype(np.uint8)) for mask in masks])
+    assert conformity_index(masks) == pytest.approx(overlap.GetJaccardCoefficient(), abs=1e-12)
+
+
+def test_observers_who_drew_nothing() -> None:
+    """No index of nothing; one empty hand among three still counts in its pairs."""
+    empty = np.zeros_like(cube(0))
+    assert math.isnan(conformity_index([empty, empty]))
+    assert conformity_index([cube(0), cube(0), empty]) == pytest.approx(1 / 3, abs=1e-15)
+
+
+def test_the_consensus_is_two_of_three_and_both_of_two() -> None:
+    """As the paper's reference contour."""
+    three = consensus([cube(0), cube(1), cube(3)])
+    assert np.flatnonzero(three[:, 0, 0]).tolist() == [1, 2, 3, 4]
+    both = consensus([cube(0), cube(1)])
+    assert np.flatnonzero(both[:, 0, 0]).tolist() == [1, 2, 3]
+
+
+@settings(deadline=None)
+@given(masks=observers)
+def test_the_consensus_is_a_vote(masks: list[np.ndarray]) -> None:
+    """ITK's label voting of three agrees wherever it can decide; brute force everywhere."""
+    votes = np.sum([mask.astype(int) for mask in masks], axis=0)
+    assert np.array_equal(consensus(masks), votes > 1)
+    if len(masks) == 3:
+        images = [SimpleITK.GetImageFromArray(mask.astype(np.uint8)) for mask in masks]
+        voted = SimpleITK.GetArrayFromImage(SimpleITK.LabelVoting(images, 2))
+        assert np.array_equal(consensus(masks), voted == 1)
+
+
+def test_lungs_are_joined_and_an_absent_cord_is_absent() -> None:
+    """Observer 3's one label and two observers' two come to the same structure."""
+    labels = np.zeros((4, 4, 4), dtype=np.uint8)
+    labels[0], labels[1], labels[2], labels[3, 0] = 1, 3, 4, 2
+    other = np.where(np.isin(labels, (3, 4)), LUNGS, np.where(labels == 2, 0, labels))
+    ours = structures(labels, TRUTH_LABELS, LUNGS)
+    theirs = structures(other.astype(np.uint8), TRUTH_LABELS, LUNGS)
+    assert set(ours) == set(Structure)
+    assert set(theirs) == {Structure.HEART, Structure.LUNGS}
+    assert np.array_equal(ours[Structure.LUNGS], theirs[Structure.LUNGS])
+    assert set(structures(labels, {9: Organ.HEART}, LUNGS)) == set()
+
+
+@pytest.mark.parametrize("masks", [[cube(0)], [cube(0), cube(0)[:5]]], ids=["one", "two shapes"])
+def test_what_can_t_be_compared_is_refused(masks: list[np.ndarray]) -> None:
+    """One observer, or two grids."""
+    for measure in (conformity_index, consensus):
+        with pytest.raises(ValueError, match="can't"):
+            measure(masks)

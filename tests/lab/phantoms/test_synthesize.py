@@ -1,0 +1,292 @@
+"""A phantom on disk: told truly, or with a header that lies, and its truth beside it."""
+
+import argparse
+import functools
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from limn.cli.main import _parser, main
+from limn.dicom import rtstruct
+from limn.dicom.series import assemble
+from limn.dicom.volume import read_headers, read_volume
+from limn.domain.errors import ConfigWrong
+from limn.domain.scan import Labels, Organ, Volume, dice
+from limn.lab import nifti
+from limn.lab.phantoms import synthesize as module
+from limn.lab.phantoms.orientation import POSITIONS, STACKS
+from limn.lab.phantoms.quirks import QUIRKS
+from limn.lab.phantoms.synthesize import CHEST_XYZ_MM, STYLE, Synthesized, synthesize
+from limn.phantom.anatomy import conceive
+from limn.phantom.scanner import Scanner, scan
+from limn.segment.draw.rasterise import rasterise
+from tests.conftest import require_peer
+from tests.dicom.test_orientation_table import centroid_xyz_mm, onto, physical_centroid
+
+SPACING_MM = 0.75
+SHAPE = (36, 32, 38)
+SIZE_MM = (27.0, 24.0, 28.5)
+UM = 0.001
+
+
+@pytest.fixture(autouse=True)
+def painted_once(monkeypatch: pytest.MonkeyPatch):
+    """Each mouse is painted once: only how it is written differs here."""
+    monkeypatch.setattr(module, "conceive", cached_conceive)
+    monkeypatch.setattr(module, "scan", cached_scan)
+
+
+cached_conceive = functools.lru_cache(conceive)
+cached_scan = functools.lru_cache(scan)
+
+
+def make(folder: Path, seed: int = 5, **wanted: object) -> Synthesized:
+    """A coarse mouse of 36 x 32 x 38 voxels."""
+    return synthesize(folder, seed, spacing_mm=SPACING_MM, size_mm=SIZE_MM, **wanted)
+
+
+def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
+    """The same mouse on the scanner's own grid, axes S, P, L."""
+    scanner = Scanner(module.SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), SHAPE, CHEST_XYZ_MM)
+    return cached_scan(
+        cached_conceive(seed, prone=prone, neighbour=False, contrast=False), scanner, seed
+    )
+
+
+def prone(position: str) -> bool | None:
+    """What the position says of the animal's belly."""
+    return {"S": False, "P": True}.get(position[-1])
+
+
+def series_image(folder: Path) -> SimpleITK.Image:
+    """The series as SimpleITK reads it."""
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return reader.Execute()
+
+
+@pytest.mark.parametrize(
+    ("position", "stack"),
+    [(position, "axial") for position in POSITIONS]
+    + [(position, stack) for position in ("HFP", "FFDR") for stack in STACKS[1:]],
+)
+def test_simpleitk_finds_every_voxel_where_the_animal_has_it(
+    position: str, stack: str, tmp_path: Path
+):
+    """Whatever the position and the stack, HU at a point of the animal are the same."""
+    made = make(tmp_path / "p", position=position, stack=stack)
+    volume, truth = truth_of(5, prone=prone(position))
+    seen = SimpleITK.DICOMOrient(series_image(made.series_dir), "LPS")
+    wanted = nifti.to_image(volume.hu_zyx, volume.grid)
+    assert np.allclose(seen.GetOrigin(), wanted.GetOrigin(), atol=1e-5)
+    assert np.allclose(seen.GetSpacing(), wanted.GetSpacing(), atol=1e-6)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(seen), volume.hu_zyx)
+    labels = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "p" / "truth.nii.gz")), "LPS")
+    assert np.array_equal(SimpleITK.GetArrayFromImage(labels), truth.labels_zyx)
+    assert {pydicom.dcmread(path).PatientPosition for path in made.series_dir.iterdir()} == {
+        position
+    }
+    assert (made.flags, made.refusal) == ((), "")
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("position", POSITIONS)
+def test_plastimatch_finds_the_truth_in_the_structure_set(position: str, tmp_path: Path):
+    """Every voxel of every organ, at its place in the animal, the left lung on the left."""
+    made = make(tmp_path / "p", position=position)
+    program = require_peer("plastimatch")
+    subprocess.run(
+        [
+            *(program, "convert", "--input", str(tmp_path / "p" / "rtstruct.dcm")),
+            *("--referenced-ct", str(made.series_dir)),
+            *("--output-prefix", str(tmp_path / "roi"), "--prefix-format", "nrrd"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    _, truth = truth_of(5, prone=prone(position))
+    middles = {}
+    for organ in Organ:
+        image = SimpleITK.ReadImage(str(tmp_path / "roi" / f"{organ.value}.nrrd"))
+        array = SimpleITK.GetArrayFromImage(image).astype(bool)
+        assert dice(onto(image, array, made.truth), made.truth.mask(organ)) == 1.0
+        middles[organ] = physical_centroid(image, array)
+        wanted = centroid_xyz_mm(truth.mask(organ), truth)
+        assert np.linalg.norm(middles[organ] - wanted) < UM
+    assert middles[Organ.LUNG_L][0] > middles[Organ.LUNG_R][0] + 2.0
+
+
+@pytest.mark.parametrize(
+    ("lie", "axes"),
+    [
+        ({"turned": "x"}, (0, 1)),
+        ({"turned": "y"}, (0, 2)),
+        ({"turned": "z"}, (1, 2)),
+        ({"mirrored": "x"}, (2,)),
+        ({"mirrored": "y"}, (1,)),
+        ({"mirrored": "z"}, (0,)),
+        ({"turned": "z", "mirrored": "z"}, (0, 1, 2)),
+    ],
+)
+def test_a_lie_moves_the_pixels_and_no_tag(
+    lie: dict[str, str], axes: tuple[int, ...], tmp_path: Path
+):
+    """The geometry stays; voxels, labels and outlines go together."""
+    honest = make(tmp_path / "honest", position="HFS")
+    lying = make(tmp_path / "lying", position="HFS", **lie)
+    first, second = (
+        assemble(read_headers(sorted(made.series_dir.iterdir()))) for made in (honest, lying)
+    )
+    assert np.array_equal(first.grid.slice_origins_xyz_mm, second.grid.slice_origins_xyz_mm)
+    for keyword in ("ImageOrientationPatient", "PatientPosition"):
+        assert first.first[keyword].value == second.first[keyword].value
+    assert np.array_equal(read_volume(second).hu_zyx, np.flip(read_volume(first).hu_zyx, axes))
+    assert np.array_equal(lying.truth.labels_zyx, np.flip(honest.truth.labels_zyx, axes))
+    assert first.first.SeriesInstanceUID != second.first.SeriesInstanceUID
+    outlined(tmp_path / "lying", lying)
+
+
+def outlined(folder: Path, made: Synthesized) -> pydicom.FileDataset:
+    """The structure set, whose contours give back the truth on the series as limn reads it."""
+    instances = {
+        str(each.header.SOPInstanceUID): each
+        for each in read_headers(sorted(made.series_dir.iterdir()))
+        if each.header.Modality == "CT"
+    }
+    series = assemble(list(instances.values()))
+    ds = rtstruct.read((folder / "rtstruct.dcm").read_bytes())
+    assert rtstruct.faults(ds, series) == []
+    contours = rtstruct.contours_of(ds, series, STYLE)
+    for organ in Organ:
+        assert made.truth.mask(organ).any()
+        assert np.array_equal(rasterise(contours, series.grid, organ), made.truth.mask(organ))
+    return ds
+
+
+def test_a_scanner_that_takes_head_for_feet_swaps_the_lungs(tmp_path: Path):
+    """As one real scanner writes it: FFS in both tags, and the head at low z all the same."""
+    made = make(tmp_path / "p", position="FFS", turned="y")
+    series = assemble(read_headers(sorted(made.series_dir.iterdir())))
+    assert list(series.first.ImageOrientationPatient) == [-1, 0, 0, 0, 1, 0]
+    assert made.flags == ()
+    middle = {o: centroid_xyz_mm(made.truth.mask(o), made.truth) for o in Organ}
+    assert middle[Organ.LUNG_L][0] < middle[Organ.LUNG_R][0]
+    # The back stays the back: a reader sees an animal that is whole, only the other way round.
+    assert middle[Organ.CORD][1] > middle[Organ.HEART][1]
+
+
+@pytest.mark.parametrize(("lies_prone", "position"), [(False, "HFS"), (True, "HFP")])
+def test_by_default_the_header_says_how_the_seed_lets_it_lie(
+    lies_prone: bool, position: str, tmp_path: Path
+):
+    """Supine and prone seeds: HFS and HFP, in PatientPosition and in the axes."""
+    seed = next(seed for seed in range(1, 50) if cached_conceive(seed).prone is lies_prone)
+    made = make(tmp_path / "p", seed)
+    header = pydicom.dcmread(next(iter(made.series_dir.iterdir())))
+    assert (header.PatientPosition, made.position, made.flags) == (position, position, ())
+
+
+@pytest.mark.parametrize("name", list(QUIRKS))
+def test_the_structure_set_fits_the_series_whatever_the_quirk(name: str, tmp_path: Path):
+    """Every contour lies on a slice of the files, and gives back the truth there."""
+    made = make(tmp_path / "p", position="FFP", quirks=[name])
+    files = [pydicom.dcmread(path) for path in made.series_dir.iterdir()]
+    ds = rtstruct.read((tmp_path / "p" / "rtstruct.dcm").read_bytes())
+    assert ds.StructureSetLabel == "TRUTH"
+    named = {
+        str(item.ContourImageSequence[0].ReferencedSOPInstanceUID)
+        for roi in ds.ROIContourSequence
+        for item in roi.ContourSequence
+    }
+    assert named <= {str(each.SOPInstanceUID) for each in files if each.Modality == "CT"}
+    assert len(ds.ROIContourSequence) == len(Organ)
+    if not made.refusal:
+        outlined(tmp_path / "p", made)
+    missing = 2 if name.startswith("gap") else 0
+    assert made.slices == len(made.truth.labels_zyx) == SHAPE[0] - missing
+    whole = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "p" / "truth.nii.gz")))
+    assert len(whole) == SHAPE[0]
+
+
+@pytest.mark.peer
+def test_the_truth_is_a_valid_structure_set_that_claims_no_algorithm(tmp_path: Path):
+    """Neither automatic nor intelligent; dciodvfy and drtdump find no fault."""
+    made = make(tmp_path / "p", position="HFP")
+    ds = outlined(tmp_path / "p", made)
+    assert {roi.ROIGenerationAlgorithm for roi in ds.StructureSetROISequence} == {""}
+    assert "truth" in ds.StructureSetROISequence[0].ROIGenerationDescription
+    for program in ("dciodvfy", "/usr/bin/drtdump"):
+        said = subprocess.run(
+            [require_peer(program), str(tmp_path / "p" / "rtstruct.dcm")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = (said.stdout + said.stderr).splitlines()
+        assert not [ln for ln in lines if ln.startswith(("Error", "E:", "W:", "Warning"))]
+
+
+def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path: Path):
+    """UIDs follow from what was asked for; the order of the quirks is no difference."""
+    first = make(tmp_path / "a", quirks=["signed", "monochrome1"])
+    again = make(tmp_path / "b", quirks=["monochrome1", "signed"])
+    other = make(tmp_path / "c", quirks=["signed"])
+    for one, two in zip(
+        sorted(first.series_dir.iterdir()), sorted(again.series_dir.iterdir()), strict=True
+    ):
+        assert one.read_bytes() == two.read_bytes()
+    uids = {
+        pydicom.dcmread(next(iter(made.series_dir.iterdir()))).SeriesInstanceUID
+        for made in (first, other)
+    }
+    assert len(uids) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"quirks": ["jpg"]}, "quirk 'jpg' is unknown"),
+        ({"quirks": ["rle", "big-endian"]}, "big-endian and rle both change the transfer syntax"),
+        ({"position": "HFX"}, "position 'HFX': one of HFS, "),
+        ({"turned": "w"}, "turned 'w': one of x, y, z expected"),
+    ],
+)
+def test_what_can_not_be_made_is_said_before_anything_is_written(
+    wanted: dict[str, object], said: str, tmp_path: Path
+):
+    """No folder, no painting, one sentence."""
+    with pytest.raises(ConfigWrong, match=said):
+        make(tmp_path / "p", **wanted)
+    assert not (tmp_path / "p").exists()
+
+
+def test_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What lies where, what lies to the reader, what limn makes of it."""
+    common = ["--spacing", "0.75", "--size", "27", "24", "28.5", "--seed", "5"]
+    wanted = ["--position", "HFDL", "--mirrored", "x", "--quirk", "gap", "--quirk", "no-rescale"]
+    assert main(["phantom", str(tmp_path / "p"), *common, *wanted]) == 0
+    said = capsys.readouterr().out
+    assert f"34 axial slices, HFDL, in {tmp_path / 'p' / 'dicom'}" in said
+    assert "the header lies: the pixels are mirrored along x" in said
+    assert "limn refuses the series: RescaleSlope absent" in said
+    assert main(["phantom", str(tmp_path / "q"), "--quirk", "no-such"]) == 1
+    assert "quirk 'no-such' is unknown" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["phantom", "--quirks"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(QUIRKS)
+
+
+def test_the_command_knows_every_position_and_stack():
+    """The command line repeats them, for it imports nothing heavy."""
+    (commands,) = [
+        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    choices = {action.dest: action.choices for action in commands.choices["phantom"]._actions}
+    assert tuple(choices["position"]) == POSITIONS
+    assert tuple(choices["stack"]) == STACKS

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Organ, Volume, dice
+from limn.domain.timing import Stopwatch
+from limn.lab.report.ct_from_labels import FLESH_MM, ct_like
+from limn.lab.report.figures import REAL_HU
+from limn.lab.train.nnunet_folder import ONLOOKER
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.draw.delineate import delineate
+from limn.segment.engine.ensemble import Ensemble
+from limn.segment.engine.orient import CERTAIN, Finder
+from tests.conftest import BUNDLE
+
+REAL = Path(__file__).parents[4] / "shared/data/rosenhain-labels/CT140_organs_labels.nii.gz"
+
+
+def test_labels_become_tissue_inside_a_body():
+    """Organs have their HU, a ring of ribs is filled to one body with flesh around, air outside."""
+    n, mm = 80, 0.4
+    axis = (np.arange(n) - (n - 1) / 2) * mm
+    radius = np.hypot(axis[:, None], axis[None, :])
+    ring = (np.abs(radius - 8.0) < 0.5)[None].repeat(40, axis=0)
+    heart = ((radius < 3.0)[None]).repeat(40, axis=0)
+    labels = np.where(heart, 1, np.where(ring, 3, 0))
+    hu, body = ct_like(
+        labels, SpacingMm(mm, mm, mm), {1: 60.0, 3: 700.0}, blur_mm=0.01, noise_hu=0.1
+    )
+    assert abs(np.median(hu[heart]) - 60.0) < 1
+    assert abs(np.median(hu[ring]) - 700.0) < 1
+    between = (radius > 4.0) & (radius < 7.0)
+    assert body[20][between].all()
+    assert abs(np.median(hu[20][between]) - 40.0) < 1
+    assert not body[20][radius > 8.5 + FLESH_MM + 0.7].any()
+    assert body[20][radius < 8.5 + FLESH_MM - 0.7].all()
+    assert np.median(hu[~body]) < -990
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+@pytest.mark.slow_in_fp32
+def test_a_real_mouses_organs_are_found():
+    """The thorax of a real mouse, as an image made from its labels: organs found, left is left."""
+    # By the file's own header rows grow to the belly and columns to the animal's right.
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[290:, ::-1, ::-1]
+    spacing = SpacingMm(0.14, 0.14, 0.14)
+    hu, body = ct_like(labels, spacing, REAL_HU)
+    volume = Volume(hu, axial_grid(labels.shape, spacing, np.zeros(3)))
+    ensemble = Ensemble.load(open_bundle(BUNDLE), "cpu", "fast")
+    drawn = delineate(volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+    assert drawn.lie.told
+    assert dice(drawn.labels.mask(Organ.HEART), labels == 1) >= 0.85
+    lungs = drawn.labels.mask(Organ.LUNG_R) | drawn.labels.mask(Organ.LUNG_L)
+    assert dice(lungs, labels == 4) >= 0.9
+    right, left = (
+        np.argwhere(drawn.labels.mask(o)).mean(axis=0) for o in (Organ.LUNG_R, Organ.LUNG_L)
+    )
+    assert (left - right)[2] * 0.14 > 4.0
+    assert body[drawn.labels.labels_zyx > 0].all()
+
+
+@pytest.fixture(scope="module")
+def whole_mouse():
+    """The image of a whole real mouse, 68 mm long, lying straight."""
+    labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[:, ::-1, ::-1]
+    return ct_like(labels, SpacingMm(0.14, 0.14, 0.14), REAL_HU)[0]
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
+@pytest.mark.parametrize(
+    ("way", "flipped"), [("SPL", ()), ("SAR", (1, 2)), ("IPR", (0, 2)), ("IAL", (0, 1))]
+)
+def test_a_whole_real_mouse_lies_as_it_lies(whole_mouse, way, flipped):
+    """As told and in every half turn: found, and with certainty."""
+    finder = Finder.load(BUNDLE / ONLOOKER)
+    hu = np.ascontiguousarray(np.flip(whole_mouse, flipped))
+    lie = finder.find(Volume(hu, axial_grid(hu.shape, SpacingMm(0.14, 0.14, 0.14), np.zeros(3))))
+    assert lie.letters == way
+    assert lie.probability > CERTAIN

@@ -1,0 +1,297 @@
+"""The product itself, with the embedded bundle, on series that make it hard."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limn.dicom import rtstruct
+from limn.dicom.series import assemble
+from limn.dicom.volume import read_headers
+from limn.domain.errors import RefusedSeries, StageFailed
+from limn.domain.geometry import SpacingMm
+from limn.domain.scan import Contour, Labels, Organ, Volume, dice
+from limn.domain.timing import Stopwatch
+from limn.lab.phantoms.orientation import mirrored, restack, turned
+from limn.node.contour.pipeline import Options, Product, contour, prove, rehearse
+from limn.phantom.anatomy import conceive
+from limn.phantom.scanner import Scanner, scan
+from limn.segment.bundle.bundle import open_bundle
+from limn.segment.draw.gaps import bridge, organs_in_gaps, unbridge
+from limn.segment.draw.trace import trace
+from limn.segment.engine.ensemble import Ensemble
+from limn.segment.engine.orient import Lie
+from tests.conftest import COLOURS, one_fold
+from tests.support.dicom.stacks import write
+
+pytestmark = pytest.mark.slow_in_fp32
+
+STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_points=None)
+IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEMO", "0", "limn")
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    """One embedded fold on the CPU, run as a node runs it."""
+    bundle = open_bundle(one_fold())
+    return Ensemble.load(bundle, "cpu", bundle.profile)
+
+
+def run(folder: Path, ensemble: Ensemble, options: Options = OPTIONS) -> Product:
+    """Contour the series in a folder."""
+    return contour(
+        read_headers(sorted(folder.iterdir())),
+        ensemble,
+        IDENTITY,
+        options,
+        Stopwatch(),
+        lambda done, total: None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("position", "stack"), [("HFP", "axial"), ("FFS", "coronal"), ("FFDR", "sagittal")]
+)
+def test_the_network_sees_the_animal_as_its_bundle_names_it(
+    position: str,
+    stack: str,
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+) -> None:
+    """However the stack lies, all organs are found, and left is left."""
+    volume, truth = restack(*mouse, position, stack)
+    product = run(write(volume, tmp_path / "ct", position, "31"), ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+
+
+def without(folder: Path, missing: list[int]) -> Path:
+    """Take slices out of a series."""
+    paths = sorted(folder.iterdir())
+    for k in missing:
+        paths[k].unlink()
+    return folder
+
+
+def test_a_gap_away_from_the_thorax_is_contoured_and_flagged(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Two slices missing at the tail end: contours on the slices that exist, at their own z."""
+    volume, truth = mouse
+    folder = without(write(volume, tmp_path / "ct", "HFS", "32"), [3, 4])
+    product = run(folder, ensemble)
+    assert "gap:3-4:2" in product.flags
+    kept = [k for k in range(len(volume.hu_zyx)) if k not in (3, 4)]
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)[kept]) >= 0.85
+    series = assemble(read_headers(sorted(folder.iterdir())))
+    contours = rtstruct.contours_of(rtstruct.read(product.structure_set), series, STYLE)
+    z_of_slice = volume.grid.slice_origins_xyz_mm[kept, 2]
+    for each in contours:
+        assert np.abs(each.points_xyz_mm[:, 2] - z_of_slice[each.slice_index]).max() < 1e-4
+
+
+def test_a_gap_in_an_organ_is_refused(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """A slice missing from the heart: refused, with the neighbours and the organs."""
+    volume, truth = mouse
+    heart = np.flatnonzero(truth.mask(Organ.HEART).any(axis=(1, 2)))
+    middle = int(heart[len(heart) // 2])
+    folder = without(write(volume, tmp_path / "ct", "HFS", "33"), [middle])
+    with pytest.raises(RefusedSeries, match=r"1 slices missing between slices .* in Heart"):
+        run(folder, ensemble)
+
+
+@pytest.mark.parametrize(("axis", "letters"), [("x", "IAL"), ("y", "IPR"), ("z", "SAR")])
+def test_a_header_that_lies_is_found_out(
+    axis: str, letters: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Half a turn against the tags: every organ is where it is, the record and the file say so."""
+    volume, truth = turned(*mouse, axis)
+    product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    assert f"header-disagrees:{letters}" in product.flags
+    assert product.held is None
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("header and anatomy disagree: turned by 180 degrees")
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_a_mirror_image_is_held(
+    axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """One axis flipped, as no turn can: contoured with the animal's own left, and held."""
+    volume, truth = mirrored(*mouse, axis)
+    product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    assert any(flag.startswith("mirrored:") for flag in product.flags)
+    assert product.held is not None
+    assert "mirror image" in product.held
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("mirrored image: held for release")
+
+
+def test_a_lie_that_the_image_does_not_tell_is_held(
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Contoured as the header says, but a person must look: the header may lie."""
+    monkeypatch.setattr(ensemble.finder, "find", lambda volume: Lie("SPL", 0.65))
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "46"), ensemble)
+    assert "lie-unsure:0.65" in product.flags
+    assert product.held is not None
+    assert "0.65 of 1 for what the header says" in product.held
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("left and right unsure: held for release")
+
+
+def test_a_true_header_is_believed(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Nothing is flagged about the lie of an animal that lies as its header says."""
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "40"), ensemble)
+    assert not [f for f in product.flags if f.startswith(("header", "mirrored", "lie-unsure"))]
+    assert product.held is None
+
+
+def test_folds_that_disagree_are_flagged(
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An organ that the folds draw differently is named, and so is a GPU that was left."""
+    infer = ensemble.infer
+    agreement = {1: 0.95, 2: 0.71, 3: 0.9, 4: 0.9}
+    monkeypatch.setattr(
+        ensemble,
+        "infer",
+        lambda prepared, progress: replace(
+            infer(prepared, progress), agreement=agreement, flags=("gpu-failed:cpu",)
+        ),
+    )
+    product = run(write(mouse[0], tmp_path / "ct", "HFS", "45"), ensemble)
+    flagged = [flag for flag in product.flags if flag.startswith(("folds", "gpu"))]
+    assert flagged == ["gpu-failed:cpu", "folds-disagree:SpinalCord:0.71"]
+    assert product.fold_dsc[Organ.CORD] == 0.71
+    assert product.disagreement_zyx.shape == product.labels.grid.shape_zyx
+
+
+def test_organs_that_contradict_each_other_are_refused(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """With nobody to find the lie, a supine mouse said to be prone is refused, not delivered."""
+    blind = copy.copy(ensemble)
+    blind.finder = None
+    volume, _ = turned(*mouse, "z")
+    folder = write(volume, tmp_path / "ct", "HFS", "41")
+    with pytest.raises(RefusedSeries, match=r"contradicts the anatomy: the cord lies"):
+        run(folder, blind)
+
+
+def test_air_alone_is_no_mouse(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """An empty bed is refused with a question: a network sees organs in anything."""
+    volume = Volume(np.full_like(mouse[0].hu_zyx, -1000.0), mouse[0].grid)
+    folder = write(volume, tmp_path / "ct", "HFS", "34")
+    with pytest.raises(RefusedSeries, match="no animal in the field"):
+        run(folder, ensemble)
+
+
+def test_of_two_animals_one_is_contoured(ensemble: Ensemble, tmp_path: Path) -> None:
+    """A neighbour on the bed: every organ comes from the chosen animal, and the record says 2."""
+    scanner = Scanner(SpacingMm(0.35, 0.35, 0.35), (86, 72, 170), (8.0, 0.0, 0.0))
+    for seed in range(20):
+        mouse = conceive(seed, neighbour=True)
+        if mouse.around.neighbour_xyz_mm is not None and mouse.around.neighbour_xyz_mm[0] > 0:
+            break
+    volume, truth = scan(mouse, scanner, seed)
+    options = replace(OPTIONS, two_animals="central")
+    product = run(write(volume, tmp_path / "ct", "HFS", "35"), ensemble, options)
+    assert "animals:2" in product.flags
+    sides = {organ: float(np.argwhere(product.labels.mask(organ))[:, 2].mean()) for organ in Organ}
+    assert max(sides.values()) - min(sides.values()) < 12.0 / 0.35
+    truth_side = float(np.argwhere(truth.mask(Organ.HEART))[:, 2].mean())
+    if abs(sides[Organ.HEART] - truth_side) < 5.0 / 0.35:
+        for organ in Organ:
+            assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    with pytest.raises(RefusedSeries, match="2 animals in the field"):
+        run(tmp_path / "ct", ensemble, replace(OPTIONS, two_animals="refuse"))
+
+
+def ring(mouse: tuple[Volume, Labels]) -> Labels:
+    """A heart with a hole through it."""
+    grid = mouse[0].grid
+    z, y, x = np.ogrid[tuple(slice(0, n) for n in grid.shape_zyx)]
+    away = np.sqrt((y - 40) ** 2 + (x - 44) ** 2)
+    tube = (away < 20) & (away > 9) & (z > 20) & (z < 40)
+    return Labels(tube.astype(np.uint8), grid, {1: Organ.HEART})
+
+
+@pytest.mark.parametrize(
+    ("holes", "kind"), [("keyhole", "CLOSED_PLANAR"), ("xor", "CLOSEDPLANAR_XOR")]
+)
+@pytest.mark.parametrize("max_points", [None, 40])
+def test_holes_and_long_contours_as_the_planning_system_wants_them(
+    holes: str,
+    kind: str,
+    max_points: int | None,
+    mouse: tuple[Volume, Labels],
+    tmp_path: Path,
+) -> None:
+    """Keyhole or XOR, cut below a limit of points: proven voxel by voxel either way."""
+    labels = ring(mouse)
+    style = replace(STYLE, holes=holes)
+    series = assemble(read_headers(sorted(write(mouse[0], tmp_path / "ct", "HFS", "36").iterdir())))
+    contours = trace(labels, holes, max_points).contours
+    if max_points:
+        assert max(len(each.points_xyz_mm) for each in contours) <= max_points
+    contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, style)
+    prove(contents, series, labels, style)
+    items = rtstruct.read(contents).ROIContourSequence[0].ContourSequence
+    assert {item.ContourGeometricType for item in items} == {kind}
+
+
+def test_what_is_not_proven_is_not_sent(mouse: tuple[Volume, Labels], tmp_path: Path) -> None:
+    """A contour that misses one voxel: the stage fails and says how many."""
+    labels = ring(mouse)
+    series = assemble(read_headers(sorted(write(mouse[0], tmp_path / "ct", "HFS", "37").iterdir())))
+    contours = [
+        Contour(c.organ, c.slice_index, c.points_xyz_mm + np.array([0.3, 0, 0]))
+        for c in trace(labels).contours
+    ]
+    contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, STYLE)
+    with pytest.raises(StageFailed, match=r"contours of Heart miss its labels in \d+ voxels"):
+        prove(contents, series, labels, STYLE)
+
+
+def test_bridging_interpolates_and_gives_back_what_was_there(
+    mouse: tuple[Volume, Labels],
+) -> None:
+    """A missing slice lies between its neighbours for the network, and nowhere after it."""
+    volume, truth = mouse
+    rungs = np.delete(np.arange(len(volume.hu_zyx)), [50, 51])
+    grid = replace(volume.grid, slice_origins_xyz_mm=volume.grid.slice_origins_xyz_mm[rungs])
+    whole = bridge(Volume(volume.hu_zyx[rungs], grid), rungs)
+    assert np.array_equal(whole.hu_zyx[rungs], volume.hu_zyx[rungs])
+    third = volume.hu_zyx[49] * 2 / 3 + volume.hu_zyx[52] / 3
+    assert np.allclose(whole.hu_zyx[50], third, atol=0.01)
+    assert np.allclose(whole.grid.slice_origins_xyz_mm, volume.grid.slice_origins_xyz_mm, atol=1e-9)
+    assert Organ.HEART in organs_in_gaps(truth, rungs)
+    back = unbridge(truth, rungs, grid)
+    assert np.array_equal(back.labels_zyx, truth.labels_zyx[rungs])
+
+
+def test_the_rehearsal_runs_every_stage(ensemble: Ensemble) -> None:
+    """What the worker does before its first animal raises nothing."""
+    rehearse(ensemble, OPTIONS)

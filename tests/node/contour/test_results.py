@@ -1,0 +1,265 @@
+import errno
+import logging
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from limn.domain import files
+from limn.node import persist
+from limn.node.config import load_config
+from limn.node.contour import worker
+from limn.node.contour.allocation import Answer
+from limn.node.contour.dispatch import DEATHS, REST_S, Dispatcher
+from limn.node.contour.flights import JobInFlight
+from limn.node.contour.job import UNFIT, Result
+from limn.node.store.journal import Journal
+from limn.node.store.schema import COHORT, LIVE
+from tests.conftest import free_port
+from tests.support.node.parts import arrived
+from tests.support.node.site import CONFIG
+
+
+class Desk:
+    """A dispatcher without a scheduler; results come as told."""
+
+    def __init__(self, folder):
+        path = folder / "limn.toml"
+        path.write_text(CONFIG.format(wake=free_port(), tps=104))
+        self.path = path
+        self.journal = Journal(folder / "data" / "journal.sqlite")
+        bundle = SimpleNamespace(demonstration=False, sha256="b" * 64)
+        self.dispatcher = Dispatcher(
+            load_config(path), path, self.journal, "tls://x", None, bundle, lambda: None
+        )
+
+    def began(self, **changes):
+        """A scan that a worker has begun."""
+        row = self.journal.insert(arrived(**changes), ("tps",))
+        self.journal.started(row.id)
+        return row
+
+    def lands(self, row, status, result=None):
+        """What comes back of it."""
+        flight = JobInFlight("key", "worker", 1.0, 0.0, started=True, result=result)
+        flight.future = SimpleNamespace(
+            status=status, cancel=lambda: None, exception=lambda: RuntimeError("killed")
+        )
+        self.dispatcher._flights[row.id] = flight
+        self.dispatcher._land(row.id, flight)
+        return self.journal.scan(row.id)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """An empty journal."""
+    made = Desk(tmp_path)
+    yield made
+    made.journal.close()
+
+
+def product(held=None):
+    """A scan that was contoured."""
+    record = {"runtime_s": 1.0, "device": "cpu"}
+    return Result(
+        scan=1,
+        started_at=1.0,
+        structure_set=b"RS",
+        picture=b"PNG",
+        labels=b"NPZ",
+        record=record,
+        held=held,
+    )
+
+
+class Full:
+    """A disk that has no room for the first so many tries."""
+
+    def __init__(self, write, times):
+        self._write = write
+        self.left = times
+
+    def __call__(self, *args):
+        """Write, once there is room."""
+        self.left -= 1
+        if self.left >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(*args)
+
+
+def test_the_journal_keeps_when_a_contoured_scan_began(desk):
+    """Of one whose worker died it forgets it: nobody has that one now."""
+    after = desk.lands(desk.began(), "finished", product())
+    assert after.state == "contoured"
+    assert after.started_at is not None
+    for status in ("error", "cancelled"):
+        died = desk.began(series_instance_uid=f"2.25.{len(status)}")
+        after = desk.lands(died, status)
+        assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
+
+
+def test_the_third_death_is_an_alarm(desk, caplog):
+    """An ERROR with scan, animal, count and the command; two deaths are not enough."""
+    row = desk.began()
+    for _ in range(DEATHS - 1):
+        assert desk.lands(row, "error").state == "ready"
+        desk.journal.started(row.id)
+    caplog.clear()
+    assert desk.lands(row, "error").state == "quarantined"
+    (line,) = [each for each in caplog.records if "QUARANTINED" in each.getMessage()]
+    assert line.levelno == logging.ERROR
+    said = line.getMessage()
+    assert said.startswith(
+        "scan-00001 animal M1 QUARANTINED, not contoured: 3 tries gave nothing: "
+    )
+    assert said.endswith(f"limn retry --config {desk.path} scan-00001")
+
+
+@pytest.mark.parametrize(("priority", "held"), [(LIVE, 1), (COHORT, 0)])
+def test_only_live_scans_are_held(desk, priority, held):
+    """Of a cohort nothing goes out; why somebody should look stands in its record."""
+    row = desk.lands(desk.began(priority=priority), "finished", product("mirrored image"))
+    assert len(desk.journal.on_hold()) == held
+    assert row.record.get("held") == (None if held else "mirrored image")
+
+
+def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
+    """Structure set and pictures are kept meanwhile, the cause is told once; nothing runs again."""
+    monkeypatch.setattr(persist, "PAUSE_S", 0.001)
+    full = Full(files.write_durably, 5)
+    monkeypatch.setattr("limn.node.contour.dispatch.write_durably", full)
+    row = desk.began()
+    with caplog.at_level(logging.INFO):
+        after = desk.lands(row, "finished", product())
+    assert (after.state, after.tries, full.left) == ("contoured", 1, -1)
+    folder = desk.dispatcher._config.results_dir / row.name
+    assert (folder / "picture.png").read_bytes() == b"PNG"
+    assert (folder / "labels.npz").read_bytes() == b"NPZ"
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert line.startswith("scan-00001 animal M1 is contoured; its structure set can't be written")
+    assert "No space left on device" in line
+    assert "make room on the disk of data_dir" in line
+
+
+def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
+    """The result is given up, the scan waits in the journal as before."""
+    monkeypatch.setattr(
+        "limn.node.contour.dispatch.write_durably", Full(files.write_durably, 10**9)
+    )
+    row = desk.began()
+    desk.dispatcher._stopping.set()
+    with pytest.raises(persist.GivenUp, match="No space left"):
+        desk.lands(row, "finished", product())
+    assert desk.journal.scan(row.id).state == "ready"
+
+
+def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(desk, monkeypatch, caplog):
+    """SQLite's own words; what failed leaves no transaction open."""
+    monkeypatch.setattr(persist, "PAUSE_S", 0.001)
+    row = desk.began()
+    db = desk.journal._db
+    (pages,) = db.execute("pragma page_count").fetchone()
+    db.execute(f"pragma max_page_count = {pages}")
+    room = threading.Timer(0.3, db.execute, ("pragma max_page_count = 100000",))
+    room.start()
+    long = Result(scan=row.id, started_at=1.0, ended="refused", reason="why " * 50000)
+    after = desk.lands(row, "finished", long)
+    room.join()
+    assert (after.state, len(after.reason)) == ("refused", 200000)
+    assert not db.in_transaction
+    assert [each.getMessage() for each in caplog.records if "disk is full" in each.getMessage()]
+
+
+def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
+    """A fault of ours must not look like a full disk for ever."""
+    with pytest.raises(Exception, match="no such table"):
+        persist.insist(
+            lambda: desk.journal._db.execute("select * from gone"), "it", threading.Event()
+        )
+
+
+def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
+    """It is the worker's disk that is full: the scan stays in the queue, the worker rests."""
+    row = desk.began()
+    after = desk.lands(
+        row, "finished", Result(scan=row.id, started_at=1.0, ended=UNFIT, reason="x")
+    )
+    assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
+    assert "scan-00001 waits: worker worker can't take it: x" in caplog.text
+    asked = []
+    client = SimpleNamespace(id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or Answer())
+    desk.dispatcher._ask(client, LIVE)
+    desk.dispatcher._resting["worker"] -= 2 * REST_S
+    desk.dispatcher._ask(client, LIVE)
+    assert [ask.resting for ask in asked] == [("worker",), ()]
+
+
+def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, caplog):
+    """Its link was cut when the job was done: Dask has it "finished" and never hands it over."""
+    row = desk.began()
+    flight = JobInFlight("key", "worker", 1.0, 0.0, started=True)
+    cancelled = []
+
+    def result(timeout):
+        assert timeout <= REST_S
+        raise TimeoutError
+
+    flight.future = SimpleNamespace(
+        status="finished", result=result, cancel=lambda: cancelled.append(True)
+    )
+    desk.dispatcher._flights[row.id] = flight
+    desk.dispatcher._fetch(row.id, flight)
+    desk.dispatcher._next_event()
+    after = desk.journal.scan(row.id)
+    assert (after.state, after.started_at, desk.dispatcher._flights) == ("ready", None, {})
+    assert cancelled
+    assert "scan-00001: its result is lost: TimeoutError()" in caplog.text
+    assert "its result can't be fetched from worker worker" in caplog.text
+    for _ in range(DEATHS - 1):
+        desk.journal.started(row.id)
+        desk.lands(row, "finished")
+    after = desk.journal.scan(row.id)
+    assert after.state == "quarantined"
+    assert "is its port open to this host?" in after.reason
+
+
+def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch):
+    """Not the scan's failure; what was written of it is gone."""
+    here = SimpleNamespace(local_directory=str(tmp_path))
+    monkeypatch.setattr(worker, "get_worker", lambda: here)
+    monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
+    job = SimpleNamespace(scan=1, paths=("/far/a.dcm",), sizes=(3,))
+    result = worker._ended_well_or_not(job, lambda began: worker._contour(job, "", began, b"abc"))
+    assert result.ended == UNFIT
+    assert "No space left on device" in result.reason
+    assert str(tmp_path) in result.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog):
+    """The structure set goes out; the picture follows when there is room."""
+    row = desk.began()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
+        assert desk.lands(row, "finished", product()).state == "contoured"
+        desk.dispatcher._for_people.again()
+    folder = desk.dispatcher._config.results_dir / row.name
+    assert not (folder / "picture.png").exists()
+    said = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
+    assert len(said) == 1
+    assert "can't be written (No space left on device) and waits in memory" in said[0]
+    desk.dispatcher._for_people.again()
+    assert (folder / "picture.png").read_bytes() == b"PNG"
+    assert (folder / "labels.npz").read_bytes() == b"NPZ"
+
+
+def test_pictures_that_wait_are_bounded(tmp_path, monkeypatch, caplog):
+    """A disk that stays full does not fill the memory instead."""
+    monkeypatch.setattr(persist, "MOST_LATER", 2)
+    later = persist.Later()
+    for k in range(3):
+        (tmp_path / str(k) / "picture.png").mkdir(parents=True)
+        later.write(tmp_path / str(k) / "picture.png", b"PNG")
+    assert f"{tmp_path / '0' / 'picture.png'} is given up" in caplog.text
+    assert list(later._left) == [tmp_path / str(k) / "picture.png" for k in (1, 2)]

@@ -1,0 +1,42 @@
+"""A worker that can't warm up ends, so that the supervisor starts another."""
+
+import subprocess
+import sys
+
+from limn.node.contour.worker import NOT_WARM
+from tests.conftest import one_fold
+
+CONFIG = """\
+data_dir = "data"
+[[destination]]
+kind = "folder"
+name = "out"
+folder = "out"
+[model]
+bundle = "{bundle}"
+allow_demo_bundle = true
+"""
+# As Dask runs a preload: what it raises is logged and forgotten.
+RUN = """
+import pathlib, sys
+from limn.node import lifeline, worker
+def broken(config):
+    raise RuntimeError("the model does not load")
+lifeline.hold = lambda: None
+worker.warm_up = broken
+try:
+    worker.dask_setup.callback(None, pathlib.Path(sys.argv[1]))
+except Exception:
+    pass
+"""
+
+
+def test_a_worker_that_cannot_warm_up_ends(tmp_path):
+    """Dask alone would let it register without an ensemble, and every scan would wait."""
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(bundle=one_fold()))
+    ended = subprocess.run([sys.executable, "-c", RUN, str(config)], check=False, timeout=120)
+    assert ended.returncode == NOT_WARM
+    logged = (tmp_path / "data" / "worker.log").read_text()
+    assert "can't warm up its model" in logged
+    assert "the model does not load" in logged

@@ -1,0 +1,387 @@
+import logging
+import re
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.node import persist
+from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.courier import Courier
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from limn.node.store.rows import ScanRow
+from tests.conftest import free_port
+from tests.support.node.parts import Archive, arrived, encoded, peer, running, structure_set, until
+
+STAGES = {
+    "queue_s": 0.25,
+    "transfer_s": 0.01,
+    "read_s": 0.5,
+    "preprocess_s": 0.75,
+    "inference_s": 9.5,
+    "clean_s": 0.2,
+    "trace_s": 0.3,
+    "rtstruct_s": 0.1,
+    "prove_s": 0.4,
+    "picture_s": 0.05,
+}
+
+
+class Desk:
+    """A journal with contoured scans, and the couriers of its destinations."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = Journal(folder / "journal.sqlite")
+        self.log = folder / "scans.csv"
+
+    def contoured(
+        self,
+        *destinations: str,
+        held: str | None = None,
+        contoured_ago_s: float = 0.1,
+        last_slice_ago_s: float = 20.0,
+        **changes: object,
+    ) -> ScanRow:
+        """A scan whose structure set is on disk."""
+        changes = {"last_slice_at": time.time() - last_slice_ago_s} | changes
+        row = self.journal.insert(arrived(**changes), destinations or ("tps",))
+        assert row is not None
+        uid = self.journal.structure_set_of(row.id).sop_instance_uid
+        path = self.folder / f"RS.{uid}.dcm"
+        path.write_bytes(encoded(structure_set(uid)))
+        record = STAGES | {
+            "contoured_at": time.time() - contoured_ago_s,
+            "runtime_s": 11.75,
+            "flags": "DEMO",
+        }
+        self.journal.contoured(row.id, str(path), record, held)
+        return self.journal.scan(row.id)
+
+    def courier(self, port: int, name: str = "tps", *, keeps_scan_log: bool = True) -> Courier:
+        """A courier to a planning system."""
+        destination = DicomDestination(
+            kind="dicom", name=name, ae_title="TPS", host="127.0.0.1", port=port
+        )
+        return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
+
+    def exporter(self, *, keeps_scan_log: bool = True) -> Courier:
+        """A courier to a folder."""
+        destination = FolderDestination(kind="folder", name="export", folder=self.folder / "out")
+        return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
+
+    def rows(self) -> list[dict[str, str]]:
+        """What the physicist reads."""
+        return scanlog.rows(self.log)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """An empty journal."""
+    return Desk(tmp_path)
+
+
+def test_a_structure_set_is_delivered_and_logged(desk):
+    """The planning system has it, the journal knows, the scan log has its one row."""
+    scan = desk.contoured()
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        courier.work()
+        courier.work()
+    uid = desk.journal.structure_set_of(scan.id).sop_instance_uid
+    assert [ds.SOPInstanceUID for ds in archive.taken] == [uid]
+    (delivery,) = desk.journal.deliveries(scan.id)
+    assert (delivery.state, delivery.status, delivery.tries) == ("delivered", "0x0000", 1)
+    (row,) = desk.rows()
+    assert row["scan_id"] == scan.name
+    assert row["outcome"] == "delivered"
+    assert row["rtstruct_sop_instance_uid"] == uid
+    assert (row["destination"], row["destination_status"]) == ("tps", "0x0000")
+    assert (row["animal"], row["sender"], row["flags"]) == ("M1", "SCANNER@10.0.0.1", "DEMO")
+    assert (row["version"], row["profile"], row["bundle_sha256"]) == ("1", "default", "b" * 64)
+    assert desk.journal.scan(scan.id).logged
+
+
+def test_the_stages_sum_to_door_to_door(desk):
+    """D8: settle to deliver, with overhead as the rest, is last slice to acceptance."""
+    scan = desk.contoured(last_slice_at=time.time() - 20.0, settle_s=0.5)
+    with peer(Archive()) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    (delivery,) = desk.journal.deliveries(scan.id)
+    total_s = sum(float(row[stage]) for stage in DOOR_TO_DOOR_STAGES)
+    assert total_s == pytest.approx(float(row["door_to_door_s"]), abs=0.002)
+    assert float(row["door_to_door_s"]) == pytest.approx(
+        delivery.accepted_at - scan.last_slice_at, abs=0.001
+    )
+    assert float(row["deliver_s"]) == pytest.approx(
+        delivery.accepted_at - scan.record["contoured_at"], abs=0.001
+    )
+    assert float(row["overhead_s"]) == pytest.approx(20 - 0.5 - 12.06 - 0.1, abs=2.0)
+    assert {name: float(row[name]) for name in STAGES} == STAGES
+    assert float(row["settle_s"]) == 0.5
+    assert float(row["receive_s"]) == 1.5
+
+
+def test_out_of_resources_is_tried_again_until_it_succeeds(desk, caplog):
+    """0xA700, a pause, then Success: one row in the log, two tries in the journal."""
+    scan = desk.contoured()
+    archive = Archive(0xA700, 0x0000)
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        courier.work()
+        assert desk.rows() == []
+        assert "0xA700; again in" in caplog.text
+        (delivery,) = desk.journal.deliveries(scan.id)
+        assert (delivery.state, delivery.status) == ("waiting", "0xA700")
+        assert 0.5 < delivery.next_at - time.time() < 1.3
+        courier.work()
+        assert len(archive.taken) == 1
+        with running(courier.run):
+            until(desk.rows)
+    (delivery,) = desk.journal.deliveries(scan.id)
+    assert (delivery.state, delivery.tries) == ("delivered", 2)
+    assert [row["outcome"] for row in desk.rows()] == ["delivered"]
+    assert archive.taken[0] == archive.taken[1]
+
+
+def test_a_peer_that_comes_up_late_gets_everything(desk):
+    """Down at first; when it is there, every structure set that waits goes out."""
+    for number in range(3):
+        desk.contoured(series_instance_uid=f"2.25.5.{number}")
+    port = free_port()
+    courier = desk.courier(port)
+    courier.work()
+    assert desk.journal.waiting("tps") == 3
+    archive = Archive()
+    with peer(archive, port=port), running(courier.run):
+        until(lambda: desk.journal.waiting("tps") == 0)
+        until(lambda: len(desk.rows()) == 3)
+    assert len(archive.taken) == 3
+
+
+@pytest.mark.parametrize("status", [0xC001, 0xA900, 0x0122])
+def test_a_refused_structure_set_is_held_and_said(desk, caplog, status):
+    """In the node's log with its path, in the scan log with its status; never sent again."""
+    scan = desk.contoured()
+    archive = Archive(status)
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        courier.work()
+        courier.work()
+    assert len(archive.taken) == 1
+    path = desk.journal.structure_set_of(scan.id).path
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    (said,) = [each for each in errors if "REFUSED" in each]
+    assert scan.name in said
+    assert f"0x{status:04X}" in said
+    assert path in said
+    (row,) = desk.rows()
+    assert (row["outcome"], row["destination_status"]) == ("held", f"0x{status:04X}")
+    assert (row["accepted_utc"], row["door_to_door_s"]) == ("", "")
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])
+def test_a_scan_that_ended_without_structure_set_gets_its_row(desk, state):
+    """The physicist reads why, though nothing was delivered."""
+    row = desk.journal.insert(arrived(), ("tps",))
+    desk.journal.end(row.id, state, "RescaleSlope absent, really", {"queue_s": 0.5})
+    courier = desk.courier(free_port())
+    courier.work()
+    courier.work()
+    (logged,) = desk.rows()
+    assert (logged["outcome"], logged["reason"]) == (state, "RescaleSlope absent, really")
+    assert logged["queue_s"] == "0.5"
+    assert logged["destination"] == ""
+
+
+def test_an_aborted_series_gets_its_row(desk):
+    """What the intake refused is in the scan log too."""
+    desk.journal.insert(arrived(refused="the association broke off"), ("tps",))
+    desk.courier(free_port()).work()
+    (logged,) = desk.rows()
+    assert (logged["outcome"], logged["reason"]) == ("refused", "the association broke off")
+
+
+def test_a_refused_series_that_came_again_has_both_rows(desk):
+    """Refused at first, delivered after the resend: its timings are in the log as well."""
+    desk.journal.insert(arrived(refused="broke off", last_slice_at=time.time() - 90), ("export",))
+    courier = desk.exporter()
+    courier.work()
+    desk.contoured("export")
+    courier.work()
+    assert [row["outcome"] for row in desk.rows()] == ["refused", "delivered"]
+    assert [row["scan_id"] for row in desk.rows()] == ["scan-00001"] * 2
+
+
+def test_a_crash_before_the_row_loses_no_row(desk):
+    """Delivered, then killed before the scan log was written: the restart writes it."""
+    scan = desk.contoured("export")
+    (delivery,) = desk.journal.deliveries(scan.id)
+    desk.journal.delivered(delivery.id, "written", time.time())
+    desk.exporter().work()
+    assert [row["outcome"] for row in desk.rows()] == ["delivered"]
+
+
+def test_a_crash_after_the_row_writes_no_second(desk):
+    """In the scan log, but not yet marked in the journal."""
+    scan = desk.contoured("export")
+    desk.exporter().work()
+    before = desk.log.read_bytes()
+    desk.journal._db.execute("update scan set logged = 0")
+    desk.exporter().work()
+    assert desk.log.read_bytes() == before
+    assert desk.journal.scan(scan.id).logged
+
+
+def test_only_the_first_destination_writes_the_scan_log(desk, caplog):
+    """One row per scan, whoever is quicker; the other's delivery is in the node's log."""
+    caplog.set_level(logging.INFO)
+    scan = desk.contoured("tps", "export")
+    desk.exporter(keeps_scan_log=False).work()
+    assert desk.rows() == []
+    assert f"{scan.name} delivered to export (written)" in caplog.text
+    with peer(Archive()) as port:
+        desk.courier(port).work()
+    assert [row["destination"] for row in desk.rows()] == ["tps"]
+
+
+def test_a_dead_destination_holds_up_no_other(desk):
+    """The archive is down: the planning system has its structure sets all the same."""
+    for number in range(3):
+        desk.contoured("tps", "archive", series_instance_uid=f"2.25.5.{number}")
+    archive = Archive()
+    with peer(archive) as port:
+        alive = desk.courier(port)
+        dead = desk.courier(free_port(), "archive", keeps_scan_log=False)
+        with running(dead.run), running(alive.run):
+            until(lambda: len(desk.rows()) == 3)
+            until(lambda: desk.journal.deliveries(3)[1].tries > 0)
+    assert len(archive.taken) == 3
+    assert desk.journal.waiting("archive") == 3
+    assert [d.state for d in desk.journal.deliveries(1)] == ["delivered", "waiting"]
+
+
+def test_waking_is_quicker_than_polling(desk):
+    """A courier that was woken delivers at once."""
+    courier = desk.exporter()
+    with running(courier.run):
+        time.sleep(0.1)
+        desk.contoured("export")
+        started_s = time.monotonic()
+        courier.wake()
+        until(desk.rows)
+        assert time.monotonic() - started_s < 0.45
+
+
+def test_a_courier_without_wake_delivers_soon(desk):
+    """A lost wake-up costs half a second, not the scan."""
+    with running(desk.exporter().run):
+        desk.contoured("export")
+        until(desk.rows)
+
+
+def test_stopping_leaves_the_rest_in_the_journal(desk):
+    """What could not be delivered before the stop waits for the next start."""
+    desk.contoured()
+    stopping = threading.Event()
+    stopping.set()
+    desk.courier(free_port()).run(stopping)
+    assert desk.journal.waiting("tps") == 1
+
+
+def test_a_held_structure_set_goes_nowhere_until_it_is_released(desk):
+    """Neither to the planning system nor into the folder; then to both, with no restart."""
+    scan = desk.contoured("tps", "export", held="mirrored image", contoured_ago_s=3600.1)
+    archive = Archive()
+    with peer(archive) as port:
+        couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
+        for courier in couriers:
+            courier.work()
+        assert (archive.taken, desk.rows()) == ([], [])
+        assert not (desk.folder / "out").exists()
+        with running(couriers[0].run), running(couriers[1].run):
+            assert desk.journal.release(scan.id, time.time())
+            until(desk.rows)
+            until(lambda: (desk.folder / "out").exists() and any((desk.folder / "out").iterdir()))
+    assert len(archive.taken) == 1
+    assert [row["outcome"] for row in desk.rows()] == ["delivered"]
+
+
+def test_the_time_that_a_person_took_is_flagged_and_left_out(desk):
+    """An hour on hold: flagged with its seconds, and the stages still add up."""
+    scan = desk.contoured(held="mirrored image", contoured_ago_s=3600.1, last_slice_ago_s=3620.0)
+    released_at = scan.record["contoured_at"] + 3600.0
+    desk.journal.release(scan.id, released_at)
+    with peer(Archive()) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    assert row["flags"] == "DEMO held:3600s"
+    assert re.fullmatch(r"held until \S+\+00:00: mirrored image", row["reason"])
+    assert float(row["door_to_door_s"]) == pytest.approx(20.0, abs=2.0)
+    assert float(row["deliver_s"]) < 2.0
+    total_s = sum(float(row[stage]) for stage in DOOR_TO_DOOR_STAGES)
+    assert total_s == pytest.approx(float(row["door_to_door_s"]), abs=0.002)
+
+
+def test_a_released_structure_set_may_still_be_refused(desk):
+    """The planning system's no ends it, and the row says both."""
+    scan = desk.contoured(held="mirrored image")
+    desk.journal.release(scan.id, time.time())
+    with peer(Archive(0xC000)) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    assert (row["outcome"], row["destination_status"]) == ("held", "0xC000")
+    assert "held:0s" in row["flags"]
+    assert "mirrored image" in row["reason"]
+
+
+def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
+    """Its row says so and why, names no destination and no time of acceptance, and comes once."""
+    scan = desk.contoured("tps", "export", held="mirrored image")
+    desk.journal.discard(scan.id, "wrong export", 1.8e9)
+    archive = Archive()
+    with peer(archive) as port:
+        couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
+        for courier in (*couriers, *couriers):
+            courier.work()
+    assert archive.taken == []
+    assert not (desk.folder / "out").exists()
+    (row,) = desk.rows()
+    assert row["outcome"] == "discarded"
+    assert row["reason"] == (
+        "discarded at 2027-01-15T08:00:00.000+00:00: wrong export; it was held: mirrored image"
+    )
+    assert (row["destination"], row["destination_status"], row["accepted_utc"]) == ("", "", "")
+    assert row["door_to_door_s"] == ""
+    assert row["runtime_s"] == "11.75"
+
+
+def test_an_answer_that_no_disk_takes_is_kept_and_nothing_sent_twice(desk, monkeypatch, caplog):
+    """The planning system has it; the journal hears of it when there is room."""
+    monkeypatch.setattr(persist, "PAUSE_S", 0.001)
+    row = desk.contoured()
+    write, tries = desk.journal.delivered, []
+
+    def full(*args):
+        tries.append(args)
+        if len(tries) < 4:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        write(*args)
+
+    monkeypatch.setattr(desk.journal, "delivered", full)
+    archive = Archive()
+    with peer(archive) as port:
+        desk.courier(port).work()
+    assert len(archive.taken) == 1
+    assert [each["outcome"] for each in desk.rows()] == ["delivered"]
+    said = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert len(said) == 1
+    assert said[0].startswith(f"{row.name} animal M1: the answer of tps can't be written (database")

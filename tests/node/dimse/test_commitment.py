@@ -1,0 +1,322 @@
+"""Storage commitment both ways: asked by a scanner, asking an archive, with Orthanc as either."""
+
+import threading
+import time
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    ImplicitVRLittleEndian,
+    RTStructureSetStorage,
+)
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
+from limn.node.config import DicomDestination, Receive
+from limn.node.deliver.commitment_scu import CommitmentRequester
+from limn.node.deliver.courier import Courier
+from limn.node.dimse.client import Peer, store
+from limn.node.dimse.commitment import (
+    WELL_KNOWN,
+    Item,
+    items_of,
+    report_of,
+    request_of,
+    transaction_of,
+)
+from limn.node.dimse.server import Listener
+from limn.node.receive.commitment_scp import CommitmentProvider
+from limn.node.receive.storage_scp import listen
+from tests.conftest import free_port
+from tests.node.deliver.test_courier import Desk
+from tests.support.node.parts import Archive, Door, peer, slices, stop, until
+from tests.support.node.running import Orthanc
+
+ABSENT = Item(CTImageStorage, "2.25.404")
+
+
+class Node:
+    """A receiver that offers commitment."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.door = Door(folder)
+        self.port = free_port()
+        values = {"port": self.port, "min_free_mb": 0, "idle_s": 20} | settings
+        found = Receive.model_validate(values)
+        self.destinations: list[DicomDestination] = []
+        provider = CommitmentProvider(self.door.spool, found.commitment, "LIMN")
+        requester = CommitmentRequester(self.door.journal, self.destinations, "LIMN")
+        self.server: Listener = listen(
+            found, self.door.intake, 0.05, provider, requester.on_n_event_report
+        )
+
+
+@pytest.fixture
+def node(tmp_path):
+    """One without peers of its own."""
+    made = Node(tmp_path / "node")
+    yield made
+    stop(made.server)
+
+
+def told(reports: list[tuple[int, Dataset]]):
+    """A handler of N-EVENT-REPORT that remembers."""
+
+    def heard(event: evt.Event) -> tuple[int, None]:
+        reports.append((event.event_type, event.event_information))
+        return 0x0000, None
+
+    return heard
+
+
+def ask(port: int, items: list[Item], reports: list, *, stay: bool, action: int = 1) -> int:
+    """A scanner that stored and now asks; its status."""
+    ae = AE(ae_title="SCANNER")
+    ae.add_requested_context(StorageCommitmentPushModel, [ImplicitVRLittleEndian])
+    association = ae.associate(
+        "127.0.0.1",
+        port,
+        ae_title="LIMN",
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, told(reports))],
+    )
+    status, _ = association.send_n_action(
+        request_of(items, "2.25.7"), action, StorageCommitmentPushModel, WELL_KNOWN
+    )
+    if stay:
+        until(lambda: reports)
+        # The answer to the report goes out after the handler.
+        time.sleep(0.3)
+    association.release()
+    return int(status.Status)
+
+
+def sent(door: Door) -> list[Item]:
+    """Three slices in the spool."""
+    three = slices()[:3]
+    assert door.send(three) == [0, 0, 0]
+    return [Item(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in three]
+
+
+def titles(event: evt.Event) -> str:
+    """Who calls."""
+    return str(event.assoc.requestor.primitive.calling_ae_title)
+
+
+def test_what_is_held_is_committed_on_the_same_association(node):
+    """All three: Event Type 1, the transaction's UID, nothing failed."""
+    items, reports = sent(node.door), []
+    assert ask(node.port, items, reports, stay=True) == 0
+    ((event_type, report),) = reports
+    assert (event_type, report.TransactionUID) == (1, "2.25.7")
+    assert items_of(report) == items
+    assert "FailedSOPSequence" not in report
+
+
+def test_what_is_not_held_fails_by_name(node):
+    """One that never came (0x0112), one said to be of another class (0x0119)."""
+    items, reports = sent(node.door), []
+    mistaken = Item(RTStructureSetStorage, items[2].sop_instance_uid)
+    assert ask(node.port, [*items[:2], ABSENT, mistaken], reports, stay=True) == 0
+    ((event_type, report),) = reports
+    assert event_type == 2
+    assert items_of(report) == items[:2]
+    assert items_of(report, "FailedSOPSequence") == [ABSENT, mistaken]
+    assert [each.FailureReason for each in report.FailedSOPSequence] == [0x0112, 0x0119]
+
+
+def test_a_known_peer_hears_it_on_an_association_of_ours(tmp_path):
+    """It asked and left; the report comes to its own port, with our title and its role."""
+    reports: list[tuple[int, Dataset]] = []
+    callers: list[str] = []
+    port = free_port()
+    ae = AE(ae_title="SCANNER")
+    ae.add_supported_context(
+        StorageCommitmentPushModel, [ImplicitVRLittleEndian], scu_role=True, scp_role=True
+    )
+    server = ae.start_server(
+        ("127.0.0.1", port),
+        block=False,
+        evt_handlers=[
+            (evt.EVT_N_EVENT_REPORT, told(reports)),
+            (evt.EVT_REQUESTED, lambda e: callers.append(titles(e))),
+        ],
+    )
+    known = {"ae_title": "SCANNER", "host": "127.0.0.1", "port": port}
+    node = Node(tmp_path, commitment=[known])
+    assert ask(node.port, sent(node.door), reports, stay=False) == 0
+    until(lambda: reports)
+    assert reports[0][0] == 1
+    assert callers == ["LIMN"]
+    stop(node.server)
+    stop(server)
+
+
+def test_other_actions_and_rubbish_are_refused(node):
+    """No such action; no transaction."""
+    assert ask(node.port, [ABSENT], [], stay=False, action=2) == 0x0123
+
+
+def test_a_request_for_nothing_is_refused(node, caplog):
+    """No instance named: nothing that could be promised."""
+    assert ask(node.port, [], [], stay=False) == 0x0115
+    assert "commitment request of SCANNER" in caplog.text
+    assert "it names no instance" in caplog.text
+
+
+class Keeper:
+    """An archive that takes everything and keeps what it likes; reports on the association."""
+
+    def __init__(self, *, keeps_from: int) -> None:
+        self.archive = Archive(0x0000)
+        self.keeps_from = keeps_from
+        self.asked = 0
+
+    def action(self, event: evt.Event) -> tuple[int, None]:
+        """Answer later, from a thread."""
+        items = items_of(event.action_information)
+        transaction = event.action_information.TransactionUID
+        self.asked += 1
+        kept = self.asked >= self.keeps_from
+        event_type, report = report_of(
+            transaction, items if kept else [], [] if kept else [(i, 0x0110) for i in items]
+        )
+        association = event.assoc
+
+        def answer() -> None:
+            time.sleep(0.1)
+            association.send_n_event_report(
+                report, event_type, StorageCommitmentPushModel, WELL_KNOWN
+            )
+
+        threading.Thread(target=answer).start()
+        return 0x0000, None
+
+
+def delivering(desk: Desk, port: int) -> tuple[Courier, DicomDestination]:
+    """A courier that asks."""
+    destination = DicomDestination(
+        kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, commitment=True
+    )
+    return Courier(destination, desk.journal, desk.log, "LIMN", keeps_scan_log=True), destination
+
+
+def test_a_destination_that_commits_is_logged(tmp_path, caplog):
+    """Delivered at C-STORE, as ever; the promise is one line more."""
+    caplog.set_level("INFO")
+    desk, keeper = Desk(tmp_path), Keeper(keeps_from=1)
+    row = desk.contoured()
+    handlers = [(evt.EVT_N_ACTION, keeper.action)]
+    classes = (RTStructureSetStorage, StorageCommitmentPushModel)
+    with peer(keeper.archive, classes=classes, handlers=handlers) as port:
+        courier, _ = delivering(desk, port)
+        courier.work()
+        (delivery,) = desk.journal.deliveries(row.id)
+        assert delivery.state == "delivered"
+        until(lambda: "tps has committed to it" in caplog.text)
+    assert row.name in caplog.text
+
+
+def test_a_destination_that_does_not_keep_it_gets_it_again(tmp_path, caplog):
+    """A failed commitment re-opens the delivery; the second time it is kept."""
+    caplog.set_level("INFO")
+    desk, keeper = Desk(tmp_path), Keeper(keeps_from=2)
+    row = desk.contoured()
+    handlers = [(evt.EVT_N_ACTION, keeper.action)]
+    classes = (RTStructureSetStorage, StorageCommitmentPushModel)
+    with peer(keeper.archive, classes=classes, handlers=handlers) as port:
+        courier, _ = delivering(desk, port)
+        courier.work()
+        until(lambda: desk.journal.deliveries(row.id)[0].state == "waiting")
+        assert "tps does NOT keep the structure set (0x0110)" in caplog.text
+        courier.work()
+        until(lambda: "tps has committed to it" in caplog.text)
+    assert len(keeper.archive.taken) == 2
+    assert len({ds.SOPInstanceUID for ds in keeper.archive.taken}) == 1
+    assert desk.journal.deliveries(row.id)[0].state == "delivered"
+
+
+def test_a_destination_that_never_keeps_it_is_left_to_a_person(tmp_path, caplog):
+    """No ring of sending for ever."""
+    desk = Desk(tmp_path)
+    row = desk.contoured()
+    (destination,) = [delivering(desk, 104)[1]]
+    requester = CommitmentRequester(desk.journal, [destination], "LIMN")
+    uid = desk.journal.structure_set_of(row.id).sop_instance_uid
+    item = Item(RTStructureSetStorage, uid)
+    for _ in range(4):
+        (delivery,) = desk.journal.deliveries(row.id)
+        desk.journal.delivered(delivery.id, "0x0000", time.time())
+        requester.note("TPS", report_of(transaction_of(uid, "tps"), [], [(item, 0x0110)])[1])
+    assert desk.journal.deliveries(row.id)[0].state == "delivered"
+    assert "took the structure set 4 times and does not keep it" in caplog.text
+
+
+def test_a_forged_report_changes_nothing(tmp_path, caplog):
+    """Another's title, or a transaction that we never began."""
+    desk = Desk(tmp_path)
+    row = desk.contoured()
+    requester = CommitmentRequester(desk.journal, [delivering(desk, 104)[1]], "LIMN")
+    (delivery,) = desk.journal.deliveries(row.id)
+    desk.journal.delivered(delivery.id, "0x0000", time.time())
+    uid = desk.journal.structure_set_of(row.id).sop_instance_uid
+    failed = [(Item(RTStructureSetStorage, uid), 0x0110)]
+    requester.note("OTHER", report_of(transaction_of(uid, "tps"), [], failed)[1])
+    requester.note("TPS", report_of("2.25.1", [], failed)[1])
+    assert desk.journal.deliveries(row.id)[0].state == "delivered"
+    assert caplog.text.count("nobody asked for") == 2
+
+
+@pytest.mark.peer
+def test_orthanc_asks_and_is_asked(tmp_path, caplog):
+    """Orthanc as requester of our CT, then as provider of what we delivered, on its own calls."""
+    caplog.set_level("INFO")
+    node_port = free_port()
+    modality = {"AET": "LIMN", "Host": "127.0.0.1", "Port": node_port}
+    modality["AllowStorageCommitment"] = True
+    orthanc = Orthanc(tmp_path / "orthanc", DicomModalities={"limn": modality})
+    try:
+        known = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.port}
+        node = Node(tmp_path / "node", port=node_port, commitment=[known])
+        items = sent(node.door)
+        body = {"DicomInstances": [[i.sop_class_uid, i.sop_instance_uid] for i in (*items, ABSENT)]}
+        said = orthanc.post("/modalities/limn/storage-commitment", body)
+        until(lambda: orthanc.get(f"/storage-commitment/{said['ID']}")["Status"] != "Pending")
+        report = orthanc.get(f"/storage-commitment/{said['ID']}")
+        assert report["Status"] == "Failure"
+        assert sorted(each["SOPInstanceUID"] for each in report["Success"]) == sorted(
+            item.sop_instance_uid for item in items
+        )
+        (failure,) = report["Failures"]
+        assert failure["SOPInstanceUID"] == ABSENT.sop_instance_uid
+        assert 0x0112 in failure.values(), failure
+
+        desk = Desk(tmp_path)
+        desk.journal = node.door.journal
+        row = desk.contoured()
+        destination = DicomDestination(
+            kind="dicom",
+            name="archive",
+            ae_title="ORTHANC",
+            host="127.0.0.1",
+            port=orthanc.port,
+            commitment=True,
+        )
+        # The receiver's own ears: Orthanc calls back on an association of its own.
+        heard = CommitmentRequester(desk.journal, [destination], "LIMN")
+        node.server.bind(evt.EVT_N_EVENT_REPORT, heard.on_n_event_report)
+        uid = desk.journal.structure_set_of(row.id).sop_instance_uid
+        archive = Peer("ORTHANC", "127.0.0.1", orthanc.port, "LIMN")
+        assert list(store(archive, _read(desk, uid))) == [0]
+        heard.ask_soon("archive", Item(RTStructureSetStorage, uid))
+        until(lambda: f"{row.name} animal M1: archive has committed to it" in caplog.text)
+        stop(node.server)
+    finally:
+        orthanc.process.terminate()
+        orthanc.process.wait()
+
+
+def _read(desk: Desk, uid: str) -> list[Dataset]:
+    return [pydicom.dcmread(desk.folder / f"RS.{uid}.dcm")]

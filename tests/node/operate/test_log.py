@@ -1,0 +1,145 @@
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from limn.cli import main
+from limn.domain.timing import ScanRecord
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from tests.support.node.parts import arrived
+
+CONFIG = """
+data_dir = "data"
+[model]
+bundle = "bundle"
+[[destination]]
+kind = "folder"
+name = "export"
+folder = "out"
+"""
+
+
+class Site:
+    """A site's config, scan log and journal."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.config = folder / "limn.toml"
+        self.config.write_text(CONFIG)
+        self.data = folder / "data"
+        self._capsys = capsys
+
+    def logged(self, number: int, **changes: object) -> None:
+        """A scan of the log, on day ``number`` of 2026."""
+        values = {
+            "scan_id": f"scan-{number:05d}",
+            "animal": f"M{number}",
+            "outcome": "delivered",
+            "last_slice_utc": f"2026-01-{number:02d}T23:30:00.000+00:00",
+            "accepted_utc": "2026-01-01T23:30:12.346+00:00",
+            "door_to_door_s": 12.3456,
+        }
+        scanlog.append(self.data / "scans.csv", ScanRecord(**(values | changes)))
+
+    def log(self, *options: str) -> str:
+        """What `limn log` prints."""
+        assert main.main(["log", "--config", str(self.config), *options]) == 0
+        return self._capsys.readouterr().out
+
+    def ids(self, *options: str) -> list[str]:
+        """The scans that `limn log --csv` prints."""
+        return [row["scan_id"] for row in csv.DictReader(io.StringIO(self.log("--csv", *options)))]
+
+
+@pytest.fixture
+def site(tmp_path, capsys, monkeypatch):
+    """A site with three scans, on a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "200")
+    made = Site(tmp_path, capsys)
+    for number in (1, 2, 3):
+        made.logged(number)
+    return made
+
+
+def test_the_table_shows_every_scan(site):
+    """Id, time, animal, outcome and the seconds from door to door."""
+    out = site.log()
+    assert "3 scans" in out
+    for number in (1, 2, 3):
+        assert f"scan-{number:05d}" in out
+        assert f"2026-01-{number:02d} 23:30:00" in out
+        assert f" M{number} " in out
+    assert "door to door s" in out
+    assert out.count("12.35") == 3
+
+
+def test_the_reason_of_a_refusal_is_shown(site):
+    """Why a scan was not contoured, as it was written."""
+    site.logged(4, outcome="refused", reason="RescaleSlope absent")
+    assert "RescaleSlope absent" in site.log()
+
+
+def test_brackets_are_text(site):
+    """An animal or a reason with brackets is shown as it is and breaks nothing."""
+    site.logged(4, animal="[/b]", reason="ImageType ['A'] [bold]x")
+    out = site.log()
+    assert "[/b]" in out
+    assert "ImageType ['A'] [bold]x" in out
+
+
+def test_csv_has_every_column(site):
+    """What a spreadsheet gets is the log itself."""
+    assert site.log("--csv") == (site.data / "scans.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        ("2025-12-31", ["scan-00001", "scan-00002", "scan-00003"]),
+        ("2026-01-02", ["scan-00002", "scan-00003"]),
+        ("2026-01-04", []),
+    ],
+)
+def test_since_a_day(site, since, expected):
+    """Scans of this day and later, by UTC."""
+    assert site.ids("--since", since) == expected
+    assert f"{len(expected)} scans" in site.log("--since", since)
+
+
+def test_one_animal(site):
+    """Only this PatientID, not those that begin alike."""
+    site.logged(10)
+    assert site.ids("--animal", "M1") == ["scan-00001"]
+    assert site.ids("--animal", "M1", "--since", "2026-01-02") == []
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "01.02.2026", ""])
+def test_a_day_that_is_none(site, since, capsys):
+    """Exit code 1 and the form that is expected."""
+    assert main.main(["log", "--config", str(site.config), "--since", since]) == 1
+    assert "YYYY-MM-DD expected" in capsys.readouterr().err
+
+
+def test_a_site_without_scans(tmp_path, capsys):
+    """Before the first scan the log is empty, no error, and nothing is made."""
+    site = Site(tmp_path, capsys)
+    assert "0 scans" in site.log()
+    assert site.ids() == []
+    assert not site.data.exists()
+
+
+def test_what_waits_is_listed(site):
+    """Scans without a worker and structure sets without a destination, below the table."""
+    journal = Journal(site.data / "journal.sqlite")
+    journal.insert(arrived(animal="M8"), ("export",))
+    row = journal.insert(arrived(animal="M9", series_instance_uid="2.25.9"), ("export", "tps"))
+    journal.contoured(row.id, "/rs.dcm", {})
+    export, tps = journal.deliveries(row.id)
+    journal.delivered(export.id, "written", 1.0)
+    journal.postponed(tps.id, "TPS does not answer", 2.0)
+    journal.close()
+    out = site.log()
+    assert "scan-00001 animal M8: waits for a worker" in out
+    assert "scan-00002 animal M9: waits for tps, 1 tries, last answer TPS does not answer" in out
+    assert "waits for export" not in out

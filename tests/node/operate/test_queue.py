@@ -1,0 +1,163 @@
+import json
+import socket
+import time
+
+import pytest
+
+from limn.node import persist
+from limn.node.store.schema import COHORT
+from tests.support.node.parts import arrived
+from tests.support.node.site import Site
+
+LEFT_AFTER_S = 8 * 86400
+
+
+@pytest.fixture
+def site(tmp_path, capsys, monkeypatch):
+    """A site with a narrow terminal."""
+    monkeypatch.setenv("COLUMNS", "60")
+    site = Site(tmp_path, capsys)
+    yield site
+    site.journal.close()
+
+
+@pytest.fixture
+def full(site):
+    """One scan of each kind."""
+    running = site.scan(1)
+    site.journal.started(running.id)
+    site.scan(2)
+    site.scan(3)
+    _, died = site.journal.ready()[0], site.journal.ready()[2]
+    site.journal.started(died.id)
+    site.journal.stopped(died.id)
+    down = site.contoured(4)
+    site.journal.postponed(
+        site.journal.deliveries(down.id)[0].id, "TPS@127.0.0.1:104 does not answer", 1.8e9
+    )
+    site.journal.delivered(site.journal.deliveries(down.id)[1].id, "written", 1.8e9)
+    site.contoured(5, held="mirrored [image]")
+    refused = site.contoured(6)
+    for delivery in site.journal.deliveries(refused.id):
+        site.journal.held(delivery.id, "0xA900")
+    for number, state in ((7, "refused"), (8, "failed"), (9, "quarantined")):
+        row = site.scan(number)
+        site.journal.end(row.id, state, f"why\nit {state}", {})
+    site.scan(10, refused="the association broke off after 2 slices")
+    done = site.contoured(11)
+    for delivery in site.journal.deliveries(done.id):
+        site.journal.delivered(delivery.id, "0x0000", 1.8e9)
+    for number in (20, 21):
+        site.journal.insert(
+            arrived(series_instance_uid=f"2.25.{number}", priority=COHORT, animal="C1"), ()
+        )
+    return site
+
+
+def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
+    """What waits for it waits in the engine's memory, which no journal tells."""
+    monkeypatch.setattr(persist, "shortage", lambda config: "data has 0 MB free; free some space")
+    assert full.limn("queue").startswith("data has 0 MB free; free some space\n")
+    assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
+
+
+def test_everything_in_the_node_by_kind(full):
+    """What runs, what waits in its order, where it goes, and whom it waits for."""
+    said = json.loads(full.limn("queue", "--json"))
+    assert said["node"] == "stopped"
+    assert said["cohort"] == {"waiting": 2}
+    entries = said["entries"]
+    assert [(e["scan"][-2:], e["state"], e["place"]) for e in entries] == [
+        ("01", "running", None),
+        ("02", "waiting", 1),
+        ("03", "waiting", 2),
+        ("05", "held", None),
+        ("04", "delivering", None),
+        ("06", "refused by peer", None),
+        ("06", "refused by peer", None),
+        ("07", "refused", None),
+        ("08", "failed", None),
+        ("09", "quarantined", None),
+        ("10", "refused", None),
+    ]
+    running, first, second, held, delivering, *_ = entries
+    assert running["tries"] == 1
+    assert running["since_utc"][:13] == time.strftime("%Y-%m-%dT%H", time.gmtime())
+    assert (first["tries"], second["tries"]) == (0, 1)
+    assert held["reason"] == "mirrored [image]"
+    assert (delivering["destination"], delivering["tries"]) == ("tps", 1)
+    assert delivering["status"] == "TPS@127.0.0.1:104 does not answer"
+    assert delivering["next_try_utc"] == "2027-01-15T08:00:00+00:00"
+    command = f"--config '{full.config}' scan-000"
+    does = {entry["scan"][-2:]: entry["do"] for entry in entries}
+    assert does["05"] == f"look at its picture.png, then: limn release {command}05"
+    assert does["06"] == f"mend it there, then: limn resend {command}06"
+    assert does["07"] == f"mend what the reason names, then: limn retry {command}07"
+    assert does["09"] == f"look at limn.log, then: limn retry {command}09"
+    assert does["10"] == "send the series again from the scanner"
+    assert {does[number] for number in ("01", "02", "03", "04")} == {""}
+
+
+def test_the_table_is_for_people(full, monkeypatch):
+    """Kinds, reasons in one line, commands unbroken, the cohort in one line, no markup eaten."""
+    monkeypatch.setenv("COLUMNS", "160")
+    out = full.limn("queue")
+    assert out.startswith("the node is stopped: what waits here goes on when it starts\n")
+    assert "mirrored [image]" in out
+    assert "number 2, try 2" in out
+    assert "to tps: 1 tries; TPS@127.0.0.1:104 does not answer; next 08:00:00" in out
+    assert f"scan-00009 animal M9: look at limn.log, then: limn retry --config '{full.config}'" in (
+        out
+    )
+    assert "it quarantined" in out
+    assert "why\n" not in out
+    assert out.endswith("behind them, of `limn contour`: 0 running, 2 waiting\n")
+    assert "scan-00011" not in out
+
+
+def test_an_empty_node_is_one_line(site):
+    """Nothing to read is quickly read, whether the node ran ever or not."""
+    assert site.limn("queue") == f"nothing waits in {site.data}; the node is stopped\n"
+    for row in (site.contoured(1), site.contoured(2)):
+        for delivery in site.journal.deliveries(row.id):
+            site.journal.delivered(delivery.id, "0x0000", 1.8e9)
+    assert site.limn("queue") == f"nothing waits in {site.data}; the node is stopped\n"
+    assert json.loads(site.limn("queue", "--json"))["entries"] == []
+
+
+def test_asking_makes_no_journal(tmp_path, capsys):
+    """A wrong folder stays empty."""
+    site = Site(tmp_path, capsys)
+    site.journal.close()
+    for path in site.data.iterdir():
+        path.unlink()
+    site.limn("queue")
+    assert list(site.data.iterdir()) == []
+
+
+def test_old_and_mended_refusals_leave_the_list(site):
+    """A week later, or with a newer version contoured; a quarantine stands until it is lifted."""
+    old = time.time() - LEFT_AFTER_S
+    for number, state in ((1, "refused"), (2, "quarantined")):
+        row = site.scan(number, ready_at=old)
+        site.journal.end(row.id, state, "why", {})
+    mended = site.scan(3)
+    site.journal.end(mended.id, "refused", "slice missing", {})
+    site.contoured(3, input_digest="d2")
+    entries = json.loads(site.limn("queue", "--json"))["entries"]
+    assert {(e["scan"], e["state"]) for e in entries} == {
+        ("scan-00002", "quarantined"),
+        ("scan-00004", "delivering"),
+    }
+
+
+def test_whether_the_node_is_there(full):
+    """An engine that listens is a node that runs; without a warm worker it says so."""
+    port = int(full.config.read_text().split("wake_port = ")[1].split()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as engine:
+        engine.bind(("127.0.0.1", port))
+        assert full.limn("queue").startswith("no worker is ready: scans wait until one is\n")
+        (full.data / "ready").touch()
+        assert full.limn("queue").lstrip().startswith("scan")
+        assert "the node runs and starts within a second" in full.limn("retry", "scan-00009")
+        assert engine.recv(16) == b"wake"

@@ -1,0 +1,62 @@
+"""The short form of ``bench/fuzz.py``, and what it found once."""
+
+import time
+
+import pytest
+from pydicom.uid import UID
+
+from limn.node.dimse.status import CANNOT_UNDERSTAND
+from tests.node.store.test_spool import HOSTILE
+from tests.support.node.fuzzing import Limits, Run
+from tests.support.node.parts import SCP, Door, encoded, slices
+
+pytest.importorskip("imagecodecs")
+
+
+@pytest.mark.parametrize(("phase", "cases"), [("intake", 2000), ("decoder", 150), ("socket", 200)])
+def test_a_few_thousand_mutations(tmp_path, phase, cases):
+    """No exception, no hang, memory flat, a good series after; another seed in `make soak`."""
+    run = Run(tmp_path, seed=20)
+    limits = Limits(cases, time.monotonic() + 60.0)
+    tally = {
+        "intake": run.at_the_intake,
+        "decoder": run.at_the_decoder,
+        "socket": run.at_the_socket,
+    }[phase](limits)
+    assert tally.failures == []
+    # Most are refused, and some get through: neither the mutations nor the door are blind.
+    assert len(tally.answers) >= 2
+    assert tally.cases > cases // 10
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("hostile", [*HOSTILE, "1.2.3/../../4", "-rf", "1..2"])
+def test_a_uid_is_never_a_path(tmp_path, keyword, hostile):
+    """What is no UID is refused by name; nothing is written anywhere."""
+    if not hostile.strip("\0 ") and keyword == "StudyInstanceUID":
+        pytest.skip("without a study the whole series is refused, by name")
+    ds = slices()[0]
+    file = encoded(ds)
+    value = str(ds[keyword].value).encode()
+    # Where `ds` would not let it stand: in the bytes, at the same length.
+    planted = hostile.encode()[: len(value)].ljust(len(value), b"/")
+    assert not UID(planted.decode(errors="replace")).is_valid
+    door = Door(tmp_path / "data")
+    status, why = door.intake.accept(file.replace(value, planted), SCP)
+    assert status == CANNOT_UNDERSTAND
+    assert "UID" in why or "damaged" in why
+    assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+    assert door.files() == []
+    assert not (tmp_path / "data" / "returned").exists()
+
+
+def test_names_of_animals_stay_in_one_line_of_the_log(tmp_path):
+    """Line ends and terminal commands in a PatientID are replaced."""
+    ds = slices()[0]
+    ds.PatientID = "M1"
+    contents = encoded(ds).replace(b"LO\x02\x00M1", b"LO\x0e\x00M1\n\x1b[2JOK \r\n\xff ", 1)
+    door = Door(tmp_path)
+    assert door.intake.accept(contents, SCP)[0] == 0
+    (gathering,) = door.intake._gathering.values()
+    assert gathering.animal.isprintable()
+    assert gathering.animal.startswith("M1??[2JOK")

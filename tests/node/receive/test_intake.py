@@ -1,0 +1,872 @@
+import functools
+import io
+import logging
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG2MPML,
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+    RTStructureSetStorage,
+)
+
+from limn.dicom import bounded
+from limn.dicom.instance import Unreadable, inspect
+from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.receive.gathering import Source
+from tests.support.node.parts import (
+    COUNT,
+    SCP,
+    Door,
+    encoded,
+    other_modality,
+    running,
+    slices,
+    until,
+)
+
+OTHER = replace(SCP, key="association-2", sender="OTHER@127.0.0.2")
+
+
+@pytest.fixture
+def door(tmp_path):
+    """A door with a quick settle."""
+    return Door(tmp_path)
+
+
+def test_a_whole_series_becomes_one_scan(door):
+    """Accepted, released, quiet: in the journal with every file, and the engine is woken."""
+    sent = slices()
+    assert door.send(sent) == [SUCCESS] * COUNT
+    assert door.scans() == []
+    door.intake.closed(SCP.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert door.woken.is_set()
+    assert row.animal == "M1"
+    assert row.series_instance_uid == sent[0].SeriesInstanceUID
+    assert row.study_instance_uid == sent[0].StudyInstanceUID
+    assert row.sender == SCP.sender
+    assert len(row.files) == COUNT
+    on_disk = sorted(
+        (door.spool.folder(row.series_instance_uid) / f).read_bytes() for f in row.files
+    )
+    assert on_disk == sorted(encoded(ds) for ds in sent)
+
+
+def test_the_order_of_slices_does_not_matter(door, tmp_path):
+    """The same slices in another order are the same input: same structure set UID."""
+    other = Door(tmp_path / "other")
+    uids = []
+    for each, sent in ((door, slices()), (other, slices()[::-1])):
+        each.send(sent)
+        each.intake.closed(SCP.key, aborted=False)
+        (row,) = each.wait_for_scans()
+        uids.append(each.journal.structure_set_of(row.id).sop_instance_uid)
+    assert uids[0] == uids[1]
+
+
+def test_a_header_count_completes_with_the_association_open(door):
+    """ImagesInAcquisition reached: nobody waits for the release."""
+    sent = slices()
+    for ds in sent:
+        ds.ImagesInAcquisition = COUNT
+    door.send(sent[:-1])
+    assert door.scans() == []
+    door.send(sent[-1:])
+    assert len(door.scans()) == 1
+
+
+def test_two_series_over_one_association_are_two_scans(door):
+    """A study's series come mixed; each gets its own scan."""
+    for first, second in zip(slices("1"), slices("2"), strict=True):
+        door.send([first, second])
+    door.intake.closed(SCP.key, aborted=False)
+    rows = door.wait_for_scans(2)
+    assert sorted(row.animal for row in rows) == ["M1", "M2"]
+    assert [len(row.files) for row in rows] == [COUNT, COUNT]
+
+
+def test_two_sources_at_once_are_one_series(door):
+    """Both halves come in parallel; complete only when both sources closed."""
+    sent = slices()
+    threads = [
+        threading.Thread(target=door.send, args=(half, source))
+        for half, source in ((sent[::2], SCP), (sent[1::2], OTHER))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    door.intake.closed(SCP.key, aborted=False)
+    time.sleep(0.1)
+    assert door.scans() == []
+    door.intake.closed(OTHER.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_one_series_over_many_associations(door):
+    """Some senders open an association for every slice."""
+    for number, ds in enumerate(slices()):
+        source = replace(SCP, key=f"association-{number}")
+        assert door.send([ds], source) == [SUCCESS]
+        door.intake.closed(source.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_a_duplicate_with_the_same_bytes_is_fine(door):
+    """A sender that retries is answered Success, and nothing is stored twice."""
+    sent = slices()
+    assert door.send([*sent, *sent[:3]]) == [SUCCESS] * (COUNT + 3)
+    assert len(door.files()) == COUNT
+
+
+def test_a_duplicate_with_other_bytes_is_refused(door):
+    """0x0111, the first instance is kept, and the text names the instance."""
+    (first, *_) = sent = slices()
+    door.send(sent)
+    before = [path.read_bytes() for path in door.files()]
+    first.PixelData = bytes(len(first.PixelData))
+    status, why = door.intake.accept(encoded(first), OTHER)
+    assert status == DUPLICATE
+    assert str(first.SOPInstanceUID) in why
+    assert [path.read_bytes() for path in door.files()] == before
+    door.intake.closed(SCP.key, aborted=False)
+    assert len(door.wait_for_scans()) == 1
+
+
+def test_one_series_of_two_animals_is_refused(door, tmp_path):
+    """Another PatientID under the same SeriesInstanceUID: not a version, not a mixture."""
+    mine, others = slices("1"), slices("2")
+    for ds in others:
+        ds.SeriesInstanceUID = mine[0].SeriesInstanceUID
+    door.send(mine)
+    door.intake.closed(SCP.key, aborted=False)
+    door.wait_for_scans()
+    restarted = Door(tmp_path)
+    for again in (door, restarted):
+        for ds in others:
+            status, why = again.intake.accept(encoded(ds), OTHER)
+            assert status == CANNOT_UNDERSTAND
+            assert "'M2'" in why
+            assert "'M1'" in why
+        again.intake.closed(OTHER.key, aborted=False)
+        assert [(row.animal, len(row.files)) for row in again.scans()] == [("M1", COUNT)]
+    assert len(door.files()) == COUNT
+
+
+def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path):
+    """The spool remembers what came, also what is long in the journal."""
+    sent = slices()
+    door.send(sent)
+    door.intake.closed(SCP.key, aborted=False)
+    door.wait_for_scans()
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    sent[0].PixelData = bytes(len(sent[0].PixelData))
+    assert restarted.send(sent[:2]) == [DUPLICATE, SUCCESS]
+
+
+def test_a_series_that_comes_again_is_contoured_once(door, caplog):
+    """The same slices tomorrow: logged, no second structure set."""
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        door.send(slices())
+        door.intake.closed(SCP.key, aborted=False)
+        door.wait_for_scans()
+        until(lambda: door.intake.settle() == 0)
+    assert len(door.journal.scans()) == 1
+    assert "came again, 20 slices, nothing new" in caplog.text
+
+
+def test_a_late_slice_makes_a_second_version(door):
+    """Version 2 holds every slice and names version 1 as its predecessor."""
+    sent = slices(count=COUNT + 1)
+    door.send(sent[:-1])
+    door.intake.closed(SCP.key, aborted=False)
+    (first,) = door.wait_for_scans()
+    door.send(sent[-1:], OTHER)
+    door.intake.closed(OTHER.key, aborted=False)
+    second = door.wait_for_scans(2)[1]
+    assert (second.version, second.predecessor) == (2, first.id)
+    assert set(first.files) < set(second.files)
+    assert len(second.files) == COUNT + 1
+
+
+def test_what_was_handed_over_is_forgotten_and_known_all_the_same(door, monkeypatch):
+    """Memory stays flat: of older series the spool tells what is new, late or changed."""
+    monkeypatch.setattr("limn.node.receive.intake.KEPT", 2)
+    sent = [slices(str(number), COUNT + 1) for number in range(5)]
+    for series in sent:
+        door.send(series[:-1])
+        door.intake.closed(SCP.key, aborted=False)
+        until(lambda: door.intake.settle() == 0)
+    assert len(door.journal.scans()) == 5
+    assert len(door.intake._gathering) == 2
+    first = sent[0]
+    assert door.send(first[:3]) == [SUCCESS] * 3
+    changed = slices("0", COUNT + 1)[5]
+    changed.PixelData = bytes(len(changed.PixelData))
+    assert door.send([changed]) == [DUPLICATE]
+    assert door.send(first[-1:]) == [SUCCESS]
+    door.intake.closed(SCP.key, aborted=False)
+    late = door.wait_for_scans(6)[5]
+    assert (late.version, late.predecessor, len(late.files)) == (2, 1, COUNT + 1)
+
+
+def test_what_is_coming_in_is_never_forgotten(door, monkeypatch):
+    """More series at once than are kept: every one becomes a scan."""
+    monkeypatch.setattr("limn.node.receive.intake.KEPT", 1)
+    sent = [slices(str(number)) for number in range(4)]
+    for turn in range(COUNT):
+        for series in sent:
+            assert door.send([series[turn]]) == [SUCCESS]
+        door.intake.settle()
+    door.intake.closed(SCP.key, aborted=False)
+    assert [len(row.files) for row in door.wait_for_scans(4)] == [COUNT] * 4
+
+
+def test_a_series_that_no_disk_took_is_no_scan(tmp_path):
+    """0xA700 to the first slice, and the sender never comes back: nothing to refuse."""
+    door = Door(tmp_path, hold_s=0.05)
+    ds = slices()[0]
+    door.spool.root.mkdir(parents=True)
+    door.spool.folder(ds.SeriesInstanceUID).write_text("in the way")
+    assert door.send([ds]) == [OUT_OF_RESOURCES]
+    time.sleep(0.2)
+    assert door.scans() == []
+
+
+def test_a_journal_that_can_not_be_written_is_waited_for(door, monkeypatch, caplog):
+    """A full disk stops neither the door nor the loop; once there is room the scan goes on."""
+    insert = door.journal.insert
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(door.journal, "insert", full)
+    door.send(slices())
+    door.intake.closed(SCP.key, aborted=False)
+    time.sleep(0.1)
+    for _ in range(3):
+        assert door.scans() == []
+    assert caplog.text.count("the journal can't be written") == 1
+    monkeypatch.setattr(door.journal, "insert", insert)
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_an_aborted_series_is_refused_after_hold_s(tmp_path):
+    """Never contoured half; the reason says how much came and what to do."""
+    door = Door(tmp_path, hold_s=0.3)
+    door.send(slices(count=40)[:25])
+    door.intake.closed(SCP.key, aborted=True)
+    time.sleep(0.15)
+    assert door.scans() == []
+    (row,) = door.wait_for_scans()
+    assert row.state == "refused"
+    assert "after 25 slices" in row.reason
+    assert "send the series again" in row.reason
+
+
+def test_a_resend_within_hold_s_is_contoured_whole(door):
+    """Aborted halfway, then sent again from the start: one scan with everything."""
+    sent = slices()
+    door.send(sent[:12])
+    door.intake.closed(SCP.key, aborted=True)
+    assert door.scans() == []
+    door.send(sent, OTHER)
+    door.intake.closed(OTHER.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert (row.state, row.version, len(row.files)) == ("ready", 1, COUNT)
+
+
+def test_a_resend_after_the_refusal_is_contoured(tmp_path):
+    """Refused at 12 slices, sent whole later: a second version that runs."""
+    door = Door(tmp_path, hold_s=0.1)
+    sent = slices()
+    door.send(sent[:12])
+    door.intake.closed(SCP.key, aborted=True)
+    (refused,) = door.wait_for_scans()
+    door.send(sent, OTHER)
+    door.intake.closed(OTHER.key, aborted=False)
+    row = door.wait_for_scans(2)[1]
+    assert (row.state, row.predecessor, len(row.files)) == ("ready", refused.id, COUNT)
+
+
+def test_an_abort_beside_an_open_association_is_not_forgotten(tmp_path):
+    """D2, none aborted: one half broke off, the other half's release makes nothing whole."""
+    door = Door(tmp_path, hold_s=0.4)
+    sent = slices(count=60)
+    door.send(sent[:30], SCP)
+    door.send(sent[30:50], OTHER)
+    door.intake.closed(OTHER.key, aborted=True)
+    door.intake.closed(SCP.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert row.state == "refused"
+
+
+def test_a_gap_is_handed_over_after_hold_s(tmp_path):
+    """A missing slice is waited for; then the worker refuses it with the slice's number."""
+    door = Door(tmp_path, hold_s=0.3)
+    sent = slices(count=COUNT + 4)
+    door.send(sent[:7] + sent[8:])
+    door.intake.closed(SCP.key, aborted=False)
+    time.sleep(0.15)
+    assert door.scans() == []
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT + 3)
+
+
+def test_the_times_of_a_scan(door):
+    """receive_s runs from first to last slice, settle_s from there to the journal."""
+    sent = slices()
+    started_at = time.time()
+    door.send(sent[:10])
+    time.sleep(0.2)
+    door.send(sent[10:])
+    ended_at = time.time()
+    door.intake.closed(SCP.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert 0.2 <= row.receive_s <= ended_at - started_at + 0.01
+    assert SCP.settle_s <= row.settle_s < 2.0
+    assert row.last_slice_at == pytest.approx(ended_at, abs=0.1)
+    assert row.ready_at - row.last_slice_at == pytest.approx(row.settle_s, abs=0.02)
+
+
+def test_a_full_disk_is_answered_out_of_resources(tmp_path):
+    """0xA700 below the watermark; nothing is written, nothing gathers."""
+    door = Door(tmp_path, min_free_bytes=2**62)
+    status, why = door.intake.accept(encoded(slices()[0]), SCP)
+    assert status == OUT_OF_RESOURCES
+    assert "receive.min_free_mb" in why
+    assert door.files() == []
+
+
+def test_a_spool_that_can_not_be_written_is_answered_out_of_resources(door):
+    """The disk's own reason comes with the status."""
+    ds = slices()[0]
+    door.spool.root.mkdir(parents=True)
+    door.spool.folder(ds.SeriesInstanceUID).write_text("in the way")
+    status, why = door.intake.accept(encoded(ds), SCP)
+    assert status == OUT_OF_RESOURCES
+    assert "can't be written" in why
+
+
+def test_the_loop_settles_by_itself(door):
+    """The receiver's thread hands a series over without being asked."""
+    with running(door.intake.run):
+        door.send(slices())
+        door.intake.closed(SCP.key, aborted=False)
+        until(door.woken.is_set)
+    assert len(door.journal.scans()) == 1
+
+
+def without(keyword: str) -> bytes:
+    """A slice that lacks an element."""
+    ds = slices()[0]
+    del ds[keyword]
+    ds.file_meta.MediaStorageSOPInstanceUID = "2.25.5"
+    ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    return encoded(ds)
+
+
+def changed(keyword: str, value: object) -> bytes:
+    """A slice with another value."""
+    ds = slices()[0]
+    setattr(ds, keyword, value)
+    return encoded(ds)
+
+
+@functools.cache
+def in_syntax(syntax: UID) -> bytes:
+    """The fourth slice in a transfer syntax."""
+    ds = slices()[3]
+    if syntax == RLELossless:
+        ds.compress(syntax, generate_instance_uid=False)
+    elif syntax.is_encapsulated:
+        ds.PixelData = encapsulate([ds.PixelData])
+    elif syntax == ExplicitVRBigEndian:
+        ds.PixelData = ds.pixel_array.astype(">u2").tobytes()
+        ds["PixelData"].VR = "OW"
+    ds.file_meta.TransferSyntaxUID = syntax
+    file = io.BytesIO()
+    pydicom.dcmwrite(
+        file,
+        ds,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+        force_encoding=True,
+    )
+    return file.getvalue()
+
+
+ENCODINGS = [
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+]
+
+
+@pytest.mark.parametrize("syntax", ENCODINGS)
+@pytest.mark.parametrize("missing_bytes", [0, 1, 40, 96])
+def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes, monkeypatch):
+    """Whole or cut off, what is said of an instance is what reading all of it says."""
+    contents = in_syntax(syntax)
+    contents = contents[: len(contents) - missing_bytes]
+
+    def verdict() -> object:
+        try:
+            return inspect(contents)
+        except Unreadable as error:
+            return str(error)
+
+    whole = verdict()
+    monkeypatch.setattr(bounded, "LONG_BYTES", 32)
+    assert verdict() == whole
+
+
+def test_senders_that_deflate_hold_up_nobody_else(tmp_path):
+    """They wait for each other, each in its own association's thread."""
+    door = Door(tmp_path)
+    deflated = in_syntax(DeflatedExplicitVRLittleEndian)
+    with door.intake._inflating:
+        waiting = [
+            threading.Thread(target=door.intake.accept, args=(deflated, SCP)) for _ in range(40)
+        ]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.3)
+        assert all(thread.is_alive() for thread in waiting)
+        began_s = time.monotonic()
+        assert door.intake.accept(in_syntax(ExplicitVRLittleEndian), SCP) == (0, "")
+        assert time.monotonic() - began_s < 5
+    for thread in waiting:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+UNREADABLE = {
+    "empty": (lambda: b"", "the file is empty"),
+    "text": (lambda: b"mouse 12, left ear punched\n" * 20, "not a DICOM file"),
+    "short": (lambda: b"\0" * 128 + b"DICM", "can't be decoded|damaged"),
+    "cut off in the pixels": (lambda: in_syntax(ExplicitVRLittleEndian)[:-40], "PixelData"),
+    "cut off in the header": (lambda: in_syntax(ExplicitVRLittleEndian)[:700], "UID ''|absent"),
+    "cut off, deflated": (lambda: in_syntax(DeflatedExplicitVRLittleEndian)[:-60], "damaged"),
+    "cut off, compressed": (lambda: in_syntax(RLELossless)[:-40], "absent|damaged"),
+    "no pixels": (lambda: without("PixelData"), "PixelData absent"),
+    "fewer pixels than rows": (lambda: changed("Rows", 60), "PixelData has 96 bytes, 960 expected"),
+    "no rows": (lambda: without("Rows"), "Rows"),
+    "a PET slice": (
+        lambda: encoded(other_modality(PositronEmissionTomographyImageStorage, "PT")),
+        "Modality PT .*Positron.*a CT image expected",
+    ),
+    "a structure set": (
+        lambda: encoded(other_modality(RTStructureSetStorage, "RTSTRUCT")),
+        "Modality RTSTRUCT .*a CT image expected",
+    ),
+    "no SOP class": (lambda: without("SOPClassUID"), "no SOPClassUID"),
+    "no instance UID": (lambda: without("SOPInstanceUID"), "SOPInstanceUID '' is not a valid UID"),
+    "no series UID": (lambda: without("SeriesInstanceUID"), "SeriesInstanceUID '' is not a valid"),
+    "a path as UID": (
+        lambda: changed("SeriesInstanceUID", "../../etc/passwd"),
+        r"SeriesInstanceUID '../../etc/passwd' is not a valid UID",
+    ),
+    "a long UID": (lambda: changed("SOPInstanceUID", "1." * 40 + "1"), "SOPInstanceUID '1.1.1"),
+    "MPEG2": (lambda: in_syntax(MPEG2MPML), "TransferSyntaxUID 1.2.840.10008.1.2.4.100 can't"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore:Invalid value")
+@pytest.mark.parametrize(("make", "why"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_whole_ct_slice_is_named(door, make, why):
+    """The text says what is wrong with it, the sender gets 0xC000, the spool nothing."""
+    contents = make()
+    with pytest.raises(Unreadable, match=why):
+        inspect(contents)
+    assert door.intake.accept(contents, SCP)[0] == CANNOT_UNDERSTAND
+    assert door.files() == []
+
+
+@pytest.mark.parametrize("syntax", ENCODINGS)
+def test_every_encoding_is_read(syntax):
+    """Deflated, compressed and big endian slices are instances like any other."""
+    ds = slices()[3]
+    instance = inspect(in_syntax(syntax))
+    assert instance.sop_instance_uid == ds.SOPInstanceUID
+    assert instance.positions_mm == (pytest.approx(0.6),)
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient"])
+def test_a_slice_without_geometry_is_taken_without_position(keyword):
+    """The worker refuses it by name; at the door it is an instance whose place is unknown."""
+    assert inspect(without(keyword)).positions_mm == (None,)
+
+
+def test_the_position_lies_along_the_slice_normal():
+    """An oblique stack is measured across its planes, not along z."""
+    ds = slices()[0]
+    ds.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
+    ds.ImagePositionPatient = [7.5, 1, 2]
+    assert inspect(encoded(ds)).positions_mm == (pytest.approx(7.5),)
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless]),
+    st.lists(st.tuples(st.floats(0.1, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    st.floats(0.2, 1) | st.just(1.0),
+)
+def test_no_bytes_break_the_door(syntax, changes, kept):
+    """Bytes changed or cut off anywhere give an instance or Unreadable, and nothing else."""
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    contents = bytearray(in_syntax(syntax))
+    for where, byte in changes:
+        contents[int(where * len(contents))] = byte
+    damaged = bytes(contents[: int(kept * len(contents))])
+    try:
+        taken = inspect(damaged)
+    except Unreadable:
+        taken = None
+    assert taken is None or UID(taken.series_instance_uid).is_valid
+
+
+def test_a_released_series_is_contoured_after_a_crash(door, tmp_path):
+    """Received and released, then killed before it settled: the restart picks it up."""
+    door.send(slices())
+    door.intake.closed(SCP.key, aborted=False)
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    (row,) = restarted.wait_for_scans()
+    assert (row.state, len(row.files), row.sender) == ("ready", COUNT, SCP.sender)
+
+
+def test_a_half_sent_series_is_not_contoured_after_a_crash(door, tmp_path):
+    """Killed while it came in: refused after hold_s, though its slices are uniform."""
+    door.send(slices(count=40)[:25])
+    restarted = Door(tmp_path, hold_s=0.3)
+    restarted.intake.recover()
+    time.sleep(0.15)
+    assert restarted.scans() == []
+    (row,) = restarted.wait_for_scans()
+    assert row.state == "refused"
+
+
+def test_a_half_sent_series_that_is_resent_after_a_crash_is_contoured(door, tmp_path):
+    """The sender tries again after the restart: whole, one scan."""
+    sent = slices()
+    door.send(sent[:12])
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    assert restarted.scans() == []
+    restarted.send(sent, OTHER)
+    restarted.intake.closed(OTHER.key, aborted=False)
+    (row,) = restarted.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_crash_between_two_associations_keeps_the_first(door, tmp_path):
+    """Some slices released, more half-sent at the crash: held, not contoured as it is."""
+    sent = slices(count=40)
+    door.send(sent[:20])
+    door.intake.closed(SCP.key, aborted=False)
+    door.send(sent[20:30], OTHER)
+    restarted = Door(tmp_path, hold_s=0.2)
+    restarted.intake.recover()
+    (row,) = restarted.wait_for_scans()
+    assert row.state == "refused"
+
+
+def test_what_is_in_the_journal_is_not_recovered(door, tmp_path):
+    """A restart contours nothing twice."""
+    door.send(slices())
+    door.intake.closed(SCP.key, aborted=False)
+    door.wait_for_scans()
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    assert restarted.intake.settle() == 0
+    assert len(restarted.journal.scans()) == 1
+
+
+def test_a_late_slice_after_a_restart_is_a_second_version(door, tmp_path):
+    """The slices of before the restart belong to version 2 as well."""
+    sent = slices(count=COUNT + 1)
+    door.send(sent[:-1])
+    door.intake.closed(SCP.key, aborted=False)
+    door.wait_for_scans()
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    restarted.send(sent[-1:])
+    restarted.intake.closed(SCP.key, aborted=False)
+    row = restarted.wait_for_scans(2)[1]
+    assert (row.version, row.predecessor, len(row.files)) == (2, 1, COUNT + 1)
+
+
+def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
+    """A file that rotted on disk is logged with its path, and the rest is held as incomplete."""
+    door.send(slices())
+    door.intake.closed(SCP.key, aborted=False)
+    damaged = door.files()[3]
+    damaged.write_bytes(b"rotten")
+    restarted = Door(tmp_path, hold_s=0.1)
+    restarted.intake.recover()
+    (row,) = restarted.wait_for_scans()
+    assert damaged.name in caplog.text
+    assert row.state == "refused"
+
+
+def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
+    """Scan ``number`` has its structure set, and the planning system took it."""
+    path = door.spool.root.parent / "rs.dcm"
+    path.write_bytes(b"RS")
+    door.journal.contoured(number, str(path), {"contoured_at": 1.0}, held)
+    for delivery in door.journal.deliveries(number):
+        if held is None:
+            door.journal.delivered(delivery.id, "0x0000", 2.0)
+
+
+def whole(door: Door, *sent: FileDataset, source: Source = SCP) -> None:
+    """One association that brings these and ends well."""
+    assert set(door.send(sent, source)) <= {SUCCESS}
+    door.intake.closed(source.key, aborted=False)
+
+
+def settled(door: Door) -> None:
+    """Settle until nothing comes in any more."""
+    until(lambda: door.intake.settle() == 0)
+
+
+def test_a_door_that_closes_amid_one_association_per_slice_holds_the_series(door, tmp_path):
+    """Half of it would look whole after the restart; one that came in one association is whole."""
+    for number, ds in enumerate(slices(count=COUNT + 5)[:-2]):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    whole(door, *slices("2"), source=replace(SCP, key="another"))
+    door.intake.closing()
+    door.journal.close()
+    again = Door(tmp_path, hold_s=0.5)
+    again.intake.recover()
+    rows = {row.animal: row for row in again.wait_for_scans(2)}
+    assert (rows["M1"].state, rows["M2"].state) == ("refused", "ready")
+    again.journal.close()
+
+
+def test_an_offer_that_fails_is_made_later(door, monkeypatch):
+    """The disk is full just when a series has come again: it is offered when there is room."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    resend, tries = door.journal.resend, []
+
+    def full(*arguments: object) -> list[str]:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return resend(*arguments)
+
+    monkeypatch.setattr(door.journal, "resend", full)
+    whole(door, *slices())
+    settled(door)
+    assert len(tries) == 2
+    assert [d.state for d in door.journal.deliveries(1)] == ["waiting"]
+
+
+def test_an_identical_resend_is_offered_again(door, caplog):
+    """Whoever sends a scan again wants its contours again: the first ones, not others."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    whole(door, *slices())
+    settled(door)
+    (delivery,) = door.journal.deliveries(1)
+    assert (delivery.state, delivery.accepted_at) == ("waiting", 2.0)
+    assert len(door.journal.scans()) == 1
+    assert "no second structure set; that of scan-00001 is offered again to tps" in caplog.text
+
+
+def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
+    """0xA900 was held; the resend offers it once more."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    door.journal.held(door.journal.deliveries(1)[0].id, "0xA900")
+    whole(door, *slices())
+    settled(door)
+    assert [d.state for d in door.journal.deliveries(1)] == ["waiting"]
+
+
+def test_a_resend_never_goes_past_a_person(door, caplog):
+    """What is held, or was discarded, is offered to nobody by sending it again."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door, held="mirrored image")
+    for _ in range(2):
+        whole(door, *slices())
+        settled(door)
+        assert [d.state for d in door.journal.deliveries(1)] == ["held"]
+        door.journal.discard(1, "wrong export", 3.0)
+    assert "it waits, is held or was discarded" in caplog.text
+
+
+def test_a_resend_is_offered_once_however_it_comes(door):
+    """One association per slice, each long after the other, and the count in the header."""
+    sent = slices()
+    for ds in sent:
+        ds.ImagesInAcquisition = COUNT
+    whole(door, *sent)
+    door.wait_for_scans()
+    contoured(door)
+    offered = []
+    for number, ds in enumerate(sent):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+        settled(door)
+        (delivery,) = door.journal.deliveries(1)
+        offered.append(delivery.state == "waiting")
+        if offered[-1]:
+            door.journal.delivered(delivery.id, "0x0000", 3.0)
+    assert offered == [False] * (COUNT - 1) + [True]
+
+
+def test_a_resend_after_a_restart_is_offered_again(door, tmp_path):
+    """What came before the restart is known from the spool and the journal."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    door.journal.close()
+    restarted = Door(tmp_path)
+    restarted.intake.recover()
+    whole(restarted, *slices())
+    settled(restarted)
+    assert [d.state for d in restarted.journal.deliveries(1)] == ["waiting"]
+    assert len(restarted.journal.scans()) == 1
+
+
+def test_a_resend_of_what_failed_says_what_to_do(door, caplog):
+    """The same input fails the same way; an operator decides."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    door.wait_for_scans()
+    door.journal.end(1, "failed", "no organ", {})
+    whole(door, *slices())
+    settled(door)
+    assert "scan-00001 was failed, `limn retry` runs it again" in caplog.text
+
+
+def recomputed(suffix: str) -> list[FileDataset]:
+    """The same series computed anew: other pixels, other SOP Instance UIDs, the same places."""
+    made = slices()
+    for ds in made:
+        ds.SOPInstanceUID = UID(f"{ds.SOPInstanceUID}.{suffix}")
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        ds.PixelData = bytes(reversed(ds.PixelData))
+    return made
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_new_content_under_new_uids_is_a_version(door, tmp_path, restart):
+    """It replaces what was there; the old slices are not mixed in; both are kept."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    if restart:
+        door.journal.close()
+        door = Door(tmp_path)
+        door.intake.recover()
+    whole(door, *recomputed("7"))
+    _, second = door.wait_for_scans(2)
+    assert (second.state, second.version, second.predecessor) == ("ready", 2, 1)
+    new = {door.spool.file_name(str(ds.SOPInstanceUID)) for ds in recomputed("7")}
+    assert set(second.files) == new
+    assert len(door.files()) == 2 * COUNT
+    # Each version, sent again: the newest is offered again, the old one to nobody.
+    contoured(door, 2)
+    whole(door, *recomputed("7"))
+    settled(door)
+    whole(door, *slices())
+    settled(door)
+    assert [d.state for n in (1, 2) for d in door.journal.deliveries(n)] == ["delivered", "waiting"]
+    # A late slice belongs to the newest.
+    (late,) = recomputed("7")[-1:]
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = UID("2.25.88.999")
+    late.ImagePositionPatient = [1.0, 2.0, 0.2 * COUNT]
+    whole(door, late)
+    third = door.wait_for_scans(3)[-1]
+    assert (third.version, len(third.files)) == (3, COUNT + 1)
+    assert new < set(third.files)
+
+
+def test_new_content_that_came_half_is_a_version_once_it_is_whole(tmp_path):
+    """Half of it beside the old slices is nothing to contour; sent whole it is."""
+    door = Door(tmp_path, hold_s=0.1)
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    whole(door, *recomputed("7")[:7])
+    half = door.wait_for_scans(2)[-1]
+    door.journal.end(half.id, "refused", "two slices in one place", {})
+    whole(door, *recomputed("7"))
+    last = door.wait_for_scans(3)[-1]
+    assert (last.state, last.version, len(last.files)) == ("ready", 3, COUNT)
+
+
+def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
+    """0x0111 for every slice; the first stays, and nothing is sent for it."""
+    whole(door, *slices())
+    door.wait_for_scans()
+    contoured(door)
+    changed = slices()
+    for ds in changed:
+        ds.PixelData = bytes(reversed(ds.PixelData))
+    assert set(door.send(changed)) == {DUPLICATE}
+    door.intake.closed(SCP.key, aborted=False)
+    settled(door)
+    assert len(door.journal.scans()) == 1
+    assert [d.state for d in door.journal.deliveries(1)] == ["delivered"]
+
+
+@pytest.mark.parametrize(("syntax", "at_once"), [("deflated", 1), ("native", 4)])
+def test_one_is_inflated_at_a_time(tmp_path, monkeypatch, syntax, at_once):
+    """Small on the wire and up to a gigabyte each; of others nobody waits."""
+    door = Door(tmp_path)
+    inside, most, all_in = [], [], threading.Barrier(at_once)
+
+    def slow(contents):
+        inside.append(contents)
+        most.append(len(inside))
+        all_in.wait(10)
+        time.sleep(0.05)
+        found = inspect(contents)
+        inside.remove(contents)
+        return found
+
+    monkeypatch.setattr("limn.node.receive.intake.inspect", slow)
+    contents = []
+    for ds in slices(count=4):
+        if syntax == "deflated":
+            ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        contents.append(encoded(ds))
+    with ThreadPoolExecutor(4) as senders:
+        answers = list(senders.map(lambda each: door.intake.accept(each, SCP)[0], contents))
+    assert answers == [0, 0, 0, 0]
+    assert max(most) == at_once

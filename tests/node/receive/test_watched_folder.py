@@ -1,0 +1,388 @@
+import errno
+import logging
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from limn.node.config import Watch
+from limn.node.dimse.status import OUT_OF_RESOURCES
+from limn.node.receive.watched_folder import FolderWatch, _is_within, _read_regular
+from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
+
+SETTLE_S = 0.2
+
+
+class Place:
+    """A watched folder in front of a door."""
+
+    def __init__(self, root: Path, *, rescan_s: float = 30.0, **door: int) -> None:
+        self.root = root
+        self.folder = root / "in"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.memory = root / "watched.sqlite"
+        self.door = Door(root / "data", hold_s=5.0, **door)
+        self.settings = Watch(folder=self.folder, settle_s=SETTLE_S, rescan_s=rescan_s)
+
+    def watching(self):
+        """The watch and the settle loop, until the block is left."""
+        watch = FolderWatch(self.settings, self.door.intake, self.memory)
+        return running(watch.run)
+
+    def taken(self) -> int:
+        """How many instances the spool holds."""
+        return len(self.door.files())
+
+    def let_settle(self) -> None:
+        """Long enough for the watch to have looked and taken."""
+        time.sleep(3 * SETTLE_S)
+
+
+class Unnotified(FolderWatch):
+    """A watch of a share that sends no notifications."""
+
+    def _start_observer(self) -> None:
+        """None is started."""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder where notifications do the work: the next rescan is far off."""
+    return Place(tmp_path)
+
+
+def test_files_dropped_in_become_a_scan(place):
+    """A series written into the folder is one scan whose sender is the folder."""
+    with place.watching():
+        write_slices(place.folder, slices())
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert str(place.folder) in row.sender
+
+
+def test_files_that_were_there_before_the_start_are_taken(place):
+    """What came while the node was down waits in the folder."""
+    write_slices(place.folder, slices())
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_a_slowly_written_file_is_taken_once_whole(place, caplog):
+    """While it grows it is left alone: no damaged half is ever read."""
+    contents = encoded(slices()[0])
+    size = len(contents) // 6 + 1
+    with place.watching():
+        with (place.folder / "slow.dcm").open("wb") as file:
+            for start in range(0, len(contents), size):
+                file.write(contents[start : start + size])
+                file.flush()
+                assert place.taken() == 0
+                time.sleep(SETTLE_S / 2)
+        until(place.taken)
+    (path,) = place.door.files()
+    assert path.read_bytes() == contents
+    assert "refused" not in caplog.text
+
+
+def test_a_folder_of_which_files_had_no_room_is_not_complete(tmp_path, monkeypatch):
+    """They are tried again; until they are in, nothing is contoured."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5)
+    accept, room = place.door.intake.accept, [12]
+
+    def filling(contents, source, arrived_s=None):
+        if place.taken() >= room[0]:
+            return OUT_OF_RESOURCES, "full"
+        return accept(contents, source, arrived_s)
+
+    monkeypatch.setattr(place.door.intake, "accept", filling)
+    write_slices(place.folder, slices())
+    with place.watching():
+        until(lambda: place.taken() == 12)
+        place.let_settle()
+        assert place.door.scans() == []
+        room[0] = COUNT
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_file_that_was_taken_as_broken_is_taken_again_when_whole(tmp_path):
+    """A writer that stalled longer than settle_s loses nothing."""
+    place = Place(tmp_path, rescan_s=0.1)
+    contents = encoded(slices()[0])
+    path = place.folder / "stalled.dcm"
+    with place.watching():
+        path.write_bytes(contents[:-50])
+        place.let_settle()
+        assert place.taken() == 0
+        with path.open("ab") as file:
+            file.write(contents[-50:])
+        until(place.taken)
+
+
+def test_a_file_renamed_into_the_folder_is_taken(place):
+    """Tools that write beside the folder and then rename."""
+    outside = place.root / "outside.dcm"
+    outside.write_bytes(encoded(slices()[0]))
+    with place.watching():
+        place.let_settle()
+        outside.rename(place.folder / "inside.dcm")
+        until(place.taken)
+
+
+def test_a_renamed_file_is_no_second_instance(place):
+    """A file given another name later is the same instance."""
+    path = place.folder / "one.dcm"
+    path.write_bytes(encoded(slices()[0]))
+    with place.watching():
+        until(place.taken)
+        path.rename(place.folder / "two.dcm")
+        place.let_settle()
+    assert place.taken() == 1
+
+
+def test_a_copied_folder_is_taken(place):
+    """A whole study copied in, folders below folders, over a folder that is new."""
+    source = place.root / "study"
+    write_slices(source / "day 1" / "série", slices("1"))
+    write_slices(source / "day 2", slices("2"))
+    with place.watching():
+        place.let_settle()
+        shutil.copytree(source, place.folder / "study")
+        rows = place.door.wait_for_scans(2)
+    assert sorted(row.animal for row in rows) == ["M1", "M2"]
+    assert [len(row.files) for row in rows] == [COUNT, COUNT]
+
+
+def test_a_folder_moved_in_is_taken(place):
+    """A rename brings a whole tree at once, with one notification."""
+    source = place.root / "study"
+    write_slices(source / "deep" / "deeper", slices())
+    with place.watching():
+        place.let_settle()
+        source.rename(place.folder / "study")
+        (row,) = place.door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path, caplog):
+    """Links to files and folders and pipes are left, each named once; the real file is taken."""
+    place = Place(tmp_path, rescan_s=0.1)
+    paths = write_slices(tmp_path / "elsewhere", slices())
+    (place.folder / "file.dcm").symlink_to(paths[0])
+    (place.folder / "folder").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (place.folder / "loop").symlink_to(place.folder, target_is_directory=True)
+    (place.folder / "dangling.dcm").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(place.folder / "pipe.dcm")
+    (place.folder / "real.dcm").write_bytes(paths[1].read_bytes())
+    with place.watching():
+        until(place.taken)
+        place.let_settle()
+    assert place.taken() == 1
+    left = [r.getMessage() for r in caplog.records if "left alone" in r.getMessage()]
+    assert sorted(line.split(str(place.folder))[1] for line in left) == [
+        "/dangling.dcm left alone: a link",
+        "/file.dcm left alone: a link",
+        "/folder left alone: a link to a folder",
+        "/loop left alone: a link to a folder",
+        "/pipe.dcm left alone: no regular file",
+    ]
+
+
+def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
+    """Between the look and the reading somebody puts a link in its place, or in its folder's."""
+    place = Place(tmp_path)
+    (path,) = write_slices(place.folder, slices()[:1])
+    size = path.stat().st_size
+    (secret,) = write_slices(tmp_path / "elsewhere", slices("2")[:1])
+    assert _read_regular(str(path), size) == path.read_bytes()
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
+        _read_regular(str(path), secret.stat().st_size)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        _read_regular(str(path), size)
+    (place.folder / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert not _is_within(str(place.folder / "sub"), place.folder)
+    assert _is_within(str(place.folder), place.folder)
+
+
+def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):
+    """Its size is known beforehand; it is said once."""
+    place = Place(tmp_path, rescan_s=0.1)
+    (path,) = write_slices(place.folder, slices()[:1])
+    watch = FolderWatch(place.settings, place.door.intake, place.memory, path.stat().st_size - 1)
+    with running(watch.run):
+        until(lambda: "receive.max_instance_mb" in caplog.text)
+        place.let_settle()
+    assert place.taken() == 0
+    assert caplog.text.count("receive.max_instance_mb") == 1
+
+
+def test_a_share_that_vanishes_and_comes_back(tmp_path, caplog):
+    """Said once when it goes and once when it is back; then files are taken again."""
+    caplog.set_level(logging.INFO)
+    place = Place(tmp_path, rescan_s=0.1)
+    sent = slices()
+    away = tmp_path / "away"
+    with place.watching():
+        write_slices(place.folder, sent[:5])
+        until(lambda: place.taken() == 5)
+        place.folder.rename(away)
+        until(lambda: "can't be reached" in caplog.text)
+        place.let_settle()
+        write_slices(away / "new", sent[5:])
+        away.rename(place.folder)
+        until(lambda: place.taken() == COUNT)
+        (row,) = place.door.wait_for_scans()
+    assert len(row.files) == COUNT
+    assert caplog.text.count("can't be reached") == 1
+    assert caplog.text.count("is back") == 1
+
+
+def test_notifications_work_again_after_the_share_came_back(tmp_path, caplog):
+    """The observer watches the folder that is there now, not the one that was."""
+    caplog.set_level(logging.INFO)
+    place = Place(tmp_path, rescan_s=2.0)
+    with place.watching():
+        place.let_settle()
+        place.folder.rename(tmp_path / "away")
+        until(lambda: "can't be reached" in caplog.text)
+        place.folder.mkdir()
+        until(lambda: "is back" in caplog.text)
+        # The next rescan is 2 s away.
+        started_s = time.monotonic()
+        (place.folder / "one.dcm").write_bytes(encoded(slices()[0]))
+        until(place.taken)
+        assert time.monotonic() - started_s < 1.5
+
+
+def test_a_share_that_can_not_be_asked_is_waited_for(tmp_path, caplog):
+    """An answer other than "no such folder", as of a stale share, does not end the watch."""
+    place = Place(tmp_path, rescan_s=0.1)
+    unaskable = tmp_path / ("x" * 300)
+    with pytest.raises(OSError, match="too long") as caught:
+        unaskable.stat()
+    assert caught.value.errno == errno.ENAMETOOLONG
+    place.settings = Watch(folder=unaskable, settle_s=SETTLE_S, rescan_s=0.1)
+    with place.watching():
+        until(lambda: "can't be reached" in caplog.text)
+        place.let_settle()
+    assert caplog.text.count("can't be reached") == 1
+
+
+def test_nothing_is_taken_twice_after_a_restart(tmp_path):
+    """The memory of taken files survives: the spool may be emptied, nothing comes back."""
+    place = Place(tmp_path, rescan_s=0.1)
+    write_slices(place.folder, slices())
+    with place.watching():
+        place.door.wait_for_scans()
+    shutil.rmtree(place.door.spool.root)
+    with place.watching():
+        place.let_settle()
+    assert place.taken() == 0
+
+
+def test_a_changed_file_is_looked_at_again_after_a_restart(tmp_path):
+    """Another size or time is another file."""
+    place = Place(tmp_path, rescan_s=0.1)
+    path = place.folder / "one.dcm"
+    path.write_bytes(encoded(slices()[0]))
+    with place.watching():
+        until(place.taken)
+    path.write_bytes(encoded(slices()[1]))
+    with place.watching():
+        until(lambda: place.taken() == 2)
+
+
+def test_the_folder_is_only_read(tmp_path):
+    """Names, bytes, times and modes are what they were, also of a file that is refused."""
+    place = Place(tmp_path, rescan_s=0.1)
+    paths = write_slices(place.folder / "series", slices())
+    paths.append(place.folder / "notes.txt")
+    paths[-1].write_text("mouse 12")
+    for path in paths:
+        os.utime(path, ns=(10**18, 10**18))
+        path.chmod(0o444)
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_mode) for p in paths}
+    with place.watching():
+        place.door.wait_for_scans()
+    after = {
+        p: (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_mode)
+        for p in place.folder.rglob("*")
+        if p.is_file()
+    }
+    assert after == before
+
+
+def test_bad_files_are_logged_once_and_remembered(tmp_path, caplog):
+    """Named with their reason, not again at every rescan, nor after a restart."""
+    place = Place(tmp_path, rescan_s=0.05)
+    (place.folder / "notes.txt").write_text("mouse 12")
+    (place.folder / "empty.dcm").touch()
+    (place.folder / "cut.dcm").write_bytes(encoded(slices()[0])[:-50])
+    for _ in range(2):
+        with place.watching():
+            until(lambda: caplog.text.count("refused") >= 3)
+            place.let_settle()
+    assert caplog.text.count("notes.txt refused: not a DICOM file") == 1
+    assert caplog.text.count("empty.dcm refused: the file is empty") == 1
+    assert caplog.text.count("cut.dcm refused: PixelData") == 1
+    assert place.taken() == 0
+
+
+def test_bad_files_among_good_ones_do_no_harm(place):
+    """A scanner's own text files beside the slices: the series is contoured all the same."""
+    write_slices(place.folder, slices())
+    (place.folder / "scan.log").write_text("80 kV")
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_file_is_tried_again_when_the_disk_was_full(tmp_path, caplog):
+    """Below the watermark nothing is taken, and nothing is forgotten."""
+    place = Place(tmp_path, rescan_s=0.1, min_free_bytes=2**62)
+    (place.folder / "one.dcm").write_bytes(encoded(slices()[0]))
+    with place.watching():
+        until(lambda: "not taken" in caplog.text)
+    room = Place(tmp_path, rescan_s=0.1)
+    with room.watching():
+        until(room.taken)
+
+
+def test_without_notifications_the_rescan_finds_files(tmp_path):
+    """A share tells nothing, and here nobody asks it to: the rescan alone finds the series."""
+    place = Place(tmp_path, rescan_s=0.2)
+    with running(Unnotified(place.settings, place.door.intake, place.memory).run):
+        place.let_settle()
+        write_slices(place.folder / "new", slices())
+        (row,) = place.door.wait_for_scans()
+    assert len(row.files) == COUNT
+
+
+def test_notifications_are_quicker_than_the_rescan(place):
+    """With a rescan every 30 s a file is taken within a few."""
+    with place.watching():
+        place.let_settle()
+        started_s = time.monotonic()
+        (place.folder / "one.dcm").write_bytes(encoded(slices()[0]))
+        until(place.taken)
+        assert time.monotonic() - started_s < 5
+
+
+def test_the_silence_of_the_series_counts_from_its_last_file(tmp_path):
+    """last_slice_at is when the file was there, not when the watch got round to it."""
+    place = Place(tmp_path)
+    with place.watching():
+        place.let_settle()
+        write_slices(place.folder, slices())
+        written_at = time.time()
+        (row,) = place.door.wait_for_scans()
+    assert row.last_slice_at == pytest.approx(written_at, abs=0.2)
+    assert row.settle_s >= SETTLE_S

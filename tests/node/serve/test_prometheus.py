@@ -1,0 +1,257 @@
+"""The metrics and the health page: read as Prometheus reads them, wrong where the node is wrong."""
+
+import json
+import socket
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from limn.domain.errors import ConfigWrong
+from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.node.config import Config, load_config
+from limn.node.serve.prometheus import BUCKETS_S, Metrics, Process, serving
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from tests.conftest import free_port
+from tests.support.node.parts import arrived
+
+ALL_UP = tuple(Process(name, True, 0) for name in ("scheduler", "worker", "engine", "receiver"))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A node with a page and a destination whose name needs escaping."""
+    (tmp_path / "limn.toml").write_text(
+        f'data_dir = "."\nmodel.bundle = "b"\nreceive.port = {free_port()}\n'
+        f"receive.min_free_mb = 1\nmetrics.port = {free_port()}\n"
+        '[[destination]]\nkind = "folder"\nname = "tps"\nfolder = "o"\n'
+        '[[destination]]\nkind = "folder"\nname = \'the "old" \\archive\'\nfolder = "a"\n'
+    )
+    return load_config(tmp_path / "limn.toml")
+
+
+def parsed(metrics: Metrics) -> dict[str, Metric]:
+    """The page as Prometheus' own parser reads it, by family."""
+    return {family.name: family for family in text_string_to_metric_families(metrics.text())}
+
+
+def values(metric: Metric, *labels: str) -> dict[tuple[str, ...], float]:
+    """Samples by the values of some labels."""
+    return {tuple(each.labels[name] for name in labels): each.value for each in metric.samples}
+
+
+def logged(config: Config, number: int, outcome: str = "delivered", **seconds: float) -> None:
+    """A row of the scan log."""
+    record = ScanRecord(
+        scan_id=f"scan-{number:05d}",
+        outcome=outcome,
+        last_slice_utc=f"t{number}",
+        accepted_utc="2026-01-01T00:00:00.000+00:00" if outcome == "delivered" else "",
+        **seconds,  # type: ignore[arg-type]
+    )
+    scanlog.append(config.scan_log_path, record)
+
+
+def test_an_empty_node_has_a_page_that_parses(config: Config) -> None:
+    """Nothing has come yet: no journal, no log, and still every family has its type."""
+    found = parsed(Metrics(config, lambda: ALL_UP))
+    assert found["limn_journal_ok"].samples[0].value == 1
+    assert found["limn_workers"].samples[0].value == 0
+    assert found["limn_door_to_door_seconds"].type == "histogram"
+    assert all(metric.documentation for metric in found.values())
+    assert not [name for name, metric in found.items() if metric.type == "unknown"]
+
+
+def test_scans_and_deliveries_are_counted_by_state(config: Config) -> None:
+    """Two ready, one contoured: it waits for one destination and the other refused it."""
+    with closing(Journal(config.journal_path)) as journal:
+        names = [each.name for each in config.destination]
+        for number in range(3):
+            changes = {"series_instance_uid": f"2.25.{number}", "ready_at": time.time() - 100}
+            assert journal.insert(arrived(**changes), names) is not None
+        journal.contoured(1, "x", {"contoured_at": time.time() - 50})
+        journal.held(journal.deliveries(1)[1].id, "0xC000")
+        found = parsed(Metrics(config, lambda: ALL_UP))
+    states = values(found["limn_scans"], "state", "kind")
+    assert states == {("contoured", "live"): 1, ("ready", "live"): 2}
+    assert values(found["limn_deliveries"], "destination", "state") == {
+        ("tps", "waiting"): 1,
+        (names[1], "waiting"): 0,
+        (names[1], "held"): 1,
+    }
+    assert 100 <= found["limn_oldest_ready_seconds"].samples[0].value < 200
+    waiting = values(found["limn_oldest_waiting_seconds"], "destination")
+    assert 50 <= waiting["tps",] < 150
+    assert waiting[names[1],] == 0
+    assert found["limn_structure_sets_held"].samples[0].value == 0
+    last = found["limn_last_scan_timestamp_seconds"].samples[0].value
+    assert abs(last - (time.time() - 20)) < 60
+
+
+def test_door_to_door_is_a_histogram_of_what_was_delivered(config: Config) -> None:
+    """Cumulative buckets, sum and count; a refused scan has no such time."""
+    for number, seconds in enumerate((4.0, 20.0, 25.0, 1000.0)):
+        logged(config, number, door_to_door_s=seconds, inference_s=seconds / 2)
+    logged(config, 9, "refused")
+    metrics = Metrics(config, lambda: ALL_UP)
+    whole = parsed(metrics)["limn_door_to_door_seconds"]
+    buckets = {s.labels["le"]: s.value for s in whole.samples if s.name.endswith("_bucket")}
+    assert [float(edge) for edge in buckets] == [*BUCKETS_S, float("inf")]
+    assert (buckets["5.0"], buckets["20.0"], buckets["30.0"]) == (1, 2, 3)
+    assert (buckets["600.0"], buckets["+Inf"]) == (3, 4)
+    totals = {s.name.rpartition("_")[2]: s.value for s in whole.samples if not s.labels}
+    assert totals == {"sum": 1049, "count": 4}
+    stages = parsed(metrics)["limn_stage_seconds"]
+    sums = {s.labels["stage"]: s.value for s in stages.samples if s.name.endswith("_sum")}
+    assert sums["inference"] == 524.5
+    assert set(sums) == {"receive", *(stage.removesuffix("_s") for stage in DOOR_TO_DOOR_STAGES)}
+    outcomes = values(parsed(metrics)["limn_scans_logged"], "outcome")
+    assert outcomes == {("delivered",): 4, ("refused",): 1}
+    logged(config, 10, door_to_door_s=1.0)
+    counts = [s.value for s in parsed(metrics)["limn_door_to_door_seconds"].samples]
+    assert counts[0] == 2, "a new row is seen"
+
+
+def test_processes_and_workers(config: Config) -> None:
+    """Which runs, how often each died, and how many workers the engine knows."""
+    config.ready_path.write_text("3\n")
+    processes = (Process("worker", False, 7), Process("engine", True, 0))
+    found = parsed(Metrics(config, lambda: processes))
+    assert values(found["limn_process_up"], "process") == {("worker",): 0, ("engine",): 1}
+    assert values(found["limn_process_restarts"], "process")["worker",] == 7
+    assert found["limn_workers"].samples[0].value == 3
+
+
+def test_a_damaged_journal_is_told(config: Config) -> None:
+    """The page goes on, without what only the journal knows."""
+    config.journal_path.write_text("no database" * 100)
+    metrics = Metrics(config, lambda: ALL_UP)
+    found = parsed(metrics)
+    assert found["limn_journal_ok"].samples[0].value == 0
+    assert "limn_scans" not in found
+    assert any("is damaged" in reason for reason in metrics.ailments())
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    """Somebody who listens there."""
+    with socket.create_server(("127.0.0.1", port)):
+        yield
+
+
+def get(config: Config, path: str) -> tuple[int, str, str]:
+    """Status, type and text of a page."""
+    url = f"http://127.0.0.1:{config.metrics.port}{path}"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as reply:
+            return reply.status, reply.headers["Content-Type"], reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_health_is_200_while_all_is_well(config: Config) -> None:
+    """The receiver listens, a worker is warm, the disk has room."""
+    config.ready_path.write_text("1\n")
+    with serving(config, lambda: ALL_UP), listening(config.receive.port):
+        status, kind, text = get(config, "/health")
+    assert (status, kind, json.loads(text)) == (
+        200,
+        "application/json",
+        {"ok": True, "reasons": []},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("door", "nothing listens on 127.0.0.1:"),
+        ("worker", "no warm worker"),
+        ("disk", "MB free, receive.min_free_mb is"),
+        ("process", "engine does not run"),
+    ],
+)
+def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) -> None:
+    """Each fault alone is enough, and is the only one named."""
+    if fault != "worker":
+        config.ready_path.write_text("1\n")
+    if fault == "disk":
+        receive = config.receive.model_copy(update={"min_free_mb": 10**9})
+        config = config.model_copy(update={"receive": receive})
+    down = [Process("engine", False, 1), *ALL_UP[:2], ALL_UP[3]]
+    processes: Sequence[Process] = down if fault == "process" else ALL_UP
+    port = free_port() if fault == "door" else config.receive.port
+    with serving(config, lambda: processes), listening(port):
+        status, _, text = get(config, "/health")
+    answer = json.loads(text)
+    assert (status, answer["ok"], len(answer["reasons"])) == (503, False, 1), text
+    assert reason in answer["reasons"][0]
+
+
+def test_health_knocks_at_no_door(config: Config) -> None:
+    """Whoever may come in: a look from this host is no caller, to be refused and warned of."""
+    config.ready_path.write_text("1\n")
+    with socket.create_server(("127.0.0.1", config.receive.port)) as door:
+        assert Metrics(config, lambda: ALL_UP).ailments() == []
+        door.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            door.accept()
+
+
+def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
+    """Receiver and engine stand on another host; here only the worker can ail."""
+    receive = config.receive.model_copy(update={"min_free_mb": 10**9})
+    config = config.model_copy(update={"receive": receive})
+    assert Metrics(config, lambda: [Process("worker", True, 0)]).ailments() == []
+    ill = Metrics(config, lambda: [Process("worker", False, 0)]).ailments()
+    assert ill == ["worker does not run"]
+
+
+def test_metrics_over_http(config: Config) -> None:
+    """As Prometheus fetches them; other pages do not exist, and a torn request harms nobody."""
+    with serving(config, lambda: ALL_UP):
+        assert config.metrics.port is not None
+        with socket.create_connection(("127.0.0.1", config.metrics.port)) as torn:
+            torn.sendall(b"\0\xff GET")
+        status, kind, text = get(config, "/metrics")
+        assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert list(text_string_to_metric_families(text))
+        assert get(config, "/")[0] == 404
+        assert get(config, "/metrics/../../etc/passwd")[0] == 404
+
+
+def test_no_port_no_page(config: Config) -> None:
+    """Nothing is opened until the site asks for it."""
+    metrics = config.metrics.model_copy(update={"port": None})
+    silent = config.model_copy(update={"metrics": metrics})
+    with serving(silent, lambda: ALL_UP), pytest.raises(OSError, match=r"refused|111"):
+        get(config, "/health")
+
+
+def test_a_port_that_is_taken_is_named(config: Config) -> None:
+    """The node does not start without the page that its site watches."""
+    assert config.metrics.port is not None
+    taken, wrong = (
+        listening(config.metrics.port),
+        pytest.raises(ConfigWrong, match=r"metrics\.port"),
+    )
+    with taken, wrong, serving(config, lambda: ALL_UP):
+        pass
+
+
+def test_the_page_leaves_the_journal_alone(config: Config) -> None:
+    """It reads only: a journal that is being written to is neither locked nor changed."""
+    with closing(Journal(config.journal_path)) as journal:
+        journal.insert(arrived(), ["tps"])
+        with sqlite3.connect(config.journal_path, isolation_level=None) as writer:
+            writer.execute("begin immediate")
+            found = parsed(Metrics(config, lambda: ALL_UP))
+            writer.execute("rollback")
+    assert values(found["limn_scans"], "state") == {("ready",): 1}

@@ -1,0 +1,288 @@
+"""A damaged register: kept aside, begun anew, nothing delivered twice and no number given twice."""
+
+import logging
+import sqlite3
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from limn.cli import exits, main
+from limn.domain.errors import ConfigWrong
+from limn.node.config import Config, load_config
+from limn.node.deliver.courier import Courier
+from limn.node.store import scanlog
+from limn.node.store.journal import Journal
+from limn.node.store.rows import ScanRow
+from limn.node.store.salvage import fault_of, set_damaged_aside
+from tests.support.node.parts import SCP, Door, slices, structure_set
+
+BUNDLE = "b" * 64
+TEXT = """\
+data_dir = "."
+model.bundle = "bundle"
+[[destination]]
+kind = "folder"
+name = "tps"
+folder = "tps"
+[[destination]]
+kind = "folder"
+name = "archive"
+folder = "archive"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Two folders as destinations; the first is the planning system."""
+    (tmp_path / "limn.toml").write_text(TEXT)
+    return load_config(tmp_path / "limn.toml")
+
+
+class Site:
+    """A node's disk, with the parts of a node on it; the worker is left out."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.door = self._door()
+
+    def _door(self) -> Door:
+        door = Door(self.config.data_dir)
+        door.intake._destinations = ("tps", "archive")
+        return door
+
+    def receive(self, number: str) -> ScanRow:
+        """A series through the door."""
+        before = len(self.door.journal.scans())
+        self.door.send(slices(number))
+        self.door.intake.closed(SCP.key, aborted=False)
+        return self.door.wait_for_scans(before + 1)[-1]
+
+    def contour(self, row: ScanRow, held: str | None = None) -> Path:
+        """What the worker would return, filed as the engine files it."""
+        known = self.door.journal.structure_set_of(row.id)
+        ds = structure_set(known.sop_instance_uid)
+        ds.StructureSetDate, ds.StructureSetTime = known.date, known.time
+        path = self.config.results_dir / row.name / f"RS.{known.sop_instance_uid}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ds.save_as(path, enforce_file_format=True)
+        self.door.journal.contoured(row.id, str(path), {"contoured_at": row.ready_at}, held)
+        return path
+
+    def deliver(self, *names: str) -> None:
+        """Let the couriers of these destinations work once."""
+        for number, destination in enumerate(self.config.destination):
+            if destination.name in names:
+                Courier(
+                    destination,
+                    self.door.journal,
+                    self.config.scan_log_path,
+                    "LIMN",
+                    keeps_scan_log=number == 0,
+                ).work()
+
+    def lose_the_journal(self) -> Path:
+        """Damage the file as a failing disk does; the node is stopped and starts again."""
+        self.door.journal.close()
+        for suffix in ("-wal", "-shm"):
+            self.config.journal_path.with_name(f"journal.sqlite{suffix}").unlink(missing_ok=True)
+        contents = bytearray(self.config.journal_path.read_bytes())
+        contents[100:4000] = b"\xff" * 3900
+        self.config.journal_path.write_bytes(contents)
+        aside = set_damaged_aside(self.config, BUNDLE)
+        assert aside is not None
+        assert aside.read_bytes() == contents
+        self.door = self._door()
+        self.door.intake.recover()
+        self.door.intake.settle()
+        return aside
+
+    def states(self) -> dict[str, list[tuple[str, str]]]:
+        """Every scan of the journal with its deliveries."""
+        journal = self.door.journal
+        return {
+            f"{row.name} {row.state}": [
+                (each.destination, each.state) for each in journal.deliveries(row.id)
+            ]
+            for row in journal.scans()
+        }
+
+
+def test_a_delivered_scan_is_known_and_not_sent_again(config: Config) -> None:
+    """Its number, UIDs and deliveries are as before; the couriers have nothing to do."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps", "archive")
+    before = site.states()
+    assert before == {"scan-00001 contoured": [("tps", "delivered"), ("archive", "delivered")]}
+    uid = site.door.journal.structure_set_of(1).sop_instance_uid
+    aside = site.lose_the_journal()
+    assert aside.name.startswith("journal.sqlite.corrupt-2")
+    assert site.states() == before
+    assert site.door.journal.structure_set_of(1).sop_instance_uid == uid
+    assert site.door.journal.due("tps", 4e9) is None
+    assert not site.door.journal.unlogged_ends("tps")
+    assert len(scanlog.rows(config.scan_log_path)) == 1
+
+
+def test_one_that_is_sent_again_all_the_same_changes_nothing(config: Config) -> None:
+    """The series comes a second time after the loss: no second structure set."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps", "archive")
+    site.lose_the_journal()
+    site.door.send(slices("1"))
+    site.door.intake.closed(SCP.key, aborted=False)
+    site.door.intake.settle()
+    assert list(site.states()) == ["scan-00001 contoured"]
+
+
+def test_one_that_waits_runs_again_as_the_same_file(config: Config) -> None:
+    """The archive has it already: what the planning system gets later must be the same bytes."""
+    site = Site(config)
+    row = site.receive("1")
+    path = site.contour(row)
+    ds = pydicom.dcmread(path)
+    ds.StructureSetDate, ds.StructureSetTime = "20260102", "030405"
+    ds.save_as(path, enforce_file_format=True)
+    site.lose_the_journal()
+    known = site.door.journal.structure_set_of(1)
+    assert (known.sop_instance_uid, known.date, known.time) == (
+        str(ds.SOPInstanceUID),
+        "20260102",
+        "030405",
+    )
+    assert site.states() == {"scan-00001 ready": [("tps", "waiting"), ("archive", "waiting")]}
+
+
+def test_one_that_was_discarded_stays_so(config: Config) -> None:
+    """A person said that it must never be sent; no loss of a file unsays it."""
+    site = Site(config)
+    row = site.receive("1")
+    site.contour(row, held="mirrored")
+    site.door.journal.discard(row.id, "wrong animal", 1.8e9)
+    site.deliver("tps")
+    assert [each["outcome"] for each in scanlog.rows(config.scan_log_path)] == ["discarded"]
+    site.lose_the_journal()
+    assert site.states() == {"scan-00001 contoured": [("tps", "held"), ("archive", "held")]}
+    kept = site.door.journal.structure_set_of(1)
+    assert "wrong animal" in (kept.discarded or "")
+    assert site.door.journal.on_hold() == []
+
+
+def test_a_destination_that_lacked_it_still_gets_it(config: Config) -> None:
+    """Delivered to the planning system, not yet to the archive."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps")
+    site.lose_the_journal()
+    assert site.states() == {"scan-00001 contoured": [("tps", "delivered"), ("archive", "waiting")]}
+    site.deliver("tps", "archive")
+    assert len(list((config.data_dir / "archive").iterdir())) == 1
+
+
+def test_no_number_is_given_twice(config: Config) -> None:
+    """A scan whose slices are gone keeps its number: its folder and its row bear it."""
+    site = Site(config)
+    for number in ("1", "2", "3"):
+        site.contour(site.receive(number))
+    site.deliver("tps", "archive")
+    for row in site.door.journal.scans()[1:]:
+        for name in row.files:
+            (Path(row.folder) / name).unlink()
+    site.lose_the_journal()
+    assert [row.name for row in site.door.journal.scans()] == ["scan-00001"]
+    assert site.receive("4").name == "scan-00004"
+
+
+def test_a_series_that_was_not_contoured_is_taken_up_as_new(config: Config) -> None:
+    """Whole in the spool, in no log: the receiver hands it to the new journal."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps", "archive")
+    site.receive("2")
+    site.lose_the_journal()
+    site.door.wait_for_scans(2)
+    assert list(site.states()) == ["scan-00001 contoured", "scan-00002 ready"]
+
+
+def test_it_is_said_loudly(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """The file, where it is kept, and what to compare."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps", "archive")
+    with caplog.at_level(logging.CRITICAL):
+        aside = site.lose_the_journal()
+    assert "THE JOURNAL IS DAMAGED" in caplog.text
+    assert aside.name in caplog.text
+    assert "1 scans of the spool are known" in caplog.text
+
+
+def test_a_sound_journal_is_left_alone(config: Config) -> None:
+    """Also one that another process has open and has not written back yet."""
+    site = Site(config)
+    site.receive("1")
+    assert fault_of(config.journal_path) == ""
+    assert set_damaged_aside(config, BUNDLE) is None
+    assert len(site.door.journal.scans()) == 1
+
+
+@pytest.mark.parametrize("damage", ["no database", "cut off", "index"])
+def test_damage_is_found(config: Config, damage: str) -> None:
+    """Another file in its place, half a file, and pages that contradict each other."""
+    site = Site(config)
+    for number in range(30):
+        site.door.journal.number_from(number)
+        site.receive(str(number))
+    site.door.journal.close()
+    path = config.journal_path
+    assert fault_of(path) == ""
+    if damage == "no database":
+        path.write_text("no database " * 100)
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 4096 * 4096])
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute("pragma writable_schema = on")
+            db.execute(
+                "update sqlite_schema set rootpage = (select rootpage from sqlite_schema "
+                "where name = 'delivery') where name = 'scan'"
+            )
+    assert fault_of(path)
+
+
+def test_a_journal_that_may_not_be_read_is_not_thrown_out(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk or missing rights are no damage: the operator mends them, nothing moves."""
+    Journal(config.journal_path).close()
+
+    def refuse(*_: object, **__: object) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    with pytest.raises(ConfigWrong, match=r"unable to open.*look at the disk"):
+        set_damaged_aside(config, BUNDLE)
+    assert config.journal_path.exists()
+
+
+def test_a_damaged_memory_of_the_watched_folder_is_begun_anew(config: Config) -> None:
+    """It only spares work; the node starts without it."""
+    (config.data_dir / "watched.sqlite").write_text("no database " * 100)
+    assert set_damaged_aside(config, BUNDLE) is None
+    (kept,) = config.data_dir.glob("watched.sqlite*")
+    assert kept.name.startswith("watched.sqlite.corrupt-")
+
+
+def test_a_command_says_that_the_journal_is_damaged(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and what to do instead of a traceback."""
+    config.journal_path.write_text("no database " * 100)
+    code = main.main(["release", "--config", str(config.data_dir / "limn.toml")])
+    assert code == exits.EXIT_WRONG
+    said = capsys.readouterr().err
+    assert said.startswith("limn: the journal can't be read (file is not a database)")
+    assert said.count("\n") == 1

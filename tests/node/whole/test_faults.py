@@ -1,0 +1,182 @@
+"""A whole node whose processes die; no program of others is needed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from limn.node.dimse.client import Peer, store
+from tests.support.node.running import Node, children_of, wait_for
+
+pytestmark = pytest.mark.node
+
+EXPORT = '[[destination]]\nkind = "folder"\nname = "export"\nfolder = "export"\n'
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A running node that exports into a folder."""
+    node = Node(tmp_path / "node", EXPORT)
+    node.start()
+    yield node
+    assert node.process is not None
+    if node.process.poll() is None:
+        node.stop()
+
+
+def send(node: Node, series: Path) -> None:
+    """Send a series over one association."""
+    datasets = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
+    peer = Peer("LIMN", "127.0.0.1", node.port, "SCANNER")
+    assert set(store(peer, datasets)) == {0}
+
+
+def exported(node: Node) -> list[Path]:
+    """The structure sets in the export folder."""
+    return sorted((node.folder / "export").glob("RS*.dcm"))
+
+
+def serve(node: Node) -> subprocess.CompletedProcess[str]:
+    """Start a node that should refuse to start."""
+    return subprocess.run(
+        [sys.executable, "-m", "limn.cli", "serve", "--config", str(node.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def pid_of(node: Node, *words: str) -> int:
+    """The child whose command line holds all the words."""
+    for pid in node.children():
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+        if all(word in command for word in words):
+            return pid
+    raise AssertionError(words)
+
+
+def test_a_scan_survives_the_death_of_worker_and_engine(
+    node: Node, make_series: Callable[[str], Path]
+) -> None:
+    """Worker killed while it contours, then the engine: one structure set all the same."""
+    send(node, make_series("21"))
+    wait_for(
+        lambda: node.query("select tries from scan where animal = 'M21'") == [(1,)],
+        60,
+        node.explain,
+    )
+    os.kill(pid_of(node, "dask_worker"), signal.SIGKILL)
+    wait_for(
+        lambda: node.query("select tries from scan where animal = 'M21'") == [(2,)],
+        90,
+        node.explain,
+    )
+    worker = pid_of(node, "dask_worker")
+    os.kill(pid_of(node, "--only", "engine"), signal.SIGKILL)
+    row = node.wait_row("M21")
+    assert row["outcome"] == "delivered"
+    assert len(exported(node)) == 1
+    assert pid_of(node, "dask_worker") == worker, "the model stays warm when the engine dies"
+
+
+def test_a_scan_survives_the_death_of_scheduler_and_receiver(
+    node: Node, make_series: Callable[[str], Path]
+) -> None:
+    """Scheduler killed while a scan runs, the receiver right after it was taken."""
+    send(node, make_series("22"))
+    wait_for(lambda: bool(node.query("select 1 from scan where animal = 'M22'")), 20)
+    os.kill(pid_of(node, "--only", "receiver"), signal.SIGKILL)
+    os.kill(pid_of(node, "dask_scheduler"), signal.SIGKILL)
+    assert node.wait_row("M22")["outcome"] == "delivered"
+    assert len(exported(node)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
+    node: Node, make_series: Callable[[str], Path], number: signal.Signals
+) -> None:
+    """Ctrl-C, or systemd, while a scan runs: it is finished first; then no process is left."""
+    children = node.children()
+    assert len(children) >= 4
+    send(node, make_series("23"))
+    wait_for(lambda: bool(node.query("select 1 from scan where tries = 1")), 60, node.explain)
+    assert node.stop(number) == 0
+    assert node.rows()["M23"]["outcome"] == "delivered"
+    assert not [pid for pid in children if alive(pid)]
+
+
+def test_killing_the_supervisor_takes_the_children_along(node: Node) -> None:
+    """Kill -9 on the supervisor: every child notices that its pipe closed."""
+    assert node.process is not None
+    children = node.children()
+    node.process.kill()
+    node.process.wait()
+    # A restart at once finds ports that the dying children still hold, and waits for them.
+    (node.folder / "data" / "ready").unlink(missing_ok=True)
+    node.start()
+    assert not any(alive(pid) for pid in children)
+
+
+def test_every_port_is_bound_to_loopback(node: Node) -> None:
+    """No process of the node listens on an address that another machine can reach."""
+    assert node.process is not None
+    sockets = set()
+    for pid in [node.process.pid, *node.children()]:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(str(link.readlink()))
+    listening = {}
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            bound = fields[3] in ("0A", "07")
+            if bound and f"socket:[{fields[9]}]" in sockets:
+                listening[fields[1]] = name
+    assert len(listening) >= 3
+    outside = [address for address in listening if not address.startswith("0100007F:")]
+    assert not outside, f"bound beyond 127.0.0.1: {outside}"
+
+
+def test_a_port_in_use_is_named(node: Node, tmp_path: Path) -> None:
+    """A node whose port another one has does not start, and says which key to change."""
+    other = Node(tmp_path / "other", EXPORT)
+    text = other.config.read_text().replace(f"port = {other.port}", f"port = {node.port}", 1)
+    other.config.write_text(text)
+    refused = serve(other)
+    assert refused.returncode == 1
+    assert f"receive.port {node.port}" in refused.stderr
+
+
+def test_no_second_node_starts_on_the_same_data(node: Node) -> None:
+    """A second start is refused with what to do, and the first runs on."""
+    second = serve(node)
+    assert second.returncode == 1
+    assert "another limn runs on" in second.stderr
+    assert node.process is not None
+    assert node.process.poll() is None
+    assert children_of(node.process.pid)
+
+
+def test_a_demonstration_bundle_does_not_deliver_unasked(tmp_path: Path) -> None:
+    """Without allow_demo_bundle the node does not start and says which key would let it."""
+    node = Node(tmp_path / "node", EXPORT)
+    node.config.write_text(node.config.read_text().replace("allow_demo_bundle = true\n", ""))
+    refused = serve(node)
+    assert refused.returncode == 1
+    assert "allow_demo_bundle" in refused.stderr
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits for its parent does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

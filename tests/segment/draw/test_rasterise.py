@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Polygon
+
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import Contour, Organ
+from limn.segment.draw.rasterise import rasterise
+
+GRID = axial_grid((3, 30, 40), SpacingMm(0.5, 0.2, 0.1), np.array([-2.0, -3.0, 7.0]))
+
+
+@given(seed=st.integers(0, 2**32), corners=st.integers(3, 12))
+@settings(max_examples=60, deadline=None)
+def test_voxels_inside_are_matplotlibs(seed, corners):
+    """A star-shaped polygon anywhere, partly off the field too, fills as matplotlib fills it."""
+    rng = np.random.default_rng(seed)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    radii = rng.uniform(2, 18, corners)
+    middle = rng.uniform((0, 0), (30, 40))
+    ring = middle + radii[:, None] * np.column_stack([np.sin(angles), np.cos(angles)])
+    contour = Contour(Organ.HEART, 1, GRID.plane_points_xyz_mm(1, ring))
+    centres = np.indices((30, 40)).reshape(2, -1).T
+    expected = Polygon(ring, closed=False).contains_points(centres).reshape(30, 40)
+    found = rasterise([contour], GRID, Organ.HEART)
+    assert not found[[0, 2]].any()
+    np.testing.assert_array_equal(found[1], expected)
+
+
+def box(organ: Organ, slice_index: int, low: float, high: float) -> Contour:
+    """A square contour between two indices."""
+    ring = np.array([[low, low], [low, high], [high, high], [high, low]])
+    return Contour(organ, slice_index, GRID.plane_points_xyz_mm(slice_index, ring))
+
+
+def test_contours_of_a_slice_are_joined_and_of_others_ignored():
+    """Overlapping contours of the organ join by OR; another organ's do not count."""
+    contours = [
+        box(Organ.HEART, 0, 1.5, 5.5),
+        box(Organ.HEART, 0, 3.5, 8.5),
+        box(Organ.CORD, 0, 10.5, 20.5),
+        box(Organ.HEART, 2, 0.5, 1.5),
+    ]
+    counts = rasterise(contours, GRID, Organ.HEART).sum(axis=(1, 2))
+    assert counts.tolist() == [16 + 25 - 4, 0, 1]
+
+
+@pytest.mark.parametrize("organ", list(Organ))
+def test_nothing_to_draw_is_an_empty_mask(organ):
+    """Without contours no voxel is inside."""
+    assert not rasterise([], GRID, organ).any()

@@ -1,0 +1,30 @@
+"""``python -m tests.support.node.fake_node CONFIG [PART]``: ``limn serve`` whose workers threshold.
+
+Every process is the node's own; only the worker's preload is another.
+"""
+
+import sys
+from pathlib import Path
+
+from limn.domain.errors import LimnError
+from limn.node.serve.supervisor import Supervisor
+
+REAL, FAKE = "limn.node.contour.worker", "tests.support.node.fake_worker"
+
+
+class FakeNode(Supervisor):
+    """Puts the fake worker in the real one's place."""
+
+    def _children(self):
+        children = super()._children()
+        for child in children:
+            child.command = [FAKE if part == REAL else part for part in child.command]
+        assert sum(FAKE in child.command for child in children) >= 1
+        return children
+
+
+if __name__ == "__main__":
+    try:
+        FakeNode(Path(sys.argv[1]), *sys.argv[2:]).run()
+    except LimnError as error:
+        raise SystemExit(str(error)) from error

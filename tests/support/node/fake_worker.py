@@ -1,0 +1,72 @@
+"""Preload of a worker for tests: a network that thresholds; the rest of the pipeline is real.
+
+``dask worker --preload tests.support.node.fake_worker CONFIG``, in the place of
+`limn.node.contour.worker`.
+"""
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import numpy as np
+
+from limn.domain.scan import Labels
+from limn.node import oplog
+from limn.node.config import load_config
+from limn.node.contour import worker
+from limn.node.host import lifetime
+from limn.segment.bundle.bundle import Bundle, open_bundle
+from tests.support.node.toy import labelled
+
+# Long enough that a kill at random finds it running now and then.
+INFERENCE_S = float(os.environ.get("FAKE_INFERENCE_S", "0.05"))
+
+
+class FakeEnsemble:
+    """What `segment.ensemble.Ensemble` is to the pipeline, without a network."""
+
+    finder = None
+    description = "threshold"
+    profile = SimpleNamespace(name="fake")
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def despite_gpu(self, step):
+        """There is no GPU that could fail."""
+        return step()
+
+    def prepare(self, volume):
+        """The volume as it is."""
+        return volume
+
+    def infer(self, prepared, progress):
+        """Pass some time; all folds agree."""
+        time.sleep(INFERENCE_S)
+        progress(1, 1)
+        return SimpleNamespace(agreement=dict.fromkeys(self.bundle.organs, 1.0), flags=())
+
+    def label(self, prepared, inferred):
+        """Every organ by its density."""
+        zyx = labelled(prepared.hu_zyx, self.bundle.organs)
+        return Labels(zyx, prepared.grid, self.bundle.organs)
+
+    def disagreement(self, prepared, inferred):
+        """Nowhere."""
+        return np.zeros(prepared.hu_zyx.shape, dtype=np.uint8)
+
+
+@click.command()
+@click.argument("config_path", type=click.Path(path_type=Path))
+def dask_setup(worker_of_dask: object, config_path: Path) -> None:
+    """As the real preload, with another network."""
+    from limn.node.contour.pipeline import rehearse  # noqa: PLC0415
+
+    config = load_config(config_path)
+    oplog.set_up(config.data_dir, "worker", config.log)
+    lifetime.hold()
+    warm = worker.Warm(FakeEnsemble(open_bundle(config.model.bundle)), worker.options_of(config))
+    rehearse(warm.ensemble, warm.options)
+    worker.offer(worker_of_dask, warm)
