@@ -26,7 +26,7 @@ from limn.lab.train.nnunet_folder import (
     seal,
     write_plans,
 )
-from limn.lab.train.patches import Case, make_cases
+from limn.lab.train.patches import TrainingCase, make_cases
 from limn.lab.train.recipe import Recipe, going_on
 from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
@@ -36,11 +36,11 @@ PHANTOMS = 12
 AXES = (0, 1, 2)
 
 
-def with_mirror_images(cases: Sequence[Case]) -> list[Case]:
+def with_mirror_images(cases: Sequence[TrainingCase]) -> list[TrainingCase]:
     """Every case and its seven mirror images; labels go with the organs. Views, not copies."""
     ways = list(product((1, -1), repeat=len(AXES)))
     return [
-        Case(each.hu_zyx[::z, ::y, ::x], each.shares[:, ::z, ::y, ::x])
+        TrainingCase(each.hu_zyx[::z, ::y, ::x], each.shares[:, ::z, ::y, ::x])
         for each in cases
         for z, y, x in ways
     ]

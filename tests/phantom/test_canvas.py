@@ -5,7 +5,7 @@ import pytest
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.phantom.anatomy import conceive
-from limn.phantom.canvas import Canvas, Profile, common, ellipse, ellipsoid, rod, union, warped
+from limn.phantom.canvas import AxialProfile, Canvas, common, ellipse, ellipsoid, rod, union, warped
 
 STILL = dataclasses.replace(
     conceive(1).pose,
@@ -101,7 +101,7 @@ def test_a_part_paints_the_whole():
 
 def test_profiles_pass_through_their_points():
     """A profile hits its points, stays between them and holds its ends."""
-    profile = Profile({-2.0: 1.0, 0.0: 3.0, 5.0: 2.0}, scale=2.0)
+    profile = AxialProfile({-2.0: 1.0, 0.0: 3.0, 5.0: 2.0}, scale=2.0)
     np.testing.assert_allclose(profile(np.array([-2.0, 0.0, 5.0])), [2.0, 6.0, 4.0], atol=0.02)
     np.testing.assert_allclose(profile(np.array([-9.0, 99.0])), [2.0, 4.0], atol=0.02)
     between = profile(np.linspace(0, 5, 50))

@@ -10,7 +10,7 @@ import pytest
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ, dice
 from limn.phantom.anatomy import LUNG_L, LUNG_R, conceive
-from limn.phantom.cohort import Cohort, Split, image, mouse_of, scanner_of
+from limn.phantom.cohort import Cohort, CohortSplit, image, mouse_of, scanner_of
 from limn.phantom.scanner import random_scanner
 
 COARSE = Cohort(spacing_mm=0.7)
@@ -25,16 +25,18 @@ def test_the_paper_s_numbers():
     """105 scans of 15 animals train; 35 of 5 and 35 contrast-enhanced of 8 test."""
     cohort = Cohort()
     assert Counter(v.animal.split for v in cohort.visits) == {
-        Split.TRAIN: 105,
-        Split.TEST1: 35,
-        Split.TEST2: 35,
+        CohortSplit.TRAIN: 105,
+        CohortSplit.TEST1: 35,
+        CohortSplit.TEST2: 35,
     }
     assert Counter(a.split for a in cohort.all_animals) == {
-        Split.TRAIN: 15,
-        Split.TEST1: 5,
-        Split.TEST2: 8,
+        CohortSplit.TRAIN: 15,
+        CohortSplit.TEST1: 5,
+        CohortSplit.TEST2: 8,
     }
-    assert {v.animal.contrast for v in cohort.visits if v.animal.split is Split.TEST2} == {True}
+    assert {v.animal.contrast for v in cohort.visits if v.animal.split is CohortSplit.TEST2} == {
+        True
+    }
     assert [a.time_points for a in cohort.all_animals] == [7] * 20 + [5] * 3 + [4] * 5
     assert cohort.shape_zyx == (220, 180, 200)
 
@@ -44,13 +46,13 @@ def test_the_paper_s_numbers():
 def test_no_animal_is_on_two_sides(animals, contrast_animals):
     """Each animal, by name and by seed, has its scans in one split; some test, always."""
     cohort = Cohort(animals=animals, contrast_animals=contrast_animals)
-    splits: dict[object, set[Split]] = {}
+    splits: dict[object, set[CohortSplit]] = {}
     for visit in cohort.visits:
         for key in (visit.animal.name, visit.animal.seed):
             splits.setdefault(key, set()).add(visit.animal.split)
     assert {len(found) for found in splits.values()} == {1}
     assert len(splits) == 2 * (animals + contrast_animals)
-    assert any(v.animal.split is not Split.TRAIN for v in cohort.visits)
+    assert any(v.animal.split is not CohortSplit.TRAIN for v in cohort.visits)
     assert len({v.name for v in cohort.visits}) == len({v.seed for v in cohort.visits})
     assert len({v.name for v in cohort.visits}) == len(cohort.visits)
 

@@ -15,7 +15,7 @@ OBSERVERS = "observers"
 MANUAL = "manual"
 
 
-class Structure(StrEnum):
+class ComparedStructure(StrEnum):
     """What all observers can be compared by: observer 3 has both lungs as one, and no cord."""
 
     HEART = "Heart"
@@ -78,7 +78,7 @@ ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
         Organ.CORD: "Spinal Cord",
         Organ.LUNG_R: "Right Lung",
         Organ.LUNG_L: "Left Lung",
-        Structure.LUNGS: "Total lungs",
+        ComparedStructure.LUNGS: "Total lungs",
     }
 )
 

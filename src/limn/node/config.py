@@ -267,14 +267,14 @@ class Log(_Table):
     keep: Annotated[int, Field(ge=1)] = 10
 
 
-class Metrics(_Table):
+class MetricsSettings(_Table):
     """Prometheus metrics and health over HTTP; no port, no page."""
 
     host: Host = "127.0.0.1"
     port: Port | None = None
 
 
-class Retention(_Table):
+class RetentionSettings(_Table):
     """How long what was delivered stays on disk; absent means for ever."""
 
     spool_days: Annotated[float, Field(gt=0)] | None = None
@@ -315,8 +315,8 @@ class Config(_Table):
     engine: Engine = Engine()
     planning_system: PlanningSystem = PlanningSystem()
     log: Log = Log()
-    metrics: Metrics = Metrics()
-    retention: Retention = Retention()
+    metrics: MetricsSettings = MetricsSettings()
+    retention: RetentionSettings = RetentionSettings()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ WARP_STEP_MM = 1.0
 WOBBLE_WAVE_MM = (15.0, 34.0)
 
 
-class Profile:
+class AxialProfile:
     """A smooth function of z given by a few points, quick to look up for many voxels."""
 
     def __init__(self, points: Mapping[float, float], scale: float = 1.0) -> None:

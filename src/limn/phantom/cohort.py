@@ -41,7 +41,7 @@ SIZE_ZYX_MM = (30.8, 25.2, 28.0)
 CENTRE_XYZ_MM = (0.0, 1.0, -4.5)
 
 
-class Split(StrEnum):
+class CohortSplit(StrEnum):
     """What a scan is for, in the paper's words: test set 1 is native, 2 contrast-enhanced."""
 
     TRAIN = "train"
@@ -63,7 +63,7 @@ class Animal:
     name: str
     seed: int
     contrast: bool
-    split: Split
+    split: CohortSplit
     time_points: int
 
 
@@ -135,7 +135,7 @@ class Cohort:
                 f"native-{k:02d}",
                 first + k,
                 contrast=False,
-                split=Split.TRAIN if k < train else Split.TEST1,
+                split=CohortSplit.TRAIN if k < train else CohortSplit.TEST1,
                 time_points=self.time_points,
             )
             for k in range(self.animals)
@@ -151,7 +151,7 @@ class Cohort:
                 f"contrast-{k:02d}",
                 first_seed + k,
                 contrast=True,
-                split=Split.TEST2,
+                split=CohortSplit.TEST2,
                 time_points=each + (k < more),
             )
             for k in range(self.contrast_animals)

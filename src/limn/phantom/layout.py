@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from limn.phantom.anatomy import Build, Mouse
-from limn.phantom.canvas import Canvas, Field, Profile, ellipse
+from limn.phantom.canvas import AxialProfile, Canvas, Field, ellipse
 
 # The cranial edge of the first thoracic vertebra and the bottom of the pelvis.
 INLET_Z_MM = 7.0
@@ -29,14 +29,14 @@ class Layout:
     """
 
     build: Build
-    spine_y: Profile
-    spine_slope: Profile
-    sternum_y: Profile
-    cage_half_width: Profile
-    back_y: Profile
-    front_y: Profile
-    body_half_width: Profile
-    vertebra: Profile
+    spine_y: AxialProfile
+    spine_slope: AxialProfile
+    sternum_y: AxialProfile
+    cage_half_width: AxialProfile
+    back_y: AxialProfile
+    front_y: AxialProfile
+    body_half_width: AxialProfile
+    vertebra: AxialProfile
     dome_z_mm: float
 
     @classmethod
@@ -46,7 +46,7 @@ class Layout:
         z = np.arange(-60.0, 45.0, 0.5)
         sternum: dict[float, float] = {-60: -5.0, -12: -5.5, -6: -5.6, -2: -5.5, 2: -5.0, 5: -4.1}
         sternum |= {7.0: -3.3, 45: -3.0}
-        sternum_y = Profile(sternum, build.chest_depth)
+        sternum_y = AxialProfile(sternum, build.chest_depth)
         spine = _clear_of_heart(build, sternum_y, z)
         slope = np.gradient(spine, z)
         length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
@@ -100,14 +100,14 @@ class Layout:
         plump = 1.0 + 0.03 * (build.fat_mm - 0.8)
         return cls(
             build=build,
-            spine_y=Profile(dict(zip(z, spine, strict=True))),
-            spine_slope=Profile(dict(zip(z, slope, strict=True))),
+            spine_y=AxialProfile(dict(zip(z, spine, strict=True))),
+            spine_slope=AxialProfile(dict(zip(z, slope, strict=True))),
             sternum_y=sternum_y,
-            cage_half_width=Profile(cage, wide),
-            back_y=Profile(back, (0.5 + 0.5 * deep) * plump),
-            front_y=Profile(front, (0.5 + 0.5 * deep) * plump * build.belly),
-            body_half_width=Profile(width, (0.5 + 0.5 * wide) * plump * build.belly),
-            vertebra=Profile(dict(zip(z, from_t1 / build.vertebra_pitch_mm, strict=True))),
+            cage_half_width=AxialProfile(cage, wide),
+            back_y=AxialProfile(back, (0.5 + 0.5 * deep) * plump),
+            front_y=AxialProfile(front, (0.5 + 0.5 * deep) * plump * build.belly),
+            body_half_width=AxialProfile(width, (0.5 + 0.5 * wide) * plump * build.belly),
+            vertebra=AxialProfile(dict(zip(z, from_t1 / build.vertebra_pitch_mm, strict=True))),
             dome_z_mm=build.dome_z_mm + mouse.pose.breath_mm,
         )
 
@@ -156,13 +156,13 @@ def heart_size_mm(build: Build) -> tuple[float, float]:
     return float(radius), float(radius * build.heart_slenderness)
 
 
-def heart_middle_mm(build: Build, sternum_y: Profile) -> tuple[float, float, float]:
+def heart_middle_mm(build: Build, sternum_y: AxialProfile) -> tuple[float, float, float]:
     """Where the heart lies: on the sternum."""
     x, y, z = build.heart_centre_xyz_mm
     return x, y + float(sternum_y(z)) + heart_size_mm(build)[0] + 0.75, z
 
 
-def _clear_of_heart(build: Build, sternum_y: Profile, z: np.ndarray) -> np.ndarray:
+def _clear_of_heart(build: Build, sternum_y: AxialProfile, z: np.ndarray) -> np.ndarray:
     """The spine's curve, its swing moved towards the head until the heart has room below it."""
     radius, length = heart_size_mm(build)
     _, middle_y, middle_z = heart_middle_mm(build, sternum_y)

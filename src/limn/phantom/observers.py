@@ -127,7 +127,7 @@ def observe(volume: Volume, truth: Labels, seed: int) -> Drawings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _SharedView:
     """An organ as everybody sees it.
 
     Attributes
@@ -144,16 +144,16 @@ class _Seen:
     length_mm: float = 0.0
 
 
-def _seen(truth: Labels, label: int) -> _Seen:
+def _seen(truth: Labels, label: int) -> _SharedView:
     spacing = truth.grid.spacing_mm
     mask = np.asarray(truth.labels_zyx == label)
     if not mask.any():
         nothing = (slice(0, 0), slice(0, 0), slice(0, 0))
-        return _Seen(label, nothing, np.empty((0, 0, 0), dtype=np.float32))
+        return _SharedView(label, nothing, np.empty((0, 0, 0), dtype=np.float32))
     cord = label == CORD and int(mask.sum()) >= CORD_AT_LEAST
     box = _widened(occupied_box(mask), mask.shape, spacing, BEYOND_MM if cord else REACH_MM + 0.5)
     signed_mm = _signed_mm(mask[box], spacing)
-    return _cord(box, mask[box], signed_mm, spacing) if cord else _Seen(label, box, signed_mm)
+    return _cord(box, mask[box], signed_mm, spacing) if cord else _SharedView(label, box, signed_mm)
 
 
 def _widened(box: Box, shape: tuple[int, ...], spacing: SpacingMm, margin_mm: float) -> Box:
@@ -175,7 +175,7 @@ def _signed_mm(mask: Mask, spacing: SpacingMm) -> Field:
     return np.asarray(blurred, dtype=np.float32)
 
 
-def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _Seen:
+def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _SharedView:
     """The cord with its way, so that it can be drawn too short or too long."""
     voxels_mm = np.asarray(np.argwhere(mask) * spacing.zyx, dtype=np.float64)
     centre_mm = _centre_line(voxels_mm, spacing.z)
@@ -194,7 +194,7 @@ def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _Seen:
     along_mm = np.append(way_mm, -FAR_MM * 9)[nearest].reshape(mask.shape) - first_mm
     tube_mm = np.minimum(near_mm - radius_mm, FAR_MM).reshape(mask.shape)
     within = (along_mm > 0.5) & (along_mm < length_mm - 0.5)
-    return _Seen(
+    return _SharedView(
         CORD,
         box,
         np.where(within, signed_mm, tube_mm).astype(np.float32),
@@ -228,7 +228,7 @@ def _centre_line(voxels_mm: npt.NDArray[np.float64], step_mm: float) -> npt.NDAr
 
 
 def _by_protocol(
-    truth: Labels, seen: tuple[_Seen, ...], hand: Hand, rng: np.random.Generator
+    truth: Labels, seen: tuple[_SharedView, ...], hand: Hand, rng: np.random.Generator
 ) -> LabelArray:
     """Slice by slice in the coronal plane; where two outlines overlap, the deeper one counts."""
     drawn = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
@@ -253,7 +253,9 @@ def _by_protocol(
     return drawn
 
 
-def _not_followed(organ: _Seen, from_head_mm: Field, hand: Hand, rng: np.random.Generator) -> Mask:
+def _not_followed(
+    organ: _SharedView, from_head_mm: Field, hand: Hand, rng: np.random.Generator
+) -> Mask:
     """Where the person took the cord to have ended; a little elsewhere in every coronal slice."""
     vertebra_mm = organ.length_mm / THORACIC_VERTEBRAE
     most = 0.8 * BEYOND_MM
@@ -284,7 +286,7 @@ BEYOND_LUNG_MM = 0.5
 
 
 def _by_threshold(
-    volume: Volume, truth: Labels, seen: tuple[_Seen, ...], rng: np.random.Generator
+    volume: Volume, truth: Labels, seen: tuple[_SharedView, ...], rng: np.random.Generator
 ) -> LabelArray:
     """All that is dark in the chest is lung; the heart is what bulges between, drawn roundly."""
     drawn = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
@@ -316,7 +318,7 @@ def _by_threshold(
     return drawn
 
 
-def _spread(organ: _Seen, box: Box, shape: tuple[int, ...]) -> Field:
+def _spread(organ: _SharedView, box: Box, shape: tuple[int, ...]) -> Field:
     """An organ's signed distance in another box; far outside where it is not known."""
     whole = np.full(shape, FAR_MM, dtype=np.float32)
     whole[organ.box] = organ.signed_mm

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from limn.domain.errors import ConfigWrong
 from limn.lab.data.split import Split, as_toml, draw_split, folded, read_split
 from limn.phantom.cohort import Cohort
-from limn.phantom.cohort import Split as Side
+from limn.phantom.cohort import CohortSplit as Side
 from tests.conftest import REPOSITORY
 
 COMMITTED = sorted((REPOSITORY / "config").glob("split-*.toml"))

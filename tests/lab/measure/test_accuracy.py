@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ
-from limn.lab.measure.accuracy import Score, SurfaceDistances, score, score_labels
+from limn.lab.measure.accuracy import Accuracy, SurfaceDistances, score, score_labels
 
 SPACING = SpacingMm(z=0.5, y=0.3, x=0.2)
 ISOTROPIC = SpacingMm(z=0.14, y=0.14, x=0.14)
@@ -229,7 +229,7 @@ def test_exchange_changes_nothing(
 def test_a_mask_agrees_with_itself(mask: np.ndarray, spacing_mm: SpacingMm) -> None:
     """Identity scores 1 and exactly 0 mm."""
     mask[0, 0, 0] = True
-    assert score(Organ.CORD, mask, mask, spacing_mm) == Score(Organ.CORD, 1.0, 0.0, 0.0)
+    assert score(Organ.CORD, mask, mask, spacing_mm) == Accuracy(Organ.CORD, 1.0, 0.0, 0.0)
 
 
 def test_the_edge_of_the_array_is_a_surface() -> None:
@@ -291,7 +291,7 @@ def test_organs_are_matched_by_name() -> None:
     assert [own.organ for own in scores] == list(Organ)
     by_organ = {own.organ: own for own in scores}
     assert by_organ[Organ.HEART] == score(Organ.HEART, np.roll(heart, 1, 0), heart, SPACING)
-    assert by_organ[Organ.LUNG_L] == Score(Organ.LUNG_L, 1.0, 0.0, 0.0)
+    assert by_organ[Organ.LUNG_L] == Accuracy(Organ.LUNG_L, 1.0, 0.0, 0.0)
     assert by_organ[Organ.CORD].dsc == by_organ[Organ.LUNG_R].dsc == 0.0
     assert [own.organ for own in score_labels(truth, labels)] == [
         Organ.HEART,

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from limn.domain.scan import Organ
 from limn.lab.measure.agreement import conformity_index, consensus, structures
-from limn.lab.words import Structure
+from limn.lab.words import ComparedStructure
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
 
@@ -103,9 +103,9 @@ def test_lungs_are_joined_and_an_absent_cord_is_absent() -> None:
     other = np.where(np.isin(labels, (3, 4)), LUNGS, np.where(labels == 2, 0, labels))
     ours = structures(labels, TRUTH_LABELS, LUNGS)
     theirs = structures(other.astype(np.uint8), TRUTH_LABELS, LUNGS)
-    assert set(ours) == set(Structure)
-    assert set(theirs) == {Structure.HEART, Structure.LUNGS}
-    assert np.array_equal(ours[Structure.LUNGS], theirs[Structure.LUNGS])
+    assert set(ours) == set(ComparedStructure)
+    assert set(theirs) == {ComparedStructure.HEART, ComparedStructure.LUNGS}
+    assert np.array_equal(ours[ComparedStructure.LUNGS], theirs[ComparedStructure.LUNGS])
     assert set(structures(labels, {9: Organ.HEART}, LUNGS)) == set()
 
 

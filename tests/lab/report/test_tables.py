@@ -15,7 +15,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score, write_scores
 from limn.lab.report import published, summary, tables
-from limn.lab.words import ORGAN_WORDS, Structure, in_order
+from limn.lab.words import ORGAN_WORDS, ComparedStructure, in_order
 from tests.conftest import REPOSITORY
 
 PAPER = REPOSITORY.parent / "shared" / "paper.txt"
@@ -134,7 +134,7 @@ def made_up(missed: bool = False) -> list[Score]:
                                 lost if gone else value,
                             )
                         )
-        for structure in Structure:
+        for structure in ComparedStructure:
             for system, value in (("3d_fullres", 0.9), ("2d", 0.8), ("observers", 0.85)):
                 reference = "observers" if system == "observers" else "consensus"
                 scores.append(

@@ -25,8 +25,8 @@ from limn.lab.train.onlooker import (
 from limn.lab.train.patches import (
     draw_patch,
     intensity_properties,
-    make_case,
     make_cases,
+    make_training_case,
     normalise,
     seen_elsewhere,
 )
@@ -108,7 +108,7 @@ def test_nnunetv2_opens_the_model_folder(trained):
     predictor.initialize_from_trained_model_folder(
         str(trained[0]), use_folds=(0, 1), checkpoint_name="checkpoint_final.pth"
     )
-    hu = make_case(1110, TINY).hu_zyx.astype(np.float32)
+    hu = make_training_case(1110, TINY).hu_zyx.astype(np.float32)
     labels = predictor.predict_single_npy_array(hu[None], {"spacing": [0.7] * 3}, None, None, False)
     assert labels.shape == hu.shape
     assert predictor.dataset_json["labels"]["SpinalCord"] == 2
@@ -320,7 +320,7 @@ def test_one_in_three_training_phantoms_has_contrast(monkeypatch):
 
     monkeypatch.setattr(patches, "conceive", noted)
     for seed in range(1100, 1106):
-        make_case(seed, TINY)
+        make_training_case(seed, TINY)
     assert enhanced.count(True) == 2
     assert conceive(1101, contrast=True).tissue.blood > conceive(1101).tissue.blood + 90
 

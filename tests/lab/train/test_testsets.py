@@ -9,7 +9,7 @@ from limn.domain.scan import Organ
 from limn.lab.train import testsets as module
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.testsets import cohort_trials, stress_trials
-from limn.phantom.cohort import Cohort, Split
+from limn.phantom.cohort import Cohort, CohortSplit
 
 
 def test_the_papers_two_test_sets():
@@ -26,7 +26,7 @@ def test_no_tested_animal_was_trained_on():
     recipe = Recipe()
     trained = set(range(recipe.first_seed, recipe.first_seed + recipe.phantoms))
     trained |= set(range(recipe.first_stem_seed, recipe.first_stem_seed + recipe.stem_phantoms))
-    tested = {a.seed for a in Cohort().all_animals if a.split is not Split.TRAIN}
+    tested = {a.seed for a in Cohort().all_animals if a.split is not CohortSplit.TRAIN}
     tested |= {int(trial.scan) for trial in stress_trials(3)}
     assert not trained & tested
 

@@ -14,16 +14,18 @@ from limn.node.contour.allocation import (
     TOPIC,
     WANT_S,
     Allocation,
-    Answer,
-    Ask,
+    AllocationReply,
+    AllocationRequest,
     answer,
 )
 from tests.support.node.parts import until
 
 
-def ask(node: str, priority: int | None = 100, *holding: str) -> Ask:
+def ask(node: str, priority: int | None = 100, *holding: str) -> AllocationRequest:
     """A node that waits with a scan of this priority."""
-    return Ask(node=node, client=f"{node}'s", kind="k", priority=priority, holding=holding)
+    return AllocationRequest(
+        node=node, client=f"{node}'s", kind="k", priority=priority, holding=holding
+    )
 
 
 def test_two_nodes_never_get_the_same_idle_worker():
@@ -150,8 +152,10 @@ def cluster() -> Iterator[LocalCluster]:
 def test_two_nodes_on_one_scheduler(cluster: LocalCluster) -> None:
     """What the scheduler itself sees and hears: grants, running jobs, nodes that leave."""
 
-    def asks(client: Client, node: str, *holding: str) -> Answer:
-        wish = Ask(node=node, client=client.id, kind="k", priority=100, holding=holding)
+    def asks(client: Client, node: str, *holding: str) -> AllocationReply:
+        wish = AllocationRequest(
+            node=node, client=client.id, kind="k", priority=100, holding=holding
+        )
         return client.run_on_scheduler(answer, wish)
 
     a = Client(cluster, set_as_default=False)
@@ -179,7 +183,7 @@ def test_two_nodes_on_one_scheduler(cluster: LocalCluster) -> None:
 def test_a_worker_that_rests_is_not_asked(cluster: LocalCluster) -> None:
     """One whose disk is full takes no scan for a while and does not count as ready."""
     with Client(cluster, set_as_default=False) as client:
-        wish = Ask(node="a", client=client.id, kind="k", priority=100, holding=())
+        wish = AllocationRequest(node="a", client=client.id, kind="k", priority=100, holding=())
         one, two = client.run_on_scheduler(answer, replace(wish, priority=None)).workers
         found = client.run_on_scheduler(answer, replace(wish, resting=(one,)))
         assert (found.worker, found.workers) == (two, (two,))

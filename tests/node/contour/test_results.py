@@ -10,7 +10,7 @@ from limn.domain import files
 from limn.node import persist
 from limn.node.config import load_config
 from limn.node.contour import worker
-from limn.node.contour.allocation import Answer
+from limn.node.contour.allocation import AllocationReply
 from limn.node.contour.dispatch import DEATHS, REST_S, Dispatcher
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
@@ -188,7 +188,9 @@ def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
     assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
     assert "scan-00001 waits: worker worker can't take it: x" in caplog.text
     asked = []
-    client = SimpleNamespace(id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or Answer())
+    client = SimpleNamespace(
+        id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or AllocationReply()
+    )
     desk.dispatcher._ask(client, LIVE)
     desk.dispatcher._resting["worker"] -= 2 * REST_S
     desk.dispatcher._ask(client, LIVE)

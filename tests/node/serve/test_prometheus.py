@@ -17,13 +17,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.config import Config, load_config
-from limn.node.serve.prometheus import BUCKETS_S, Metrics, Process, serving
+from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
 
-ALL_UP = tuple(Process(name, True, 0) for name in ("scheduler", "worker", "engine", "receiver"))
+ALL_UP = tuple(
+    ProcessState(name, True, 0) for name in ("scheduler", "worker", "engine", "receiver")
+)
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_door_to_door_is_a_histogram_of_what_was_delivered(config: Config) -> No
 def test_processes_and_workers(config: Config) -> None:
     """Which runs, how often each died, and how many workers the engine knows."""
     config.ready_path.write_text("3\n")
-    processes = (Process("worker", False, 7), Process("engine", True, 0))
+    processes = (ProcessState("worker", False, 7), ProcessState("engine", True, 0))
     found = parsed(Metrics(config, lambda: processes))
     assert values(found["limn_process_up"], "process") == {("worker",): 0, ("engine",): 1}
     assert values(found["limn_process_restarts"], "process")["worker",] == 7
@@ -185,8 +187,8 @@ def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) 
     if fault == "disk":
         receive = config.receive.model_copy(update={"min_free_mb": 10**9})
         config = config.model_copy(update={"receive": receive})
-    down = [Process("engine", False, 1), *ALL_UP[:2], ALL_UP[3]]
-    processes: Sequence[Process] = down if fault == "process" else ALL_UP
+    down = [ProcessState("engine", False, 1), *ALL_UP[:2], ALL_UP[3]]
+    processes: Sequence[ProcessState] = down if fault == "process" else ALL_UP
     port = free_port() if fault == "door" else config.receive.port
     with serving(config, lambda: processes), listening(port):
         status, _, text = get(config, "/health")
@@ -209,8 +211,8 @@ def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
     """Receiver and engine stand on another host; here only the worker can ail."""
     receive = config.receive.model_copy(update={"min_free_mb": 10**9})
     config = config.model_copy(update={"receive": receive})
-    assert Metrics(config, lambda: [Process("worker", True, 0)]).ailments() == []
-    ill = Metrics(config, lambda: [Process("worker", False, 0)]).ailments()
+    assert Metrics(config, lambda: [ProcessState("worker", True, 0)]).ailments() == []
+    ill = Metrics(config, lambda: [ProcessState("worker", False, 0)]).ailments()
     assert ill == ["worker does not run"]
 
 

@@ -42,7 +42,7 @@ from limn.lab.data.split import Split, as_toml, draw_split, folded, read_split
 from limn.lab.nifti import to_image
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.process.folder_lock import sole
-from limn.phantom.cohort import Split as Side
+from limn.phantom.cohort import CohortSplit as Side
 
 MANIFEST = "dataset.csv"
 SPLIT = "split.toml"

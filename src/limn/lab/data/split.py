@@ -17,7 +17,7 @@ import numpy as np
 
 from limn.domain.errors import ConfigWrong
 from limn.phantom.cohort import TRAINING_SHARE
-from limn.phantom.cohort import Split as Side
+from limn.phantom.cohort import CohortSplit as Side
 
 FOLDS = 5
 KEYS = ("test1", "test2", "folds")

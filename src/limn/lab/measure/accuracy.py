@@ -34,7 +34,7 @@ DECIMALS_MM = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Accuracy:
     """How well one organ was delineated.
 
     Attributes
@@ -103,7 +103,7 @@ class SurfaceDistances:
         return max(float(np.percentile(own_mm, percentile)) for own_mm in directed_mm)
 
 
-def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Score:
+def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Accuracy:
     """Hold one organ's mask against its truth.
 
     Parameters
@@ -119,10 +119,10 @@ def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Score
     distances = SurfaceDistances.between(mask, truth, spacing_mm)
     # Two masks of nothing agree on nothing, where `dice` says 1.
     dsc = dice(mask, truth) if mask.any() or truth.any() else float("nan")
-    return Score(organ, dsc, distances.mean_mm, distances.hausdorff_mm())
+    return Accuracy(organ, dsc, distances.mean_mm, distances.hausdorff_mm())
 
 
-def score_labels(labels: Labels, truth: Labels) -> tuple[Score, ...]:
+def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
     """Score every organ that the truth can name, in the order of `Organ`.
 
     Organs are matched by name: the two may number them differently. An organ that the labels

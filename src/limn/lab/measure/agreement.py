@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.scan import Organ
-from limn.lab.words import Structure
+from limn.lab.words import ComparedStructure
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -23,10 +23,10 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 NEEDED = 2
 
 
-ORGANS_OF: Mapping[Structure, tuple[Organ, ...]] = {
-    Structure.HEART: (Organ.HEART,),
-    Structure.LUNGS: (Organ.LUNG_R, Organ.LUNG_L),
-    Structure.CORD: (Organ.CORD,),
+ORGANS_OF: Mapping[ComparedStructure, tuple[Organ, ...]] = {
+    ComparedStructure.HEART: (Organ.HEART,),
+    ComparedStructure.LUNGS: (Organ.LUNG_R, Organ.LUNG_L),
+    ComparedStructure.CORD: (Organ.CORD,),
 }
 
 
@@ -70,7 +70,7 @@ def consensus(masks: Sequence[Mask]) -> Mask:
 
 def structures(
     labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[Structure, Mask]:
+) -> dict[ComparedStructure, Mask]:
     """What an observer drew, by what all observers can be compared by.
 
     Parameters
@@ -85,7 +85,7 @@ def structures(
     drawn = {}
     for structure, parts in ORGANS_OF.items():
         labels = [label for label, organ in organs.items() if organ in parts]
-        if structure is Structure.LUNGS:
+        if structure is ComparedStructure.LUNGS:
             labels.append(lungs_label)
         mask = np.asarray(np.isin(labels_zyx, labels), dtype=np.bool_)
         if mask.any():

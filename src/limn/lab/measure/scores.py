@@ -19,7 +19,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Labels, Organ
 from limn.lab.measure.accuracy import score_labels
 from limn.lab.measure.agreement import conformity_index, consensus, structures
-from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES, Structure
+from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES, ComparedStructure
 from limn.segment.bundle.bundle import CleanRule
 from limn.segment.draw.clean import clean
 
@@ -214,7 +214,7 @@ def _wrong(own: Score) -> str:
     if own.reference not in references:
         wanted = " or ".join(repr(each) for each in references)
         return f"reference {own.reference!r} of {own.measure}: {wanted} expected"
-    organs = {""} if not own.reference else {*map(str, Organ), *map(str, Structure)}
+    organs = {""} if not own.reference else {*map(str, Organ), *map(str, ComparedStructure)}
     for name, said, words in (
         ("cleaned", own.cleaned, {"yes", "no"} if own.reference else {own.cleaned}),
         ("organ", own.organ, organs),
@@ -236,7 +236,7 @@ def _of_another(own: Score, animal_of: dict[tuple[str, str], str]) -> str:
 
 def _consensus(
     observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[Structure, npt.NDArray[np.bool_]]:
+) -> dict[ComparedStructure, npt.NDArray[np.bool_]]:
     return {
         structure: consensus(masks)
         for structure, masks in _drawn_by_two(observers, organs, lungs_label).items()
@@ -245,9 +245,10 @@ def _consensus(
 
 def _drawn_by_two(
     observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[Structure, list[npt.NDArray[np.bool_]]]:
+) -> dict[ComparedStructure, list[npt.NDArray[np.bool_]]]:
     drawn = [structures(labels_zyx, organs, lungs_label) for labels_zyx in observers]
     masks = {
-        structure: [own[structure] for own in drawn if structure in own] for structure in Structure
+        structure: [own[structure] for own in drawn if structure in own]
+        for structure in ComparedStructure
     }
     return {structure: own for structure, own in masks.items() if len(own) > 1}

@@ -13,7 +13,7 @@ from limn.domain.geometry import FloatArray
 from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score
 from limn.lab.report.summary import accuracy_values, conformity_values
-from limn.lab.words import MEASURES, ORGAN_WORDS, SETS, Structure, System, in_order
+from limn.lab.words import MEASURES, ORGAN_WORDS, SETS, ComparedStructure, System, in_order
 
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
 DOTS_PER_INCH = 110
@@ -48,7 +48,7 @@ def draw_conformity(scores: Sequence[Score], test_set: str, path: Path) -> bool:
     systems = in_order({system for _, system in found})
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    _boxes(axes, found, [structure.value for structure in Structure], systems)
+    _boxes(axes, found, [structure.value for structure in ComparedStructure], systems)
     axes.set_ylabel("generalised conformity index")
     _finish(figure, systems, SETS[test_set], path)
     return True

@@ -20,7 +20,7 @@ from limn.lab.words import (
     OBSERVERS,
     REFERENCE_SYSTEM,
     TIMES,
-    Structure,
+    ComparedStructure,
     in_order,
 )
 
@@ -291,7 +291,7 @@ def conformity(
         Conformity(system.key, test_set, structure.value, *_mean_and_sd(_defined(values[key])))
         for system in in_order({key[0] for key in values})
         for test_set in sorted({key[1] for key in values})
-        for structure in Structure
+        for structure in ComparedStructure
         if (key := (system.key, test_set, structure.value)) in values
     )
 

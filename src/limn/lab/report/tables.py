@@ -23,7 +23,7 @@ from limn.lab.words import (
     REFERENCE_SYSTEM,
     SETS,
     TIMES,
-    Structure,
+    ComparedStructure,
     System,
     in_order,
 )
@@ -311,12 +311,16 @@ def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
 
 def _conformity_columns() -> tuple[str, ...]:
     words = {
-        Structure.HEART: "Heart",
-        Structure.LUNGS: "Total lungs",
-        Structure.CORD: "Spinal Cord",
+        ComparedStructure.HEART: "Heart",
+        ComparedStructure.LUNGS: "Total lungs",
+        ComparedStructure.CORD: "Spinal Cord",
     }
     shorts = {"test1": "Native CT", "test2": "Contrast-enhanced CT"}
-    values = [f"{short} {words[structure]}" for short in shorts.values() for structure in Structure]
+    values = [
+        f"{short} {words[structure]}"
+        for short in shorts.values()
+        for structure in ComparedStructure
+    ]
     return ("Algorithm", "Model", "Of", *values)
 
 
@@ -349,7 +353,7 @@ def conformity_cells(cells: Sequence[Conformity], system: str) -> tuple[str, ...
     """The six cells of a line of Table 3, as the paper writes them; the best of all bold."""
     texts = []
     for test_set in SETS:
-        for structure in Structure:
+        for structure in ComparedStructure:
             column = [cell for cell in cells if (cell.set, cell.organ) == (test_set, structure)]
             own = next((cell for cell in column if cell.system == system), None)
             if own is None:

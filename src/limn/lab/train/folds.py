@@ -46,12 +46,12 @@ from limn.lab.train.onlooker import (
     train_onlooker,
 )
 from limn.lab.train.patches import (
-    Case,
+    TrainingCase,
     draw_patch,
     intensity_properties,
     keep_cases,
-    make_case,
     make_cases,
+    make_training_case,
     normalise,
     read_case,
 )
@@ -106,7 +106,7 @@ REPORTED_EVERY = 50
 
 def train(
     course: Course,
-    cases: Sequence[Case],
+    cases: Sequence[TrainingCase],
     intensities: Mapping[str, float],
     recipe: Recipe,
     start: Weights | None,
@@ -220,7 +220,7 @@ def train_phantom_bundle(
     writable(work)
     begin(work, recipe, orient, report)
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
-    keep_cases(seeds, partial(make_case, recipe=recipe), work / PHANTOMS, report)
+    keep_cases(seeds, partial(make_training_case, recipe=recipe), work / PHANTOMS, report)
     intensities = _intensities(recipe, work, report)
     write_plans(bundle, recipe, intensities)
     spawn = multiprocessing.get_context("spawn")

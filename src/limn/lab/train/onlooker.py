@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import nn
 
 from limn.domain.geometry import SpacingMm
-from limn.lab.train.patches import Case, seen_elsewhere
+from limn.lab.train.patches import TrainingCase, seen_elsewhere
 from limn.segment.engine.half import autocast
 from limn.segment.engine.orient import (
     STRAIGHT,
@@ -40,7 +40,7 @@ class OrientRecipe:
     seed: int = 77
 
 
-def coarse_cases(cases: Sequence[Case], spacing_mm: float) -> list[npt.NDArray[np.float32]]:
+def coarse_cases(cases: Sequence[TrainingCase], spacing_mm: float) -> list[npt.NDArray[np.float32]]:
     """The phantoms as the onlooker sees them, in HU."""
     spacing = SpacingMm(spacing_mm, spacing_mm, spacing_mm)
     return [coarse(case.hu_zyx.astype(np.float32), spacing) for case in cases]

@@ -21,7 +21,7 @@ from limn.phantom.scanner import expose, random_scanner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class TrainingCase:
     """One training phantom.
 
     Attributes
@@ -34,7 +34,7 @@ class Case:
     shares: npt.NDArray[np.uint8]
 
 
-def make_case(seed: int, recipe: Recipe) -> Case:
+def make_training_case(seed: int, recipe: Recipe) -> TrainingCase:
     """The phantom of a seed at the network's own spacing.
 
     One in eight has a neighbour, one in three a contrast agent; one in five shows more of the
@@ -45,20 +45,20 @@ def make_case(seed: int, recipe: Recipe) -> Case:
     x, y, z = scanner.centre_xyz_mm
     mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 3 == 1)
     volume, shares = expose(mouse, replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)), seed)
-    return Case(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
+    return TrainingCase(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
 
 
 def make_cases(
     seeds: Sequence[int], recipe: Recipe, folder: Path, report: Callable[[str], None]
-) -> list[Case]:
+) -> list[TrainingCase]:
     """Make the phantoms that are not in the folder yet, on every core, and read them all."""
-    keep_cases(seeds, partial(make_case, recipe=recipe), folder, report)
+    keep_cases(seeds, partial(make_training_case, recipe=recipe), folder, report)
     return [read_case(seed, folder) for seed in seeds]
 
 
 def keep_cases(
     seeds: Sequence[int],
-    make: Callable[[int], Case],
+    make: Callable[[int], TrainingCase],
     folder: Path,
     report: Callable[[str], None],
 ) -> None:
@@ -76,13 +76,13 @@ def keep_cases(
             report(f"phantom {done}/{len(missing)}, {left_s:.0f} s left")
 
 
-def read_case(seed: int, folder: Path) -> Case:
+def read_case(seed: int, folder: Path) -> TrainingCase:
     """A phantom that was kept."""
     with np.load(_place(seed, folder)) as kept:
-        return Case(kept["hu_zyx"], kept["shares"])
+        return TrainingCase(kept["hu_zyx"], kept["shares"])
 
 
-def _keep_case(seed: int, make: Callable[[int], Case], folder: Path) -> None:
+def _keep_case(seed: int, make: Callable[[int], TrainingCase], folder: Path) -> None:
     path = _place(seed, folder)
     case = make(seed)
     part = path.with_suffix(".part.npz")
@@ -94,7 +94,7 @@ def _place(seed: int, folder: Path) -> Path:
     return folder / f"{seed}.npz"
 
 
-def intensity_properties(cases: Sequence[Case]) -> dict[str, float]:
+def intensity_properties(cases: Sequence[TrainingCase]) -> dict[str, float]:
     """nnU-Net's fingerprint of the foreground, for CTNormalization.
 
     Widened by what the scanners' own errors may add, so that nothing is clipped that tells
@@ -125,7 +125,7 @@ def normalise(
 
 
 def draw_patch(
-    rng: np.random.Generator, cases: Sequence[Case], recipe: Recipe
+    rng: np.random.Generator, cases: Sequence[TrainingCase], recipe: Recipe
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """HU (z, y, x) and classes (class, z, y, x) of a patch, its appearance drawn anew."""
     case = cases[int(rng.integers(len(cases)))]

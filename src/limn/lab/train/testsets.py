@@ -28,7 +28,7 @@ from limn.lab.phantoms.orientation import mirrored, turned
 from limn.lab.train.nnunet_folder import note_measured
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
 from limn.phantom.body import inside, labels_of
-from limn.phantom.cohort import Cohort, Split, Visit, image, mouse_of
+from limn.phantom.cohort import Cohort, CohortSplit, Visit, image, mouse_of
 from limn.phantom.scanner import Scanner, expose
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
@@ -110,7 +110,7 @@ def cohort_trials(*, wide: bool) -> list[Trial]:
     wide : scanners, beds and calibration differ from scan to scan, not one facility's
     """
     cohort = Cohort(wide=wide)
-    sets = {Split.TEST1: "native", Split.TEST2: "contrast"}
+    sets = {CohortSplit.TEST1: "native", CohortSplit.TEST2: "contrast"}
     return [
         Trial(sets[visit.animal.split], visit.name, partial(_visit, cohort, visit))
         for visit in cohort.visits

@@ -16,7 +16,7 @@ import numpy as np
 
 from limn.domain.errors import ConfigWrong
 from limn.lab.train.onlooker import OrientRecipe
-from limn.lab.train.patches import make_case
+from limn.lab.train.patches import make_training_case
 from limn.lab.train.recipe import Recipe
 
 NAME = "recipe.json"
@@ -72,7 +72,7 @@ def _wanted(recipe: Recipe, orient: OrientRecipe) -> dict[str, Any]:
 
 def _digest(seed: int) -> list[float]:
     """Mean of every slice of a small phantom, and of its truth."""
-    case = make_case(seed, SAMPLE)
+    case = make_training_case(seed, SAMPLE)
     means = [case.hu_zyx.mean(axis=(1, 2)), case.shares.mean(axis=(2, 3)).ravel()]
     return [round(float(mean), 3) for mean in np.concatenate(means)]
 

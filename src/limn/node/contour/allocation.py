@@ -29,7 +29,7 @@ NAME = "limn-window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class AllocationRequest:
     """A node asks for a worker.
 
     Attributes
@@ -51,7 +51,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class AllocationReply:
     """The worker that is granted, if any, and the live ones that fit and don't, by address."""
 
     worker: str = ""
@@ -82,7 +82,7 @@ class Allocation:
     _grants: dict[str, _Grant] = field(default_factory=dict)
     _wants: dict[str, _Want] = field(default_factory=dict)
 
-    def grant(self, ask: Ask, idle: Sequence[str], now_s: float) -> str:
+    def grant(self, ask: AllocationRequest, idle: Sequence[str], now_s: float) -> str:
         """An idle worker for this node's next scan; empty if it has to wait.
 
         Nodes that wait take turns: higher priority first, then who has waited longest.
@@ -125,7 +125,7 @@ class Allocation:
         """A node's connection ended: what it was granted is free again."""
         self._grants = {w: grant for w, grant in self._grants.items() if grant.client != client}
 
-    def _forget(self, ask: Ask, now_s: float) -> None:
+    def _forget(self, ask: AllocationRequest, now_s: float) -> None:
         self._wants = {n: want for n, want in self._wants.items() if now_s - want.seen_s <= WANT_S}
         self._grants = {
             worker: grant
@@ -162,7 +162,7 @@ class _Watch(SchedulerPlugin):
         self.window.left(client)
 
 
-def answer(ask: Ask, dask_scheduler: Any) -> Answer:
+def answer(ask: AllocationRequest, dask_scheduler: Any) -> AllocationReply:
     """Run in the scheduler's event loop by ``Client.run_on_scheduler``: one ask at a time."""
     if NAME not in dask_scheduler.plugins:
         dask_scheduler.add_plugin(_Watch(), name=NAME)
@@ -174,7 +174,7 @@ def answer(ask: Ask, dask_scheduler: Any) -> Answer:
         if state.metrics.get(KIND) == ask.kind and state.address not in ask.resting
     ]
     idle = [state.address for state in fit if not state.processing]
-    return Answer(
+    return AllocationReply(
         worker=window.grant(ask, idle, time.monotonic()),
         workers=_addresses(fit),
         others=_addresses(state for state in live if state.metrics.get(KIND) != ask.kind),

@@ -28,7 +28,7 @@ from limn import __version__
 from limn.domain.files import write_durably
 from limn.node import oplog
 from limn.node.config import Config
-from limn.node.contour.allocation import TOPIC, Answer, Ask, answer
+from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, answer
 from limn.node.contour.flights import FETCH_S, JobInFlight
 from limn.node.contour.job import UNFIT, Job, Result
 from limn.node.contour.site_bundle import kind_of, label_of
@@ -118,7 +118,7 @@ class Dispatcher:
                 if stopping.is_set():
                     self._config.ready_path.unlink(missing_ok=True)
                 else:
-                    self._say_ready(Answer())
+                    self._say_ready(AllocationReply())
 
     def _serve(self, client: Client, stopping: Event) -> None:
         while client.status == "running":
@@ -183,12 +183,12 @@ class Dispatcher:
                 del self._flights[scan_id]
                 self._write(partial(self._journal.stopped, scan_id), "the journal")
 
-    def _ask(self, client: Client, priority: int | None) -> Answer:
+    def _ask(self, client: Client, priority: int | None) -> AllocationReply:
         """Which worker takes the next scan; every node on this scheduler asks in the same place."""
         on_their_way = tuple(
             flight.worker for flight in self._flights.values() if not flight.started
         )
-        ask = Ask(
+        ask = AllocationRequest(
             node=self._node,
             client=client.id,
             kind=self._kind,
@@ -196,7 +196,7 @@ class Dispatcher:
             holding=on_their_way,
             resting=tuple(w for w, until_s in self._resting.items() if time.monotonic() < until_s),
         )
-        found: Answer = client.run_on_scheduler(answer, ask)
+        found: AllocationReply = client.run_on_scheduler(answer, ask)
         return found
 
     def _submit(self, client: Client, row: ScanRow, worker: str) -> None:
@@ -395,7 +395,7 @@ class Dispatcher:
             line = what_to_do(self._journal, row, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
 
-    def _say_ready(self, found: Answer, client: Client | None = None) -> None:
+    def _say_ready(self, found: AllocationReply, client: Client | None = None) -> None:
         if found.others != self._others:
             self._others = found.others
             for worker in found.others:

@@ -35,7 +35,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeliveryAnswer:
     """What a destination said, and when (UTC seconds)."""
 
     outcome: Outcome
@@ -60,12 +60,12 @@ def deliver(
     destination: DicomDestination | FolderDestination,
     path: Path,
     calling_ae_title: str,
-) -> Answer:
+) -> DeliveryAnswer:
     """Offer one structure set to one destination."""
     try:
         contents = path.read_bytes()
     except OSError as error:
-        return Answer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
+        return DeliveryAnswer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
     if isinstance(destination, FolderDestination):
         return _export(destination, path.name, contents)
     try:
@@ -73,7 +73,9 @@ def deliver(
         # What an association is asked for.
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
     except (InvalidDicomError, *DAMAGES) as error:
-        return Answer(Outcome.HELD, f"{path} is damaged on this disk: {error!r}", time.time())
+        return DeliveryAnswer(
+            Outcome.HELD, f"{path} is damaged on this disk: {error!r}", time.time()
+        )
     peer = peer_of(destination, calling_ae_title)
     try:
         routing = iter(store(peer, [dataset]))
@@ -82,17 +84,17 @@ def deliver(
         answered_at = time.time()
         next(routing, None)
     except (PeerUnreachable, ConfigWrong) as error:
-        return Answer(Outcome.AGAIN, str(error), time.time())
-    return Answer(judge(status), f"0x{status:04X}", answered_at)
+        return DeliveryAnswer(Outcome.AGAIN, str(error), time.time())
+    return DeliveryAnswer(judge(status), f"0x{status:04X}", answered_at)
 
 
-def _export(destination: FolderDestination, name: str, contents: bytes) -> Answer:
+def _export(destination: FolderDestination, name: str, contents: bytes) -> DeliveryAnswer:
     try:
         destination.folder.mkdir(parents=True, exist_ok=True)
         write_durably(destination.folder / name, contents)
     except OSError as error:
-        return Answer(Outcome.AGAIN, f"{destination.folder}: {error.strerror}", time.time())
-    return Answer(Outcome.DELIVERED, "written", time.time())
+        return DeliveryAnswer(Outcome.AGAIN, f"{destination.folder}: {error.strerror}", time.time())
+    return DeliveryAnswer(Outcome.DELIVERED, "written", time.time())
 
 
 def backoff_s(tries: int) -> float:

@@ -18,7 +18,7 @@ from limn import __version__
 from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
 from limn.domain.folders import writable
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
-from limn.node.contour.allocation import Answer, Ask, answer
+from limn.node.contour.allocation import AllocationReply, AllocationRequest, answer
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
 from limn.node.contour.worker import warm_up
 from limn.node.dimse.client import echo, peer_of
@@ -216,8 +216,10 @@ def _workers_there(config: Config) -> int:
             timeout=ENGINE_S,
             set_as_default=False,
         ) as client:
-            ask = Ask(node="check", client=client.id, kind=kind, priority=None, holding=())
-            found: Answer = client.run_on_scheduler(answer, ask)
+            ask = AllocationRequest(
+                node="check", client=client.id, kind=kind, priority=None, holding=()
+            )
+            found: AllocationReply = client.run_on_scheduler(answer, ask)
     except OSError as error:
         msg = f"no scheduler answers at {config.engine.address}: {error}"
         raise PeerUnreachable(msg) from error

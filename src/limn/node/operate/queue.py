@@ -38,7 +38,7 @@ SHOWN_DAYS = 7.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class QueueEntry:
     """One line: a scan that waits or runs, one of its deliveries, or what somebody must mend.
 
     Attributes
@@ -69,7 +69,7 @@ class Entry:
 def show(config_path: Path, *, as_json: bool) -> None:
     """Print what is in the node; one line if it is empty."""
     config = load_config(config_path)
-    entries: list[Entry] = []
+    entries: list[QueueEntry] = []
     cohort: Counter[str] = Counter()
     if config.journal_path.exists():
         with closing(Journal(config.journal_path)) as journal:
@@ -89,7 +89,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     _print(config, entries, cohort, runs=runs, ready=ready)
 
 
-def standing(journal: Journal, config_path: Path, now: float) -> Iterator[Entry]:
+def standing(journal: Journal, config_path: Path, now: float) -> Iterator[QueueEntry]:
     """Every live scan that is not done: what runs first, what somebody must mend last."""
     yield from _for_a_worker(journal)
     scans = [row for row in journal.scans() if row.priority >= LIVE]
@@ -119,17 +119,17 @@ def cohort_counts(journal: Journal) -> Counter[str]:
     return counts
 
 
-def _entry(row: ScanRow, state: str, since: float, **more: object) -> Entry:
+def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry:
     values: dict[str, object] = {
         "scan": row.name,
         "animal": row.animal,
         "state": state,
         "since_utc": _utc(since),
     }
-    return Entry(**(values | more))  # type: ignore[arg-type]
+    return QueueEntry(**(values | more))  # type: ignore[arg-type]
 
 
-def _for_a_worker(journal: Journal) -> Iterator[Entry]:
+def _for_a_worker(journal: Journal) -> Iterator[QueueEntry]:
     ready = [row for row in journal.ready() if row.priority >= LIVE]
     for row in ready:
         if row.started_at is not None:
@@ -139,7 +139,7 @@ def _for_a_worker(journal: Journal) -> Iterator[Entry]:
         yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries)
 
 
-def _on_hold(journal: Journal, row: ScanRow, config_path: Path) -> Entry:
+def _on_hold(journal: Journal, row: ScanRow, config_path: Path) -> QueueEntry:
     return _entry(
         row,
         "held",
@@ -149,7 +149,7 @@ def _on_hold(journal: Journal, row: ScanRow, config_path: Path) -> Entry:
     )
 
 
-def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Iterator[Entry]:
+def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Iterator[QueueEntry]:
     since = float(row.record.get("contoured_at", row.ready_at))
     for delivery in journal.deliveries(row.id):
         if delivery.state == "waiting":
@@ -175,7 +175,7 @@ def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Ite
             )
 
 
-def _ended(journal: Journal, row: ScanRow, config_path: Path) -> Entry:
+def _ended(journal: Journal, row: ScanRow, config_path: Path) -> QueueEntry:
     if whole(journal, row) is None:
         do = "send the series again from the scanner"
     elif row.state == "refused":
@@ -186,7 +186,7 @@ def _ended(journal: Journal, row: ScanRow, config_path: Path) -> Entry:
 
 
 def _print(
-    config: Config, entries: list[Entry], cohort: Counter[str], *, runs: bool, ready: bool
+    config: Config, entries: list[QueueEntry], cohort: Counter[str], *, runs: bool, ready: bool
 ) -> None:
     # What a file says of its animal is text, never markup.
     console = Console(markup=False, highlight=False)
@@ -228,7 +228,7 @@ def _shortage(config: Config) -> str:
         return ""
 
 
-def _more(entry: Entry) -> str:
+def _more(entry: QueueEntry) -> str:
     if entry.state == "running":
         return f"try {entry.tries}"
     if entry.state == "waiting":

@@ -35,7 +35,7 @@ MAX_NAMED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _SeenFile:
     """A file as it last looked, and since when (monotonic)."""
 
     size: int
@@ -90,7 +90,7 @@ class FolderWatch:
         self._named: set[str] = set()
         self._intake = intake
         self._taken = _Taken(memory)
-        self._pending: dict[str, _Seen] = {}
+        self._pending: dict[str, _SeenFile] = {}
         self._notified = threading.Event()
         self._observer: BaseObserver | None = None
         self._reachable = True
@@ -131,7 +131,7 @@ class FolderWatch:
                 continue
             seen = self._pending.get(path)
             if seen is None or (seen.size, seen.modified_ns) != (size, modified_ns):
-                self._pending[path] = _Seen(size, modified_ns, now_s)
+                self._pending[path] = _SeenFile(size, modified_ns, now_s)
 
     def _take_settled(self, now_s: float) -> None:
         settled = [
@@ -149,12 +149,12 @@ class FolderWatch:
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
             self._intake.closed(self._source(folder).key, aborted=folder in left)
 
-    def _take(self, path: str, seen: _Seen) -> bool:
+    def _take(self, path: str, seen: _SeenFile) -> bool:
         """Whether a file has not to be tried again."""
         try:
             now = Path(path).lstat()
             if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
-                self._pending[path] = _Seen(now.st_size, now.st_mtime_ns, time.monotonic())
+                self._pending[path] = _SeenFile(now.st_size, now.st_mtime_ns, time.monotonic())
                 return True
             if now.st_size > self._max_bytes:
                 log.error(

@@ -58,7 +58,7 @@ _FOR_A_PERSON = (
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessState:
     """One child of the supervisor."""
 
     name: str
@@ -91,7 +91,7 @@ class Family:
 class Metrics:
     """What is known of this host's part of the node, asked anew at every request."""
 
-    def __init__(self, config: Config, processes: Callable[[], Sequence[Process]]) -> None:
+    def __init__(self, config: Config, processes: Callable[[], Sequence[ProcessState]]) -> None:
         self._config = config
         self._processes = processes
         self._lock = threading.Lock()
@@ -280,7 +280,7 @@ def _of_register(db: sqlite3.Connection, destinations: Iterable[str]) -> Iterato
 
 
 @contextmanager
-def serving(config: Config, processes: Callable[[], Sequence[Process]]) -> Iterator[None]:
+def serving(config: Config, processes: Callable[[], Sequence[ProcessState]]) -> Iterator[None]:
     """Serve ``/metrics`` and ``/health`` meanwhile, if the site gives a port.
 
     Raises

@@ -168,9 +168,9 @@ def drain_s(config: Config, process: str) -> float:
     return STOP_S + (config.engine.deadline_s if process == "engine" else 0.0)
 
 
-def _told(child: _Child) -> prometheus.Process:
+def _told(child: _Child) -> prometheus.ProcessState:
     process = child.process
-    return prometheus.Process(
+    return prometheus.ProcessState(
         child.name, process is not None and process.poll() is None, child.restarts
     )
 

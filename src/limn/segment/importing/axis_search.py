@@ -101,7 +101,7 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _SearchedScan:
     """The scan, the middle of its chest, and the patches cut of it so far."""
 
     volume: Volume
@@ -133,7 +133,7 @@ def try_ways(
     others = bundle.folds[1:]
     total = len(WAYS) + SECOND_LOOK * len(others)
     found: list[AxisTrial] = []
-    seen = _Seen(volume, _middle(volume), {})
+    seen = _SearchedScan(volume, _middle(volume), {})
     with torch.inference_mode():
         for letters in WAYS:
             found.append(_try(letters, plan, first, seen, bundle))
@@ -184,7 +184,9 @@ def _load(bundle: Bundle, fold: int) -> tuple[_Plan, nn.Module]:
     return plan, fill(network, read_checkpoint(path)["network_weights"], path)
 
 
-def _try(letters: str, plan: _Plan, network: nn.Module, seen: _Seen, bundle: Bundle) -> AxisTrial:
+def _try(
+    letters: str, plan: _Plan, network: nn.Module, seen: _SearchedScan, bundle: Bundle
+) -> AxisTrial:
     """One way: the patch turned, drawn by the network, turned back, judged."""
     # Resampling and flipping may be exchanged, so that six patches serve 48 ways.
     unflipped = "".join(_straight(letter) for letter in letters)
@@ -249,7 +251,9 @@ def _largest(pieces: npt.NDArray[Any]) -> int:
     return int(np.bincount(pieces.ravel())[1:].argmax()) + 1
 
 
-def _patch(letters: str, plan: _Plan, seen: _Seen) -> tuple[npt.NDArray[np.float32], list[float]]:
+def _patch(
+    letters: str, plan: _Plan, seen: _SearchedScan
+) -> tuple[npt.NDArray[np.float32], list[float]]:
     """One patch of HU around the middle, and its spacing; padded with the mean where it ends."""
     turn = Reorientation.between(STRAIGHT, letters)
     array = turn.apply(seen.volume.hu_zyx).transpose(plan.forward)
