@@ -19,10 +19,11 @@ allow_demo_bundle = true
 # As Dask runs a preload: what it raises is logged and forgotten.
 RUN = """
 import pathlib, sys
-from limn.node import lifeline, worker
+from limn.node.contour import worker
+from limn.node.host import lifetime
 def broken(config):
     raise RuntimeError("the model does not load")
-lifeline.hold = lambda: None
+lifetime.end_with_supervisor = lambda: None
 worker.warm_up = broken
 try:
     worker.dask_setup.callback(None, pathlib.Path(sys.argv[1]))

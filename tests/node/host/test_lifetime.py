@@ -8,13 +8,13 @@ import pytest
 
 from limn.node.host import lifetime
 
-HOLDING = """
+WATCHING = """
 import subprocess, sys, time
-from limn.node import lifeline
-lifeline.hold()
+from limn.node.host import lifetime
+lifetime.end_with_supervisor()
 print("up", flush=True)
 """
-SLEEPING = HOLDING + "time.sleep(60)"
+SLEEPING = WATCHING + "time.sleep(60)"
 PARENT = f"""
 import subprocess, sys, time
 pipe = subprocess.PIPE
@@ -26,9 +26,9 @@ time.sleep(60)
 
 
 def child(then: str) -> subprocess.Popen[bytes]:
-    """A process that holds its lifeline and then does something."""
+    """A process that ends with its supervisor, and what it does meanwhile."""
     started = subprocess.Popen(
-        [sys.executable, "-c", HOLDING + then], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", WATCHING + then], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert started.stdout is not None
     assert started.stdout.readline() == b"up\n"
@@ -37,7 +37,7 @@ def child(then: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("then", ["time.sleep(60)", "while True: pass"])
 def test_a_child_ends_when_its_input_closes(then):
-    """Waiting or computing, it does not outlive its supervisor."""
+    """Whether it waits or computes, it does not outlive its supervisor."""
     process = child(then)
     assert process.poll() is None
     process.stdin.close()
@@ -65,7 +65,7 @@ def test_a_child_can_end_by_itself():
 
 
 def test_a_child_ends_when_its_parent_is_killed():
-    """SIGKILL leaves no time to say goodbye; the pipe closes all the same."""
+    """SIGKILL runs no clean-up code, but the pipe closes all the same."""
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     pid = int(parent.stdout.readline())
     watched = os.pidfd_open(pid)
@@ -77,8 +77,8 @@ def test_a_child_ends_when_its_parent_is_killed():
     assert ended
 
 
-def test_a_child_told_to_stop_finishes_first():
-    """On Windows there is no SIGTERM to send; what comes through the pipe does the same."""
+def test_a_child_that_is_asked_to_stop_finishes_first():
+    """Windows has no SIGTERM; the message through the pipe does the same."""
     process = child(
         "import signal, threading\n"
         "stopping = threading.Event()\n"
@@ -96,10 +96,10 @@ def test_a_child_told_to_stop_finishes_first():
     process.stdout.close()
 
 
-def test_on_posix_a_signal_asks():
-    """An init system and a person do the same to a process that runs alone."""
+def test_on_posix_a_signal_requests_the_stop():
+    """An init system and an operator send the same signal to a process that runs alone."""
     process = child("time.sleep(60)")
-    lifetime.ask_to_stop(process)
+    lifetime.request_stop(process)
     assert process.wait(10) == -signal.SIGTERM
     process.stdin.close()
     process.stdout.close()

@@ -79,7 +79,7 @@ def dask_setup(worker: Any, config_path: Path) -> None:
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "worker", config.log)
     logging.getLogger("distributed.worker").addFilter(_without_stack)
-    lifetime.hold()
+    lifetime.end_with_supervisor()
     try:
         warm = warm_up(config)
         rehearse(warm.ensemble, warm.options)

@@ -1,8 +1,8 @@
-"""A child process ends when its supervisor does: it notices that its standard input closes.
+"""A child process ends with its supervisor: the end of its standard input tells it so.
 
-On Windows it is told through the same pipe to finish and stop, for there ``terminate`` kills.
+On Windows the same pipe carries the request to stop, because ``terminate`` kills there.
 
-Also a preload for Dask's scheduler, which calls `dask_setup`, and speaks to the supervisor then.
+Dask's scheduler loads this module too (``--preload``) and calls `dask_setup`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ log = logging.getLogger(__name__)
 STOP = b"stop\n"
 
 
-def hold() -> None:
-    """Exit this process at once when standard input closes."""
-    threading.Thread(target=_wait, name="lifeline", daemon=True).start()
+def end_with_supervisor() -> None:
+    """Exit this process at once when its standard input closes."""
+    threading.Thread(target=_watch_stdin, name="lifetime", daemon=True).start()
 
 
-def _wait() -> None:
+def _watch_stdin() -> None:
     # The raw descriptor: a reader blocked in sys.stdin would stall the interpreter's exit.
-    while said := os.read(sys.stdin.fileno(), 1024):
-        if STOP in said:
+    while received := os.read(sys.stdin.fileno(), 1024):
+        if STOP in received:
             # What SIGTERM does to this process: finish what runs, then end.
             signal.raise_signal(signal.SIGTERM)
     os._exit(3)
 
 
-def ask_to_stop(child: subprocess.Popen[bytes]) -> None:
-    """Let a child that holds its lifeline finish what it does, then end."""
+def request_stop(child: subprocess.Popen[bytes]) -> None:
+    """Let a child that called `end_with_supervisor` finish its work, then end."""
     if os.name == "posix" or child.stdin is None:
         child.terminate()
         return
@@ -49,13 +49,13 @@ def dask_setup(scheduler: object) -> None:
     """Called by ``dask scheduler --preload limn.node.host.lifetime``."""
     del scheduler
     oplog.to_supervisor("scheduler")
-    hold()
+    end_with_supervisor()
 
 
 def stop_on_signal() -> threading.Event:
-    """An event that is set when this process is told to end."""
+    """An event that is set when a signal asks this process to end."""
     stopping = threading.Event()
-    # The last is how a service of Windows is stopped.
+    # SIGBREAK is how a Windows service is stopped.
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(number, lambda *_: stopping.set())
     return stopping

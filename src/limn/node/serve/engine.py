@@ -28,7 +28,7 @@ def run_engine(config_path: Path) -> None:
     for chatty in ("distributed.utils", "distributed.client"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     stopping = stop_on_signal()
-    lifetime.hold()
+    lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
     couriers = [
         Courier(

@@ -32,7 +32,7 @@ def run_receiver(config_path: Path) -> None:
     stopping = stop_on_signal()
     # What senders may still bring while limn stops is taken in and handed over.
     shut = threading.Event()
-    lifetime.hold()
+    lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
     spool = Spool(
         config.spool_dir,

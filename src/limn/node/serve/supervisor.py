@@ -146,7 +146,7 @@ class Supervisor:
             if child.process is None or child.process.poll() is not None:
                 continue
             with suppress(OSError):
-                lifetime.ask_to_stop(child.process)
+                lifetime.request_stop(child.process)
             within_s = drain_s(self._config, child.name)
             try:
                 child.process.wait(within_s)
