@@ -356,7 +356,7 @@ def test_nothing_is_removed_and_no_page_is_open_by_default(tmp_path):
 
 
 def test_the_default_timings_are_those_of_the_design(tmp_path):
-    """D2: half a second of silence, half a minute for a resend."""
+    """P2: half a second of silence, half a minute for a resend."""
     settle = load(tmp_path, LEAST).settle
     assert (settle.settle_s, settle.hold_s, settle.expected_slices) == (0.5, 30.0, None)
 

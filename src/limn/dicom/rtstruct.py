@@ -1,6 +1,6 @@
 """Contours to an RT Structure Set, and back.
 
-The skeleton is rt-utils' (D4); geometry, contours and the attributes that a planning system
+The skeleton is rt-utils' (P4); geometry, contours and the attributes that a planning system
 needs are ours. Written as Implicit VR Little Endian: in Explicit VR a long contour's DS
 passes the 16-bit length and turns into UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
 """

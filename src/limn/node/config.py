@@ -125,7 +125,7 @@ class Watch(_Table):
 
 
 class Settle(_Table):
-    """When a series counts as complete (design D2)."""
+    """When a series counts as complete (P2 in DESIGN.md)."""
 
     min_slices: Annotated[int, Field(ge=3)] = 20
     settle_s: Annotated[float, Field(gt=0)] = 0.5

@@ -108,7 +108,7 @@ def test_a_structure_set_is_delivered_and_logged(desk):
 
 
 def test_the_stages_sum_to_door_to_door(desk):
-    """D8: settle to deliver, with overhead as the rest, is last slice to acceptance."""
+    """P8: settle to deliver, with overhead as the rest, is last slice to acceptance."""
     scan = desk.contoured(last_slice_at=time.time() - 20.0, settle_s=0.5)
     with peer(Archive()) as port:
         desk.courier(port).work()

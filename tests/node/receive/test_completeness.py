@@ -65,7 +65,7 @@ GIVEN_UP = [
     ("came", "rules", "now_s"), [row[1:] for row in COMPLETE], ids=[row[0] for row in COMPLETE]
 )
 def test_complete(came, rules, now_s):
-    """D2: by geometry and silence, or at once by a count."""
+    """P2: by geometry and silence, or at once by a count."""
     assert decide(came, rules, now_s) is Verdict.COMPLETE
 
 

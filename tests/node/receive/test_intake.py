@@ -312,7 +312,7 @@ def test_a_resend_after_the_refusal_is_contoured(tmp_path):
 
 
 def test_an_abort_beside_an_open_association_is_not_forgotten(tmp_path):
-    """D2, none aborted: one half broke off, the other half's release makes nothing whole."""
+    """P2, none aborted: one half broke off, the other half's release makes nothing whole."""
     door = Door(tmp_path, hold_s=0.4)
     sent = slices(count=60)
     door.send(sent[:30], SCP)

@@ -97,7 +97,7 @@ def test_the_cpu_gets_openvino():
 
 
 def test_nothing_reports_its_use():
-    """OpenVINO's telemetry is never loaded (design D10)."""
+    """OpenVINO's telemetry is never loaded (P10)."""
     said = subprocess.run(
         [
             sys.executable,

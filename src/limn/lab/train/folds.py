@@ -246,7 +246,7 @@ def train_phantom_bundle(
     _refuse_dead(chains)
     looks = Path(recipe.start) / ONLOOKER if recipe.start else None
     if looks is not None and looks.exists():
-        # One that learnt on the newest phantoms alone knew real mice less well (DECISIONS 037).
+        # One that learnt on the newest phantoms alone knew real mice less well (D-037).
         shutil.copyfile(looks, bundle / ONLOOKER)
     elif not (bundle / ONLOOKER).exists():
         _learn_to_look(work, bundle / ONLOOKER, recipe, orient, report)

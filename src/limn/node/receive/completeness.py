@@ -1,4 +1,4 @@
-"""Is this series complete? Pure; see design D2."""
+"""Is this series complete? Pure; see P2 in DESIGN.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three ways to run an ensemble (design D5): as the paper did, as nnunetv2 does, and fast."""
+"""The three ways to run an ensemble (P5): as the paper did, as nnunetv2 does, and fast."""
 
 from __future__ import annotations
 

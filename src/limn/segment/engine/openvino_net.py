@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 # OpenVINO's converter, which is not used here, reports its use to its makers. Without this
-# package it can't (design D10).
+# package it can't (P10).
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino as ov  # noqa: E402
