@@ -1,4 +1,4 @@
-"""Can the data folder be written, and has it room? What must be written waits until it has."""
+"""Writes that wait for a full disk: those that must be done, and those that may come later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
-# A full disk is tried again after so long.
+# Pause between two attempts on a full disk.
 PAUSE_S = 1.0
-# What SQLite says of a disk; any other error is a fault of ours.
-_OF_THE_DISK = {
+# SQLite's errors that come from the disk; any other error is a fault of limn.
+_DISK_ERRORS = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_CANTOPEN,
@@ -22,18 +22,20 @@ _OF_THE_DISK = {
     sqlite3.SQLITE_BUSY,
 }
 
-# So many pictures and label files; a scan has one of each, a few MB.
-MOST_LATER = 40
+# Pictures and label files that wait; a scan has one of each, a few MB.
+MOST_DEFERRED = 40
 
 Written = TypeVar("Written")
 
 
-class GivenUp(Exception):
-    """The node was told to stop before the disk took what was to be written."""
+class WriteAbandoned(Exception):
+    """The node stops before the disk took what was to be written."""
 
 
-def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
-    """Write, again until the disk takes it; said once when it does not and once when it does.
+def write_until_done(write: Callable[[], Written], what: str, stopping: Event) -> Written:
+    """Write, and repeat it until the disk takes it.
+
+    The log has one line when the wait begins and one when it ends.
 
     Parameters
     ----------
@@ -42,8 +44,8 @@ def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
 
     Raises
     ------
-    GivenUp
-        If the node is told to stop meanwhile; ``what`` is then not on disk.
+    WriteAbandoned
+        If the node stops meanwhile; ``what`` is then not on disk.
     """
     waits = False
     while True:
@@ -52,7 +54,7 @@ def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
         except (OSError, sqlite3.OperationalError) as error:
             if (
                 isinstance(error, sqlite3.Error)
-                and error.sqlite_errorcode & 255 not in _OF_THE_DISK
+                and error.sqlite_errorcode & 255 not in _DISK_ERRORS
             ):
                 raise
             if not waits:
@@ -65,52 +67,52 @@ def insist(write: Callable[[], Written], what: str, stopping: Event) -> Written:
             waits = True
             if stopping.wait(PAUSE_S):
                 msg = f"{what} is not on disk ({error})"
-                raise GivenUp(msg) from error
+                raise WriteAbandoned(msg) from error
         else:
             if waits:
                 log.info("%s is written", what)
             return written
 
 
-class Later:
-    """Writes what people look at as soon as the disk takes it; nothing waits for it."""
+class DeferredWriter:
+    """Writes files for people as soon as the disk takes them; no scan waits for it."""
 
     def __init__(self) -> None:
-        self._left: dict[Path, bytes] = {}
+        self._waiting: dict[Path, bytes] = {}
 
     def write(self, path: Path, contents: bytes) -> None:
-        """Now, or at one of the next `again`."""
-        self._left[path] = contents
+        """Write now, or at one of the next `flush`."""
+        self._waiting[path] = contents
         if why := self._try(path):
             log.error(
                 "%s can't be written (%s) and waits in memory; make room on the disk of data_dir",
                 path,
                 why,
             )
-        while len(self._left) > MOST_LATER:
-            oldest = next(iter(self._left))
-            del self._left[oldest]
+        while len(self._waiting) > MOST_DEFERRED:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
             log.error("%s is given up: too many wait; the structure set is written", oldest)
 
-    def again(self) -> None:
-        """Try what was not taken."""
-        for path in list(self._left):
+    def flush(self) -> None:
+        """Try every file that waits."""
+        for path in list(self._waiting):
             if not self._try(path):
                 log.info("%s is written", path)
 
     def _try(self, path: Path) -> str:
-        """Why it can't be written; empty if it is, or its folder was removed."""
+        """Why the file can't be written; empty if it was, or if its folder is gone."""
         try:
             if path.parent.is_dir():
                 part = path.with_name(f"{path.name}.part")
                 try:
-                    part.write_bytes(self._left[path])
+                    part.write_bytes(self._waiting[path])
                     part.replace(path)
                 except OSError:
-                    # Half of one would take the room that a structure set needs.
+                    # Half a file would take the space that a structure set needs.
                     part.unlink(missing_ok=True)
                     raise
         except OSError as error:
             return error.strerror or str(error)
-        del self._left[path]
+        del self._waiting[path]
         return ""

@@ -149,7 +149,7 @@ def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
     )
     row = desk.began()
     desk.dispatcher._stopping.set()
-    with pytest.raises(persist.GivenUp, match="No space left"):
+    with pytest.raises(persist.WriteAbandoned, match="No space left"):
         desk.lands(row, "finished", product())
     assert desk.journal.scan(row.id).state == "ready"
 
@@ -174,7 +174,7 @@ def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(desk, monkeypatch, 
 def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
     """A fault of ours must not look like a full disk for ever."""
     with pytest.raises(Exception, match="no such table"):
-        persist.insist(
+        persist.write_until_done(
             lambda: desk.journal._db.execute("select * from gone"), "it", threading.Event()
         )
 
@@ -245,23 +245,23 @@ def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
         assert desk.lands(row, "finished", product()).state == "contoured"
-        desk.dispatcher._for_people.again()
+        desk.dispatcher._for_people.flush()
     folder = desk.dispatcher._config.results_dir / row.name
     assert not (folder / "picture.png").exists()
     said = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
     assert len(said) == 1
     assert "can't be written (No space left on device) and waits in memory" in said[0]
-    desk.dispatcher._for_people.again()
+    desk.dispatcher._for_people.flush()
     assert (folder / "picture.png").read_bytes() == b"PNG"
     assert (folder / "labels.npz").read_bytes() == b"NPZ"
 
 
 def test_pictures_that_wait_are_bounded(tmp_path, monkeypatch, caplog):
     """A disk that stays full does not fill the memory instead."""
-    monkeypatch.setattr(persist, "MOST_LATER", 2)
-    later = persist.Later()
+    monkeypatch.setattr(persist, "MOST_DEFERRED", 2)
+    later = persist.DeferredWriter()
     for k in range(3):
         (tmp_path / str(k) / "picture.png").mkdir(parents=True)
         later.write(tmp_path / str(k) / "picture.png", b"PNG")
     assert f"{tmp_path / '0' / 'picture.png'} is given up" in caplog.text
-    assert list(later._left) == [tmp_path / str(k) / "picture.png" for k in (1, 2)]
+    assert list(later._waiting) == [tmp_path / str(k) / "picture.png" for k in (1, 2)]

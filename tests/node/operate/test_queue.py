@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from limn.node import persist
+from limn.node.store import space
 from limn.node.store.schema import COHORT
 from tests.support.node.parts import arrived
 from tests.support.node.site import Site
@@ -56,7 +56,7 @@ def full(site):
 
 def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
     """What waits for it waits in the engine's memory, which no journal tells."""
-    monkeypatch.setattr(persist, "shortage", lambda config: "data has 0 MB free; free some space")
+    monkeypatch.setattr(space, "shortage", lambda config: "data has 0 MB free; free some space")
     assert full.limn("queue").startswith("data has 0 MB free; free some space\n")
     assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
 

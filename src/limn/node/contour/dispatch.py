@@ -34,7 +34,7 @@ from limn.node.contour.job import UNFIT, Job, Result
 from limn.node.contour.site_bundle import kind_of, label_of
 from limn.node.contour.worker import ready as ready_on_worker
 from limn.node.contour.worker import run_job
-from limn.node.persist import GivenUp, Later, insist
+from limn.node.persist import DeferredWriter, WriteAbandoned, write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import alarm, what_to_do
 from limn.node.store.rows import ScanRow
@@ -83,7 +83,7 @@ class Dispatcher:
         self._count = itertools.count()
         self._deaths: Counter[int] = Counter()
         self._resting: dict[str, float] = {}
-        self._for_people = Later()
+        self._for_people = DeferredWriter()
         self._node = uuid.uuid4().hex
         self._known: set[str] = set()
         self._others: tuple[str, ...] = ()
@@ -107,13 +107,13 @@ class Dispatcher:
                     self._write(self._journal.stopped, "the journal")
                     client.subscribe_topic(TOPIC, self._on_job_event)
                     self._serve(client, stopping)
-            except GivenUp as unwritten:
+            except WriteAbandoned as unwritten:
                 log.error("%s; it is done again after the next start", unwritten)
             except OSError as error:
                 log.warning("no scheduler at %s yet: %s", self._scheduler, error)
                 stopping.wait(0.5)
             finally:
-                self._for_people.again()
+                self._for_people.flush()
                 self._flights.clear()
                 if stopping.is_set():
                     self._config.ready_path.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class Dispatcher:
         while client.status == "running":
             if stopping.is_set() and not self._flights:
                 return
-            self._for_people.again()
+            self._for_people.flush()
             self._fill(client, [] if stopping.is_set() else self._waiting())
             self._next_event()
 
@@ -319,7 +319,7 @@ class Dispatcher:
 
     def _write(self, write: Callable[[], Written], what: str) -> Written:
         """Nothing else is done until the disk takes it; scans wait, their results in memory."""
-        return insist(write, what, self._stopping)
+        return write_until_done(write, what, self._stopping)
 
     def _end(self, row: ScanRow, state: str, reason: str, record: dict[str, Any]) -> None:
         end = partial(self._journal.end, row.id, state, reason, record)

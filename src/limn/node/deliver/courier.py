@@ -22,7 +22,7 @@ from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
 from limn.node.deliver.scan_record import closed_record
 from limn.node.dimse.commitment import Item
-from limn.node.persist import GivenUp, insist
+from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
 from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
@@ -69,7 +69,7 @@ class Courier:
         """Everything that is due now."""
         try:
             self._work()
-        except GivenUp as unwritten:
+        except WriteAbandoned as unwritten:
             log.error("%s; it is offered again after the next start", unwritten)
 
     def _work(self) -> None:
@@ -121,7 +121,9 @@ class Courier:
     def _note(self, row: ScanRow, write: Callable[[], None]) -> None:
         """Until the disk takes the answer nothing else is offered, nor the same again."""
         name = self._destination.name
-        insist(write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping)
+        write_until_done(
+            write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping
+        )
 
     def _log_ends(self) -> None:
         """Rows of scans that ended; asked of the journal, so that a crash loses none."""
@@ -146,7 +148,9 @@ class Courier:
             scanlog.append(self._scan_log, record)
             self._journal.mark_logged(row.id)
 
-        insist(write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping)
+        write_until_done(
+            write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping
+        )
         if record.outcome == "delivered":
             log.info(
                 "%s animal %s delivered to %s (%s), %.2f s after its last slice",
