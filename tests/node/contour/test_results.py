@@ -11,9 +11,10 @@ from limn.node import persist
 from limn.node.config import load_config
 from limn.node.contour import worker
 from limn.node.contour.allocation import AllocationReply
-from limn.node.contour.dispatch import DEATHS, REST_S, Dispatcher
+from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
+from limn.node.contour.results import DEATHS, REST_S
 from limn.node.store.journal import Journal
 from limn.node.store.schema import COHORT, LIVE
 from tests.conftest import free_port
@@ -29,10 +30,15 @@ class Desk:
         path.write_text(CONFIG.format(wake=free_port(), tps=104))
         self.path = path
         self.journal = Journal(folder / "data" / "journal.sqlite")
+        self.config = load_config(path)
+        self.stopping = threading.Event()
         bundle = SimpleNamespace(demonstration=False, sha256="b" * 64)
         self.dispatcher = Dispatcher(
-            load_config(path), path, self.journal, "tls://x", None, bundle, lambda: None
+            *(self.config, path, self.journal, "tls://x", None, bundle),
+            contoured=lambda: None,
+            stopping=self.stopping,
         )
+        self.results = self.dispatcher._results
 
     def began(self, **changes):
         """A scan that a worker has begun."""
@@ -46,8 +52,7 @@ class Desk:
         flight.future = SimpleNamespace(
             status=status, cancel=lambda: None, exception=lambda: RuntimeError("killed")
         )
-        self.dispatcher._flights[row.id] = flight
-        self.dispatcher._land(row.id, flight)
+        self.results.file(row.id, flight)
         return self.journal.scan(row.id)
 
 
@@ -128,12 +133,12 @@ def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
     """Structure set and pictures are kept meanwhile, the cause is told once; nothing runs again."""
     monkeypatch.setattr(persist, "PAUSE_S", 0.001)
     full = Full(files.write_durably, 5)
-    monkeypatch.setattr("limn.node.contour.dispatch.write_durably", full)
+    monkeypatch.setattr("limn.node.contour.results.write_durably", full)
     row = desk.began()
     with caplog.at_level(logging.INFO):
         after = desk.lands(row, "finished", product())
     assert (after.state, after.tries, full.left) == ("contoured", 1, -1)
-    folder = desk.dispatcher._config.results_dir / row.name
+    folder = desk.config.results_dir / row.name
     assert (folder / "picture.png").read_bytes() == b"PNG"
     assert (folder / "labels.npz").read_bytes() == b"NPZ"
     (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
@@ -144,11 +149,9 @@ def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
 
 def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
     """The result is given up, the scan waits in the journal as before."""
-    monkeypatch.setattr(
-        "limn.node.contour.dispatch.write_durably", Full(files.write_durably, 10**9)
-    )
+    monkeypatch.setattr("limn.node.contour.results.write_durably", Full(files.write_durably, 10**9))
     row = desk.began()
-    desk.dispatcher._stopping.set()
+    desk.stopping.set()
     with pytest.raises(persist.WriteAbandoned, match="No space left"):
         desk.lands(row, "finished", product())
     assert desk.journal.scan(row.id).state == "ready"
@@ -192,7 +195,7 @@ def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
         id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or AllocationReply()
     )
     desk.dispatcher._ask(client, LIVE)
-    desk.dispatcher._resting["worker"] -= 2 * REST_S
+    desk.results.resting_until_s["worker"] -= 2 * REST_S
     desk.dispatcher._ask(client, LIVE)
     assert [ask.resting for ask in asked] == [("worker",), ()]
 
@@ -210,11 +213,12 @@ def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, 
     flight.future = SimpleNamespace(
         status="finished", result=result, cancel=lambda: cancelled.append(True)
     )
-    desk.dispatcher._flights[row.id] = flight
-    desk.dispatcher._fetch(row.id, flight)
+    flights = desk.dispatcher._flights
+    flights._jobs[row.id] = flight
+    flights._fetch(row.id, flight)
     desk.dispatcher._next_event()
     after = desk.journal.scan(row.id)
-    assert (after.state, after.started_at, desk.dispatcher._flights) == ("ready", None, {})
+    assert (after.state, after.started_at, len(flights)) == ("ready", None, 0)
     assert cancelled
     assert "scan-00001: its result is lost: TimeoutError()" in caplog.text
     assert "its result can't be fetched from worker worker" in caplog.text
@@ -232,7 +236,7 @@ def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch)
     monkeypatch.setattr(worker, "get_worker", lambda: here)
     monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
     job = SimpleNamespace(scan=1, paths=("/far/a.dcm",), sizes=(3,))
-    result = worker._ended_well_or_not(job, lambda began: worker._contour(job, "", began, b"abc"))
+    result = worker._result_or_failure(job, lambda began: worker._contour(job, "", began, b"abc"))
     assert result.ended == UNFIT
     assert "No space left on device" in result.reason
     assert str(tmp_path) in result.reason
@@ -245,13 +249,13 @@ def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
         assert desk.lands(row, "finished", product()).state == "contoured"
-        desk.dispatcher._for_people.flush()
-    folder = desk.dispatcher._config.results_dir / row.name
+        desk.results.flush()
+    folder = desk.config.results_dir / row.name
     assert not (folder / "picture.png").exists()
     said = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
     assert len(said) == 1
     assert "can't be written (No space left on device) and waits in memory" in said[0]
-    desk.dispatcher._for_people.flush()
+    desk.results.flush()
     assert (folder / "picture.png").read_bytes() == b"PNG"
     assert (folder / "labels.npz").read_bytes() == b"NPZ"
 

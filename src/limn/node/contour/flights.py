@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event
 
-from distributed import Future
+from distributed import Client, Future
 
-from limn.node.contour.job import Result
+from limn.node.config import Config
+from limn.node.contour.job import Job, Result
+from limn.node.contour.worker import run_job
+from limn.node.persist import write_until_done
+from limn.node.store.journal import Journal
+from limn.node.store.rows import ScanRow
 
-# A result of some megabytes is here by then, or its worker is gone.
+log = logging.getLogger(__name__)
+
+# A result of some megabytes arrives within this time, or its worker is gone.
 FETCH_S = 30.0
 
 
 @dataclass(slots=True)
 class JobInFlight:
-    """A job on its way to a worker or there. Times are UTC seconds.
+    """A job at a worker or on its way to one. Times are UTC seconds.
 
     Attributes
     ----------
+    queue_s : how long the scan waited because no worker was free
     future : None while the scan's bytes are still being sent
-    pixels : the bytes on the worker, which lets go of them with this
-    result : what came back; None of one that failed, or was lost with its worker
+    pixels : the bytes on the worker, which frees them when this object goes
+    result : what the worker returned; None if the job failed or the result was lost
+    transfer_s : how long sending the bytes took
     unreadable : why the scan's files can't be sent; empty if they can
-    stray : its worker was gone when last looked for
+    started : whether the worker has reported the job's start
+    orphan : whether its worker was missing at the last look
     """
 
     key: str
@@ -35,4 +54,177 @@ class JobInFlight:
     transfer_s: float = 0.0
     unreadable: str = ""
     started: bool = False
-    stray: bool = False
+    orphan: bool = False
+
+
+class Flights:
+    """Sends jobs to the workers and brings their results back.
+
+    Parameters
+    ----------
+    label : StructureSetLabel of this site's structure sets
+    on_done : called from any thread with the scan's id and its job, once that job has ended
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        label: str,
+        on_done: Callable[[int, JobInFlight], None],
+        stopping: Event,
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._label = label
+        self._on_done = on_done
+        self._stopping = stopping
+        self._jobs: dict[int, JobInFlight] = {}
+        self._count = itertools.count()
+
+    def __len__(self) -> int:
+        """How many jobs are in flight."""
+        return len(self._jobs)
+
+    def __contains__(self, scan_id: int) -> bool:
+        """Whether a job of this scan is in flight."""
+        return scan_id in self._jobs
+
+    @property
+    def on_their_way(self) -> tuple[str, ...]:
+        """Workers that have not reported the start of the job that was sent to them."""
+        return tuple(job.worker for job in self._jobs.values() if not job.started)
+
+    def submit(self, client: Client, row: ScanRow, worker: str, *, waited: bool) -> None:
+        """Send a scan to a worker; ``waited`` says that no worker was free when it was ready."""
+        number = next(self._count)
+        job = self._job_of(row)
+        submitted_at = time.time()
+        queue_s = submitted_at - row.ready_at if waited else 0.0
+        key = f"{row.name}-{number}-{uuid.uuid4().hex}"
+        flight = JobInFlight(key, worker, submitted_at, queue_s)
+        self._jobs[row.id] = flight
+        if self._config.engine.pixels == "path":
+            self._start(client, job, flight, -number)
+        else:
+            # In its own thread, so that other scans' results are filed meanwhile.
+            send = (client, job, flight, -number)
+            threading.Thread(target=self._send_and_start, args=send, daemon=True).start()
+
+    def started(self, key: str) -> None:
+        """A worker runs the job with this key, which may be another node's."""
+        for scan_id, flight in self._jobs.items():
+            if flight.key == key:
+                flight.started = True
+                write = partial(self._journal.started, scan_id)
+                tries = write_until_done(write, "the journal", self._stopping)
+                if tries > 1:
+                    log.warning("scan-%05d runs again, try %d", scan_id, tries)
+
+    def remove(self, scan_id: int, flight: JobInFlight) -> bool:
+        """Take out a job that has ended; False if it was given up before."""
+        if self._jobs.get(scan_id) is not flight:
+            return False
+        del self._jobs[scan_id]
+        return True
+
+    def clear(self) -> None:
+        """Give up every job: the connection to the scheduler is gone."""
+        self._jobs.clear()
+
+    def drop_orphans(self, workers: Collection[str]) -> None:
+        """Give up jobs whose worker left in good order: Dask would keep them for its return.
+
+        If the worker died, Dask reports the error before this runs a second time.
+        """
+        for scan_id, flight in list(self._jobs.items()):
+            if flight.future is None or flight.worker in workers:
+                flight.orphan = False
+            elif not flight.orphan:
+                flight.orphan = True
+            else:
+                log.warning("scan-%05d: worker %s left; it runs again", scan_id, flight.worker)
+                flight.future.cancel()
+                del self._jobs[scan_id]
+                write_until_done(
+                    partial(self._journal.stopped, scan_id), "the journal", self._stopping
+                )
+
+    def _job_of(self, row: ScanRow) -> Job:
+        structure_set = self._journal.structure_set_of(row.id)
+        return Job(
+            scan=row.id,
+            animal=row.animal,
+            paths=tuple(str(Path(row.folder) / name) for name in row.files),
+            model=self._config.model,
+            planning_system=self._config.planning_system,
+            sop_instance_uid=structure_set.sop_instance_uid,
+            series_instance_uid=structure_set.series_instance_uid,
+            date=structure_set.date,
+            time=structure_set.time,
+            predecessor_uid=self._predecessor_uid(row),
+            deadline_s=self._config.engine.deadline_s,
+        )
+
+    def _predecessor_uid(self, row: ScanRow) -> str:
+        """The structure set that this scan's replaces: the last version that has one."""
+        earlier = row.predecessor
+        while earlier is not None:
+            before = self._journal.scan(earlier)
+            if before.state == "contoured":
+                return self._journal.structure_set_of(before.id).sop_instance_uid
+            earlier = before.predecessor
+        return ""
+
+    def _send_and_start(self, client: Client, job: Job, flight: JobInFlight, priority: int) -> None:
+        """Send the files straight to the worker, not through the scheduler, then the job."""
+        began_s = time.perf_counter()
+        try:
+            files = [Path(path).read_bytes() for path in job.paths]
+        except OSError as error:
+            flight.unreadable = f"the scan can't be read from the spool: {error}"
+            self._on_done(job.scan, flight)
+            return
+        try:
+            flight.pixels = client.scatter(
+                b"".join(files), workers=[flight.worker], direct=True, hash=False
+            )
+            flight.transfer_s = time.perf_counter() - began_s
+            sized = replace(job, sizes=tuple(map(len, files)))
+            self._start(client, sized, flight, priority)
+        except OSError as error:
+            log.error(
+                "scan-%05d can't be sent to worker %s (%s); is engine.worker_port there open to "
+                "this host?",
+                job.scan,
+                flight.worker,
+                error,
+            )
+        finally:
+            if flight.future is None:
+                self._on_done(job.scan, flight)
+
+    def _start(self, client: Client, job: Job, flight: JobInFlight, priority: int) -> None:
+        flight.future = client.submit(
+            run_job,
+            job,
+            self._label,
+            flight.pixels,
+            key=flight.key,
+            pure=False,
+            priority=priority,
+            workers=[flight.worker],
+        )
+        # Dask calls back from one thread for all jobs; a lost result would block that thread.
+        fetch = threading.Thread(target=self._fetch, args=(job.scan, flight), daemon=True)
+        flight.future.add_done_callback(lambda _: fetch.start())
+
+    def _fetch(self, scan_id: int, flight: JobInFlight) -> None:
+        """Bring the result here; a lost one is waited for in vain, hence a thread for each job."""
+        future = flight.future
+        try:
+            if future is not None and future.status == "finished":
+                flight.result = future.result(timeout=FETCH_S)
+        except Exception as error:  # noqa: BLE001 - for any error of Dask the result is not here
+            log.warning("scan-%05d: its result is lost: %r", scan_id, error)
+        self._on_done(scan_id, flight)

@@ -155,7 +155,7 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
         with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
             # Whatever ends this process in the middle, the log's last line tells with which scan.
             log.info("begins, %d files", len(job.paths))
-            return _ended_well_or_not(job, lambda began: _contour(job, label, began, pixels))
+            return _result_or_failure(job, lambda began: _contour(job, label, began, pixels))
     finally:
         faulthandler.cancel_dump_traceback_later()
         worker.log_event(TOPIC, {"ended": worker.get_current_task()})
@@ -165,12 +165,12 @@ def contour_here(job: Job, label: str, warm: Warm) -> Result:
     """Contour one scan in this process, as a worker would, on an ensemble that is warm."""
     _warm["model"] = warm
     paths = [Path(path) for path in job.paths]
-    return _ended_well_or_not(
+    return _result_or_failure(
         job, lambda began: _contour_files(job, label, began, paths, Stopwatch())
     )
 
 
-def _ended_well_or_not(job: Job, work: Callable[[float], Result]) -> Result:
+def _result_or_failure(job: Job, work: Callable[[float], Result]) -> Result:
     """The result of some work, which is told when it began (UTC s), or why there is none."""
     started_at = time.time()
     try:

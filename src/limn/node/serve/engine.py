@@ -59,11 +59,12 @@ def run_engine(config_path: Path) -> None:
         engine_tls.security_of(config),
         deliverable_bundle(config),
         contoured,
+        stopping,
     )
     # Couriers stop after the dispatcher, so that its last results still go out.
     dispatched = threading.Event()
     threads = [
-        threading.Thread(target=dispatcher.run, args=(stopping,), name="dispatch"),
+        threading.Thread(target=dispatcher.run, name="dispatch"),
         threading.Thread(
             target=listen_for_wakes, args=(config, dispatcher.wake, stopping), name="wake"
         ),

@@ -1,0 +1,175 @@
+"""What the workers returned, filed: the structure set for delivery, or why there is none."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from limn import __version__
+from limn.domain.files import write_durably
+from limn.node import oplog
+from limn.node.config import Config
+from limn.node.contour.flights import JobInFlight
+from limn.node.contour.job import UNFIT, Result
+from limn.node.persist import DeferredWriter, write_until_done
+from limn.node.store.journal import Journal
+from limn.node.store.remedies import alarm, what_to_do
+from limn.node.store.rows import ScanRow
+from limn.node.store.schema import LIVE
+
+log = logging.getLogger(__name__)
+
+# A worker that could not take a scan gets none for this long.
+REST_S = 30.0
+# Deaths of a worker while it ran a scan, after which the scan is quarantined.
+DEATHS = 3
+
+
+class Results:
+    """Files what the workers returned, in the journal and on disk.
+
+    Parameters
+    ----------
+    contoured : called when a scan has ended, well or not
+
+    Attributes
+    ----------
+    resting_until_s : workers that could not take a scan, and until when they get none (monotonic s)
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path,
+        journal: Journal,
+        contoured: Callable[[], None],
+        stopping: Event,
+    ) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._journal = journal
+        self._contoured = contoured
+        self._stopping = stopping
+        self._deaths: Counter[int] = Counter()
+        self._for_people = DeferredWriter()
+        self.resting_until_s: dict[str, float] = {}
+
+    def file(self, scan_id: int, flight: JobInFlight) -> None:
+        """File what became of a job; a scan that has no result yet is ready again.
+
+        Raises
+        ------
+        WriteAbandoned
+            If the disk takes nothing until the node is stopped.
+        """
+        row = self._journal.scan(scan_id)
+        future = flight.future
+        with oplog.about(scan=row.name, animal=row.animal):
+            if flight.unreadable:
+                failed = Result(scan=scan_id, started_at=0.0, ended="failed")
+                self._file(row, flight, replace(failed, reason=flight.unreadable))
+            elif future is None:
+                log.warning("%s never reached its worker; it is submitted again", row.name)
+            elif flight.result is not None:
+                self._file(row, flight, flight.result)
+            elif future.status == "error":
+                self._after_death(row, flight, f"its worker died ({future.exception()!r})")
+            elif future.status == "finished":
+                # A link may have been cut just then; three times is no accident.
+                future.cancel()
+                why = f"its result can't be fetched from worker {flight.worker}"
+                self._after_death(row, flight, f"{why}; is its port open to this host?")
+            else:
+                log.warning("%s: the scheduler lost the job; it is submitted again", row.name)
+        # For a scan that has ended in this call, the journal keeps the time of its start.
+        self._write(partial(self._journal.stopped, scan_id), "the journal")
+
+    def flush(self) -> None:
+        """Try to write the pictures and labels that the disk has not taken yet."""
+        self._for_people.flush()
+
+    def _write(self, write: Callable[[], None], what: str) -> None:
+        """Nothing else is done until the disk takes it; scans wait, their results in memory."""
+        write_until_done(write, what, self._stopping)
+
+    def _end(self, row: ScanRow, state: str, reason: str, record: dict[str, Any]) -> None:
+        end = partial(self._journal.end, row.id, state, reason, record)
+        self._write(end, f"{row.name} animal {row.animal}, {state},")
+
+    def _after_death(self, row: ScanRow, flight: JobInFlight, why: str) -> None:
+        # The scan is not to blame for a try that ended with the scheduler or with this engine.
+        self._deaths[row.id] += flight.started
+        deaths = min(row.tries, self._deaths[row.id])
+        if deaths >= DEATHS:
+            reason = f"{deaths} tries gave nothing: {why}; look at the worker's log"
+            self._end(row, "quarantined", reason, {})
+            line = alarm(self._journal.scan(row.id), self._config_path)
+            log.error("%s animal %s %s", row.name, row.animal, line)
+            self._contoured()
+        else:
+            log.error("%s: %s; it runs again", row.name, why)
+
+    def _file(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
+        if row.state != "ready":
+            # A structure set is written once; the first may be at the planning system already.
+            log.warning("%s: a second result came late and is dropped", row.name)
+        elif result.ended == UNFIT:
+            log.error(
+                "%s waits: worker %s can't take it: %s. That worker is asked again in %g s",
+                row.name,
+                flight.worker,
+                result.reason,
+                REST_S,
+            )
+            self.resting_until_s[flight.worker] = time.monotonic() + REST_S
+        elif result.ended:
+            record = {"limn_version": __version__, "queue_s": flight.queue_s}
+            self._end(row, result.ended, result.reason, record)
+            log.error("%s animal %s %s: %s", row.name, row.animal, result.ended, result.reason)
+            self._contoured()
+        else:
+            self._hand_over(row, flight, result)
+
+    def _hand_over(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
+        folder = self._config.results_dir / row.name
+        structure_set = self._journal.structure_set_of(row.id)
+        path = folder / f"RS.{structure_set.sop_instance_uid}.dcm"
+        record = {
+            **result.record,
+            "queue_s": flight.queue_s,
+            "transfer_s": flight.transfer_s + result.record.get("transfer_s", 0.0),
+            "contoured_at": time.time(),
+        }
+        # A cohort's structure sets are sent nowhere: nothing to hold, but the warning is kept.
+        live = row.priority >= LIVE
+        if not live and result.held is not None:
+            record["held"] = result.held
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(path, result.structure_set)
+            held = result.held if live else None
+            self._journal.contoured(row.id, str(path), record, held)
+
+        self._write(write, f"{row.name} animal {row.animal} is contoured; its structure set")
+        self._contoured()
+        # After the hand-over: people look at these, the planning system does not wait for them.
+        self._for_people.write(folder / "picture.png", result.picture)
+        self._for_people.write(folder / "labels.npz", result.labels)
+        log.info(
+            "%s animal %s contoured in %.1f s on %s",
+            row.name,
+            row.animal,
+            record["runtime_s"],
+            record["device"],
+        )
+        if live and result.held is not None:
+            line = what_to_do(self._journal, row, self._config, self._config_path)
+            log.error("%s animal %s %s", row.name, row.animal, line)
