@@ -13,29 +13,22 @@ from limn.domain.errors import RefusedSeries
 
 
 def one_series(folder: Path, console: Console) -> list[Instance]:
-    """The headers of the one CT series in a folder; what is left out is said.
+    """The headers of the one CT series in a folder; the console names each file left out.
 
     Raises
     ------
     RefusedSeries
-        If the folder holds no series, or several.
+        If the folder holds no series, or several, or one instance with two contents.
     """
     found: dict[str, list[Path]] = {}
-    seen: dict[str, ReceivedInstance] = {}
+    digests: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             instance = inspect(path.read_bytes())
         except Unreadable as error:
             console.print(f"[yellow]left out[/] {path}: {error}", highlight=False)
             continue
-        first = seen.setdefault(instance.sop_instance_uid, instance)
-        if first.digest != instance.digest:
-            msg = (
-                f"SOPInstanceUID {instance.sop_instance_uid} stands in two files with "
-                f"different content, one of them {path}"
-            )
-            raise RefusedSeries(msg)
-        if first is instance:
+        if is_new(instance, path, digests):
             found.setdefault(instance.series_instance_uid, []).append(path)
     if not found:
         msg = f"{folder} holds no CT image"
@@ -45,3 +38,21 @@ def one_series(folder: Path, console: Console) -> list[Instance]:
         msg = f"{folder} holds {len(found)} series, one expected: {listed}"
         raise RefusedSeries(msg)
     return read_headers(next(iter(found.values())))
+
+
+def is_new(instance: ReceivedInstance, path: Path, digests: dict[str, str]) -> bool:
+    """Whether no earlier file holds this instance; ``digests`` by SOPInstanceUID is kept up.
+
+    Raises
+    ------
+    RefusedSeries
+        If an earlier file holds it with different content.
+    """
+    uid = instance.sop_instance_uid
+    if uid not in digests:
+        digests[uid] = instance.digest
+        return True
+    if digests[uid] != instance.digest:
+        msg = f"SOPInstanceUID {uid} stands in two files with different content, one of them {path}"
+        raise RefusedSeries(msg)
+    return False

@@ -12,7 +12,7 @@ import pytest
 from pydicom.uid import UID
 
 from limn.cli import exits, main
-from limn.node.batch import many_folders
+from limn.node.batch import here, many_folders, notes, on_node
 from limn.node.contour.job import Job, Result
 from limn.node.store.journal import Journal
 from limn.node.store.schema import COHORT
@@ -76,8 +76,8 @@ class Ensemble:
 def ensemble(monkeypatch):
     """No network is loaded."""
     made = Ensemble()
-    monkeypatch.setattr(many_folders, "warm_up", made.warm_up)
-    monkeypatch.setattr(many_folders, "contour_here", made.contour)
+    monkeypatch.setattr(here, "warm_up", made.warm_up)
+    monkeypatch.setattr(here, "contour_here", made.contour)
     monkeypatch.setenv("COLUMNS", "300")
     return made
 
@@ -214,7 +214,7 @@ def test_ctrl_c_is_no_death(data, ensemble, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(many_folders, "contour_here", stopped)
+        patch.setattr(here, "contour_here", stopped)
         for _ in range(4):
             assert contour(out, data) == 130
     assert contour(out, data) == 0
@@ -343,7 +343,7 @@ def test_a_running_node_contours_them_behind_live_scans(data, engine, tmp_path, 
         assert [journal.deliveries(row.id) for row in rows] == [[]] * 18
         assert journal.unlogged_ends("tps") == []
     assert engine.order[0] == "LIVE"
-    assert engine.most_waiting <= many_folders.AHEAD + 1
+    assert engine.most_waiting <= on_node.AHEAD + 1
     assert engine.ensemble.loaded == 0
     assert set(outcomes(out).values()) == {"contoured"}
     assert (out / "day 1" / "a" / "picture.png").read_bytes() == b"\x89PNG"
@@ -415,7 +415,7 @@ def test_a_full_disk_is_said(data, ensemble, tmp_path, monkeypatch, capsys):
         del contents
         raise OSError(28, os.strerror(28), str(path))
 
-    monkeypatch.setattr(many_folders, "write_durably", full)
+    monkeypatch.setattr(notes, "write_durably", full)
     assert contour(tmp_path / "out", data) == exits.EXIT_WRONG
     said = capsys.readouterr().err
     assert "No space left on device; mend that and give the same command again" in said

@@ -1,11 +1,13 @@
-"""Every CT series below some folders, each file read once."""
+"""The CT series below some folders, and the scan that each of them is."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydicom.errors import InvalidDicomError
@@ -13,9 +15,12 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from limn.dicom.bounded import DAMAGES, read
-from limn.dicom.instance import ReceivedInstance, Unreadable, inspect
+from limn.dicom.folder import is_new
+from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.dicom.series import CT_CLASSES
 from limn.domain.errors import RefusedSeries
+from limn.node.store.rows import Arrived
+from limn.node.store.schema import COHORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class FoundSeries:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a file is added, taken away or written; costs no reading."""
+        """Changes when a file is added, removed or written; reads no file."""
         lines = []
         for path in self.paths:
             try:
@@ -40,7 +45,7 @@ class FoundSeries:
 
 
 def find_series(folders: Sequence[Path], out: Path, console: Console) -> list[FoundSeries]:
-    """Every CT series below some folders, in the order of their names; ``out`` is passed over."""
+    """Find every CT series below some folders, sorted by name; files below ``out`` don't count."""
     files: dict[str, list[Path]] = {}
     roots: dict[str, Path] = {}
     with Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bars:
@@ -90,7 +95,7 @@ def _series_of(path: Path) -> str:
 
 
 def _name(paths: Sequence[Path], root: Path, *, several: bool) -> str:
-    """The series' own folder, told from where it was found first."""
+    """The folder of a series, relative to the folder in which it was found first."""
     folder = Path(os.path.commonpath([p.parent for p in paths if p.is_relative_to(root)]))
     below = folder.relative_to(root)
     name = Path(root.name) / below if several or below == Path() else below
@@ -107,8 +112,36 @@ def _distinct_name(name: str, uid: str, taken: Sequence[str]) -> str:
 class ReadSeries:
     """A series whose every byte was read. ``instances`` maps a path to what it holds."""
 
+    series_instance_uid: str
     instances: dict[Path, ReceivedInstance]
     left_out: tuple[str, ...]
+
+    def arrived(self, profile: str, bundle_sha256: str) -> Arrived:
+        """The series as a scan of a cohort, with a planning-system profile of its own.
+
+        The node then takes the same series from a sender as another scan.
+        """
+        first = next(iter(self.instances.values()))
+        folder = Path(os.path.commonpath([path.parent for path in self.instances]))
+        now = datetime.now(UTC).astimezone()
+        return Arrived(
+            series_instance_uid=self.series_instance_uid,
+            input_digest=input_digest(self.instances.values()),
+            bundle_sha256=bundle_sha256,
+            profile=f"{profile} cohort",
+            study_instance_uid=first.study_instance_uid,
+            animal=first.animal,
+            sender=f"folder {folder}",
+            folder=str(folder),
+            files=tuple(path.relative_to(folder).as_posix() for path in self.instances),
+            receive_s=0.0,
+            settle_s=0.0,
+            last_slice_at=time.time(),
+            ready_at=time.time(),
+            date=now.strftime("%Y%m%d"),
+            time=now.strftime("%H%M%S"),
+            priority=COHORT,
+        )
 
 
 def read_series(series: FoundSeries) -> ReadSeries:
@@ -119,7 +152,7 @@ def read_series(series: FoundSeries) -> ReadSeries:
     RefusedSeries
         If two files hold the same instance with different content, or none can be read.
     """
-    seen: dict[str, str] = {}
+    digests: dict[str, str] = {}
     instances: dict[Path, ReceivedInstance] = {}
     left_out = []
     for path in series.paths:
@@ -128,15 +161,8 @@ def read_series(series: FoundSeries) -> ReadSeries:
         except (OSError, Unreadable) as error:
             left_out.append(f"{path}: {error}")
             continue
-        if instance.sop_instance_uid not in seen:
+        if is_new(instance, path, digests):
             instances[path] = instance
-        known = seen.setdefault(instance.sop_instance_uid, instance.digest)
-        if known != instance.digest:
-            msg = (
-                f"SOPInstanceUID {instance.sop_instance_uid} stands in two files with different "
-                f"content, one of them {path}"
-            )
-            raise RefusedSeries(msg)
     if not instances:
         raise RefusedSeries(left_out[0])
-    return ReadSeries(instances, tuple(left_out))
+    return ReadSeries(series.series_instance_uid, instances, tuple(left_out))

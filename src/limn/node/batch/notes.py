@@ -1,12 +1,21 @@
-"""What became of a series, beside its structure set, and the table of all of them."""
+"""What became of each series: a note beside its structure set, and the table of all notes."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from limn.domain.errors import RefusedSeries
+from limn.domain.files import write_durably
+from limn.node.batch.find_series import FoundSeries, read_series
+from limn.node.config import Config
+from limn.node.store.journal import Journal
+from limn.node.store.rows import Arrived
 
 NOTE = "limn.json"
 TABLE = "cohort.csv"
@@ -40,8 +49,90 @@ class Note:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+class Notes:
+    """The notes of one run, below its output folder; those of earlier runs say what is done."""
+
+    def __init__(self, out: Path, config: Config, bundle_sha256: str) -> None:
+        self._out = out
+        self._config = config
+        self._bundle_sha256 = bundle_sha256
+        self._notes: dict[str, Note] = {}
+
+    def folder(self, series: str) -> Path:
+        """Where the files of the series with this name are written."""
+        return self._out / series
+
+    def is_done(self, series: FoundSeries) -> bool:
+        """Whether an earlier run contoured it, or gave it up and nobody let it run again."""
+        note = self._earlier(series)
+        if note is None:
+            return False
+        if note.outcome == "quarantined":
+            done = not self._may_run_again(note)
+        else:
+            done = note.outcome == "contoured" and (self.folder(series.name) / "RS.dcm").is_file()
+        if done:
+            self._notes[series.name] = note
+        return done
+
+    def begin(self, series: FoundSeries) -> tuple[Note, Arrived | None]:
+        """Read a series: its note and the scan to contour.
+
+        The scan is None if the series is refused; its note is then written.
+        """
+        before = self._earlier(series)
+        note = Note(
+            series=series.name,
+            series_instance_uid=series.series_instance_uid,
+            fingerprint=series.fingerprint,
+            bundle_sha256=self._bundle_sha256,
+            outcome="begun",
+            begun=before.begun if before is not None and before.outcome == "begun" else 0,
+        )
+        try:
+            contents = read_series(series)
+        except RefusedSeries as error:
+            note = replace(note, outcome="refused", reason=str(error))
+            self.write(note)
+            return note, None
+        arrived = contents.arrived(self._config.planning_system.profile, self._bundle_sha256)
+        return replace(note, animal=arrived.animal, left_out=contents.left_out), arrived
+
+    def write(self, note: Note) -> None:
+        """Write a note in the place of the last one of its series."""
+        self._notes[note.series] = note
+        folder = self.folder(note.series)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / NOTE, json.dumps(asdict(note), indent=1).encode())
+
+    def of(self, found: Iterable[FoundSeries]) -> list[Note]:
+        """The notes of these series, in their order, as far as there are any."""
+        return [self._notes[each.name] for each in found if each.name in self._notes]
+
+    def _earlier(self, series: FoundSeries) -> Note | None:
+        """The note of an earlier run on the same files with the same bundle."""
+        path = self.folder(series.name) / NOTE
+        try:
+            note = Note(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        now = (series.series_instance_uid, series.fingerprint, self._bundle_sha256)
+        then = (note.series_instance_uid, note.fingerprint, note.bundle_sha256)
+        return note if now == then else None
+
+    def _may_run_again(self, note: Note) -> bool:
+        """Whether `limn retry` let a scan of the node run again."""
+        if "scan" not in note.record or not self._config.journal_path.exists():
+            return False
+        with closing(Journal(self._config.journal_path)) as journal:
+            try:
+                return journal.scan(int(note.record["scan"])).state != "quarantined"
+            except LookupError:
+                return True
+
+
 def write_table(path: Path, notes: Iterable[Note]) -> None:
-    """One row for each series."""
+    """Write a CSV file with one row for each series."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()

@@ -21,18 +21,19 @@ from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.pipeline import Product, contour
 from limn.node.contour.site_bundle import algorithm_of, label_of
 from limn.node.contour.worker import warm_up
+from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 
 
 def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Path | None) -> None:
     """Contour the one CT series in a folder; write ``RS.dcm`` and ``picture.png``.
 
-    What a node would hold for release is written and said aloud: nothing is sent from here.
+    A structure set that a node would hold is written too, with a warning: nothing is sent.
 
     Raises
     ------
     ConfigWrong
-        If ``folder`` is none, or ``out`` can't be written.
+        If ``folder`` is not one, or ``out`` can't be written.
     RefusedSeries
         If the folder holds no series, several, or one that can't be contoured.
     """
@@ -42,6 +43,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         raise ConfigWrong(msg)
     writable(out)
     config = site_config(out, bundle, config_path)
+    stopwatch = Stopwatch()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
     ) as bars:
@@ -50,36 +52,41 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         bars.update(bar, description="loading the ensemble")
         warm = warm_up(config)
         bars.update(bar, description="contouring")
-        stopwatch = Stopwatch()
-        model = warm.ensemble.bundle
-        series_instance_uid = str(instances[0].header.SeriesInstanceUID)
-        now = datetime.now(UTC).astimezone()
         product = contour(
             instances,
             warm.ensemble,
-            Identity(
-                sop_instance_uid=uid_from(f"{series_instance_uid}|{model.sha256}|{now}"),
-                series_instance_uid=uid_from(f"{series_instance_uid}|{model.sha256}"),
-                date=now.strftime("%Y%m%d"),
-                time=now.strftime("%H%M%S"),
-                label=label_of(config, model),
-                software=__version__,
-                algorithm=algorithm_of(model),
-                algorithm_version=model.sha256,
-            ),
+            _identity(str(instances[0].header.SeriesInstanceUID), config, warm.ensemble.bundle),
             warm.options,
             stopwatch,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
     write_durably(out / "RS.dcm", product.structure_set)
     (out / "picture.png").write_bytes(product.picture)
+    _print(product, stopwatch, out, console)
+
+
+def _identity(series_instance_uid: str, config: Config, bundle: Bundle) -> Identity:
+    now = datetime.now(UTC).astimezone()
+    return Identity(
+        sop_instance_uid=uid_from(f"{series_instance_uid}|{bundle.sha256}|{now}"),
+        series_instance_uid=uid_from(f"{series_instance_uid}|{bundle.sha256}"),
+        date=now.strftime("%Y%m%d"),
+        time=now.strftime("%H%M%S"),
+        label=label_of(config, bundle),
+        software=__version__,
+        algorithm=algorithm_of(bundle),
+        algorithm_version=bundle.sha256,
+    )
+
+
+def _print(product: Product, stopwatch: Stopwatch, out: Path, console: Console) -> None:
     console.print(_organs(product))
     console.print(_stages(stopwatch))
     if product.flags:
         console.print(f"flags: {', '.join(product.flags)}")
     console.print(f"structure set  {out / 'RS.dcm'}\npicture        {out / 'picture.png'}")
     if product.held is not None:
-        # Last, so that it is read; the file is written, since nothing is sent from here.
+        # Last, so that a person reads it.
         console.print(
             f"WARNING: {product.held}. A node would hold this structure set until somebody has "
             "looked; look at the picture before you use it.",
@@ -89,7 +96,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
 
 
 def site_config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
-    """The site's config, or one for a folder that takes what a bundle contours."""
+    """The site's config, or one that only contours with a bundle into a folder."""
     if config_path is not None:
         return load_config(config_path)
     return Config(
