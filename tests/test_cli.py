@@ -22,9 +22,9 @@ def imported(arguments: list[str]) -> set[str]:
     """What a fresh interpreter has imported once limn has answered."""
     code = (
         "import json, sys\n"
-        "from limn import cli\n"
+        "from limn.cli.main import main\n"
         "try:\n"
-        f"    cli.main({arguments!r})\n"
+        f"    main({arguments!r})\n"
         "except SystemExit:\n"
         "    pass\n"
         "print(json.dumps(sorted(sys.modules)))\n"

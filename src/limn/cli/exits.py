@@ -1,4 +1,4 @@
-"""What every group of commands shares: the exit codes, and where it adds its commands."""
+"""The exit codes, and the type of the place where a group adds its commands."""
 
 from __future__ import annotations
 

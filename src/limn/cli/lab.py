@@ -8,46 +8,6 @@ from pathlib import Path
 from limn.cli.exits import Commands
 
 
-def _lab_train_phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.train.folds import train_phantom_bundle
-    from limn.lab.train.onlooker import OrientRecipe
-    from limn.lab.train.recipe import Recipe, going_on
-
-    recipe = going_on(parsed.start) if parsed.start else Recipe()
-    print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
-
-
-def _lab_figures(parsed: argparse.Namespace) -> None:
-    from limn.lab.report.figures import draw_sheets
-
-    for path in draw_sheets(parsed.out, parsed.real):
-        print(path)
-
-
-def _lab_try(parsed: argparse.Namespace) -> None:
-    from limn.lab.train.testsets import try_bundle
-
-    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
-
-
-def _lab_import(parsed: argparse.Namespace) -> None:
-    from limn.lab.data.dataset import import_folder
-
-    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
-
-
-def _lab_tables(parsed: argparse.Namespace) -> None:
-    from limn.lab.report.tables import write_tables
-
-    write_tables(parsed.scores, parsed.out, print)
-
-
-def _lab_reproduce(parsed: argparse.Namespace) -> None:
-    from limn.lab.study.reproduce import reproduce
-
-    reproduce(parsed.config, parsed.out, parsed.data, print)
-
-
 def add_commands(commands: Commands) -> None:
     """The commands of ``limn lab``."""
     lab = commands.add_parser("lab", help="train and measure")
@@ -115,3 +75,43 @@ def _add_studies(studies: Commands) -> None:
         "--data", type=Path, metavar="FOLDER", help="the scans, instead of data.source of CONFIG"
     )
     study.set_defaults(run=_lab_reproduce)
+
+
+def _lab_train_phantom(parsed: argparse.Namespace) -> None:
+    from limn.lab.train.folds import train_phantom_bundle
+    from limn.lab.train.onlooker import OrientRecipe
+    from limn.lab.train.recipe import Recipe, going_on
+
+    recipe = going_on(parsed.start) if parsed.start else Recipe()
+    print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
+
+
+def _lab_figures(parsed: argparse.Namespace) -> None:
+    from limn.lab.report.figures import draw_sheets
+
+    for path in draw_sheets(parsed.out, parsed.real):
+        print(path)
+
+
+def _lab_try(parsed: argparse.Namespace) -> None:
+    from limn.lab.train.testsets import try_bundle
+
+    try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
+
+
+def _lab_import(parsed: argparse.Namespace) -> None:
+    from limn.lab.data.dataset import import_folder
+
+    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
+
+
+def _lab_tables(parsed: argparse.Namespace) -> None:
+    from limn.lab.report.tables import write_tables
+
+    write_tables(parsed.scores, parsed.out, print)
+
+
+def _lab_reproduce(parsed: argparse.Namespace) -> None:
+    from limn.lab.study.reproduce import reproduce
+
+    reproduce(parsed.config, parsed.out, parsed.data, print)

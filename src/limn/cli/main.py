@@ -18,7 +18,7 @@ from limn.domain.errors import LimnError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; an error meant for people is printed, not thrown."""
+    """Run one command and return its exit code; limn's own errors are printed, not raised."""
     parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed) or 0)
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """``phantom cohort`` as the one command that it is.
+    """The arguments with ``phantom cohort`` joined to one command.
 
-    argparse can't tell a folder from a command in the same place; a folder that bears the name is
-    ``./cohort`` (D-030).
+    argparse can't tell a folder from a command in the same place. A folder of that name is given
+    as ``./cohort`` (D-030).
     """
     if list(arguments[:2]) == COHORT.split():
         return [COHORT, *arguments[2:]]

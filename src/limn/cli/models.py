@@ -1,4 +1,4 @@
-"""The commands of ``limn models``."""
+"""The commands of ``limn models``: list, verify, install, pack, import."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ if TYPE_CHECKING:
     from limn.bundles.importing import ImportOptions
 
 
-def _asked(parsed: argparse.Namespace) -> ImportOptions:
-    from limn.bundles.importing import ImportOptions
-
-    return ImportOptions(
-        name=parsed.name,
-        version=parsed.version,
-        labels=parsed.labels,
-        orientation=parsed.orientation,
-        configuration=parsed.configuration,
-        checkpoint=parsed.checkpoint,
-        trained_on=parsed.trained_on,
-        not_for=parsed.not_for,
-        expected_hu=parsed.expected_hu,
-        source=parsed.source,
-        previous=parsed.previous,
-        check=parsed.check,
+def add_commands(commands: Commands) -> None:
+    """The commands of ``limn models``."""
+    models = commands.add_parser("models", help="install, import, verify and pack bundles")
+    verbs = models.add_subparsers(metavar="VERB", required=True)
+    shelf, training = _shelf_options(), _training_options()
+    listed = verbs.add_parser("list", parents=[shelf], help="what is installed")
+    listed.set_defaults(run=_models_list)
+    verified = verbs.add_parser(
+        "verify", parents=[shelf], help="hash, build and ask bundles anew (default: all)"
     )
+    verified.add_argument("bundle", nargs="*", help="name or folder")
+    verified.set_defaults(run=_models_verify)
+    installed = verbs.add_parser("install", parents=[shelf], help="a bundle: folder or packed zip")
+    installed.add_argument("path", type=Path, metavar="PATH")
+    installed.set_defaults(run=_models_install)
+    packed = verbs.add_parser(
+        "pack", parents=[training], help="one zip of a bundle, or of a result folder of nnU-Net"
+    )
+    packed.add_argument("-o", "--out", type=Path, help="default: NAME-VERSION.zip here")
+    packed.set_defaults(run=_models_pack)
+    imported = verbs.add_parser(
+        "import", parents=[shelf, training], help="a training of nnU-Net v1 or v2: folder or zip"
+    )
+    imported.set_defaults(run=_models_import)
 
 
 def _models_list(parsed: argparse.Namespace) -> None:
@@ -52,39 +59,13 @@ def _models_install(parsed: argparse.Namespace) -> None:
 def _models_pack(parsed: argparse.Namespace) -> None:
     from limn.bundles.manage import pack
 
-    pack(parsed.path, parsed.out, _asked(parsed))
+    pack(parsed.path, parsed.out, _import_options(parsed))
 
 
 def _models_import(parsed: argparse.Namespace) -> None:
     from limn.bundles.importing import import_model
 
-    import_model(parsed.models_dir, parsed.path, _asked(parsed))
-
-
-def add_commands(commands: Commands) -> None:
-    """The commands of ``limn models``."""
-    models = commands.add_parser("models", help="install, import, verify and pack bundles")
-    verbs = models.add_subparsers(metavar="VERB", required=True)
-    shelf, said = _shelf_options(), _import_options()
-    listed = verbs.add_parser("list", parents=[shelf], help="what is installed")
-    listed.set_defaults(run=_models_list)
-    verified = verbs.add_parser(
-        "verify", parents=[shelf], help="hash, build and ask bundles anew (default: all)"
-    )
-    verified.add_argument("bundle", nargs="*", help="name or folder")
-    verified.set_defaults(run=_models_verify)
-    installed = verbs.add_parser("install", parents=[shelf], help="a bundle: folder or packed zip")
-    installed.add_argument("path", type=Path, metavar="PATH")
-    installed.set_defaults(run=_models_install)
-    packed = verbs.add_parser(
-        "pack", parents=[said], help="one zip of a bundle, or of a result folder of nnU-Net"
-    )
-    packed.add_argument("-o", "--out", type=Path, help="default: NAME-VERSION.zip here")
-    packed.set_defaults(run=_models_pack)
-    imported = verbs.add_parser(
-        "import", parents=[shelf, said], help="a training of nnU-Net v1 or v2: folder or zip"
-    )
-    imported.set_defaults(run=_models_import)
+    import_model(parsed.models_dir, parsed.path, _import_options(parsed))
 
 
 def _shelf_options() -> argparse.ArgumentParser:
@@ -98,31 +79,50 @@ def _shelf_options() -> argparse.ArgumentParser:
     return shelf
 
 
-def _import_options() -> argparse.ArgumentParser:
-    """What a person says of a training that is imported or packed."""
-    said = argparse.ArgumentParser(add_help=False)
-    said.add_argument("path", type=Path, metavar="PATH", help="folder or zip")
-    said.add_argument("--labels", metavar="1=ORGAN,...", help="1=Heart,2=SpinalCord,3=Lung_R,...")
-    said.add_argument(
+def _training_options() -> argparse.ArgumentParser:
+    """Options that describe a training which is imported or packed."""
+    training = argparse.ArgumentParser(add_help=False)
+    training.add_argument("path", type=Path, metavar="PATH", help="folder or zip")
+    training.add_argument("--labels", metavar="1=ORGAN,...", help="1=Heart,2=SpinalCord,3=Lung_R,...")
+    training.add_argument(
         "--orientation",
         metavar="XYZ",
         help="what the axes (z, y, x) of the training's arrays grow towards, such as SPL",
     )
-    said.add_argument(
+    training.add_argument(
         "--check",
         type=Path,
         metavar="DIR",
         help="a DICOM series of one mouse: try every order and flip of the axes on it",
     )
-    said.add_argument("--name", help="of the bundle (default: of the training)")
-    said.add_argument("--version", default="1", help="of the bundle (%(default)s)")
-    said.add_argument("--configuration", help="if PATH holds several, such as 3d_fullres")
-    said.add_argument("--checkpoint", help="such as model_best (v1), checkpoint_best (v2)")
-    said.add_argument("--trained-on", metavar="TEXT", help="animals, scanner, contrast agent")
-    said.add_argument("--not-for", metavar="TEXT", help="what it must not be used for")
-    said.add_argument(
+    training.add_argument("--name", help="of the bundle (default: of the training)")
+    training.add_argument("--version", default="1", help="of the bundle (%(default)s)")
+    training.add_argument("--configuration", help="if PATH holds several, such as 3d_fullres")
+    training.add_argument("--checkpoint", help="such as model_best (v1), checkpoint_best (v2)")
+    training.add_argument("--trained-on", metavar="TEXT", help="animals, scanner, contrast agent")
+    training.add_argument("--not-for", metavar="TEXT", help="what it must not be used for")
+    training.add_argument(
         "--expected-hu", metavar="LOW,HIGH", help="of a whole scan: --expected-hu=-1200,1500"
     )
-    said.add_argument("--source", default="", metavar="TEXT", help="where it came from; a DOI")
-    said.add_argument("--previous", default="", help="the bundle of a cascade's first stage")
-    return said
+    training.add_argument("--source", default="", metavar="TEXT", help="where it came from; a DOI")
+    training.add_argument("--previous", default="", help="the bundle of a cascade's first stage")
+    return training
+
+
+def _import_options(parsed: argparse.Namespace) -> ImportOptions:
+    from limn.bundles.importing import ImportOptions
+
+    return ImportOptions(
+        name=parsed.name,
+        version=parsed.version,
+        labels=parsed.labels,
+        orientation=parsed.orientation,
+        configuration=parsed.configuration,
+        checkpoint=parsed.checkpoint,
+        trained_on=parsed.trained_on,
+        not_for=parsed.not_for,
+        expected_hu=parsed.expected_hu,
+        source=parsed.source,
+        previous=parsed.previous,
+        check=parsed.check,
+    )

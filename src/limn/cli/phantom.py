@@ -10,58 +10,6 @@ from limn.cli.exits import Commands
 COHORT = "phantom cohort"
 
 
-def _phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.phantoms.synthesize import show_phantom
-
-    show_phantom(
-        parsed.out,
-        parsed.seed,
-        spacing_mm=parsed.spacing,
-        size_mm=(parsed.size[0], parsed.size[1], parsed.size[2]),
-        neighbour=parsed.neighbour,
-        contrast=parsed.contrast,
-        position=parsed.position,
-        stack=parsed.stack,
-        turned=parsed.turned,
-        mirrored=parsed.mirrored,
-        quirks=parsed.quirk,
-    )
-
-
-def _cohort(parsed: argparse.Namespace) -> None:
-    from limn.lab.phantoms.phantom_dataset import show_cohort
-    from limn.phantom.cohort import SIZE_ZYX_MM, Cohort
-
-    z, y, x = parsed.size or SIZE_ZYX_MM
-    planned = Cohort(
-        seed=parsed.seed,
-        animals=parsed.animals,
-        time_points=parsed.time_points,
-        contrast_animals=parsed.contrast_animals,
-        contrast_scans=parsed.contrast_scans,
-        spacing_mm=parsed.spacing,
-        size_zyx_mm=(z, y, x),
-        wide=parsed.wide,
-    )
-    show_cohort(parsed.out, planned, parsed.workers)
-
-
-class _ListQuirks(argparse.Action):
-    """Print the table and exit, whatever else is asked; the imports wait until then."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from limn.lab.phantoms.synthesize import quirk_table
-
-        print(quirk_table())
-        parser.exit()
-
-
-def _rois(parsed: argparse.Namespace) -> None:
-    from limn.lab.data.rois import show_rois
-
-    show_rois(parsed.structure_set, parsed.series, parsed.out)
-
-
 def add_commands(commands: Commands) -> None:
     """The commands of phantoms and structure sets."""
     _add_phantom(commands)
@@ -159,3 +107,55 @@ def _add_cohort(commands: Commands) -> None:
     )
     cohort.add_argument("--workers", type=int, metavar="N", help="processes (default: every core)")
     cohort.set_defaults(run=_cohort)
+
+
+def _phantom(parsed: argparse.Namespace) -> None:
+    from limn.lab.phantoms.synthesize import show_phantom
+
+    show_phantom(
+        parsed.out,
+        parsed.seed,
+        spacing_mm=parsed.spacing,
+        size_mm=(parsed.size[0], parsed.size[1], parsed.size[2]),
+        neighbour=parsed.neighbour,
+        contrast=parsed.contrast,
+        position=parsed.position,
+        stack=parsed.stack,
+        turned=parsed.turned,
+        mirrored=parsed.mirrored,
+        quirks=parsed.quirk,
+    )
+
+
+def _cohort(parsed: argparse.Namespace) -> None:
+    from limn.lab.phantoms.phantom_dataset import show_cohort
+    from limn.phantom.cohort import SIZE_ZYX_MM, Cohort
+
+    z, y, x = parsed.size or SIZE_ZYX_MM
+    planned = Cohort(
+        seed=parsed.seed,
+        animals=parsed.animals,
+        time_points=parsed.time_points,
+        contrast_animals=parsed.contrast_animals,
+        contrast_scans=parsed.contrast_scans,
+        spacing_mm=parsed.spacing,
+        size_zyx_mm=(z, y, x),
+        wide=parsed.wide,
+    )
+    show_cohort(parsed.out, planned, parsed.workers)
+
+
+class _ListQuirks(argparse.Action):
+    """Print the table and exit, whatever the other arguments are; only this imports the lab."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from limn.lab.phantoms.synthesize import quirk_table
+
+        print(quirk_table())
+        parser.exit()
+
+
+def _rois(parsed: argparse.Namespace) -> None:
+    from limn.lab.data.rois import show_rois
+
+    show_rois(parsed.structure_set, parsed.series, parsed.out)
