@@ -57,6 +57,6 @@ def test_names_of_animals_stay_in_one_line_of_the_log(tmp_path):
     contents = encoded(ds).replace(b"LO\x02\x00M1", b"LO\x0e\x00M1\n\x1b[2JOK \r\n\xff ", 1)
     door = Door(tmp_path)
     assert door.intake.accept(contents, SCP)[0] == 0
-    (gathering,) = door.intake._gathering.values()
+    (gathering,) = door.intake._gatherings.values()
     assert gathering.animal.isprintable()
     assert gathering.animal.startswith("M1??[2JOK")

@@ -55,7 +55,7 @@ def test_a_whole_series_becomes_one_scan(door):
     sent = slices()
     assert door.send(sent) == [SUCCESS] * COUNT
     assert door.scans() == []
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert door.woken.is_set()
     assert row.animal == "M1"
@@ -75,7 +75,7 @@ def test_the_order_of_slices_does_not_matter(door, tmp_path):
     uids = []
     for each, sent in ((door, slices()), (other, slices()[::-1])):
         each.send(sent)
-        each.intake.closed(SCP.key, aborted=False)
+        each.intake.association_ended(SCP.key, aborted=False)
         (row,) = each.wait_for_scans()
         uids.append(each.journal.structure_set_of(row.id).sop_instance_uid)
     assert uids[0] == uids[1]
@@ -96,7 +96,7 @@ def test_two_series_over_one_association_are_two_scans(door):
     """A study's series come mixed; each gets its own scan."""
     for first, second in zip(slices("1"), slices("2"), strict=True):
         door.send([first, second])
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     rows = door.wait_for_scans(2)
     assert sorted(row.animal for row in rows) == ["M1", "M2"]
     assert [len(row.files) for row in rows] == [COUNT, COUNT]
@@ -113,10 +113,10 @@ def test_two_sources_at_once_are_one_series(door):
         thread.start()
     for thread in threads:
         thread.join()
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     time.sleep(0.1)
     assert door.scans() == []
-    door.intake.closed(OTHER.key, aborted=False)
+    door.intake.association_ended(OTHER.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert len(row.files) == COUNT
 
@@ -126,7 +126,7 @@ def test_one_series_over_many_associations(door):
     for number, ds in enumerate(slices()):
         source = replace(SCP, key=f"association-{number}")
         assert door.send([ds], source) == [SUCCESS]
-        door.intake.closed(source.key, aborted=False)
+        door.intake.association_ended(source.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert len(row.files) == COUNT
 
@@ -148,7 +148,7 @@ def test_a_duplicate_with_other_bytes_is_refused(door):
     assert status == DUPLICATE
     assert str(first.SOPInstanceUID) in why
     assert [path.read_bytes() for path in door.files()] == before
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     assert len(door.wait_for_scans()) == 1
 
 
@@ -158,7 +158,7 @@ def test_one_series_of_two_animals_is_refused(door, tmp_path):
     for ds in others:
         ds.SeriesInstanceUID = mine[0].SeriesInstanceUID
     door.send(mine)
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     door.wait_for_scans()
     restarted = Door(tmp_path)
     for again in (door, restarted):
@@ -167,7 +167,7 @@ def test_one_series_of_two_animals_is_refused(door, tmp_path):
             assert status == CANNOT_UNDERSTAND
             assert "'M2'" in why
             assert "'M1'" in why
-        again.intake.closed(OTHER.key, aborted=False)
+        again.intake.association_ended(OTHER.key, aborted=False)
         assert [(row.animal, len(row.files)) for row in again.scans()] == [("M1", COUNT)]
     assert len(door.files()) == COUNT
 
@@ -176,7 +176,7 @@ def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path)
     """The spool remembers what came, also what is long in the journal."""
     sent = slices()
     door.send(sent)
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     door.wait_for_scans()
     restarted = Door(tmp_path)
     restarted.intake.recover()
@@ -189,7 +189,7 @@ def test_a_series_that_comes_again_is_contoured_once(door, caplog):
     caplog.set_level(logging.INFO)
     for _ in range(2):
         door.send(slices())
-        door.intake.closed(SCP.key, aborted=False)
+        door.intake.association_ended(SCP.key, aborted=False)
         door.wait_for_scans()
         until(lambda: door.intake.settle() == 0)
     assert len(door.journal.scans()) == 1
@@ -200,46 +200,46 @@ def test_a_late_slice_makes_a_second_version(door):
     """Version 2 holds every slice and names version 1 as its predecessor."""
     sent = slices(count=COUNT + 1)
     door.send(sent[:-1])
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     (first,) = door.wait_for_scans()
     door.send(sent[-1:], OTHER)
-    door.intake.closed(OTHER.key, aborted=False)
+    door.intake.association_ended(OTHER.key, aborted=False)
     second = door.wait_for_scans(2)[1]
     assert (second.version, second.predecessor) == (2, first.id)
     assert set(first.files) < set(second.files)
     assert len(second.files) == COUNT + 1
 
 
-def test_what_was_handed_over_is_forgotten_and_known_all_the_same(door, monkeypatch):
-    """Memory stays flat: of older series the spool tells what is new, late or changed."""
-    monkeypatch.setattr("limn.node.receive.intake.KEPT", 2)
+def test_what_was_handed_over_is_forgotten_and_known_all_the_same(tmp_path):
+    """Memory stays flat: the spool knows what is new, late or changed in an older series."""
+    door = Door(tmp_path, max_in_memory=2)
     sent = [slices(str(number), COUNT + 1) for number in range(5)]
     for series in sent:
         door.send(series[:-1])
-        door.intake.closed(SCP.key, aborted=False)
+        door.intake.association_ended(SCP.key, aborted=False)
         until(lambda: door.intake.settle() == 0)
     assert len(door.journal.scans()) == 5
-    assert len(door.intake._gathering) == 2
+    assert len(door.intake._gatherings) == 2
     first = sent[0]
     assert door.send(first[:3]) == [SUCCESS] * 3
     changed = slices("0", COUNT + 1)[5]
     changed.PixelData = bytes(len(changed.PixelData))
     assert door.send([changed]) == [DUPLICATE]
     assert door.send(first[-1:]) == [SUCCESS]
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     late = door.wait_for_scans(6)[5]
     assert (late.version, late.predecessor, len(late.files)) == (2, 1, COUNT + 1)
 
 
-def test_what_is_coming_in_is_never_forgotten(door, monkeypatch):
-    """More series at once than are kept: every one becomes a scan."""
-    monkeypatch.setattr("limn.node.receive.intake.KEPT", 1)
+def test_what_is_coming_in_is_never_forgotten(tmp_path):
+    """More series at once than stay in memory: every one becomes a scan."""
+    door = Door(tmp_path, max_in_memory=1)
     sent = [slices(str(number)) for number in range(4)]
     for turn in range(COUNT):
         for series in sent:
             assert door.send([series[turn]]) == [SUCCESS]
         door.intake.settle()
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     assert [len(row.files) for row in door.wait_for_scans(4)] == [COUNT] * 4
 
 
@@ -263,7 +263,7 @@ def test_a_journal_that_can_not_be_written_is_waited_for(door, monkeypatch, capl
 
     monkeypatch.setattr(door.journal, "insert", full)
     door.send(slices())
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     time.sleep(0.1)
     for _ in range(3):
         assert door.scans() == []
@@ -277,7 +277,7 @@ def test_an_aborted_series_is_refused_after_hold_s(tmp_path):
     """Never contoured half; the reason says how much came and what to do."""
     door = Door(tmp_path, hold_s=0.3)
     door.send(slices(count=40)[:25])
-    door.intake.closed(SCP.key, aborted=True)
+    door.intake.association_ended(SCP.key, aborted=True)
     time.sleep(0.15)
     assert door.scans() == []
     (row,) = door.wait_for_scans()
@@ -290,10 +290,10 @@ def test_a_resend_within_hold_s_is_contoured_whole(door):
     """Aborted halfway, then sent again from the start: one scan with everything."""
     sent = slices()
     door.send(sent[:12])
-    door.intake.closed(SCP.key, aborted=True)
+    door.intake.association_ended(SCP.key, aborted=True)
     assert door.scans() == []
     door.send(sent, OTHER)
-    door.intake.closed(OTHER.key, aborted=False)
+    door.intake.association_ended(OTHER.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert (row.state, row.version, len(row.files)) == ("ready", 1, COUNT)
 
@@ -303,10 +303,10 @@ def test_a_resend_after_the_refusal_is_contoured(tmp_path):
     door = Door(tmp_path, hold_s=0.1)
     sent = slices()
     door.send(sent[:12])
-    door.intake.closed(SCP.key, aborted=True)
+    door.intake.association_ended(SCP.key, aborted=True)
     (refused,) = door.wait_for_scans()
     door.send(sent, OTHER)
-    door.intake.closed(OTHER.key, aborted=False)
+    door.intake.association_ended(OTHER.key, aborted=False)
     row = door.wait_for_scans(2)[1]
     assert (row.state, row.predecessor, len(row.files)) == ("ready", refused.id, COUNT)
 
@@ -317,8 +317,8 @@ def test_an_abort_beside_an_open_association_is_not_forgotten(tmp_path):
     sent = slices(count=60)
     door.send(sent[:30], SCP)
     door.send(sent[30:50], OTHER)
-    door.intake.closed(OTHER.key, aborted=True)
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(OTHER.key, aborted=True)
+    door.intake.association_ended(SCP.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert row.state == "refused"
 
@@ -328,7 +328,7 @@ def test_a_gap_is_handed_over_after_hold_s(tmp_path):
     door = Door(tmp_path, hold_s=0.3)
     sent = slices(count=COUNT + 4)
     door.send(sent[:7] + sent[8:])
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     time.sleep(0.15)
     assert door.scans() == []
     (row,) = door.wait_for_scans()
@@ -343,7 +343,7 @@ def test_the_times_of_a_scan(door):
     time.sleep(0.2)
     door.send(sent[10:])
     ended_at = time.time()
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     (row,) = door.wait_for_scans()
     assert 0.2 <= row.receive_s <= ended_at - started_at + 0.01
     assert SCP.settle_s <= row.settle_s < 2.0
@@ -374,7 +374,7 @@ def test_the_loop_settles_by_itself(door):
     """The receiver's thread hands a series over without being asked."""
     with running(door.intake.run):
         door.send(slices())
-        door.intake.closed(SCP.key, aborted=False)
+        door.intake.association_ended(SCP.key, aborted=False)
         until(door.woken.is_set)
     assert len(door.journal.scans()) == 1
 
@@ -554,7 +554,7 @@ def test_no_bytes_break_the_door(syntax, changes, kept):
 def test_a_released_series_is_contoured_after_a_crash(door, tmp_path):
     """Received and released, then killed before it settled: the restart picks it up."""
     door.send(slices())
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     restarted = Door(tmp_path)
     restarted.intake.recover()
     (row,) = restarted.wait_for_scans()
@@ -580,7 +580,7 @@ def test_a_half_sent_series_that_is_resent_after_a_crash_is_contoured(door, tmp_
     restarted.intake.recover()
     assert restarted.scans() == []
     restarted.send(sent, OTHER)
-    restarted.intake.closed(OTHER.key, aborted=False)
+    restarted.intake.association_ended(OTHER.key, aborted=False)
     (row,) = restarted.wait_for_scans()
     assert (row.state, len(row.files)) == ("ready", COUNT)
 
@@ -589,7 +589,7 @@ def test_a_crash_between_two_associations_keeps_the_first(door, tmp_path):
     """Some slices released, more half-sent at the crash: held, not contoured as it is."""
     sent = slices(count=40)
     door.send(sent[:20])
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     door.send(sent[20:30], OTHER)
     restarted = Door(tmp_path, hold_s=0.2)
     restarted.intake.recover()
@@ -600,7 +600,7 @@ def test_a_crash_between_two_associations_keeps_the_first(door, tmp_path):
 def test_what_is_in_the_journal_is_not_recovered(door, tmp_path):
     """A restart contours nothing twice."""
     door.send(slices())
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     door.wait_for_scans()
     restarted = Door(tmp_path)
     restarted.intake.recover()
@@ -612,12 +612,12 @@ def test_a_late_slice_after_a_restart_is_a_second_version(door, tmp_path):
     """The slices of before the restart belong to version 2 as well."""
     sent = slices(count=COUNT + 1)
     door.send(sent[:-1])
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     door.wait_for_scans()
     restarted = Door(tmp_path)
     restarted.intake.recover()
     restarted.send(sent[-1:])
-    restarted.intake.closed(SCP.key, aborted=False)
+    restarted.intake.association_ended(SCP.key, aborted=False)
     row = restarted.wait_for_scans(2)[1]
     assert (row.version, row.predecessor, len(row.files)) == (2, 1, COUNT + 1)
 
@@ -625,7 +625,7 @@ def test_a_late_slice_after_a_restart_is_a_second_version(door, tmp_path):
 def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
     """A file that rotted on disk is logged with its path, and the rest is held as incomplete."""
     door.send(slices())
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     damaged = door.files()[3]
     damaged.write_bytes(b"rotten")
     restarted = Door(tmp_path, hold_s=0.1)
@@ -648,7 +648,7 @@ def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
 def whole(door: Door, *sent: FileDataset, source: Source = SCP) -> None:
     """One association that brings these and ends well."""
     assert set(door.send(sent, source)) <= {SUCCESS}
-    door.intake.closed(source.key, aborted=False)
+    door.intake.association_ended(source.key, aborted=False)
 
 
 def settled(door: Door) -> None:
@@ -661,7 +661,7 @@ def test_a_door_that_closes_amid_one_association_per_slice_holds_the_series(door
     for number, ds in enumerate(slices(count=COUNT + 5)[:-2]):
         whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
     whole(door, *slices("2"), source=replace(SCP, key="another"))
-    door.intake.closing()
+    door.intake.node_stopping()
     door.journal.close()
     again = Door(tmp_path, hold_s=0.5)
     again.intake.recover()
@@ -839,16 +839,15 @@ def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
     for ds in changed:
         ds.PixelData = bytes(reversed(ds.PixelData))
     assert set(door.send(changed)) == {DUPLICATE}
-    door.intake.closed(SCP.key, aborted=False)
+    door.intake.association_ended(SCP.key, aborted=False)
     settled(door)
     assert len(door.journal.scans()) == 1
     assert [d.state for d in door.journal.deliveries(1)] == ["delivered"]
 
 
 @pytest.mark.parametrize(("syntax", "at_once"), [("deflated", 1), ("native", 4)])
-def test_one_is_inflated_at_a_time(tmp_path, monkeypatch, syntax, at_once):
-    """Small on the wire and up to a gigabyte each; of others nobody waits."""
-    door = Door(tmp_path)
+def test_one_is_inflated_at_a_time(tmp_path, syntax, at_once):
+    """A deflated one is small on the wire and up to a gigabyte in memory; no other one waits."""
     inside, most, all_in = [], [], threading.Barrier(at_once)
 
     def slow(contents):
@@ -860,7 +859,7 @@ def test_one_is_inflated_at_a_time(tmp_path, monkeypatch, syntax, at_once):
         inside.remove(contents)
         return found
 
-    monkeypatch.setattr("limn.node.receive.intake.inspect", slow)
+    door = Door(tmp_path, read=slow)
     contents = []
     for ds in slices(count=4):
         if syntax == "deflated":

@@ -41,13 +41,13 @@ class Site:
         (data_dir / "limn.toml").write_text(text)
         self.config: Config = load_config(data_dir / "limn.toml")
         self.door = Door(data_dir, hold_s=0.2)
-        self.retention = Retention(self.config, self.door.journal, self.door.intake)
+        self.retention = Retention(self.config, self.door.journal, self.door.intake.clear)
 
     def receive(self, number: str = "1", count: int = COUNT) -> ScanRow:
         """A series through the door."""
         before = len(self.door.journal.scans())
         self.door.send(slices(number)[:count])
-        self.door.intake.closed(SCP.key, aborted=False)
+        self.door.intake.association_ended(SCP.key, aborted=False)
         return self.door.wait_for_scans(before + 1)[-1]
 
     def contour(self, row: ScanRow, held: str | None = None) -> Path:
@@ -220,7 +220,7 @@ def test_an_older_version_does_not_take_a_newer_one_along(site: Site) -> None:
             row.series_instance_uid,
         )
     site.door.send(late, LATER)
-    site.door.intake.closed(LATER.key, aborted=False)
+    site.door.intake.association_ended(LATER.key, aborted=False)
     second = site.door.wait_for_scans(2)[-1]
     assert second.version == 2
     site.retention.work(time.time())
@@ -244,7 +244,7 @@ def test_a_late_slice_of_a_removed_series_is_refused_with_what_to_do(
     late = slices("1", COUNT)[3]
     late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = "2.25.123"
     assert site.door.send([late], LATER) == [0]
-    site.door.intake.closed(LATER.key, aborted=False)
+    site.door.intake.association_ended(LATER.key, aborted=False)
     second = site.door.wait_for_scans(2)[-1]
     assert (second.state, second.version, second.predecessor) == ("refused", 2, row.id)
     assert second.reason.startswith(f"1 slices came late: the {COUNT} of this series were")
@@ -259,7 +259,7 @@ def test_half_of_a_removed_series_is_not_contoured_as_if_it_were_whole(tmp_path:
     site.retention.work(time.time())
     site.door.intake._rules = replace(site.door.intake._rules, min_slices=3)
     site.door.send(slices("1")[: COUNT // 2], LATER)
-    site.door.intake.closed(LATER.key, aborted=False)
+    site.door.intake.association_ended(LATER.key, aborted=False)
     second = site.door.wait_for_scans(2)[-1]
     assert (row.version, second.version, second.state) == (1, 2, "refused")
 
@@ -270,7 +270,7 @@ def test_the_whole_removed_series_again_is_known(site: Site) -> None:
     site.retention.work(time.time())
     for ds in slices("1"):
         site.door.intake.accept(encoded(ds), LATER)
-    site.door.intake.closed(LATER.key, aborted=False)
+    site.door.intake.association_ended(LATER.key, aborted=False)
     time.sleep(0.3)
     assert len(site.door.scans()) == 1
     assert site.slices(row) == COUNT
@@ -286,7 +286,7 @@ def test_a_removed_structure_set_is_made_anew_when_its_series_comes_again(
     with caplog.at_level(logging.INFO):
         for ds in slices("1"):
             site.door.intake.accept(encoded(ds), LATER)
-        site.door.intake.closed(LATER.key, aborted=False)
+        site.door.intake.association_ended(LATER.key, aborted=False)
         until(lambda: site.door.intake.settle() == 0)
     assert site.door.journal.scan(row.id).state == "ready"
     assert "of scan-00001 was removed, so it is contoured anew under the same UIDs" in caplog.text
@@ -315,7 +315,7 @@ def test_a_crash_between_leaves_no_half_of_a_series(
     time.sleep(0.3)
     assert len(again.scans()) == 1
     site.delivered("2")
-    Retention(site.config, again.journal, again.intake).work(time.time())
+    Retention(site.config, again.journal, again.intake.clear).work(time.time())
     assert not again.files()
 
 
@@ -335,7 +335,7 @@ def test_a_crash_anywhere_is_finished_by_the_next_look(
         with pytest.raises(KeyboardInterrupt):
             site.retention.work(time.time())
     again = Door(site.config.data_dir, hold_s=0.2)
-    Retention(site.config, again.journal, again.intake).work(time.time())
+    Retention(site.config, again.journal, again.intake.clear).work(time.time())
     removed = again.spool.removed(Path(row.folder))
     assert removed is not None
     assert removed.instances == COUNT

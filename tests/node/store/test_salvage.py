@@ -47,15 +47,13 @@ class Site:
         self.door = self._door()
 
     def _door(self) -> Door:
-        door = Door(self.config.data_dir)
-        door.intake._destinations = ("tps", "archive")
-        return door
+        return Door(self.config.data_dir, destinations=("tps", "archive"))
 
     def receive(self, number: str) -> ScanRow:
         """A series through the door."""
         before = len(self.door.journal.scans())
         self.door.send(slices(number))
-        self.door.intake.closed(SCP.key, aborted=False)
+        self.door.intake.association_ended(SCP.key, aborted=False)
         return self.door.wait_for_scans(before + 1)[-1]
 
     def contour(self, row: ScanRow, held: str | None = None) -> Path:
@@ -132,7 +130,7 @@ def test_one_that_is_sent_again_all_the_same_changes_nothing(config: Config) -> 
     site.deliver("tps", "archive")
     site.lose_the_journal()
     site.door.send(slices("1"))
-    site.door.intake.closed(SCP.key, aborted=False)
+    site.door.intake.association_ended(SCP.key, aborted=False)
     site.door.intake.settle()
     assert list(site.states()) == ["scan-00001 contoured"]
 

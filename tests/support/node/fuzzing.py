@@ -241,7 +241,7 @@ class Run:
                 aborted = chance.random() < 0.5
 
                 def settle(key: str = source.key, aborted: bool = aborted) -> str:
-                    door.intake.closed(key, aborted=aborted)
+                    door.intake.association_ended(key, aborted=aborted)
                     door.intake.settle()
                     return "settled"
 
@@ -250,7 +250,7 @@ class Run:
         until(lambda: not door.intake.settle())
         good = slices("999999")
         assert door.send(good, Source("good", "GOOD@127.0.0.1", 0.05)) == [0] * COUNT
-        door.intake.closed("good", aborted=False)
+        door.intake.association_ended("good", aborted=False)
         until(lambda: any(row.animal == "M999999" and row.state == "ready" for row in door.scans()))
         return tally
 

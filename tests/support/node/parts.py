@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -27,6 +28,7 @@ from limn.domain.scan import Volume
 from limn.node.dimse import routing
 from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Source
+from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
 from limn.node.store.journal import Journal
 from limn.node.store.rows import Arrived, ScanRow
@@ -111,19 +113,22 @@ class Door:
         settle_s: float = 0.05,
         min_slices: int = COUNT,
         min_free_bytes: int = 0,
+        destinations: Sequence[str] = ("tps",),
+        **intake: Any,
     ) -> None:
         self.spool = Spool(data_dir / "spool", min_free_bytes)
         self.journal = Journal(data_dir / "journal.sqlite")
         self.woken = threading.Event()
-        self.intake = Intake(
+        handover = Handover(
             self.spool,
             self.journal,
-            Rules(min_slices, settle_s, hold_s),
-            destinations=["tps"],
+            destinations=destinations,
             profile="default",
             bundle_sha256="b" * 64,
             wake=self.woken.set,
         )
+        rules = Rules(min_slices, settle_s, hold_s)
+        self.intake = Intake(self.spool, self.journal, rules, handover, **intake)
 
     def fill_up(self) -> None:
         """From now on the disk is below its watermark."""

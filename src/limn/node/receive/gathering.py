@@ -5,10 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from limn.dicom.instance import ReceivedInstance
+from limn.dicom.instance import ReceivedInstance, input_digest
+from limn.node.receive.completeness import Arrivals, Rules, Verdict, is_uniform
+
+# If the node stops so soon after the last slice, a series that came over several associations may
+# be incomplete.
+MID_SERIES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,50 @@ class Source:
     ----------
     key : one association, or one watched folder
     sender : for people
-    settle_s : how long this door must be quiet
+    settle_s : how long this source must be quiet
     """
 
     key: str
     sender: str
     settle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesVersion:
+    """The instances that one structure set is drawn from."""
+
+    instances: tuple[ReceivedInstance, ...]
+
+    @property
+    def uids(self) -> set[str]:
+        """SOP Instance UIDs."""
+        return {each.sop_instance_uid for each in self.instances}
+
+    @property
+    def positions_mm(self) -> list[float | None]:
+        """Position of every slice along the slice normal."""
+        return [position for each in self.instances for position in each.positions_mm]
+
+    @property
+    def rounding_mm(self) -> float:
+        """Size of the last decimal in which the headers give their positions."""
+        return min((each.rounding_mm for each in self.instances), default=0.0)
+
+    @property
+    def announced_slices(self) -> int | None:
+        """How many slices the headers announce, if they agree."""
+        counts = {each.announced_slices for each in self.instances}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the slices are equally far apart and none is missing."""
+        return is_uniform(self.positions_mm, self.rounding_mm)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the content."""
+        return input_digest(self.instances)
 
 
 @dataclass(slots=True)
@@ -35,13 +78,16 @@ class Gathering:
     ----------
     open_sources : associations that brought a slice, and when each brought its first
     aborted_s : when one broke off; healed by the release of one that began after it
-    handed : SOP Instance UIDs that some version was contoured from
+    handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
-    sources : the keys of all that brought something since then
-    takers : threads that hold it to take an instance into it
+    sources : keys of the sources that brought something since then
+    changed : something came since then
+    writing : held by the one thread that writes into the series
+    pins : threads that are taking an instance into it; while there are any it stays in memory
     """
 
+    series_instance_uid: str
     folder: Path
     study_instance_uid: str
     animal: str
@@ -53,52 +99,148 @@ class Gathering:
     instances: dict[str, ReceivedInstance] = field(default_factory=dict)
     open_sources: dict[str, float] = field(default_factory=dict)
     aborted_s: float | None = None
-    handed: set[str] = field(default_factory=set)
+    handed_over: set[str] = field(default_factory=set)
     newest: set[str] = field(default_factory=set)
     came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
     sources: set[str] = field(default_factory=set)
-    takers: int = 0
+    pins: int = 0
+
+    @classmethod
+    def begin(cls, instance: ReceivedInstance, folder: Path) -> Gathering:
+        """A series without instances, of which this one is the first to come."""
+        now_s = time.monotonic()
+        return cls(
+            series_instance_uid=instance.series_instance_uid,
+            folder=folder,
+            study_instance_uid=instance.study_instance_uid,
+            animal=instance.animal,
+            first_s=now_s,
+            last_s=now_s,
+            last_at=time.time(),
+        )
 
     @property
     def pending(self) -> bool:
-        """Whether something of it is not in the journal yet; a slice that no disk took is not."""
+        """Whether an instance is not in the journal yet; one that no disk took does not count."""
         return self.changed and bool(self.instances)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is pending or coming in."""
+        return not (self.pending or self.open_sources or self.pins)
 
-def note(
-    gathering: Gathering, instance: ReceivedInstance, source: Source, arrived_s: float | None
-) -> None:
-    """An instance of the series has come."""
-    now_s = time.monotonic()
-    arrived_s = now_s if arrived_s is None else arrived_s
-    if not gathering.instances:
-        gathering.first_s = arrived_s
-    gathering.first_s = min(gathering.first_s, arrived_s)
-    gathering.instances[instance.sop_instance_uid] = instance
-    gathering.came.add(instance.sop_instance_uid)
-    gathering.sources.add(source.key)
-    if arrived_s >= gathering.last_s or len(gathering.instances) == 1:
-        gathering.last_s = arrived_s
-        gathering.last_at = time.time() - (now_s - arrived_s)
-    gathering.open_sources.setdefault(source.key, now_s)
-    gathering.sender = source.sender
-    gathering.settle_s = source.settle_s
-    gathering.changed = True
+    def add(self, instance: ReceivedInstance, source: Source, arrived_s: float | None) -> None:
+        """Note an instance that lies in the spool."""
+        now_s = time.monotonic()
+        arrived_s = now_s if arrived_s is None else arrived_s
+        if not self.instances:
+            self.first_s = arrived_s
+        self.first_s = min(self.first_s, arrived_s)
+        self.instances[instance.sop_instance_uid] = instance
+        self.came.add(instance.sop_instance_uid)
+        self.sources.add(source.key)
+        if arrived_s >= self.last_s or len(self.instances) == 1:
+            self.last_s = arrived_s
+            self.last_at = time.time() - (now_s - arrived_s)
+        self.open_sources.setdefault(source.key, now_s)
+        self.sender = source.sender
+        self.settle_s = source.settle_s
+        self.changed = True
+
+    def end_source(self, key: str, now_s: float, *, aborted: bool) -> bool:
+        """An association that brought a slice ended; returns whether all have ended well."""
+        began_s = self.open_sources.pop(key)
+        if aborted:
+            self.aborted_s = self.last_s = now_s
+        elif self.aborted_s is not None and began_s > self.aborted_s:
+            self.aborted_s = None
+        return self.aborted_s is None and not self.open_sources
+
+    def may_be_cut_off(self, now_s: float) -> bool:
+        """Whether the sender may be in the middle of it, over one association after another."""
+        return self.pending and now_s - self.last_s < MID_SERIES_S and len(self.sources) > 1
+
+    def forget_instances(self) -> None:
+        """Its files were removed from the spool."""
+        self.instances.clear()
+        self.handed_over.clear()
+        self.newest.clear()
+        self.came.clear()
+        self.aborted_s = None
+
+    def rules(self, site: Rules) -> Rules:
+        """The site's rules, with the silence that its source needs."""
+        return replace(site, settle_s=self.settle_s) if self.settle_s else site
+
+    def is_coming_in(self, rules: Rules, now_s: float) -> bool:
+        """Whether `decide` can only say WAIT; this is cheaper, and runs often while slices come."""
+        if self.is_quiet(rules, now_s):
+            return False
+        instances = self.instances.values()
+        announced = (each.announced_slices for each in instances if each.announced_slices)
+        expected = rules.expected_slices or min(announced, default=None)
+        return expected is None or sum(len(each.positions_mm) for each in instances) < expected
+
+    def is_quiet(self, rules: Rules, now_s: float) -> bool:
+        """Whether no association is open and nothing came for ``settle_s``."""
+        return not self.open_sources and now_s - self.last_s >= rules.settle_s
+
+    def next_version(self, min_slices: int) -> SeriesVersion:
+        """The newest version with the late slices, or new content alone.
+
+        A series that was computed anew under its old UID comes as other instances in the same
+        places; they replace what was there. Late slices lie beside it.
+        """
+        new = self.instances.keys() - self.handed_over
+        both = self._version(self.newest | new)
+        batch = self._version(self.came | new)
+        if len(batch.positions_mm) >= min_slices and not both.is_uniform and batch.is_uniform:
+            return batch
+        return both
+
+    def resent(self) -> SeriesVersion:
+        """What came since the last hand-over."""
+        return SeriesVersion(tuple(self.instances[uid] for uid in self.came))
+
+    def _version(self, uids: Iterable[str]) -> SeriesVersion:
+        wanted = set(uids)
+        return SeriesVersion(tuple(i for uid, i in self.instances.items() if uid in wanted))
+
+    def arrivals(self, version: SeriesVersion) -> Arrivals:
+        """What `decide` needs to know."""
+        return Arrivals(
+            positions_mm=version.positions_mm,
+            rounding_mm=version.rounding_mm,
+            announced_slices=version.announced_slices,
+            open_associations=len(self.open_sources),
+            aborted=self.aborted_s is not None,
+            last_arrival_s=self.last_s,
+        )
+
+    def mark_handed_over(self, version: SeriesVersion, *, is_new: bool, refused: bool) -> None:
+        """The journal has taken a version, or knew it already."""
+        self.changed = False
+        self.came.clear()
+        self.sources.clear()
+        if not refused:
+            self.handed_over |= version.uids
+            if is_new or not self.newest:
+                self.newest = version.uids
 
 
-def positions_mm(instances: Iterable[ReceivedInstance]) -> list[float | None]:
-    """Where every slice of some instances lies along the stack."""
-    return [position for instance in instances for position in instance.positions_mm]
+@dataclass(frozen=True, slots=True)
+class SettledSeries:
+    """A version that is ready for the journal.
 
+    Attributes
+    ----------
+    verdict : never WAIT
+    rules : by which the verdict was reached
+    """
 
-def rounding_mm(instances: Iterable[ReceivedInstance]) -> float:
-    """How finely the headers give their positions."""
-    return min((instance.rounding_mm for instance in instances), default=0.0)
-
-
-def announced(instances: Iterable[ReceivedInstance]) -> int | None:
-    """How many slices the headers announce, if they agree."""
-    counts = {instance.announced_slices for instance in instances}
-    return counts.pop() if len(counts) == 1 else None
+    gathering: Gathering
+    version: SeriesVersion
+    verdict: Verdict
+    rules: Rules

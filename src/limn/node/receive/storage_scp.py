@@ -107,16 +107,16 @@ def listen(
                     source.sender,
                     missing,
                 )
-            intake.closed(source.key, aborted=bool(missing))
+            intake.association_ended(source.key, aborted=bool(missing))
 
     def broken(event: evt.Event) -> None:
-        intake.closed(_source(event.assoc, settle_s).key, aborted=True)
+        intake.association_ended(_source(event.assoc, settle_s).key, aborted=True)
 
     def ended(association: Association) -> None:
         doorman.leaves(association)
         # However it ended: after a release it finds nothing open.
         key = _source(association, settle_s).key
-        intake.closed(key, aborted=True)
+        intake.association_ended(key, aborted=True)
         lacking.pop(key, None)
 
     server = Listener(

@@ -147,7 +147,7 @@ class FolderWatch:
         # A folder with files still being written is like an association still open.
         busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
-            self._intake.closed(self._source(folder).key, aborted=folder in left)
+            self._intake.association_ended(self._source(folder).key, aborted=folder in left)
 
     def _take(self, path: str, seen: _SeenFile) -> bool:
         """Whether a file has not to be tried again."""

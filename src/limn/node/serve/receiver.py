@@ -15,6 +15,7 @@ from limn.node.host.doorbell import send_wake
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.completeness import Rules
+from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.receive.watched_folder import FolderWatch
@@ -39,20 +40,21 @@ def run_receiver(config_path: Path) -> None:
         config.receive.min_free_mb * 2**20,
         config.receive.max_spool_mb and config.receive.max_spool_mb * 2**20,
     )
-    intake = Intake(
+    rules = Rules(
+        config.settle.min_slices,
+        config.settle.settle_s,
+        config.settle.hold_s,
+        config.settle.expected_slices,
+    )
+    handover = Handover(
         spool,
         journal,
-        Rules(
-            config.settle.min_slices,
-            config.settle.settle_s,
-            config.settle.hold_s,
-            config.settle.expected_slices,
-        ),
         destinations=[destination.name for destination in config.destination],
         profile=config.planning_system.profile,
         bundle_sha256=deliverable_bundle(config).sha256,
         wake=lambda: send_wake(config),
     )
+    intake = Intake(spool, journal, rules, handover)
     intake.recover()
     server = listen(
         config.receive,
@@ -75,7 +77,7 @@ def run_receiver(config_path: Path) -> None:
         )
         threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
     run_until_stopped(threads, stopping)
-    intake.closing()
+    intake.node_stopping()
     server.shutdown()
     # What a sender has just ended is whole when it has been quiet.
     until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)

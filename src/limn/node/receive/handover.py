@@ -1,0 +1,167 @@
+"""Gives settled series to the journal, and offers a known structure set again."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from limn.node.receive.completeness import Verdict
+from limn.node.receive.gathering import SettledSeries
+from limn.node.store.journal import Journal
+from limn.node.store.rows import Arrived, ScanRow
+from limn.node.store.spool import Spool
+
+log = logging.getLogger(__name__)
+
+
+class Handover:
+    """The way from the spool into the journal; `Intake` calls it under its lock."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        journal: Journal,
+        *,
+        destinations: Sequence[str],
+        profile: str,
+        bundle_sha256: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._spool = spool
+        self._journal = journal
+        self._destinations = tuple(destinations)
+        self._profile = profile
+        self._bundle_sha256 = bundle_sha256
+        self._wake = wake
+        self._journal_failed = False
+
+    def hand_over(self, settled: SettledSeries) -> None:
+        """Hand over, or leave it for the next call if the journal can't be written now."""
+        try:
+            self._insert(settled)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self._journal_failed:
+                log.error(
+                    "animal %s is complete and waits: the journal can't be written (%s); "
+                    "make room on its disk",
+                    settled.gathering.animal,
+                    error,
+                )
+            self._journal_failed = True
+        else:
+            self._journal_failed = False
+
+    def _insert(self, settled: SettledSeries) -> None:
+        refused = self._refusal(settled)
+        arrived = self._arrived(settled, refused)
+        row = self._journal.insert(arrived, self._destinations)
+        # Before the series is marked: this may fail on a full disk, and is then tried again.
+        offer = "" if row is not None or refused else self._offer_again(arrived)
+        settled.gathering.mark_handed_over(
+            settled.version, is_new=row is not None, refused=bool(refused)
+        )
+        count = len(settled.version.instances)
+        if row is None:
+            log.info(
+                "series %s came again, %d slices, nothing new: no second structure set%s",
+                settled.gathering.series_instance_uid,
+                count,
+                offer,
+            )
+            return
+        if refused:
+            log.error("%s animal %s refused: %s", row.name, row.animal, refused)
+        else:
+            log.info(
+                "%s animal %s complete: %d slices from %s%s",
+                row.name,
+                row.animal,
+                count,
+                row.sender,
+                f", version {row.version}" if row.version > 1 else "",
+            )
+        self._wake()
+
+    def _refusal(self, settled: SettledSeries) -> str:
+        """Why the series can't be contoured as it is; empty if it can."""
+        rules, count = settled.rules, len(settled.version.instances)
+        refused = ""
+        if settled.verdict is Verdict.GIVE_UP_ABORTED:
+            refused = (
+                f"the association broke off after {count} slices, or others were not taken, and "
+                f"nothing came within {rules.hold_s:g} s; send the series again"
+            )
+        removed = self._spool.removed(settled.gathering.folder)
+        if removed is not None and count < removed.instances:
+            refused = (
+                f"{count} slices came late: the {removed.instances} of this series were delivered "
+                f"and removed on {removed.date} (retention.spool_days); send the whole series again"
+            )
+        slices = len(settled.version.positions_mm)
+        for key, least in (
+            ("min_slices", rules.min_slices),
+            ("expected_slices", rules.expected_slices or 0),
+        ):
+            if not refused and slices < least:
+                refused = f"{slices} slices came, settle.{key} is {least}"
+        return refused
+
+    def _arrived(self, settled: SettledSeries, refused: str) -> Arrived:
+        gathering, version = settled.gathering, settled.version
+        # Local time, as the CT's own dates: DICOM would need an offset for both otherwise.
+        now = datetime.now(UTC).astimezone()
+        return Arrived(
+            series_instance_uid=gathering.series_instance_uid,
+            input_digest=version.digest,
+            bundle_sha256=self._bundle_sha256,
+            profile=self._profile,
+            study_instance_uid=gathering.study_instance_uid,
+            animal=gathering.animal,
+            sender=gathering.sender,
+            folder=str(gathering.folder),
+            files=tuple(sorted(self._spool.file_name(uid) for uid in version.uids)),
+            receive_s=max(0.0, gathering.last_s - gathering.first_s),
+            settle_s=time.monotonic() - gathering.last_s,
+            last_slice_at=gathering.last_at,
+            ready_at=time.time(),
+            date=now.strftime("%Y%m%d"),
+            time=now.strftime("%H%M%S"),
+            refused=refused,
+        )
+
+    def _offer_again(self, arrived: Arrived) -> str:
+        """Offer the first structure set to every destination that has answered; for the log."""
+        row = self._journal.find(arrived)
+        if row is None:
+            return ""
+        if row.state == "ready":
+            return f"; {row.name} is still being contoured"
+        if row.state != "contoured":
+            return f"; {row.name} was {row.state}, `limn retry` runs it again"
+        if self._journal.superseded(row.id):
+            return f"; {row.name} has a newer version"
+        return self._resend(row, arrived)
+
+    def _resend(self, row: ScanRow, arrived: Arrived) -> str:
+        """Offer a structure set again, or contour it again if it was removed; for the log."""
+        path = self._journal.structure_set_of(row.id).path
+        gone = not path or not Path(path).is_file()
+        if gone and self._journal.anew(row.id, arrived, self._destinations):
+            self._wake()
+            return (
+                f"; the structure set of {row.name} was removed, so it is contoured anew under the "
+                "same UIDs"
+            )
+        answered = [
+            delivery.destination
+            for delivery in self._journal.deliveries(row.id)
+            if delivery.state != "waiting" and delivery.destination in self._destinations
+        ]
+        if not answered or not self._journal.resend(row.id, answered, time.time()):
+            return f"; {row.name} is not offered again: it waits, is held or was discarded"
+        self._wake()
+        return f"; that of {row.name} is offered again to {', '.join(answered)}"
