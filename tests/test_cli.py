@@ -188,7 +188,7 @@ def test_a_demonstration_clears_only_its_own_folder(tmp_path, capsys):
     """A folder with somebody's scans in it is refused, and they stay."""
     (tmp_path / "scan.dcm").write_text("mine")
     assert main.main(["demo", "--out", str(tmp_path)]) == exits.EXIT_WRONG
-    assert "holds something else than a demonstration" in capsys.readouterr().err
+    assert "holds something other than a demonstration" in capsys.readouterr().err
     assert (tmp_path / "scan.dcm").read_text() == "mine"
 
 

@@ -1,8 +1,7 @@
 """One phantom mouse through the whole node, for a new user's first minute.
 
 Starts ``limn serve`` and a stand-in planning system as a site would have them, sends a
-phantom series by C-STORE, waits for the structure set, and holds what arrived against the
-phantom's own truth.
+phantom series by C-STORE, waits for the structure set, and compares it with the phantom's truth.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
 from limn.domain.scan import Organ, dice
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.lab.phantoms.synthesize import Synthesized, synthesize
+from limn.lab.phantoms.synthesize import PhantomFiles, PhantomRequest, synthesize
 from limn.node.config import Config, load_config
 from limn.node.operate.send import send_folder
 from limn.node.store import scanlog
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.rasterise import rasterise
 
-# What the embedded bundle must reach on a phantom that it never saw.
+# The embedded bundle was not trained on these phantoms; it must reach this on them.
 MIN_DSC = 0.85
 READY_S = 120.0
 _Result = TypeVar("_Result")
@@ -72,13 +71,13 @@ def demo(out: Path, seed: int) -> bool:
     Raises
     ------
     ConfigWrong
-        For a folder that can't be written, or that holds something else than a demonstration.
+        If the folder can't be written, or holds something other than a demonstration.
     """
     console = Console(highlight=False)
     out = writable(out.resolve())
     received = out / "planning-system"
     if any(out.iterdir()) and not received.exists():
-        msg = f"{out} holds something else than a demonstration; give another folder"
+        msg = f"{out} holds something other than a demonstration; give another folder"
         raise ConfigWrong(msg)
     shutil.rmtree(out, ignore_errors=True)
     writable(received)
@@ -103,20 +102,20 @@ def demo(out: Path, seed: int) -> bool:
         start_new_session=True,
     )
     try:
-        made = steps.run(
+        phantom = steps.run(
             f"making phantom mouse {seed}",
-            lambda: synthesize(out / "phantom", seed, spacing_mm=0.2, size_mm=(30.0, 26.0, 30.0)),
+            lambda: synthesize(out / "phantom", PhantomRequest(seed, 0.2, (30.0, 26.0, 30.0))),
         )
         steps.run(
             "starting the node, warming five folds",
             lambda: _wait(config.ready_path.exists, READY_S, node, out),
         )
-        send_folder(made.series_dir, f"127.0.0.1:{ports[0]}", called="LIMN", calling="SCANNER")
+        send_folder(phantom.series_dir, f"127.0.0.1:{ports[0]}", called="LIMN", calling="SCANNER")
         steps.run(
             "contouring and delivering",
             lambda: _wait(lambda: bool(scanlog.rows(config.scan_log_path)), CONTOURED_S, node, out),
         )
-        return _report(console, config, made, received)
+        return _report(console, config, phantom, received)
     finally:
         node.terminate()
         node.wait()
@@ -124,13 +123,13 @@ def demo(out: Path, seed: int) -> bool:
 
 
 class _Steps:
-    """A spinner and the time for each thing that a person waits for."""
+    """Shows a spinner and the elapsed time for each step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def run(self, title: str, action: Callable[[], _Result]) -> _Result:
-        """Do it under a spinner."""
+        """Run the action under a spinner; return its result."""
         with Progress(
             SpinnerColumn(), TextColumn(title), TimeElapsedColumn(), console=self._console
         ) as bars:
@@ -144,14 +143,15 @@ def _wait(
     deadline = time.monotonic() + limit_s
     while not reached():
         if node.poll() is not None or time.monotonic() > deadline:
-            tail = "\n".join((out / "node.log").read_text(encoding="utf-8").splitlines()[-15:])
-            msg = f"the node did not get there; its log {out / 'node.log'} ends with\n{tail}"
+            log = out / "node.log"
+            tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+            msg = f"the node stopped or took longer than {limit_s:.0f} s; {log} ends with\n{tail}"
             raise StageFailed(msg)
         time.sleep(0.1)
 
 
 def _stand_in(port: int, folder: Path) -> Callable[[], None]:
-    """A Storage SCP that takes structure sets; returns how to stop it."""
+    """Start a Storage SCP that accepts structure sets; return a function that stops it."""
 
     def store(event: evt.Event) -> int:
         uid = str(event.file_meta.MediaStorageSOPInstanceUID)
@@ -167,13 +167,13 @@ def _stand_in(port: int, folder: Path) -> Callable[[], None]:
     return server.shutdown
 
 
-def _report(console: Console, config: Config, made: Synthesized, received: Path) -> bool:
+def _report(console: Console, config: Config, phantom: PhantomFiles, received: Path) -> bool:
     (row,) = scanlog.rows(config.scan_log_path)
     if row["outcome"] != "delivered":
         console.print(f"[red]{row['outcome']}[/]: {row['reason']}")
         return False
     (path,) = received.glob("*.dcm")
-    scores = _scores(path, made, config)
+    scores = _scores(path, phantom, config)
     console.print(_stages(row))
     console.print(_organs(row, scores))
     console.print(f"structure set  {path}")
@@ -188,13 +188,13 @@ def _report(console: Console, config: Config, made: Synthesized, received: Path)
     return good
 
 
-def _scores(path: Path, made: Synthesized, config: Config) -> dict[Organ, float]:
-    """DSC of what the planning system received against what the phantom really is."""
-    series: Series = assemble(read_headers(sorted(made.series_dir.glob("*.dcm"))))
+def _scores(path: Path, phantom: PhantomFiles, config: Config) -> dict[Organ, float]:
+    """DSC of the received structure set against the phantom's truth."""
+    series: Series = assemble(read_headers(sorted(phantom.series_dir.glob("*.dcm"))))
     style = config.planning_system.style
     contours = rtstruct.contours_of(rtstruct.read(path.read_bytes()), series, style)
     return {
-        organ: dice(rasterise(contours, series.grid, organ), made.truth.mask(organ))
+        organ: dice(rasterise(contours, series.grid, organ), phantom.truth.mask(organ))
         for organ in Organ
     }
 
@@ -236,9 +236,9 @@ def _organs(row: dict[str, str], scores: dict[Organ, float]) -> Table:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for sock in sockets:
+            sock.close()

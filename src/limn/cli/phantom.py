@@ -110,10 +110,9 @@ def _add_cohort(commands: Commands) -> None:
 
 
 def _phantom(parsed: argparse.Namespace) -> None:
-    from limn.lab.phantoms.synthesize import show_phantom
+    from limn.lab.phantoms.synthesize import PhantomRequest, show_phantom
 
-    show_phantom(
-        parsed.out,
+    request = PhantomRequest(
         parsed.seed,
         spacing_mm=parsed.spacing,
         size_mm=(parsed.size[0], parsed.size[1], parsed.size[2]),
@@ -123,8 +122,9 @@ def _phantom(parsed: argparse.Namespace) -> None:
         stack=parsed.stack,
         turned=parsed.turned,
         mirrored=parsed.mirrored,
-        quirks=parsed.quirk,
+        quirks=tuple(parsed.quirk),
     )
+    show_phantom(parsed.out, request)
 
 
 def _cohort(parsed: argparse.Namespace) -> None:

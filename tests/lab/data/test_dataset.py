@@ -23,7 +23,7 @@ from limn.lab.data import case_checks, dataset
 from limn.lab.data.dataset import import_folder, read_dataset, refuse_leaks
 from limn.lab.data.folder_layout import find_scans, read_layout
 from limn.lab.phantoms import phantom_dataset
-from limn.lab.phantoms.synthesize import synthesize
+from limn.lab.phantoms.synthesize import PhantomRequest, synthesize
 from limn.phantom.cohort import Cohort
 from tests.conftest import REPOSITORY
 
@@ -557,7 +557,7 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     for seed, position in ((4, "HFP"), (5, "FFS")):
         made = tmp_path_factory.mktemp(f"phantom-{seed}")
-        synthesize(made, seed, spacing_mm=0.7, size_mm=(28.0, 26.0, 28.0), position=position)
+        synthesize(made, PhantomRequest(seed, 0.7, (28.0, 26.0, 28.0), position=position))
         day = folder / f"mouse_{seed}" / "day-1"
         shutil.copytree(made / "dicom", day / "CT")
         shutil.copy(made / "rtstruct.dcm", day / "RS.1.2.3.dcm")

@@ -1,4 +1,4 @@
-"""A phantom on disk: told truly, or with a header that lies, and its truth beside it."""
+"""A phantom on disk, with a true or a false header, and its truth beside it."""
 
 import argparse
 import functools
@@ -20,7 +20,13 @@ from limn.lab import nifti
 from limn.lab.phantoms import synthesize as module
 from limn.lab.phantoms.orientation import POSITIONS, STACKS
 from limn.lab.phantoms.quirks import QUIRKS
-from limn.lab.phantoms.synthesize import CHEST_XYZ_MM, STYLE, Synthesized, synthesize
+from limn.lab.phantoms.synthesize import (
+    CHEST_XYZ_MM,
+    STYLE,
+    PhantomFiles,
+    PhantomRequest,
+    synthesize,
+)
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.rasterise import rasterise
@@ -44,9 +50,9 @@ cached_conceive = functools.lru_cache(conceive)
 cached_scan = functools.lru_cache(scan)
 
 
-def make(folder: Path, seed: int = 5, **wanted: object) -> Synthesized:
+def make(folder: Path, seed: int = 5, **wanted: object) -> PhantomFiles:
     """A coarse mouse of 36 x 32 x 38 voxels."""
-    return synthesize(folder, seed, spacing_mm=SPACING_MM, size_mm=SIZE_MM, **wanted)
+    return synthesize(folder, PhantomRequest(seed, SPACING_MM, SIZE_MM, **wanted))
 
 
 def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
@@ -150,7 +156,7 @@ def test_a_lie_moves_the_pixels_and_no_tag(
     outlined(tmp_path / "lying", lying)
 
 
-def outlined(folder: Path, made: Synthesized) -> pydicom.FileDataset:
+def outlined(folder: Path, made: PhantomFiles) -> pydicom.FileDataset:
     """The structure set, whose contours give back the truth on the series as limn reads it."""
     instances = {
         str(each.header.SOPInstanceUID): each
@@ -193,7 +199,7 @@ def test_by_default_the_header_says_how_the_seed_lets_it_lie(
 @pytest.mark.parametrize("name", list(QUIRKS))
 def test_the_structure_set_fits_the_series_whatever_the_quirk(name: str, tmp_path: Path):
     """Every contour lies on a slice of the files, and gives back the truth there."""
-    made = make(tmp_path / "p", position="FFP", quirks=[name])
+    made = make(tmp_path / "p", position="FFP", quirks=(name,))
     files = [pydicom.dcmread(path) for path in made.series_dir.iterdir()]
     ds = rtstruct.read((tmp_path / "p" / "rtstruct.dcm").read_bytes())
     assert ds.StructureSetLabel == "TRUTH"
@@ -232,9 +238,9 @@ def test_the_truth_is_a_valid_structure_set_that_claims_no_algorithm(tmp_path: P
 
 def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path: Path):
     """UIDs follow from what was asked for; the order of the quirks is no difference."""
-    first = make(tmp_path / "a", quirks=["signed", "monochrome1"])
-    again = make(tmp_path / "b", quirks=["monochrome1", "signed"])
-    other = make(tmp_path / "c", quirks=["signed"])
+    first = make(tmp_path / "a", quirks=("signed", "monochrome1"))
+    again = make(tmp_path / "b", quirks=("monochrome1", "signed"))
+    other = make(tmp_path / "c", quirks=("signed",))
     for one, two in zip(
         sorted(first.series_dir.iterdir()), sorted(again.series_dir.iterdir()), strict=True
     ):
@@ -249,8 +255,8 @@ def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path:
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"quirks": ["jpg"]}, "quirk 'jpg' is unknown"),
-        ({"quirks": ["rle", "big-endian"]}, "big-endian and rle both change the transfer syntax"),
+        ({"quirks": ("jpg",)}, "quirk 'jpg' is unknown"),
+        ({"quirks": ("rle", "big-endian")}, "big-endian and rle both change the transfer syntax"),
         ({"position": "HFX"}, "position 'HFX': one of HFS, "),
         ({"turned": "w"}, "turned 'w': one of x, y, z expected"),
     ],
@@ -271,7 +277,7 @@ def test_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["phantom", str(tmp_path / "p"), *common, *wanted]) == 0
     said = capsys.readouterr().out
     assert f"34 axial slices, HFDL, in {tmp_path / 'p' / 'dicom'}" in said
-    assert "the header lies: the pixels are mirrored along x" in said
+    assert "the header is wrong on purpose: the pixels are mirrored along x" in said
     assert "limn refuses the series: RescaleSlope absent" in said
     assert main(["phantom", str(tmp_path / "q"), "--quirk", "no-such"]) == 1
     assert "quirk 'no-such' is unknown" in capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""How the animal lies and how the stack is cut, told truly; and pixels that belie their header.
+"""How a phantom is stacked for a PatientPosition, and how its pixels contradict the header.
 
-Truth: `restack` leaves every voxel where it is in the animal and only orders the stack as a
-scanner would for a PatientPosition. Lies: `turned` and `mirrored` move the voxels under a grid
-that stays, so that the header says what no longer is so. Labels go with their voxels.
+`restack` keeps every voxel at its place in the animal and orders the stack as a scanner does for
+a PatientPosition: the header stays true. `turn_pixels` and `mirror_pixels` move the voxels and keep
+the grid: the header becomes false. Labels move with their voxels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def restack(volume: Volume, labels: Labels, position: str, stack: str) -> tuple[Volume, Labels]:
-    """The same animal, every voxel where it was, as another stack of slices.
+    """The same animal, every voxel at its place, as another stack of slices.
 
     Parameters
     ----------
@@ -49,19 +49,19 @@ def axes_of(position: str, stack: str) -> tuple[FloatArray, FloatArray]:
     return {"axial": (across, down), "coronal": (across, -along), "sagittal": (down, -along)}[stack]
 
 
-def turned(volume: Volume, labels: Labels, axis: str) -> tuple[Volume, Labels]:
-    """Half a turn of the voxels about a patient axis, the grid left as it is: a header that lies.
+def turn_pixels(volume: Volume, labels: Labels, axis: str) -> tuple[Volume, Labels]:
+    """Half a turn of the voxels about a patient axis; the grid stays, so the header is false.
 
     Parameters
     ----------
     volume, labels : with array axes S, P, L
     axis : "x" (left-right), "y" (belly-back) or "z" (tail-head)
     """
-    return _flipped(volume, labels, tuple(k for k, own in enumerate(AXES) if own != axis))
+    return _flipped(volume, labels, tuple(k for k, letter in enumerate(AXES) if letter != axis))
 
 
-def mirrored(volume: Volume, labels: Labels, axis: str) -> tuple[Volume, Labels]:
-    """The voxels mirrored along a patient axis, the grid left as it is: a header that lies.
+def mirror_pixels(volume: Volume, labels: Labels, axis: str) -> tuple[Volume, Labels]:
+    """The voxels mirrored along a patient axis; the grid stays, so the header is false.
 
     Parameters
     ----------

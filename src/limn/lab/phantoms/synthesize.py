@@ -1,4 +1,4 @@
-"""Phantoms to DICOM series, NIfTI and truth."""
+"""Writes a phantom mouse as a DICOM series, an RTSTRUCT of its truth, and NIfTI."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.trace import trace
 
 LABEL = "TRUTH"
-# The middle of the field, from the middle of the heart: lungs and cord reach further to the tail.
+# Middle of the field relative to the middle of the heart; lungs and cord reach further tailward.
 CHEST_XYZ_MM = (0.0, 1.0, -2.5)
-MOST_VOXELS = 600_000_000
+MAX_VOXELS = 600_000_000
 WHEN = ("20260101", "120000")
 STYLE = rtstruct.Style(
     roi_names=MappingProxyType({organ: organ.value for organ in Organ}),
@@ -50,19 +50,74 @@ STYLE = rtstruct.Style(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PhantomRequest:
+    """Which mouse to make, and how its scanner stores it.
+
+    Attributes
+    ----------
+    size_mm : field of view, z y x of the animal
+    neighbour : a second animal lies beside the first
+    contrast : the animal was given a contrast agent
+    position : PatientPosition, which then states truly how the animal lies. The bed is on the
+        back's side for supine, on the belly's for prone; an animal on its side takes the bed
+        along. By default HFS or HFP, as the seed decides
+    stack : "axial", "coronal" or "sagittal"
+    turned : "x", "y" or "z": half a turn of the pixels about this axis that no tag states
+    mirrored : "x", "y" or "z": a flip of the pixels along this axis that no tag states
+    quirks : names in `limn.lab.phantoms.quirks.QUIRKS`
+
+    Raises
+    ------
+    ConfigWrong
+        For a negative seed, a size of no voxels, an unknown quirk, position, stack or axis, or
+        quirks that exclude each other.
+    """
+
+    seed: int
+    spacing_mm: float
+    size_mm: tuple[float, float, float]
+    neighbour: bool = False
+    contrast: bool = False
+    position: str | None = None
+    stack: str = "axial"
+    turned: str | None = None
+    mirrored: str | None = None
+    quirks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choose(self.quirks)
+        _refuse_unknown(self)
+        _refuse_size(self)
+        if self.seed < 0:
+            msg = f"seed {self.seed}: 0 or more expected"
+            raise ConfigWrong(msg)
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Voxels of the field of view."""
+        z, y, x = (round(mm / self.spacing_mm) for mm in self.size_mm)
+        return (z, y, x)
+
+    @property
+    def prone(self) -> bool | None:
+        """Whether the animal lies on its belly; None where the seed decides."""
+        return {"S": False, "P": True}.get((self.position or "")[-1:])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Synthesized:
+class PhantomFiles:
     """A phantom on disk.
 
     Attributes
     ----------
     series_dir : folder of DICOM files
-    truth : labels on the grid of the series, slice by slice as it is read; a slice that a quirk
-        took away is not among them
+    truth : labels on the grid of the series, in the order in which it is read; without the slices
+        that a quirk removed
     slices : how many slices the series has
-    position : PatientPosition that the animal was stored in
+    position : PatientPosition of the animal
     flags : what limn's own reader finds odd about the series
-    refusal : why limn's own reader refuses it; empty when it does not
+    refusal : why limn's own reader refuses the series; empty if it does not
     """
 
     series_dir: Path
@@ -74,97 +129,41 @@ class Synthesized:
 
 
 def synthesize(
-    folder: Path,
-    seed: int,
-    *,
-    spacing_mm: float,
-    size_mm: tuple[float, float, float],
-    neighbour: bool = False,
-    contrast: bool = False,
-    position: str | None = None,
-    stack: str = "axial",
-    turned: str | None = None,
-    mirrored: str | None = None,
-    quirks: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
-) -> Synthesized:
+    folder: Path, request: PhantomRequest, report: Callable[[str], None] = lambda _: None
+) -> PhantomFiles:
     """Write one phantom mouse: ``dicom/``, ``rtstruct.dcm``, ``ct.nii.gz``, ``truth.nii.gz``.
 
-    The structure set outlines the truth where it lies in the pixels of the series, at the
-    millimetres that the series' own header gives them, whatever the quirks. The two NIfTI files
-    hold the volume before the quirks: no slice missing, nothing rounded.
+    The structure set outlines the truth where it lies in the pixels of the series, in the
+    coordinates of the series' own header, whatever the quirks. The two NIfTI files hold the
+    volume before the quirks: no slice is missing and nothing is rounded.
 
     Parameters
     ----------
-    size_mm : field of view, z y x of the animal
-    neighbour : a second animal lies beside the first
-    contrast : the animal was given a contrast agent
-    position : PatientPosition; the header then truly says how the animal lies. The bed is on the
-        back's side for supine, on the belly's for prone; on its side the animal takes the bed
-        along. By default HFS or HFP, as the seed lets it lie
-    stack : "axial", "coronal" or "sagittal"
-    turned : "x", "y" or "z": half a turn of the pixels about this axis that no tag tells
-    mirrored : "x", "y" or "z": a flip of the pixels along this axis that no tag tells
-    quirks : names in `limn.lab.phantoms.quirks.QUIRKS`
-    say : called with what is being done
+    report : called with each step before it begins
 
     Raises
     ------
     ConfigWrong
-        For a folder that is not empty or can't be written, a size of no voxels, an unknown quirk,
-        position, stack or axis, or quirks that exclude each other.
+        If the folder is not empty or can't be written.
     """
-    chosen = choose(quirks)
-    shape = _checked(spacing_mm, size_mm, position, stack, turned, mirrored)
-    if seed < 0:
-        msg = f"seed {seed}: 0 or more expected"
-        raise ConfigWrong(msg)
     series_dir = _empty_folder(folder)
-    say("painting the mouse")
-    mouse = conceive(seed, prone=_prone(position), neighbour=neighbour, contrast=contrast)
-    lies = position or ("HFP" if mouse.prone else "HFS")
-    scanner = Scanner(SpacingMm(spacing_mm, spacing_mm, spacing_mm), shape, CHEST_XYZ_MM)
-    volume, truth = scan(mouse, scanner, seed)
-    if turned is not None:
-        volume, truth = orientation.turned(volume, truth, turned)
-    if mirrored is not None:
-        volume, truth = orientation.mirrored(volume, truth, mirrored)
-    volume, truth = orientation.restack(volume, truth, lies, stack)
-    settings = (neighbour, contrast, lies, stack, turned, mirrored, sorted(quirks))
-    everything = (seed, spacing_mm, shape, *settings)
-    identity = CtIdentity(
-        animal=f"PHANTOM-{seed}",
-        uid_root=uid_from(f"phantom|{everything}"),
-        when=WHEN,
-        patient_position=lies,
-    )
-    say(f"writing {len(volume.hu_zyx)} slices")
-    files = _written(volume, identity, chosen, series_dir)
+    report("painting the mouse")
+    volume, truth, position = _scan(request)
+    report(f"writing {len(volume.hu_zyx)} slices")
+    identity = _identity(request, position)
+    files = _write_series(volume, identity, choose(request.quirks), series_dir)
     SimpleITK.WriteImage(to_image(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
     SimpleITK.WriteImage(to_image(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
-    say("outlining the truth")
+    report("outlining the truth")
     series, refusal = _read_back(files, series_dir, volume.grid)
-    kept = sorted({k for each in files for k in each.slices})
-    drawn = Labels(truth.labels_zyx[kept], series.grid, truth.organs)
-    (folder / "rtstruct.dcm").write_bytes(_structure_set(series, drawn))
-    return Synthesized(series_dir, drawn, len(kept), lies, series.flags, refusal)
+    kept = sorted({k for file in files for k in file.slices})
+    stored_truth = Labels(truth.labels_zyx[kept], series.grid, truth.organs)
+    (folder / "rtstruct.dcm").write_bytes(_structure_set(series, stored_truth))
+    return PhantomFiles(series_dir, stored_truth, len(kept), position, series.flags, refusal)
 
 
-def show_phantom(
-    folder: Path,
-    seed: int,
-    *,
-    spacing_mm: float,
-    size_mm: tuple[float, float, float],
-    neighbour: bool,
-    contrast: bool,
-    position: str | None,
-    stack: str,
-    turned: str | None,
-    mirrored: str | None,
-    quirks: Sequence[str],
-) -> None:
-    """`synthesize` under a spinner, and what was made."""
+def show_phantom(folder: Path, request: PhantomRequest) -> None:
+    """`synthesize` under a spinner, then a summary on the console."""
     console = Console(highlight=False, soft_wrap=True)
     with Progress(
         SpinnerColumn(),
@@ -175,68 +174,58 @@ def show_phantom(
         disable=not console.is_terminal,
     ) as bars:
         task = bars.add_task("", total=None)
-        made = synthesize(
-            folder,
-            seed,
-            spacing_mm=spacing_mm,
-            size_mm=size_mm,
-            neighbour=neighbour,
-            contrast=contrast,
-            position=position,
-            stack=stack,
-            turned=turned,
-            mirrored=mirrored,
-            quirks=quirks,
-            say=(lambda doing: bars.update(task, description=doing))
-            if console.is_terminal
-            else console.print,
-        )
+
+        def report(step: str) -> None:
+            if console.is_terminal:
+                bars.update(task, description=step)
+            else:
+                console.print(step)
+
+        phantom = synthesize(folder, request, report)
     console.print(
-        f"{made.slices} {stack} slices, {made.position}, in {escape(str(made.series_dir))}"
+        f"{phantom.slices} {request.stack} slices, {phantom.position}, "
+        f"in {escape(str(phantom.series_dir))}"
     )
     console.print(f"truth in {escape(str(folder / 'rtstruct.dcm'))} and truth.nii.gz beside it")
-    for verb, axis in (("turned about", turned), ("mirrored along", mirrored)):
+    for verb, axis in (("turned about", request.turned), ("mirrored along", request.mirrored)):
         if axis is not None:
-            console.print(f"the header lies: the pixels are {verb} {axis}")
-    if made.flags:
-        console.print(f"limn flags the series: {escape(', '.join(made.flags))}")
-    if made.refusal:
-        console.print(f"limn refuses the series: {escape(made.refusal)}")
+            console.print(f"the header is wrong on purpose: the pixels are {verb} {axis}")
+    if phantom.flags:
+        console.print(f"limn flags the series: {escape(', '.join(phantom.flags))}")
+    if phantom.refusal:
+        console.print(f"limn refuses the series: {escape(phantom.refusal)}")
 
 
 def quirk_table() -> str:
-    """Every quirk and what it does, one a line."""
+    """Every quirk and what it does, one per line."""
     width = max(len(name) for name in QUIRKS)
     return "\n".join(f"{name:{width}}  {quirk.meaning}" for name, quirk in QUIRKS.items())
 
 
-def _checked(
-    spacing_mm: float,
-    size_mm: tuple[float, float, float],
-    position: str | None,
-    stack: str,
-    turned: str | None,
-    mirrored: str | None,
-) -> tuple[int, int, int]:
-    """Voxels of the field of view, z y x; refuses what can't be made."""
+def _refuse_unknown(request: PhantomRequest) -> None:
+    """Raise for a position, stack or axis that does not exist."""
     for name, value, known in (
-        ("position", position, orientation.POSITIONS),
-        ("stack", stack, orientation.STACKS),
-        ("turned", turned, ("x", "y", "z")),
-        ("mirrored", mirrored, ("x", "y", "z")),
+        ("position", request.position, orientation.POSITIONS),
+        ("stack", request.stack, orientation.STACKS),
+        ("turned", request.turned, ("x", "y", "z")),
+        ("mirrored", request.mirrored, ("x", "y", "z")),
     ):
         if value is not None and value not in known:
             msg = f"{name} {value!r}: one of {', '.join(known)} expected"
             raise ConfigWrong(msg)
+
+
+def _refuse_size(request: PhantomRequest) -> None:
+    """Raise for a field of view with too few or too many voxels."""
+    spacing_mm, size_mm = request.spacing_mm, request.size_mm
     finite = all(np.isfinite(mm) for mm in (spacing_mm, *size_mm))
     if not finite or spacing_mm <= 0 or min(size_mm) < 4 * spacing_mm:
         msg = f"spacing {spacing_mm} mm, size {size_mm} mm: at least 4 voxels a side expected"
         raise ConfigWrong(msg)
-    z, y, x = (round(mm / spacing_mm) for mm in size_mm)
-    if z * y * x > MOST_VOXELS:
+    z, y, x = request.shape_zyx
+    if z * y * x > MAX_VOXELS:
         msg = f"{z} x {y} x {x} voxels need {z * y * x * 32 / 1e9:.0f} GB; give a larger --spacing"
         raise ConfigWrong(msg)
-    return (z, y, x)
 
 
 def _empty_folder(folder: Path) -> Path:
@@ -248,15 +237,52 @@ def _empty_folder(folder: Path) -> Path:
     return series_dir
 
 
-def _prone(position: str | None) -> bool | None:
-    """On the belly, on the back, or None where the seed may decide."""
-    return {"S": False, "P": True}.get((position or "")[-1:])
+def _scan(request: PhantomRequest) -> tuple[Volume, Labels, str]:
+    """The volume and the truth as the scanner stacks them, and the PatientPosition."""
+    mouse = conceive(
+        request.seed,
+        prone=request.prone,
+        neighbour=request.neighbour,
+        contrast=request.contrast,
+    )
+    position = request.position or ("HFP" if mouse.prone else "HFS")
+    mm = request.spacing_mm
+    scanner = Scanner(SpacingMm(mm, mm, mm), request.shape_zyx, CHEST_XYZ_MM)
+    volume, truth = scan(mouse, scanner, request.seed)
+    if request.turned is not None:
+        volume, truth = orientation.turn_pixels(volume, truth, request.turned)
+    if request.mirrored is not None:
+        volume, truth = orientation.mirror_pixels(volume, truth, request.mirrored)
+    volume, truth = orientation.restack(volume, truth, position, request.stack)
+    return volume, truth, position
 
 
-def _written(
+def _identity(request: PhantomRequest, position: str) -> CtIdentity:
+    """The names and UIDs of the series; equal requests give equal UIDs."""
+    everything = (
+        request.seed,
+        request.spacing_mm,
+        request.shape_zyx,
+        request.neighbour,
+        request.contrast,
+        position,
+        request.stack,
+        request.turned,
+        request.mirrored,
+        sorted(request.quirks),
+    )
+    return CtIdentity(
+        animal=f"PHANTOM-{request.seed}",
+        uid_root=uid_from(f"phantom|{everything}"),
+        when=WHEN,
+        patient_position=position,
+    )
+
+
+def _write_series(
     volume: Volume, identity: CtIdentity, quirks: Sequence[Quirk], series_dir: Path
 ) -> Files:
-    """The series with its quirks on disk; the files as they were written."""
+    """Write the series with its quirks to disk; return the files as they were written."""
     files = [
         SeriesFile(f"ct_{k + 1:04d}.dcm", ds, (k,))
         for k, ds in enumerate(ct_instances(volume, identity))
@@ -268,18 +294,22 @@ def _written(
 
 
 def _read_back(files: Files, series_dir: Path, grid: Grid) -> tuple[Series, str]:
-    """The series as limn's own reader sees it, or as it was meant, and the reason."""
-    # The same bytes twice count once, as they do at the node's doors.
-    once = list({str(each.ds.SOPInstanceUID): each for each in files}.values())
-    instances = read_headers([series_dir / each.name for each in once])
+    """The series as limn's own reader assembles it, and "".
+
+    If the reader refuses: the series on its true grid, and the reason.
+    """
+    # A file that is there twice counts once, as it does when the node receives it.
+    unique = list({str(file.ds.SOPInstanceUID): file for file in files}.values())
+    instances = read_headers([series_dir / file.name for file in unique])
     try:
-        return assemble([each for each in instances if each.header.Modality == "CT"]), ""
+        cts = [instance for instance in instances if instance.header.Modality == "CT"]
+        return assemble(cts), ""
     except RefusedSeries as error:
-        return _as_meant(once, instances, grid), str(error)
+        return _on_true_grid(unique, instances, grid), str(error)
 
 
-def _as_meant(files: Files, instances: Sequence[Instance], grid: Grid) -> Series:
-    """A series that can't be read as one, by the grid that its slices have in truth."""
+def _on_true_grid(files: Files, instances: Sequence[Instance], grid: Grid) -> Series:
+    """A series that limn's reader refuses, on the grid that the phantom was painted on."""
     slices = {}
     for file, instance in zip(files, instances, strict=True):
         if file.slices:
@@ -287,7 +317,7 @@ def _as_meant(files: Files, instances: Sequence[Instance], grid: Grid) -> Series
             for k, (frame, plane) in zip(file.slices, frames, strict=True):
                 slices[k] = Slice(instance.header, plane, instance.path, frame)
     kept = sorted(slices)
-    left = Grid(
+    remaining = Grid(
         slice_origins_xyz_mm=grid.slice_origins_xyz_mm[kept],
         rows=grid.rows,
         columns=grid.columns,
@@ -296,11 +326,11 @@ def _as_meant(files: Files, instances: Sequence[Instance], grid: Grid) -> Series
         along_x_xyz=grid.along_x_xyz,
         along_y_xyz=grid.along_y_xyz,
     )
-    return Series(tuple(slices[k] for k in kept), left, np.array(kept, dtype=np.int64), ())
+    return Series(tuple(slices[k] for k in kept), remaining, np.array(kept, dtype=np.int64), ())
 
 
 def _structure_set(series: Series, truth: Labels) -> bytes:
-    """The truth as a structure set that says what it is."""
+    """The truth as a structure set whose label and description name it as such."""
     uid = str(series.first.SeriesInstanceUID)
     identity = rtstruct.Identity(
         sop_instance_uid=uid_from(f"truth|{uid}"),
@@ -315,11 +345,11 @@ def _structure_set(series: Series, truth: Labels) -> bytes:
     ds = rtstruct.read(contents)
     ds.SeriesDescription = "truth of a limn phantom"
     for roi in ds.StructureSetROISequence:
-        _deny_algorithm(roi)
+        _remove_algorithm(roi)
     return rtstruct.to_bytes(ds)
 
 
-def _deny_algorithm(roi: Dataset) -> None:
-    """No algorithm found these outlines, let alone an intelligent one."""
+def _remove_algorithm(roi: Dataset) -> None:
+    """Remove the name of an algorithm: no algorithm found these outlines."""
     roi.ROIGenerationAlgorithm = ""
     del roi.ROIDerivationAlgorithmIdentificationSequence

@@ -24,7 +24,7 @@ from limn.lab.measure.evaluate import (
     table,
     worst,
 )
-from limn.lab.phantoms.orientation import mirrored, turned
+from limn.lab.phantoms.orientation import mirror_pixels, turn_pixels
 from limn.lab.train.nnunet_folder import note_measured
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse, conceive
 from limn.phantom.body import inside, labels_of
@@ -80,7 +80,7 @@ def _crowded(seed: int) -> Known:
 
 def _lying(how: str, axis: str, seed: int) -> Known:
     known = _known(conceive(seed), _scanner(PLAIN_MM))
-    change = turned if how == "turned" else mirrored
+    change = turn_pixels if how == "turned" else mirror_pixels
     return Known(*change(known.volume, known.truth, axis))
 
 
