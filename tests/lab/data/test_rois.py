@@ -1,4 +1,4 @@
-"""Structure sets that others wrote, read onto the series that they were drawn on."""
+"""Structure sets of other makers, read onto the series that they were drawn on."""
 
 import subprocess
 import warnings
@@ -31,7 +31,7 @@ def folder(mouse: tuple[Volume, Labels], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def series(folder: Path) -> Series:
-    """The same, assembled."""
+    """The series of the folder, assembled."""
     return assemble(read_headers(sorted(folder.iterdir())))
 
 
@@ -39,7 +39,7 @@ def series(folder: Path) -> Series:
 def by_rt_utils(
     mouse: tuple[Volume, Labels], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """What rt-utils writes of the truth."""
+    """The truth as a structure set by rt-utils."""
     from rt_utils import RTStructBuilder  # noqa: PLC0415
 
     path = tmp_path_factory.mktemp("rt-utils") / "RS.dcm"
@@ -55,7 +55,7 @@ def by_rt_utils(
 def test_rt_utils_structure_sets_are_read(
     by_rt_utils: Path, series: Series, mouse: tuple[Volume, Labels]
 ) -> None:
-    """Its outlines run through voxel centres and lose half a voxel; nothing is added to them."""
+    """Its outlines run through voxel centres and lose half a voxel; no voxel is added."""
     found = {s.name: s for s in structures_of(pydicom.dcmread(by_rt_utils), series)}
     assert set(found) == {organ.value for organ in Organ}
     for organ in (Organ.HEART, Organ.LUNG_L, Organ.LUNG_R):
@@ -69,8 +69,8 @@ def test_rt_utils_structure_sets_are_read(
 def test_plastimatch_structure_sets_are_read(
     folder: Path, series: Series, mouse: tuple[Volume, Labels], tmp_path: Path
 ) -> None:
-    """A labelmap that plastimatch turned into an RTSTRUCT comes back as it reads it itself."""
-    # plastimatch fills the holes that it writes; let there be none.
+    """An RTSTRUCT by plastimatch gives the labels that plastimatch itself reads from it."""
+    # plastimatch fills holes when it reads its own file; use a heart without holes.
     heart = np.stack([ndimage.binary_fill_holes(cut) for cut in mouse[1].mask(Organ.HEART)])
     image = SimpleITK.GetImageFromArray(heart.astype(np.uint8))
     spacing = mouse[0].grid.spacing_mm
@@ -111,7 +111,7 @@ def test_plastimatch_structure_sets_are_read(
 
 
 def distance_to(ring_yx: np.ndarray, y: int, x: int) -> float:
-    """How far a voxel's centre is from a polygon's line, voxels."""
+    """Distance from a voxel's centre to the polygon's line, in voxels."""
     along = np.roll(ring_yx, -1, axis=0) - ring_yx
     away = np.array([y, x]) - ring_yx
     share = np.clip((away * along).sum(1) / np.maximum((along**2).sum(1), 1e-12), 0, 1)
@@ -121,7 +121,7 @@ def distance_to(ring_yx: np.ndarray, y: int, x: int) -> float:
 def test_contours_without_image_reference_find_their_slice(
     by_rt_utils: Path, series: Series
 ) -> None:
-    """No ContourImageSequence: the slice at the contour's own height; beyond the stack, none."""
+    """Without ContourImageSequence the z coordinate decides; beyond the stack there is no slice."""
     ds = pydicom.dcmread(by_rt_utils)
     before = mask_of(structures_of(ds, series)[0], series)
     for item in ds.ROIContourSequence[0].ContourSequence:
@@ -134,7 +134,7 @@ def test_contours_without_image_reference_find_their_slice(
 
 
 def test_what_is_no_polygon_is_counted(by_rt_utils: Path, series: Series) -> None:
-    """Points, open lines, two-point polygons, slanted ones, an ROI without contours."""
+    """Points, polygons of two points, tilted polygons, and an ROI without contours."""
     ds = pydicom.dcmread(by_rt_utils)
     # rt-utils writes specks as polygons of one and two points.
     before = structures_of(ds, series)[0].left_out.get("fewer than 3 points", 0)
@@ -157,7 +157,7 @@ def test_what_is_no_polygon_is_counted(by_rt_utils: Path, series: Series) -> Non
 def test_a_nested_polygon_is_a_hole_and_a_double_one_is_not(
     by_rt_utils: Path, series: Series
 ) -> None:
-    """Many systems write holes as plain polygons within polygons."""
+    """Many systems write a hole as a plain polygon inside another."""
     ds = pydicom.dcmread(by_rt_utils)
     (item, *_) = ds.ROIContourSequence[0].ContourSequence
     k = series.sop_instance_uids.index(item.ContourImageSequence[0].ReferencedSOPInstanceUID)
@@ -188,7 +188,7 @@ def test_a_nested_polygon_is_a_hole_and_a_double_one_is_not(
 
 
 def test_a_structure_set_of_another_scan_is_refused(by_rt_utils: Path, series: Series) -> None:
-    """Another frame of reference: both UIDs are named."""
+    """Another frame of reference is refused with its UID."""
     ds = pydicom.dcmread(by_rt_utils)
     ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "2.25.4711"
     with pytest.raises(RefusedSeries, match=r"FrameOfReferenceUID 2\.25\.4711"):
@@ -198,11 +198,11 @@ def test_a_structure_set_of_another_scan_is_refused(by_rt_utils: Path, series: S
 def test_the_command_lists_rois_and_writes_masks(
     by_rt_utils: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`limn rois` prints a line for each ROI; the masks lie on the CT's geometry."""
+    """`limn rois` prints a line and writes a mask for each ROI."""
     assert main(["rois", str(by_rt_utils), str(folder), "-o", str(tmp_path / "masks")]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for organ in Organ:
-        assert organ.value in said
+        assert organ.value in output
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == len(Organ)
     assert main(["rois", str(folder / "ct_0001.dcm"), str(folder)]) == 1
     assert "Modality" in capsys.readouterr().err

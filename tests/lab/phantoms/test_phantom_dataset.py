@@ -1,4 +1,4 @@
-"""A cohort on disk: whole, resumable, and never a mixture."""
+"""A cohort on disk: whole scans, resumable runs, one cohort per folder."""
 
 import csv
 import signal
@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from limn.cli.main import main
 from limn.domain.errors import ConfigWrong, StageFailed
-from limn.lab.phantoms import phantom_dataset as lab_cohort
+from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.phantom_dataset import FILES, MANIFEST, UNFINISHED, manifest, write_cohort
 from limn.lab.train.recipe import Recipe
 from limn.phantom.cohort import Cohort, image
@@ -27,25 +27,25 @@ OPTIONS += ["--contrast-scans", "1", "--spacing", "0.9"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A small cohort, by two processes."""
+    """A small cohort, written by two processes."""
     folder = tmp_path_factory.mktemp("cohort")
     assert write_cohort(folder, SMALL, workers=2) == 5
     return folder
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """The manifest."""
+    """The rows of the manifest."""
     with (folder / MANIFEST).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """When each file was written."""
+    """The time of writing of each file."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.nii.gz")}
 
 
-def test_no_seed_was_trained_on():
-    """Neither an animal's nor a scan's own, in any cohort, is one of training's."""
+def test_no_seed_is_one_of_training():
+    """In no cohort is the seed of an animal or of a scan a seed of training."""
     recipe = Recipe()
     trained = {recipe.first_seed + k for k in range(recipe.phantoms)}
     trained |= {recipe.first_stem_seed + k for k in range(recipe.stem_phantoms)}
@@ -55,7 +55,7 @@ def test_no_seed_was_trained_on():
 
 
 def test_the_manifest_names_every_scan_and_its_files(made):
-    """Splits by animal, files that exist, the field; it says what the scans themselves say."""
+    """Splits by animal, files that exist, and the field of view of the scans."""
     found = rows(made)
     assert found == list(manifest(SMALL))
     assert [(r["scan"], r["split"], r["contrast"]) for r in found] == [
@@ -80,8 +80,8 @@ def test_the_manifest_names_every_scan_and_its_files(made):
     assert not list(made.rglob("*.part*"))
 
 
-def test_files_hold_what_the_phantom_is(made):
-    """HU rounded to whole numbers, the truth as it is, whichever process made it."""
+def test_files_hold_the_phantom(made):
+    """HU rounded to whole numbers and the unchanged truth, whichever process wrote them."""
     visit = SMALL.visits[3]
     volume, truth = image(SMALL, visit)
     folder = made / "scans" / visit.name
@@ -96,28 +96,28 @@ def test_files_hold_what_the_phantom_is(made):
 
 
 def test_what_is_finished_is_kept(made):
-    """A second run makes nothing; one scan taken away is made again, alone, and the same."""
+    """A second run writes nothing; a scan that was removed is written again, bit for bit."""
     before = times(made)
     assert write_cohort(made, SMALL) == 0
     assert times(made) == before
-    taken = made / "scans" / "native-01-t0"
-    old = {path.name: path.read_bytes() for path in taken.iterdir()}
-    for path in taken.iterdir():
+    removed = made / "scans" / "native-01-t0"
+    old = {path.name: path.read_bytes() for path in removed.iterdir()}
+    for path in removed.iterdir():
         path.unlink()
-    taken.rmdir()
+    removed.rmdir()
     (made / MANIFEST).rename(made / UNFINISHED)
-    said = []
-    assert write_cohort(made, SMALL, workers=1, report=lambda *told: said.append(told)) == 1
-    assert said == [("native-01-t0", 5, 5)]
-    assert {p: t for p, t in times(made).items() if p.parent != taken} == {
-        p: t for p, t in before.items() if p.parent != taken
+    reports = []
+    assert write_cohort(made, SMALL, workers=1, report=lambda *line: reports.append(line)) == 1
+    assert reports == [("native-01-t0", 5, 5)]
+    assert {p: t for p, t in times(made).items() if p.parent != removed} == {
+        p: t for p, t in before.items() if p.parent != removed
     }
-    assert {path.name: path.read_bytes() for path in taken.iterdir()} == old
+    assert {path.name: path.read_bytes() for path in removed.iterdir()} == old
 
 
 def test_half_a_scan_is_no_scan(tmp_path, monkeypatch):
-    """A disk that fills up leaves nothing with a scan's name, and no manifest."""
-    whole = lab_cohort.SimpleITK.WriteImage
+    """A disk that fills up leaves neither half a scan nor a manifest."""
+    whole = phantom_dataset.SimpleITK.WriteImage
     written = []
 
     def full(picture, path):
@@ -129,20 +129,20 @@ def test_half_a_scan_is_no_scan(tmp_path, monkeypatch):
         whole(picture, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(lab_cohort.SimpleITK, "WriteImage", full)
+        patched.setattr(phantom_dataset.SimpleITK, "WriteImage", full)
         with pytest.raises(StageFailed, match=r"native-00-t1 can't be written: No space left"):
             write_cohort(tmp_path, SMALL, workers=1)
     finished = [p.name for p in (tmp_path / "scans").iterdir() if p.suffix != ".part"]
     assert finished == ["native-00-t0"]
-    assert (tmp_path / "scans" / "native-00-t1.part").exists()
+    assert not list(tmp_path.rglob("*native-00-t1*"))
     assert not (tmp_path / MANIFEST).exists()
     assert write_cohort(tmp_path, SMALL, workers=1) == 4
     assert not list(tmp_path.rglob("*.part*"))
     assert rows(tmp_path) == list(manifest(SMALL))
 
 
-def test_a_killed_run_goes_on(tmp_path):
-    """Killed without warning in the middle, it leaves no process behind, and the rest is made."""
+def test_a_killed_run_is_resumed(tmp_path):
+    """A killed run leaves no process behind; the next run writes the missing scans."""
     out = tmp_path / "c"
     command = [sys.executable, "-m", "limn.cli", "phantom", "cohort", str(out), *OPTIONS]
     run = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL)
@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"seed": 1}, "seed of native-00-t0 is 700000, not 701000"),
         ({"spacing_mm": 0.8}, "spacing_mm of native-00-t0 is 0.9, not 0.8"),
@@ -170,22 +170,22 @@ def test_a_killed_run_goes_on(tmp_path):
         ({"wide": True}, "native-00-t0"),
     ],
 )
-def test_two_cohorts_never_mix(other, said, made):
-    """A folder goes on only with the cohort that it was begun with."""
+def test_two_cohorts_never_mix(other, message, made):
+    """A folder is resumed only with the cohort that it holds."""
     before = times(made)
-    with pytest.raises(ConfigWrong, match=f"another cohort.*{said}"):
+    with pytest.raises(ConfigWrong, match=f"another cohort.*{message}"):
         write_cohort(made, replace(SMALL, **other))
     assert times(made) == before
 
 
-def test_a_folder_is_one_run_s_alone(tmp_path):
-    """A second run says that there is a first."""
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    """The message of the second run names the first."""
     with FileLock(tmp_path / ".lock"), pytest.raises(ConfigWrong, match="another run is writing"):
         write_cohort(tmp_path, SMALL)
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
-    """As is one with scans of nobody knows which cohort."""
+    """A folder with scans and no manifest is refused too."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigWrong, match=r"file.*give a folder"):
         write_cohort(tmp_path / "file", SMALL)
@@ -194,15 +194,15 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         write_cohort(tmp_path / "c", SMALL)
 
 
-def test_the_command_makes_it_and_says_so(tmp_path, capsys):
-    """A line a scan with the time that is left; a second run keeps what is there."""
+def test_the_command_reports_each_scan(tmp_path, capsys):
+    """One line per scan with the remaining time; a second run keeps finished scans."""
     out = tmp_path / "c"
     assert main(["phantom", "cohort", str(out), *OPTIONS, "--workers", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "native-00-t0  1/5, " in said
-    assert " left" in said
-    assert "5 scans made in " in said
-    assert f"{out / MANIFEST} names 5 scans of 3 animals" in said
+    output = capsys.readouterr().out
+    assert "native-00-t0  1/5, " in output
+    assert " left" in output
+    assert "5 scans made in " in output
+    assert f"{out / MANIFEST} names 5 scans of 3 animals" in output
     assert main(["phantom", "cohort", str(out), *OPTIONS]) == 0
     assert "0 scans made, 5 were there" in capsys.readouterr().out
     assert main(["phantom", "cohort", str(out), *OPTIONS, "--seed", "2"]) == 1
@@ -212,7 +212,7 @@ def test_the_command_makes_it_and_says_so(tmp_path, capsys):
 
 
 def test_a_folder_may_be_called_cohort(tmp_path, monkeypatch, capsys):
-    """`limn phantom ./cohort` makes one phantom; so does an option before the name."""
+    """`limn phantom ./cohort` makes one phantom; `limn phantom cohort` is the other command."""
     monkeypatch.chdir(tmp_path)
     size = ["--spacing", "1.5", "--size", "27", "24", "27"]
     assert main(["phantom", "./cohort", *size]) == 0

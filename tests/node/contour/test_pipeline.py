@@ -14,7 +14,7 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
 from limn.domain.timing import Stopwatch
-from limn.lab.phantoms.orientation import mirrored, restack, turned
+from limn.lab.phantoms.orientation import mirror_pixels, restack, turn_pixels
 from limn.node.contour.pipeline import Options, Product, contour, prove, rehearse
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
@@ -112,7 +112,7 @@ def test_a_header_that_lies_is_found_out(
     axis: str, letters: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
     """Half a turn against the tags: every organ is where it is, the record and the file say so."""
-    volume, truth = turned(*mouse, axis)
+    volume, truth = turn_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
     for organ in Organ:
         assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
@@ -127,7 +127,7 @@ def test_a_mirror_image_is_held(
     axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
     """One axis flipped, as no turn can: contoured with the animal's own left, and held."""
-    volume, truth = mirrored(*mouse, axis)
+    volume, truth = mirror_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
     for organ in Organ:
         assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
@@ -192,7 +192,7 @@ def test_organs_that_contradict_each_other_are_refused(
     """With nobody to find the lie, a supine mouse said to be prone is refused, not delivered."""
     blind = copy.copy(ensemble)
     blind.finder = None
-    volume, _ = turned(*mouse, "z")
+    volume, _ = turn_pixels(*mouse, "z")
     folder = write(volume, tmp_path / "ct", "HFS", "41")
     with pytest.raises(RefusedSeries, match=r"contradicts the anatomy: the cord lies"):
         run(folder, blind)

@@ -1,1 +1,1 @@
-"""Scans with contours, of any make, as one data set."""
+"""Contoured scans of any origin, imported into one data set."""

@@ -1,4 +1,4 @@
-"""What is wrong with a contoured scan before anyone learns from it, said in words.
+"""Checks a contoured scan before a system learns from it, and describes each fault in words.
 
 Array axes are S, P, L throughout: the last one grows towards the animal's left.
 """
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from limn.domain.geometry import Grid
 from limn.domain.scan import Volume, dice
-from limn.lab.data.folder_layout import LABEL_OF, Contours
+from limn.lab.data.folder_layout import LABEL_OF, ObserverLayout
 from limn.lab.data.readers import corners_mm
 
 LabelArray = npt.NDArray[np.uint8]
@@ -20,72 +20,75 @@ LabelArray = npt.NDArray[np.uint8]
 HEART, CORD, LUNG_R, LUNG_L, LUNGS = (
     LABEL_OF[word] for word in ("Heart", "SpinalCord", "Lung_R", "Lung_L", "Lungs")
 )
-# Share of both lungs that the right one has: 0.64 and 0.65 in two real mice.
-RIGHT_AT_LEAST = 0.5
-# Two people's hearts, or lungs, of one scan; those of two scans hardly meet.
-SAME_ORGAN = 0.3
-# Air in it makes lung darker than muscle or blood, whatever the calibration.
-DARKER_HU = 100.0
-# About -500 in two real mice and in phantoms.
-LUNG_BELOW_HU = -50.0
+# The right lung's share of both lungs: 0.64 and 0.65 in two real mice.
+MIN_RIGHT_SHARE = 0.5
+# DSC of two observers' hearts, or lungs, of one scan; those of two scans hardly overlap.
+MIN_SAME_ORGAN_DSC = 0.3
+# Air makes lung darker than muscle or blood, whatever the calibration.
+MIN_LUNG_CONTRAST_HU = 100.0
+# Lungs have about -500 HU in two real mice and in phantoms.
+MAX_LUNG_HU = -50.0
 SAME_SPACING = 0.01
 SAME_GRID_MM = 0.01
 
 
 def wrong_spacing(grid: Grid, wanted_mm: float) -> list[str]:
-    """The CT's voxels are of another size than the layout says."""
+    """The CT's voxels have another size than the layout states."""
     off = [mm for mm in grid.spacing_mm.zyx if abs(mm - wanted_mm) > SAME_SPACING * wanted_mm]
     if wanted_mm and off:
         return [
-            f"wrong grid: the CT's voxels are {_by(grid.spacing_mm.zyx)} mm, {wanted_mm:g} expected"
+            f"wrong grid: the CT's voxels are {_product(grid.spacing_mm.zyx)} mm, "
+            f"{wanted_mm:g} expected"
         ]
     return []
 
 
-def wrong_grid(name: str, own: Grid, ct: Grid, *, resample: bool) -> list[str]:
-    """An observer's contours lie on other voxels, or in another field, than the CT."""
+def wrong_grid(name: str, grid: Grid, ct: Grid, *, resample: bool) -> list[str]:
+    """An observer's contours lie on other voxels, or in another field of view, than the CT."""
     if resample:
-        apart_mm = float(np.abs(corners_mm(own) - corners_mm(ct)).max())
-        if apart_mm > max(own.spacing_mm.zyx) + SAME_GRID_MM:
-            return [f"wrong grid: {name} covers {_field(own)}, the CT {_field(ct)}"]
+        apart_mm = float(np.abs(corners_mm(grid) - corners_mm(ct)).max())
+        if apart_mm > max(grid.spacing_mm.zyx) + SAME_GRID_MM:
+            return [
+                f"wrong grid: {name} covers {_field_of_view(grid)}, the CT {_field_of_view(ct)}"
+            ]
         return []
-    if own.shape_zyx != ct.shape_zyx:
+    if grid.shape_zyx != ct.shape_zyx:
         return [
-            f"wrong grid: {name} has {_by(own.shape_zyx)} voxels (z y x), the CT "
-            f"{_by(ct.shape_zyx)}"
+            f"wrong grid: {name} has {_product(grid.shape_zyx)} voxels (z y x), the CT "
+            f"{_product(ct.shape_zyx)}"
         ]
-    apart_mm = float(np.abs(corners_mm(own) - corners_mm(ct)).max())
+    apart_mm = float(np.abs(corners_mm(grid) - corners_mm(ct)).max())
     if apart_mm > SAME_GRID_MM:
-        return [f"wrong grid: {name} covers {_field(own)}, the CT {_field(ct)}"]
+        return [f"wrong grid: {name} covers {_field_of_view(grid)}, the CT {_field_of_view(ct)}"]
     return []
 
 
-def missing_labels(name: str, labels_zyx: LabelArray, said: Contours) -> list[str]:
-    """Organs that the layout promises and nobody drew."""
+def missing_labels(name: str, labels_zyx: LabelArray, layout: ObserverLayout) -> list[str]:
+    """Organs that the layout names and the observer did not draw."""
     drawn = np.bincount(labels_zyx.ravel(), minlength=256)
     return [
         f"missing label: {name} has no {word} ({' or '.join(names)})"
-        for word, names in said.names.items()
+        for word, names in layout.names.items()
         if not drawn[LABEL_OF[word]]
     ]
 
 
-def undrawn(labels_zyx: LabelArray) -> list[str]:
-    """Organs of which there is no voxel."""
+def absent_organs(labels_zyx: LabelArray) -> list[str]:
+    """Organs without a voxel."""
     drawn = np.bincount(labels_zyx.ravel(), minlength=256)
     return [word for word, label in LABEL_OF.items() if label != LUNGS and not drawn[label]]
 
 
-def sides(name: str, labels_zyx: LabelArray) -> list[str]:
+def swapped_sides(name: str, labels_zyx: LabelArray) -> list[str]:
     """Left and right lung exchanged, or the whole image mirrored."""
     right, left = labels_zyx == LUNG_R, labels_zyx == LUNG_L
     if not right.any() or not left.any():
         return []
-    to_the_left = _middle(left, 2) > _middle(right, 2)
+    to_the_left = _mean_index(left, 2) > _mean_index(right, 2)
     share = float(right.sum() / (right.sum() + left.sum()))
     if to_the_left:
         return []
-    if share < RIGHT_AT_LEAST:
+    if share < MIN_RIGHT_SHARE:
         return [
             f"left/right swapped: {name}'s Lung_R lies left of Lung_L and is the smaller "
             f"({share:.2f} of both): the two labels are exchanged"
@@ -98,9 +101,9 @@ def sides(name: str, labels_zyx: LabelArray) -> list[str]:
 
 
 def upside_down(name: str, labels_zyx: LabelArray) -> list[str]:
-    """The cord on the belly's side of the heart: the axes are not what somebody says they are."""
+    """The cord lies on the belly side of the heart: the axes are not as stated."""
     cord, heart = labels_zyx == CORD, labels_zyx == HEART
-    if not cord.any() or not heart.any() or _middle(cord, 1) > _middle(heart, 1):
+    if not cord.any() or not heart.any() or _mean_index(cord, 1) > _mean_index(heart, 1):
         return []
     return [
         f"back and belly exchanged: {name}'s SpinalCord lies before the Heart; the axes are not "
@@ -109,57 +112,64 @@ def upside_down(name: str, labels_zyx: LabelArray) -> list[str]:
 
 
 def doubtful_sides(name: str, labels_zyx: LabelArray) -> list[str]:
-    """A right lung that lies right and is the smaller: rare in mice, but no proof."""
+    """The right lung is the smaller one, on the right side: rare in mice, but no proof."""
     right, left = int((labels_zyx == LUNG_R).sum()), int((labels_zyx == LUNG_L).sum())
-    if right and left and right / (right + left) < RIGHT_AT_LEAST and not sides(name, labels_zyx):
+    if (
+        right
+        and left
+        and right / (right + left) < MIN_RIGHT_SHARE
+        and not swapped_sides(name, labels_zyx)
+    ):
         return [
-            f"{name}'s right lung is the smaller ({right / (right + left):.2f} of both): look "
-            "whether the image is mirrored and the labels exchanged"
+            f"{name}'s right lung is the smaller ({right / (right + left):.2f} of both): check "
+            "whether the image is mirrored and the labels are exchanged"
         ]
     return []
 
 
 def doubtful_hu(labels_zyx: LabelArray, volume: Volume) -> list[str]:
-    """Lungs as dense as water: numbers of a file that are not yet Hounsfield units, perhaps."""
+    """Lungs as dense as water: the file's values may not be Hounsfield units."""
     lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L))
-    if not lungs.any() or (mean := float(volume.hu_zyx[lungs].mean())) < LUNG_BELOW_HU:
+    if not lungs.any() or (mean := float(volume.hu_zyx[lungs].mean())) < MAX_LUNG_HU:
         return []
-    return [f"{mean:.0f} HU in the lungs: are the CT's numbers Hounsfield units?"]
+    return [f"{mean:.0f} HU in the lungs: are the CT's values Hounsfield units?"]
 
 
-def elsewhere(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:
-    """Contours that do not belong to the image, or not to each other."""
-    said = []
+def misplaced_contours(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:
+    """Contours that fit neither the image nor those of observer 1."""
+    faults = []
     first = drawn["observer1"]
     for name, labels_zyx in drawn.items():
         heart = labels_zyx == HEART
         lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L, LUNGS))
         if heart.any() and lungs.any():
             inside, around = (float(volume.hu_zyx[mask].mean()) for mask in (lungs, heart))
-            if inside > around - DARKER_HU:
-                said.append(
+            if inside > around - MIN_LUNG_CONTRAST_HU:
+                faults.append(
                     f"{name} does not lie on the CT: {inside:.0f} HU in its lungs, "
                     f"{around:.0f} in its heart"
                 )
         if name == "observer1":
             continue
-        theirs = {"heart": first == HEART, "lungs": np.isin(first, (LUNG_R, LUNG_L))}
-        for word, own in (("heart", heart), ("lungs", lungs)):
-            if own.any() and theirs[word].any():
-                said += _unlike(name, word, own, np.asarray(theirs[word], dtype=np.bool_))
-    return said
+        reference = {"heart": first == HEART, "lungs": np.isin(first, (LUNG_R, LUNG_L))}
+        for word, organ in (("heart", heart), ("lungs", lungs)):
+            if organ.any() and reference[word].any():
+                faults += _disagreements(
+                    name, word, organ, np.asarray(reference[word], dtype=np.bool_)
+                )
+    return faults
 
 
-def _unlike(
-    name: str, word: str, own: npt.NDArray[np.bool_], first: npt.NDArray[np.bool_]
+def _disagreements(
+    name: str, word: str, organ: npt.NDArray[np.bool_], first: npt.NDArray[np.bool_]
 ) -> list[str]:
-    """An organ that two people drew at two places, or one of them the other way round.
+    """An organ that two observers drew at two places, or one of them mirrored.
 
-    Lungs that were drawn as one have no sides to be exchanged, and a mirrored pair of them meets
-    the true one: less well, though, than when it is turned back.
+    Lungs that were drawn as one have no sides to compare, and a mirrored pair still overlaps the
+    true one; but it overlaps less than when it is mirrored back.
     """
-    overlap, mirrored = dice(own, first), dice(own[:, :, ::-1], first)
-    if overlap < SAME_ORGAN:
+    overlap, mirrored = dice(organ, first), dice(organ[:, :, ::-1], first)
+    if overlap < MIN_SAME_ORGAN_DSC:
         return [f"{name} drew the {word} elsewhere than observer1 (DSC {overlap:.2f})"]
     if mirrored > overlap:
         return [
@@ -169,17 +179,17 @@ def _unlike(
     return []
 
 
-def _middle(mask: npt.NDArray[np.bool_], axis: int) -> float:
-    """Mean index of a mask's voxels along an axis."""
+def _mean_index(mask: npt.NDArray[np.bool_], axis: int) -> float:
+    """Mean index of the mask's voxels along an axis."""
     counts = mask.sum(axis=tuple(other for other in range(3) if other != axis))
     return float((counts * np.arange(len(counts))).sum() / counts.sum())
 
 
-def _by(numbers: tuple[float, ...]) -> str:
+def _product(numbers: tuple[float, ...]) -> str:
     return " x ".join(f"{number:g}" for number in numbers)
 
 
-def _field(grid: Grid) -> str:
-    """Both corners of the field, x y z mm."""
+def _field_of_view(grid: Grid) -> str:
+    """Two opposite corners of the field of view, x y z mm."""
     first, last = ([round(float(mm), 2) for mm in corner] for corner in corners_mm(grid))
     return f"{tuple(first)} to {tuple(last)} mm"

@@ -1,9 +1,9 @@
-"""How others lay out their scans and contours in folders: a TOML file of patterns.
+"""Finds scans and contours in a site's folder by a layout: a TOML file of path patterns.
 
-Each table is a group of animals, such as ``[native]``. A pattern is a path below the folder, in
-which ``{animal}`` and ``{time}`` stand for what names a scan and ``*`` for anything within one
-name; of several patterns the first that fits a scan counts. `config/rosenhain-zenodo.toml` shows
-every key.
+Each table is a group of animals, such as ``[native]``. A pattern is a path below the folder:
+``{animal}`` and ``{time}`` stand for the parts that name a scan, ``*`` for anything within one
+name. If several patterns fit a scan, the first counts. `config/rosenhain-zenodo.toml` shows every
+key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PARTS = {"{animal}": "animal", "{time}": "time"}
 
 
 class Kind(Enum):
-    """How a file of contours says which organ is which; the key of its table in a layout."""
+    """How a file of contours names its organs; the key of its table in a layout."""
 
     LABELS = "labels"
     CLASSES = "classes"
@@ -38,16 +38,16 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Contours:
-    """Where the contours of one observer are, and what they are called.
+class ObserverLayout:
+    """Where the contours of one observer are, and what their organs are called.
 
     Attributes
     ----------
     files : patterns
-    names : organ, or "Lungs" for both as one, to what the file calls it: label numbers
+    names : organ, or "Lungs" for both as one, to its names in the file: label numbers
         (`Kind.LABELS`), names in the ``.cls`` file beside it (`Kind.CLASSES`), ROI names
-    axes : what the array's axes (z, y, x) grow towards, such as "SAR"; "" where the header says it
-    resample : it may lie on voxels of another size, and is brought to the CT's by nearest neighbour
+    axes : the directions of the array's axes (z, y, x), such as "SAR"; "" to trust the header
+    resample : voxels of another size are allowed, and resampled to the CT's by nearest neighbour
     """
 
     files: tuple[str, ...]
@@ -59,16 +59,16 @@ class Contours:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Animals that were scanned alike.
+    """Animals that were scanned in the same way.
 
     Attributes
     ----------
     contrast : they were given a contrast agent
     ct : patterns of image files, or of folders with one DICOM series each
-    axes : as in `Contours`, of the CT
-    spacing_mm : of the CT's voxels; 0 if any will do
-    scans : how many there must be; 0 if any number will do
-    leave_out : scans that are known to be bad, ANIMAL_TIME
+    axes : directions of the CT's axes, as in `ObserverLayout`
+    spacing_mm : of the CT's voxels; 0 allows any
+    scans : how many there must be; 0 allows any number
+    leave_out : scans that are known to be bad, as ANIMAL_TIME
     """
 
     name: str
@@ -78,12 +78,12 @@ class Group:
     spacing_mm: float
     scans: int
     leave_out: tuple[str, ...]
-    observers: Mapping[str, Contours]
+    observers: Mapping[str, ObserverLayout]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One scan of somebody's folder, before anything is opened."""
+class ScanFiles:
+    """The files of one scan in a site's folder; none has been opened."""
 
     group: Group
     animal: str
@@ -93,25 +93,25 @@ class Found:
 
     @property
     def name(self) -> str:
-        """The scan's name in our data set; no other has it."""
+        """The scan's name in the data set; it is unique there."""
         return f"{self.animal}-{self.time}"
 
 
 def read_layout(path: Path) -> tuple[Group, ...]:
-    """The groups of a layout.
+    """Read the groups of a layout.
 
     Raises
     ------
     ConfigWrong
-        If it can't be read or a key is wrong; the text names it.
+        If it can't be read or a key is wrong; the message names the key.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{path} can't be read as a layout: {error}"
         raise ConfigWrong(msg) from error
     groups = []
-    for name, table in said.items():
+    for name, table in tables.items():
         try:
             groups.append(_group(name, table))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -123,13 +123,13 @@ def read_layout(path: Path) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def find_scans(folder: Path, group: Group) -> list[Found]:
-    """Every scan of a group below a folder, in the order of animals and times.
+def find_scans(folder: Path, group: Group) -> list[ScanFiles]:
+    """Find every scan of a group below a folder, ordered by animal and time.
 
     Raises
     ------
     ConfigWrong
-        If there are none or another number than the layout says, or two files fit one scan.
+        If there is no scan, another number than the layout states, or two files fit one scan.
     """
     images, contours = _files_of(folder, group)
     if group.scans and len(images) != group.scans:
@@ -139,15 +139,15 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
         msg = f"{folder}: nothing fits [{group.name}] ct = {list(group.ct)}; mend the layout"
         raise ConfigWrong(msg)
     return [
-        Found(
+        ScanFiles(
             group,
             f"{group.name}-{animal}",
             time,
             folder / path,
             {
-                name: folder / own[animal, time]
-                for name, own in contours.items()
-                if (animal, time) in own
+                name: folder / drawn[animal, time]
+                for name, drawn in contours.items()
+                if (animal, time) in drawn
             },
         )
         for (animal, time), path in sorted(images.items())
@@ -156,12 +156,12 @@ def find_scans(folder: Path, group: Group) -> list[Found]:
 
 
 def contours_without_ct(folder: Path, group: Group) -> list[Path]:
-    """What an observer drew on scans that are not here, or that have another name than theirs."""
+    """Contours whose CT is missing or has another name than theirs."""
     images, contours = _files_of(folder, group)
     return [
         folder / path
-        for own in contours.values()
-        for scan, path in sorted(own.items())
+        for drawn in contours.values()
+        for scan, path in sorted(drawn.items())
         if scan not in images
     ]
 
@@ -169,82 +169,82 @@ def contours_without_ct(folder: Path, group: Group) -> list[Path]:
 def _files_of(
     folder: Path, group: Group
 ) -> tuple[dict[tuple[str, str], str], dict[str, dict[tuple[str, str], str]]]:
-    """(animal, time) to its CT, and of every observer to what he drew; relative."""
-    paths = _everything_below(folder)
+    """(animal, time) to its CT, and for each observer to the contours; relative paths."""
+    paths = _paths_below(folder)
     images = _matching(paths, group.ct, f"{folder}: [{group.name}] ct")
     contours = {
-        name: _matching(paths, own.files, f"{folder}: [{group.name}.{name}] files")
-        for name, own in group.observers.items()
+        name: _matching(paths, observer.files, f"{folder}: [{group.name}.{name}] files")
+        for name, observer in group.observers.items()
     }
     return images, contours
 
 
-def _everything_below(folder: Path) -> list[str]:
-    """Files and folders, relative, links to folders followed: large data lies elsewhere."""
-    found: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = Path(place)
-        # A link to a folder that it lies in would never end.
+def _paths_below(folder: Path) -> list[str]:
+    """Relative paths of files and folders; follows links to folders, where large data may lie."""
+    paths: list[str] = []
+    for walked, folders, files in os.walk(folder, followlinks=True):
+        here = Path(walked)
+        # A link to a folder above itself would be followed without end.
         above = {here.resolve(), *here.resolve().parents}
-        way = [here, *here.parents][: len(here.relative_to(folder).parts) + 1]
-        above.update(each.resolve() for each in way)
+        parents = [here, *here.parents][: len(here.relative_to(folder).parts) + 1]
+        above.update(parent.resolve() for parent in parents)
         folders[:] = [name for name in folders if (here / name).resolve() not in above]
-        found += ((here / name).relative_to(folder).as_posix() for name in (*folders, *files))
-    return sorted(found)
+        paths += ((here / name).relative_to(folder).as_posix() for name in (*folders, *files))
+    return sorted(paths)
 
 
 def _matching(
     paths: Iterable[str], patterns: Sequence[str], key: str
 ) -> dict[tuple[str, str], str]:
-    """(animal, time) to the path that the first fitting pattern fits."""
-    listed = list(paths)
-    found: dict[tuple[str, str], str] = {}
+    """(animal, time) to its path; an earlier pattern has precedence over a later one."""
+    path_list = list(paths)
+    path_of: dict[tuple[str, str], str] = {}
     for pattern in patterns:
-        form = _form(pattern)
-        here: dict[tuple[str, str], str] = {}
-        for path in listed:
-            if fits := form.fullmatch(path):
-                scan = (fits["animal"], fits["time"])
-                if scan in here:
-                    msg = f"{key}: {here[scan]} and {path} both fit {pattern!r}; which is it?"
+        expression = _expression(pattern)
+        fitting: dict[tuple[str, str], str] = {}
+        for path in path_list:
+            if match := expression.fullmatch(path):
+                scan = (match["animal"], match["time"])
+                if scan in fitting:
+                    msg = f"{key}: {fitting[scan]} and {path} both fit {pattern!r}; which is it?"
                     raise ConfigWrong(msg)
-                here[scan] = path
-        found = here | found
-    return found
+                fitting[scan] = path
+        path_of = fitting | path_of
+    return path_of
 
 
-def _form(pattern: str) -> re.Pattern[str]:
+def _expression(pattern: str) -> re.Pattern[str]:
     if "}*" in pattern or "*{" in pattern or "}{" in pattern:
         msg = f"{pattern!r}: something must stand between a {{name}} and what follows"
         raise ValueError(msg)
-    written = ""
-    seen: set[str] = set()
+    expression = ""
+    named: set[str] = set()
     for part in re.split(r"(\{animal\}|\{time\}|\*)", pattern):
         if part in _PARTS:
             name = _PARTS[part]
-            # As little of a name as the rest of the pattern allows.
-            written += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
-            seen.add(name)
+            # Lazy: as few characters as the rest of the pattern allows.
+            expression += f"(?P={name})" if name in named else f"(?P<{name}>[^/]+?)"
+            named.add(name)
         else:
-            written += "[^/]*" if part == "*" else re.escape(part)
-    if missing := set(_PARTS.values()) - seen:
+            expression += "[^/]*" if part == "*" else re.escape(part)
+    if missing := set(_PARTS.values()) - named:
         msg = f"{pattern!r} lacks {{{sorted(missing)[0]}}}, which tells scans apart"
         raise ValueError(msg)
-    return re.compile(written)
+    return re.compile(expression)
 
 
 def _group(name: str, table: Any) -> Group:
     if not isinstance(table, dict):
-        msg = "is no group of scans; is this file a layout?"
+        msg = "is not a group of scans; is this file a layout?"
         raise TypeError(msg)
     known = {field.name for field in fields(Group)} - {"name", "observers"} | set(OBSERVERS)
     _refuse_unknown(table, known)
     if "observer1" not in table:
-        msg = "observer1 is missing: whose contours are learnt from"
+        msg = "observer1 is missing: systems learn from its contours"
         raise ValueError(msg)
     spacing_mm = float(table.get("spacing_mm", 0.0))
     if not math.isfinite(spacing_mm) or spacing_mm < 0:
-        msg = f"spacing_mm {spacing_mm}: the edge of a voxel in mm expected, 0 if any will do"
+        msg = f"spacing_mm {spacing_mm}: the edge of a voxel in mm expected, or 0 to allow any"
         raise ValueError(msg)
     group = Group(
         name=name,
@@ -254,40 +254,45 @@ def _group(name: str, table: Any) -> Group:
         spacing_mm=spacing_mm,
         scans=int(table.get("scans", 0)),
         leave_out=tuple(str(scan) for scan in table.get("leave_out", ())),
-        observers={own: _contours(table[own], own) for own in OBSERVERS if own in table},
+        observers={
+            observer: _observer(table[observer], observer)
+            for observer in OBSERVERS
+            if observer in table
+        },
     )
     if "Lungs" in group.observers["observer1"].names:
         msg = (
-            "observer1 has both lungs as one (Lungs), but is learnt from, and systems draw Lung_R "
-            "and Lung_L: have them contoured apart; only the other observers may join them"
+            "observer1 has both lungs as one (Lungs), but systems learn from it to draw Lung_R and "
+            "Lung_L: contour the lungs apart; only the other observers may join them"
         )
         raise ValueError(msg)
     return group
 
 
-def _contours(table: Mapping[str, Any], name: str) -> Contours:
+def _observer(table: Mapping[str, Any], name: str) -> ObserverLayout:
     kinds = [kind for kind in Kind if kind.value in table]
     _refuse_unknown(table, {"files", "axes", "resample", *(kind.value for kind in Kind)}, name)
     if len(kinds) != 1:
         msg = f"{name}: one of {', '.join(kind.value for kind in Kind)} expected"
         raise ValueError(msg)
-    said = table[kinds[0].value]
-    if wrong := [organ for organ in said if organ not in LABEL_OF]:
+    organs = table[kinds[0].value]
+    if wrong := [organ for organ in organs if organ not in LABEL_OF]:
         msg = f"{name}.{kinds[0].value}: {wrong[0]!r}: one of {', '.join(LABEL_OF)} expected"
         raise ValueError(msg)
     names = {
-        organ: tuple(str(each) for each in (own if isinstance(own, list) else [own]))
-        for organ, own in said.items()
+        organ: tuple(str(word) for word in (words if isinstance(words, list) else [words]))
+        for organ, words in organs.items()
     }
-    called: dict[str, str] = {}
+    organ_of: dict[str, str] = {}
     for organ, words in names.items():
-        for word in (each.strip().casefold() for each in words):
-            if called.setdefault(word, organ) != organ:
+        for word in (name.strip().casefold() for name in words):
+            if organ_of.setdefault(word, organ) != organ:
                 msg = (
-                    f"{name}.{kinds[0].value}: {called[word]} and {organ} are both called {word!r}"
+                    f"{name}.{kinds[0].value}: {organ_of[word]} and {organ} are both called "
+                    f"{word!r}"
                 )
                 raise ValueError(msg)
-    return Contours(
+    return ObserverLayout(
         files=_patterns(table, "files"),
         kind=kinds[0],
         names=names,
@@ -306,10 +311,10 @@ def _patterns(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if key not in table:
         msg = f"{key} is missing"
         raise ValueError(msg)
-    own = table[key] if isinstance(table[key], list) else [table[key]]
-    for pattern in own:
-        _form(pattern)
-    return tuple(own)
+    patterns = table[key] if isinstance(table[key], list) else [table[key]]
+    for pattern in patterns:
+        _expression(pattern)
+    return tuple(patterns)
 
 
 def _axes(table: Mapping[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Images and contours that others wrote, each in our own numbers with array axes S, P, L."""
+"""Reads images and contours of any origin, with limn's label numbers and array axes S, P, L."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume
-from limn.lab.data.folder_layout import LABEL_OF, Contours, Kind
+from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
 from limn.lab.data.rois import mask_of
 from limn.lab.nifti import to_image
 
 AXES = "SPL"
-# Of the slices that an organ spans, so many may have no contour: an island, a forgotten slice.
-MOST_EMPTY_SHARE = 0.1
-LITTER = ("Thumbs.db", "desktop.ini")
+# Share of the slices within an organ that may lack a contour: an island, a forgotten slice.
+MAX_EMPTY_SHARE = 0.1
+FILE_MANAGER_FILES = ("Thumbs.db", "desktop.ini")
 
 
 def read_ct(path: Path, axes: str) -> Volume:
-    """A CT from an image file (NIfTI, Analyze, ...) or a folder with one DICOM series.
+    """Read a CT from an image file (NIfTI, Analyze, ...) or a folder with one DICOM series.
 
     Parameters
     ----------
-    axes : what the array's axes (z, y, x) grow towards, where a file's header can't be believed;
-        the corner of the field is then put at the origin
+    axes : the directions of the array's axes (z, y, x), for a file whose header is not to be
+        trusted; the corner of the field of view is then at the origin
 
     Raises
     ------
@@ -46,31 +46,33 @@ def read_ct(path: Path, axes: str) -> Volume:
     if path.is_dir():
         series = read_series(path)
         if gaps := [flag for flag in series.flags if flag.startswith("gap:")]:
-            # A node draws over a gap and says so; nobody should learn what was never scanned.
+            # A node contours over a gap and flags it; a system must not learn what was not scanned.
             missing = sum(int(flag.rsplit(":", 1)[1]) for flag in gaps)
             msg = f"{path} lacks {missing} slices ({', '.join(gaps)}); export the series whole"
             raise RefusedSeries(msg)
         volume = read_volume(series)
-        array, grid = _turned(volume.hu_zyx, volume.grid, path)
+        array, grid = _reoriented(volume.hu_zyx, volume.grid, path)
         return Volume(array, grid)
     array, grid = _read_image(path, axes)
     return Volume(array.astype(np.float32), grid)
 
 
 def read_series(folder: Path) -> Series:
-    """The CT series of a folder; other modalities and what file managers leave are passed over."""
+    """Read the CT series of a folder; skips other modalities and files of file managers."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    headers = read_headers([path for path in files if not _is_litter(path.name)])
-    return assemble([own for own in headers if own.header.get("Modality") == "CT"], assume_hu=True)
+    headers = read_headers([path for path in files if not _is_of_file_manager(path.name)])
+    return assemble(
+        [each for each in headers if each.header.get("Modality") == "CT"], assume_hu=True
+    )
 
 
-def refuse_torn(path: Path) -> None:
-    """Look whether a NIfTI or Analyze file is whole: readers fill up what is missing by zeros.
+def refuse_truncated(path: Path) -> None:
+    """Check that a NIfTI or Analyze file is whole: readers replace missing bytes by zeros.
 
     Raises
     ------
     RefusedSeries
-        If it has fewer bytes than its header promises, or its compressed stream breaks off.
+        If it has fewer bytes than its header requires, or its compressed stream is cut off.
     """
     if path.is_dir() or not path.name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
         return
@@ -81,21 +83,21 @@ def refuse_torn(path: Path) -> None:
     try:
         reader.ReadImageInformation()
         voxel = SimpleITK.Image([1] * reader.GetDimension(), reader.GetPixelID())
-        promised = math.prod(reader.GetSize()) * voxel.GetSizeOfPixelComponent()
+        required = math.prod(reader.GetSize()) * voxel.GetSizeOfPixelComponent()
         data = path.with_suffix(".img") if path.suffix == ".hdr" else path
-        found = _length(data)
+        length = _length(data)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         msg = f"{path} can't be read as an image: {_first_line(error)}; copy it again"
         raise RefusedSeries(msg) from error
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
-    if found < promised:
-        msg = f"{data} is not whole: {found} bytes, {promised} of voxels promised; copy it again"
+    if length < required:
+        msg = f"{data} is not whole: {length} bytes, its voxels need {required}; copy it again"
         raise RefusedSeries(msg)
 
 
 def _length(path: Path) -> int:
-    """Bytes of a file; of a compressed one those that come out of it, to its checksum."""
+    """Bytes of a file, uncompressed; for a compressed file the checksum is verified too."""
     if path.suffix != ".gz":
         return path.stat().st_size
     with gzip.GzipFile(path) as file:
@@ -106,12 +108,14 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1][:200] if str(error).strip() else "no image"
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
+def _is_of_file_manager(name: str) -> bool:
+    return name.startswith(".") or name in FILE_MANAGER_FILES
 
 
-def read_contours(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArray[np.uint8], Grid]:
-    """What an observer drew: (z, y, x) uint8 in the numbers of `layout.LABEL_OF`, and its grid.
+def read_contours(
+    path: Path, layout: ObserverLayout, ct: Path
+) -> tuple[npt.NDArray[np.uint8], Grid]:
+    """Read an observer's contours: (z, y, x) uint8 numbered by `LABEL_OF`, and their grid.
 
     Parameters
     ----------
@@ -120,27 +124,27 @@ def read_contours(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArray[np.
     Raises
     ------
     RefusedSeries
-        If it can't be read, or a name of the layout is not in it.
+        If the file can't be read or lacks a name of the layout.
     """
-    if said.kind is Kind.ROIS:
-        return _read_structure_set(path, said, ct)
-    array, grid = _read_image(path, said.axes)
-    if said.kind is Kind.CLASSES:
+    if layout.kind is Kind.ROIS:
+        return _read_structure_set(path, layout, ct)
+    array, grid = _read_image(path, layout.axes)
+    if layout.kind is Kind.CLASSES:
         numbers = _classes(path.with_suffix(".cls"))
-        named = {
+        numbers_of = {
             organ: [numbers[name] for name in names if name in numbers]
-            for organ, names in said.names.items()
+            for organ, names in layout.names.items()
         }
     else:
-        named = {organ: [int(name) for name in names] for organ, names in said.names.items()}
+        numbers_of = {organ: [int(name) for name in names] for organ, names in layout.names.items()}
     drawn = np.zeros(array.shape, dtype=np.uint8)
-    for organ, own in named.items():
-        drawn[np.isin(array, own)] = LABEL_OF[organ]
+    for organ, values in numbers_of.items():
+        drawn[np.isin(array, values)] = LABEL_OF[organ]
     return drawn, grid
 
 
 def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, wanted: Grid) -> npt.NDArray[np.uint8]:
-    """Labels on another grid by nearest neighbour: every voxel takes what lies at its centre."""
+    """Labels resampled to another grid by nearest neighbour: the label at each voxel's centre."""
     reference = to_image(np.zeros(wanted.shape_zyx, dtype=np.uint8), wanted)
     moved = SimpleITK.Resample(
         to_image(labels_zyx, grid),
@@ -154,7 +158,7 @@ def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, wanted: Grid) -> npt.
 
 
 def corners_mm(grid: Grid) -> FloatArray:
-    """(2, 3) float64: the outer corners of the first and the last voxel, x y z."""
+    """Outer corners of the first and the last voxel: (2, 3) float64, x y z, mm."""
     rows, columns = float(grid.rows), float(grid.columns)
     ends = np.array([[-0.5, -0.5], [rows - 0.5, columns - 0.5]])
     half = (
@@ -170,7 +174,7 @@ def corners_mm(grid: Grid) -> FloatArray:
 
 def _read_image(path: Path, axes: str) -> tuple[npt.NDArray[Any], Grid]:
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    # Twice for every file of Analyze: that nobody should write it any more.
+    # ITK warns twice for every Analyze file that the format is deprecated.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         image = SimpleITK.ReadImage(str(path))
@@ -186,11 +190,11 @@ def _read_image(path: Path, axes: str) -> tuple[npt.NDArray[Any], Grid]:
     if axes:
         x, y, z = image.GetSpacing()
         turn = Reorientation.between(axes, AXES)
-        own = turn.apply(array)
+        reoriented = turn.apply(array)
         spacing = turn.spacing(SpacingMm(z, y, x))
         corner = np.array([spacing.x, spacing.y, spacing.z]) / 2
-        return np.ascontiguousarray(own), axial_grid(own.shape, spacing, corner)
-    return _turned(array, _grid_of(image), path)
+        return np.ascontiguousarray(reoriented), axial_grid(reoriented.shape, spacing, corner)
+    return _reoriented(array, _grid_of(image), path)
 
 
 def _grid_of(image: SimpleITK.Image) -> Grid:
@@ -209,7 +213,7 @@ def _grid_of(image: SimpleITK.Image) -> Grid:
     )
 
 
-def _turned(array: npt.NDArray[Any], grid: Grid, path: Path) -> tuple[npt.NDArray[Any], Grid]:
+def _reoriented(array: npt.NDArray[Any], grid: Grid, path: Path) -> tuple[npt.NDArray[Any], Grid]:
     try:
         turn = Reorientation.between(grid.axis_letters, AXES)
     except ValueError as error:
@@ -219,19 +223,21 @@ def _turned(array: npt.NDArray[Any], grid: Grid, path: Path) -> tuple[npt.NDArra
 
 
 def _classes(path: Path) -> dict[str, int]:
-    """Name to number of the ``.cls`` file beside a label image of Rosenhain's database."""
+    """Class name to label number, from the ``.cls`` file of Rosenhain's database."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        said = dict(line.split("=", 1) for line in lines if "=" in line)
-        numbers = [int(part) for part in said["ClassIndices"].split("|") if part.strip()]
-        names = [part.strip() for part in said["ClassNames"].split("|") if part.strip()]
+        fields = dict(line.split("=", 1) for line in lines if "=" in line)
+        numbers = [int(part) for part in fields["ClassIndices"].split("|") if part.strip()]
+        names = [part.strip() for part in fields["ClassNames"].split("|") if part.strip()]
         return dict(zip(names, numbers, strict=True))
     except (OSError, KeyError, ValueError) as error:
-        msg = f"{path}: ClassIndices and ClassNames, equally many, expected ({error})"
+        msg = f"{path}: as many ClassIndices as ClassNames expected ({error})"
         raise RefusedSeries(msg) from error
 
 
-def _read_structure_set(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArray[np.uint8], Grid]:
+def _read_structure_set(
+    path: Path, layout: ObserverLayout, ct: Path
+) -> tuple[npt.NDArray[np.uint8], Grid]:
     series = read_series(ct)
     try:
         structures = structures_of(pydicom.dcmread(path), series)
@@ -239,50 +245,53 @@ def _read_structure_set(path: Path, said: Contours, ct: Path) -> tuple[npt.NDArr
         msg = f"{path} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
     by_name: dict[str, list[Structure]] = {}
-    for own in structures:
-        by_name.setdefault(own.name.strip().casefold(), []).append(own)
+    for structure in structures:
+        by_name.setdefault(structure.name.strip().casefold(), []).append(structure)
     drawn = np.zeros(series.grid.shape_zyx, dtype=np.uint8)
-    for organ, names in said.names.items():
-        asked = [name for name in names if name.strip().casefold() in by_name]
-        if not asked:
-            has = ", ".join(own.name for own in structures) or "none"
+    for organ, names in layout.names.items():
+        present = [name for name in names if name.strip().casefold() in by_name]
+        if not present:
+            has = ", ".join(structure.name for structure in structures) or "none"
             msg = f"{path}: no ROI for {organ}: {' or '.join(names)} expected; it has {has}"
             raise RefusedSeries(msg)
-        own = _only(path, by_name[asked[0].strip().casefold()])
-        mask = mask_of(own, series)
-        # Organs do not overlap; where two ROIs do, the layout's first one has the voxel.
+        mask = mask_of(_whole_roi(path, by_name[present[0].strip().casefold()]), series)
+        # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.
         drawn[mask & (drawn == 0)] = LABEL_OF[organ]
-    turned, grid = _turned(drawn, series.grid, path)
-    return turned.astype(np.uint8), grid
+    labels_zyx, grid = _reoriented(drawn, series.grid, path)
+    return labels_zyx.astype(np.uint8), grid
 
 
-def _only(path: Path, same_name: list[Structure]) -> Structure:
-    """The ROI of a name, whole: anyone who learns from it takes it for the truth.
+def _whole_roi(path: Path, same_name: list[Structure]) -> Structure:
+    """The only ROI of a name; it must be complete, because systems learn from it.
 
     Raises
     ------
     RefusedSeries
-        If there are two of the name, if contours of it fit no slice, or if slices between its
-        first and its last have none.
+        If two ROIs have the name, if a contour fits no slice, or if too many slices between the
+        first and the last contour have none.
     """
-    own = same_name[0]
+    roi = same_name[0]
     if len(same_name) > 1:
         numbers = " and ".join(str(each.number) for each in same_name)
-        msg = f"{path}: ROIs {numbers} are both called {own.name}; rename the one that is not meant"
+        msg = f"{path}: ROIs {numbers} are both called {roi.name}; rename all but the one to use"
         raise RefusedSeries(msg)
-    unplaced = {why: n for why, n in own.left_out.items() if why != "ContourGeometricType POINT"}
+    unplaced = {
+        reason: count
+        for reason, count in roi.left_out.items()
+        if reason != "ContourGeometricType POINT"
+    }
     if unplaced:
-        said = ", ".join(f"{count} {why}" for why, count in unplaced.items())
-        msg = f"{path}: contours of {own.name} fit no slice of the CT: {said}; mend the export"
+        counts = ", ".join(f"{count} {reason}" for reason, count in unplaced.items())
+        msg = f"{path}: contours of {roi.name} fit no slice of the CT: {counts}; mend the export"
         raise RefusedSeries(msg)
-    drawn = {polygon.slice_index for polygon in own.polygons}
-    if not drawn:
-        return own
-    span = max(drawn) - min(drawn) + 1
-    if span - len(drawn) > MOST_EMPTY_SHARE * span:
+    slices = {polygon.slice_index for polygon in roi.polygons}
+    if not slices:
+        return roi
+    span = max(slices) - min(slices) + 1
+    if span - len(slices) > MAX_EMPTY_SHARE * span:
         msg = (
-            f"{path}: {own.name} has contours on {len(drawn)} of the {span} slices from its first "
+            f"{path}: {roi.name} has contours on {len(slices)} of the {span} slices from its first "
             "to its last; interpolate the others in the planning system and export again"
         )
         raise RefusedSeries(msg)
-    return own
+    return roi

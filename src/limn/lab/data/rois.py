@@ -1,4 +1,4 @@
-"""What a structure set of any make says about a series: ROIs, volumes, and masks to keep."""
+"""Shows the ROIs of a structure set on its series: volumes, and masks to write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from limn.segment.draw.rasterise import fill
 
 
 def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
-    """Voxels whose centre lies in the structure, (z, y, x) bool."""
+    """The voxels whose centre lies in the structure, (z, y, x) bool."""
     grid = series.grid
     mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
     for k in sorted({polygon.slice_index for polygon in structure.polygons}):
@@ -36,7 +36,7 @@ def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
 
 
 def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
-    """Print every ROI with its volume; with ``out``, write one NIfTI mask for each.
+    """Print every ROI with its volume; with ``out``, also write one NIfTI mask per ROI.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
         table.add_column(name, justify="right" if name in {"contours", "mm3"} else "left")
     for structure in structures_of(ds, series):
         mask = mask_of(structure, series)
-        left_out = ", ".join(f"{count} x {why}" for why, count in structure.left_out.items())
+        left_out = ", ".join(f"{count} x {reason}" for reason, count in structure.left_out.items())
         table.add_row(
             escape(structure.name),
             structure.interpreted_type,

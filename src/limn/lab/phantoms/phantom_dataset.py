@@ -1,8 +1,8 @@
-"""A phantom cohort on disk: a data set of NIfTI files with a manifest, made on every core.
+"""Writes a phantom cohort as NIfTI files with a manifest, on every core; resumable.
 
-``cohort.csv`` stands in the folder when everything is made, ``cohort.part.csv`` until then. Each
-scan is a folder of its own that gets its name when its last file is written, so that what bears
-the name is whole, and a run that was killed goes on where it stopped.
+The manifest is ``cohort.csv`` once every scan is written, ``cohort.part.csv`` until then. A scan's
+folder gets its name after its last file is written: a folder with that name is whole, and a run
+that was killed resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import multiprocessing
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -35,6 +33,7 @@ from rich.progress import (
 
 from limn import __version__
 from limn.domain.errors import ConfigWrong, StageFailed
+from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.timing import in_words
 from limn.lab.nifti import to_image
@@ -64,7 +63,7 @@ COLUMNS = (
 
 
 def manifest(cohort: Cohort) -> tuple[dict[str, str], ...]:
-    """One row a scan; every value as it stands in the file."""
+    """One row per scan; every value as it stands in the file."""
     return tuple(_row(cohort, visit) for visit in cohort.visits)
 
 
@@ -75,28 +74,27 @@ def write_cohort(
     workers: int | None = None,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> int:
-    """Write every scan that the folder does not have yet; how many that were.
+    """Write every scan that the folder lacks; return how many.
 
     Parameters
     ----------
-    workers : processes; by default one for every core that this one may use
-    report : called with a finished scan's name, how many are finished, and how many there are
+    workers : number of processes; by default one per core that this process may use
+    report : called with the name of a finished scan, the number of finished scans, and their total
 
     Raises
     ------
     ConfigWrong
-        For a folder that holds another cohort, belongs to a run that is not over, or can't be
-        written to.
+        If the folder holds another cohort, is in use by another run, or can't be written.
     StageFailed
-        For a scan that could not be made.
+        If a scan could not be written.
     """
     with sole(folder, "run is writing there"):
         writable(folder / SCANS)
         _begin(folder, cohort)
-        missing = [visit for visit in cohort.visits if not _place(folder, visit).exists()]
+        missing = [visit for visit in cohort.visits if not _scan_folder(folder, visit).exists()]
         total = len(cohort.visits)
         done = total - len(missing)
-        for name in _made(folder, cohort, missing, workers or cores()):
+        for name in _write_scans(folder, cohort, missing, workers or cores()):
             done += 1
             report(name, done, total)
         if missing or not (folder / MANIFEST).exists():
@@ -105,10 +103,10 @@ def write_cohort(
 
 
 def show_cohort(folder: Path, cohort: Cohort, workers: int | None) -> None:
-    """`write_cohort` with a bar and the time that is left, or a line a scan where no one looks."""
+    """`write_cohort` with a progress bar on a terminal, else one line per scan."""
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
-    before: list[int] = []
+    resumed_at: list[int] = []
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -123,18 +121,18 @@ def show_cohort(folder: Path, cohort: Cohort, workers: int | None) -> None:
         task = bars.add_task("phantoms", total=len(cohort.visits))
 
         def report(name: str, done: int, total: int) -> None:
-            if not before:
-                before.append(done - 1)
+            if not resumed_at:
+                resumed_at.append(done - 1)
             if console.is_terminal:
                 bars.update(task, description=name, completed=done)
                 return
-            left_s = (time.monotonic() - started) / (done - before[0]) * (total - done)
+            left_s = (time.monotonic() - started) / (done - resumed_at[0]) * (total - done)
             console.print(f"{name}  {done}/{total}, {in_words(left_s)} left")
 
-        made = write_cohort(folder, cohort, workers=workers, report=report)
-    kept, animals = len(cohort.visits) - made, len(cohort.all_animals)
+        written = write_cohort(folder, cohort, workers=workers, report=report)
+    kept, animals = len(cohort.visits) - written, len(cohort.all_animals)
     console.print(
-        f"{made} scans made" + (f", {kept} were there" if kept else "") + f" in "
+        f"{written} scans made" + (f", {kept} were there" if kept else "") + f" in "
         f"{in_words(time.monotonic() - started)}; {escape(str(folder / MANIFEST))} names "
         f"{len(cohort.visits)} scans of {animals} animal{'s' * (animals != 1)}"
     )
@@ -155,18 +153,18 @@ def _row(cohort: Cohort, visit: Visit) -> dict[str, str]:
         " ".join(str(n) for n in scanner.shape_zyx),
         " ".join(f"{mm:.3f}" for mm in scanner.centre_xyz_mm),
         "yes" if cohort.wide else "no",
-        # A seed is a mouse only as long as the phantom stays the same.
+        # A seed gives the same mouse only in the same version.
         __version__,
     )
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _place(folder: Path, visit: Visit) -> Path:
+def _scan_folder(folder: Path, visit: Visit) -> Path:
     return folder / SCANS / visit.name
 
 
 def _begin(folder: Path, cohort: Cohort) -> None:
-    """Write down what the folder is to hold; refuse one that holds something else."""
+    """Write the unfinished manifest; refuse a folder that holds something else."""
     rows = manifest(cohort)
     for name in (MANIFEST, UNFINISHED):
         path = folder / name
@@ -180,51 +178,51 @@ def _begin(folder: Path, cohort: Cohort) -> None:
     table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    part = folder / f"{UNFINISHED}.part"
-    _write(part, lines.getvalue().encode())
-    part.replace(folder / UNFINISHED)
+    write_durably(folder / UNFINISHED, lines.getvalue().encode())
 
 
 def _refuse_other(path: Path, rows: Sequence[dict[str, str]]) -> None:
     with path.open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    for own, row in zip(found, rows, strict=False):
+        present = list(csv.DictReader(file))
+    for old, new in zip(present, rows, strict=False):
         for column in COLUMNS:
-            if own.get(column) != row[column]:
+            if old.get(column) != new[column]:
                 msg = (
-                    f"{path} is of another cohort: {column} of {own.get('scan')} is "
-                    f"{own.get(column)}, not {row[column]}; give another folder"
+                    f"{path} is of another cohort: {column} of {old.get('scan')} is "
+                    f"{old.get(column)}, not {new[column]}; give another folder"
                 )
                 raise ConfigWrong(msg)
-    if len(found) != len(rows):
-        msg = f"{path} is of another cohort: {len(found)} scans, not {len(rows)}"
+    if len(present) != len(rows):
+        msg = f"{path} is of another cohort: {len(present)} scans, not {len(rows)}"
         raise ConfigWrong(msg)
 
 
-def _made(folder: Path, cohort: Cohort, visits: Sequence[Visit], workers: int) -> Iterator[str]:
-    """Make scans, and say each one's name when it is whole."""
+def _write_scans(
+    folder: Path, cohort: Cohort, visits: Sequence[Visit], workers: int
+) -> Iterator[str]:
+    """Write scans; yield the name of each one that is whole."""
     if min(workers, len(visits)) <= 1:
         for visit in visits:
-            yield _make(folder, cohort, visit)
+            yield _write_scan(folder, cohort, visit)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(visits)), context, end_with_parent)
     try:
-        jobs = [pool.submit(_make, folder, cohort, visit) for visit in visits]
+        jobs = [pool.submit(_write_scan, folder, cohort, visit) for visit in visits]
         for job in as_completed(jobs):
             yield job.result()
     except BrokenProcessPool as error:
         msg = (
-            "a process that makes phantoms was ended from outside, for want of memory most "
-            "likely: give fewer --workers, and the run goes on where it stopped"
+            "a process that makes phantoms was killed, most likely for lack of memory: give fewer "
+            "--workers, and the run resumes where it stopped"
         )
         raise StageFailed(msg) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _make(folder: Path, cohort: Cohort, visit: Visit) -> str:
-    """One scan, its truth and its three observers."""
+def _write_scan(folder: Path, cohort: Cohort, visit: Visit) -> str:
+    """Write one scan, its truth and its three observers; return its name."""
     volume, truth = image(cohort, visit)
     drawn = observe(volume, truth, visit.seed)
     span = np.iinfo(np.int16)
@@ -235,30 +233,14 @@ def _make(folder: Path, cohort: Cohort, visit: Visit) -> str:
         "observer2": drawn.observer2,
         "observer3": drawn.observer3,
     }
-    place = _place(folder, visit)
-    part = place.with_name(f"{place.name}.part")
+    target = _scan_folder(folder, visit)
     try:
-        if part.exists():
-            shutil.rmtree(part)
-        part.mkdir()
-        for name in FILES:
-            file = part / f"{name}.nii.gz"
-            SimpleITK.WriteImage(to_image(arrays[name], truth.grid), str(file))
-            _flush(file)
-        part.rename(place)
-    # SimpleITK has no error of its own: a full disk is a RuntimeError.
+        with new_folder(target) as part:
+            for name in FILES:
+                image_file = part / f"{name}.nii.gz"
+                SimpleITK.WriteImage(to_image(arrays[name], truth.grid), str(image_file))
+    # SimpleITK has no error class of its own: a full disk is a RuntimeError.
     except (OSError, RuntimeError) as error:
-        msg = f"{place} can't be written: {error}"
+        msg = f"{target} can't be written: {error}"
         raise StageFailed(msg) from error
     return visit.name
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """To the disk, before a name says that it is there."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

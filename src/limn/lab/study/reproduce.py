@@ -13,9 +13,9 @@ from limn.lab.data.dataset import (
     MANIFEST,
     SPLIT,
     Entry,
+    differences_from_paper,
     import_folder,
     read_dataset,
-    unlike_the_paper,
 )
 from limn.lab.data.readers import read_ct
 from limn.lab.data.split import read_split
@@ -113,7 +113,7 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         f"5); test set 1: {counted('test1')} (35 of 5); test set 2: {counted('test2')} (35 of 8). "
         f"Voxels, mm: {', '.join(edges)} (0.14). "
         + ("Phantoms, not animals." if any(entry.truth for entry in entries) else ""),
-        *(f"- Unlike the paper: {line}." for line in unlike_the_paper(entries)),
+        *(f"- Unlike the paper: {line}." for line in differences_from_paper(entries)),
         "- No system is shown mirror images when it predicts; nnU-Net's own default does that, and "
         "the paper does not say that it was changed.",
         "- nnU-Net's rows are of its own predictor, which averages the folds' logits; the paper "

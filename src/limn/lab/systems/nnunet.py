@@ -38,7 +38,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from limn.domain.timing import Stopwatch
-from limn.lab.data.dataset import Entry, place
+from limn.lab.data.dataset import Entry, link_or_copy
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.lab.process.timed import write_record
 from limn.lab.systems.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
@@ -177,9 +177,9 @@ def _plan(
     for folder in (raw / "imagesTr", raw / "labelsTr", ready / "gt_segmentations"):
         folder.mkdir(parents=True)
     for own in training:
-        place(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
+        link_or_copy(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
         for folder in (raw / "labelsTr", ready / "gt_segmentations"):
-            place(data / own.observer1, folder / f"{own.scan}.nii.gz")
+            link_or_copy(data / own.observer1, folder / f"{own.scan}.nii.gz")
     told = json.dumps(dataset(len(training)), indent=1)
     for folder in (raw, ready):
         (folder / "dataset.json").write_text(told, encoding="utf-8")
