@@ -190,14 +190,14 @@ def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
     )
     assert (after.state, after.tries, after.started_at) == ("ready", 1, None)
     assert "scan-00001 waits: worker worker can't take it: x" in caplog.text
-    asked = []
+    requests = []
     client = SimpleNamespace(
-        id="c", run_on_scheduler=lambda _, ask: asked.append(ask) or AllocationReply()
+        id="c", run_on_scheduler=lambda _, request: requests.append(request) or AllocationReply()
     )
-    desk.dispatcher._ask(client, LIVE)
+    desk.dispatcher._allocate(client, LIVE)
     desk.results.resting_until_s["worker"] -= 2 * REST_S
-    desk.dispatcher._ask(client, LIVE)
-    assert [ask.resting for ask in asked] == [("worker",), ()]
+    desk.dispatcher._allocate(client, LIVE)
+    assert [request.resting for request in requests] == [("worker",), ()]
 
 
 def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, caplog):
@@ -236,7 +236,9 @@ def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch)
     monkeypatch.setattr(worker, "get_worker", lambda: here)
     monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
     job = SimpleNamespace(scan=1, paths=("/far/a.dcm",), sizes=(3,))
-    result = worker._result_or_failure(job, lambda began: worker._contour(job, "", began, b"abc"))
+    result = worker._result_or_failure(
+        job, lambda began: worker._contour_sent(job, "", began, b"abc")
+    )
     assert result.ended == UNFIT
     assert "No space left on device" in result.reason
     assert str(tmp_path) in result.reason

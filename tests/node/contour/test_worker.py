@@ -1,9 +1,13 @@
-"""A worker that can't warm up ends, so that the supervisor starts another."""
+"""A worker keeps its warm ensemble; one that can't warm up ends."""
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
-from limn.node.contour.worker import NOT_WARM
+from distributed import Client, LocalCluster
+
+from limn.node.contour.allocation import KIND
+from limn.node.contour.worker import NOT_WARM, Warm, offer, ready
 from tests.conftest import one_fold
 
 CONFIG = """\
@@ -41,3 +45,17 @@ def test_a_worker_that_cannot_warm_up_ends(tmp_path):
     logged = (tmp_path / "data" / "worker.log").read_text()
     assert "can't warm up its model" in logged
     assert "the model does not load" in logged
+
+
+def test_a_worker_keeps_its_ensemble_for_its_jobs():
+    """Every task on that worker finds it; the heartbeat names limn's version and the bundle."""
+    bundle = SimpleNamespace(sha256="ab" * 32)
+    ensemble = SimpleNamespace(description="threshold", bundle=bundle)
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        (worker,) = cluster.workers.values()
+        offer(worker, Warm(ensemble, None))
+        assert client.submit(ready, pure=False).result(timeout=30) == "threshold"
+        assert worker.metrics[KIND](worker).endswith("bundle abababababab")

@@ -20,9 +20,8 @@ from typing import Any
 from distributed import Client, fire_and_forget
 from distributed.security import Security
 
-from limn import __version__
 from limn.node.config import Config
-from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, answer
+from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, allocate
 from limn.node.contour.flights import Flights, JobInFlight
 from limn.node.contour.results import Results
 from limn.node.contour.site_bundle import kind_of, label_of
@@ -59,7 +58,7 @@ class Dispatcher:
         self._journal = journal
         self._scheduler = scheduler
         self._security = security
-        self._kind = kind_of(__version__, bundle.sha256)
+        self._kind = kind_of(bundle)
         self._stopping = stopping
         self._events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._flights = Flights(
@@ -134,7 +133,7 @@ class Dispatcher:
 
     def _fill(self, client: Client, waiting: list[ScanRow]) -> None:
         while True:
-            found = self._ask(client, waiting[0].priority if waiting else None)
+            found = self._allocate(client, waiting[0].priority if waiting else None)
             self._name_others(found.others)
             self._warm_connections(client, found.workers)
             self._write_ready(set(found.workers))
@@ -147,19 +146,19 @@ class Dispatcher:
         # A worker that rests has not left; its next job may be on it already.
         self._flights.drop_orphans({*found.workers, *self._results.resting_until_s})
 
-    def _ask(self, client: Client, priority: int | None) -> AllocationReply:
-        """Which worker takes the next scan; every node on this scheduler asks in the same place."""
+    def _allocate(self, client: Client, priority: int | None) -> AllocationReply:
+        """Let the scheduler, which every node shares, decide which worker takes the next scan."""
         now_s = time.monotonic()
         resting = self._results.resting_until_s.items()
-        ask = AllocationRequest(
+        request = AllocationRequest(
             node=self._node,
             client=client.id,
             kind=self._kind,
             priority=priority,
-            holding=self._flights.on_their_way,
+            on_their_way=self._flights.on_their_way,
             resting=tuple(worker for worker, until_s in resting if now_s < until_s),
         )
-        found: AllocationReply = client.run_on_scheduler(answer, ask)
+        found: AllocationReply = client.run_on_scheduler(allocate, request)
         return found
 
     def _name_others(self, others: tuple[str, ...]) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from limn import __version__
 from limn.domain.errors import BundleUnfit
 from limn.node.config import Config
 from limn.segment.bundle.bundle import Bundle, open_bundle
-
-if TYPE_CHECKING:
-    from limn.segment.bundle.bundle import Bundle
 
 
 def label_of(config: Config, bundle: Bundle) -> str:
@@ -20,7 +15,7 @@ def label_of(config: Config, bundle: Bundle) -> str:
 
 
 def algorithm_of(bundle: Bundle) -> str:
-    """Name, bundle and hash for the structure set's description."""
+    """The version of limn, the bundle and its hash, for the structure set's description."""
     return f"limn {__version__} {bundle.label} {bundle.sha256[:12]}"
 
 
@@ -42,6 +37,6 @@ def deliverable_bundle(config: Config) -> Bundle:
     return bundle
 
 
-def kind_of(version: str, bundle_sha256: str) -> str:
+def kind_of(bundle: Bundle) -> str:
     """What two hosts must have in common: limn and the bundle."""
-    return f"limn {version}, bundle {bundle_sha256[:12]}"
+    return f"limn {__version__}, bundle {bundle.sha256[:12]}"

@@ -1,7 +1,7 @@
-"""What runs beside the GPU: the warm ensemble, one scan at a time.
+"""What runs beside the GPU: a warm ensemble that contours one scan at a time.
 
 Loaded by ``dask worker --preload limn.node.contour.worker CONFIG``; the model is warm before the
-worker takes its first job. The engine imports this module for its job and results, so
+worker takes its first job. The engine imports `run_job` from here and stays free of torch, so
 nothing heavy is imported at the top.
 """
 
@@ -34,12 +34,14 @@ from limn.node.contour.site_bundle import algorithm_of, kind_of
 from limn.node.host import lifetime
 
 if TYPE_CHECKING:
-    from limn.node.contour.pipeline import Options
+    from limn.dicom.rtstruct import Identity
+    from limn.node.contour.pipeline import Options, Product
+    from limn.segment.bundle.bundle import Bundle
     from limn.segment.engine.ensemble import Ensemble
 
 log = logging.getLogger(__name__)
 
-# What a worker without an ensemble ends with.
+# Exit code of a worker that could not load its ensemble.
 NOT_WARM = 5
 
 _COLUMN = {
@@ -59,15 +61,12 @@ class Warm:
 
     @property
     def kind(self) -> str:
-        """What a node must expect of its scans' worker."""
-        return kind_of(__version__, self.ensemble.bundle.sha256)
+        """Which limn and which bundle; a node's scans only go to workers of its own kind."""
+        return kind_of(self.ensemble.bundle)
 
 
 class _Unfit(Exception):
-    """It is this host that can't, not the scan."""
-
-
-_warm: dict[str, Warm] = {}
+    """A host that can't take the scan; another one may."""
 
 
 @click.command()
@@ -84,7 +83,7 @@ def dask_setup(worker: Any, config_path: Path) -> None:
         warm = warm_up(config)
         rehearse(warm.ensemble, warm.options)
     except Exception:
-        # Dask would go on without an ensemble; the supervisor starts one that ends anew.
+        # Dask would go on without an ensemble; after this exit the supervisor starts a new worker.
         log.exception("this worker can't warm up its model; it ends and is started again")
         logging.shutdown()
         os._exit(NOT_WARM)
@@ -92,14 +91,14 @@ def dask_setup(worker: Any, config_path: Path) -> None:
 
 
 def _without_stack(record: logging.LogRecord) -> bool:
-    """When a scheduler or a link is gone, Dask's stack adds forty lines to its message."""
+    """Drop the stack: forty lines of Dask's own when a scheduler or a link is gone."""
     record.exc_info = None
     return True
 
 
 def offer(worker: Any, warm: Warm) -> None:
-    """Give the worker its ensemble, and say to every node what it is."""
-    _warm["model"] = warm
+    """Give the Dask worker its ensemble; its heartbeat names the kind to every node."""
+    worker.extensions[KIND] = warm
     worker.metrics[KIND] = lambda _: warm.kind
     log.info("warm on %s", warm.ensemble.description)
 
@@ -123,7 +122,7 @@ def warm_up(config: Config) -> Warm:
 
 
 def options_of(site: Config | Job) -> Options:
-    """A site's options for the pipeline."""
+    """The pipeline's options in a site's config, or in a job from that site."""
     from limn.node.contour.pipeline import Options  # noqa: PLC0415
 
     return Options(
@@ -135,27 +134,35 @@ def options_of(site: Config | Job) -> Options:
 
 
 def ready() -> str:
-    """Say what this worker computes on; the engine's first call opens every connection."""
-    return _warm["model"].ensemble.description
+    """What this worker computes on; the engine's first call opens every connection."""
+    return _warm_here().ensemble.description
+
+
+def _warm_here() -> Warm:
+    """The ensemble of the Dask worker that runs this task."""
+    warm: Warm = get_worker().extensions[KIND]
+    return warm
 
 
 def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
     """Contour one scan on this worker's warm ensemble.
 
-    ``pixels`` are the bytes of all its files in a row; without them they are opened where they
-    lie.
-
     If it takes longer than the deadline the process ends, even while native code holds the
     interpreter lock; Dask then reports the worker's death.
+
+    Parameters
+    ----------
+    label : StructureSetLabel
+    pixels : the bytes of all files in a row; None to open the files under the job's paths
     """
     worker = get_worker()
     worker.log_event(TOPIC, {"started": worker.get_current_task()})
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
     try:
         with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
-            # Whatever ends this process in the middle, the log's last line tells with which scan.
+            # Log the start, so that after a crash the last line names the scan.
             log.info("begins, %d files", len(job.paths))
-            return _result_or_failure(job, lambda began: _contour(job, label, began, pixels))
+            return _result_or_failure(job, lambda began: _contour_sent(job, label, began, pixels))
     finally:
         faulthandler.cancel_dump_traceback_later()
         worker.log_event(TOPIC, {"ended": worker.get_current_task()})
@@ -163,15 +170,14 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
 
 def contour_here(job: Job, label: str, warm: Warm) -> Result:
     """Contour one scan in this process, as a worker would, on an ensemble that is warm."""
-    _warm["model"] = warm
     paths = [Path(path) for path in job.paths]
     return _result_or_failure(
-        job, lambda began: _contour_files(job, label, began, paths, Stopwatch())
+        job, lambda began: _contour(job, label, warm, began, paths, Stopwatch())
     )
 
 
 def _result_or_failure(job: Job, work: Callable[[float], Result]) -> Result:
-    """The result of some work, which is told when it began (UTC s), or why there is none."""
+    """The result of ``work``, called with its start (UTC s), or the reason why there is none."""
     started_at = time.time()
     try:
         return work(started_at)
@@ -180,21 +186,21 @@ def _result_or_failure(job: Job, work: Callable[[float], Result]) -> Result:
         return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
     except _Unfit as error:
         return Result(scan=job.scan, started_at=started_at, ended=UNFIT, reason=str(error))
-    except Exception:  # noqa: BLE001 - the one broad except: whatever it was, park the scan
+    except Exception:  # noqa: BLE001 - any error ends this scan, none ends the worker
         reason = traceback.format_exc()
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
 
 
 @contextmanager
 def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[list[Path]]:
-    """The scan's files as this host can open them.
+    """The scan's files where this host can open them.
 
     Raises
     ------
     StageFailed
-        If it can't.
+        If this host can't open the job's paths.
     _Unfit
-        If this host's disk is full.
+        If the bytes can't be written to this host's disk.
     """
     paths = [Path(path) for path in job.paths]
     if pixels is None:
@@ -206,11 +212,11 @@ def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[lis
             raise StageFailed(msg)
         yield paths
         return
-    # The decoders want files.
-    with ExitStack() as kept:
+    # The decoders read files only.
+    with ExitStack() as temporary:
         try:
             with stopwatch.stage("transfer_s"):
-                here = _written(job, pixels, kept)
+                here = _written(job, pixels, temporary)
         except OSError as error:
             msg = (
                 f"the scan's files can't be written to {get_worker().local_directory} "
@@ -220,9 +226,9 @@ def _files(job: Job, pixels: bytes | None, stopwatch: Stopwatch) -> Iterator[lis
         yield here
 
 
-def _written(job: Job, pixels: bytes, kept: ExitStack) -> list[Path]:
-    """The files that came as bytes, in a folder that goes with ``kept``."""
-    folder = kept.enter_context(
+def _written(job: Job, pixels: bytes, temporary: ExitStack) -> list[Path]:
+    """Write the files that came as bytes, into a folder that ``temporary`` removes."""
+    folder = temporary.enter_context(
         TemporaryDirectory(
             dir=get_worker().local_directory, prefix="scan-", ignore_cleanup_errors=True
         )
@@ -235,55 +241,74 @@ def _written(job: Job, pixels: bytes, kept: ExitStack) -> list[Path]:
     return here
 
 
-def _contour(job: Job, label: str, started_at: float, pixels: bytes | None) -> Result:
+def _contour_sent(job: Job, label: str, started_at: float, pixels: bytes | None) -> Result:
     stopwatch = Stopwatch()
     with _files(job, pixels, stopwatch) as paths:
-        return _contour_files(job, label, started_at, paths, stopwatch)
+        return _contour(job, label, _warm_here(), started_at, paths, stopwatch)
 
 
-def _contour_files(
-    job: Job, label: str, started_at: float, paths: list[Path], stopwatch: Stopwatch
+def _contour(
+    job: Job, label: str, warm: Warm, started_at: float, paths: list[Path], stopwatch: Stopwatch
 ) -> Result:
-    from limn.dicom.rtstruct import Identity  # noqa: PLC0415
     from limn.dicom.volume import read_headers  # noqa: PLC0415
     from limn.node.contour.pipeline import contour  # noqa: PLC0415
 
-    warm = _warm["model"]
-    bundle = warm.ensemble.bundle
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
     product = contour(
         instances,
         warm.ensemble,
-        Identity(
-            sop_instance_uid=job.sop_instance_uid,
-            series_instance_uid=job.series_instance_uid,
-            date=job.date,
-            time=job.time,
-            label=label,
-            software=__version__,
-            algorithm=algorithm_of(bundle),
-            algorithm_version=bundle.sha256,
-            predecessor_uid=job.predecessor_uid,
-        ),
+        _identity(job, label, warm.ensemble.bundle),
         options_of(job),
         stopwatch,
         lambda done, total: None,
     )
-    # Packing the labels is paid with the picture: both are for people, not for the peer.
+    # The labels are packed in the picture's time: both are for people, not for the peer.
     with stopwatch.stage("picture_s"):
         labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
+    return Result(
+        scan=job.scan,
+        started_at=started_at,
+        structure_set=product.structure_set,
+        picture=product.picture,
+        labels=labels,
+        record={
+            "started_at": started_at,
+            **_record(product, warm.ensemble, stopwatch),
+            "finished_at": time.time(),
+        },
+        held=product.held,
+    )
+
+
+def _identity(job: Job, label: str, bundle: Bundle) -> Identity:
+    from limn.dicom.rtstruct import Identity  # noqa: PLC0415
+
+    return Identity(
+        sop_instance_uid=job.sop_instance_uid,
+        series_instance_uid=job.series_instance_uid,
+        date=job.date,
+        time=job.time,
+        label=label,
+        software=__version__,
+        algorithm=algorithm_of(bundle),
+        algorithm_version=bundle.sha256,
+        predecessor_uid=job.predecessor_uid,
+    )
+
+
+def _record(product: Product, ensemble: Ensemble, stopwatch: Stopwatch) -> dict[str, Any]:
+    """The columns of the `ScanRecord` that follow from what was contoured, and how."""
     z, y, x = product.labels.grid.shape_zyx
     mm = product.labels.grid.spacing_mm
-    record: dict[str, Any] = {
-        "started_at": started_at,
+    return {
         **stopwatch.elapsed_s,
         "runtime_s": sum(stopwatch.elapsed_s.get(stage, 0.0) for stage in RUNTIME_STAGES),
         "limn_version": __version__,
-        "bundle": bundle.label,
-        "bundle_sha256": bundle.sha256,
-        "device": warm.ensemble.description,
-        "ensemble_profile": warm.ensemble.profile.name,
+        "bundle": ensemble.bundle.label,
+        "bundle_sha256": ensemble.bundle.sha256,
+        "device": ensemble.description,
+        "ensemble_profile": ensemble.profile.name,
         "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
         "flags": " ".join(product.flags),
         **{f"{_COLUMN[organ]}_mm3": mm3 for organ, mm3 in product.volumes_mm3.items()},
@@ -292,14 +317,4 @@ def _contour_files(
             for organ, count in product.removed_voxels.items()
         },
         **{f"{_COLUMN[organ]}_fold_dsc": dsc for organ, dsc in product.fold_dsc.items()},
-        "finished_at": time.time(),
     }
-    return Result(
-        scan=job.scan,
-        started_at=started_at,
-        structure_set=product.structure_set,
-        picture=product.picture,
-        labels=labels,
-        record=record,
-        held=product.held,
-    )

@@ -14,11 +14,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
-from limn import __version__
 from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
 from limn.domain.folders import writable
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
-from limn.node.contour.allocation import AllocationReply, AllocationRequest, answer
+from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
 from limn.node.contour.worker import warm_up
 from limn.node.dimse.client import echo, peer_of
@@ -208,7 +207,7 @@ def _workers_there(config: Config) -> int:
     ConfigWrong
         If its workers run another limn or bundle.
     """
-    kind = kind_of(__version__, deliverable_bundle(config).sha256)
+    kind = kind_of(deliverable_bundle(config))
     try:
         with Client(
             config.engine.address,
@@ -217,9 +216,9 @@ def _workers_there(config: Config) -> int:
             set_as_default=False,
         ) as client:
             ask = AllocationRequest(
-                node="check", client=client.id, kind=kind, priority=None, holding=()
+                node="check", client=client.id, kind=kind, priority=None, on_their_way=()
             )
-            found: AllocationReply = client.run_on_scheduler(answer, ask)
+            found: AllocationReply = client.run_on_scheduler(allocate, ask)
     except OSError as error:
         msg = f"no scheduler answers at {config.engine.address}: {error}"
         raise PeerUnreachable(msg) from error
