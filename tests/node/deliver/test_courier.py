@@ -166,7 +166,7 @@ def test_a_peer_that_comes_up_late_gets_everything(desk):
 
 
 @pytest.mark.parametrize("status", [0xC001, 0xA900, 0x0122])
-def test_a_refused_structure_set_is_held_and_said(desk, caplog, status):
+def test_a_refused_structure_set_is_kept_and_logged(desk, caplog, status):
     """In the node's log with its path, in the scan log with its status; never sent again."""
     scan = desk.contoured()
     archive = Archive(status)
@@ -182,7 +182,7 @@ def test_a_refused_structure_set_is_held_and_said(desk, caplog, status):
     assert f"0x{status:04X}" in said
     assert path in said
     (row,) = desk.rows()
-    assert (row["outcome"], row["destination_status"]) == ("held", f"0x{status:04X}")
+    assert (row["outcome"], row["destination_status"]) == ("refused by peer", f"0x{status:04X}")
     assert (row["accepted_utc"], row["door_to_door_s"]) == ("", "")
 
 
@@ -336,7 +336,7 @@ def test_a_released_structure_set_may_still_be_refused(desk):
     with peer(Archive(0xC000)) as port:
         desk.courier(port).work()
     (row,) = desk.rows()
-    assert (row["outcome"], row["destination_status"]) == ("held", "0xC000")
+    assert (row["outcome"], row["destination_status"]) == ("refused by peer", "0xC000")
     assert "held:0s" in row["flags"]
     assert "mirrored image" in row["reason"]
 

@@ -13,8 +13,8 @@ from pynetdicom.sop_class import Verification
 
 from limn.domain.errors import PeerUnreachable
 from limn.node.config import DicomDestination, FolderDestination
-from limn.node.deliver import destinations as deliver_module
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver, judge
+from limn.node.dimse import client
 from limn.node.dimse.client import Peer, echo, store
 from tests.conftest import free_port
 from tests.support.node.parts import Archive, encoded, peer, slices, structure_set
@@ -27,20 +27,20 @@ JUDGED = {
     0xB006: Outcome.DELIVERED,
     0xB007: Outcome.DELIVERED,
     0xBFFF: Outcome.DELIVERED,
-    0xA700: Outcome.AGAIN,
-    0xA702: Outcome.AGAIN,
-    0xA7FF: Outcome.AGAIN,
-    0xA800: Outcome.HELD,
-    0xA900: Outcome.HELD,
-    0xC000: Outcome.HELD,
-    0xC001: Outcome.HELD,
-    0x0110: Outcome.HELD,
-    0x0117: Outcome.HELD,
-    0x0122: Outcome.HELD,
-    0x0124: Outcome.HELD,
+    0xA700: Outcome.RETRY_LATER,
+    0xA702: Outcome.RETRY_LATER,
+    0xA7FF: Outcome.RETRY_LATER,
+    0xA800: Outcome.REFUSED,
+    0xA900: Outcome.REFUSED,
+    0xC000: Outcome.REFUSED,
+    0xC001: Outcome.REFUSED,
+    0x0110: Outcome.REFUSED,
+    0x0117: Outcome.REFUSED,
+    0x0122: Outcome.REFUSED,
+    0x0124: Outcome.REFUSED,
     # Pending and cancel are no answers to C-STORE, and pynetdicom sends none.
-    0xFE00: Outcome.HELD,
-    0xFF00: Outcome.HELD,
+    0xFE00: Outcome.REFUSED,
+    0xFF00: Outcome.REFUSED,
 }
 NAMES = [f"0x{status:04X}" for status in JUDGED]
 
@@ -93,7 +93,7 @@ def test_a_resend_is_byte_identical(path):
     archive = Archive(0xA700, 0x0000)
     with peer(archive) as port:
         outcomes = [deliver(tps(port), path, "LIMN").outcome for _ in range(2)]
-    assert outcomes == [Outcome.AGAIN, Outcome.DELIVERED]
+    assert outcomes == [Outcome.RETRY_LATER, Outcome.DELIVERED]
     assert archive.taken[0] == archive.taken[1]
 
 
@@ -109,14 +109,14 @@ def test_a_peer_that_does_not_listen_is_tried_again(path):
     """Nobody at the port: the network's business, with the peer's name in the text."""
     port = free_port()
     answer = deliver(tps(port), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert answer.status == f"TPS@127.0.0.1:{port} does not answer"
 
 
 def test_a_peer_without_address_is_tried_again(path):
     """A name server that is down must not hold a structure set for good."""
     answer = deliver(tps(104, host="no-such-host.invalid"), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert "no-such-host.invalid" in answer.status
 
 
@@ -124,7 +124,7 @@ def test_a_peer_that_rejects_us_is_tried_again(path):
     """A planning system that does not know our AE title yet, or calls itself otherwise."""
     with peer(Archive(), ae_title="SOMEONE", only_this_title=True) as port:
         answer = deliver(tps(port), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert "refused the association" in answer.status
 
 
@@ -132,7 +132,7 @@ def test_a_peer_without_structure_sets_is_tried_again(path):
     """The association stands, but no context for RT Structure Set Storage."""
     with peer(Archive(), classes=[CTImageStorage]) as port:
         answer = deliver(tps(port), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert str(port) in answer.status
 
 
@@ -145,7 +145,7 @@ def test_a_peer_that_hangs_up_is_tried_again(path):
 
     with peer(handlers=[(evt.EVT_C_STORE, hang_up)]) as port:
         answer = deliver(tps(port), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert "broke off" in answer.status
 
 
@@ -175,7 +175,7 @@ def test_a_port_that_speaks_no_dicom_is_tried_again(path):
         thread.start()
         answer = deliver(tps(other.getsockname()[1]), path, "LIMN")
         thread.join()
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
 
 
 @pytest.mark.parametrize("contents", [None, b"no DICOM any more"])
@@ -187,7 +187,7 @@ def test_a_file_that_is_gone_or_broken_is_held(path, contents):
         path.write_bytes(contents)
     with peer(Archive()) as port:
         answer = deliver(tps(port), path, "LIMN")
-    assert answer.outcome is Outcome.HELD
+    assert answer.outcome is Outcome.REFUSED
     assert str(path) in answer.status
 
 
@@ -230,7 +230,7 @@ def test_a_folder_that_can_not_be_written_is_tried_again(path, tmp_path):
     """A share that is away comes back."""
     (tmp_path / "share").write_text("no folder")
     answer = deliver(export(tmp_path / "share"), path, "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert str(tmp_path / "share") in answer.status
 
 
@@ -238,7 +238,7 @@ def test_a_missing_file_is_not_blamed_on_the_folder(path, tmp_path):
     """Held, with the path of what is missing."""
     os.unlink(path)  # noqa: PTH108 - as somebody else would
     answer = deliver(export(tmp_path / "out"), path, "LIMN")
-    assert answer.outcome is Outcome.HELD
+    assert answer.outcome is Outcome.REFUSED
     assert str(path) in answer.status
 
 
@@ -301,7 +301,7 @@ def test_a_damaged_file_is_held_and_stops_no_other(tmp_path, kept):
         name="tps", kind="dicom", ae_title="TPS", host="127.0.0.1", port=free_port()
     )
     answer = deliver(nobody, path, "LIMN")
-    assert answer.outcome is Outcome.HELD
+    assert answer.outcome is Outcome.REFUSED
     assert "damaged" in answer.status
 
 
@@ -322,7 +322,7 @@ class Late:
 
 def test_an_answer_is_never_taken_by_another_thread(path, monkeypatch):
     """On a busy machine pynetdicom's own thread took it and dropped it: a minute was lost."""
-    monkeypatch.setattr(deliver_module, "REPLY_S", 3.0)
+    monkeypatch.setattr(client, "REPLY_S", 3.0)
     associate = AE.associate
 
     def on_a_busy_machine(*arguments: object, **named: object) -> Association:

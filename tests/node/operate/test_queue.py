@@ -39,7 +39,7 @@ def full(site):
     site.contoured(5, held="mirrored [image]")
     refused = site.contoured(6)
     for delivery in site.journal.deliveries(refused.id):
-        site.journal.held(delivery.id, "0xA900")
+        site.journal.refused(delivery.id, "0xA900")
     for number, state in ((7, "refused"), (8, "failed"), (9, "quarantined")):
         row = site.scan(number)
         site.journal.end(row.id, state, f"why\nit {state}", {})

@@ -142,7 +142,7 @@ def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
         journal.deliveries(site.scan(6, None).id), ("0xC000", ""), strict=True
     ):
         if outcome:
-            journal.held(delivery.id, outcome)
+            journal.refused(delivery.id, outcome)
         else:
             journal.delivered(delivery.id, "written", time.time())
     journal.discard(site.scan(7, WHY).id, "wrong export", 1.7672e9)
@@ -181,7 +181,7 @@ def test_discarding_says_where_the_file_stays(site):
     assert "scan-00001 --discard --why 'TEXT'\n" in site.release()
     out = site.release("--discard", "scan-00001", "--why", "wrong animal,\nsee [note]")
     assert out == "scan-00001 animal M1 discarded, nobody gets it; it stays in /rs/1.dcm\n"
-    assert site.states(row) == ["held", "held"]
+    assert site.states(row) == ["discarded", "discarded"]
     listed = site.release()
     assert "send it" in listed
     assert re.search(

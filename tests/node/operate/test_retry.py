@@ -95,11 +95,11 @@ def test_what_the_planning_system_refused_is_delivered_after_all(site):
     )
     with peer(Archive(0xA900, 0x0000), port=site.port):
         site.courier().work()
-        assert site.states(row) == ["held", "waiting"]
+        assert site.states(row) == ["refused", "waiting"]
         site.limn("resend", "scan-00001")
         site.courier().work()
     refused, delivered = scanlog.rows(site.log)
-    assert (refused["outcome"], refused["destination_status"]) == ("held", "0xA900")
+    assert (refused["outcome"], refused["destination_status"]) == ("refused by peer", "0xA900")
     assert (delivered["outcome"], delivered["destination_status"]) == ("delivered", "0x0000")
     assert re.search(r"again:35[89]\ds", delivered["flags"])
     assert 10 <= float(delivered["door_to_door_s"]) < 60

@@ -709,7 +709,7 @@ def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)
-    door.journal.held(door.journal.deliveries(1)[0].id, "0xA900")
+    door.journal.refused(door.journal.deliveries(1)[0].id, "0xA900")
     whole(door, *slices())
     settled(door)
     assert [d.state for d in door.journal.deliveries(1)] == ["waiting"]

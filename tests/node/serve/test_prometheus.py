@@ -80,14 +80,14 @@ def test_scans_and_deliveries_are_counted_by_state(config: Config) -> None:
             changes = {"series_instance_uid": f"2.25.{number}", "ready_at": time.time() - 100}
             assert journal.insert(arrived(**changes), names) is not None
         journal.contoured(1, "x", {"contoured_at": time.time() - 50})
-        journal.held(journal.deliveries(1)[1].id, "0xC000")
+        journal.refused(journal.deliveries(1)[1].id, "0xC000")
         found = parsed(Metrics(config, lambda: ALL_UP))
     states = values(found["limn_scans"], "state", "kind")
     assert states == {("contoured", "live"): 1, ("ready", "live"): 2}
     assert values(found["limn_deliveries"], "destination", "state") == {
         ("tps", "waiting"): 1,
         (names[1], "waiting"): 0,
-        (names[1], "held"): 1,
+        (names[1], "refused"): 1,
     }
     assert 100 <= found["limn_oldest_ready_seconds"].samples[0].value < 200
     waiting = values(found["limn_oldest_waiting_seconds"], "destination")

@@ -144,7 +144,7 @@ def test_a_refused_series_that_is_resent_whole_runs(journal):
     assert journal.insert(arrived(), BOTH) is None
 
 
-def test_a_refused_series_refused_again_stays_one_row(journal):
+def test_a_refused_series_refused_intervention_stays_one_row(journal):
     """A sender that keeps breaking off fills no log."""
     journal.insert(arrived(refused="broke off"), BOTH)
     assert journal.insert(arrived(refused="broke off"), BOTH) is None
@@ -177,11 +177,11 @@ def test_every_destination_has_its_own_delivery(journal):
     tps, archive, folder = journal.deliveries(row.id)
     journal.delivered(tps.id, "0x0000", 1000.0)
     journal.postponed(archive.id, "does not answer", 2000.0)
-    journal.held(folder.id, "0xC001")
+    journal.refused(folder.id, "0xC001")
     tps, archive, folder = journal.deliveries(row.id)
     assert (tps.state, tps.status, tps.accepted_at, tps.tries) == ("delivered", "0x0000", 1000.0, 1)
     assert (archive.state, archive.status, archive.tries) == ("waiting", "does not answer", 1)
-    assert (folder.state, folder.status, folder.tries) == ("held", "0xC001", 1)
+    assert (folder.state, folder.status, folder.tries) == ("refused", "0xC001", 1)
     assert journal.due("tps", 1e12) is None
     assert journal.due("folder", 1e12) is None
     assert journal.due("archive", 1999.0) is None
@@ -239,7 +239,7 @@ def test_an_answered_scan_is_to_be_logged(journal):
     tps, archive = journal.deliveries(row.id)
     journal.delivered(archive.id, "0x0000", 1.0)
     assert journal.unlogged_ends("tps") == []
-    journal.held(tps.id, "0xC000")
+    journal.refused(tps.id, "0xC000")
     assert [each.id for each in journal.unlogged_ends("tps")] == [row.id]
 
 
@@ -367,9 +367,9 @@ def test_releasing_is_not_sending_again(journal):
     journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
     journal.release(row.id, 1.0)
     tps, _ = journal.deliveries(row.id)
-    journal.held(tps.id, "0xC000")
+    journal.refused(tps.id, "0xC000")
     assert not journal.release(row.id, 2.0)
-    assert [d.state for d in journal.deliveries(row.id)] == ["held", "waiting"]
+    assert [d.state for d in journal.deliveries(row.id)] == ["refused", "waiting"]
     assert [scan.id for scan in journal.unlogged_ends("tps")] == [row.id]
     assert journal.on_hold() == []
 
@@ -391,6 +391,7 @@ def test_a_journal_of_an_earlier_limn_is_taken_over(path):
     old._db.execute("alter table structure_set drop column held")
     for later in ("released_at", "discarded", "discarded_at"):
         old._db.execute(f"alter table structure_set drop column {later}")
+    old._db.execute("pragma user_version = 0")
     old.close()
     journal = Journal(path)
     assert journal.structure_set_of(first.id).held is None
@@ -408,6 +409,7 @@ def test_a_journal_that_could_not_discard_is_taken_over(path):
     old.contoured(row.id, "/rs.dcm", {}, "mirrored image")
     for later in ("discarded", "discarded_at"):
         old._db.execute(f"alter table structure_set drop column {later}")
+    old._db.execute("pragma user_version = 0")
     old.close()
     journal = Journal(path)
     assert [scan.id for scan in journal.on_hold()] == [row.id]
@@ -431,7 +433,7 @@ def test_a_discarded_structure_set_is_never_due(path, journal):
         assert not structure_set.on_hold
         assert each.on_hold() == []
         assert [scan.id for scan in each.discarded()] == [row.id]
-        assert {d.state for d in each.deliveries(row.id)} == {"held"}
+        assert {d.state for d in each.deliveries(row.id)} == {"discarded"}
         assert [each.due(name, 1e12) for name in BOTH] == [None, None]
         assert [scan.id for scan in each.unlogged_ends("tps")] == [row.id]
     reopened.close()
@@ -457,7 +459,7 @@ def test_a_journal_from_before_retry_is_taken_over(path):
         journal = Journal(path)
         refused, quarantined, waiting = journal.scans()
         assert [row.state for row in journal.scans()] == ["contoured", "quarantined", "ready"]
-        assert (refused.started_at, refused.again_s, refused.priority) == (None, 0.0, LIVE)
+        assert (refused.started_at, refused.intervention_s, refused.priority) == (None, 0.0, LIVE)
         assert journal.structure_set_of(2).sop_instance_uid == "2.25.21"
         journal.close()
     journal = Journal(path)
@@ -481,7 +483,7 @@ def test_a_scan_that_ended_badly_runs_again(journal, state):
     after = journal.scan(row.id)
     assert (after.state, after.tries, after.reason, after.record) == ("ready", 0, "", {})
     assert (after.logged, after.started_at) == (False, None)
-    assert (after.ready_at, after.again_s) == (160.0, 60.0)
+    assert (after.ready_at, after.intervention_s) == (160.0, 60.0)
     assert journal.structure_set_of(row.id) == before
     assert [d.state for d in journal.deliveries(row.id)] == ["waiting", "waiting"]
     assert not journal.retry(row.id, 170.0), "it waits already"
@@ -508,7 +510,7 @@ def test_a_structure_set_is_offered_again(journal):
     assert journal.due("tps", 0.0).id == tps.id
     assert journal.due("archive", 100.0) is None
     assert journal.scan(row.id).logged, "what was delivered has its row"
-    assert journal.structure_set_of(row.id).again_s == 0.0
+    assert journal.structure_set_of(row.id).intervention_s == 0.0
     journal.delivered(tps.id, "0x0111", 101.0)
     tps = journal.deliveries(row.id)[0]
     assert (tps.state, tps.status, tps.accepted_at) == ("delivered", "0x0111", 50.0)
@@ -522,11 +524,11 @@ def test_what_a_peer_refused_is_logged_anew_once_it_is_offered_again(journal):
     row = journal.insert(arrived(), BOTH)
     journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
     for delivery in journal.deliveries(row.id):
-        journal.held(delivery.id, "0xA900")
+        journal.refused(delivery.id, "0xA900")
     journal.mark_logged(row.id)
     journal.resend(row.id, BOTH, 100.0)
     assert not journal.scan(row.id).logged
-    assert journal.structure_set_of(row.id).again_s == 60.0
+    assert journal.structure_set_of(row.id).intervention_s == 60.0
 
 
 @pytest.mark.parametrize("became", ["held", "discarded", "ready", "refused", "cohort"])

@@ -150,7 +150,7 @@ def refused_by_the_peer(site: Site, row: ScanRow) -> None:
     """The planning system said no for good."""
     site.contour(row)
     (delivery,) = site.door.journal.deliveries(row.id)
-    site.door.journal.held(delivery.id, "0xC000")
+    site.door.journal.refused(delivery.id, "0xC000")
 
 
 def not_run_yet(site: Site, row: ScanRow) -> None:
@@ -390,7 +390,10 @@ class Dies:
 
 
 SLICES_GO = [("pathlib.Path.unlink", 1), ("pathlib.Path.unlink", COUNT // 2)]
-SLICES_GO += [("limn.domain.files.write_durably", 1), ("limn.node.store.spool.shutil.rmtree", 1)]
+SLICES_GO += [
+    ("limn.node.store.spool.write_durably", 1),
+    ("limn.node.store.spool.shutil.rmtree", 1),
+]
 
 
 @pytest.mark.parametrize(("at", "number"), SLICES_GO)
@@ -426,7 +429,7 @@ def test_a_full_disk_is_no_reason_to_keep_what_fills_it(
             raise OSError(errno.ENOSPC, "No space left on device")
         write_durably(path, contents)
 
-    monkeypatch.setattr("limn.domain.files.write_durably", write)
+    monkeypatch.setattr("limn.node.store.spool.write_durably", write)
     monkeypatch.setattr("limn.node.store.retention.write_durably", write)
     site.retention.work(time.time())
     assert site.slices(row) == 0

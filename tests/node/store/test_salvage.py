@@ -162,7 +162,9 @@ def test_one_that_was_discarded_stays_so(config: Config) -> None:
     site.deliver("tps")
     assert [each["outcome"] for each in scanlog.rows(config.scan_log_path)] == ["discarded"]
     site.lose_the_journal()
-    assert site.states() == {"scan-00001 contoured": [("tps", "held"), ("archive", "held")]}
+    assert site.states() == {
+        "scan-00001 contoured": [("tps", "discarded"), ("archive", "discarded")]
+    }
     kept = site.door.journal.structure_set_of(1)
     assert "wrong animal" in (kept.discarded or "")
     assert site.door.journal.on_hold() == []

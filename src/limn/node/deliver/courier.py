@@ -85,10 +85,10 @@ class Courier:
         answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
         accepted_at = answer.answered_at
         name = self._destination.name
-        if answer.outcome is Outcome.AGAIN:
+        if answer.outcome is Outcome.RETRY_LATER:
             wait_s = backoff_s(delivery.tries)
-            again_at = accepted_at + wait_s
-            self._note(row, partial(self._journal.postponed, delivery.id, answer.status, again_at))
+            next_at = accepted_at + wait_s
+            self._note(row, partial(self._journal.postponed, delivery.id, answer.status, next_at))
             log.warning(
                 "%s -> %s: %s; again in %.0f s, %d waiting",
                 row.name,
@@ -106,9 +106,9 @@ class Courier:
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
         else:
-            self._note(row, partial(self._journal.held, delivery.id, answer.status))
+            self._note(row, partial(self._journal.refused, delivery.id, answer.status))
             log.error(
-                "%s animal %s: %s REFUSED the structure set with %s; it is held in %s",
+                "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
                 row.name,
                 row.animal,
                 name,

@@ -18,20 +18,19 @@ from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.files import write_durably
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.dimse.client import peer_of, store
+from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0
-OUT_OF_RESOURCES = 0xA700
-DUPLICATE = 0x0111
 
 
 class Outcome(Enum):
     """What a destination's answer means."""
 
     DELIVERED = "delivered"
-    AGAIN = "again"
-    HELD = "held"
+    RETRY_LATER = "retry later"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,11 @@ def judge(status: int) -> Outcome:
     Success, warnings (0xBxxx and 0x0001) and 0x0111 "duplicate SOP Instance" mean that the
     peer has the file; 0xA7xx "out of resources" passes.
     """
-    if status in (0x0000, 0x0001, DUPLICATE) or status & 0xF000 == 0xB000:
+    if status in (SUCCESS, 0x0001, DUPLICATE) or status & 0xF000 == 0xB000:
         return Outcome.DELIVERED
     if status & 0xFF00 == OUT_OF_RESOURCES:
-        return Outcome.AGAIN
-    return Outcome.HELD
+        return Outcome.RETRY_LATER
+    return Outcome.REFUSED
 
 
 def deliver(
@@ -65,7 +64,7 @@ def deliver(
     try:
         contents = path.read_bytes()
     except OSError as error:
-        return DeliveryAnswer(Outcome.HELD, f"can't read {path}: {error.strerror}", time.time())
+        return DeliveryAnswer(Outcome.REFUSED, f"can't read {path}: {error.strerror}", time.time())
     if isinstance(destination, FolderDestination):
         return _export(destination, path.name, contents)
     try:
@@ -74,17 +73,17 @@ def deliver(
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
     except (InvalidDicomError, *DAMAGES) as error:
         return DeliveryAnswer(
-            Outcome.HELD, f"{path} is damaged on this disk: {error!r}", time.time()
+            Outcome.REFUSED, f"{path} is damaged on this disk: {error!r}", time.time()
         )
     peer = peer_of(destination, calling_ae_title)
     try:
-        routing = iter(store(peer, [dataset]))
-        status = next(routing)
+        answers = iter(store(peer, [dataset]))
+        status = next(answers)
         # Before the release, which a slow peer draws out: the answer is what counts.
         answered_at = time.time()
-        next(routing, None)
+        next(answers, None)
     except (PeerUnreachable, ConfigWrong) as error:
-        return DeliveryAnswer(Outcome.AGAIN, str(error), time.time())
+        return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time())
     return DeliveryAnswer(judge(status), f"0x{status:04X}", answered_at)
 
 
@@ -93,7 +92,9 @@ def _export(destination: FolderDestination, name: str, contents: bytes) -> Deliv
         destination.folder.mkdir(parents=True, exist_ok=True)
         write_durably(destination.folder / name, contents)
     except OSError as error:
-        return DeliveryAnswer(Outcome.AGAIN, f"{destination.folder}: {error.strerror}", time.time())
+        return DeliveryAnswer(
+            Outcome.RETRY_LATER, f"{destination.folder}: {error.strerror}", time.time()
+        )
     return DeliveryAnswer(Outcome.DELIVERED, "written", time.time())
 
 

@@ -8,6 +8,12 @@ from typing import Any
 from limn import __version__
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.states import DeliveryState
+
+# In the scan log "refused" is a scan that limn refused.
+_OUTCOMES = {state: state.value for state in DeliveryState} | {
+    DeliveryState.REFUSED: "refused by peer"
+}
 
 
 def closed_record(
@@ -15,14 +21,14 @@ def closed_record(
 ) -> ScanRecord:
     """The scan's final record; ``overhead_s`` is what no stage claims."""
     held_s = _held_s(row, structure_set)
-    resent_s = structure_set.again_s if structure_set is not None else 0.0
+    resent_s = structure_set.intervention_s if structure_set is not None else 0.0
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
     known |= {
         "scan_id": row.name,
         "version": row.version,
-        "outcome": row.state if delivery is None else delivery.state,
+        "outcome": row.state if delivery is None else _OUTCOMES[DeliveryState(delivery.state)],
         "animal": row.animal,
         "study_instance_uid": row.study_instance_uid,
         "series_instance_uid": row.series_instance_uid,
@@ -41,8 +47,8 @@ def closed_record(
         known |= {"destination": delivery.destination, "destination_status": delivery.status}
         if delivery.accepted_at is not None:
             known |= _door_to_door(row, known, delivery.accepted_at, held_s + resent_s)
-    if again_s := row.again_s + resent_s:
-        known["flags"] = f"{known.get('flags', '')} again:{again_s:.0f}s".strip()
+    if intervention_s := row.intervention_s + resent_s:
+        known["flags"] = f"{known.get('flags', '')} again:{intervention_s:.0f}s".strip()
     if structure_set is not None and structure_set.released_at is not None:
         known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
         known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
@@ -69,7 +75,7 @@ def _door_to_door(
     row: ScanRow, known: dict[str, Any], accepted_at: float, left_out_s: float
 ) -> dict[str, Any]:
     """``left_out_s`` is how long the structure set lay until a person acted."""
-    door_to_door_s = accepted_at - row.last_slice_at - row.again_s - left_out_s
+    door_to_door_s = accepted_at - row.last_slice_at - row.intervention_s - left_out_s
     deliver_s = accepted_at - float(row.record["contoured_at"]) - left_out_s
     claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
     return {

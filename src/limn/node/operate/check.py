@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,7 @@ from limn.node.serve import prometheus
 from limn.node.serve.ports import check_ports
 from limn.node.store import space
 from limn.node.store.salvage import fault_of
+from limn.node.store.schema import JournalError
 
 ENGINE_S = 10.0
 # Renewing takes somebody's signature; a warning that lets the check pass is read by nobody.
@@ -83,7 +83,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
 def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
     try:
         said, word = action(), ("[green] ok [/]", True)
-    except (LimnError, OSError, sqlite3.Error) as error:
+    except (LimnError, OSError, JournalError) as error:
         said, word = str(error), ("[red]FAIL[/]", False)
     # On one line, and brackets in a message are no colours: a machine may read it.
     console.print(word[0], escape(f"{name}: {' '.join(said.split())}"), soft_wrap=True)

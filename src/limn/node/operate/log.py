@@ -16,7 +16,7 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.timing import ScanRecord
 from limn.node.config import load_config
 from limn.node.store import scanlog
-from limn.node.store.journal import Journal
+from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import what_became, what_to_do
 from limn.node.store.rows import DeliveryRow, ScanRow
 from limn.node.store.schema import LIVE
@@ -53,7 +53,7 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
         if row["reason"]:
             console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
     if config.journal_path.exists():
-        journal = Journal(config.journal_path)
+        journal = JournalReader(config.journal_path)
         held, discarded = (
             {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
         )
@@ -83,7 +83,7 @@ def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str
                 f"waits for {delivery.destination}, {delivery.tries} tries, last answer "
                 f"{delivery.status or 'none'}"
             )
-        if delivery.state == "held":
+        if delivery.state == "refused":
             yield (
                 f"{delivery.destination} REFUSED it with {delivery.status}; the structure set "
                 "is kept"

@@ -22,13 +22,12 @@ from rich.table import Table
 from limn.node.config import Config, load_config
 from limn.node.host.doorbell import engine_runs
 from limn.node.store import space
-from limn.node.store.journal import Journal
+from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import (
     last_line,
     release_command,
     resend_command,
     retry_command,
-    whole,
 )
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
@@ -72,7 +71,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     entries: list[QueueEntry] = []
     cohort: Counter[str] = Counter()
     if config.journal_path.exists():
-        with closing(Journal(config.journal_path)) as journal:
+        with closing(JournalReader(config.journal_path)) as journal:
             entries = list(standing(journal, config_path, time.time()))
             cohort = cohort_counts(journal)
     runs = engine_runs(config)
@@ -89,7 +88,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     _print(config, entries, cohort, runs=runs, ready=ready)
 
 
-def standing(journal: Journal, config_path: Path, now: float) -> Iterator[QueueEntry]:
+def standing(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:
     """Every live scan that is not done: what runs first, what somebody must mend last."""
     yield from _for_a_worker(journal)
     scans = [row for row in journal.scans() if row.priority >= LIVE]
@@ -109,7 +108,7 @@ def standing(journal: Journal, config_path: Path, now: float) -> Iterator[QueueE
             yield _ended(journal, row, config_path)
 
 
-def cohort_counts(journal: Journal) -> Counter[str]:
+def cohort_counts(journal: JournalReader) -> Counter[str]:
     """How many scans of `limn contour DIR...` wait, run, are contoured, refused and so on."""
     counts: Counter[str] = Counter()
     for row in journal.scans():
@@ -129,7 +128,7 @@ def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry
     return QueueEntry(**(values | more))  # type: ignore[arg-type]
 
 
-def _for_a_worker(journal: Journal) -> Iterator[QueueEntry]:
+def _for_a_worker(journal: JournalReader) -> Iterator[QueueEntry]:
     ready = [row for row in journal.ready() if row.priority >= LIVE]
     for row in ready:
         if row.started_at is not None:
@@ -139,7 +138,7 @@ def _for_a_worker(journal: Journal) -> Iterator[QueueEntry]:
         yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries)
 
 
-def _on_hold(journal: Journal, row: ScanRow, config_path: Path) -> QueueEntry:
+def _on_hold(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
     return _entry(
         row,
         "held",
@@ -149,7 +148,9 @@ def _on_hold(journal: Journal, row: ScanRow, config_path: Path) -> QueueEntry:
     )
 
 
-def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Iterator[QueueEntry]:
+def _for_a_destination(
+    journal: JournalReader, row: ScanRow, config_path: Path
+) -> Iterator[QueueEntry]:
     since = float(row.record.get("contoured_at", row.ready_at))
     for delivery in journal.deliveries(row.id):
         if delivery.state == "waiting":
@@ -162,7 +163,7 @@ def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Ite
                 next_try_utc=_utc(delivery.next_at) if delivery.next_at else "",
                 status=delivery.status,
             )
-        elif delivery.state == "held":
+        elif delivery.state == "refused":
             yield _entry(
                 row,
                 "refused by peer",
@@ -175,8 +176,8 @@ def _for_a_destination(journal: Journal, row: ScanRow, config_path: Path) -> Ite
             )
 
 
-def _ended(journal: Journal, row: ScanRow, config_path: Path) -> QueueEntry:
-    if whole(journal, row) is None:
+def _ended(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
+    if journal.find_structure_set(row.id) is None:
         do = "send the series again from the scanner"
     elif row.state == "refused":
         do = f"mend what the reason names, then: {retry_command(row, config_path)}"
@@ -204,7 +205,7 @@ def _print(
         table = Table(box=SIMPLE_HEAD)
         for name in ("scan", "animal", "state", "since UTC"):
             table.add_column(name, no_wrap=True)
-        table.add_column("more")
+        table.add_column("details")
         for entry in entries:
             since = entry.since_utc[:19].replace("T", " ")
             table.add_row(entry.scan, entry.animal, entry.state, since, _more(entry))

@@ -129,7 +129,7 @@ def _why_not(journal: Journal, row: ScanRow) -> str:
     became = {
         "waiting": "it waits for {0.destination}",
         "delivered": "{0.destination} has it",
-        "held": "{0.destination} REFUSED it with {0.status}",
+        "refused": "{0.destination} REFUSED it with {0.status}",
     }
     said = [became[each.state].format(each) for each in journal.deliveries(row.id)]
     if structure_set.released_at is not None:

@@ -23,7 +23,6 @@ from limn.node.store.remedies import (
     release_command,
     resend_command,
     shown_time,
-    whole,
 )
 from limn.node.store.rows import ScanRow, StructureSetRow
 from limn.node.store.schema import LIVE
@@ -118,7 +117,7 @@ def _why_no_retry(journal: Journal, row: ScanRow | None, config_path: Path) -> s
         return "waits for a worker" if row.started_at is None else f"runs, try {row.tries}"
     if row.state == "contoured":
         return f"is contoured already; to send it once more: {resend_command(row, config_path)}"
-    if whole(journal, row) is None:
+    if journal.find_structure_set(row.id) is None:
         return f"was never whole ({row.reason}); send the series again from the scanner"
     gone = [name for name in row.files if not (Path(row.folder) / name).is_file()]
     lost = f"has lost {len(gone)} of its {len(row.files)} files in {row.folder}; send the series"

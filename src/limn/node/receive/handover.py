@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import SettledSeries
 from limn.node.store.journal import Journal
 from limn.node.store.rows import Arrived, ScanRow
+from limn.node.store.schema import JournalBusy
 from limn.node.store.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Handover:
         """Hand over, or leave it for the next call if the journal can't be written now."""
         try:
             self._insert(settled)
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, JournalBusy) as error:
             if not self._journal_failed:
                 log.error(
                     "animal %s is complete and waits: the journal can't be written (%s); "
@@ -150,7 +150,7 @@ class Handover:
         """Offer a structure set again, or contour it again if it was removed; for the log."""
         path = self._journal.structure_set_of(row.id).path
         gone = not path or not Path(path).is_file()
-        if gone and self._journal.anew(row.id, arrived, self._destinations):
+        if gone and self._journal.recontour(row.id, arrived, self._destinations):
             self._wake()
             return (
                 f"; the structure set of {row.name} was removed, so it is contoured anew under the "

@@ -13,7 +13,6 @@ import json
 import logging
 import shutil
 import socket
-import sqlite3
 import sys
 import threading
 import time
@@ -28,6 +27,8 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
 from limn.node.store import scanlog, space
+from limn.node.store.reader import JournalReader
+from limn.node.store.schema import JournalBusy, JournalError
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +39,6 @@ PROBE_S = 2.0
 REQUEST_S = 5.0
 # The whole register is read for it.
 INTEGRITY_EVERY_S = 600.0
-
-_SCANS = (
-    "select state, case when priority >= 100 then 'live' else 'cohort' end as kind, count(*) "
-    "from scan group by state, kind"
-)
-_OLDEST_READY = "select min(ready_at) from scan where state = 'ready' and priority >= 100"
-_LAST_SLICE = "select max(last_slice_at) from scan where priority >= 100"
-_DELIVERIES = (
-    "select destination, delivery.state, count(*), min(case when delivery.state = 'waiting' then "
-    "json_extract(record, '$.contoured_at') end) from delivery join structure_set on "
-    "structure_set.id = delivery.structure_set join scan on scan.id = structure_set.scan "
-    "where scan.state = 'contoured' group by destination, delivery.state"
-)
-_FOR_A_PERSON = (
-    "select count(*) from structure_set where held is not null and released_at is null "
-    "and discarded_at is null"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +143,9 @@ class Metrics:
         if not self._config.journal_path.exists():
             return
         try:
-            with closing(self._journal()) as db:
-                yield from _of_register(db, [d.name for d in self._config.destination])
-        except sqlite3.Error as error:
+            with closing(self._journal()) as journal:
+                yield from _of_register(journal, [d.name for d in self._config.destination])
+        except JournalError as error:
             log.error("metrics: %s: %s", self._config.journal_path, error)
 
     def _of_log(self) -> Iterator[Family]:
@@ -217,9 +201,8 @@ class Metrics:
         except OSError:
             return 0
 
-    def _journal(self) -> sqlite3.Connection:
-        uri = f"{self._config.journal_path.resolve().as_uri()}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=PROBE_S)
+    def _journal(self) -> JournalReader:
+        return JournalReader(self._config.journal_path, PROBE_S)
 
     def _journal_sound(self) -> bool:
         with self._lock:
@@ -234,23 +217,23 @@ class Metrics:
 
     def _quick_check(self) -> bool:
         try:
-            with closing(self._journal()) as db:
-                return bool(db.execute("pragma quick_check(1)").fetchone()[0] == "ok")
-        except sqlite3.OperationalError:
+            with closing(self._journal()) as journal:
+                return journal.is_sound()
+        except JournalBusy:
             # Locked for a moment, or not to be opened: no word on its contents.
             return True
-        except sqlite3.DatabaseError:
+        except JournalError:
             return False
 
 
-def _of_register(db: sqlite3.Connection, destinations: Iterable[str]) -> Iterator[Family]:
+def _of_register(journal: JournalReader, destinations: Iterable[str]) -> Iterator[Family]:
     now = time.time()
     scans = Family("limn_scans", "gauge", "Scans in the journal by state.")
-    for state, kind, count in db.execute(_SCANS):
+    for state, kind, count in journal.scan_counts():
         scans.add(count, state=state, kind=kind)
     yield scans
     ready = Family("limn_oldest_ready_seconds", "gauge", "How long a scan waits for a worker.")
-    (ready_at,) = db.execute(_OLDEST_READY).fetchone()
+    ready_at = journal.oldest_ready_at()
     ready.add(max(0.0, now - ready_at) if ready_at else 0)
     yield ready
     states = Family("limn_deliveries", "gauge", "Structure sets by destination and state.")
@@ -259,7 +242,7 @@ def _of_register(db: sqlite3.Connection, destinations: Iterable[str]) -> Iterato
     )
     waiting: dict[str, float] = dict.fromkeys(destinations, 0.0)
     counts = {(name, "waiting"): 0 for name in waiting}
-    for destination, state, count, since in db.execute(_DELIVERIES):
+    for destination, state, count, since in journal.delivery_counts():
         counts[destination, state] = count
         if since is not None:
             waiting[destination] = max(0.0, now - float(since))
@@ -270,12 +253,12 @@ def _of_register(db: sqlite3.Connection, destinations: Iterable[str]) -> Iterato
     yield states
     yield oldest
     held = Family("limn_structure_sets_held", "gauge", "Structure sets a person must look at.")
-    held.add(db.execute(_FOR_A_PERSON).fetchone()[0])
+    held.add(len(journal.on_hold()))
     yield held
     last = Family(
         "limn_last_scan_timestamp_seconds", "gauge", "When the last scan's last slice came, UTC."
     )
-    last.add(db.execute(_LAST_SLICE).fetchone()[0] or 0)
+    last.add(journal.last_slice_at() or 0)
     yield last
 
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.node.config import Config, DicomDestination, FolderDestination
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow, StructureSetRow
+from limn.node.store.reader import JournalReader
+from limn.node.store.rows import ScanRow
 
 
 def retry_command(row: ScanRow, config_path: Path) -> str:
@@ -34,15 +34,7 @@ def last_line(row: ScanRow) -> str:
     return next(reversed(row.reason.strip().splitlines()), "")
 
 
-def whole(journal: Journal, row: ScanRow) -> StructureSetRow | None:
-    """The structure set of a scan; None of one that was refused before it was whole."""
-    try:
-        return journal.structure_set_of(row.id)
-    except LookupError:
-        return None
-
-
-def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path) -> str:
+def what_to_do(journal: JournalReader, row: ScanRow, config: Config, config_path: Path) -> str:
     """One line for an operator: that it is held, why, and the exact command that sends it."""
     why = journal.structure_set_of(row.id).held
     return (
@@ -51,7 +43,7 @@ def what_to_do(journal: Journal, row: ScanRow, config: Config, config_path: Path
     )
 
 
-def what_became(journal: Journal, row: ScanRow) -> str:
+def what_became(journal: JournalReader, row: ScanRow) -> str:
     """One line on a structure set that was discarded."""
     structure_set = journal.structure_set_of(row.id)
     return (

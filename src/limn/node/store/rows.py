@@ -48,7 +48,7 @@ class ScanRow:
     Attributes
     ----------
     started_at : when the worker that has it now began, UTC seconds; None while none has it
-    again_s : how long it lay after a failure until somebody let it run again
+    intervention_s : how long it lay after a failure until somebody let it run again
     """
 
     id: int
@@ -73,7 +73,7 @@ class ScanRow:
     record: dict[str, Any]
     logged: bool
     started_at: float | None
-    again_s: float
+    intervention_s: float
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ class StructureSetRow:
     released_at : when somebody did and let it go, UTC seconds
     discarded : why somebody did and said that it must never go
     discarded_at : when that was, UTC seconds
-    again_s : how long it lay after a destination refused it until somebody offered it again
+    intervention_s : how long it lay after a destination refused it until somebody offered it again
     """
 
     id: int
@@ -105,7 +105,7 @@ class StructureSetRow:
     released_at: float | None
     discarded: str | None
     discarded_at: float | None
-    again_s: float
+    intervention_s: float
 
     @property
     def on_hold(self) -> bool:

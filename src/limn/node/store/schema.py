@@ -1,8 +1,34 @@
-"""The journal's tables, and what a journal of an earlier limn lacks."""
+"""The journal's tables, and how a journal of an earlier limn becomes one of today."""
 
 from __future__ import annotations
 
-SCHEMA = """
+import sqlite3
+from pathlib import Path
+
+from limn.domain.errors import ConfigWrong
+
+# Kept in the database's user_version. 0: until limn 0.1, where `held` also meant that a
+# destination had refused a structure set.
+VERSION = 1
+# What goes wrong with the database: locked, full, damaged.
+JournalError = sqlite3.Error
+# It is locked, its disk is full, or it can't be opened: this says nothing of its contents.
+JournalBusy = sqlite3.OperationalError
+_DELIVERY = """
+create table if not exists delivery (
+    id integer primary key,
+    structure_set integer not null references structure_set(id),
+    destination text not null,
+    state text not null check (state in ('waiting', 'held', 'delivered', 'refused', 'discarded')),
+    tries integer not null default 0,
+    next_at real not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (structure_set, destination)
+);
+"""
+SCHEMA = (
+    """
 create table if not exists scan (
     id integer primary key,
     series_instance_uid text not null,
@@ -27,7 +53,7 @@ create table if not exists scan (
     record text not null default '{}',
     logged integer not null default 0,
     started_at real,
-    again_s real not null default 0,
+    intervention_s real not null default 0,
     unique (series_instance_uid, input_digest, bundle_sha256, profile)
 );
 create table if not exists structure_set (
@@ -43,33 +69,91 @@ create table if not exists structure_set (
     released_at real,
     discarded text,
     discarded_at real,
-    again_s real not null default 0,
+    intervention_s real not null default 0,
     unique (scan, profile)
 );
-create table if not exists delivery (
-    id integer primary key,
-    structure_set integer not null references structure_set(id),
-    destination text not null,
-    state text not null check (state in ('waiting', 'delivered', 'held')),
-    tries integer not null default 0,
-    next_at real not null default 0,
-    status text not null default '',
-    accepted_at real,
-    unique (structure_set, destination)
-);
-create table if not exists numbering (least integer not null);
 """
-# What a journal of an earlier limn lacks.
-LATER_COLUMNS = {
-    "scan": {"started_at": "real", "again_s": "real not null default 0"},
+    + _DELIVERY
+    + "create table if not exists numbering (least integer not null);"
+)
+# What a journal of version 0 lacks, and what it names otherwise.
+_LATER_COLUMNS = {
+    "scan": {"started_at": "real", "intervention_s": "real not null default 0"},
     "structure_set": {
         "held": "text",
         "released_at": "real",
         "discarded": "text",
         "discarded_at": "real",
-        "again_s": "real not null default 0",
+        "intervention_s": "real not null default 0",
     },
 }
+_FORMER_COLUMNS = {"intervention_s": "again_s"}
 # Priorities: an animal lies under anaesthesia for the one, nobody waits for the other.
 LIVE = 100
 COHORT = 0
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring those of an earlier limn up to date, in one transaction.
+
+    Raises
+    ------
+    ConfigWrong
+        If a newer limn made the journal.
+    """
+    db.isolation_level = None
+    db.execute("begin immediate")
+    try:
+        _prepare(db, path)
+        db.execute("commit")
+    except BaseException:
+        # On a full disk SQLite may have rolled back by itself.
+        if db.in_transaction:
+            db.execute("rollback")
+        raise
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("pragma user_version").fetchone()
+    if version > VERSION:
+        msg = (
+            f"{path} was made by a newer limn (journal version {version}, this limn knows "
+            f"{VERSION}); install that limn again"
+        )
+        raise ConfigWrong(msg)
+    _execute(db, SCHEMA)
+    if version < VERSION:
+        _update_columns(db)
+        _part_held_from_refused(db)
+        db.execute(f"pragma user_version = {VERSION}")
+
+
+def _execute(db: sqlite3.Connection, script: str) -> None:
+    """Statement by statement: ``executescript`` would end the transaction."""
+    for statement in script.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+def _update_columns(db: sqlite3.Connection) -> None:
+    for table, columns in _LATER_COLUMNS.items():
+        known = {row[1] for row in db.execute(f"pragma table_info({table})")}
+        for name in columns.keys() - known:
+            if (former := _FORMER_COLUMNS.get(name)) in known:
+                db.execute(f"alter table {table} rename column {former} to {name}")
+            else:
+                db.execute(f"alter table {table} add column {name} {columns[name]}")
+
+
+def _part_held_from_refused(db: sqlite3.Connection) -> None:
+    """Version 0 said ``held`` also of what a person discarded and what a destination refused."""
+    db.execute("alter table delivery rename to delivery_before")
+    _execute(db, _DELIVERY)
+    db.execute(
+        "insert into delivery select delivery_before.id, structure_set, destination, case "
+        "when state <> 'held' then state when discarded_at is not null then 'discarded' "
+        "when held is not null and released_at is null then 'held' else 'refused' end, "
+        "tries, next_at, status, accepted_at from delivery_before "
+        "join structure_set on structure_set.id = delivery_before.structure_set"
+    )
+    db.execute("drop table delivery_before")

@@ -1,0 +1,285 @@
+"""What the journal says, for whoever may not write in it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from limn.node.store.rows import (
+    Arrived,
+    DeliveryRow,
+    ScanRow,
+    StructureSetRow,
+    delivery_row,
+    structure_set_row,
+)
+from limn.node.store.schema import LIVE, VERSION, prepare
+
+
+class JournalReader:
+    """A connection to the journal that can't write; safe to share between threads.
+
+    Parameters
+    ----------
+    timeout_s : how long a query waits while another process writes
+
+    Raises
+    ------
+    ConfigWrong
+        If a newer limn made the journal.
+    JournalError
+        If it can't be opened or read.
+    """
+
+    def __init__(self, path: Path, timeout_s: float = 30.0) -> None:
+        self._lock = threading.RLock()
+        self._db = self._connect(path, timeout_s)
+        self._db.row_factory = sqlite3.Row
+
+    def _connect(self, path: Path, timeout_s: float) -> sqlite3.Connection:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        db = sqlite3.connect(uri, uri=True, timeout=timeout_s, check_same_thread=False)
+        try:
+            (version,) = db.execute("pragma user_version").fetchone()
+            if version != VERSION:
+                # An earlier limn's: its node was stopped, and an operator asks before it runs anew.
+                with closing(sqlite3.connect(path, timeout=timeout_s)) as writer:
+                    prepare(writer, path)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    def scan(self, scan_id: int) -> ScanRow:
+        """One scan by its number."""
+        return next(self._scans("where id = ?", (scan_id,)))
+
+    def scans(self) -> list[ScanRow]:
+        """Every scan, oldest first."""
+        return list(self._scans("order by id", ()))
+
+    def ready(self) -> list[ScanRow]:
+        """Scans that wait for a worker, in the order in which they should run."""
+        return list(self._scans("where state = 'ready' order by priority desc, id", ()))
+
+    def find(self, arrived: Arrived) -> ScanRow | None:
+        """The scan of this very input, bundle and profile."""
+        return next(
+            self._scans(
+                "where series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
+                "and profile = ?",
+                (
+                    arrived.series_instance_uid,
+                    arrived.input_digest,
+                    arrived.bundle_sha256,
+                    arrived.profile,
+                ),
+            ),
+            None,
+        )
+
+    def knows(self, series_instance_uid: str, input_digest: str) -> bool:
+        """Whether this very input came before, whatever bundle it was contoured with."""
+        values = (series_instance_uid, input_digest)
+        return bool(
+            self._all(
+                "select 1 from scan where series_instance_uid = ? and input_digest = ?", values
+            )
+        )
+
+    def superseded(self, scan_id: int) -> bool:
+        """Whether a newer version of the same series was contoured."""
+        newer = (
+            "select 1 from scan as old join scan as new on "
+            "new.series_instance_uid = old.series_instance_uid and new.profile = old.profile "
+            "and new.version > old.version where old.id = ? and new.state = 'contoured'"
+        )
+        return bool(self._all(newer, (scan_id,)))
+
+    def inputs(self, folder: str) -> list[tuple[str, ...]]:
+        """The files of every scan that was made from a folder of the spool, oldest first.
+
+        A series that was refused at the door, before it was whole, is not among them.
+        """
+        return [
+            row.files
+            for row in self._scans(
+                "where folder = ? and exists (select 1 from structure_set "
+                "where structure_set.scan = scan.id) order by id",
+                (folder,),
+            )
+        ]
+
+    def quarantined(self) -> list[ScanRow]:
+        """Scans that killed their worker too often, oldest first."""
+        return list(self._scans("where state = 'quarantined' order by id", ()))
+
+    def unlogged_ends(self, destination: str) -> list[ScanRow]:
+        """Scans that ended, or that a destination answered for good, and are not logged yet."""
+        return list(
+            self._scans(
+                "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
+                "select 1 from structure_set join delivery on delivery.structure_set = "
+                "structure_set.id where structure_set.scan = scan.id and destination = ? "
+                "and delivery.state not in ('waiting', 'held'))) "
+                "order by id",
+                (destination,),
+            )
+        )
+
+    def on_hold(self) -> list[ScanRow]:
+        """Scans whose structure set waits for a person, oldest first."""
+        return list(
+            self._scans(
+                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
+                "and held is not null and released_at is null and discarded_at is null) "
+                "order by id",
+                (),
+            )
+        )
+
+    def discarded(self) -> list[ScanRow]:
+        """Scans whose structure set a person discarded, oldest first."""
+        return list(
+            self._scans(
+                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
+                "and discarded_at is not null) order by id",
+                (),
+            )
+        )
+
+    def find_structure_set(self, scan_id: int) -> StructureSetRow | None:
+        """The structure set of a scan; None if its series was rejected before it was complete."""
+        rows = self._all("select * from structure_set where scan = ?", (scan_id,))
+        return structure_set_row(rows[0]) if rows else None
+
+    def structure_set_of(self, scan_id: int) -> StructureSetRow:
+        """The structure set of a scan."""
+        row = self._one("select * from structure_set where scan = ?", (scan_id,))
+        return structure_set_row(row)
+
+    def scan_of_structure_set(self, sop_instance_uid: str) -> ScanRow | None:
+        """Whose structure set that is; None if it is not one of ours."""
+        clause = "where id = (select scan from structure_set where sop_instance_uid = ?)"
+        return next(self._scans(clause, (sop_instance_uid,)), None)
+
+    def structure_set(self, structure_set_id: int) -> StructureSetRow:
+        """One structure set by its number."""
+        return structure_set_row(
+            self._one("select * from structure_set where id = ?", (structure_set_id,))
+        )
+
+    def deliveries(self, scan_id: int) -> list[DeliveryRow]:
+        """Where a scan's structure set goes, and how far that is."""
+        rows = self._all(
+            "select delivery.* from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set where structure_set.scan = ? order by delivery.id",
+            (scan_id,),
+        )
+        return [delivery_row(row) for row in rows]
+
+    def due(self, destination: str, now: float) -> DeliveryRow | None:
+        """The next delivery to a destination whose structure set is written."""
+        rows = self._all(
+            "select delivery.* from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set join scan on scan.id = structure_set.scan where "
+            "delivery.state = 'waiting' and scan.state = 'contoured' and discarded_at is null "
+            "and destination = ? and next_at <= ? order by scan.priority desc, delivery.id limit 1",
+            (destination, now),
+        )
+        return delivery_row(rows[0]) if rows else None
+
+    def waiting(self, destination: str) -> int:
+        """How many written structure sets a destination still lacks."""
+        row = self._one(
+            "select count(*) as n from delivery join structure_set on structure_set.id = "
+            "delivery.structure_set join scan on scan.id = structure_set.scan where "
+            "delivery.state = 'waiting' and scan.state = 'contoured' and destination = ?",
+            (destination,),
+        )
+        return int(row["n"])
+
+    def had_since(self, before: float) -> list[tuple[int, str]]:
+        """Number and folder of scans that every destination has had since before a time (UTC s).
+
+        A structure set that is held, discarded or waited for anywhere is not among them.
+        """
+        rows = self._all(
+            "select scan.id, scan.folder from scan join structure_set on "
+            "structure_set.scan = scan.id join delivery on delivery.structure_set = "
+            "structure_set.id where scan.state = 'contoured' group by scan.id, scan.folder "
+            "having min(delivery.state = 'delivered') and max(accepted_at) < ? order by scan.id",
+            (before,),
+        )
+        return [(row["id"], row["folder"]) for row in rows]
+
+    def of_folder(self, folder: str) -> list[ScanRow]:
+        """Every scan that was made from a folder of the spool, oldest first."""
+        return list(self._scans("where folder = ? order by id", (folder,)))
+
+    def scan_counts(self) -> list[tuple[str, str, int]]:
+        """State, "live" or "cohort", and how many scans there are of each."""
+        rows = self._all(
+            "select state, case when priority >= ? then 'live' else 'cohort' end as kind, "
+            "count(*) as n from scan group by state, kind",
+            (LIVE,),
+        )
+        return [(row["state"], row["kind"], row["n"]) for row in rows]
+
+    def oldest_ready_at(self) -> float | None:
+        """Since when the first live scan waits for a worker, UTC seconds; None if none does."""
+        query = "select min(ready_at) as at from scan where state = 'ready' and priority >= ?"
+        at = self._one(query, (LIVE,))["at"]
+        return None if at is None else float(at)
+
+    def last_slice_at(self) -> float | None:
+        """When the last slice of any live scan came, UTC seconds; None before the first."""
+        query = "select max(last_slice_at) as at from scan where priority >= ?"
+        at = self._one(query, (LIVE,))["at"]
+        return None if at is None else float(at)
+
+    def delivery_counts(self) -> list[tuple[str, str, int, float | None]]:
+        """Destination, state, how many, and when the oldest that waits was contoured (UTC s)."""
+        rows = self._all(
+            "select destination, delivery.state, count(*) as n, min(case when delivery.state = "
+            "'waiting' then json_extract(record, '$.contoured_at') end) as since from delivery "
+            "join structure_set on structure_set.id = delivery.structure_set join scan on "
+            "scan.id = structure_set.scan where scan.state = 'contoured' "
+            "group by destination, delivery.state",
+            (),
+        )
+        return [(row["destination"], row["state"], row["n"], row["since"]) for row in rows]
+
+    def is_sound(self) -> bool:
+        """Whether SQLite finds no damage in the file; reads all of it."""
+        return bool(self._all("pragma quick_check(1)", ())[0][0] == "ok")
+
+    def _scans(self, clause: str, values: tuple[Any, ...]) -> Iterator[ScanRow]:
+        names = list(ScanRow.__dataclass_fields__)
+        for row in self._all(f"select * from scan {clause}", values):  # noqa: S608
+            fields = {name: row[name] for name in names}
+            fields["files"] = tuple(json.loads(row["files"]))
+            fields["record"] = json.loads(row["record"])
+            fields["logged"] = bool(row["logged"])
+            yield ScanRow(**fields)
+
+    def _all(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> sqlite3.Row:
+        rows = self._all(query, values)
+        if not rows:
+            msg = f"the journal has no row for {values}"
+            raise LookupError(msg)
+        return rows[0]

@@ -1,0 +1,121 @@
+"""One event of a scan or a delivery: looked up in the tables, then written."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from limn.node.store.states import (
+    DELIVERY_TABLE,
+    SCAN_TABLE,
+    DeliveryEvent,
+    DeliveryState,
+    ScanEvent,
+    ScanState,
+)
+
+log = logging.getLogger(__name__)
+
+# Conditions on a structure set: it waits for a person; nobody keeps it back.
+ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
+MAY_GO = " and discarded_at is null and (held is null or released_at is not null)"
+
+
+def next_of_scan(db: sqlite3.Connection, scan_id: int, event: ScanEvent) -> ScanState | None:
+    """The state after an event; None, and a line in the log, if the table refuses it."""
+    row = db.execute("select state from scan where id = ?", (scan_id,)).fetchone()
+    if row is None:
+        return None
+    state = SCAN_TABLE.get((ScanState(row["state"]), event))
+    if state is None:
+        log.warning("scan-%05d is %s: %r is refused", scan_id, row["state"], event.value)
+    return state
+
+
+def move_delivery(
+    db: sqlite3.Connection,
+    delivery_id: int,
+    event: DeliveryEvent,
+    columns: str = "",
+    values: Sequence[object] = (),
+) -> bool:
+    """Move a delivery by an event; False, and a line in the log, if the table refuses it.
+
+    Parameters
+    ----------
+    columns : what else is set, as SQL, with its ``values``
+    """
+    row = db.execute(
+        "select delivery.state, destination, scan from delivery join structure_set on "
+        "structure_set.id = delivery.structure_set where delivery.id = ?",
+        (delivery_id,),
+    ).fetchone()
+    state = DELIVERY_TABLE.get((DeliveryState(row["state"]), event))
+    if state is None:
+        log.warning(
+            "scan-%05d, delivery to %s is %s: %r is refused",
+            row["scan"],
+            row["destination"],
+            row["state"],
+            event.value,
+        )
+        return False
+    db.execute(
+        f"update delivery set state = ?{', ' if columns else ''}{columns} where id = ?",  # noqa: S608
+        (state, *values, delivery_id),
+    )
+    return True
+
+
+def move_deliveries(
+    db: sqlite3.Connection,
+    scan_id: int,
+    event: DeliveryEvent,
+    columns: str,
+    values: Sequence[object] = (),
+) -> None:
+    """Move those deliveries of a scan that are in a state which knows the event."""
+    rows = db.execute(
+        "select delivery.id, delivery.state from delivery join structure_set on "
+        "structure_set.id = delivery.structure_set where scan = ?",
+        (scan_id,),
+    ).fetchall()
+    for row in rows:
+        if (DeliveryState(row["state"]), event) in DELIVERY_TABLE:
+            move_delivery(db, row["id"], event, columns, values)
+
+
+def offer(db: sqlite3.Connection, structure_set: int, names: Iterable[str]) -> None:
+    """The structure set goes to these destinations, for the first time or again."""
+    for name in names:
+        row = db.execute(
+            "select id from delivery where structure_set = ? and destination = ?",
+            (structure_set, name),
+        ).fetchone()
+        if row is None:
+            state = DELIVERY_TABLE[DeliveryState.NEW, DeliveryEvent.OFFER]
+            db.execute(
+                "insert into delivery (structure_set, destination, state) values (?, ?, ?)",
+                (structure_set, name, state),
+            )
+        else:
+            move_delivery(db, row["id"], DeliveryEvent.OFFER, "tries = 0, next_at = 0, status = ''")
+
+
+def structure_set_id(db: sqlite3.Connection, scan_id: int, also: str = "") -> int | None:
+    """Number of a scan's structure set; None if it has none, or none for which ``also`` holds."""
+    row = db.execute(
+        f"select id from structure_set where scan = ?{also}",  # noqa: S608
+        (scan_id,),
+    ).fetchone()
+    return None if row is None else int(row["id"])
+
+
+def next_number(db: sqlite3.Connection) -> int:
+    """The number that the next scan gets."""
+    row = db.execute(
+        "select max(coalesce((select max(id) from scan), 0) + 1, "
+        "coalesce((select max(least) from numbering), 1)) as number"
+    ).fetchone()
+    return int(row["number"])
