@@ -193,7 +193,7 @@ def test_discarding_says_where_the_file_stays(site):
     assert "it was discarded at" in site.refused("scan-00001")
     site.release("scan-00002")
     assert site.states(other) == ["waiting", "waiting"]
-    assert site.states(row) == ["held", "held"]
+    assert site.states(row) == ["discarded", "discarded"]
     assert site.release().startswith("nothing is held\nscan-00001 animal M1, discarded")
 
 

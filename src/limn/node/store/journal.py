@@ -26,7 +26,6 @@ from limn.node.store.reader import JournalReader
 from limn.node.store.rows import Arrived, ScanRow
 from limn.node.store.schema import LIVE, prepare
 from limn.node.store.states import (
-    DELIVERY_TABLE,
     SCAN_TABLE,
     DeliveryEvent,
     DeliveryState,
@@ -36,6 +35,7 @@ from limn.node.store.states import (
 from limn.node.store.transitions import (
     MAY_GO,
     ON_HOLD,
+    insert_structure_set,
     move_deliveries,
     move_delivery,
     next_number,
@@ -116,7 +116,7 @@ class Journal(JournalReader):
             if scan_id == 0:
                 return None
             if not arrived.refused:
-                self._insert_structure_set(db, scan_id, arrived, destinations)
+                insert_structure_set(db, scan_id, arrived, destinations)
         return self.scan(scan_id)
 
     def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:
@@ -150,30 +150,6 @@ class Journal(JournalReader):
             ),
         )
         return int(row["id"])
-
-    def _insert_structure_set(
-        self,
-        db: sqlite3.Connection,
-        scan_id: int,
-        arrived: Arrived,
-        destinations: Sequence[str],
-    ) -> None:
-        cursor = db.execute(
-            "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
-            "date, time) values (?, ?, ?, ?, ?, ?)",
-            (
-                scan_id,
-                arrived.profile,
-                *arrived.structure_set_uids,
-                arrived.date,
-                arrived.time,
-            ),
-        )
-        state = DELIVERY_TABLE[DeliveryState.NEW, DeliveryEvent.OFFER]
-        db.executemany(
-            "insert into delivery (structure_set, destination, state) values (?, ?, ?)",
-            [(cursor.lastrowid, destination, state) for destination in destinations],
-        )
 
     def number_from(self, least: int) -> None:
         """Give no scan a lower number from now on: people have seen those already."""

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from limn.node.store.rows import Arrived
 from limn.node.store.states import (
     DELIVERY_TABLE,
     SCAN_TABLE,
@@ -84,6 +85,31 @@ def move_deliveries(
     for row in rows:
         if (DeliveryState(row["state"]), event) in DELIVERY_TABLE:
             move_delivery(db, row["id"], event, columns, values)
+
+
+def insert_structure_set(
+    db: sqlite3.Connection,
+    scan_id: int,
+    arrived: Arrived,
+    destinations: Sequence[str],
+) -> None:
+    """The structure set of a new scan, and its deliveries."""
+    cursor = db.execute(
+        "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
+        "date, time) values (?, ?, ?, ?, ?, ?)",
+        (
+            scan_id,
+            arrived.profile,
+            *arrived.structure_set_uids,
+            arrived.date,
+            arrived.time,
+        ),
+    )
+    state = DELIVERY_TABLE[DeliveryState.NEW, DeliveryEvent.OFFER]
+    db.executemany(
+        "insert into delivery (structure_set, destination, state) values (?, ?, ?)",
+        [(cursor.lastrowid, destination, state) for destination in destinations],
+    )
 
 
 def offer(db: sqlite3.Connection, structure_set: int, names: Iterable[str]) -> None:
