@@ -31,7 +31,7 @@ from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.importing.import_v1 import read_v1
-from limn.segment.importing.known_answers import rehearse
+from limn.segment.importing.known_answers import check_answers
 from limn.segment.importing.trained import BundleStatement, Trained, seal
 
 PINNED = ["torch==2.13.0", "torchvision==0.28.0", "numpy==2.4.6", "scipy==1.17.1"]
@@ -140,11 +140,11 @@ def main() -> int:
             worst = max(worst, largest)
             bundle = out / name / "bundle"
             told = BundleStatement(name=name, version="1", organs=ORGANS, orientation="SPL")
-            kept = rehearse(seal(trained, told, bundle))
+            kept = check_answers(seal(trained, told, bundle))
             network = trained.architecture["network_class_name"].rpartition(".")[2]
             print(
                 f"{name:26} {trained.configuration:18} {network:12} {len(trained.folds)} fold(s) "
-                f"networks max|d| {largest:.3g}; sealed and rehearsed max|d| {kept.difference:.3g}",
+                f"networks max|d| {largest:.3g}; sealed max|d| {kept.difference:.3g}",
                 flush=True,
             )
             if (answers.parent / "out").is_dir():

@@ -16,7 +16,7 @@ from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.engine import half
 from limn.segment.importing import axis_search
-from limn.segment.importing.known_answers import GOLDEN
+from limn.segment.importing.known_answers import ANSWERS_FILE
 from tests.conftest import BUNDLE
 from tests.support.segment.v1_format import Net, plans_of, write_v1
 
@@ -205,9 +205,9 @@ def test_networks_that_answer_otherwise_are_found(run, v1, tmp_path):
     """Other answers than were recorded fail, though every hash is right."""
     run("import", v1, "--labels", LABELS, "--orientation", "SPL", "--name", "mouse")
     folder = tmp_path / "shelf/mouse-1"
-    told = json.loads((folder / GOLDEN).read_text())
+    told = json.loads((folder / ANSWERS_FILE).read_text())
     told["folds"][1][0][0] += 1.0
-    (folder / GOLDEN).write_text(json.dumps(told))
+    (folder / ANSWERS_FILE).write_text(json.dumps(told))
     manifest = (folder / "bundle.toml").read_text().split("\n[files]\n")[0]
     (folder / "bundle.toml").unlink()
     write_manifest(folder, manifest)
@@ -274,7 +274,9 @@ def test_every_way_is_tried_and_the_right_one_is_best(monkeypatch):
     monkeypatch.setattr(axis_search, "_load", lambda *_: (plan, Drawn(right_way=True)))
     monkeypatch.setattr(half, "has_bf16", lambda device: False)
     counted = []
-    tried = axis_search.try_ways(bundle, mouse(), lambda done, total: counted.append((done, total)))
+    tried = axis_search.search_axes(
+        bundle, mouse(), lambda done, total: counted.append((done, total))
+    )
     assert len(tried) == len({way.letters for way in tried}) == 48
     assert counted[-1] == (48 + 4 * 4, 48 + 4 * 4)
     assert all(way.letters[0] == "S" for way in tried[:8])

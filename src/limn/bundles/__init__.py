@@ -1,1 +1,1 @@
-"""Bundles for people: listed, verified, installed, packed, imported."""
+"""What a person does with bundles: list, verify, install, pack, import."""

@@ -1,4 +1,4 @@
-"""One DICOM series shown to a network every way, to learn how its training's arrays lay."""
+"""Shows a DICOM series to a network in every orientation, to find that of its training."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from limn.segment.bundle.bundle import Bundle, open_bundle
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.gaps import bridge
 from limn.segment.draw.locate import keep_one_animal
-from limn.segment.engine.orient import TOLD, Finder
-from limn.segment.importing.axis_search import AxisTrial, try_ways
+from limn.segment.engine.orient import AS_IN_HEADER, Finder
+from limn.segment.importing.axis_search import AxisTrial, search_axes
 
 
 def try_model(bundle: Bundle, folder: Path, console: Console) -> list[AxisTrial]:
-    """Every way to lay the axes, the best first.
+    """Try every order and flip of the axes; the best comes first.
 
-    How the animal lies in the scan is found in the image, by the embedded bundle's onlooker.
+    The embedded bundle's onlooker finds in the image how the animal lies in the scan.
 
     Raises
     ------
     RefusedSeries
-        If the folder holds no series that could be contoured.
+        If the folder holds no series that can be contoured.
     """
     series = assemble(one_series(folder, console), assume_hu=False)
     volume = keep_one_animal(bridge(read_volume(series), series.rungs), "largest").volume
-    lie = TOLD
+    lie = AS_IN_HEADER
     embedded = open_bundle(EMBEDDED_BUNDLE)
     if embedded.onlooker is not None:
         lie = Finder.load(embedded.folder / embedded.onlooker).find(volume)
-        if not lie.told:
+        if not lie.as_in_header:
             console.print(f"[yellow]note:[/] the animal lies {lie.words}; turned straight")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
     ) as bars:
         bar = bars.add_task("trying every way", total=None)
-        return try_ways(
+        return search_axes(
             bundle,
             lie.straighten(volume),
             lambda done, total: bars.update(bar, completed=done, total=total),

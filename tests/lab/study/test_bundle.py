@@ -6,7 +6,7 @@ from limn.lab.data.dataset import Entry
 from limn.lab.study.bundle import NEVER_SEEN, seal_folds, told
 from limn.lab.study.config import read_study
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.importing.trained import UNSAID
+from limn.segment.importing.trained import NOT_STATED
 from tests.support.segment.bundles import architecture, random_bundle
 
 STUDY = """
@@ -73,7 +73,7 @@ def test_folds_that_learnt_from_animals_say_which(study):
     own = told(study(), ANIMALS)
     assert not own.demonstration
     assert own.trained_on.startswith("4 scans of 2 animals, 1 of them contrast-enhanced, by")
-    assert (own.name, own.version, own.not_for) == ("study", "1", UNSAID)
+    assert (own.name, own.version, own.not_for) == ("study", "1", NOT_STATED)
     assert told(study('[bundle]\nnot_for = "rats"'), ANIMALS).not_for == "rats"
     mixed = told(study(), [*ANIMALS[:3], PHANTOMS[3]])
     assert mixed.demonstration

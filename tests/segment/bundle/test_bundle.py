@@ -196,7 +196,7 @@ def test_a_file_of_another_account_is_named(copy, monkeypatch):
     def locked(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("limn.segment.bundle.bundle._sha256", locked)
+    monkeypatch.setattr("limn.segment.bundle.bundle.sha256_of", locked)
     with pytest.raises(
         BundleUnfit, match=r"json: Permission denied; let the account that runs limn"
     ):

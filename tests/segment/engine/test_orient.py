@@ -9,9 +9,9 @@ import torch
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.engine.orient import (
+    AS_IN_HEADER,
     CERTAIN,
     STRAIGHT,
-    TOLD,
     WAYS,
     Finder,
     Lie,
@@ -41,8 +41,8 @@ def test_sixteen_ways_half_of_them_turns():
     assert len(set(WAYS)) == 16
     assert {way for way in WAYS if not Lie(way, 1.0).mirrored} == set(PROPER)
     assert WAYS[0] == STRAIGHT
-    assert TOLD.told
-    assert not TOLD.mirrored
+    assert AS_IN_HEADER.as_in_header
+    assert not AS_IN_HEADER.mirrored
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -12,12 +12,12 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ
 from limn.segment.bundle.bundle import CleanRule, open_bundle
 from limn.segment.importing.import_v1 import read_v1
-from limn.segment.importing.known_answers import rehearse
+from limn.segment.importing.known_answers import check_answers
 from limn.segment.importing.trained import BundleStatement, seal
 from tests.support.segment.v1_format import Net, plans_of, write_v1
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}
-TOLD = BundleStatement(name="mouse", version="1", organs=ORGANS, orientation="SPL")
+STATEMENT = BundleStatement(name="mouse", version="1", organs=ORGANS, orientation="SPL")
 P, FLAT_P = [2, 2, 2], [1, 2, 2]
 K, FLAT_K = [3, 3, 3], [1, 3, 3]
 SHAPES = {
@@ -79,7 +79,7 @@ def test_a_bundle_comes_out(made, tmp_path):
     """The sealed bundle opens, is complete, answers as recorded and says what v1's files say."""
     nets, plans, folder = made
     trained = read_v1(write_v1(folder, nets, plans))
-    bundle = seal(trained, TOLD, tmp_path / "bundle")
+    bundle = seal(trained, STATEMENT, tmp_path / "bundle")
     assert bundle == open_bundle(tmp_path / "bundle")
     assert (bundle.profile, bundle.mirror_axes, bundle.configuration) == (
         "paper", (0, 1, 2), "3d_fullres",
@@ -95,15 +95,15 @@ def test_a_bundle_comes_out(made, tmp_path):
     properties = written["foreground_intensity_properties_per_channel"]["0"]
     assert properties["std"] == 275.25
     assert properties["percentile_99_5"] == 737.0
-    told = rehearse(bundle)
-    assert (told.folds, told.difference) == (2, 0.0)
-    assert told.sound
+    answers = check_answers(bundle)
+    assert (answers.folds, answers.difference) == (2, 0.0)
+    assert answers.sound
 
 
 def test_weights_are_written_once_in_full_precision(made, tmp_path):
     """A checkpoint holds each fp32 weight once, and nothing of the training."""
     nets, plans, folder = made
-    seal(read_v1(write_v1(folder, nets, plans)), TOLD, tmp_path / "bundle")
+    seal(read_v1(write_v1(folder, nets, plans)), STATEMENT, tmp_path / "bundle")
     path = tmp_path / "bundle/fold_0/checkpoint_final.pth"
     held = torch.load(path, weights_only=True)
     stored = {t.untyped_storage().data_ptr(): t for t in held["network_weights"].values()}
@@ -117,7 +117,7 @@ def test_weights_are_written_once_in_full_precision(made, tmp_path):
 def test_nnunetv2_reads_the_bundle(made, tmp_path):
     """The stock predictor opens what was converted and computes the same."""
     nets, plans, folder = made
-    seal(read_v1(write_v1(folder, nets, plans)), TOLD, tmp_path / "bundle")
+    seal(read_v1(write_v1(folder, nets, plans)), STATEMENT, tmp_path / "bundle")
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     predictor.initialize_from_trained_model_folder(str(tmp_path / "bundle"), use_folds=(0, 1))
     picture = torch.randn((1, 1, 16, 16, 24))
@@ -146,9 +146,9 @@ def test_a_cascades_second_stage_is_converted_and_names_its_first(tmp_path):
     )
     trained = read_v1(folder)
     assert (trained.configuration, trained.channels) == ("3d_cascade_fullres", 5)
-    bundle = seal(trained, TOLD, tmp_path / "bundle")
+    bundle = seal(trained, STATEMENT, tmp_path / "bundle")
     assert bundle.previous == "3d_lowres"
-    assert rehearse(bundle).difference == 0.0
+    assert check_answers(bundle).difference == 0.0
     picture = torch.randn((1, 5, 16, 16, 24))
     assert torch.equal(answers(trained.network("fold_0"), picture)[0], net(picture)[0])
 
@@ -196,7 +196,7 @@ def test_postprocessing_becomes_the_rules_of_cleaning(made, tmp_path):
     write_v1(folder, nets, plans)
     rules = {"for_which_classes": [1, 3], "min_valid_object_sizes": "{1: 0.0, 3: 12.5}"}
     (folder / "postprocessing.json").write_text(json.dumps(rules))
-    bundle = seal(read_v1(folder), TOLD, tmp_path / "bundle")
+    bundle = seal(read_v1(folder), STATEMENT, tmp_path / "bundle")
     assert bundle.clean == {
         Organ.HEART: CleanRule("largest"),
         Organ.CORD: CleanRule("pieces", 0.0),
@@ -255,7 +255,7 @@ def test_a_hostile_second_fold_is_refused_while_sealing(made, tmp_path):
     mark = tmp_path / "was run"
     torch.save(Payload(mark), folder / "fold_1/model_final_checkpoint.model")
     with pytest.raises(BundleUnfit, match=r"fold_1/model_final_checkpoint.model is refused"):
-        seal(read_v1(folder), TOLD, tmp_path / "bundle")
+        seal(read_v1(folder), STATEMENT, tmp_path / "bundle")
     assert not mark.exists()
 
 
@@ -272,7 +272,7 @@ def damaged(made, change, trainer="nnUNetTrainerV2"):
         (lambda p: p.update(num_modalities=2), "2 images"),
         (lambda p: p.update(normalization_schemes={0: "CT2"}), "CT2"),
         (lambda p: p.update(preprocessor_name="Own"), "preprocessor_name 'Own'"),
-        (lambda p: p.update(transpose_backward=[1, 2, 0]), "undo not each other"),
+        (lambda p: p.update(transpose_backward=[1, 2, 0]), "do not undo each other"),
         (lambda p: p.update(all_classes=[1, 2, 4, 7]), r"labels \[1, 2, 4, 7\]"),
         (lambda p: p["plans_per_stage"][0].update(pool_op_kernel_sizes=[[2, 2, 2]]), "plans pool"),
         (lambda p: p.pop("num_classes"), "no v1 training that limn can read"),
@@ -316,7 +316,7 @@ def test_a_missing_weight_is_refused(made, tmp_path):
     nets, plans, folder = made
     del nets[1].state["seg_outputs.0.weight"]
     with pytest.raises(BundleUnfit, match=r"fold_1 does not fit its plans.*seg_layers"):
-        seal(read_v1(write_v1(folder, nets, plans)), TOLD, tmp_path / "bundle")
+        seal(read_v1(write_v1(folder, nets, plans)), STATEMENT, tmp_path / "bundle")
 
 
 def test_folds_of_different_plans_are_no_ensemble(made):

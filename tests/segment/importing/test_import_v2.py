@@ -10,13 +10,13 @@ import torch
 from limn.domain.errors import BundleUnfit
 from limn.domain.scan import Organ
 from limn.segment.importing.import_v2 import read_v2
-from limn.segment.importing.known_answers import rehearse
+from limn.segment.importing.known_answers import check_answers
 from limn.segment.importing.trained import BundleStatement, seal
 from tests.conftest import BUNDLE
 from tests.support.segment.bundles import architecture, random_bundle
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}
-TOLD = BundleStatement(name="mouse", version="1", organs=ORGANS, orientation="SPL")
+STATEMENT = BundleStatement(name="mouse", version="1", organs=ORGANS, orientation="SPL")
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def test_a_bundle_comes_out(trained, tmp_path):
     """Weights, plans and what the training mirrored are the training's own."""
     read = read_v2(trained)
     assert read.labels == {1: "Heart", 2: "SpinalCord", 3: "Lung_R", 4: "Lung_L"}
-    bundle = seal(read, TOLD, tmp_path / "bundle")
+    bundle = seal(read, STATEMENT, tmp_path / "bundle")
     assert (bundle.profile, bundle.mirror_axes, bundle.folds) == ("stock", (0, 1), (0, 1))
-    assert rehearse(bundle).difference == 0.0
+    assert check_answers(bundle).difference == 0.0
     for fold in (0, 1):
         own = torch.load(BUNDLE / f"fold_{fold}/checkpoint_final.pth", weights_only=True)
         ours = torch.load(bundle.checkpoint(fold), weights_only=True)
@@ -85,8 +85,8 @@ def test_plans_of_before_2_2_are_read(tmp_path):
             "pool_op_kernel_sizes": kwargs["strides"],
         }
 
-    new = seal(read_v2(trained), TOLD, tmp_path / "new")
-    old = seal(read_v2(changed(trained, of_old)), TOLD, tmp_path / "old")
+    new = seal(read_v2(trained), STATEMENT, tmp_path / "new")
+    old = seal(read_v2(changed(trained, of_old)), STATEMENT, tmp_path / "old")
     assert (new.folder / "golden.json").read_text() == (old.folder / "golden.json").read_text()
 
 
@@ -122,7 +122,7 @@ def test_a_hostile_checkpoint_is_refused_and_not_run(trained, tmp_path):
     path = trained / "fold_1/checkpoint_final.pth"
     path.write_bytes(pickle.dumps(Payload(mark)))
     with pytest.raises(BundleUnfit, match=r"fold_1/checkpoint_final\.pth is refused"):
-        seal(read_v2(trained), TOLD, tmp_path / "bundle")
+        seal(read_v2(trained), STATEMENT, tmp_path / "bundle")
     assert not mark.exists()
 
 

@@ -20,7 +20,7 @@ from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.picture import draw_contours
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import TOLD
+from limn.segment.engine.orient import AS_IN_HEADER
 
 COLUMNS = (
     "group",
@@ -128,7 +128,7 @@ def _delineated(known: Known, ensemble: Ensemble) -> Delineated:
     except RefusedSeries:
         nothing = np.zeros(known.truth.labels_zyx.shape, dtype=np.uint8)
         labels = Labels(nothing, known.truth.grid, known.truth.organs)
-        return Delineated(labels, {}, 0, TOLD, (), {}, nothing, ())
+        return Delineated(labels, {}, 0, AS_IN_HEADER, (), {}, nothing, ())
 
 
 def only_for(folder: Path, what: str) -> None:

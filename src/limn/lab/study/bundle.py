@@ -14,7 +14,7 @@ from limn.lab.words import REFERENCE_SYSTEM
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.importing.import_v2 import read_v2
-from limn.segment.importing.trained import UNSAID, BundleStatement, seal
+from limn.segment.importing.trained import NOT_STATED, BundleStatement, seal
 
 NEVER_SEEN = "not for animals: it has never seen one"
 
@@ -41,7 +41,7 @@ def told(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
             f"{len({entry.fold for entry in training})} folds of {preset.epochs} epochs of "
             f"{preset.iterations} steps, voxels of {preset.spacing_mm:g} mm"
         ),
-        not_for="; ".join(not_for) or UNSAID,
+        not_for="; ".join(not_for) or NOT_STATED,
         source="nnU-Net v2, trained by limn lab reproduce",
         demonstration=phantoms > 0,
     )

@@ -212,7 +212,7 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
 def _lie_flags(lie: Lie) -> list[str]:
     if lie.mirrored:
         return [f"mirrored:{lie.letters}"]
-    if not lie.told:
+    if not lie.as_in_header:
         return [f"header-disagrees:{lie.letters}"]
     return [] if lie.certain else [f"lie-unsure:{lie.probability:.2f}"]
 
@@ -220,7 +220,7 @@ def _lie_flags(lie: Lie) -> list[str]:
 def _lie_notes(lie: Lie) -> list[str]:
     if lie.mirrored:
         return ["mirrored image: held for release"]
-    if not lie.told:
+    if not lie.as_in_header:
         return [f"header and anatomy disagree: {lie.words}"]
     return [] if lie.certain else ["left and right unsure: held for release"]
 

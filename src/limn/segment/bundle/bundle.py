@@ -153,7 +153,7 @@ def glance(folder: Path) -> Bundle:
 def write_manifest(folder: Path, manifest_head: str) -> None:
     """Seal a model folder: the head (TOML text) plus the sha256 of every file in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    lines = [f'"{path.relative_to(folder).as_posix()}" = "{_sha256(path)}"' for path in files]
+    lines = [f'"{path.relative_to(folder).as_posix()}" = "{sha256_of(path)}"' for path in files]
     text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -254,7 +254,7 @@ def _verify(path: Path, wanted: str) -> None:
         msg = f"bundle file {path} is missing; install the bundle again"
         raise BundleUnfit(msg)
     try:
-        found = _sha256(path)
+        found = sha256_of(path)
     except OSError as error:
         msg = f"bundle file {path}: {error.strerror}; let the account that runs limn read it"
         raise BundleUnfit(msg) from error
@@ -266,6 +266,7 @@ def _verify(path: Path, wanted: str) -> None:
         raise BundleUnfit(msg)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

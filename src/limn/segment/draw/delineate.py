@@ -14,7 +14,7 @@ from limn.domain.timing import Stopwatch
 from limn.segment.draw.clean import clean
 from limn.segment.draw.locate import ChoiceRule, keep_one_animal
 from limn.segment.engine.ensemble import Ensemble, Inferred, Prepared
-from limn.segment.engine.orient import TOLD, Lie, contradictions
+from limn.segment.engine.orient import AS_IN_HEADER, Lie, contradictions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ def delineate(
                 "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
-        lie = ensemble.finder.find(located.volume) if ensemble.finder else TOLD
+        lie = ensemble.finder.find(located.volume) if ensemble.finder else AS_IN_HEADER
         straight = lie.straighten(located.volume)
 
     def drawn() -> tuple[Prepared, Inferred, Labels]:

@@ -66,7 +66,7 @@ class Lie:
     probability: float
 
     @property
-    def told(self) -> bool:
+    def as_in_header(self) -> bool:
         """Whether the header says how the animal lies."""
         return self.letters == STRAIGHT
 
@@ -119,7 +119,7 @@ _TURNS = {
     "IAL": "turned by 180 degrees about the left-right axis",
     "SAR": "turned by 180 degrees about the head-tail axis",
 }
-TOLD = Lie(STRAIGHT, 1.0)
+AS_IN_HEADER = Lie(STRAIGHT, 1.0)
 
 
 class Onlooker(nn.Module):

@@ -1,9 +1,9 @@
-"""Networks built from plans and filled with weights."""
+"""Builds networks from plans and fills them with weights."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,9 +16,9 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 
 EVEN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 UNEVEN = "limn.segment.engine.uneven_unet.UnevenUNet"
-# Bundles that an earlier limn imported name the class where it stood then.
+# Bundles of an earlier version of limn name the class by its module of that time.
 _FORMER_NAMES = {"limn.segment.uneven_unet.UnevenUNet": UNEVEN}
-# A name in plans.json is imported and called; nothing but these may be.
+# A name in plans.json is imported and called, so only these are allowed.
 _ARCHITECTURES = (
     EVEN,
     "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
@@ -28,20 +28,62 @@ _BUILDING_BLOCKS = ("torch.nn.",)
 
 
 def class_name(architecture: Mapping[str, Any]) -> str:
-    """The network's class, by the name that it has today."""
+    """The present name of the network's class."""
     named = str(architecture["network_class_name"])
     return _FORMER_NAMES.get(named, named)
 
 
+def plain_unet(
+    network_class: str,
+    *,
+    dimension: int,
+    features: Sequence[int],
+    kernels: Sequence[Sequence[int]],
+    strides: Sequence[Sequence[int]],
+    convs: Sequence[int],
+    convs_up: Sequence[int],
+    **more: Any,
+) -> dict[str, Any]:
+    """Describe a U-Net with instance norm and leaky ReLU as nnunetv2's plans do.
+
+    Parameters
+    ----------
+    features, kernels, strides, convs : one for each stage of the encoder
+    convs_up : convolutions in each stage of the decoder, from the coarsest up
+    more : further or other arguments of the network
+    """
+    return {
+        "network_class_name": network_class,
+        "arch_kwargs": {
+            "n_stages": len(features),
+            "features_per_stage": features,
+            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
+            "kernel_sizes": kernels,
+            "strides": strides,
+            "n_conv_per_stage": convs,
+            "n_conv_per_stage_decoder": convs_up,
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+            **more,
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+
+
 def build(architecture: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
-    """The network of the plans, empty.
+    """Build the network of the plans, without weights.
 
     Raises
     ------
     BundleUnfit
-        If the plans name anything but a known network and torch's own layers.
+        If the plans name anything else than a known network and torch's own layers.
     """
-    # Here, not at the top: the import costs seconds and only a process that infers pays it.
+    # Imported here: it takes seconds, and only processes that infer need it.
     from nnunetv2.utilities.get_network_from_plans import (  # noqa: PLC0415
         get_network_from_plans,
     )
@@ -76,18 +118,18 @@ def build(architecture: Mapping[str, Any], channels: int, classes: int) -> nn.Mo
 
 
 def fill(network: nn.Module, weights: Mapping[str, torch.Tensor], source: Path | str) -> nn.Module:
-    """Give a network its weights; every one must have its place, and every place one.
+    """Load weights into a network; their names and shapes must match one by one.
 
     Raises
     ------
     BundleUnfit
-        If they don't.
+        If they do not match.
     """
     try:
         network.load_state_dict(dict(weights))
     except (RuntimeError, AttributeError, TypeError) as error:
-        said = " ".join(str(error).split())
-        msg = f"{source} does not fit its plans: {said[:400]}"
+        detail = " ".join(str(error).split())
+        msg = f"{source} does not fit its plans: {detail[:400]}"
         raise BundleUnfit(msg) from error
     return network.eval()
 
@@ -95,13 +137,13 @@ def fill(network: nn.Module, weights: Mapping[str, torch.Tensor], source: Path |
 def stored_once(weights: Mapping[str, torch.Tensor]) -> Weights:
     """The same weights with one tensor where several hold the same values.
 
-    A network names its encoder twice and most layers three times; torch writes a tensor that
-    stands under several names once.
+    A network names its encoder twice and most layers three times. torch writes a tensor once if
+    several names share it.
     """
     kept: dict[tuple[torch.dtype, torch.Size, bytes], torch.Tensor] = {}
     packed = {}
     for name, tensor in weights.items():
-        # A view must not drag its whole storage along.
+        # A clone, because torch would save the whole storage of a view.
         own = tensor.detach().cpu().contiguous().clone()
         digest = hashlib.sha256(own.reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
         packed[name] = kept.setdefault((own.dtype, own.shape, digest), own)
@@ -109,12 +151,12 @@ def stored_once(weights: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def save_fold(path: Path, weights: Mapping[str, torch.Tensor], configuration: str) -> None:
-    """``checkpoint_final.pth`` as nnunetv2 reads it, without what only a training needs."""
+    """Write ``checkpoint_final.pth`` as nnunetv2 reads it; what only training needs is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = {
+    checkpoint = {
         "network_weights": stored_once(weights),
         "trainer_name": "nnUNetTrainer",
         "init_args": {"configuration": configuration},
         "inference_allowed_mirroring_axes": None,
     }
-    torch.save(held, path)
+    torch.save(checkpoint, path)

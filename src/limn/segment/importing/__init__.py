@@ -1,1 +1,1 @@
-"""Trainings of nnU-Net read and sealed as bundles."""
+"""Reads trainings of nnU-Net and seals them as bundles."""

@@ -1,9 +1,10 @@
-"""Which way a network expects its axes: every way tried on one scan, the best first.
+"""Finds the orientation that a network expects, by trying every one on one scan.
 
-Frugal: one fold looks at one patch around the chest, in every one of the 48 orders and flips of
-the axes; the other folds look at the best few. What they draw is judged by what is known of mice,
-so that labels named wrongly show too; among plausible ways the least doubtful is the best. Networks
-draw organs in turned mice, too, so that the best way is evidence and no proof.
+To save time one fold segments one patch around the chest in each of the 48 orders and flips of
+the axes, and the other folds only the best few. The organs are compared with what is known of
+mice, which also shows labels that are named wrongly; among the plausible orientations the one
+with the least doubt is the best. Networks draw organs in turned mice too, so the best orientation
+is evidence and no proof.
 """
 
 from __future__ import annotations
@@ -37,52 +38,52 @@ from limn.segment.engine.orient import (
 from limn.segment.engine.weights import build, fill
 from limn.segment.importing.pickles import read_checkpoint
 
-WAYS = tuple(
+AXIS_ORDERS = tuple(
     "".join(letters)
     for axes in itertools.permutations(("SI", "PA", "LR"))
     for letters in itertools.product(*axes)
 )
-# Real organs of mice with room on both sides: heart 138-264 mm3, both lungs 360-688, the right
-# 0.64 of them, a cord 1.3-1.7 mm across and as long as the patch.
+# Organs of real mice, with a margin on both sides: heart 138-264 mm3, both lungs 360-688, the
+# right one 0.64 of them, a cord 1.3-1.7 mm across and as long as the patch.
 PLAUSIBLE_MM3 = {
     Organ.HEART: (80.0, 500.0),
     Organ.CORD: (8.0, 150.0),
     Organ.LUNG_R: (80.0, 700.0),
     Organ.LUNG_L: (40.0, 500.0),
 }
-# Lungs hold air, whatever the calibration.
+# Lungs hold air: they are this much darker than heart and cord, whatever the calibration.
 DARKER_HU = 100.0
-# The largest piece of an organ has this share of it, or the network does not see one organ.
+# The largest piece of an organ has at least this share of it.
 WHOLE = 0.7
-# Density, water 1: muscle has it, lung and foam have not.
+# Density, water 1: muscle is denser than this, lung and foam are not.
 TISSUE = 0.75
-# A chest is this long; a 2d network sees no more than so many of its slices.
+# Length of a chest, and the most slices of it that a 2d network segments.
 CHEST_MM = 24.0
 MOST_SLICES = 40
-# So many ways are shown to the other folds.
-SECOND_LOOK = 4
+# Orientations that the other folds try too.
+SECOND_LOOKS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AxisTrial:
-    """What one way gave.
+    """The result of one orientation.
 
     Attributes
     ----------
     letters : what the array axes grow towards, before the plans' transposition
-    against : what speaks against it; empty when plausible
-    doubt : what the network leaves to other labels, summed over the patch, per voxel drawn
+    objections : what makes the organs implausible; empty if they are plausible
+    doubt : probability of all labels but the winner, summed over the patch, per voxel drawn
     """
 
     letters: str
     volumes_mm3: dict[Organ, float]
-    against: tuple[str, ...]
+    objections: tuple[str, ...]
     doubt: float
 
     @property
     def plausible(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.against
+        """Whether there are no objections."""
+        return not self.objections
 
     @property
     def mirrored(self) -> bool:
@@ -102,17 +103,17 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SearchedScan:
-    """The scan, the middle of its chest, and the patches cut of it so far."""
+    """The scan, the middle voxel of its chest, and the patches cut from it so far."""
 
     volume: Volume
     middle: tuple[int, int, int]
     patches: dict[str, tuple[npt.NDArray[np.float32], list[float]]]
 
 
-def try_ways(
+def search_axes(
     bundle: Bundle, volume: Volume, progress: Callable[[int, int], None]
 ) -> list[AxisTrial]:
-    """Every way, the best first.
+    """Try every orientation; the best comes first.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ def try_ways(
     Raises
     ------
     BundleUnfit
-        If the bundle can't be asked: a cascade's second stage, or a scheme of its own.
+        If the bundle can't be tried: a cascade's second stage, or an unknown normalisation.
     """
     if bundle.previous:
         msg = f"{bundle.label}: a cascade's second stage can't be tried without the first"
@@ -131,35 +132,37 @@ def try_ways(
         raise ValueError(msg)
     plan, first = _load(bundle, bundle.folds[0])
     others = bundle.folds[1:]
-    total = len(WAYS) + SECOND_LOOK * len(others)
+    total = len(AXIS_ORDERS) + SECOND_LOOKS * len(others)
     found: list[AxisTrial] = []
     seen = _SearchedScan(volume, _middle(volume), {})
     with torch.inference_mode():
-        for letters in WAYS:
+        for letters in AXIS_ORDERS:
             found.append(_try(letters, plan, first, seen, bundle))
             progress(len(found), total)
         found.sort(key=_rank)
-        looks = {tried.letters: [tried] for tried in found[:SECOND_LOOK]}
+        looks = {trial.letters: [trial] for trial in found[:SECOND_LOOKS]}
         for k, fold in enumerate(others):
             _, network = _load(bundle, fold)
             for i, (letters, looked) in enumerate(looks.items()):
                 looked.append(_try(letters, plan, network, seen, bundle))
-                progress(len(WAYS) + k * SECOND_LOOK + i + 1, total)
-    best = [_together(looked) for looked in looks.values()]
-    return sorted(best, key=_rank) + found[SECOND_LOOK:]
+                progress(len(AXIS_ORDERS) + k * SECOND_LOOKS + i + 1, total)
+    best = [_combined(looked) for looked in looks.values()]
+    return sorted(best, key=_rank) + found[SECOND_LOOKS:]
 
 
-def _rank(tried: AxisTrial) -> tuple[int, float]:
-    return (len(tried.against), tried.doubt)
+def _rank(trial: AxisTrial) -> tuple[int, float]:
+    return (len(trial.objections), trial.doubt)
 
 
-def _together(seen: list[AxisTrial]) -> AxisTrial:
-    """Several folds' looks at one way: what most of them say against it, and their mean doubt."""
+def _combined(seen: list[AxisTrial]) -> AxisTrial:
+    """One trial of several folds: the objections if most folds have any, and the mean doubt."""
     first = seen[0]
     agreed = tuple(
-        said for said in first.against if sum(bool(own.against) for own in seen) > len(seen) / 2
+        objection
+        for objection in first.objections
+        if sum(bool(own.objections) for own in seen) > len(seen) / 2
     )
-    return replace(first, against=agreed, doubt=float(np.mean([own.doubt for own in seen])))
+    return replace(first, objections=agreed, doubt=float(np.mean([own.doubt for own in seen])))
 
 
 def _load(bundle: Bundle, fold: int) -> tuple[_Plan, nn.Module]:
@@ -187,8 +190,8 @@ def _load(bundle: Bundle, fold: int) -> tuple[_Plan, nn.Module]:
 def _try(
     letters: str, plan: _Plan, network: nn.Module, seen: _SearchedScan, bundle: Bundle
 ) -> AxisTrial:
-    """One way: the patch turned, drawn by the network, turned back, judged."""
-    # Resampling and flipping may be exchanged, so that six patches serve 48 ways.
+    """Turn the patch, let the network draw in it, turn it back and judge the organs."""
+    # Flipping before or after resampling is the same, so six patches serve 48 orientations.
     unflipped = "".join(_straight(letter) for letter in letters)
     if unflipped not in seen.patches:
         seen.patches[unflipped] = _patch(unflipped, plan, seen)
@@ -198,7 +201,7 @@ def _try(
     with autocast(torch.device("cpu")):
         logits = network(_normalised(image, plan))
     best, label = torch.softmax(logits.float(), dim=1).max(dim=1)
-    # A 2d network's slices lie in the batch, a 3d network's batch is one patch.
+    # A 2d network's batch holds the slices, a 3d network's batch one patch.
     drawn = label.reshape(image.shape).numpy().astype(np.uint8)
     doubt = float((1 - best).sum()) / max(int((drawn > 0).sum()), 1)
     back = Reorientation.between(letters, STRAIGHT)
@@ -208,7 +211,7 @@ def _try(
     spacing = back.spacing(SpacingMm(*(steps[axis] for axis in plan.backward)))
     labels = Labels(labels_zyx, axial_grid((z, y, x), spacing, np.zeros(3)), bundle.organs)
     volumes = labels.volumes_mm3()
-    return AxisTrial(letters, volumes, tuple(_against(labels, hu_zyx, volumes)), doubt)
+    return AxisTrial(letters, volumes, tuple(_objections(labels, hu_zyx, volumes)), doubt)
 
 
 def _straight(letter: str) -> str:
@@ -219,7 +222,7 @@ def _straight(letter: str) -> str:
 def _middle(volume: Volume) -> tuple[int, int, int]:
     """The voxel in the middle of the chest: between the lungs, dark within the largest body.
 
-    A bed of foam is dark as well, and larger; no tissue is around it.
+    A bed of foam is dark too, and larger, but no tissue surrounds it.
     """
     spacing = volume.grid.spacing_mm
     picture = dense(coarse(volume.hu_zyx, spacing))
@@ -232,7 +235,7 @@ def _middle(volume: Volume) -> tuple[int, int, int]:
     if count:
         sizes = np.bincount(pieces.ravel())[1:]
         lung = np.argwhere(pieces == _largest(pieces)).mean(axis=0)
-        # The other lung, where the two do not touch.
+        # The other lung too, if the two do not touch.
         both = [
             k
             for k in 1 + np.flatnonzero(sizes >= sizes.max() / 3)
@@ -254,7 +257,7 @@ def _largest(pieces: npt.NDArray[Any]) -> int:
 def _patch(
     letters: str, plan: _Plan, seen: _SearchedScan
 ) -> tuple[npt.NDArray[np.float32], list[float]]:
-    """One patch of HU around the middle, and its spacing; padded with the mean where it ends."""
+    """One patch of HU around the middle, and its spacing; padded with the training's mean."""
     turn = Reorientation.between(STRAIGHT, letters)
     array = turn.apply(seen.volume.hu_zyx).transpose(plan.forward)
     own = [turn.spacing(seen.volume.grid.spacing_mm).zyx[axis] for axis in plan.forward]
@@ -262,7 +265,7 @@ def _patch(
     patch, spacing = list(plan.patch), list(plan.spacing)
     stride = 1
     if len(patch) == 2:
-        # A 2d network looks at slices as they are; some are enough.
+        # A 2d network takes slices as they are; some of them are enough.
         thick = round(CHEST_MM / own[0])
         stride = max(1, -(-thick // MOST_SLICES))
         patch.insert(0, min(-(-thick // stride), -(-array.shape[0] // stride)))
@@ -304,33 +307,33 @@ def _normalised(image: npt.NDArray[np.float32], plan: _Plan) -> torch.Tensor:
     return tensor[:, None] if len(plan.patch) == 2 else tensor[None, None]
 
 
-def _against(
+def _objections(
     labels: Labels, hu_zyx: npt.NDArray[np.float32], volumes: dict[Organ, float]
 ) -> list[str]:
-    said = []
+    found = []
     mean_hu = {}
     for organ, mm3 in volumes.items():
         low, high = PLAUSIBLE_MM3[organ]
         if not low <= mm3 <= high:
-            said.append(f"{organ.value} {mm3:.0f} mm3, {low:.0f} to {high:.0f} expected")
+            found.append(f"{organ.value} {mm3:.0f} mm3, {low:.0f} to {high:.0f} expected")
             continue
         mask = labels.mask(organ)
         mean_hu[organ] = float(hu_zyx[mask].mean())
         pieces, _ = ndimage.label(mask)
         if (whole := np.bincount(pieces.ravel())[1:].max() / mask.sum()) < WHOLE:
-            said.append(f"{organ.value} in pieces, the largest {whole:.2f} of it")
+            found.append(f"{organ.value} in pieces, the largest {whole:.2f} of it")
     for lung in (Organ.LUNG_R, Organ.LUNG_L):
         for solid in (Organ.HEART, Organ.CORD):
             if {lung, solid} <= set(mean_hu) and mean_hu[lung] > mean_hu[solid] - DARKER_HU:
-                said.append(f"{lung.value} is not darker than {solid.value}")
+                found.append(f"{lung.value} is not darker than {solid.value}")
     share = right_lung_share(volumes)
     if share is not None and share < MIN_RIGHT_SHARE:
-        said.append(f"the right lung is the smaller: {share:.2f} of both")
-    return said + contradictions(labels)
+        found.append(f"the right lung is the smaller: {share:.2f} of both")
+    return found + contradictions(labels)
 
 
 def handedness(letters: str) -> int:
-    """1 where the axes are those of an animal, -1 where they are of its mirror image."""
+    """1 for the axes of an animal, -1 for those of its mirror image."""
     matrix = np.zeros((3, 3))
     for axis, letter in enumerate(letters):
         place = next(i for i, pair in enumerate(("SI", "PA", "LR")) if letter in pair)
@@ -338,15 +341,15 @@ def handedness(letters: str) -> int:
     return round(float(np.linalg.det(matrix)))
 
 
-def table(tried: list[AxisTrial], most: int) -> list[list[Any]]:
-    """Rows for people: letters, handedness, volumes, doubt, verdict."""
+def table(trials: list[AxisTrial]) -> list[list[Any]]:
+    """One row of a table for each trial: letters, handedness, volumes, doubt, verdict."""
     return [
         [
-            way.letters,
-            "mirrored" if way.mirrored else "",
-            *(f"{way.volumes_mm3.get(organ, 0.0):.0f}" for organ in Organ),
-            f"{way.doubt:.3f}",
-            "plausible" if way.plausible else "; ".join(way.against),
+            trial.letters,
+            "mirrored" if trial.mirrored else "",
+            *(f"{trial.volumes_mm3.get(organ, 0.0):.0f}" for organ in Organ),
+            f"{trial.doubt:.3f}",
+            "plausible" if trial.plausible else "; ".join(trial.objections),
         ]
-        for way in tried[:most]
+        for trial in trials
     ]

@@ -1,9 +1,9 @@
 """Reads an nnU-Net v1 result folder without nnU-Net v1.
 
-v1 keeps a training as ``fold_*/model_final_checkpoint.model`` (torch), the same with ``.pkl``
-(what the trainer was told, and its plans), ``plans.pkl`` and ``postprocessing.json``. Its
-``Generic_UNet`` computes what nnunetv2's ``PlainConvUNet`` computes, under other names: the
-network is read off the shapes of the weights and held against the plans.
+v1 keeps a training as ``fold_*/model_final_checkpoint.model`` (torch), the same name with
+``.pkl`` (the trainer's arguments and plans), ``plans.pkl`` and ``postprocessing.json``. Its
+``Generic_UNet`` computes the same as nnunetv2's ``PlainConvUNet`` under other names: the network
+is derived from the shapes of the weights and compared with the plans.
 """
 
 from __future__ import annotations
@@ -20,24 +20,30 @@ import torch
 
 from limn.domain.errors import BundleUnfit
 from limn.segment.bundle.bundle import CleanRule
-from limn.segment.engine.weights import EVEN, UNEVEN, Weights
-from limn.segment.importing.pickles import read_checkpoint, read_pickle
-from limn.segment.importing.trained import PLANS_NAME, Trained, configuration_of
+from limn.segment.engine.weights import EVEN, UNEVEN, Weights, plain_unet
+from limn.segment.importing.pickles import read_checkpoint, read_pickle, weights_in
+from limn.segment.importing.trained import (
+    PLANS_NAME,
+    Trained,
+    configuration_of,
+    refuse_unreadable,
+)
 
 CHECKPOINT = "model_final_checkpoint"
-# Where v1 keeps the stage and the previous trainer among what the trainer was told.
-STAGE, PREVIOUS_TRAINER = 5, 8
+# Index of the stage among the trainer's arguments.
+STAGE = 5
 _SCHEMES = {
     "CT": "CTNormalization",
     "nonCT": "ZScoreNormalization",
     "noNorm": "NoNormalization",
 }
-# Trainers of v1 whose networks compute otherwise under the same names of weights, or that
-# prepare or export otherwise.
-_OTHERWISE = re.compile(
+# Trainers of v1 whose networks compute something else with weights of the same names, or that
+# prepare or export differently.
+_DIFFERENT = re.compile(
     r"ReLU|GeLU|Mish|_GN|_BN|_FRN|Resenc|BraTSRegions|NoNormalization|resample33"
 )
-_LEAKY_AFTER_ALL = "nnUNetTrainerV2_lReLU_biasInSegOutput"
+# Matches the expression, but is leaky like the usual trainer.
+_LEAKY = "nnUNetTrainerV2_lReLU_biasInSegOutput"
 _OWN_TRAINER = re.compile(r"nnUNetTrainer(V2)?(CascadeFullRes)?(_.*|CE|NoDA)?")
 _PREPROCESSORS = ("GenericPreprocessor", "PreprocessorFor2D")
 
@@ -50,24 +56,16 @@ _OUTPUT = re.compile(r"seg_outputs\.(?P<u>\d+)\.(?P<what>weight|bias)")
 _LAYERS = {"conv": ("conv", "all_modules.0"), "instnorm": ("norm", "all_modules.1")}
 
 
-def holds_v1(folder: Path, checkpoint: str = CHECKPOINT) -> bool:
-    """Whether a folder is the result of a v1 training."""
-    return any(True for _ in folder.glob(f"*/{checkpoint}.model"))
-
-
 def read_v1(folder: Path, checkpoint: str = CHECKPOINT) -> Trained:
     """Read a v1 training.
 
     Raises
     ------
     BundleUnfit
-        If a file is missing, hostile, or says what limn can't take over exactly.
+        If a file is missing or hostile, or limn can't take over exactly what it describes.
     """
-    try:
+    with refuse_unreadable(folder, "v1"):
         return _read(folder, checkpoint)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{folder} is no v1 training that limn can read: {error!r}"
-        raise BundleUnfit(msg) from error
 
 
 def _read(folder: Path, checkpoint: str) -> Trained:
@@ -98,7 +96,7 @@ def _read(folder: Path, checkpoint: str) -> Trained:
         )
         raise BundleUnfit(msg)
     name = _configuration(trainer, plans, stage)
-    clean, said = _postprocessing(folder, int(plans["num_classes"]))
+    clean, left_out = _postprocessing(folder, int(plans["num_classes"]))
     if (folder / "postprocessing.json").is_file():
         files.append(folder / "postprocessing.json")
     labels = {int(label): "" for label in plans["all_classes"]}
@@ -124,7 +122,7 @@ def _read(folder: Path, checkpoint: str) -> Trained:
         mirror_axes=_mirrored(trainer, name),
         clean=clean,
         previous="3d_lowres" if name == "3d_cascade_fullres" else "",
-        notes=(*notes, *said),
+        notes=(*notes, *left_out),
         files=tuple(sorted(files)),
     )
 
@@ -132,12 +130,12 @@ def _read(folder: Path, checkpoint: str) -> Trained:
 def convert(state: Mapping[str, torch.Tensor]) -> Weights:
     """v1's weights under nnunetv2's names; no number changes.
 
-    v1's transposed convolutions and outputs have no bias, nnunetv2's have: it is 0.
+    v1's transposed convolutions and outputs have no bias; nnunetv2's have one, which becomes 0.
 
     Raises
     ------
     BundleUnfit
-        If a weight has no place in a `Generic_UNet` of convolutions and instance norms.
+        If a weight belongs to no `Generic_UNet` of convolutions and instance norms.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     before_last: dict[str, int] = {}
@@ -183,7 +181,7 @@ def _encoder(found: re.Match[str], i: int) -> list[str]:
 
 
 def architecture(weights: Weights) -> dict[str, Any]:
-    """The network that converted weights belong to, read off their shapes."""
+    """The network that converted weights belong to, derived from their shapes."""
 
     def convs(part: str) -> list[torch.Tensor]:
         found: list[torch.Tensor] = []
@@ -206,29 +204,19 @@ def architecture(weights: Weights) -> dict[str, Any]:
     if any(n not in (1, 3) for sizes in (*kernels, *kernels_up) for n in sizes):
         raise BundleUnfit("a kernel is neither 1 nor 3 wide, and v1 pads no other")
     dimension = len(kernels[0])
-    described: dict[str, Any] = {
-        "n_stages": len(down),
-        "features_per_stage": [int(stage[-1].shape[0]) for stage in down],
-        "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-        "kernel_sizes": kernels,
-        "strides": [[1] * dimension, *pools],
-        "n_conv_per_stage": [len(stage) for stage in down],
-        "n_conv_per_stage_decoder": [len(stage) for stage in up],
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"negative_slope": 0.01, "inplace": True},
-    }
     # nnunetv2's decoder takes the kernel of its own resolution, v1's that of the one below.
     even = kernels_up == kernels[-2::-1]
-    return {
-        "network_class_name": EVEN if even else UNEVEN,
-        "arch_kwargs": described | ({} if even else {"kernel_sizes_decoder": kernels_up}),
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    return plain_unet(
+        EVEN if even else UNEVEN,
+        dimension=dimension,
+        features=[int(stage[-1].shape[0]) for stage in down],
+        kernels=kernels,
+        strides=[[1] * dimension, *pools],
+        convs=[len(stage) for stage in down],
+        convs_up=[len(stage) for stage in up],
+        nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
+        **({} if even else {"kernel_sizes_decoder": kernels_up}),
+    )
 
 
 def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
@@ -243,33 +231,27 @@ def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
 
 def _state(folder: Path, fold: str, checkpoint: str) -> Mapping[str, torch.Tensor]:
     path = folder / fold / f"{checkpoint}.model"
-    state = read_checkpoint(path).get("state_dict")
-    if not isinstance(state, Mapping) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in state.values()
-    ):
-        msg = f"{path} holds no state_dict"
-        raise BundleUnfit(msg)
-    return state
+    return weights_in(read_checkpoint(path), "state_dict", path)
 
 
 def _stage(info: Mapping[str, Any]) -> Any:
-    """The key of the stage that the trainer was told; the only one where it was told none."""
+    """The key of the trainer's stage; of the only stage if the trainer names none."""
     stages = info["plans"]["plans_per_stage"]
-    told = info["init"][STAGE] if len(info["init"]) > STAGE else None
+    stage = info["init"][STAGE] if len(info["init"]) > STAGE else None
     keys = list(stages) if isinstance(stages, Mapping) else list(range(len(stages)))
-    if told is None and len(keys) == 1:
+    if stage is None and len(keys) == 1:
         return keys[0]
-    if told not in keys:
-        msg = f"the trainer was told stage {told!r}, the plans have {keys}"
+    if stage not in keys:
+        msg = f"the trainer's stage is {stage!r}, the plans have {keys}"
         raise BundleUnfit(msg)
-    return told
+    return stage
 
 
 def _same(other: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
-    """Whether two folds prepare, tile and compute alike."""
+    """Whether two folds prepare, tile and compute in the same way."""
 
-    def essence(told: Mapping[str, Any]) -> str:
-        plans, stage = told["plans"], _stage(told)
+    def essence(own: Mapping[str, Any]) -> str:
+        plans, stage = own["plans"], _stage(own)
         chosen = plans["plans_per_stage"][stage]
         kept = [
             stage, chosen["patch_size"], chosen["current_spacing"], _pools(chosen),
@@ -282,9 +264,10 @@ def _same(other: Mapping[str, Any], info: Mapping[str, Any]) -> bool:
 
 
 def _judge(trainer: str, plans: Mapping[str, Any]) -> list[str]:
-    if trainer != _LEAKY_AFTER_ALL and _OTHERWISE.search(trainer):
+    if trainer != _LEAKY and _DIFFERENT.search(trainer):
         msg = (
-            f"trainer {trainer} computes or prepares otherwise than nnUNetTrainerV2; not taken over"
+            f"trainer {trainer} computes or prepares otherwise than nnUNetTrainerV2; limn can't "
+            "import it"
         )
         raise BundleUnfit(msg)
     if int(plans["num_modalities"]) != 1:
@@ -298,13 +281,13 @@ def _judge(trainer: str, plans: Mapping[str, Any]) -> list[str]:
     if not _OWN_TRAINER.fullmatch(trainer):
         notes.append(
             f"trainer {trainer} is none of nnU-Net's own: leaky ReLU 0.01 and v1's preparation "
-            "are taken for granted"
+            "are assumed"
         )
     return notes
 
 
 def _pools(stage: Mapping[str, Any]) -> list[Sequence[int]]:
-    """Pooling by plan; old plans only count the poolings of each axis."""
+    """The poolings of each stage; old plans only count the poolings of each axis."""
     if "pool_op_kernel_sizes" in stage:
         return list(stage["pool_op_kernel_sizes"])
     counts = [int(n) for n in stage["num_pool_per_axis"]]
@@ -323,14 +306,14 @@ def _configuration(trainer: str, plans: Mapping[str, Any], stage: Any) -> str:
 
 
 def _mirrored(trainer: str, configuration: str) -> tuple[int, ...]:
-    """v1 keeps the mirrored axes in its code: all of the patch's, unless the name says none."""
+    """v1 mirrors along all axes of the patch unless the trainer's name excludes it."""
     if re.search(r"no_?mirroring", trainer, re.IGNORECASE):
         return ()
     return (1, 2) if configuration == "2d" else (0, 1, 2)
 
 
 def _intensities(plans: Mapping[str, Any]) -> dict[str, float]:
-    """Of the training's organs, in nnunetv2's words; none where v1 needed none."""
+    """Statistics of the organs' HU under nnunetv2's names; empty if v1 needed none."""
     properties = plans["dataset_properties"]["intensityproperties"]
     if properties is None:
         return {}
@@ -349,7 +332,9 @@ def _plans(
     forward = [int(axis) for axis in (plans.get("transpose_forward") or (0, 1, 2))]
     backward = [int(axis) for axis in (plans.get("transpose_backward") or (0, 1, 2))]
     if sorted(forward) != [0, 1, 2] or [forward[axis] for axis in backward] != [0, 1, 2]:
-        msg = f"transpose_forward {forward} and transpose_backward {backward} undo not each other"
+        msg = (
+            f"transpose_forward {forward} and transpose_backward {backward} do not undo each other"
+        )
         raise BundleUnfit(msg)
     size = [int(n) for n in chosen.get("median_patient_size_in_voxels", chosen["patch_size"])]
     masked = plans.get("use_mask_for_norm") or {0: False}
@@ -394,21 +379,21 @@ def _scheme(plans: Mapping[str, Any]) -> str:
 
 
 def _postprocessing(folder: Path, classes: int) -> tuple[dict[int, CleanRule] | None, list[str]]:
-    """v1's rule per label: the largest piece of those it lists, everything of the others."""
+    """v1's rule for each label, the largest piece or everything; and notes of what is left out."""
     path = folder / "postprocessing.json"
     if not path.is_file():
         return None, []
     notes = []
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        listed = said["for_which_classes"]
-        smallest = ast.literal_eval(said.get("min_valid_object_sizes") or "{}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = content["for_which_classes"]
+        smallest = ast.literal_eval(content.get("min_valid_object_sizes") or "{}")
         rules = {label: CleanRule("pieces") for label in range(1, classes + 1)}
         for label in listed:
             if isinstance(label, list):
                 notes.append(
-                    "postprocessing.json keeps the largest of several labels taken together, which "
-                    "limn has no rule for; left out"
+                    "postprocessing.json keeps the largest of several labels taken together; limn "
+                    "has no such rule and leaves it out"
                 )
             elif (mm3 := float(smallest.get(int(label), 0.0) if smallest else 0.0)) > 0:
                 rules[int(label)] = CleanRule("pieces", mm3)
@@ -434,7 +419,7 @@ def _postprocessing(folder: Path, classes: int) -> tuple[dict[int, CleanRule] | 
 
 
 def _task(info: Mapping[str, Any], folder: Path) -> str:
-    """The task's name, from the path that the training wrote to."""
+    """The task's name, from the folder that the training wrote to."""
     for text in (str(info["init"][2]), str(folder)):
         if found := re.search(r"Task\d+_[A-Za-z0-9_-]+", text):
             return found[0]
@@ -442,7 +427,7 @@ def _task(info: Mapping[str, Any], folder: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tuples and whatever keys as JSON has them."""
+    """The value with arrays and tuples as lists and keys as text, as JSON has them."""
     if isinstance(value, Mapping):
         return {str(key): _plain(own) for key, own in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What a bundle's networks answered when it was sealed, so that they can be asked again."""
+"""Records what a bundle's networks answer when it is sealed, and compares it later."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from limn.segment.bundle.bundle import Bundle
 from limn.segment.engine.weights import build, fill
 from limn.segment.importing.pickles import read_checkpoint
 
-GOLDEN = "golden.json"
-# Answers kept of each class; spread over the whole picture.
+ANSWERS_FILE = "golden.json"
+# Answers that are kept of each class, spread over the whole picture.
 SAMPLES = 64
-# Of the largest answer; processors sum in different orders.
+# Share of the largest answer; processors sum in different orders.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """How a bundle's networks answered.
+class AnswerCheck:
+    """How a bundle's networks answered, compared with the record.
 
     Attributes
     ----------
-    difference : largest, of all folds, from what was recorded; None if nothing was
-    largest : recorded answer
+    difference : largest over all folds from the recorded answers; None if none were recorded
+    largest : the largest recorded answer
     """
 
     folds: int
@@ -40,31 +40,31 @@ class Rehearsal:
 
     @property
     def sound(self) -> bool:
-        """Whether they answered as they did."""
+        """Whether the answers are those of the record, as far as one exists."""
         return self.difference is None or self.difference <= TOLERANCE * max(self.largest, 1e-6)
 
 
 def record(
     folder: Path, architecture: dict[str, Any], channels: int, networks: Iterable[nn.Module]
 ) -> None:
-    """Ask every fold once and write down what it says."""
+    """Write every fold's answer to the test picture into the bundle's folder."""
     picture = test_picture(architecture, channels)
     answers = [_answer(network, picture) for network in networks]
-    said = {
+    content = {
         "what": "answers of every fold to test_picture, CPU fp32",
         "shape": list(picture.shape),
         "folds": [[[float(value) for value in row] for row in answer] for answer in answers],
     }
-    (folder / GOLDEN).write_text(json.dumps(said) + "\n", encoding="utf-8")
+    (folder / ANSWERS_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def rehearse(bundle: Bundle) -> Rehearsal:
-    """Build every network of a bundle anew and ask it what it was asked before.
+def check_answers(bundle: Bundle) -> AnswerCheck:
+    """Build every network of a bundle and compare its answers with the recorded ones.
 
     Raises
     ------
     BundleUnfit
-        If plans and weights don't fit, or an answer is no number.
+        If plans and weights do not fit together, or an answer is not finite.
     """
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
@@ -72,36 +72,40 @@ def rehearse(bundle: Bundle) -> Rehearsal:
         architecture = plans["configurations"][bundle.configuration]["architecture"]
         channels = len(dataset["channel_names"]) + (len(bundle.organs) if bundle.previous else 0)
         recorded = None
-        if (bundle.folder / GOLDEN).is_file():
-            recorded = json.loads((bundle.folder / GOLDEN).read_text(encoding="utf-8"))["folds"]
+        if (bundle.folder / ANSWERS_FILE).is_file():
+            recorded = json.loads((bundle.folder / ANSWERS_FILE).read_text(encoding="utf-8"))[
+                "folds"
+            ]
         picture = test_picture(architecture, channels)
         wanted = [np.array(each, dtype=np.float32) for each in recorded or ()]
     except (ValueError, LookupError, TypeError, MemoryError, RecursionError) as error:
-        msg = f"bundle {bundle.label}: plans.json, dataset.json or {GOLDEN}: {error!r}"
+        msg = f"bundle {bundle.label}: plans.json, dataset.json or {ANSWERS_FILE}: {error!r}"
         raise BundleUnfit(msg) from error
     if recorded is not None and len(wanted) != len(bundle.folds):
-        msg = f"bundle {bundle.label}: {GOLDEN} knows {len(wanted)} folds of {len(bundle.folds)}"
+        msg = (
+            f"bundle {bundle.label}: {ANSWERS_FILE} has {len(wanted)} of {len(bundle.folds)} folds"
+        )
         raise BundleUnfit(msg)
     difference, largest = 0.0, 0.0
     for k, fold in enumerate(bundle.folds):
         path = bundle.checkpoint(fold)
         network = build(architecture, channels, len(bundle.organs) + 1)
-        held = read_checkpoint(path)
-        answer = _answer(fill(network, held.get("network_weights", {}), path), picture)
+        checkpoint = read_checkpoint(path)
+        answer = _answer(fill(network, checkpoint.get("network_weights", {}), path), picture)
         if not np.isfinite(answer).all():
-            msg = f"bundle {bundle.label}: fold {fold} answers with what is no number"
+            msg = f"bundle {bundle.label}: fold {fold} gives answers that are not finite"
             raise BundleUnfit(msg)
         if recorded is not None:
             if wanted[k].shape != answer.shape:
-                msg = f"bundle {bundle.label}: {GOLDEN} is of another network"
+                msg = f"bundle {bundle.label}: {ANSWERS_FILE} is of another network"
                 raise BundleUnfit(msg)
             difference = max(difference, float(np.abs(answer - wanted[k]).max()))
             largest = max(largest, float(np.abs(wanted[k]).max()))
-    return Rehearsal(len(bundle.folds), None if recorded is None else difference, largest)
+    return AnswerCheck(len(bundle.folds), None if recorded is None else difference, largest)
 
 
 def test_picture(architecture: dict[str, Any], channels: int) -> torch.Tensor:
-    """A picture of the smallest fair size, from whole numbers alone: the same everywhere."""
+    """The smallest picture that the strides allow; whole numbers make it the same everywhere."""
     strides = np.array(architecture["arch_kwargs"]["strides"])
     shape = tuple(int(n) for n in 2 * np.maximum(strides.prod(axis=0), 2))
     count = channels * int(np.prod(shape))

@@ -1,13 +1,13 @@
-"""Reads pickles that strangers wrote, and runs nothing of what they say.
+"""Reads pickles from unknown sources and runs no code in them.
 
-A pickle is a program: it names callables and has them called. nnU-Net v1 keeps its plans as one,
-and every checkpoint is one. Plans are read by an unpickler that knows numbers, texts, containers
-and NumPy arrays, and builds the arrays itself, so that no foreign byte reaches NumPy's own
-unpickling; checkpoints by torch with ``weights_only=True``. Whatever else is named is refused.
+A pickle is a program: it names callables and has them called. nnU-Net v1 keeps its plans as a
+pickle, and every checkpoint is one. Plans are read by an unpickler that knows numbers, texts,
+containers and NumPy arrays. It builds the arrays itself, so that no foreign byte reaches NumPy's
+own unpickling. torch reads checkpoints with ``weights_only=True``. Every other name is refused.
 
-A few bytes can also name one value twice, that pair twice, and so on: what is small in memory is
-endless for whoever walks or hashes it. So every operation and copy is counted, and what comes out
-is no larger as a tree than plans are.
+A few bytes can also name one value twice, that pair twice, and so on: such a value is small in
+memory and endless for a function that walks or hashes it. So every operation and copy is counted,
+and the result, counted as a tree, is no larger than plans are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_PICKLE_BYTES = 256 * 2**20
 MAX_OPERATIONS = 1_000_000
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 100
-# Of what is hashed: keys are numbers, texts, or tuples of a few labels.
+# Values in a key that is hashed: keys are numbers, texts, or tuples of a few labels.
 MAX_KEY_VALUES = 4096
 # Where the pieces of an array live, by NumPy version.
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -47,7 +47,7 @@ _BROKEN = (
 
 
 class _Dtype:
-    """What a pickle says about a type; NumPy sees it when it has been checked."""
+    """A NumPy type as a pickle describes it; NumPy gets it once it has been checked."""
 
     def __init__(self, spec: object, *_: object) -> None:
         if not isinstance(spec, str) or not _PLAIN_DTYPE.fullmatch(spec):
@@ -61,14 +61,14 @@ class _Dtype:
 
     @property
     def plain(self) -> np.dtype[Any]:
-        """The type itself; an array of objects is none."""
+        """The type itself; objects are refused."""
         if self.spec.lstrip("|<>=").startswith("O"):
             raise pickle.UnpicklingError("an object where numbers were expected")
         return np.dtype(self.spec)
 
 
 class _Array:
-    """An array in the making."""
+    """An array that the pickle has not completed yet."""
 
     def __init__(self, *_: object) -> None:
         self.value: Any = None
@@ -83,7 +83,7 @@ class _Array:
 
 
 class _NdarrayName:
-    """Stands for the class ``numpy.ndarray``, which pickles name but need not get."""
+    """Stands for the class ``numpy.ndarray``, which pickles name but do not need."""
 
 
 def _scalar(dtype: _Dtype, raw: object = b"") -> Any:
@@ -102,7 +102,7 @@ def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> _Array:
 def _shaped(
     raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> npt.NDArray[Any]:
-    # An array without numbers may still have a million million rows of none.
+    # An array without numbers may still claim 10**12 empty rows.
     if math.prod(max(1, int(n)) for n in shape) > max(len(raw), 1024):
         msg = f"an array of shape {shape} in {len(raw)} bytes"
         raise pickle.UnpicklingError(msg)
@@ -110,7 +110,7 @@ def _shaped(
 
 
 def _bytes(content: object = b"", *_: object) -> bytes:
-    """Bytes of bytes or of text; of a number they would be as many as a stranger likes."""
+    """Bytes from bytes or text; a number would ask for that many bytes."""
     if isinstance(content, str):
         return content.encode("latin1")
     if not isinstance(content, (bytes, bytearray)):
@@ -119,7 +119,7 @@ def _bytes(content: object = b"", *_: object) -> bytes:
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """How protocol 2 writes bytes; no other codec is wanted."""
+    """Bytes as protocol 2 writes them; no other codec is allowed."""
     if encoding not in ("latin1", "latin-1"):
         msg = f"codec {encoding!r}"
         raise pickle.UnpicklingError(msg)
@@ -143,9 +143,9 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Reader(pickle._Unpickler):
-    """Finds only what plans are made of, and counts what it is told to do.
+    """Allows only the classes that plans are made of, and counts the operations.
 
-    Python's own unpickler, not the one in C: that one can't be stopped in the middle.
+    It is Python's own unpickler, because the one in C can't be stopped in the middle.
     """
 
     stack: list[Any]
@@ -157,11 +157,11 @@ class _Reader(pickle._Unpickler):
         super().__init__(io.BytesIO(raw))
         self._operations = 0
         self._copied = 0
-        # Of everything that can be hashed and holds more; the value itself keeps its id its own.
+        # Sizes of the hashable containers by id; keeping the value keeps the id unique.
         self._sizes: dict[int, tuple[object, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the known names, or a refusal that says which name was asked for."""
+        """The known class or function of a name; any other name is refused."""
         try:
             return _KNOWN[module, name]
         except KeyError:
@@ -169,14 +169,14 @@ class _Reader(pickle._Unpickler):
             raise pickle.UnpicklingError(msg) from None
 
     def count(self) -> None:
-        """One operation more."""
+        """Count one operation."""
         self._operations += 1
         if self._operations > MAX_OPERATIONS:
             msg = f"it has more than {MAX_OPERATIONS} operations"
             raise pickle.UnpicklingError(msg)
 
     def charge(self, arguments: object) -> None:
-        """What a call is given, it copies."""
+        """Count the bytes of a call's arguments, which it copies."""
         given = arguments if isinstance(arguments, tuple) else ()
         for each in given:
             if isinstance(each, (str, bytes, bytearray)):
@@ -188,7 +188,7 @@ class _Reader(pickle._Unpickler):
             raise pickle.UnpicklingError(msg)
 
     def weigh(self) -> None:
-        """Hold what was made last against what may be hashed."""
+        """Compare the size of the last value with the limit for hashing."""
         made = self.stack[-1] if self.stack else None
         if not isinstance(made, (tuple, frozenset)) or id(made) in self._sizes:
             return
@@ -199,19 +199,19 @@ class _Reader(pickle._Unpickler):
         self._sizes[id(made)] = (made, size)
 
     def read_bytearray(self) -> None:
-        """As many bytes as there are; Python's own takes memory for as many as are said."""
+        """Read the bytes that exist; Python's own method allocates as many as the pickle claims."""
         size = int.from_bytes(self.read(8), "little")
         self.append(bytearray(self.read(size)))
 
     def build(self) -> None:
-        """State for an array or its type; nothing else is given any."""
+        """Set the state of an array or its type; any other object is refused."""
         if not isinstance(self.stack[-2], (_Array, _Dtype)):
             raise pickle.UnpicklingError("state for what has none")
         self.charge(self.stack[-1])
         self.load_build()
 
     def call(self, load: Callable[[_Reader], None]) -> None:
-        """A call of one of the known names."""
+        """Call one of the known functions."""
         if self.stack[-2] in (list, tuple, set, frozenset) and isinstance(
             next(iter(self.stack[-1]), None), (bytes, bytearray, str)
         ):
@@ -220,7 +220,7 @@ class _Reader(pickle._Unpickler):
         load(self)
 
 
-# Old classes, extensions, persistent names and outside buffers: plans have none.
+# Old classes, extensions, persistent ids and out-of-band buffers, which plans do not have.
 _UNWANTED = (
     pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID,
     pickle.BINPERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ_EX,
@@ -257,12 +257,12 @@ _Reader.dispatch = {code: _counted(code, load) for code, load in _OPERATIONS.ite
 
 
 def read_pickle(path: Path) -> Any:
-    """Numbers, texts, containers and arrays of a pickle.
+    """Read numbers, texts, containers and arrays from a pickle.
 
     Raises
     ------
     BundleUnfit
-        If it holds or asks for anything else; nothing of it has run.
+        If it contains or names anything else; none of it has run.
     """
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:
@@ -273,20 +273,20 @@ def read_pickle(path: Path) -> Any:
         msg = f"{path}: {error.strerror}"
         raise BundleUnfit(msg) from error
     except _BROKEN as error:
-        msg = f"{path} is refused and nothing in it was run: {_said(error)}"
+        msg = f"{path} is refused and nothing in it was run: {_reason(error)}"
         raise BundleUnfit(msg) from error
 
 
 class _Unwrapper:
-    """The same with arrays in place of arrays in the making; what is shared stays shared."""
+    """Replaces `_Array` by the array itself; shared values stay shared."""
 
     def __init__(self) -> None:
-        # Of every container: what became of it, and how many values it holds as a tree.
+        # For every container: its replacement, and how many values it has as a tree.
         self._seen: dict[int, tuple[Any, int]] = {}
         self._open: set[int] = set()
 
     def plain(self, value: Any, depth: int) -> Any:
-        """Unwrap a value so many containers deep."""
+        """Unwrap a value that lies ``depth`` containers deep."""
         return self._weighed(value, depth)[0]
 
     def _weighed(self, value: Any, depth: int) -> tuple[Any, int]:
@@ -316,14 +316,14 @@ class _Unwrapper:
         if isinstance(value, dict):
             keys = [self._weighed(k, depth) for k in value]
             own = [self._weighed(v, depth) for v in value.values()]
-            held = {k: v for (k, _), (v, _) in zip(keys, own, strict=True)}
-            return held, 1 + sum(size for _, size in (*keys, *own))
+            unwrapped = {k: v for (k, _), (v, _) in zip(keys, own, strict=True)}
+            return unwrapped, 1 + sum(size for _, size in (*keys, *own))
         parts = [self._weighed(v, depth) for v in value]
         kind = next(k for k in (list, tuple, set, frozenset) if isinstance(value, k))
         return kind(v for v, _ in parts), 1 + sum(size for _, size in parts)
 
 
-# A checkpoint keeps the course of its training, too, in NumPy's numbers.
+# A checkpoint also keeps the course of its training, as NumPy scalars.
 _CHECKPOINT_EXTRAS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((multiarray.scalar, f"{module}.scalar") for module in _NUMPY),
     np.dtype,
@@ -332,33 +332,50 @@ _CHECKPOINT_EXTRAS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, as torch reads it with ``weights_only=True``.
+    """Read a checkpoint by torch with ``weights_only=True``.
 
     Raises
     ------
     BundleUnfit
-        If it holds or asks for more than weights and numbers; nothing of it has run.
+        If it contains or names more than weights and numbers; none of it has run.
     """
     try:
         with (
             contextlib.closing(path.open("rb")) as file,
             torch.serialization.safe_globals(_CHECKPOINT_EXTRAS),
         ):
-            held = torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         msg = f"{path}: {error.strerror or error}"
         raise BundleUnfit(msg) from error
     except (*_BROKEN, RuntimeError) as error:
-        msg = f"{path} is refused and nothing in it was run: {_said(error)}"
+        msg = f"{path} is refused and nothing in it was run: {_reason(error)}"
         raise BundleUnfit(msg) from error
-    if not isinstance(held, dict):
-        msg = f"{path} is no checkpoint: it holds a {type(held).__name__}"
+    if not isinstance(checkpoint, dict):
+        msg = f"{path} is no checkpoint: it holds a {type(checkpoint).__name__}"
         raise BundleUnfit(msg)
-    return held
+    return checkpoint
 
 
-def _said(error: Exception) -> str:
-    """The line of an error that says what was asked for; torch's are pages long."""
+def weights_in(checkpoint: Mapping[str, Any], key: str, path: Path) -> Mapping[str, torch.Tensor]:
+    """The weights that a checkpoint has under a key.
+
+    Raises
+    ------
+    BundleUnfit
+        If they are missing or not all tensors.
+    """
+    weights = checkpoint.get(key)
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in weights.values()
+    ):
+        msg = f"{path} holds no {key}"
+        raise BundleUnfit(msg)
+    return weights
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that names what the pickle asked for; torch's errors fill pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    asked = [line for line in lines if "GLOBAL" in line]
-    return (asked or lines or [type(error).__name__])[0]
+    named = [line for line in lines if "GLOBAL" in line]
+    return (named or lines or [type(error).__name__])[0]

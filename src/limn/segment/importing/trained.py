@@ -1,11 +1,11 @@
-"""A trained network as nnU-Net left it, put into nnunetv2's terms; the way into a bundle."""
+"""A training of nnU-Net in nnunetv2's terms, and how it is sealed as a bundle."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,23 @@ from torch import nn
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.scan import Organ
-from limn.segment.bundle.bundle import Bundle, CleanRule, open_bundle, write_manifest
+from limn.segment.bundle.bundle import (
+    Bundle,
+    CleanRule,
+    open_bundle,
+    sha256_of,
+    write_manifest,
+)
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.weights import Weights, build, fill, save_fold
 from limn.segment.importing import known_answers
 
-UNSAID = "not said by who exported it"
+NOT_STATED = "not said by who exported it"
 PLANS_NAME = "nnUNetPlans"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
-# A whole scan's 5th and 95th percentile, as for the embedded bundle; who exports says nothing.
+# 5th and 95th percentile of a whole scan, as for the embedded bundle; no training states them.
 USUAL_HU = (-1200.0, 1500.0)
-# What the embedded bundle keeps, where the exporter says nothing.
+# The embedded bundle's rules, for a training that has none.
 USUAL_CLEAN = {
     Organ.HEART: CleanRule("largest"),
     Organ.CORD: CleanRule("pieces", 1.0, 6.0),
@@ -36,18 +42,18 @@ USUAL_CLEAN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What the files of a training say.
+    """The contents of a training's files.
 
     Attributes
     ----------
     made_by : "nnU-Net v1" or "nnU-Net v2"
     plans : of nnunetv2, with this one configuration
     channels : that the network takes; a cascade's second stage takes one more per label
-    labels : names by number, as far as the files say them
+    labels : names by number; "" where the files have none
     spacing_mm : in the order of the array, before the plans' transposition
-    weights : of a fold, in the names of the plans' network
-    clean : by label, None where the files say nothing
-    notes : what limn can't take over as it is; one line each
+    weights : of a fold, under the names of the plans' network
+    clean : by label; None if the files have no rules
+    notes : one line for each thing that limn can't take over as it is
     """
 
     made_by: str
@@ -69,13 +75,13 @@ class Trained:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The network, as nnunetv2 names it."""
+        """Class and arguments of the network in the plans."""
         described: dict[str, Any] = self.plans["configurations"][self.configuration]["architecture"]
         return described
 
     @property
     def classes(self) -> int:
-        """Labels and background."""
+        """How many labels there are, with the background."""
         return len(self.labels) + 1
 
     def network(self, fold: str) -> nn.Module:
@@ -86,12 +92,12 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleStatement:
-    """What the files don't say and a person does.
+    """What a person states about a bundle because the files of its training do not.
 
     Attributes
     ----------
-    orientation : three letters that the array's axes z, y, x grow towards, as the training saw it
-    source : in words; the files' sha256 are added
+    orientation : three letters: what the axes z, y, x of the training's arrays grow towards
+    source : where the weights come from; the sha256 of the files are added
     demonstration : delivered only where a site allows it
     """
 
@@ -99,35 +105,35 @@ class BundleStatement:
     version: str
     organs: Mapping[int, Organ]
     orientation: str
-    trained_on: str = UNSAID
-    not_for: str = UNSAID
+    trained_on: str = NOT_STATED
+    not_for: str = NOT_STATED
     expected_hu: tuple[float, float] = USUAL_HU
     source: str = ""
     previous: str = ""
     demonstration: bool = False
 
 
-def seal(trained: Trained, told: BundleStatement, folder: Path) -> Bundle:
+def seal(trained: Trained, statement: BundleStatement, folder: Path) -> Bundle:
     """Write a bundle into a folder that does not exist yet.
 
     Raises
     ------
     BundleUnfit
-        If plans and weights don't fit together, or what is told does not fit them.
+        If plans and weights do not fit together, or the statement does not fit them.
     """
-    _agree(trained, told)
+    _check_statement(trained, statement)
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(trained.plans, indent=1) + "\n", encoding="utf-8")
     (folder / "dataset.json").write_text(
-        json.dumps(_dataset(trained, told), indent=1) + "\n", encoding="utf-8"
+        json.dumps(_dataset(trained, statement), indent=1) + "\n", encoding="utf-8"
     )
     known_answers.record(folder, trained.architecture, trained.channels, _saved(trained, folder))
-    write_manifest(folder, _head(trained, told))
+    write_manifest(folder, _head(trained, statement))
     return open_bundle(folder)
 
 
 def _saved(trained: Trained, folder: Path) -> Iterator[nn.Module]:
-    """Every fold's network, once its weights are on disk; one in memory at a time."""
+    """Save every fold and yield its network; only one is in memory at a time."""
     for k, fold in enumerate(trained.folds):
         network = trained.network(fold)
         path = folder / f"fold_{k}" / "checkpoint_final.pth"
@@ -135,26 +141,26 @@ def _saved(trained: Trained, folder: Path) -> Iterator[nn.Module]:
         yield network
 
 
-def _agree(trained: Trained, told: BundleStatement) -> None:
-    if set(told.organs) != set(trained.labels):
+def _check_statement(trained: Trained, statement: BundleStatement) -> None:
+    if set(statement.organs) != set(trained.labels):
         msg = (
-            f"{trained.folder} knows the labels {sorted(trained.labels)}, named are "
-            f"{sorted(told.organs)}; give every one its organ: "
+            f"{trained.folder} has the labels {sorted(trained.labels)}, the organs are given for "
+            f"{sorted(statement.organs)}; give each label its organ: "
             f'--labels "{",".join(f"{k}=ORGAN" for k in sorted(trained.labels))}" with '
             f"{', '.join(Organ)}"
         )
         raise BundleUnfit(msg)
-    if len(set(told.organs.values())) < len(told.organs):
+    if len(set(statement.organs.values())) < len(statement.organs):
         msg = "--labels names an organ twice"
         raise BundleUnfit(msg)
-    for word in (told.name, told.version):
+    for word in (statement.name, statement.version):
         if not NAME.fullmatch(word):
-            msg = f"{word!r} is no name for a bundle; letters, digits, '.', '_' and '-' are"
+            msg = f"{word!r} is no name for a bundle; use letters, digits, '.', '_' and '-'"
             raise BundleUnfit(msg)
 
 
-def _dataset(trained: Trained, told: BundleStatement) -> dict[str, Any]:
-    labels = {"background": 0} | {told.organs[k].value: k for k in sorted(told.organs)}
+def _dataset(trained: Trained, statement: BundleStatement) -> dict[str, Any]:
+    labels = {"background": 0} | {statement.organs[k].value: k for k in sorted(statement.organs)}
     return {
         "channel_names": {"0": "CT"},
         "labels": labels,
@@ -164,19 +170,19 @@ def _dataset(trained: Trained, told: BundleStatement) -> dict[str, Any]:
     }
 
 
-def _head(trained: Trained, told: BundleStatement) -> str:
+def _head(trained: Trained, statement: BundleStatement) -> str:
     rule = {"stock": "mean of logits over tiles and folds (nnunetv2)"}.get(
         trained.profile, "mean of softmax probabilities over tiles and folds"
     )
     lines = [
         "# A limn bundle. Every file below [files] is verified before anything is opened.",
         f"# Made from the files of {trained.made_by}.",
-        f"name = {_toml(told.name)}",
-        f"version = {_toml(told.version)}",
-        f"demonstration = {str(told.demonstration).lower()}",
-        f"trained_on = {_toml(told.trained_on)}",
-        f"not_for = {_toml(told.not_for)}",
-        f"source = {_toml(_source(trained, told))}",
+        f"name = {_toml(statement.name)}",
+        f"version = {_toml(statement.version)}",
+        f"demonstration = {str(statement.demonstration).lower()}",
+        f"trained_on = {_toml(statement.trained_on)}",
+        f"not_for = {_toml(statement.not_for)}",
+        f"source = {_toml(_source(trained, statement))}",
         f"configuration = {_toml(trained.configuration)}",
         f"folds = {list(range(len(trained.folds)))}",
         f"ensemble_rule = {_toml(rule)}",
@@ -184,41 +190,56 @@ def _head(trained: Trained, told: BundleStatement) -> str:
         f"profile = {_toml(trained.profile)}",
         "# Axes, in the plans' order, that the training mirrored.",
         f"mirror_axes = {list(trained.mirror_axes)}",
-        *([f"previous = {_toml(told.previous or trained.previous)}"] if trained.previous else []),
+        *(
+            [f"previous = {_toml(statement.previous or trained.previous)}"]
+            if trained.previous
+            else []
+        ),
         "# What the array's axes grew towards in the training, before the plans' transposition.",
-        f"orientation = {_toml(told.orientation)}",
+        f"orientation = {_toml(statement.orientation)}",
         f"spacing_mm = {[float(mm) for mm in trained.spacing_mm]}",
-        f"expected_hu = {[float(hu) for hu in told.expected_hu]}",
+        f"expected_hu = {[float(hu) for hu in statement.expected_hu]}",
         "",
         "[labels]",
-        *(f"{k} = {_toml(told.organs[k].value)}" for k in sorted(told.organs)),
+        *(f"{k} = {_toml(statement.organs[k].value)}" for k in sorted(statement.organs)),
     ]
-    for label, organ in sorted(told.organs.items()):
+    for label, organ in sorted(statement.organs.items()):
         rule_of = USUAL_CLEAN[organ] if trained.clean is None else trained.clean[label]
         lines += ["", f"[clean.{organ.value}]", f"keep = {_toml(rule_of.keep)}"]
         if rule_of.keep == "pieces":
             lines.append(f"min_mm3 = {rule_of.min_mm3}")
             lines += [f"within_mm = {rule_of.within_mm}"] if np.isfinite(rule_of.within_mm) else []
     lines += ["", "[protocol]"]
-    lines += [f"{organ.value} = {_toml(UNSAID)}" for organ in told.organs.values()]
+    lines += [f"{organ.value} = {_toml(NOT_STATED)}" for organ in statement.organs.values()]
     return "\n".join(lines)
 
 
-def _source(trained: Trained, told: BundleStatement) -> str:
+def _source(trained: Trained, statement: BundleStatement) -> str:
     hashes = [
-        f"{path.relative_to(trained.folder)} sha256 {_sha256(path)}" for path in trained.files
+        f"{path.relative_to(trained.folder)} sha256 {sha256_of(path)}" for path in trained.files
     ]
-    return "; ".join([told.source or f"{trained.made_by}, {trained.name}", *hashes])
+    return "; ".join([statement.source or f"{trained.made_by}, {trained.name}", *hashes])
 
 
 def _toml(text: str) -> str:
-    """A TOML basic string; JSON's escapes are TOML's but for the one above U+FFFF."""
+    """A TOML basic string; below U+10000 the escapes of JSON are those of TOML."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def refuse_unreadable(folder: Path, version: str) -> Iterator[None]:
+    """Turn what Python raises for files of unexpected content into a refusal.
+
+    Raises
+    ------
+    BundleUnfit
+        Names the folder and the version of nnU-Net.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{folder} is no {version} training that limn can read: {error!r}"
+        raise BundleUnfit(msg) from error
 
 
 def configuration_of(
