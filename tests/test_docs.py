@@ -108,6 +108,22 @@ def test_links_lead_to_what_is_there(page: Path) -> None:
             assert heading in slugs(target), link
 
 
+def test_every_test_that_is_named_exists() -> None:
+    """A page that names a test as proof names one that runs."""
+    tests = (REPOSITORY / "tests").rglob("test_*.py")
+    functions = set(
+        re.findall(r"^def (test_\w+)\(", "\n".join(map(Path.read_text, tests)), re.MULTILINE)
+    )
+    named = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named |= set(re.findall(r"`(test_\w+)`", text))
+        for path in re.findall(r"`((?:src|tests|bench|config|deploy)/[\w./-]+\.\w+)`", text):
+            assert (REPOSITORY / path).exists(), f"{page.name} names {path}"
+    assert len(named) > 10
+    assert named <= functions
+
+
 def layers(contract: str) -> list[set[str]]:
     """The floors of a contract in pyproject.toml, the highest first."""
     table = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
