@@ -1,1 +1,1 @@
-"""Folders contoured without a scanner, here or by a running node."""
+"""Folders of series contoured in this process or by a running node."""

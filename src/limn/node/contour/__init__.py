@@ -1,1 +1,1 @@
-"""Work: scans to the workers and back."""
+"""Contouring: scans to the workers and back."""

@@ -1,4 +1,4 @@
-"""What the engine gives to a worker, and what it gets back."""
+"""What the engine sends to a worker, and what the worker returns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from limn.node.config import Model, PlanningSystem
 
-# How a job ended that this worker could not even begin; another one may.
+# How a job ended that this worker could not begin; another worker may be able to.
 UNFIT = "unfit"
 
 
@@ -15,7 +15,7 @@ UNFIT = "unfit"
 class Job:
     """One scan to contour; UIDs and dates come with it, so a second run gives the same file.
 
-    What the receiving site decides comes along too: its workers may serve other sites.
+    The receiving site's settings come with it too, for its workers may serve other sites.
     """
 
     scan: int
@@ -29,7 +29,7 @@ class Job:
     time: str
     predecessor_uid: str
     deadline_s: float
-    # Of the files, where their bytes travel with the job.
+    # Bytes of each file, if the contents travel with the job.
     sizes: tuple[int, ...] = ()
 
 

@@ -30,9 +30,9 @@ from limn.segment.engine.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 if TYPE_CHECKING:
     from limn.segment.engine.ensemble import Ensemble
 
-# Folds that agree less than this on an organ look at something that none of them has learnt.
+# Folds that agree less than this on an organ see something that none of them was trained on.
 LEAST_FOLD_DSC = 0.8
-# Every n-th voxel is enough to see whether a scan is in Hounsfield units at all.
+# Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
 HU_SAMPLE = 7
 
 
@@ -52,7 +52,10 @@ class Product:
 
     Attributes
     ----------
-    fold_dsc, disagreement_zyx : see `segment.delineate.Delineated`
+    structure_set : an RTSTRUCT file
+    picture : a PNG file
+    labels : on the slices that exist
+    fold_dsc, disagreement_zyx : see `segment.draw.delineate.Delineated`
     held : why a person must look before the structure set is delivered; None if nobody must
     """
 
@@ -77,12 +80,16 @@ def contour(
 ) -> Product:
     """Contour one series.
 
+    Parameters
+    ----------
+    progress : called with the tiles that are done and their total
+
     Raises
     ------
     RefusedSeries
         If the series can't be contoured.
     StageFailed
-        If no organ was found, or the structure set does not say what the labels say.
+        If no organ was found, or the structure set differs from the labels.
     """
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
@@ -143,12 +150,12 @@ def contour(
         drawn.fold_dsc,
         drawn.disagreement_zyx[series.rungs],
         tuple(flags),
-        held=_held(drawn.lie),
+        held=_hold_reason(drawn.lie),
     )
 
 
 def rehearse(ensemble: Ensemble, options: Options) -> None:
-    """Run every stage once on a made-up ball, so that the first animal pays for no import."""
+    """Run every stage once on an artificial ball, so that the first animal waits for no import."""
     n = 48
     spacing = SpacingMm(0.3, 0.3, 0.3)
     grid = axial_grid((n, n, n), spacing, np.zeros(3))
@@ -168,7 +175,7 @@ def rehearse(ensemble: Ensemble, options: Options) -> None:
 
 
 def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
-    """Read the file back: sound for a planning system, and every voxel where it was.
+    """Read the file back: valid for a planning system, and its contours give the labels again.
 
     Raises
     ------
@@ -225,7 +232,7 @@ def _lie_notes(lie: Lie) -> list[str]:
     return [] if lie.certain else ["left and right unsure: held for release"]
 
 
-def _held(lie: Lie) -> str | None:
+def _hold_reason(lie: Lie) -> str | None:
     if not lie.mirrored:
         return None if lie.certain else _unsure(lie)
     return (
@@ -236,7 +243,7 @@ def _held(lie: Lie) -> str | None:
 
 
 def _unsure(lie: Lie) -> str:
-    # With the header wrong, left and right or head and tail are exchanged in what was drawn.
+    # If the header is wrong, left and right or head and tail are exchanged in these contours.
     return (
         f"the image hardly tells how the animal lies ({lie.probability:.2f} of 1 for what the "
         "header says): contoured as it says. Look at the picture; release it only if the left "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from limn.node import oplog
-from limn.node.config import load_config
+from limn.node.config import Config, load_config
 from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.site_bundle import deliverable_bundle
 from limn.node.deliver.courier import Courier
@@ -21,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def run_engine(config_path: Path) -> None:
-    """Dispatch and delivery."""
+    """Dispatch and delivery, until the supervisor stops them."""
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "engine", config.log)
-    # When the scheduler is away the dispatcher says so once; Dask would with a stack each time.
+    # The dispatcher logs once that the scheduler is away; Dask would log a stack each time.
     for chatty in ("distributed.utils", "distributed.client"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     stopping = stop_on_signal()
@@ -45,12 +46,7 @@ def run_engine(config_path: Path) -> None:
         for courier in couriers:
             courier.wake()
 
-    for row in journal.on_hold():
-        # Said again at every start: what nobody releases would be forgotten.
-        line = what_to_do(journal, row, config, config_path)
-        log.warning("%s animal %s %s", row.name, row.animal, line)
-    for row in journal.quarantined():
-        log.error("%s animal %s %s", row.name, row.animal, alarm(row, config_path))
+    _log_scans_for_people(journal, config, config_path)
     dispatcher = Dispatcher(
         config,
         config_path,
@@ -61,14 +57,29 @@ def run_engine(config_path: Path) -> None:
         contoured,
         stopping,
     )
-    # Couriers stop after the dispatcher, so that its last results still go out.
-    dispatched = threading.Event()
+    wakes = (config, dispatcher.wake, stopping)
     threads = [
         threading.Thread(target=dispatcher.run, name="dispatch"),
-        threading.Thread(
-            target=listen_for_wakes, args=(config, dispatcher.wake, stopping), name="wake"
-        ),
+        threading.Thread(target=listen_for_wakes, args=wakes, name="wake"),
     ]
+    _run(threads, couriers, stopping)
+    journal.close()
+
+
+def _log_scans_for_people(journal: Journal, config: Config, config_path: Path) -> None:
+    """Log at every start which scans wait for a person: nobody would remember them."""
+    for row in journal.on_hold():
+        line = what_to_do(journal, row, config, config_path)
+        log.warning("%s animal %s %s", row.name, row.animal, line)
+    for row in journal.quarantined():
+        log.error("%s animal %s %s", row.name, row.animal, alarm(row, config_path))
+
+
+def _run(
+    threads: Sequence[threading.Thread], couriers: Sequence[Courier], stopping: threading.Event
+) -> None:
+    """Run the couriers until the other threads have ended, so that their last results go out."""
+    dispatched = threading.Event()
     carriers = [
         threading.Thread(target=courier.run, args=(dispatched,), name="courier")
         for courier in couriers
@@ -83,4 +94,3 @@ def run_engine(config_path: Path) -> None:
         thread.join()
     for courier in couriers:
         courier.work()
-    journal.close()

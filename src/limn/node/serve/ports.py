@@ -14,16 +14,16 @@ PORT_WAIT_S = 5.0
 
 
 def check_ports(config: Config, only: Part | None = None) -> str:
-    """Try every port that this host will listen on; returns them in words.
+    """Try every port that this host will listen on; return them as text.
 
     Raises
     ------
     ConfigWrong
-        Names the first key whose port can't be had.
+        If a port can't be used; the message names the first such key.
     """
     ports = _ports(config, only)
     for key, host, port, kind in ports:
-        # The children of a node that was just killed hold theirs a moment longer.
+        # The children of a node that was just killed keep their ports a moment longer.
         give_up_s = time.monotonic() + PORT_WAIT_S
         while (why := _unusable(host, port, kind)) and time.monotonic() < give_up_s:
             time.sleep(0.2)
@@ -37,7 +37,7 @@ def check_ports(config: Config, only: Part | None = None) -> str:
 
 
 def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socket.SocketKind]]:
-    """Key, host, port and kind of what this host's part listens on."""
+    """Key, host, port and kind of each socket on which this host's part listens."""
     receive, engine = config.receive, config.engine
     found = []
     if only in {None, "receiver"}:
@@ -60,7 +60,7 @@ def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
     """Why an address can't be bound; empty if it can."""
     with socket.socket(socket.AF_INET, kind) as probe:
         if kind == socket.SOCK_STREAM and os.name == "posix":
-            # Past what lingers of closed connections; on Windows it would take another's port.
+            # A closed connection may linger; on Windows this option would take another's port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

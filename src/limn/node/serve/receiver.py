@@ -27,11 +27,11 @@ LAST_SETTLE_S = 10.0
 
 
 def run_receiver(config_path: Path) -> None:
-    """Both doors: the Storage SCP and the watched folder."""
+    """Receive by the Storage SCP and the watched folder until the supervisor stops this process."""
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "receiver", config.log)
     stopping = stop_on_signal()
-    # What senders may still bring while limn stops is taken in and handed over.
+    # Set last: instances that arrive while limn stops are still taken in and handed over.
     shut = threading.Event()
     lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
@@ -79,7 +79,7 @@ def run_receiver(config_path: Path) -> None:
     run_until_stopped(threads, stopping)
     intake.node_stopping()
     server.shutdown()
-    # What a sender has just ended is whole when it has been quiet.
+    # A series that has just arrived is complete once nothing new has come for settle_s.
     until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)
     while intake.settle() and time.monotonic() < until_s:
         time.sleep(0.05)
