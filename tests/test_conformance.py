@@ -140,7 +140,10 @@ def test_the_page_gives_every_status() -> None:
 def test_the_page_gives_what_the_courier_does_with_answers() -> None:
     """Each row of the table, tried on the rule that decides."""
     rows = re.findall(r"^\| (.+?) \| (delivered|tries|anything)", section("## 4"), re.M)
-    outcomes = {"delivered": destinations.Outcome.DELIVERED, "tries": destinations.Outcome.AGAIN}
+    outcomes = {
+        "delivered": destinations.Outcome.DELIVERED,
+        "tries": destinations.Outcome.RETRY_LATER,
+    }
     tried = 0
     for statuses, said in rows:
         for digits in re.findall(r"0x(\w{4})", statuses):
@@ -150,7 +153,7 @@ def test_the_page_gives_what_the_courier_does_with_answers() -> None:
                 tried += 1
     assert tried >= 12
     for status in (0xA900, 0xC000, 0x0122, 0x0110):
-        assert destinations.judge(status) is destinations.Outcome.HELD
+        assert destinations.judge(status) is destinations.Outcome.REFUSED
 
 
 def test_the_page_gives_what_the_courier_proposes() -> None:
