@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from limn.node.config import Receive
-from limn.node.dimse import server
-from limn.node.dimse.access import Caller, may_connect, why_not
+from limn.node.dimse.access import Caller, may_connect, refusal_of
+from limn.node.receive.store_result import StoreResult
 from tests.conftest import require_peer
 from tests.node.receive.test_storage_scp import Listening
 from tests.support.node.parts import COUNT, Door, slices, stop, until, write_slices
@@ -45,6 +46,11 @@ def listening(tmp_path):
         stop(each.server)
 
 
+def bound(receiver: Listening, **bounds: float) -> None:
+    """Other limits for the connections that come from now on."""
+    receiver.server.bounds = replace(receiver.server.bounds, **bounds)
+
+
 @pytest.mark.parametrize(
     ("settings", "caller", "reject"),
     [
@@ -59,16 +65,16 @@ def listening(tmp_path):
 )
 def test_the_rules(settings, caller, reject):
     """Each rule by itself, with the reason that PS3.8 has for it; three are open."""
-    refusal = why_not(Receive.model_validate(settings), caller, 3, disk_is_low=False)
+    refusal = refusal_of(Receive.model_validate(settings), caller, 3, disk_is_low=False)
     assert (refusal and refusal.reject) == reject
 
 
 def test_a_full_disk_refuses_only_who_stores():
     """C-ECHO and commitment are answered all the same."""
-    refusal = why_not(Receive(), SCANNER, 0, disk_is_low=True)
+    refusal = refusal_of(Receive(), SCANNER, 0, disk_is_low=True)
     assert refusal is not None
     assert refusal.reject == (2, 3, 1)
-    assert why_not(Receive(), Caller("A", "LIMN", stores=False), 0, disk_is_low=True) is None
+    assert refusal_of(Receive(), Caller("A", "LIMN", stores=False), 0, disk_is_low=True) is None
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,7 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     held, inside = threading.Event(), threading.Event()
     accept = receiver.door.intake.accept
 
-    def slow(*arguments: object) -> tuple[int, str]:
+    def slow(*arguments: object) -> StoreResult:
         inside.set()
         held.wait(20)
         return accept(*arguments)
@@ -305,20 +311,19 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     two.release()
 
 
-def test_an_instance_that_drips_gives_its_room_back(listening, caplog, monkeypatch):
-    """Each PDU comes in time, the instance would take hours: over, and the memory is free again."""
-    monkeypatch.setattr(server, "WINDOW_S", 1.0)
+def test_an_instance_that_comes_too_slowly_gives_its_memory_back(listening, caplog):
+    """Each PDU is in time, but the instance would take hours: aborted, and the memory is free."""
     receiver = listening(max_instance_mb=1, max_incoming_mb=1)
+    bound(receiver, rate_window_s=1.0, min_bytes_per_s=100_000)
     (big, *_) = slices()
     big.add_new(0x00091010, "LO", "X")
     big.add_new(0x00091011, "OB", bytes(900 * 2**10))
     one, two = receiver.associate(), receiver.associate()
-    monkeypatch.setattr(server, "LEAST_BYTES_PER_S", 100_000)
     pdus = _p_data(big)
     wire = one.dul.socket.socket
     wire.sendall(b"".join(pdus[:-3]))
-    # Or the other one may come first and take the room.
-    until(lambda: receiver.server.room._free < 2**18)
+    # Or the other association may be first to reserve the memory.
+    until(lambda: receiver.server.memory._free < 2**18)
     until(lambda: two.send_c_store(big).Status == 0xA700)
     for pdu in pdus[-3:-1]:
         time.sleep(1.2)
@@ -353,13 +358,13 @@ def test_who_stops_lets_a_sender_end_its_series(listening, caplog):
         socket.create_connection(("127.0.0.1", receiver.port), 2)
 
 
-def test_who_stops_waits_for_an_answer_that_it_owes(listening, monkeypatch):
-    """Slow to take an instance: the sender is silent because it waits for us."""
-    monkeypatch.setattr(server, "SILENT_S", 0.3)
+def test_a_stopping_node_waits_for_a_response_that_it_owes(listening):
+    """The sender is silent because it waits for the response to a slow C-STORE."""
     receiver = listening()
+    bound(receiver, stop_silence_s=0.3)
     accept = receiver.door.intake.accept
 
-    def slow(*arguments: object) -> tuple[int, str]:
+    def slow(*arguments: object) -> StoreResult:
         time.sleep(1.0)
         return accept(*arguments)
 
@@ -383,10 +388,10 @@ def test_who_stops_does_not_wait_for_a_mere_connection(listening):
             assert probe.recv(64) == b""
 
 
-def test_who_stops_does_not_wait_for_ever(listening, monkeypatch):
-    """One that goes on and on is aborted; one that does not even hear of it is cut."""
-    monkeypatch.setattr(server, "STOP_GRACE_S", 1.0)
+def test_a_stopping_node_does_not_wait_for_ever(listening):
+    """A sender that never ends is aborted; one that does not answer the abort is disconnected."""
     receiver = listening()
+    bound(receiver, stop_grace_s=1.0)
     # Before: four hundred take a busy machine longer than the grace.
     sent = iter(slices(count=400))
     busy, deaf = receiver.associate(), receiver.associate()
@@ -439,7 +444,7 @@ def test_requests_that_await_no_answer_are_ended(listening, caplog):
     held = threading.Event()
     accept = receiver.door.intake.accept
 
-    def slow(*arguments: object) -> tuple[int, str]:
+    def slow(*arguments: object) -> StoreResult:
         held.wait(20)
         return accept(*arguments)
 

@@ -84,7 +84,7 @@ def test_who_has_no_certificate_of_ours_is_refused(receiver, site, stranger, tmp
     assert all(line.startswith("connection from 127.0.0.1") for line in lines)
     assert scanner(receiver.port, site.issue("scanner"), site.path, *paths).returncode == 0
     # Nothing is kept of who was refused: a port that is scanned for years would fill the memory.
-    until(lambda: receiver.server._still_open() == ([], []))
+    until(lambda: receiver.server._open_connections() == ([], []))
 
 
 @pytest.mark.peer

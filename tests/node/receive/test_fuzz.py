@@ -42,9 +42,9 @@ def test_a_uid_is_never_a_path(tmp_path, keyword, hostile):
     planted = hostile.encode()[: len(value)].ljust(len(value), b"/")
     assert not UID(planted.decode(errors="replace")).is_valid
     door = Door(tmp_path / "data")
-    status, why = door.intake.accept(file.replace(value, planted), SCP)
-    assert status == CANNOT_UNDERSTAND
-    assert "UID" in why or "damaged" in why
+    result = door.intake.accept(file.replace(value, planted), SCP)
+    assert result.status == CANNOT_UNDERSTAND
+    assert "UID" in result.why or "damaged" in result.why
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
     assert door.files() == []
     assert not (tmp_path / "data" / "returned").exists()
@@ -56,7 +56,7 @@ def test_names_of_animals_stay_in_one_line_of_the_log(tmp_path):
     ds.PatientID = "M1"
     contents = encoded(ds).replace(b"LO\x02\x00M1", b"LO\x0e\x00M1\n\x1b[2JOK \r\n\xff ", 1)
     door = Door(tmp_path)
-    assert door.intake.accept(contents, SCP)[0] == 0
+    assert door.intake.accept(contents, SCP).stored
     (gathering,) = door.intake._gatherings.values()
     assert gathering.animal.isprintable()
     assert gathering.animal.startswith("M1??[2JOK")

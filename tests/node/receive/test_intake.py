@@ -30,6 +30,7 @@ from limn.dicom import bounded
 from limn.dicom.instance import Unreadable, inspect
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.receive.gathering import Source
+from limn.node.receive.store_result import StoreResult
 from tests.support.node.parts import (
     COUNT,
     SCP,
@@ -144,9 +145,9 @@ def test_a_duplicate_with_other_bytes_is_refused(door):
     door.send(sent)
     before = [path.read_bytes() for path in door.files()]
     first.PixelData = bytes(len(first.PixelData))
-    status, why = door.intake.accept(encoded(first), OTHER)
-    assert status == DUPLICATE
-    assert str(first.SOPInstanceUID) in why
+    result = door.intake.accept(encoded(first), OTHER)
+    assert result.status == DUPLICATE
+    assert str(first.SOPInstanceUID) in result.why
     assert [path.read_bytes() for path in door.files()] == before
     door.intake.association_ended(SCP.key, aborted=False)
     assert len(door.wait_for_scans()) == 1
@@ -163,10 +164,10 @@ def test_one_series_of_two_animals_is_refused(door, tmp_path):
     restarted = Door(tmp_path)
     for again in (door, restarted):
         for ds in others:
-            status, why = again.intake.accept(encoded(ds), OTHER)
-            assert status == CANNOT_UNDERSTAND
-            assert "'M2'" in why
-            assert "'M1'" in why
+            result = again.intake.accept(encoded(ds), OTHER)
+            assert result.status == CANNOT_UNDERSTAND
+            assert "'M2'" in result.why
+            assert "'M1'" in result.why
         again.intake.association_ended(OTHER.key, aborted=False)
         assert [(row.animal, len(row.files)) for row in again.scans()] == [("M1", COUNT)]
     assert len(door.files()) == COUNT
@@ -354,9 +355,9 @@ def test_the_times_of_a_scan(door):
 def test_a_full_disk_is_answered_out_of_resources(tmp_path):
     """0xA700 below the watermark; nothing is written, nothing gathers."""
     door = Door(tmp_path, min_free_bytes=2**62)
-    status, why = door.intake.accept(encoded(slices()[0]), SCP)
-    assert status == OUT_OF_RESOURCES
-    assert "receive.min_free_mb" in why
+    result = door.intake.accept(encoded(slices()[0]), SCP)
+    assert result.status == OUT_OF_RESOURCES
+    assert "receive.min_free_mb" in result.why
     assert door.files() == []
 
 
@@ -365,9 +366,9 @@ def test_a_spool_that_can_not_be_written_is_answered_out_of_resources(door):
     ds = slices()[0]
     door.spool.root.mkdir(parents=True)
     door.spool.folder(ds.SeriesInstanceUID).write_text("in the way")
-    status, why = door.intake.accept(encoded(ds), SCP)
-    assert status == OUT_OF_RESOURCES
-    assert "can't be written" in why
+    result = door.intake.accept(encoded(ds), SCP)
+    assert result.status == OUT_OF_RESOURCES
+    assert "can't be written" in result.why
 
 
 def test_the_loop_settles_by_itself(door):
@@ -458,7 +459,7 @@ def test_senders_that_deflate_hold_up_nobody_else(tmp_path):
         time.sleep(0.3)
         assert all(thread.is_alive() for thread in waiting)
         began_s = time.monotonic()
-        assert door.intake.accept(in_syntax(ExplicitVRLittleEndian), SCP) == (0, "")
+        assert door.intake.accept(in_syntax(ExplicitVRLittleEndian), SCP) == StoreResult()
         assert time.monotonic() - began_s < 5
     for thread in waiting:
         thread.join(20)
@@ -503,7 +504,7 @@ def test_what_is_no_whole_ct_slice_is_named(door, make, why):
     contents = make()
     with pytest.raises(Unreadable, match=why):
         inspect(contents)
-    assert door.intake.accept(contents, SCP)[0] == CANNOT_UNDERSTAND
+    assert door.intake.accept(contents, SCP).status == CANNOT_UNDERSTAND
     assert door.files() == []
 
 
@@ -866,6 +867,6 @@ def test_one_is_inflated_at_a_time(tmp_path, syntax, at_once):
             ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         contents.append(encoded(ds))
     with ThreadPoolExecutor(4) as senders:
-        answers = list(senders.map(lambda each: door.intake.accept(each, SCP)[0], contents))
+        answers = list(senders.map(lambda each: door.intake.accept(each, SCP).status, contents))
     assert answers == [0, 0, 0, 0]
     assert max(most) == at_once

@@ -266,10 +266,10 @@ def test_what_only_claims_to_be_a_structure_set_is_not_kept(receiver, tmp_path):
     assert association.send_c_store(good).Status == 0x0000
     association.release()
     keep = receiver.door.intake.keep_structure_set
-    assert keep(encoded(bad), SCP)[0] == 0xC000
-    assert keep(b"not DICOM at all", SCP)[0] == 0xC000
+    assert keep(encoded(bad), SCP).status == 0xC000
+    assert keep(b"not DICOM at all", SCP).status == 0xC000
     full = Door(tmp_path / "full", min_free_bytes=2**62)
-    assert full.intake.keep_structure_set(encoded(good), SCP)[0] == 0xA700
+    assert full.intake.keep_structure_set(encoded(good), SCP).status == 0xA700
     assert not (tmp_path / "full" / "returned").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from limn.node.config import Watch
 from limn.node.dimse.status import OUT_OF_RESOURCES
+from limn.node.receive.store_result import StoreResult
 from limn.node.receive.watched_folder import FolderWatch, _is_within, _read_regular
 from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
@@ -95,7 +96,7 @@ def test_a_folder_of_which_files_had_no_room_is_not_complete(tmp_path, monkeypat
 
     def filling(contents, source, arrived_s=None):
         if place.taken() >= room[0]:
-            return OUT_OF_RESOURCES, "full"
+            return StoreResult(OUT_OF_RESOURCES, "full")
         return accept(contents, source, arrived_s)
 
     monkeypatch.setattr(place.door.intake, "accept", filling)

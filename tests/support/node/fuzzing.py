@@ -233,8 +233,7 @@ class Run:
             source = Source(f"association-{number // 20}", "FUZZ@127.0.0.1", 0.001)
 
             def action(contents: bytes = contents, source: Source = source) -> str:
-                status, _ = door.intake.accept(contents, source)
-                return f"0x{status:04X}"
+                return f"0x{door.intake.accept(contents, source).status:04X}"
 
             self._try(tally, number, contents, action)
             if number % 20 == 19:

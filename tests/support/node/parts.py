@@ -42,7 +42,7 @@ def only_sends(association: Association) -> Association:
     """A sender's association: no wait for an acknowledgement, no answer lost (`deliver`)."""
     opened = association.dul.socket
     if association.is_established and opened is not None and opened.socket is not None:
-        routing.sort(association)
+        routing.install(association)
         # Or every C-STORE waits 40 ms.
         opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
@@ -137,7 +137,7 @@ class Door:
 
     def send(self, datasets: Sequence[Dataset], source: Source = SCP) -> list[int]:
         """Every instance through the door; returns the statuses."""
-        return [self.intake.accept(encoded(ds), source)[0] for ds in datasets]
+        return [self.intake.accept(encoded(ds), source).status for ds in datasets]
 
     def scans(self) -> list[ScanRow]:
         """Settle once; what the journal holds then."""

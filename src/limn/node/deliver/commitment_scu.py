@@ -17,12 +17,10 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.dimse.client import Peer, associate
 from limn.node.dimse.commitment import (
     ANSWER_S,
-    INVALID_ARGUMENT,
     MAX_AGAIN,
     REPORT_WAIT_S,
     REQUEST,
     SOP_CLASS,
-    SUCCESS,
     SYNTAXES,
     WELL_KNOWN,
     Item,
@@ -30,6 +28,7 @@ from limn.node.dimse.commitment import (
     request_of,
     transaction_of,
 )
+from limn.node.dimse.status import INVALID_ARGUMENT, SUCCESS
 from limn.node.store.journal import Journal
 
 log = logging.getLogger(__name__)

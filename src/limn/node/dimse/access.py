@@ -1,4 +1,4 @@
-"""Who may come in: the site's rules about an association, before a byte of an image is read."""
+"""The site's rules of access: which addresses may connect, which associations are rejected."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LIMIT_EXCEEDED = (2, 3, 2)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What an A-ASSOCIATE-RQ says of who asks for what.
+    """What an A-ASSOCIATE-RQ says about the requestor.
 
     Attributes
     ----------
-    stores : a storage class is proposed; C-ECHO and commitment need no disk
+    stores : it proposes a storage class; C-ECHO and commitment need no disk
     """
 
     calling_ae: str
@@ -31,14 +31,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to one who may not come in, and the reason for the log."""
+    """The answer to a requestor that is rejected, and the reason for the log."""
 
     reject: tuple[int, int, int]
     why: str
 
 
 def may_connect(address: str, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks; any is where none is named."""
+    """Whether an address is in one of the networks; with no network named, any address is."""
     if not networks:
         return True
     try:
@@ -50,14 +50,14 @@ def may_connect(address: str, networks: Sequence[Network]) -> bool:
     return any((mapped or found) in network for network in networks)
 
 
-def why_not(
+def refusal_of(
     settings: Receive, caller: Caller, open_associations: int, *, disk_is_low: bool
 ) -> Refusal | None:
     """The reason to reject an association (PS3.8 9.3.4), or None.
 
     Parameters
     ----------
-    open_associations : how many there are beside this one
+    open_associations : how many are open beside this one
     disk_is_low : below ``receive.refuse_below_mb``
     """
     called, calling = caller.called_ae.strip(), caller.calling_ae.strip()

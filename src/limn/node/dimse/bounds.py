@@ -11,12 +11,16 @@ class Bounds:
 
     Attributes
     ----------
-    max_pdu : bytes, as told to the peer; twice that is the end
+    max_pdu : bytes, as announced to the peer; a PDU of more than twice that ends the connection
     max_message_bytes : of one DIMSE message
-    max_incoming_bytes : of all instances together that are not answered yet, whoever sends them
-    idle_s : silence on an association, and the longest that one PDU may take
-    artim_s : from the connection to the whole A-ASSOCIATE-RQ; TLS has as long for itself
-    max_connections : sockets at once, with and without an association
+    max_incoming_bytes : of all unanswered instances together, from all senders
+    idle_s : longest silence on an association, and longest time for one PDU
+    artim_s : from the connection to the end of the A-ASSOCIATE-RQ; the TLS handshake has as long
+    max_connections : open sockets, with and without an association
+    min_bytes_per_s : of one message, over ``rate_window_s``; a slower one holds memory that other
+        senders wait for, and the slowest network is faster
+    stop_grace_s : when the node stops, a sender in the middle of a series has as long to end it
+    stop_silence_s : a sender that is silent for longer is then not waited for
     """
 
     max_pdu: int
@@ -25,3 +29,7 @@ class Bounds:
     idle_s: float
     artim_s: float
     max_connections: int
+    min_bytes_per_s: int = 10_000
+    rate_window_s: float = 60.0
+    stop_grace_s: float = 20.0
+    stop_silence_s: float = 2.0

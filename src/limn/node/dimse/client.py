@@ -17,6 +17,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from limn.domain.errors import PeerUnreachable
 from limn.node.config import DicomDestination, PeerTls
 from limn.node.dimse import routing
+from limn.node.dimse.status import SUCCESS
 from limn.node.dimse.tls import requestor_context
 
 MAX_PDU = 131072
@@ -26,7 +27,7 @@ REPLY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A DICOM peer: who and where, and who we say we are."""
+    """A DICOM peer: its title and address, and the title that limn calls it with."""
 
     ae_title: str
     host: str
@@ -55,7 +56,7 @@ def store(peer: Peer, datasets: Iterable[Dataset]) -> Iterator[int]:
     Raises
     ------
     PeerUnreachable
-        If no association or no answer comes about.
+        If there is no association or no response.
     """
     waiting = list(datasets)
     contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in waiting}
@@ -95,7 +96,7 @@ def echo(peer: Peer) -> None:
         raise PeerUnreachable(msg) from error
     finally:
         association.release()
-    if "Status" not in status or status.Status != 0:
+    if "Status" not in status or status.Status != SUCCESS:
         msg = f"{peer} answered C-ECHO with {status.get('Status', 'nothing')}"
         raise PeerUnreachable(msg)
 
@@ -112,9 +113,9 @@ def associate(
     Raises
     ------
     PeerUnreachable
-        If none comes about.
+        If there is none.
     ConfigWrong
-        If TLS is asked for and a certificate or key can't be used.
+        If TLS is configured and a certificate or key can't be used.
     """
     ae = AE(ae_title=peer.calling_ae_title)
     ae.connection_timeout = CONNECT_S
@@ -147,7 +148,7 @@ def associate(
             )
         msg = f"{peer} {why}"
         raise PeerUnreachable(msg)
-    routing.sort(association)
+    routing.install(association)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

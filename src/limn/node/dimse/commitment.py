@@ -1,9 +1,9 @@
-"""Storage commitment (PS3.4 annex J): who sent us a CT asks whether we have it, we ask likewise.
+"""Storage commitment (PS3.4 annex J): the data sets and words that both sides share.
 
-limn is no archive: it commits to what lies in its spool, until retention takes it. A report goes
+limn is no archive: it commits to what lies in its spool, until retention removes it. A report goes
 to the peer that `receive.commitment` names, over an association of its own, or else back on the
-association that asked. What is asked and not yet answered is not kept over a restart: whoever
-hears nothing asks again (J.3.2).
+association of the request. Requests that are not answered yet are lost at a restart: a peer that
+gets no report requests again (J.3.2).
 """
 
 from __future__ import annotations
@@ -22,30 +22,21 @@ from limn.dicom.uids import uid_from
 log = logging.getLogger(__name__)
 
 SOP_CLASS = UID(StorageCommitmentPushModel)
-# The one instance that everybody asks (PS3.4 J.3.5).
+# The one instance that every request addresses (PS3.4 J.3.5).
 WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
 
-SUCCESS = 0x0000
-NO_SUCH_INSTANCE = 0x0112
-CLASS_INSTANCE_CONFLICT = 0x0119
-NO_SUCH_ACTION = 0x0123
-INVALID_ARGUMENT = 0x0115
-RESOURCE_LIMITATION = 0x0213
 REQUEST, ALL_COMMITTED, SOME_FAILED = 1, 1, 2
 
-MAX_ITEMS = 100_000
-MAX_WAITING = 64
-TRIES = 5
 REPORT_WAIT_S = 10.0
 ANSWER_S = 0.5
-# A peer that takes a file and keeps it not: so often it gets it again.
+# So often a peer gets a file again that it accepted and did not keep.
 MAX_AGAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance that somebody asks about."""
+    """One instance that a request names."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -85,12 +76,12 @@ def report_of(
 
 
 def transaction_of(sop_instance_uid: str, destination: str) -> str:
-    """The Transaction UID of our own request: it follows from what is asked of whom."""
+    """The Transaction UID of limn's own request, which follows from instance and destination."""
     return uid_from(f"commitment {sop_instance_uid} {destination}")
 
 
 def offer(ae: AE) -> None:
-    """The contexts, as provider and for reports that come on a peer's association."""
+    """Support the contexts, as SCP and for reports on an association that the peer requested."""
     ae.add_supported_context(SOP_CLASS, SYNTAXES, scu_role=True, scp_role=True)
 
 

@@ -1,4 +1,4 @@
-"""The memory that all associations share for instances that are not answered yet."""
+"""The memory that all associations share for unanswered instances."""
 
 from __future__ import annotations
 
@@ -17,77 +17,77 @@ class MemoryBudget:
         self._lock = threading.Lock()
         self._free = limit_bytes
 
-    def take(self, count: int) -> bool:
-        """Whether there is room for so many bytes; they are then taken."""
+    def reserve(self, count: int) -> bool:
+        """Reserve so many bytes; False, and nothing is reserved, if fewer are free."""
         with self._lock:
             if count > self._free:
                 return False
             self._free -= count
             return True
 
-    def give(self, count: int) -> None:
-        """They are free again."""
+    def release(self, count: int) -> None:
+        """Give so many bytes back."""
         with self._lock:
             self._free += count
 
 
 class MemoryShare:
-    """What one association has taken of the room."""
+    """The part of the budget that one association has reserved."""
 
-    def __init__(self, room: MemoryBudget) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
         self._lock = threading.Lock()
-        self._taken = 0
+        self._reserved = 0
 
-    def take(self, count: int) -> bool:
-        """As of the room."""
+    def reserve(self, count: int) -> bool:
+        """Reserve so many bytes of the budget; False if fewer are free."""
         with self._lock:
-            taken = self._room.take(count)
-            self._taken += taken * count
-            return taken
+            reserved = self._budget.reserve(count)
+            self._reserved += reserved * count
+            return reserved
 
-    def give(self, count: int | None = None) -> None:
-        """So many bytes back, or all."""
+    def release(self, count: int | None = None) -> None:
+        """Give so many bytes back, or all."""
         with self._lock:
-            count = self._taken if count is None else min(count, self._taken)
-            self._room.give(count)
-            self._taken -= count
+            count = self._reserved if count is None else min(count, self._reserved)
+            self._budget.release(count)
+            self._reserved -= count
 
 
 class DataSetBuffer(BytesIO):
-    """What pynetdicom collects of one message; of an instance no more than there is room for.
+    """The data set of one message, as pynetdicom collects it; an instance within the budget.
 
     Attributes
     ----------
-    dropped : there was no room; nothing of it is kept, the rest is read and thrown away
+    dropped : the budget was used up; nothing is kept, the rest is read and thrown away
     """
 
     def __init__(self, message: DIMSEMessage, share: MemoryShare) -> None:
         super().__init__()
         self._message = message
         self._share = share
-        self._taken = 0
+        self._reserved = 0
         self.dropped = False
 
     def write(self, data: Any) -> int:
-        """As any file, or nothing."""
+        """Keep the data, or drop the whole instance if the budget is used up."""
         if not isinstance(self._message, C_STORE_RQ):
             return super().write(data)
-        if self.dropped or not self._share.take(len(data)):
+        if self.dropped or not self._share.reserve(len(data)):
             self.drop()
             return len(data)
-        self._taken += len(data)
+        self._reserved += len(data)
         return super().write(data)
 
     def drop(self) -> None:
-        """Keep nothing of it."""
+        """Keep nothing of the instance."""
         self.dropped = True
         self.seek(0)
         self.truncate()
-        self._share.give(self._taken)
-        self._taken = 0
+        self._share.release(self._reserved)
+        self._reserved = 0
 
 
 def was_dropped(request: C_STORE) -> bool:
-    """Whether an instance came for which there was no room; its data set is empty."""
+    """Whether an instance exceeded the memory budget; its data set is then empty."""
     return isinstance(request.DataSet, DataSetBuffer) and request.DataSet.dropped

@@ -1,8 +1,9 @@
-"""Who gets a DIMSE message: an answer who asked for it, a request pynetdicom's own thread.
+"""Gives DIMSE responses to the thread that requested, and requests to pynetdicom's reactor.
 
-Both look into one queue. That thread is paused before a request of ours goes out, but may have
-passed the point; if the machine is busy it then finds the answer first and drops it, and who asked
-waits for its timeout. And who asks takes whatever comes next, also a request of the peer's.
+In pynetdicom both threads read one queue. The reactor is paused before a request goes out, but may
+have passed that point already: on a busy machine it then finds the response first and drops it, and
+the requesting thread waits for its timeout. The requesting thread in turn takes whatever comes
+next, even a request of the peer.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from pynetdicom.pdu_primitives import P_DATA
 LAST_OF_COMMAND = b"\x03"
 C_STORE_RSP = 0x8001
 NO_DATA_SET = 0x0101
-# Two UIDs of 64 letters and the rest fit well into this.
-PLAIN_BYTES = 1024
+# A response with two UIDs of 64 characters is shorter than this.
+MAX_RESPONSE_BYTES = 1024
 
 
-def take(dimse: DIMSEServiceProvider, *, answer: bool, wait_s: float | None) -> tuple[Any, Any]:
-    """The next answer, or the next request.
+def take(dimse: DIMSEServiceProvider, *, response: bool, wait_s: float | None) -> tuple[Any, Any]:
+    """The next response, or the next request.
 
     Parameters
     ----------
-    wait_s : for as long as that; None for ever
+    wait_s : longest wait; None waits for ever
 
     Returns
     -------
-    Presentation context ID and message; None and None if nothing came, and for who waits for an
-    answer if the association is over.
+    Presentation context ID and message; None and None if nothing came, or if the association ended
+    while a response was awaited.
     """
     came = dimse.msg_queue.not_empty
     waiting = dimse.msg_queue.queue
@@ -42,11 +43,11 @@ def take(dimse: DIMSEServiceProvider, *, answer: bool, wait_s: float | None) -> 
     with came:
         while True:
             for place, (context_id, message) in enumerate(waiting):
-                if answer == _is_answer(message):
+                if response == _is_response(message):
                     del waiting[place]
                     return context_id, message
             if waiting:
-                # The wake-up may have been meant for the other.
+                # The wake-up may have been meant for the other thread.
                 came.notify()
             left_s = None if give_up_s is None else give_up_s - time.monotonic()
             if left_s is not None and left_s <= 0:
@@ -54,59 +55,60 @@ def take(dimse: DIMSEServiceProvider, *, answer: bool, wait_s: float | None) -> 
             came.wait(left_s)
 
 
-def drop_answers(dimse: DIMSEServiceProvider) -> None:
-    """Forget answers that nobody waits for: late ones, doubles, what is none at all."""
+def drop_responses(dimse: DIMSEServiceProvider) -> None:
+    """Drop responses that no thread waits for: those that came late or twice."""
     with dimse.msg_queue.not_empty:
         waiting = dimse.msg_queue.queue
-        late = [item for item in waiting if item[1] is not None and _is_answer(item[1])]
+        late = [item for item in waiting if item[1] is not None and _is_response(item[1])]
         for item in late:
             waiting.remove(item)
 
 
-def _is_answer(message: Any) -> bool:
-    """Nothing at all is one as well: who waits is told that the association is over."""
+def _is_response(message: Any) -> bool:
+    """None counts as a response: it tells the waiting thread that the association has ended."""
     return message is None or message.MessageIDBeingRespondedTo is not None
 
 
-def sort(association: Association) -> None:
-    """Let an association of ours give each message to whom it is for."""
+def install(association: Association) -> None:
+    """Route the messages of an association that limn requested."""
     dimse = association.dimse
     send = dimse.send_msg
 
     def send_msg(primitive: Any, context_id: int) -> None:
         if primitive.MessageIDBeingRespondedTo is None:
-            drop_answers(dimse)
+            drop_responses(dimse)
         send(primitive, context_id)
 
     def get_msg(block: bool = False) -> tuple[Any, Any]:
-        return take(dimse, answer=block, wait_s=dimse.dimse_timeout if block else 0.0)
+        return take(dimse, response=block, wait_s=dimse.dimse_timeout if block else 0.0)
 
     dimse.get_msg = get_msg  # type: ignore[method-assign]
     dimse.send_msg = send_msg  # type: ignore[method-assign]
 
 
-def to_store(answer: C_STORE, context_id: int, max_pdu: int) -> P_DATA | None:
-    """A plain C-STORE-RSP as it goes out (PS3.7 9.3.1.2); None if it is not as plain.
+def encode_store_response(response: C_STORE, context_id: int, max_pdu: int) -> P_DATA | None:
+    """A plain C-STORE-RSP (PS3.7 9.3.1.2); None if it has more elements or must be split.
+
+    pynetdicom builds and encodes a data set for each response, twice, which costs the scanner a
+    millisecond.
 
     Parameters
     ----------
-    max_pdu : that the peer takes, bytes; 0 for any
-
-    pynetdicom builds and encodes a data set for each, twice: a millisecond of a scanner's time.
+    max_pdu : bytes that the peer takes; 0 for any
     """
-    if any(getattr(answer, more) is not None for more in ("OffendingElement", "ErrorComment")):
+    if any(getattr(response, more) is not None for more in ("OffendingElement", "ErrorComment")):
         return None
-    if 0 < max_pdu < PLAIN_BYTES:
+    if 0 < max_pdu < MAX_RESPONSE_BYTES:
         return None
-    uids = answer.AffectedSOPClassUID or "", answer.AffectedSOPInstanceUID or ""
+    uids = response.AffectedSOPClassUID or "", response.AffectedSOPInstanceUID or ""
     if not all(uid.isascii() for uid in uids):
         return None
     elements = [
         (0x0002, _uid(uids[0])),
         (0x0100, struct.pack("<H", C_STORE_RSP)),
-        (0x0120, struct.pack("<H", answer.MessageIDBeingRespondedTo)),
+        (0x0120, struct.pack("<H", response.MessageIDBeingRespondedTo)),
         (0x0800, struct.pack("<H", NO_DATA_SET)),
-        (0x0900, struct.pack("<H", answer.Status)),
+        (0x0900, struct.pack("<H", response.Status)),
         (0x1000, _uid(uids[1])),
     ]
     # Implicit VR Little Endian, whatever the context's transfer syntax (PS3.7 6.3.1).

@@ -1,8 +1,8 @@
 """The port of the Storage SCP, over pynetdicom's server: no peer may hold it up or fill it.
 
-pynetdicom reads whatever length a PDU announces and waits for it as long as it takes, shakes
-hands over TLS in the loop that accepts, and collects a message until memory ends. Here each of
-these has a limit, and each connection a thread that tells when it is over.
+pynetdicom reads a PDU of any announced length and waits for it without end, does the TLS handshake
+in the loop that accepts connections, and collects a message until memory ends. Here each of these
+has a limit, and the thread of each connection reports its end.
 """
 
 from __future__ import annotations
@@ -31,16 +31,14 @@ from limn.node.dimse.timed_socket import TimedSocket
 
 log = logging.getLogger(__name__)
 
-BREATH_S = 0.0001
-# When the node stops, a sender in the middle of a series may end it; one that is silent is not
-# waited for.
-STOP_GRACE_S = 20.0
-SILENT_S = 2.0
-GOODBYE_S = 1.0
+# pynetdicom's reactor sleeps a millisecond in every turn; here the socket waits instead.
+REACTOR_SLEEP_S = 0.0001
+# A peer has as long to answer an A-ABORT.
+ABORT_WAIT_S = 1.0
 
 
 class Listener(ThreadedAssociationServer):
-    """pynetdicom's threaded server with bounds; ``ended`` hears of every association's end."""
+    """pynetdicom's threaded server with bounds; calls ``on_association_ended`` at every end."""
 
     # A peer that stalls must not keep the process from ending.
     daemon_threads = True
@@ -55,11 +53,11 @@ class Listener(ThreadedAssociationServer):
         bounds: Bounds,
         networks: Sequence[Network],
         tls: ssl.SSLContext | None,
-        ended: Callable[[Association], None],
+        on_association_ended: Callable[[Association], None],
     ) -> None:
         self.bounds = bounds
-        self.room = MemoryBudget(bounds.max_incoming_bytes)
-        self.ended = ended
+        self.memory = MemoryBudget(bounds.max_incoming_bytes)
+        self.on_association_ended = on_association_ended
         self._networks = networks
         self._tls = tls
         self._connections = 0
@@ -79,7 +77,7 @@ class Listener(ThreadedAssociationServer):
         self._thread.start()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether a connection is looked at, by its address alone."""
+        """Whether to take a connection, by its address and by how many are open."""
         address = str(client_address[0])
         if not may_connect(address, self._networks):
             log.warning("connection from %s refused: not in receive.allow", address)
@@ -96,11 +94,11 @@ class Listener(ThreadedAssociationServer):
         """One connection, from the handshake until it is over."""
         try:
             if self._tls is not None:
-                request = self._secured(request, str(client_address[0]))
+                request = self._handshake(request, str(client_address[0]))
             if request is not None:
                 self.finish_request(request, client_address)
         except Exception:
-            # Whatever a stranger's bytes may cause in there: it ends here, in our own words.
+            # An unknown peer's bytes may raise anything in pynetdicom; it must end here.
             log.exception("connection from %s ended by a fault", client_address[0])
         finally:
             with self._counting:
@@ -109,16 +107,16 @@ class Listener(ThreadedAssociationServer):
                 self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection, however far it came."""
+        """Close a connection, with or without an association."""
         with self._counting:
             self._waiting.discard(request)
         super().shutdown_request(request)
 
-    def _secured(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
-        assert self._tls is not None  # noqa: S101 - asked for only then
+    def _handshake(self, request: socket.socket, address: str) -> ssl.SSLSocket | None:
+        assert self._tls is not None  # noqa: S101 - called only then
         request.settimeout(self.bounds.artim_s)
         try:
-            # Detaches ``request``: whoever fails after it closes the new one.
+            # Detaches ``request``: from here on the new socket is the one to close.
             secured = self._tls.wrap_socket(
                 request, server_side=True, do_handshake_on_connect=False
             )
@@ -129,56 +127,56 @@ class Listener(ThreadedAssociationServer):
             log.warning("connection from %s refused: %s", address, error)
             self.shutdown_request(request)
             return None
-        watchdog = threading.Timer(self.bounds.artim_s, _cut, (secured,))
+        watchdog = threading.Timer(self.bounds.artim_s, _disconnect, (secured,))
         watchdog.daemon = True
         watchdog.start()
         try:
             secured.do_handshake()
         except (OSError, ValueError) as error:
-            log.warning("connection from %s refused: TLS: %s", address, _said(error))
+            log.warning("connection from %s refused: TLS: %s", address, _reason_of(error))
             self.shutdown_request(secured)
             return None
         finally:
             watchdog.cancel()
         return secured
 
-    def entered(self, connection: _Connection) -> None:
-        """A connection runs an association."""
+    def association_began(self, connection: _Connection) -> None:
+        """Count a connection that runs an association."""
         with self._counting:
             self._open.add(connection)
             self._waiting.discard(connection.request)
 
-    def left(self, connection: _Connection) -> None:
-        """Its association has ended."""
+    def association_ended(self, connection: _Connection) -> None:
+        """Count it no more."""
         with self._counting:
             self._open.discard(connection)
 
     def shutdown(self) -> None:
-        """Close the port; whoever is sending may end its series, the others are aborted."""
-        # Not pynetdicom's: it would look for us in the AE's own list.
+        """Close the port; a sender in the middle of a series may end it, the others are aborted."""
+        # Not pynetdicom's method: it would look for this server in the AE's own list.
         BaseServer.shutdown(self)
         self.server_close()
         began_s = time.monotonic()
-        said: dict[_Connection, float] = {}
+        aborted: dict[_Connection, float] = {}
         while self._connections:
             now_s = time.monotonic()
-            late = now_s - began_s > STOP_GRACE_S
-            still, waiting = self._still_open()
-            for request in waiting if now_s - began_s > GOODBYE_S else ():
-                _cut(request)
+            late = now_s - began_s > self.bounds.stop_grace_s
+            still, waiting = self._open_connections()
+            for request in waiting if now_s - began_s > ABORT_WAIT_S else ():
+                _disconnect(request)
             for connection in still:
-                if connection in said:
-                    if now_s - said[connection] > GOODBYE_S:
-                        connection.cut()
-                elif late or connection.silent_s() > SILENT_S:
-                    said[connection] = now_s
+                if connection in aborted:
+                    if now_s - aborted[connection] > ABORT_WAIT_S:
+                        connection.disconnect()
+                elif late or connection.silent_s() > self.bounds.stop_silence_s:
+                    aborted[connection] = now_s
                     connection.abort()
-            if now_s - began_s > STOP_GRACE_S + 4 * GOODBYE_S:
+            if now_s - began_s > self.bounds.stop_grace_s + 4 * ABORT_WAIT_S:
                 log.error("%d associations did not end; they end with this process", len(still))
                 return
             time.sleep(0.05)
 
-    def _still_open(self) -> tuple[list[_Connection], list[socket.socket]]:
+    def _open_connections(self) -> tuple[list[_Connection], list[socket.socket]]:
         with self._counting:
             return list(self._open), list(self._waiting)
 
@@ -192,22 +190,22 @@ class _Connection(RequestHandler):
         """Run the association and stay until it has ended, however it ends."""
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().handle()
-        self.server.entered(self)
+        self.server.association_began(self)
         self._association.join()
-        self._messages.forget()
-        self.server.ended(self._association)
-        self.server.left(self)
+        self._messages.release_memory()
+        self.server.on_association_ended(self._association)
+        self.server.association_ended(self)
 
     def silent_s(self) -> float:
-        """Seconds since something came; 0 while the peer waits for an answer of ours."""
-        return 0.0 if self._messages.owes_answer else time.monotonic() - self._messages.last_s
+        """Seconds since something came; 0 while the peer waits for a response."""
+        return 0.0 if self._messages.owes_response else time.monotonic() - self._messages.last_s
 
     def abort(self) -> None:
-        """Tell the peer that it is over, and the log whose it was."""
+        """Send A-ABORT, and log which peer it was."""
         requestor = self._association.requestor
         if requestor.primitive is None:
-            # It has not asked for an association yet; there is nobody to tell.
-            self.cut()
+            # It has requested no association yet: there is none to abort.
+            self.disconnect()
             return
         log.warning(
             "association with %s@%s aborted: limn stops. What came is kept; send a series that "
@@ -217,50 +215,50 @@ class _Connection(RequestHandler):
         )
         self._association.abort(block=False)
 
-    def cut(self) -> None:
-        """The peer does not answer an abort."""
-        _cut(self.request)
+    def disconnect(self) -> None:
+        """Close the connection of a peer that does not answer an abort."""
+        _disconnect(self.request)
 
     def _create_association(self) -> Association:
         association = super()._create_association()
-        # pynetdicom's own socket has announced itself (Evt5); ours does it again.
+        # pynetdicom's own socket has queued its Evt5; the new socket queues it again.
         association.dul.event_queue.get_nowait()
         association.dul.socket = TimedSocket(association, self.request, self.server.bounds)
-        self._messages = BoundedMessages(association, self.server.bounds, self.server.room)
+        self._messages = BoundedMessages(association, self.server.bounds, self.server.memory)
         association.dimse = self._messages
-        association.dul.state_machine = _Unshaken(association.dul)
-        association.dul._run_loop_delay = BREATH_S
-        association.bind(evt.EVT_CONN_CLOSE, _wake)
+        association.dul.state_machine = _TolerantStateMachine(association.dul)
+        association.dul._run_loop_delay = REACTOR_SLEEP_S
+        association.bind(evt.EVT_CONN_CLOSE, _end_wait_for_request)
         self._association = association
         return association
 
 
-class _Unshaken(StateMachine):
-    """Ends the connection at an event that its state does not know, instead of the thread."""
+class _TolerantStateMachine(StateMachine):
+    """Ends the connection, not the thread, at an event that its state does not define."""
 
     def do_action(self, event: str) -> None:
-        """Next state, or the end."""
+        """Go to the next state, or end the connection."""
         try:
             super().do_action(event)
-        except Exception as error:  # noqa: BLE001 - a stranger's order of PDUs in another's machine
+        except Exception as error:  # noqa: BLE001 - any order of PDUs in pynetdicom's machine
             requestor = self.dul.assoc.requestor
             log.warning("connection from %s closed: %s", requestor.address, error)
             self.dul.kill_dul()
 
 
-def _wake(event: evt.Event) -> None:
-    """A peer that leaves before it asked is not waited for until the ARTIM timer ends."""
+def _end_wait_for_request(event: evt.Event) -> None:
+    """Don't wait for the ARTIM timer if the peer left before its A-ASSOCIATE-RQ."""
     if event.assoc.requestor.primitive is None:
         event.assoc.dul.to_user_queue.put(None)
 
 
-def _cut(connection: socket.socket) -> None:
+def _disconnect(connection: socket.socket) -> None:
     try:
-        # Not TLS's own, which takes the session away from who is reading.
+        # Not the method of SSLSocket, which takes the session away from the thread that reads.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
     except OSError:
         return
 
 
-def _said(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     return str(getattr(error, "reason", "") or getattr(error, "strerror", "") or error)

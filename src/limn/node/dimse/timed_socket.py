@@ -17,13 +17,13 @@ from limn.node.dimse.messages import BoundedMessages
 
 log = logging.getLogger(__name__)
 
-# pynetdicom looks every millisecond whether a PDU has come, and asleep finds it half of one late.
-# Here the look itself lasts so long, and what comes ends it; between looks only a breath.
-LOOK_S = 0.001
+# pynetdicom polls the socket every millisecond and so finds a PDU half a millisecond late on the
+# average. Here the poll itself waits as long, and arriving data ends it.
+POLL_S = 0.001
 
 
 class TimedSocket(AssociationSocket):
-    """Reads a PDU within its time and size, or the connection is over."""
+    """Reads a PDU within its time and size, or ends the connection."""
 
     def __init__(self, association: Association, connection: socket.socket, bounds: Bounds) -> None:
         super().__init__(association, client_socket=connection)
@@ -32,7 +32,7 @@ class TimedSocket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether something has come, or comes within `LOOK_S`; an answer of ours ends the wait."""
+        """Whether data has come, or comes within `POLL_S`; a response to send ends the wait."""
         if super().ready:
             return True
         connection = self.socket
@@ -40,18 +40,18 @@ class TimedSocket(AssociationSocket):
         if connection is None or not self._is_connected or dul.event_queue.qsize():
             return False
         messages = self.assoc.dimse
-        if isinstance(messages, BoundedMessages) and messages.owes_answer:
-            # The peer says nothing until it has it; looking at the socket would hold it up.
+        if isinstance(messages, BoundedMessages) and messages.owes_response:
+            # The peer sends nothing before it has the response, which a poll would delay.
             with dul.to_provider_queue.not_empty:
                 if not dul.to_provider_queue.queue:
-                    dul.to_provider_queue.not_empty.wait(LOOK_S)
+                    dul.to_provider_queue.not_empty.wait(POLL_S)
             return False
         with suppress(OSError, ValueError):
-            return bool(select.select([connection], [], [], LOOK_S)[0])
+            return bool(select.select([connection], [], [], POLL_S)[0])
         return False
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """So many bytes, fewer if the peer closes.
+        """Read so many bytes, fewer if the peer closes.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class TimedSocket(AssociationSocket):
         if connection is None:
             raise OSError(errno.ENOTCONN, "closed")
         if nr_bytes > 2 * self._bounds.max_pdu:
-            self._say(f"it announces a PDU of {nr_bytes} bytes (receive.max_pdu)")
+            self._warn(f"it announces a PDU of {nr_bytes} bytes (receive.max_pdu)")
             raise OSError(errno.EMSGSIZE, "PDU too long")
         waiting = self.assoc.dul.state_machine.current_state in {"Sta1", "Sta2"}
         allowed_s = self._bounds.artim_s if waiting else self._bounds.idle_s
@@ -76,7 +76,7 @@ class TimedSocket(AssociationSocket):
             except TimeoutError:
                 count = -1
             if count < 0 or (count and time.monotonic() > give_up_s):
-                self._say(f"it stalled in the middle of a PDU for {allowed_s:g} s")
+                self._warn(f"it stalled in the middle of a PDU for {allowed_s:g} s")
                 raise TimeoutError
             if count == 0:
                 break
@@ -85,6 +85,6 @@ class TimedSocket(AssociationSocket):
                 self.assoc.dimse.last_s = time.monotonic()
         return received[:filled] if filled < nr_bytes else received
 
-    def _say(self, why: str) -> None:
+    def _warn(self, why: str) -> None:
         requestor = self.assoc.requestor
         log.warning("connection from %s closed: %s", requestor.address, why)

@@ -1,6 +1,6 @@
 """TLS between the node and its DICOM peers, a certificate on either side (PS3.15 annex B).
 
-Whoever shows a certificate of the DICOM CA is let in; the system's CAs count for nothing here.
+A peer with a certificate of the DICOM CA is let in; the system's CAs are not trusted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from limn.node.permissions import check_private
 
 
 def acceptor_context(settings: Tls) -> ssl.SSLContext:
-    """For the Storage SCP: a client without a certificate of our CA is refused.
+    """For the Storage SCP: a client without a certificate of the DICOM CA is refused.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def acceptor_context(settings: Tls) -> ssl.SSLContext:
 
 
 def requestor_context(settings: PeerTls) -> ssl.SSLContext:
-    """For delivery: the peer's certificate must be of our CA and name the peer.
+    """For delivery: the peer's certificate must come from the DICOM CA and name the peer.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def check_keys(config: Config) -> None:
 
 
 def peers_tls(config: Config) -> list[PeerTls]:
-    """What every peer that the node calls wants of it, reports of storage commitment included."""
+    """TLS settings of every peer that the node calls, for reports of storage commitment too."""
     dicom = (each for each in config.destination if isinstance(each, DicomDestination))
     found = [*(each.tls for each in config.receive.commitment), *(each.tls for each in dicom)]
     return [tls for tls in found if tls is not None]
@@ -62,7 +62,7 @@ def _load(context: ssl.SSLContext, settings: Tls) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     check_private(settings.key, "TLS key")
     try:
-        # With no password to ask for: OpenSSL would wait for one at the terminal.
+        # An empty password: without one OpenSSL would wait for it at the terminal.
         context.load_cert_chain(settings.certificate, settings.key, password=b"")
     except (OSError, ValueError) as error:
         msg = f"TLS certificate {settings.certificate} with key {settings.key}: {error}"

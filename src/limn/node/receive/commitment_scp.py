@@ -1,4 +1,4 @@
-"""Storage commitment as the answering side: limn says what it keeps."""
+"""Storage commitment as SCP: limn reports which instances lie in its spool."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from limn.domain.errors import LimnError, PeerUnreachable
 from limn.node.config import CommitmentPeer
 from limn.node.dimse.client import Peer, associate
 from limn.node.dimse.commitment import (
-    CLASS_INSTANCE_CONFLICT,
-    INVALID_ARGUMENT,
-    MAX_ITEMS,
-    MAX_WAITING,
-    NO_SUCH_ACTION,
-    NO_SUCH_INSTANCE,
     REQUEST,
-    RESOURCE_LIMITATION,
     SOP_CLASS,
-    SUCCESS,
     SYNTAXES,
-    TRIES,
     WELL_KNOWN,
     Item,
     items_of,
     report_of,
 )
+from limn.node.dimse.status import (
+    CLASS_INSTANCE_CONFLICT,
+    INVALID_ARGUMENT,
+    NO_SUCH_ACTION,
+    NO_SUCH_INSTANCE,
+    RESOURCE_LIMITATION,
+    SUCCESS,
+)
 from limn.node.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
+MAX_ITEMS = 100_000
+MAX_WAITING = 64
+TRIES = 5
+
 
 class CommitmentProvider:
-    """Answers those who ask whether we have what they sent."""
+    """Answers the senders' requests for storage commitment."""
 
     def __init__(
         self, spool: Spool, peers: Sequence[CommitmentPeer], calling_ae_title: str
@@ -50,11 +53,11 @@ class CommitmentProvider:
         self._spool = spool
         self._peers = {peer.ae_title.strip(): peer for peer in peers}
         self._calling_ae_title = calling_ae_title
-        self._asked: queue.Queue[tuple[Association, str, list[Item]]] = queue.Queue(MAX_WAITING)
+        self._requests: queue.Queue[tuple[Association, str, list[Item]]] = queue.Queue(MAX_WAITING)
         threading.Thread(target=self._run, name="commitment", daemon=True).start()
 
     def on_n_action(self, event: evt.Event) -> tuple[int, None]:
-        """N-ACTION: taken, to be answered by an N-EVENT-REPORT."""
+        """Queue a request; the answer is an N-EVENT-REPORT."""
         if event.action_type != REQUEST:
             return NO_SUCH_ACTION, None
         if getattr(event.request, "RequestedSOPInstanceUID", None) != WELL_KNOWN:
@@ -70,39 +73,41 @@ class CommitmentProvider:
         if len(items) > MAX_ITEMS:
             return RESOURCE_LIMITATION, None
         try:
-            self._asked.put_nowait((event.assoc, transaction_uid, items))
+            self._requests.put_nowait((event.assoc, transaction_uid, items))
         except queue.Full:
             return RESOURCE_LIMITATION, None
         return SUCCESS, None
 
     def _run(self) -> None:
         while True:
-            association, transaction_uid, items = self._asked.get()
-            who = str(association.requestor.ae_title).strip()
-            committed, failed = self._held(items)
+            association, transaction_uid, items = self._requests.get()
+            ae_title = str(association.requestor.ae_title).strip()
+            committed, failed = self._check(items)
             event_type, information = report_of(transaction_uid, committed, failed)
             try:
-                self._report(association, who, event_type, information)
+                self._report(association, ae_title, event_type, information)
             except (LimnError, *DAMAGES) as error:
                 log.error(
                     "commitment report to %s not delivered: %s; it may ask again, or be named in "
                     "receive.commitment",
-                    who,
+                    ae_title,
                     error,
                 )
             else:
-                log.info("committed to %d of %d instances of %s", len(committed), len(items), who)
+                log.info(
+                    "committed to %d of %d instances of %s", len(committed), len(items), ae_title
+                )
 
-    def _held(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
-        """Which of them lie in the spool, and why not the others (FailureReason)."""
+    def _check(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
+        """Which instances lie in the spool; for the others the FailureReason."""
         committed, failed = [], []
         folders = list(self._spool.folders())
         for item in items:
             name = self._spool.file_name(item.sop_instance_uid)
             found = next((folder for folder in folders if (folder / name).exists()), None)
-            reason = NO_SUCH_INSTANCE if found is None else _why_not(found / name, item)
+            reason = NO_SUCH_INSTANCE if found is None else _failure_reason(found / name, item)
             if found is not None:
-                # The next one probably lies beside it.
+                # The next item probably lies in the same folder.
                 folders.remove(found)
                 folders.insert(0, found)
             if reason == SUCCESS:
@@ -112,9 +117,9 @@ class CommitmentProvider:
         return committed, failed
 
     def _report(
-        self, association: Association, who: str, event_type: int, information: Dataset
+        self, association: Association, ae_title: str, event_type: int, information: Dataset
     ) -> None:
-        peer = self._peers.get(who)
+        peer = self._peers.get(ae_title)
         if peer is None:
             _send_report(association, event_type, information)
             return
@@ -123,7 +128,7 @@ class CommitmentProvider:
                 own = associate(
                     Peer(peer.ae_title, peer.host, peer.port, self._calling_ae_title, peer.tls),
                     [(SOP_CLASS, syntax) for syntax in SYNTAXES[:1]],
-                    # We ask for the association and are the SCP on it (PS3.7 D.3.3.4).
+                    # limn requests the association and is the SCP on it (PS3.7 D.3.3.4).
                     roles=[build_role(SOP_CLASS, scp_role=True)],
                 )
                 try:
@@ -148,8 +153,8 @@ def _send_report(association: Association, event_type: int, information: Dataset
         raise PeerUnreachable(msg)
 
 
-def _why_not(path: Path, item: Item) -> int:
-    """0 if the file is that instance of that class, else a FailureReason."""
+def _failure_reason(path: Path, item: Item) -> int:
+    """SUCCESS if the file is that instance of that class, else a FailureReason."""
     try:
         header = read(path, stop_before_pixels=True)
     except (InvalidDicomError, *DAMAGES):

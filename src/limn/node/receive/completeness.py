@@ -1,4 +1,4 @@
-"""Is this series complete? Pure; see P2 in DESIGN.md."""
+"""Decides whether a series is complete; pure (P2 in DESIGN.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What has come in of one series.
+    """What has come of one series.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Arrivals:
     announced_slices : the count in the headers, if they give one
     open_associations : associations that brought a slice and are still open
     aborted : the last association that brought a slice was aborted or timed out, or slices of it
-        were not taken
+        were refused
     last_arrival_s : same clock as ``now_s``
     rounding_mm : size of the last decimal in which positions are written
     """

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
 from limn.node import oplog
-from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.receive import returned
 from limn.node.receive.completeness import Rules, Verdict, decide
 from limn.node.receive.gathering import Gathering, SettledSeries, Source
 from limn.node.receive.handover import Handover
+from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.slots import Slots
 from limn.node.store.spool import SLOTS, Spool, SpoolFull
@@ -62,25 +63,21 @@ class Intake:
 
     def accept(
         self, contents: bytes, source: Source, arrived_s: float | None = None
-    ) -> tuple[int, str]:
+    ) -> StoreResult:
         """Take one instance into the spool.
 
         Parameters
         ----------
         arrived_s : when it came in (monotonic), if that was before this call
-
-        Returns
-        -------
-        status : DIMSE status for the sender
-        why : for the log; empty on success
         """
         try:
             full = self._spool.is_full()
         except OSError as error:
-            return OUT_OF_RESOURCES, f"the spool can't be reached: {error}"
+            return StoreResult(OUT_OF_RESOURCES, f"the spool can't be reached: {error}")
         if full:
-            return OUT_OF_RESOURCES, (
-                "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room"
+            return StoreResult(
+                OUT_OF_RESOURCES,
+                "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room",
             )
         # The disk writes while the processor reads, some milliseconds each. The reading goes to
         # another thread, because it holds the interpreter and the writer would wait for it.
@@ -103,11 +100,11 @@ class Intake:
         taken: Callable[[], Path],
         source: Source,
         arrived_s: float | None,
-    ) -> tuple[int, str]:
+    ) -> StoreResult:
         try:
             instance = read()
         except Unreadable as error:
-            return CANNOT_UNDERSTAND, str(error)
+            return StoreResult(CANNOT_UNDERSTAND, str(error))
         with self._pinned(instance) as gathering, gathering.writing:
             # One writer per series: two senders of one UID can't both be the first.
             if instance.animal != gathering.animal:
@@ -116,7 +113,7 @@ class Intake:
                     f"{instance.animal!r}, but the series came before as {gathering.animal!r}; "
                     "whose scan is it? Export it under a SeriesInstanceUID of its own"
                 )
-                return CANNOT_UNDERSTAND, why
+                return StoreResult(CANNOT_UNDERSTAND, why)
             known = gathering.instances.get(instance.sop_instance_uid)
             if known is not None and known.digest != instance.digest:
                 why = (
@@ -124,18 +121,19 @@ class Intake:
                     f"SOPInstanceUID {instance.sop_instance_uid} came before with other "
                     "content; the first one is kept"
                 )
-                return DUPLICATE, why
+                return StoreResult(DUPLICATE, why)
             if known is None:
                 try:
                     self._spool.place(
                         taken(), instance.series_instance_uid, instance.sop_instance_uid
                     )
                 except (OSError, SpoolFull) as error:
-                    why = oplog.series_end(instance.series_instance_uid)
-                    return OUT_OF_RESOURCES, f"{why}: the spool can't be written: {error}"
+                    end = oplog.series_end(instance.series_instance_uid)
+                    why = f"{end}: the spool can't be written: {error}"
+                    return StoreResult(OUT_OF_RESOURCES, why)
             with self._lock:
                 gathering.add(instance, source, arrived_s)
-        return SUCCESS, ""
+        return StoreResult()
 
     @contextmanager
     def _pinned(self, instance: ReceivedInstance) -> Iterator[Gathering]:
@@ -159,7 +157,7 @@ class Intake:
         """
         return self._spool.free_bytes() < free_mb * 2**20 or self._spool.is_full()
 
-    def keep_structure_set(self, contents: bytes, source: Source) -> tuple[int, str]:
+    def keep_structure_set(self, contents: bytes, source: Source) -> StoreResult:
         """Store a structure set that somebody sends, and contour nothing; as `accept`."""
         return returned.keep(contents, source.sender, self._spool, self._journal)
 

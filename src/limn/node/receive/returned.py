@@ -1,8 +1,8 @@
 """Structure sets that come in: kept where the operator finds them, never contoured.
 
-Planning systems and archives that forward everything they get send limn its own structure sets
-back, and now and then somebody else's. They are taken, so that no sender retries for ever, and
-nothing follows from them: what limn contours is CT.
+Planning systems and archives may forward whatever they receive: limn's own structure sets, and
+those of other systems. limn stores them, so that no sender retries for ever, and does nothing with
+them: it contours CT only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStruct
 
 from limn.dicom.bounded import DAMAGES, check_header_bytes, read
 from limn.domain.files import write_durably
+from limn.node.dimse.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
+from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.spool import Spool
 
@@ -25,39 +27,29 @@ log = logging.getLogger(__name__)
 SOP_CLASS = RTStructureSetStorage
 TRANSFER_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
-SUCCESS = 0x0000
-OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
 
-
-def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> tuple[int, str]:
-    """Store a structure set beside the spool, once; a planning system's edit is another file.
-
-    Returns
-    -------
-    status : DIMSE status for the sender
-    why : for the log; empty on success
-    """
+def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreResult:
+    """Store a structure set beside the spool, once; a planning system's edit is another file."""
     try:
         ds = read(contents)
         check_header_bytes(ds, len(contents))
         if ds.get("SOPClassUID") != SOP_CLASS:
-            return CANNOT_UNDERSTAND, "it was offered as an RT Structure Set and is none"
+            return StoreResult(CANNOT_UNDERSTAND, "offered as an RT Structure Set, but it is none")
         uid, animal = str(ds.get("SOPInstanceUID", "")), str(ds.get("PatientID", ""))
     except InvalidDicomError:
-        return CANNOT_UNDERSTAND, "not a DICOM file"
+        return StoreResult(CANNOT_UNDERSTAND, "not a DICOM file")
     except DAMAGES as error:
-        return CANNOT_UNDERSTAND, f"damaged DICOM: {error}"
+        return StoreResult(CANNOT_UNDERSTAND, f"damaged DICOM: {error}")
     own = journal.scan_of_structure_set(uid)
-    # Names come from no UID; the content tells an edit from the original.
+    # No name comes from a UID; the hash of the content tells an edit from the original.
     name = f"{own.name if own else 'foreign'}-{hashlib.sha256(contents).hexdigest()[:16]}.dcm"
     folder = spool.root.parent / "returned"
     try:
         if spool.is_full():
-            return OUT_OF_RESOURCES, "the disk is below its watermark; make room"
+            return StoreResult(OUT_OF_RESOURCES, "the disk is below its watermark; make room")
         path = _store(folder, name, contents)
     except OSError as error:
-        return OUT_OF_RESOURCES, f"{folder} can't be written: {error}"
+        return StoreResult(OUT_OF_RESOURCES, f"{folder} can't be written: {error}")
     if own is not None:
         log.info(
             "%s animal %s: its structure set came back from %s; kept in %s, nothing is contoured",
@@ -73,7 +65,7 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> tuple[
             sender,
             path,
         )
-    return SUCCESS, ""
+    return StoreResult()
 
 
 def _store(folder: Path, name: str, contents: bytes) -> Path:

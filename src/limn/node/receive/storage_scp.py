@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -18,16 +17,17 @@ from limn.dicom.series import CT_CLASSES
 from limn.dicom.volume import TRANSFER_SYNTAXES
 from limn.node.config import Receive
 from limn.node.dimse import commitment
-from limn.node.dimse.access import LIMIT_EXCEEDED, Caller, Refusal, why_not
 from limn.node.dimse.bounds import Bounds
 from limn.node.dimse.memory import was_dropped
 from limn.node.dimse.server import Listener
-from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.dimse.status import OUT_OF_RESOURCES, SUCCESS
 from limn.node.dimse.tls import acceptor_context
 from limn.node.receive import returned
+from limn.node.receive.admission import Admission
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
+from limn.node.receive.store_result import StoreResult
 
 log = logging.getLogger(__name__)
 
@@ -44,104 +44,29 @@ def listen(
     Parameters
     ----------
     provider : answers N-ACTION; None offers no storage commitment
-    on_n_event_report : hears what a destination says of a commitment that limn asked for
+    on_n_event_report : handles a destination's report on a commitment that limn requested
 
     Raises
     ------
     ConfigWrong
-        If TLS is asked for and a certificate or key can't be used.
+        If TLS is configured and a certificate or key can't be used.
     """
-    ae = AE(ae_title=settings.ae_title)
-    ae.maximum_pdu_size = settings.max_pdu
-    # pynetdicom counts connections that have said nothing yet; we count associations.
-    ae.maximum_associations = 2**31
-    ae.acse_timeout = settings.artim_s
-    ae.network_timeout = settings.idle_s
-    ae.add_supported_context(Verification)
-    for sop_class in CT_CLASSES:
-        ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-    ae.add_supported_context(returned.SOP_CLASS, list(returned.TRANSFER_SYNTAXES))
-    doorman = _Doorman(settings, intake)
-    handlers: list[EventHandlerType] = []
+    ae = _application_entity(settings)
+    scp = StorageScp(settings, intake, settle_s)
+    handlers = scp.handlers()
     if provider is not None:
         commitment.offer(ae)
         handlers.append((evt.EVT_N_ACTION, provider.on_n_action))
     if on_n_event_report is not None:
         handlers.append((evt.EVT_N_EVENT_REPORT, on_n_event_report))
-
-    # Of each association the CT instances that it sent and limn has not: whoever releases it with
-    # one left has not sent the whole series, and few senders send it again.
-    lacking: defaultdict[str, set[str]] = defaultdict(set)
-
-    def store(event: evt.Event) -> int:
-        request: C_STORE = event.request  # type: ignore[assignment]  # of EVT_C_STORE
-        source = _source(event.assoc, settle_s)
-        is_ct = request.AffectedSOPClassUID != returned.SOP_CLASS
-        if is_ct:
-            # Until it is taken: what raises here is answered by pynetdicom.
-            lacking[source.key].add(str(request.AffectedSOPInstanceUID))
-        if was_dropped(request):
-            status, why = (
-                OUT_OF_RESOURCES,
-                ("too much comes in at once (receive.max_incoming_mb); send it again"),
-            )
-        else:
-            take = intake.accept if is_ct else intake.keep_structure_set
-            status, why = take(event.encoded_dataset(), source)
-        if status != SUCCESS:
-            log.error("instance from %s answered 0x%04X: %s", source.sender, status, why)
-        # Of a duplicate with other content the first is there.
-        if status in {SUCCESS, DUPLICATE}:
-            lacking[source.key].discard(str(request.AffectedSOPInstanceUID))
-        return status
-
-    def received(event: evt.Event) -> None:
-        # Not EVT_RELEASED: it comes after the answer, and a peer that has closed its connection
-        # by then would count as one that broke off.
-        if isinstance(event.pdu, A_RELEASE_RQ):
-            source = _source(event.assoc, settle_s)
-            if missing := len(lacking[source.key]):
-                log.error(
-                    "%s ended its association, but limn has not taken %d of its instances; the "
-                    "series waits for them: send it again",
-                    source.sender,
-                    missing,
-                )
-            intake.association_ended(source.key, aborted=bool(missing))
-
-    def broken(event: evt.Event) -> None:
-        intake.association_ended(_source(event.assoc, settle_s).key, aborted=True)
-
-    def ended(association: Association) -> None:
-        doorman.leaves(association)
-        # However it ended: after a release it finds nothing open.
-        key = _source(association, settle_s).key
-        intake.association_ended(key, aborted=True)
-        lacking.pop(key, None)
-
     server = Listener(
         ae,
         (settings.host, settings.port),
-        [
-            (evt.EVT_REQUESTED, doorman.asked),
-            (evt.EVT_C_STORE, store),
-            (evt.EVT_C_ECHO, lambda event: SUCCESS),
-            (evt.EVT_PDU_RECV, received),
-            (evt.EVT_ABORTED, broken),
-            (evt.EVT_CONN_CLOSE, broken),
-            *handlers,
-        ],
-        bounds=Bounds(
-            max_pdu=settings.max_pdu,
-            max_message_bytes=settings.max_instance_mb * 2**20,
-            max_incoming_bytes=settings.incoming_mb * 2**20,
-            idle_s=settings.idle_s,
-            artim_s=settings.artim_s,
-            max_connections=2 * settings.max_associations,
-        ),
+        handlers,
+        bounds=_bounds(settings),
         networks=settings.allow,
         tls=acceptor_context(settings.tls) if settings.tls is not None else None,
-        ended=ended,
+        on_association_ended=scp.on_association_ended,
     )
     log.info(
         "listening as %s on %s:%d%s",
@@ -153,59 +78,117 @@ def listen(
     return server
 
 
-class _Doorman:
-    """Asks the rules at every A-ASSOCIATE-RQ and remembers who is in."""
-
-    def __init__(self, settings: Receive, intake: Intake) -> None:
-        self._settings = settings
-        self._intake = intake
-        self._inside: set[int] = set()
-        self._lock = threading.Lock()
-
-    def asked(self, event: evt.Event) -> None:
-        """Reject the association, or let it be negotiated."""
-        association = event.assoc
-        request = association.requestor.primitive
-        assert request is not None  # noqa: S101 - it is what has just come
-        caller = Caller(
-            calling_ae=request.calling_ae_title or "",
-            called_ae=request.called_ae_title or "",
-            stores=any(
-                context.abstract_syntax in CT_CLASSES
-                for context in request.presentation_context_definition_list
-            ),
-        )
-        try:
-            disk_is_low = caller.stores and self._intake.is_low(self._settings.refuse_free_mb)
-            with self._lock:
-                refusal = why_not(
-                    self._settings, caller, len(self._inside), disk_is_low=disk_is_low
-                )
-                if refusal is None:
-                    self._inside.add(id(association))
-        except OSError as error:
-            # pynetdicom would swallow it and let the caller in.
-            refusal = Refusal(LIMIT_EXCEEDED, f"the disk can't be read: {error}")
-        if refusal is not None:
-            log.warning(
-                "association from %s@%s refused: %s",
-                caller.calling_ae.strip(),
-                association.requestor.address,
-                refusal.why,
-            )
-            association.acse.send_reject(*refusal.reject)
-            association.kill()
-
-    def leaves(self, association: Association) -> None:
-        """It is over; there is room for another."""
-        with self._lock:
-            self._inside.discard(id(association))
+def _application_entity(settings: Receive) -> AE:
+    ae = AE(ae_title=settings.ae_title)
+    ae.maximum_pdu_size = settings.max_pdu
+    # pynetdicom counts connections without an association too; `Admission` counts associations.
+    ae.maximum_associations = 2**31
+    ae.acse_timeout = settings.artim_s
+    ae.network_timeout = settings.idle_s
+    ae.add_supported_context(Verification)
+    for sop_class in CT_CLASSES:
+        ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+    ae.add_supported_context(returned.SOP_CLASS, list(returned.TRANSFER_SYNTAXES))
+    return ae
 
 
-def _source(association: Association, settle_s: float) -> Source:
-    requestor = association.requestor
-    return Source(
-        key=f"association-{id(association)}",
-        sender=f"{requestor.ae_title or 'unknown'}@{requestor.address}",
-        settle_s=settle_s,
+def _bounds(settings: Receive) -> Bounds:
+    return Bounds(
+        max_pdu=settings.max_pdu,
+        max_message_bytes=settings.max_instance_mb * 2**20,
+        max_incoming_bytes=settings.incoming_mb * 2**20,
+        idle_s=settings.idle_s,
+        artim_s=settings.artim_s,
+        max_connections=2 * settings.max_associations,
     )
+
+
+class StorageScp:
+    """The handlers of the Storage Service Class (PS3.4 annex B), and of C-ECHO."""
+
+    def __init__(self, settings: Receive, intake: Intake, settle_s: float) -> None:
+        self._intake = intake
+        self._settle_s = settle_s
+        self._admission = Admission(settings, intake)
+        # CT instances that were offered on an association and not stored. If any is left at the
+        # release, the series is incomplete, and few senders send it again.
+        self._not_stored: defaultdict[str, set[str]] = defaultdict(set)
+
+    def handlers(self) -> list[EventHandlerType]:
+        """The events of pynetdicom that they answer."""
+        return [
+            (evt.EVT_REQUESTED, self._admission.on_requested),
+            (evt.EVT_C_STORE, self.on_c_store),
+            (evt.EVT_C_ECHO, self.on_c_echo),
+            (evt.EVT_PDU_RECV, self.on_pdu_recv),
+            (evt.EVT_ABORTED, self.on_broken_off),
+            (evt.EVT_CONN_CLOSE, self.on_broken_off),
+        ]
+
+    def on_c_echo(self, event: evt.Event) -> int:
+        """Always Success."""
+        del event
+        return SUCCESS
+
+    def on_c_store(self, event: evt.Event) -> int:
+        """Store one instance; returns the status for the sender."""
+        request: C_STORE = event.request  # type: ignore[assignment]  # of EVT_C_STORE
+        source = self._source(event.assoc)
+        sop_instance_uid = str(request.AffectedSOPInstanceUID)
+        is_ct = request.AffectedSOPClassUID != returned.SOP_CLASS
+        if is_ct:
+            # Before it is stored: if this handler raises, pynetdicom answers and it stays noted.
+            self._not_stored[source.key].add(sop_instance_uid)
+        if was_dropped(request):
+            result = StoreResult(
+                OUT_OF_RESOURCES,
+                "too much comes in at once (receive.max_incoming_mb); send it again",
+            )
+        else:
+            store = self._intake.accept if is_ct else self._intake.keep_structure_set
+            result = store(event.encoded_dataset(), source)
+        if not result.stored:
+            log.error(
+                "instance from %s answered 0x%04X: %s", source.sender, result.status, result.why
+            )
+        if not result.missing:
+            self._not_stored[source.key].discard(sop_instance_uid)
+        return result.status
+
+    def on_pdu_recv(self, event: evt.Event) -> None:
+        """End the source at A-RELEASE-RQ.
+
+        Not at EVT_RELEASED: it comes after the answer, and a peer that has closed its connection by
+        then would count as one that broke off.
+        """
+        if not isinstance(event.pdu, A_RELEASE_RQ):
+            return
+        source = self._source(event.assoc)
+        if missing := len(self._not_stored[source.key]):
+            log.error(
+                "%s ended its association, but limn has not taken %d of its instances; the "
+                "series waits for them: send it again",
+                source.sender,
+                missing,
+            )
+        self._intake.association_ended(source.key, aborted=bool(missing))
+
+    def on_broken_off(self, event: evt.Event) -> None:
+        """The association was aborted or its connection closed."""
+        self._intake.association_ended(self._source(event.assoc).key, aborted=True)
+
+    def on_association_ended(self, association: Association) -> None:
+        """The connection's thread is done with it, however it ended."""
+        self._admission.on_ended(association)
+        key = self._source(association).key
+        # After a release the source is no longer open, and this changes nothing.
+        self._intake.association_ended(key, aborted=True)
+        self._not_stored.pop(key, None)
+
+    def _source(self, association: Association) -> Source:
+        requestor = association.requestor
+        return Source(
+            key=f"association-{id(association)}",
+            sender=f"{requestor.ae_title or 'unknown'}@{requestor.address}",
+            settle_s=self._settle_s,
+        )

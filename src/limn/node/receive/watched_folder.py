@@ -1,8 +1,8 @@
-"""The watched folder: files that appear in it go through the same door as C-STORE.
+"""The watched folder: files that appear in it go through the same intake as C-STORE.
 
-Notifications make it quick; a rescan makes it sure, for shares (SMB, NFS) send none. A file is
-taken once its size and time have not changed for ``settle_s``. The folder is only ever read, and
-nothing outside it is: links, pipes and devices are left where they are and named once.
+Notifications make it fast; a rescan makes it reliable, because shares (SMB, NFS) send none. A file
+is taken once its size and time have not changed for ``settle_s``. The folder is only read, and
+nothing outside it is read: links, pipes and devices are left alone and logged once.
 """
 
 from __future__ import annotations
@@ -23,27 +23,26 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from limn.node.config import Watch
-from limn.node.dimse.status import OUT_OF_RESOURCES, SUCCESS
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
 
 log = logging.getLogger(__name__)
 
-PULSE_S = 0.1
-# A share may hold any number of odd files; so many are named.
-MAX_NAMED = 1000
+POLL_S = 0.1
+# A share may hold any number of links and pipes; so many are logged.
+MAX_LOGGED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class _SeenFile:
-    """A file as it last looked, and since when (monotonic)."""
+    """A file's size and time, and since when they are the same (monotonic)."""
 
     size: int
     modified_ns: int
     since_s: float
 
 
-class _Taken:
+class _TakenFiles:
     """Which files were taken, across restarts: path, size and time of change."""
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +54,7 @@ class _Taken:
         )
 
     def has(self, path: str, size: int, modified_ns: int) -> bool:
-        """Whether this file was taken as it is now."""
+        """Whether this file was taken with this size and time."""
         return (
             self._db.execute(
                 "select 1 from taken where path = ? and size = ? and modified_ns = ?",
@@ -65,16 +64,16 @@ class _Taken:
         )
 
     def add(self, path: str, size: int, modified_ns: int) -> None:
-        """Remember it."""
+        """Remember that it was taken."""
         self._db.execute("insert or replace into taken values (?, ?, ?)", (path, size, modified_ns))
 
 
-class _Notified(FileSystemEventHandler):
+class _ChangeHandler(FileSystemEventHandler):
     def __init__(self, event: threading.Event) -> None:
         self._event = event
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Any change is reason to look."""
+        """Request a scan at any change."""
         if event.event_type not in ("opened", "closed_no_write"):
             self._event.set()
 
@@ -87,19 +86,19 @@ class FolderWatch:
     ) -> None:
         self._settings = settings
         self._max_bytes = max_bytes
-        self._named: set[str] = set()
+        self._left_alone: set[str] = set()
         self._intake = intake
-        self._taken = _Taken(memory)
+        self._taken = _TakenFiles(memory)
         self._pending: dict[str, _SeenFile] = {}
         self._notified = threading.Event()
         self._observer: BaseObserver | None = None
         self._reachable = True
-        self._said_silent = False
+        self._logged_silent = False
 
     def run(self, stopping: threading.Event) -> None:
-        """Watch until told to stop; survives that the folder vanishes and comes back."""
+        """Watch until the node stops; survives that the folder vanishes and comes back."""
         next_scan_s = 0.0
-        while not stopping.wait(PULSE_S):
+        while not stopping.wait(POLL_S):
             now_s = time.monotonic()
             if self._notified.is_set() or now_s >= next_scan_s:
                 self._notified.clear()
@@ -139,18 +138,18 @@ class FolderWatch:
             for path, seen in sorted(self._pending.items())
             if now_s - seen.since_s >= self._settings.settle_s
         ]
-        left = set()
+        incomplete = set()
         for path, seen in settled:
             del self._pending[path]
             if not self._take(path, seen):
-                left.add(os.path.dirname(path))  # noqa: PTH120
-        # A folder with files still being written is like an association still open.
+                incomplete.add(os.path.dirname(path))  # noqa: PTH120
+        # A folder with files that are still being written is like an open association.
         busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
-            self._intake.association_ended(self._source(folder).key, aborted=folder in left)
+            self._intake.association_ended(self._source(folder).key, aborted=folder in incomplete)
 
     def _take(self, path: str, seen: _SeenFile) -> bool:
-        """Whether a file has not to be tried again."""
+        """Take a file; False if it must be tried again."""
         try:
             now = Path(path).lstat()
             if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
@@ -173,19 +172,19 @@ class FolderWatch:
             log.warning("watched file %s: %s; tried again at the next scan", path, error.strerror)
             return False
         source = self._source(os.path.dirname(path))  # noqa: PTH120
-        status, why = self._intake.accept(contents, source, seen.since_s)
-        if status == OUT_OF_RESOURCES:
-            log.error("watched file %s not taken: %s", path, why)
+        result = self._intake.accept(contents, source, seen.since_s)
+        if result.retry_later:
+            log.error("watched file %s not taken: %s", path, result.why)
             return False
-        if status != SUCCESS:
-            log.error("watched file %s refused: %s", path, why)
+        if not result.stored:
+            log.error("watched file %s refused: %s", path, result.why)
         self._taken.add(path, seen.size, seen.modified_ns)
         return True
 
     def _leave(self, path: str, why: str) -> None:
-        if path in self._named or len(self._named) >= MAX_NAMED:
+        if path in self._left_alone or len(self._left_alone) >= MAX_LOGGED:
             return
-        self._named.add(path)
+        self._left_alone.add(path)
         log.warning("watched file %s left alone: %s", path, why)
 
     def _source(self, folder: str) -> Source:
@@ -196,17 +195,19 @@ class FolderWatch:
             return
         observer = Observer()
         try:
-            observer.schedule(_Notified(self._notified), str(self._settings.folder), recursive=True)
+            observer.schedule(
+                _ChangeHandler(self._notified), str(self._settings.folder), recursive=True
+            )
             observer.start()
         except OSError as error:
-            if not self._said_silent:
+            if not self._logged_silent:
                 log.warning(
                     "no notifications from %s (%s); it is rescanned every %g s",
                     self._settings.folder,
                     error,
                     self._settings.rescan_s,
                 )
-            self._said_silent = True
+            self._logged_silent = True
             return
         self._observer = observer
 
@@ -217,9 +218,9 @@ class FolderWatch:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int, str]]:
-    """What lies below the folder: path, size, time of change, and why it must be left alone."""
+    """The files below the folder: path, size, time of change, and why to leave it alone."""
     for root, folders, names in os.walk(folder, followlinks=False):
-        # Not is_symlink alone: a junction of Windows is none, and os.walk enters it.
+        # Not is_symlink alone: a Windows junction is no symbolic link, and os.walk enters it.
         for name in [each for each in folders if not _is_own(os.path.join(root, each), folder)]:  # noqa: PTH118
             folders.remove(name)
             yield os.path.join(root, name), 0, 0, "a link to a folder"  # noqa: PTH118
@@ -242,7 +243,7 @@ def _is_own(path: str, folder: Path) -> bool:
 
 
 def _is_within(path: str, folder: Path) -> bool:
-    """Whether a folder really lies in the watched one, every link on the way followed."""
+    """Whether a folder lies in the watched one after every link is followed."""
     try:
         return Path(path).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):
@@ -250,7 +251,7 @@ def _is_within(path: str, folder: Path) -> bool:
 
 
 def _read_regular(path: str, size: int) -> bytes:
-    """A file's bytes, if it is still a regular one; never waits for a pipe.
+    """Read a file if it is still a regular one; never waits for a pipe.
 
     Raises
     ------
