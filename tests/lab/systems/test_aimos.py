@@ -16,10 +16,10 @@ from limn.domain.errors import BundleUnfit, ConfigWrong, RefusedSeries
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume, dice
 from limn.lab.nifti import to_image
-from limn.lab.systems import aimos
 from limn.lab.systems.aimos import AimosPreset, predict, read_folds, train_fold
 from limn.lab.systems.aimos_net import UNet2d
 from limn.lab.systems.aimos_slices import picked_at, varied
+from limn.lab.train import loop
 
 TINY = AimosPreset(
     spacing_mm=0.28,
@@ -86,7 +86,7 @@ def folds(cases, tmp_path_factory):
     """A fold trained to its end, twice: the ensemble of one."""
     folder = tmp_path_factory.mktemp("folds") / "fold_0"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aimos, "REPORTED_EVERY", 20)
+        patch.setattr(loop, "REPORTED_EVERY", 20)
         train_fold(cases, TINY, 0, folder, lambda _: None)
     return [folder, folder]
 
@@ -155,9 +155,10 @@ def test_of_a_larger_field_the_middle_is_seen_and_the_rest_is_background(folds):
 KILLED = """
 import os, sys
 from pathlib import Path
-from limn.lab import aimos
+from limn.lab.systems import aimos
+from limn.lab.train import loop
 from tests.lab.systems.test_aimos import QUICK
-aimos.REPORTED_EVERY, aimos.SAVED_EVERY = 5, 10
+loop.REPORTED_EVERY, loop.SAVED_EVERY = 5, 10
 cases = [(Path(a), Path(b)) for a, b in zip(sys.argv[2::2], sys.argv[3::2])]
 def die(line):
     if line.startswith("aimos step 25/"):
@@ -178,8 +179,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monke
     with pytest.raises(ConfigWrong, match="begun with other settings"):
         train_fold(cases, replace(QUICK, steps=41), 0, folder, lambda _: None)
 
-    monkeypatch.setattr(aimos, "REPORTED_EVERY", 5)
-    monkeypatch.setattr(aimos, "SAVED_EVERY", 10)
+    monkeypatch.setattr(loop, "REPORTED_EVERY", 5)
+    monkeypatch.setattr(loop, "SAVED_EVERY", 10)
     lines: list[str] = []
     train_fold(cases, QUICK, 0, folder, lines.append)
     steps = [line.split()[2] for line in lines if line.startswith("aimos step")]

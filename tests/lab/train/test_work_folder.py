@@ -66,14 +66,14 @@ def test_a_setting_of_another_limn_is_named(tmp_path):
 def test_other_phantoms_are_refused(tmp_path, monkeypatch):
     """Same recipe, another mouse: a bone of one slice is enough."""
     begin_in(tmp_path)
-    make_case = work_folder.make_case
+    make_training_case = work_folder.make_training_case
 
     def changed(seed, recipe):
-        case = make_case(seed, recipe)
+        case = make_training_case(seed, recipe)
         case.hu_zyx[9, 3:6, 3:6] += 300
         return case
 
-    monkeypatch.setattr(work_folder, "make_case", changed)
+    monkeypatch.setattr(work_folder, "make_training_case", changed)
     with pytest.raises(ConfigWrong, match="painted by another version of limn"):
         begin_in(tmp_path)
 
@@ -81,14 +81,14 @@ def test_other_phantoms_are_refused(tmp_path, monkeypatch):
 def test_another_processors_rounding_is_no_other_phantom(tmp_path, monkeypatch):
     """A few voxels that differ by 1 HU are the same mouse."""
     begin_in(tmp_path)
-    make_case = work_folder.make_case
+    make_training_case = work_folder.make_training_case
 
     def rounded(seed, recipe):
-        case = make_case(seed, recipe)
+        case = make_training_case(seed, recipe)
         case.hu_zyx[9, 3:6, 3:6] += 1
         return case
 
-    monkeypatch.setattr(work_folder, "make_case", rounded)
+    monkeypatch.setattr(work_folder, "make_training_case", rounded)
     assert begin_in(tmp_path) == []
 
 

@@ -12,6 +12,7 @@ import openvino
 import torch
 
 from limn import __version__
+from limn.domain.files import write_durably
 from limn.domain.timing import ScanRecord
 from limn.lab.process.isolated import cores
 
@@ -29,9 +30,7 @@ def write_record(path: Path, scan: str, elapsed_s: Mapping[str, float]) -> None:
     """
     record = ScanRecord(scan_id=scan, limn_version=__version__, device=machine(), outcome="timed")
     said = {**asdict(record), **elapsed_s, "host": platform.node()}
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(said, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_durably(path, json.dumps(said, indent=1).encode())
 
 
 def machine() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from limn.domain.files import new_folder
 from limn.lab.data.dataset import Entry
 from limn.lab.data.readers import AXES
 from limn.lab.study.config import StudyConfig
@@ -57,11 +57,10 @@ def seal_folds(trained: Path, bundle: Path, told: BundleStatement, profile: Prof
     """
     if bundle.exists():
         return
-    part = bundle.with_name(f"{bundle.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
-    seal(replace(read_v2(trained), profile=profile), told, part)
-    part.rename(bundle)
+    with new_folder(bundle) as part:
+        # `seal` makes the folder itself.
+        part.rmdir()
+        seal(replace(read_v2(trained), profile=profile), told, part)
 
 
 def _learnt_from(training: Sequence[Entry], phantoms: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import write_durably
 from limn.lab.data.dataset import (
     MANIFEST,
     SPLIT,
@@ -202,9 +203,7 @@ def _data(
         )
         raise ConfigWrong(msg)
     if not begun.exists():
-        part = begun.with_suffix(".part")
-        part.write_text(json.dumps(config.digest(), indent=1) + "\n", encoding="utf-8")
-        part.replace(begun)
+        write_durably(begun, (json.dumps(config.digest(), indent=1) + "\n").encode())
     return entries
 
 

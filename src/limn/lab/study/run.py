@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from limn.domain.errors import StageFailed
+from limn.domain.files import write_durably
 from limn.domain.timing import in_words
 from limn.lab.process.isolated import end_all, run_alone
 from limn.lab.study.steps import Step
@@ -131,10 +132,7 @@ def _do(
         "seconds": round(time.monotonic() - started, 1),
         "device": device.name,
     }
-    mark = _mark(work, step.name)
-    part = mark.with_suffix(".part")
-    part.write_text(json.dumps(said), encoding="utf-8")
-    part.replace(mark)
+    write_durably(_mark(work, step.name), json.dumps(said).encode())
 
 
 def _watch(

@@ -22,12 +22,10 @@ So this is a system like AIMOS and not AIMOS; figures of it say so.
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +33,7 @@ import torch
 from torch import nn
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
+from limn.domain.files import replacement
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Volume
 from limn.lab.data.readers import AXES
@@ -49,14 +48,12 @@ from limn.lab.systems.aimos_slices import (
     unframed,
     varied,
 )
+from limn.lab.train.loop import LoopSettings, LossTable, TrainingLoop
 from limn.segment.engine.half import autocast
 from limn.segment.engine.resample import most_probable
 
 CLASSES = 5
 FINAL, LATEST, LOSSES = "final.pt", "latest.pt", "loss.csv"
-# A killed run loses at most so many steps; a multiple of REPORTED_EVERY.
-SAVED_EVERY = 200
-REPORTED_EVERY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,52 +129,39 @@ def train_fold(
     device = _device()
     # By their names in the data set, which may be moved.
     names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
-    begun = {"preset": asdict(preset), "seed": seed, "cases": names}
-    kept = torch.load(latest, map_location="cpu", weights_only=True) if latest.exists() else None
-    if kept is not None and kept["begun"] != begun:
-        msg = f"{folder} was begun with other settings or scans; give another, or delete it"
-        raise ConfigWrong(msg)
-    window, images, labels = read_slices(cases, preset.spacing_mm, preset.size, CLASSES)
-    report(f"aimos: {len(images)} slices of {len(cases)} scans")
+    settings = LoopSettings(
+        name="aimos",
+        steps=preset.steps,
+        checkpoint=latest,
+        losses=LossTable(folder / LOSSES),
+        clip=12.0,
+        belongs_to={"preset": asdict(preset), "seed": seed, "cases": names},
+    )
     torch.manual_seed(seed)
     network = UNet2d(preset.features, CLASSES).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=1e-3)
-    first = 0
-    if kept is not None:
-        network.load_state_dict(kept["network"])
-        optimizer.load_state_dict(kept["optimizer"])
-        first = kept["step"]
-    _forget_losses_after(folder / LOSSES, first)
-    started, losses = time.monotonic(), list[float]()
-    for step in range(first, preset.steps):
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 - step / preset.steps) ** 0.9
+    )
+    loop = TrainingLoop(settings, network, optimizer, schedule)
+    window, images, labels = read_slices(cases, preset.spacing_mm, preset.size, CLASSES)
+    report(f"aimos: {len(images)} slices of {len(cases)} scans")
+
+    def loss_of(step: int) -> torch.Tensor:
         picked = picked_at(step, preset.batch, len(images), seed)
         slices, truth = varied(
             images[picked].to(device).float(),
             labels[picked].to(device),
             np.random.default_rng([seed, 1, step]),
         )
-        for group in optimizer.param_groups:
-            group["lr"] = preset.learning_rate * (1 - step / preset.steps) ** 0.9
         with autocast(device):
             scores = network(slices)
-        loss = _loss(scores.float(), truth)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 12.0)
-        optimizer.step()
-        losses.append(loss.item())
-        done = step + 1
-        if done % REPORTED_EVERY == 0 or done == preset.steps:
-            mean = sum(losses) / len(losses)
-            losses.clear()
-            with (folder / LOSSES).open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow([done, f"{mean:.4f}"])
-            left_s = (time.monotonic() - started) / (done - first) * (preset.steps - done)
-            report(f"aimos step {done}/{preset.steps} loss {mean:.3f}, {left_s:.0f} s left")
-        if done % SAVED_EVERY == 0 and done < preset.steps:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            _save({**state, "step": done, "begun": begun}, latest)
-    _save({"network": network.state_dict(), "window": asdict(window), "begun": begun}, final)
+        return _loss(scores.float(), truth)
+
+    weights = loop.run(loss_of, report)
+    with replacement(final) as part:
+        kept = {"network": weights, "window": asdict(window), "begun": dict(settings.belongs_to)}
+        torch.save(kept, part)
     latest.unlink(missing_ok=True)
 
 
@@ -256,16 +240,3 @@ def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     overlap, size = (soft * one_hot).sum(axes)[1:], (soft + one_hot).sum(axes)[1:]
     soft_dice = ((2 * overlap + 1.0) / (size + 1.0)).mean()
     return nn.functional.cross_entropy(scores, truth) - soft_dice
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
-def _forget_losses_after(path: Path, step: int) -> None:
-    """Drop what a killed run noted after its last checkpoint: those steps are done again."""
-    rows = list(csv.reader(path.read_text("utf-8").splitlines())) if path.exists() else []
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(row for row in rows if row and int(row[0]) <= step)

@@ -37,6 +37,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from limn.domain.files import replacement, write_durably
 from limn.domain.timing import Stopwatch
 from limn.lab.data.dataset import Entry, link_or_copy
 from limn.lab.process.isolated import cores, end_with_parent
@@ -247,7 +248,8 @@ def predict(
     preprocessor = DefaultPreprocessor(verbose=False)
     for ct, out, times in [scans[0], *scans]:
         watch = Stopwatch()
-        with watch.stage("runtime_s"):
+        # The runtime leaves out the wait for the disk, which is no part of any system.
+        with replacement(out, ".nii.gz") as part, watch.stage("runtime_s"):
             with watch.stage("read_s"):
                 image, properties = SimpleITKIO().read_images([str(ct)])
                 before = None
@@ -267,9 +269,7 @@ def predict(
                 found = convert_predicted_logits_to_segmentation_with_correct_shape(
                     logits.cpu(), manager, configuration, predictor.label_manager, properties
                 )
-            part = out.with_name(f"part-{out.name}")
             SimpleITKIO().write_seg(np.asarray(found, np.uint8), str(part), properties)
-            part.replace(out)
         write_record(times, ct.parent.name, watch.elapsed_s)
         print(f"{system} {ct.parent.name}: {watch.elapsed_s}", flush=True)  # noqa: T201 - the log
 
@@ -316,11 +316,12 @@ def _preprocess(root: Path, configuration: str, scan: str) -> str:
         _read(ready / "dataset.json"),
     )
     for path in part.iterdir():
-        path.replace(folder / path.name)
+        with replacement(folder / path.name) as moved:
+            path.replace(moved)
     part.rmdir()
     done = _preprocessed(ready, configuration, scan)
     done.parent.mkdir(parents=True, exist_ok=True)
-    done.touch()
+    write_durably(done, b"")
     return f"{configuration} {scan}"
 
 
@@ -343,9 +344,8 @@ def _trainer(root: Path, system: str, preset: Preset, fold: int, *, short: bool)
 
 def _save_whole(save: Callable[[str], None], path: str) -> None:
     """nnunetv2 writes in place: who was killed meanwhile found half a checkpoint, and no way on."""
-    part = f"{path}.part"
-    save(part)
-    Path(part).replace(path)
+    with replacement(Path(path)) as part:
+        save(str(part))
 
 
 def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) -> nnUNetPredictor:
@@ -387,9 +387,7 @@ def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) ->
 
 
 def _write(path: Path, content: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_durably(path, json.dumps(content, indent=1).encode())
 
 
 def _read(path: Path) -> Any:

@@ -11,11 +11,9 @@ for days on a GPU, does not (nnU-Net's SGD stays at a loss of -0.3 after 400 ste
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import queue
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ from torch import nn
 
 from limn.domain.errors import StageFailed
 from limn.domain.folders import writable
+from limn.lab.train.loop import LoopSettings, LossTable, TrainingLoop
 from limn.lab.train.nnunet_folder import (
     ONLOOKER,
     Weights,
@@ -99,9 +98,6 @@ class Course:
 
 
 PHANTOMS = "phantoms"
-# A killed run loses at most so many steps.
-SAVED_EVERY = 200
-REPORTED_EVERY = 50
 
 
 def train(
@@ -114,89 +110,42 @@ def train(
 ) -> Weights:
     """Weights after a course, averaged over its last steps.
 
-    Goes on from the course's own checkpoint if there is one. Same seed and threads, same
-    weights, if it was not interrupted.
+    Goes on from the course's own checkpoint if there is one. The same seed and threads give the
+    same weights if the course was not interrupted.
     """
     torch.manual_seed(course.seed)
     network = new_network(recipe)
     if start is not None:
         network.load_state_dict(start)
-    averaged = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = torch.optim.AdamW(network.parameters(), course.learning_rate, weight_decay=1e-3)
 
     def rate(step: int) -> float:
         rising = (step + 1) / recipe.warm_up_steps
         return float(min(rising, max(0.0, 1 - step / course.steps) ** 0.9))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     course.kept_in.mkdir(parents=True, exist_ok=True)
-    checkpoint = course.kept_in / f"{course.name.replace(' ', '_')}.pt"
-    first, smooth = 0, 0.0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(kept["network"])
-        optimizer.load_state_dict(kept["optimizer"])
-        schedule.load_state_dict(kept["schedule"])
-        averaged, first, smooth = kept["averaged"], kept["step"], kept["loss"]
-    _forget_loss_after(course, first)
-    rng = np.random.default_rng([course.seed, first])
-    started = time.monotonic()
-    parent = multiprocessing.parent_process()
-    for step in range(first, course.steps):
-        if parent is not None and not parent.is_alive():
-            raise StageFailed("the command that started this training has ended")
+    file_name = course.name.replace(" ", "_")
+    settings = LoopSettings(
+        name=course.name,
+        steps=course.steps,
+        checkpoint=course.kept_in / f"{file_name}.pt",
+        losses=LossTable(course.kept_in / f"{file_name}_loss.csv", course.name),
+        clip=12.0,
+        average=recipe.average,
+        smoothing=0.97,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    loop = TrainingLoop(settings, network, optimizer, schedule)
+    rng = np.random.default_rng([course.seed, loop.first])
+
+    def loss_of(_: int) -> torch.Tensor:
         hu, classes = draw_patch(rng, cases, recipe)
         image = torch.from_numpy(normalise(hu, intensities)[None, None])
         with autocast(image.device):
             outputs = network(image)
-        loss = _loss(outputs, torch.from_numpy(classes[None]))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 12.0)
-        optimizer.step()
-        schedule.step()
-        follow = 1.0 - min(recipe.average, (step + 1) / (step + 10))
-        for name, tensor in network.state_dict().items():
-            averaged[name].lerp_(tensor, follow)
-        smooth = loss.item() if step == 0 else 0.97 * smooth + 0.03 * loss.item()
-        if (step + 1) % REPORTED_EVERY == 0:
-            elapsed_s = time.monotonic() - started
-            left_s = elapsed_s / (step + 1 - first) * (course.steps - step - 1)
-            report(
-                f"{course.name} step {step + 1}/{course.steps} loss {smooth:.3f} "
-                f"{elapsed_s:.0f} s, {left_s:.0f} s left"
-            )
-            _note_loss(course, step + 1, smooth, elapsed_s)
-        if (step + 1) % SAVED_EVERY == 0 or step + 1 == course.steps:
-            kept = {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "averaged": averaged,
-                "step": step + 1,
-                "loss": smooth,
-            }
-            torch.save(kept, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").rename(checkpoint)
-    return averaged
+        return _loss(outputs, torch.from_numpy(classes[None]))
 
-
-def _loss_table(course: Course) -> Path:
-    return course.kept_in / f"{course.name.replace(' ', '_')}_loss.csv"
-
-
-def _note_loss(course: Course, step: int, loss: float, elapsed_s: float) -> None:
-    with _loss_table(course).open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow([course.name, step, f"{loss:.4f}", f"{elapsed_s:.1f}"])
-
-
-def _forget_loss_after(course: Course, step: int) -> None:
-    """Drop what a killed run noted after its last checkpoint: those steps are done again."""
-    table = _loss_table(course)
-    if table.exists():
-        rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
-        with table.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(row for row in rows if int(row[1]) <= step)
+    return loop.run(loss_of, report)
 
 
 def train_phantom_bundle(

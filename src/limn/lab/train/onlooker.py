@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from limn.domain.files import replacement
 from limn.domain.geometry import SpacingMm
+from limn.lab.train.loop import LoopSettings, TrainingLoop
 from limn.lab.train.patches import TrainingCase, seen_elsewhere
 from limn.segment.engine.half import autocast
 from limn.segment.engine.orient import (
@@ -25,9 +26,6 @@ from limn.segment.engine.orient import (
     squared,
     turned_all_ways,
 )
-
-REPORTED_EVERY = 50
-SAVED_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,52 +80,27 @@ def train_onlooker(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
-    averaged = {name: tensor.clone() for name, tensor in onlooker.state_dict().items()}
+    settings = LoopSettings(
+        name="onlooker",
+        steps=recipe.steps,
+        checkpoint=checkpoint,
+        clip=5.0,
+        average=0.995,
+        smoothing=0.98,
+    )
+    loop = TrainingLoop(settings, onlooker, optimizer, schedule)
     target = torch.tensor([WAYS.index(STRAIGHT)])
     learning = pictures[recipe.validation :]
-    first, smooth = 0, 0.0
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        onlooker.load_state_dict(kept["onlooker"])
-        optimizer.load_state_dict(kept["optimizer"])
-        schedule.load_state_dict(kept["schedule"])
-        averaged, first, smooth = kept["averaged"], kept["step"], kept["loss"]
-    rng = np.random.default_rng([recipe.seed, first])
-    started = time.monotonic()
-    for step in range(first, recipe.steps):
+    rng = np.random.default_rng([recipe.seed, loop.first])
+
+    def loss_of(_: int) -> torch.Tensor:
         picture = draw_picture(learning[int(rng.integers(len(learning)))], rng)
         ways = np.stack(turned_all_ways(picture))[:, None]
         with autocast(target.device):
             scores = onlooker(torch.from_numpy(ways))
-        loss = nn.functional.cross_entropy(scores.float()[None], target)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(onlooker.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        for name, tensor in onlooker.state_dict().items():
-            averaged[name].lerp_(tensor, 1.0 - min(0.995, (step + 1) / (step + 10)))
-        smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
-        done = step + 1
-        if done % REPORTED_EVERY == 0:
-            elapsed_s = time.monotonic() - started
-            left_s = elapsed_s / (done - first) * (recipe.steps - done)
-            report(
-                f"onlooker step {done}/{recipe.steps} loss {smooth:.3f} "
-                f"{elapsed_s:.0f} s, {left_s:.0f} s left"
-            )
-        if done % SAVED_EVERY == 0 or done == recipe.steps:
-            kept = {
-                "onlooker": onlooker.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "averaged": averaged,
-                "step": done,
-                "loss": smooth,
-            }
-            torch.save(kept, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").rename(checkpoint)
-    onlooker.load_state_dict(averaged)
+        return nn.functional.cross_entropy(scores.float()[None], target)
+
+    onlooker.load_state_dict(loop.run(loss_of, report))
     return onlooker.eval()
 
 
@@ -152,4 +125,5 @@ def accuracy(
 
 def save_onlooker(onlooker: Onlooker, path: Path) -> None:
     """Weights in half precision."""
-    torch.save({name: tensor.half() for name, tensor in onlooker.state_dict().items()}, path)
+    with replacement(path) as part:
+        torch.save({name: tensor.half() for name, tensor in onlooker.state_dict().items()}, part)

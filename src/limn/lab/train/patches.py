@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from limn.domain.files import replacement
 from limn.lab.train.recipe import Recipe
 from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
 from limn.phantom.scanner import expose, random_scanner
@@ -85,9 +86,8 @@ def read_case(seed: int, folder: Path) -> TrainingCase:
 def _keep_case(seed: int, make: Callable[[int], TrainingCase], folder: Path) -> None:
     path = _place(seed, folder)
     case = make(seed)
-    part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, hu_zyx=case.hu_zyx, shares=case.shares)
-    part.rename(path)
+    with replacement(path, ".npz") as part:
+        np.savez_compressed(part, hu_zyx=case.hu_zyx, shares=case.shares)
 
 
 def _place(seed: int, folder: Path) -> Path:

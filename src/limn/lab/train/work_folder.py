@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import write_durably
 from limn.lab.train.onlooker import OrientRecipe
 from limn.lab.train.patches import make_training_case
 from limn.lab.train.recipe import Recipe
@@ -54,9 +55,7 @@ def begin(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[st
             f"WARNING: {work} does not say with which settings it was begun; taken as begun "
             "with these"
         )
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    part.rename(path)
+    write_durably(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
 def _wanted(recipe: Recipe, orient: OrientRecipe) -> dict[str, Any]:
