@@ -42,9 +42,11 @@ from limn.domain.timing import Stopwatch
 from limn.lab.data.dataset import Entry, link_or_copy
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.lab.process.timed import write_record
-from limn.lab.systems.nnunet_plans import PLANS, Preset, configuration_of, dataset, plans
+from limn.lab.systems.nnunet_plans import Preset, configuration_of, plans
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.lab.words import CASCADE, LOWRES
+from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle.plans_json import PLANS_NAME, dataset
 from limn.segment.engine.half import autocast
 
 NUMBER = 901
@@ -181,11 +183,11 @@ def _plan(
         link_or_copy(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
         for folder in (raw / "labelsTr", ready / "gt_segmentations"):
             link_or_copy(data / own.observer1, folder / f"{own.scan}.nii.gz")
-    told = json.dumps(dataset(len(training)), indent=1)
+    described = json.dumps(dataset(TRUTH_LABELS, len(training)), indent=1)
     for folder in (raw, ready):
-        (folder / "dataset.json").write_text(told, encoding="utf-8")
+        (folder / "dataset.json").write_text(described, encoding="utf-8")
     fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()
-    _write(ready / f"{PLANS}.json", plans(DATASET, presets, fingerprint))
+    _write(ready / f"{PLANS_NAME}.json", plans(DATASET, presets, fingerprint))
     _write(ready / SPLITS, splits(training))
 
 
@@ -277,7 +279,9 @@ def predict(
 def results_of(root: Path, system: str, *, short: bool) -> Path:
     """nnunetv2's model folder of a configuration."""
     trainer = ShortTrainer if short else nnUNetTrainer
-    return root / RESULTS / DATASET / f"{trainer.__name__}__{PLANS}__{configuration_of(system)}"
+    return (
+        root / RESULTS / DATASET / f"{trainer.__name__}__{PLANS_NAME}__{configuration_of(system)}"
+    )
 
 
 def fold_of(root: Path, system: str, fold: int, *, short: bool) -> Path:
@@ -287,7 +291,7 @@ def fold_of(root: Path, system: str, fold: int, *, short: bool) -> Path:
 
 def finish_results(root: Path, system: str, *, short: bool) -> None:
     """Plans and dataset beside the folds, as nnunetv2's command leaves them."""
-    for name, own in ((f"{PLANS}.json", "plans.json"), ("dataset.json", "dataset.json")):
+    for name, own in ((f"{PLANS_NAME}.json", "plans.json"), ("dataset.json", "dataset.json")):
         shutil.copyfile(
             root / PREPROCESSED / DATASET / name, results_of(root, system, short=short) / own
         )
@@ -300,7 +304,7 @@ def _preprocessed(ready: Path, configuration: str, scan: str) -> Path:
 
 def _preprocess(root: Path, configuration: str, scan: str) -> str:
     raw, ready = root / RAW / DATASET, root / PREPROCESSED / DATASET
-    manager = PlansManager(_read(ready / f"{PLANS}.json"))
+    manager = PlansManager(_read(ready / f"{PLANS_NAME}.json"))
     configured = manager.get_configuration(configuration)
     part, folder = ready / "part" / configuration / scan, ready / configured.data_identifier
     if part.exists():
@@ -327,7 +331,7 @@ def _preprocess(root: Path, configuration: str, scan: str) -> str:
 
 def _trainer(root: Path, system: str, preset: Preset, fold: int, *, short: bool) -> nnUNetTrainer:
     ready = root / PREPROCESSED / DATASET
-    planned = _read(ready / f"{PLANS}.json") | {"continue_training": False}
+    planned = _read(ready / f"{PLANS_NAME}.json") | {"continue_training": False}
     kind = ShortTrainer if short else nnUNetTrainer
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = kind(

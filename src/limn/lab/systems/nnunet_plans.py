@@ -14,9 +14,9 @@ from typing import Any
 
 from limn.domain.errors import ConfigWrong
 from limn.lab.words import CASCADE, LOWRES
-from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle import plans_json
+from limn.segment.bundle.plans_json import configuration, plain_unet
 
-PLANS = "nnUNetPlans"
 # Arrays come as S, P, L; the network sees P, S, L.
 TRANSPOSE = (1, 0, 2)
 # nnunetv2's own name of the cascade's second stage.
@@ -83,35 +83,19 @@ def plans(
     spacing = [float(mm) for mm in _median(fingerprint["spacings"])]
     shape = [float(n) for n in _median(fingerprint["shapes_after_crop"])]
     spacing, shape = ([each[axis] for axis in TRANSPOSE] for each in (spacing, shape))
-    return {
-        "dataset_name": dataset_name,
-        "plans_name": PLANS,
-        "original_median_spacing_after_transp": spacing,
-        "original_median_shape_after_transp": [round(n) for n in shape],
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": list(TRANSPOSE),
-        "transpose_backward": [TRANSPOSE.index(axis) for axis in range(3)],
-        "experiment_planner_used": "limn lab reproduce",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": fingerprint[
-            "foreground_intensity_properties_per_channel"
-        ],
-        "configurations": {
-            configuration_of(system): _configuration(system, preset, presets, spacing, shape)
-            for system, preset in presets.items()
-        },
+    own = {
+        configuration_of(system): _configuration(system, preset, presets, spacing, shape)
+        for system, preset in presets.items()
     }
-
-
-def dataset(cases: int) -> dict[str, Any]:
-    """``dataset.json`` as nnunetv2 reads it."""
-    labels = {"background": 0} | {organ.value: label for label, organ in TRUTH_LABELS.items()}
-    return {
-        "channel_names": {"0": "CT"},
-        "labels": labels,
-        "numTraining": cases,
-        "file_ending": ".nii.gz",
-    }
+    return plans_json.plans(
+        dataset_name=dataset_name,
+        planner="limn lab reproduce",
+        spacing_mm=spacing,
+        size=[round(n) for n in shape],
+        forward=TRANSPOSE,
+        intensities=fingerprint["foreground_intensity_properties_per_channel"],
+        configurations=own,
+    )
 
 
 def _median(rows: Sequence[Sequence[float]]) -> list[float]:
@@ -128,56 +112,25 @@ def _configuration(
     flat = len(preset.patch) == 2
     spacing = [preset.spacing_mm] * len(preset.patch)
     whole = [median_mm[0], *spacing] if flat else spacing
-    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    found: dict[str, Any] = {
-        "data_identifier": f"{PLANS}_{configuration_of(system)}",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": preset.batch,
-        "patch_size": list(preset.patch),
-        "median_image_size_in_voxels": [
-            n * old / new for n, old, new in zip(median_shape, median_mm, whole, strict=True)
-        ][-len(preset.patch) :],
-        "spacing": spacing,
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling,
-        "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
-        "architecture": _architecture(preset),
+    median_size = [
+        n * old / new for n, old, new in zip(median_shape, median_mm, whole, strict=True)
+    ]
+    found = configuration(
+        name=configuration_of(system),
+        patch=preset.patch,
+        spacing_mm=spacing,
+        architecture=_architecture(preset),
+        batch_size=preset.batch,
+        median_size=median_size[-len(preset.patch) :],
         # As nnU-Net's planner where there is a lowres, which there is in the paper.
-        "batch_dice": system != LOWRES,
-    }
-    if system == LOWRES and CASCADE in presets:
-        found["next_stage"] = configuration_of(CASCADE)
-    if system == CASCADE:
-        found["previous_stage"] = LOWRES
-    return found
+        batch_dice=system != LOWRES,
+        previous=LOWRES if system == CASCADE else "",
+    )
+    following = {"next_stage": configuration_of(CASCADE)}
+    return found | (following if system == LOWRES and CASCADE in presets else {})
 
 
 def _architecture(preset: Preset) -> dict[str, Any]:
-    d = len(preset.patch)
-    stages = len(preset.features)
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": list(preset.features),
-            "conv_op": f"torch.nn.modules.conv.Conv{d}d",
-            "kernel_sizes": [[3] * d] * stages,
-            "strides": [[1] * d]
-            + [[2 if k < n else 1 for n in preset.poolings] for k in range(stages - 1)],
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{d}d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    axes, stages = len(preset.patch), len(preset.features)
+    halved = [[2 if k < n else 1 for n in preset.poolings] for k in range(stages - 1)]
+    return plain_unet(preset.features, [[3] * axes] * stages, [[1] * axes, *halved])

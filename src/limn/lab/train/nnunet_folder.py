@@ -16,7 +16,9 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.lab.train.recipe import Recipe, version_after
 from limn.phantom.anatomy import TRUTH_LABELS
+from limn.segment.bundle import plans_json
 from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.segment.bundle.plans_json import configuration, dataset, plain_unet
 
 CLASSES = 1 + len(TRUTH_LABELS)
 ONLOOKER = "orient.pth"
@@ -26,77 +28,32 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 def architecture(recipe: Recipe) -> dict[str, Any]:
     """The network of the plans, as nnunetv2 names it."""
     stages = len(recipe.features)
-    return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": list(recipe.features),
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * stages,
-            "strides": [[1, 1, 1], *([[2, 2, 2]] * (stages - 1))],
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    strides = [[1, 1, 1], *([[2, 2, 2]] * (stages - 1))]
+    return plain_unet(recipe.features, [[3, 3, 3]] * stages, strides)
 
 
 def plans(
     recipe: Recipe, intensities: Mapping[str, float], median_zyx: list[int]
 ) -> dict[str, Any]:
     """``plans.json`` as nnunetv2 2.8 reads it."""
-    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    name = "nnUNetPlans"
-    return {
-        "dataset_name": "Dataset900_LimnPhantom",
-        "plans_name": name,
-        "original_median_spacing_after_transp": [recipe.spacing_mm] * 3,
-        "original_median_shape_after_transp": median_zyx,
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "limn lab train-phantom",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": intensities},
-        "configurations": {
-            "3d_fullres": {
-                "data_identifier": f"{name}_3d_fullres",
-                "preprocessor_name": "DefaultPreprocessor",
-                "batch_size": 1,
-                "patch_size": list(recipe.patch_zyx),
-                "median_image_size_in_voxels": median_zyx,
-                "spacing": [recipe.spacing_mm] * 3,
-                "normalization_schemes": ["CTNormalization"],
-                "use_mask_for_norm": [False],
-                "resampling_fn_data": "resample_data_or_seg_to_shape",
-                "resampling_fn_seg": "resample_data_or_seg_to_shape",
-                "resampling_fn_data_kwargs": resampling,
-                "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
-                "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-                "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
-                "architecture": architecture(recipe),
-                "batch_dice": False,
-            }
-        },
-    }
-
-
-def dataset(recipe: Recipe) -> dict[str, Any]:
-    """``dataset.json`` as nnunetv2 reads it."""
-    labels = {"background": 0} | {organ.value: label for label, organ in TRUTH_LABELS.items()}
-    return {
-        "channel_names": {"0": "CT"},
-        "labels": labels,
-        "numTraining": recipe.phantoms,
-        "file_ending": ".nii.gz",
-    }
+    spacing_mm = [recipe.spacing_mm] * 3
+    own = configuration(
+        name="3d_fullres",
+        patch=recipe.patch_zyx,
+        spacing_mm=spacing_mm,
+        architecture=architecture(recipe),
+        batch_size=1,
+        median_size=median_zyx,
+    )
+    return plans_json.plans(
+        dataset_name="Dataset900_LimnPhantom",
+        planner="limn lab train-phantom",
+        spacing_mm=spacing_mm,
+        size=median_zyx,
+        forward=(0, 1, 2),
+        intensities={"0": intensities},
+        configurations={"3d_fullres": own},
+    )
 
 
 def new_network(recipe: Recipe) -> nn.Module:
@@ -155,7 +112,8 @@ def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) 
     (folder / "plans.json").write_text(
         json.dumps(plans(recipe, intensities, shape), indent=1), encoding="utf-8"
     )
-    (folder / "dataset.json").write_text(json.dumps(dataset(recipe), indent=1), encoding="utf-8")
+    described = dataset(TRUTH_LABELS, recipe.phantoms)
+    (folder / "dataset.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
 def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path:

@@ -21,7 +21,8 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 from openvino import opset13 as ops  # noqa: E402
 
-from limn.segment.engine.weights import EVEN, UNEVEN, class_name  # noqa: E402
+from limn.segment.bundle.plans_json import PLAIN_UNET  # noqa: E402
+from limn.segment.engine.weights import UNEVEN, class_name  # noqa: E402
 
 Request: TypeAlias = ov.InferRequest
 
@@ -38,7 +39,7 @@ def can_build(architecture: Mapping[str, Any]) -> bool:
     """Whether a network of the plans is one that `compiled` knows."""
     arguments = architecture["arch_kwargs"]
     return bool(
-        class_name(architecture) in (EVEN, UNEVEN)
+        class_name(architecture) in (PLAIN_UNET, UNEVEN)
         and arguments["norm_op"] in NORMS
         and arguments["nonlin"] == "torch.nn.LeakyReLU"
         and not arguments.get("nonlin_first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from limn.domain.errors import BundleUnfit
+from limn.segment.bundle.plans_json import PLAIN_UNET
 
 Weights: TypeAlias = dict[str, torch.Tensor]
 
-EVEN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 UNEVEN = "limn.segment.engine.uneven_unet.UnevenUNet"
 # Bundles of an earlier version of limn name the class by its module of that time.
 _FORMER_NAMES = {"limn.segment.uneven_unet.UnevenUNet": UNEVEN}
 # A name in plans.json is imported and called, so only these are allowed.
 _ARCHITECTURES = (
-    EVEN,
+    PLAIN_UNET,
     "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     UNEVEN,
 )
@@ -31,48 +31,6 @@ def class_name(architecture: Mapping[str, Any]) -> str:
     """The present name of the network's class."""
     named = str(architecture["network_class_name"])
     return _FORMER_NAMES.get(named, named)
-
-
-def plain_unet(
-    network_class: str,
-    *,
-    dimension: int,
-    features: Sequence[int],
-    kernels: Sequence[Sequence[int]],
-    strides: Sequence[Sequence[int]],
-    convs: Sequence[int],
-    convs_up: Sequence[int],
-    **more: Any,
-) -> dict[str, Any]:
-    """Describe a U-Net with instance norm and leaky ReLU as nnunetv2's plans do.
-
-    Parameters
-    ----------
-    features, kernels, strides, convs : one for each stage of the encoder
-    convs_up : convolutions in each stage of the decoder, from the coarsest up
-    more : further or other arguments of the network
-    """
-    return {
-        "network_class_name": network_class,
-        "arch_kwargs": {
-            "n_stages": len(features),
-            "features_per_stage": features,
-            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-            "kernel_sizes": kernels,
-            "strides": strides,
-            "n_conv_per_stage": convs,
-            "n_conv_per_stage_decoder": convs_up,
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-            **more,
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
 
 
 def build(architecture: Mapping[str, Any], channels: int, classes: int) -> nn.Module:

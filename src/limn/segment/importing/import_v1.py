@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from limn.domain.errors import BundleUnfit
+from limn.segment.bundle import plans_json
 from limn.segment.bundle.bundle import CleanRule
-from limn.segment.engine.weights import EVEN, UNEVEN, Weights, plain_unet
+from limn.segment.bundle.plans_json import configuration, plain_unet
+from limn.segment.engine.weights import UNEVEN, Weights
 from limn.segment.importing.pickles import read_checkpoint, read_pickle, weights_in
 from limn.segment.importing.trained import (
-    PLANS_NAME,
     Trained,
-    configuration_of,
     refuse_unreadable,
 )
 
@@ -203,20 +203,19 @@ def architecture(weights: Weights) -> dict[str, Any]:
     kernels_up = [kernel(stage[0]) for stage in up]
     if any(n not in (1, 3) for sizes in (*kernels, *kernels_up) for n in sizes):
         raise BundleUnfit("a kernel is neither 1 nor 3 wide, and v1 pads no other")
-    dimension = len(kernels[0])
-    # nnunetv2's decoder takes the kernel of its own resolution, v1's that of the one below.
-    even = kernels_up == kernels[-2::-1]
-    return plain_unet(
-        EVEN if even else UNEVEN,
-        dimension=dimension,
-        features=[int(stage[-1].shape[0]) for stage in down],
-        kernels=kernels,
-        strides=[[1] * dimension, *pools],
-        convs=[len(stage) for stage in down],
-        convs_up=[len(stage) for stage in up],
-        nonlin_kwargs={"negative_slope": 0.01, "inplace": True},
-        **({} if even else {"kernel_sizes_decoder": kernels_up}),
+    described = plain_unet(
+        [int(stage[-1].shape[0]) for stage in down],
+        kernels,
+        [[1] * len(kernels[0]), *pools],
+        [len(stage) for stage in down],
+        [len(stage) for stage in up],
+        {"negative_slope": 0.01, "inplace": True},
     )
+    # nnunetv2's decoder takes the kernel of its own resolution, v1's that of the one below.
+    if kernels_up != kernels[-2::-1]:
+        described["network_class_name"] = UNEVEN
+        described["arch_kwargs"]["kernel_sizes_decoder"] = kernels_up
+    return described
 
 
 def _folds(folder: Path, checkpoint: str) -> tuple[str, ...]:
@@ -338,31 +337,25 @@ def _plans(
         raise BundleUnfit(msg)
     size = [int(n) for n in chosen.get("median_patient_size_in_voxels", chosen["patch_size"])]
     masked = plans.get("use_mask_for_norm") or {0: False}
-    configurations = {
-        name: configuration_of(
-            name=name,
-            patch=[int(n) for n in chosen["patch_size"]],
-            spacing=spacing[1:] if name == "2d" else spacing,
-            schemes=[scheme],
-            masked=[bool(masked[0])],
-            architecture=described,
-            batch_size=int(chosen["batch_size"]),
-            previous="3d_lowres" if name == "3d_cascade_fullres" else "",
-        )
-    }
-    return {
-        "dataset_name": "Dataset000_FromV1",
-        "plans_name": PLANS_NAME,
-        "original_median_spacing_after_transp": spacing,
-        "original_median_shape_after_transp": size,
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": forward,
-        "transpose_backward": backward,
-        "experiment_planner_used": "nnU-Net v1",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": _intensities(plans)},
-        "configurations": configurations,
-    }
+    own = configuration(
+        name=name,
+        patch=[int(n) for n in chosen["patch_size"]],
+        spacing_mm=spacing[1:] if name == "2d" else spacing,
+        schemes=[scheme],
+        masked=[bool(masked[0])],
+        architecture=described,
+        batch_size=int(chosen["batch_size"]),
+        previous="3d_lowres" if name == "3d_cascade_fullres" else "",
+    )
+    return plans_json.plans(
+        dataset_name="Dataset000_FromV1",
+        planner="nnU-Net v1",
+        spacing_mm=spacing,
+        size=size,
+        forward=forward,
+        intensities={"0": _intensities(plans)},
+        configurations={name: own},
+    )
 
 
 def _scheme(plans: Mapping[str, Any]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from limn.domain.errors import BundleUnfit
-from limn.segment.engine.weights import EVEN, Weights, build, plain_unet
+from limn.segment.bundle.plans_json import configuration, plain_unet
+from limn.segment.engine.weights import Weights, build
 from limn.segment.importing.pickles import read_checkpoint, weights_in
-from limn.segment.importing.trained import Trained, configuration_of, refuse_unreadable
+from limn.segment.importing.trained import Trained, refuse_unreadable
 
 CHECKPOINT = "checkpoint_final"
 RESAMPLING = ("resample_data_or_seg_to_shape",)
@@ -129,20 +130,18 @@ def _before_2_2(chosen: Mapping[str, Any], name: str) -> dict[str, Any]:
         min(int(chosen["UNet_base_num_features"]) * 2**i, int(chosen["unet_max_num_features"]))
         for i in range(stages)
     ]
-    return configuration_of(
+    return configuration(
         name=name,
         patch=chosen["patch_size"],
-        spacing=chosen["spacing"],
+        spacing_mm=chosen["spacing"],
         schemes=chosen["normalization_schemes"],
         masked=chosen["use_mask_for_norm"],
         architecture=plain_unet(
-            EVEN,
-            dimension=len(chosen["patch_size"]),
-            features=features,
-            kernels=chosen["conv_kernel_sizes"],
-            strides=chosen["pool_op_kernel_sizes"],
-            convs=chosen["n_conv_per_stage_encoder"],
-            convs_up=chosen["n_conv_per_stage_decoder"],
+            features,
+            chosen["conv_kernel_sizes"],
+            chosen["pool_op_kernel_sizes"],
+            chosen["n_conv_per_stage_encoder"],
+            chosen["n_conv_per_stage_decoder"],
         ),
         batch_size=int(chosen["batch_size"]),
         previous=str(chosen.get("previous_stage") or ""),

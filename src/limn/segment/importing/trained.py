@@ -22,12 +22,12 @@ from limn.segment.bundle.bundle import (
     sha256_of,
     write_manifest,
 )
+from limn.segment.bundle.plans_json import dataset
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.weights import Weights, build, fill, save_fold
 from limn.segment.importing import known_answers
 
 NOT_STATED = "not said by who exported it"
-PLANS_NAME = "nnUNetPlans"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 # 5th and 95th percentile of a whole scan, as for the embedded bundle; no training states them.
 USUAL_HU = (-1200.0, 1500.0)
@@ -160,14 +160,8 @@ def _check_statement(trained: Trained, statement: BundleStatement) -> None:
 
 
 def _dataset(trained: Trained, statement: BundleStatement) -> dict[str, Any]:
-    labels = {"background": 0} | {statement.organs[k].value: k for k in sorted(statement.organs)}
-    return {
-        "channel_names": {"0": "CT"},
-        "labels": labels,
-        "numTraining": 0,
-        "file_ending": ".nii.gz",
-        "name": trained.plans["dataset_name"],
-    }
+    labels = {label: statement.organs[label].value for label in sorted(statement.organs)}
+    return dataset(labels, cases=0) | {"name": trained.plans["dataset_name"]}
 
 
 def _head(trained: Trained, statement: BundleStatement) -> str:
@@ -240,37 +234,3 @@ def refuse_unreadable(folder: Path, version: str) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         msg = f"{folder} is no {version} training that limn can read: {error!r}"
         raise BundleUnfit(msg) from error
-
-
-def configuration_of(
-    *,
-    name: str,
-    patch: list[int],
-    spacing: list[float],
-    schemes: list[str],
-    masked: list[bool],
-    architecture: Mapping[str, Any],
-    batch_size: int,
-    previous: str = "",
-) -> dict[str, Any]:
-    """One configuration of ``plans.json`` as nnunetv2 2.8 reads it."""
-    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    described: dict[str, Any] = {
-        "data_identifier": f"{PLANS_NAME}_{name}",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": batch_size,
-        "patch_size": patch,
-        "median_image_size_in_voxels": patch,
-        "spacing": spacing,
-        "normalization_schemes": schemes,
-        "use_mask_for_norm": masked,
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling,
-        "resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
-        "architecture": dict(architecture),
-        "batch_dice": False,
-    }
-    return described | ({"previous_stage": previous} if previous else {})
