@@ -19,7 +19,7 @@ from limn.segment.importing.trained import NOT_STATED, BundleStatement, seal
 NEVER_SEEN = "not for animals: it has never seen one"
 
 
-def told(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
+def bundle_statement(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
     """Of the 3d_fullres folds; those that learnt from a phantom are a demonstration.
 
     Parameters

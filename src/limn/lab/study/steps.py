@@ -10,12 +10,15 @@ from typing import Any
 
 from limn.lab.data.dataset import Entry
 from limn.lab.study import jobs
-from limn.lab.study.bundle import told
+from limn.lab.study.bundle import bundle_statement
 from limn.lab.study.config import StudyConfig, costs
 from limn.lab.study.jobs import Folders
 from limn.lab.systems import nnunet
+from limn.lab.systems.aimos import AimosPreset
+from limn.lab.systems.nnunet_plans import Preset
 from limn.lab.words import AIMOS, CASCADE, LIMN, LOWRES, REFERENCE_SYSTEM
 
+PREPARE = "prepare"
 # Forward and backward.
 LEARNING = 3
 # Tiles that half overlap along each axis.
@@ -42,132 +45,146 @@ class Step:
 
 def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> list[Step]:
     """Everything between a data set and ``scores.csv``, in an order in which it can be done."""
-    training = [own for own in entries if own.split == "train"]
-    testing = [own for own in entries if own.split != "train"]
-    folds = sorted({int(own.fold) for own in training})
-    voxels = max(prod(int(n) for n in own.voxels_zyx.split()) for own in entries)
-    native_mm = min(float(mm) for own in entries for mm in own.spacing_mm.split())
-    environment = nnunet.environment(folders.nnunet)
-    found = [
-        Step(
-            "prepare",
-            nnunet.prepare,
-            (folders.nnunet, folders.data, tuple(training), dict(config.nnunet)),
-            cost=2e4 * voxels * len(training),
-            environment=environment,
-        )
-    ]
+    study = _Study(config, entries, folders)
+    found = [study.prepare()]
     for system, preset in config.nnunet.items():
-        flat = len(preset.patch) == 2
-        before = [_train(LOWRES, fold) for fold in folds] if system == CASCADE else ["prepare"]
-        pass_cost = costs(flat, prod(preset.patch) * preset.batch, preset.features)
-        found += [
-            Step(
-                _train(system, fold),
-                nnunet.train_fold,
-                (folders.nnunet, system, preset, fold, config.short),
-                cost=LEARNING * pass_cost * preset.epochs * preset.iterations,
-                after=tuple(before),
-                environment=environment,
-            )
-            for fold in folds
-        ]
-        seen = voxels * (native_mm / preset.spacing_mm) ** 3 * (OVERLAP_2D if flat else OVERLAP_3D)
-        labels_cost = costs(flat, seen, preset.features) * len(folds) * len(testing)
-        first_stage = {own.scan: folders.labels(LOWRES, own.scan) for own in testing}
-        found.append(
-            Step(
-                _predict(system),
-                nnunet.predict,
-                (
-                    folders.nnunet,
-                    system,
-                    folds,
-                    _scans(system, testing, folders),
-                    first_stage if system == CASCADE else {},
-                    config.short,
-                ),
-                cost=labels_cost,
-                after=(
-                    *(_train(system, fold) for fold in folds),
-                    *([_predict(LOWRES)] if system == CASCADE else []),
-                ),
-                environment=environment,
-            )
-        )
+        found += [study.train_nnunet(system, preset, fold) for fold in study.folds]
+        found.append(study.predict_nnunet(system, preset))
         if system == REFERENCE_SYSTEM:
-            trained = nnunet.results_of(folders.nnunet, system, short=config.short)
-            found.append(
-                Step(
-                    _predict(LIMN),
-                    jobs.predict_limn,
-                    (
-                        trained,
-                        folders.bundle,
-                        told(config, training),
-                        config.profile,
-                        _scans(LIMN, testing, folders),
-                    ),
-                    cost=labels_cost / 4,
-                    # The predictor leaves the plans beside the folds.
-                    after=(_predict(system),),
-                )
-            )
-    if config.aimos:
-        found += _aimos(config, training, folds, folders, testing)
-    systems = (*config.systems, LIMN)
-    found.append(
-        Step(
-            "score",
-            jobs.score,
-            (folders, tuple(testing), systems, folders.scores),
-            cost=1e4 * voxels * len(testing) * len(systems),
-            after=tuple(_predict(system) for system in systems),
+            found.append(study.predict_limn(preset))
+    if config.aimos is not None:
+        found += [study.train_aimos(config.aimos, fold) for fold in study.folds]
+        found.append(study.predict_aimos(config.aimos))
+    return [*found, study.score()]
+
+
+class _Study:
+    """Makes the steps of one study.
+
+    Attributes
+    ----------
+    folds : their numbers
+    voxels : of the largest scan
+    native_mm : the shortest edge of any scan's voxels
+    """
+
+    def __init__(self, config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> None:
+        self._config, self._folders = config, folders
+        self._training = [own for own in entries if own.split == "train"]
+        self._testing = [own for own in entries if own.split != "train"]
+        self._environment = nnunet.environment(folders.nnunet)
+        self.folds = sorted({int(own.fold) for own in self._training})
+        self.voxels = max(prod(int(n) for n in own.voxels_zyx.split()) for own in entries)
+        self.native_mm = min(float(mm) for own in entries for mm in own.spacing_mm.split())
+
+    def prepare(self) -> Step:
+        """nnunetv2's data set, plans and preprocessing."""
+        root, presets = self._folders.nnunet, dict(self._config.nnunet)
+        return Step(
+            PREPARE,
+            nnunet.prepare,
+            (root, self._folders.data, tuple(self._training), presets),
+            cost=2e4 * self.voxels * len(self._training),
+            environment=self._environment,
         )
-    )
-    return found
 
+    def train_nnunet(self, system: str, preset: Preset, fold: int) -> Step:
+        """One fold; a cascade's second stage learns from what all folds of the first found."""
+        first_stage = tuple(_train(LOWRES, own) for own in self.folds)
+        pass_cost = costs(preset.flat, prod(preset.patch) * preset.batch, preset.features)
+        return Step(
+            _train(system, fold),
+            nnunet.train_fold,
+            (self._folders.nnunet, system, preset, fold, self._config.short),
+            cost=LEARNING * pass_cost * preset.epochs * preset.iterations,
+            after=first_stage if system == CASCADE else (PREPARE,),
+            environment=self._environment,
+        )
 
-def _aimos(
-    config: StudyConfig,
-    training: Sequence[Entry],
-    folds: Sequence[int],
-    folders: Folders,
-    testing: Sequence[Entry],
-) -> list[Step]:
-    preset = config.aimos
-    if preset is None:
-        return []
-    slice_cost = costs(True, prod(preset.size), preset.features)
-    found = [
-        Step(
+    def predict_nnunet(self, system: str, preset: Preset) -> Step:
+        """All test scans by nnunetv2's predictor."""
+        previous, first_stage = dict[str, Path](), tuple[str, ...]()
+        if system == CASCADE:
+            previous = {own.scan: self._folders.labels(LOWRES, own.scan) for own in self._testing}
+            first_stage = (_predict(LOWRES),)
+        root, scans = self._folders.nnunet, self._scans(system)
+        return Step(
+            _predict(system),
+            nnunet.predict,
+            (root, system, self.folds, scans, previous, self._config.short),
+            cost=self._labels_cost(preset),
+            after=(*(_train(system, fold) for fold in self.folds), *first_stage),
+            environment=self._environment,
+        )
+
+    def predict_limn(self, preset: Preset) -> Step:
+        """All test scans by limn's engine, with the folds of the reference system."""
+        config, folders = self._config, self._folders
+        trained = nnunet.results_of(folders.nnunet, REFERENCE_SYSTEM, short=config.short)
+        statement = bundle_statement(config, self._training)
+        return Step(
+            _predict(LIMN),
+            jobs.predict_limn,
+            (trained, folders.bundle, statement, config.profile, self._scans(LIMN)),
+            cost=self._labels_cost(preset) / 4,
+            # The predictor leaves the plans beside the folds.
+            after=(_predict(REFERENCE_SYSTEM),),
+        )
+
+    def train_aimos(self, preset: AimosPreset, fold: int) -> Step:
+        """One fold, from the scans of all others."""
+        data = self._folders.data
+        learning = [own for own in self._training if int(own.fold) != fold]
+        cases = [(data / own.ct, data / own.observer1) for own in learning]
+        slice_cost = costs(True, prod(preset.size), preset.features)
+        return Step(
             _train(AIMOS, fold),
             jobs.train_aimos,
-            (
-                [
-                    (folders.data / own.ct, folders.data / own.observer1)
-                    for own in training
-                    if int(own.fold) != fold
-                ],
-                preset,
-                fold,
-                folders.aimos(fold),
-            ),
+            (cases, preset, fold, self._folders.aimos(fold)),
             cost=LEARNING * slice_cost * preset.batch * preset.steps,
         )
-        for fold in folds
-    ]
-    slices = max(int(own.voxels_zyx.split()[1]) for own in testing)
-    return [
-        *found,
-        Step(
+
+    def predict_aimos(self, preset: AimosPreset) -> Step:
+        """All test scans by the folds' mean."""
+        slices = max(int(own.voxels_zyx.split()[1]) for own in self._testing)
+        slice_cost = costs(True, prod(preset.size), preset.features)
+        return Step(
             _predict(AIMOS),
             jobs.predict_aimos,
-            ([folders.aimos(fold) for fold in folds], _scans(AIMOS, testing, folders)),
-            cost=slice_cost * slices * len(folds) * len(testing),
-            after=tuple(_train(AIMOS, fold) for fold in folds),
-        ),
-    ]
+            ([self._folders.aimos(fold) for fold in self.folds], self._scans(AIMOS)),
+            cost=slice_cost * slices * len(self.folds) * len(self._testing),
+            after=tuple(_train(AIMOS, fold) for fold in self.folds),
+        )
+
+    def score(self) -> Step:
+        """The one long CSV."""
+        systems = (*self._config.systems, LIMN)
+        return Step(
+            "score",
+            jobs.score,
+            (self._folders, tuple(self._testing), systems, self._folders.scores),
+            cost=1e4 * self.voxels * len(self._testing) * len(systems),
+            after=tuple(_predict(system) for system in systems),
+        )
+
+    def _labels_cost(self, preset: Preset) -> float:
+        """Of all test scans by all folds."""
+        overlap = OVERLAP_2D if preset.flat else OVERLAP_3D
+        seen = self.voxels * (self.native_mm / preset.spacing_mm) ** 3 * overlap
+        one = costs(preset.flat, seen, preset.features)
+        return one * len(self.folds) * len(self._testing)
+
+    def _scans(self, system: str) -> list[tuple[Path, Path, Path]]:
+        """CT, where its labels go, and its times."""
+        folders = self._folders
+        return [
+            (
+                folders.data / own.ct,
+                folders.labels(system, own.scan),
+                folders.times(system, own.scan),
+            )
+            for own in self._testing
+        ]
 
 
 def _train(system: str, fold: int) -> str:
@@ -176,16 +193,3 @@ def _train(system: str, fold: int) -> str:
 
 def _predict(system: str) -> str:
     return f"predict {system}"
-
-
-def _scans(
-    system: str, testing: Sequence[Entry], folders: Folders
-) -> list[tuple[Path, Path, Path]]:
-    return [
-        (
-            folders.data / own.ct,
-            folders.labels(system, own.scan),
-            folders.times(system, own.scan),
-        )
-        for own in testing
-    ]

@@ -127,16 +127,7 @@ def train_fold(
         latest.unlink(missing_ok=True)
         return
     device = _device()
-    # By their names in the data set, which may be moved.
-    names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
-    settings = LoopSettings(
-        name="aimos",
-        steps=preset.steps,
-        checkpoint=latest,
-        losses=LossTable(folder / LOSSES),
-        clip=12.0,
-        belongs_to={"preset": asdict(preset), "seed": seed, "cases": names},
-    )
+    settings = _settings(cases, preset, seed, folder)
     torch.manual_seed(seed)
     network = UNet2d(preset.features, CLASSES).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=1e-3)
@@ -163,6 +154,21 @@ def train_fold(
         kept = {"network": weights, "window": asdict(window), "begun": dict(settings.belongs_to)}
         torch.save(kept, part)
     latest.unlink(missing_ok=True)
+
+
+def _settings(
+    cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
+) -> LoopSettings:
+    # By their names in the data set, which may be moved.
+    names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
+    return LoopSettings(
+        name="aimos",
+        steps=preset.steps,
+        checkpoint=folder / LATEST,
+        losses=LossTable(folder / LOSSES),
+        clip=12.0,
+        belongs_to={"preset": asdict(preset), "seed": seed, "cases": names},
+    )
 
 
 def read_folds(folders: Sequence[Path]) -> Folds:

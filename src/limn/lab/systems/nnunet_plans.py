@@ -43,6 +43,11 @@ class Preset:
     epochs: int
     iterations: int
 
+    @property
+    def flat(self) -> bool:
+        """Whether the networks are 2d."""
+        return len(self.patch) == 2
+
     def __post_init__(self) -> None:
         wrong = ""
         if len(self.patch) not in {2, 3} or len(self.poolings) != len(self.patch):
@@ -109,9 +114,8 @@ def _configuration(
     median_mm: Sequence[float],
     median_shape: Sequence[float],
 ) -> dict[str, Any]:
-    flat = len(preset.patch) == 2
     spacing = [preset.spacing_mm] * len(preset.patch)
-    whole = [median_mm[0], *spacing] if flat else spacing
+    whole = [median_mm[0], *spacing] if preset.flat else spacing
     median_size = [
         n * old / new for n, old, new in zip(median_shape, median_mm, whole, strict=True)
     ]
