@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from limn.domain.folders import writable
-from limn.lab.measure.evaluate import Trial, evaluate, only_for, read_scores
+from limn.lab.measure.evaluate import Trial, evaluate, read_rows, refuse_other_scores
 from limn.lab.train.testsets import cohort_trials
 from limn.segment.engine.ensemble import Ensemble
 
@@ -54,7 +54,7 @@ def side_by_side(ways: Mapping[str, Ensemble], trials: Sequence[Trial], folder: 
     for name, ensemble in ways.items():
         bundle = ensemble.bundle
         what = f"bundle {bundle.label} {bundle.sha256[:12]} {name} on native"
-        only_for(folder / name, f"{what}, {ensemble.description}")
+        refuse_other_scores(folder / name, f"{what}, {ensemble.description}")
     started = time.monotonic()
     for count, trial in enumerate(trials):
         once = replace(trial, make=cache(trial.make))
@@ -82,7 +82,7 @@ def _scores(folder: Path, trials: Sequence[Trial]) -> Scores:
     asked = {trial.scan for trial in trials}
     return {
         (row["scan"], row["organ"]): {key: float(row[key]) for key in ("dsc", "hd95_mm", "seconds")}
-        for row in read_scores(folder / "scores.csv")
+        for row in read_rows(folder / "scores.csv")
         if row["scan"] in asked
     }
 

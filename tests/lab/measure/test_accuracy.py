@@ -1,4 +1,4 @@
-"""DSC, mean surface distance, 95 % Hausdorff: by hand, by brute force, by another library."""
+"""DSC, MSD and 95 % HD compared with hand counts, brute force and another library."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ spacings = st.builds(SpacingMm, *[st.floats(0.05, 0.6)] * 3)
 
 
 def blank(shape: tuple[int, int, int] = (12, 12, 12)) -> np.ndarray:
-    """A mask of nothing."""
+    """An empty mask."""
     return np.zeros(shape, dtype=np.bool_)
 
 
@@ -42,12 +42,12 @@ def ball(radius_mm: float, spacing_mm: SpacingMm) -> np.ndarray:
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Random lumps with holes and islands that reach the array's edge."""
+    """A random shape with holes and islands that touches the array's edge."""
     return gaussian_filter(rng.normal(size=shape), 1.5) > 0.02
 
 
 def brute_surface(mask: np.ndarray) -> np.ndarray:
-    """Indices of voxels with one of six neighbours outside, by looking at each."""
+    """Indices of voxels with one of six neighbours outside the mask, found one by one."""
     inside = {tuple(index) for index in np.argwhere(mask).tolist()}
     return np.array(
         [
@@ -63,8 +63,8 @@ def brute_surface(mask: np.ndarray) -> np.ndarray:
 
 def brute(mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm) -> tuple[float, float]:
     """MSD and 95 % HD from the distances of all pairs."""
-    ours, theirs = brute_surface(mask) * spacing_mm.zyx, brute_surface(truth) * spacing_mm.zyx
-    pairs = np.sqrt(((ours[:, None, :] - theirs[None, :, :]) ** 2).sum(axis=2))
+    first, second = brute_surface(mask) * spacing_mm.zyx, brute_surface(truth) * spacing_mm.zyx
+    pairs = np.sqrt(((first[:, None, :] - second[None, :, :]) ** 2).sum(axis=2))
     there, back = pairs.min(axis=1), pairs.min(axis=0)
     return (
         (there.mean() + back.mean()) / 2,
@@ -73,7 +73,7 @@ def brute(mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm) -> tuple[f
 
 
 def by_itk(mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm) -> tuple[float, float]:
-    """The same from ITK's contour filter and Maurer's distance map."""
+    """MSD and 95 % HD from ITK's contour filter and Maurer's distance map."""
     surfaces, maps = [], []
     for own in (mask, truth):
         image = SimpleITK.GetImageFromArray(np.pad(own, 1).astype(np.uint8))
@@ -94,7 +94,7 @@ def by_itk(mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm) -> tuple[
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_plate_moved_along_its_normal(axis: int, steps: int) -> None:
-    """Every voxel of a plate one voxel thick is as far away as the plate was moved."""
+    """Every voxel of a plate of one voxel's thickness is as far away as the plate was moved."""
     plate = blank()
     plate[tuple(4 if i == axis else slice(2, 9) for i in range(3))] = True
     moved = score(Organ.HEART, np.roll(plate, steps, axis), plate, SPACING)
@@ -106,7 +106,7 @@ def test_a_plate_moved_along_its_normal(axis: int, steps: int) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_cube_moved_by_one_voxel(axis: int) -> None:
-    """Of 26 surface voxels 9 lie one step outside, one lies on the other's hidden centre."""
+    """9 of 26 surface voxels lie one step outside; one lies on the other cube's inner voxel."""
     still = cube(3, (4, 4, 4))
     moved = score(Organ.HEART, np.roll(still, 1, axis), still, SPACING)
     step_mm = SPACING.zyx[axis]
@@ -116,7 +116,7 @@ def test_a_cube_moved_by_one_voxel(axis: int) -> None:
 
 
 def test_cubes_one_inside_the_other() -> None:
-    """Faces, edges and corners of 5 cubed about 3 cubed, each counted by hand."""
+    """A cube of 3 voxels inside one of 5: faces, edges and corners counted by hand."""
     z, y, x = SPACING.zyx
     corner = math.hypot(z, y, x)
     edges = math.hypot(z, y) + math.hypot(z, x) + math.hypot(y, x)
@@ -129,17 +129,17 @@ def test_cubes_one_inside_the_other() -> None:
 
 
 def test_single_voxels() -> None:
-    """Two voxels are as far apart as their centres."""
+    """The distance of two voxels is that of their centres."""
     one, other = blank(), blank()
     one[1, 2, 3] = other[3, 6, 10] = True
-    alone = score(Organ.CORD, one, other, SPACING)
+    single = score(Organ.CORD, one, other, SPACING)
     apart_mm = math.hypot(2 * 0.5, 4 * 0.3, 7 * 0.2)
-    assert alone.msd_mm == pytest.approx(apart_mm, abs=1e-9)
-    assert alone.hd95_mm == pytest.approx(apart_mm, abs=1e-9)
+    assert single.msd_mm == pytest.approx(apart_mm, abs=1e-9)
+    assert single.hd95_mm == pytest.approx(apart_mm, abs=1e-9)
 
 
 def test_directions_are_joined_not_pooled() -> None:
-    """One voxel against a row of 11: 0 mm one way, 0 to 2 mm the other, percentile between two."""
+    """One voxel and a row of 11: 0 mm in one direction, 0 to 2 mm in the other."""
     row, first = blank(), blank()
     row[6, 6, :11] = first[6, 6, 0] = True
     distances = SurfaceDistances.between(first, row, SPACING)
@@ -151,10 +151,10 @@ def test_directions_are_joined_not_pooled() -> None:
 
 
 def test_balls_counted_by_hand() -> None:
-    """Voxels within 1 and 2 of one centre: 7 and 33, of which 6 and 26 are surface.
+    """Balls of radius 1 and 2 have 7 and 33 voxels, of which 6 and 26 are surface.
 
-    From each of the 6 the nearest of the 26 is 1 away; back it is 1 from the 6 tips and the 12
-    edges, and the square root of 2 from the 8 corners.
+    From the small ball every distance is 1. From the large ball it is 1 for the 6 tips and the 12
+    edges, and the square root of 2 for the 8 corners.
     """
     unit = SpacingMm(1.0, 1.0, 1.0)
     small, large = ball(1.0, unit), ball(2.0, unit)
@@ -164,15 +164,15 @@ def test_balls_counted_by_hand() -> None:
     assert found.dsc == 14 / 40
     assert found.msd_mm == pytest.approx((1.0 + (18 + 8 * root) / 26) / 2, abs=1e-9)
     assert found.hd95_mm == pytest.approx(root, abs=1e-9)
-    # Moved by a voxel the small one shares two with itself, a tip and the middle; every tip is one
-    # from the nearest tip of the other.
+    # The small ball moved by one voxel shares two voxels with itself; every tip is 1 from the
+    # nearest tip of the other.
     moved = score(Organ.HEART, np.roll(small, 1, axis=2), small, unit)
     assert (moved.dsc, moved.msd_mm, moved.hd95_mm) == (4 / 14, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("spacing_mm", [ISOTROPIC, SpacingMm(z=0.3, y=0.14, x=0.2)])
 def test_balls_about_one_centre(spacing_mm: SpacingMm) -> None:
-    """The surfaces are as far apart as the radii differ, to within a voxel."""
+    """The distance of the surfaces is the difference of the radii, to within a voxel."""
     apart = score(Organ.HEART, ball(2.5, spacing_mm), ball(1.5, spacing_mm), spacing_mm)
     voxel_mm = max(spacing_mm.zyx)
     assert apart.msd_mm == pytest.approx(1.0, abs=voxel_mm)
@@ -182,7 +182,7 @@ def test_balls_about_one_centre(spacing_mm: SpacingMm) -> None:
 @settings(deadline=None)
 @given(mask=masks, truth=masks, spacing_mm=spacings)
 def test_brute_force_agrees(mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm) -> None:
-    """Any two masks: the same numbers from the distances of all pairs."""
+    """For any two masks the distances of all pairs give the same numbers."""
     mask[2, 3, 1] = truth[4, 0, 3] = True
     ours = score(Organ.HEART, mask, truth, spacing_mm)
     assert (ours.msd_mm, ours.hd95_mm) == pytest.approx(brute(mask, truth, spacing_mm), abs=1e-6)
@@ -190,7 +190,7 @@ def test_brute_force_agrees(mask: np.ndarray, truth: np.ndarray, spacing_mm: Spa
 
 @pytest.mark.parametrize("seed", range(8))
 def test_brute_force_and_itk_agree_on_lumps(seed: int) -> None:
-    """Smooth shapes as organs are, with another library as the third opinion."""
+    """Smooth shapes like organs, compared with two other computations."""
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(8, 22, 3))
     spacing_mm = SpacingMm(*rng.uniform(0.1, 0.5, 3))
@@ -216,7 +216,7 @@ def test_itk_agrees_on_the_dsc(seed: int) -> None:
 def test_exchange_changes_nothing(
     mask: np.ndarray, truth: np.ndarray, spacing_mm: SpacingMm
 ) -> None:
-    """Neither mask is favoured."""
+    """The score is symmetric in the two masks."""
     one = score(Organ.HEART, mask, truth, spacing_mm)
     other = score(Organ.HEART, truth, mask, spacing_mm)
     assert (one.dsc, one.msd_mm, one.hd95_mm) == pytest.approx(
@@ -233,7 +233,7 @@ def test_a_mask_agrees_with_itself(mask: np.ndarray, spacing_mm: SpacingMm) -> N
 
 
 def test_the_edge_of_the_array_is_a_surface() -> None:
-    """Masks that fill the array score as they do with air about them."""
+    """Masks that fill the array score as they do with background around them."""
     full, hollow = np.ones((6, 7, 8), dtype=np.bool_), np.ones((6, 7, 8), dtype=np.bool_)
     hollow[0] = False
     cut = score(Organ.LUNG_L, hollow, full, SPACING)
@@ -243,7 +243,7 @@ def test_the_edge_of_the_array_is_a_surface() -> None:
 
 
 def test_equal_distances_are_equal_numbers() -> None:
-    """One voxel is 0.14 mm anywhere in the scan, to the last bit: rank tests look for ties."""
+    """One voxel is exactly 0.14 mm anywhere in the scan: rank tests count ties."""
     for start in (0, 133, 279):
         one, other = blank((4, 4, 300)), blank((4, 4, 300))
         one[2, 2, start] = other[2, 2, start + 1] = True
@@ -251,7 +251,7 @@ def test_equal_distances_are_equal_numbers() -> None:
 
 
 def test_a_missing_organ() -> None:
-    """DSC 0 and no distance; where both are empty there is no DSC either."""
+    """DSC 0 and no distance; if both masks are empty there is no DSC either."""
     for pair in ((blank(), cube(3, (1, 1, 1))), (cube(3, (1, 1, 1)), blank())):
         missing = score(Organ.HEART, *pair, SPACING)
         assert missing.dsc == 0.0
@@ -262,7 +262,7 @@ def test_a_missing_organ() -> None:
 
 
 def test_masks_of_two_shapes_are_refused() -> None:
-    """Nothing is broadcast."""
+    """Arrays are not broadcast to a common shape."""
     with pytest.raises(ValueError, match=r"\(1, 12, 12\).*\(12, 12, 12\)"):
         score(Organ.HEART, blank((1, 12, 12)), blank(), SPACING)
 
@@ -276,7 +276,7 @@ def labelled(masks_of: dict[int, np.ndarray], organs: dict[int, Organ]) -> Label
 
 
 def test_organs_are_matched_by_name() -> None:
-    """Two numberings; an organ missed, one that the labels can't name, one that the truth can't."""
+    """Different label numbers; a missed organ; organs without a label in one of the two."""
     heart, lung, right, cord = (
         cube(*own) for own in ((3, (1, 1, 1)), (4, (6, 6, 6)), (2, (1, 8, 8)), (1, (11, 0, 0)))
     )
@@ -301,7 +301,7 @@ def test_organs_are_matched_by_name() -> None:
 
 
 def test_other_grids_are_refused() -> None:
-    """A shift, a turn, another size: both grids are named; rounding is none of these."""
+    """A shift, a turn or another size is refused with both grids; a rounding error is not."""
     truth = labelled({1: cube(3, (1, 1, 1))}, {1: Organ.HEART})
     grid = truth.grid
     rounded = replace(grid, slice_origins_xyz_mm=grid.slice_origins_xyz_mm + 2e-4)

@@ -1,4 +1,4 @@
-"""The generalised conformity index by hand and over pairs; the consensus by votes."""
+"""The conformity index compared with hand counts and pair sums; the consensus with votes."""
 
 import math
 from itertools import combinations
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from limn.domain.scan import Organ
-from limn.lab.measure.agreement import conformity_index, consensus, structures
+from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
 from limn.lab.words import ComparedStructure
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
@@ -22,7 +22,7 @@ observers = st.integers(2, 4).flatmap(
 
 
 def cube(corner: int, side: int = 4) -> np.ndarray:
-    """A cube of voxels in 12 cubed."""
+    """A box of voxels that begins at a row."""
     mask = np.zeros((12, 12, 12), dtype=np.bool_)
     mask[corner : corner + side, :4, :4] = True
     return mask
@@ -38,19 +38,19 @@ def over_pairs(masks: list[np.ndarray]) -> float:
 @settings(deadline=None)
 @given(masks=observers)
 def test_every_pair_is_counted(masks: list[np.ndarray]) -> None:
-    """Two, three or four observers: the sums over all pairs."""
+    """Two, three or four observers give the sums over all pairs."""
     assert conformity_index(masks) == pytest.approx(over_pairs(masks), abs=1e-12, nan_ok=True)
 
 
 def test_cubes_by_hand() -> None:
-    """Slabs of 4, moved by 1 and by 3: shared 3 + 1 + 2 of joined 5 + 7 + 6 layers."""
+    """Slabs of 4 layers, moved by 1 and by 3, share 3 + 1 + 2 of 5 + 7 + 6 layers."""
     assert conformity_index([cube(0), cube(1), cube(3)]) == pytest.approx(6 / 18, abs=1e-15)
     assert conformity_index([cube(0), cube(0), cube(0)]) == 1.0
     assert conformity_index([cube(0), cube(4), cube(8)]) == 0.0
 
 
-def test_it_is_no_mean_of_jaccards() -> None:
-    """One large pair outweighs small ones: volumes are summed before they are divided."""
+def test_it_is_not_the_mean_of_jaccards() -> None:
+    """Volumes are summed before they are divided: a large pair outweighs small ones."""
     masks = [cube(0, 8), cube(0, 8), cube(0, 1)]
     assert conformity_index(masks) == pytest.approx(10 / 24, abs=1e-15)
     assert np.mean([8 / 8, 1 / 8, 1 / 8]) == pytest.approx(10 / 24, abs=1e-15)
@@ -60,8 +60,8 @@ def test_it_is_no_mean_of_jaccards() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_of_two_it_is_the_jaccard_coefficient_of_itk(seed: int) -> None:
-    """Another library's, on random shapes."""
+def test_two_masks_have_the_jaccard_coefficient_of_itk(seed: int) -> None:
+    """Random shapes have the coefficient of another library."""
     rng = np.random.default_rng(seed)
     masks = [rng.random((7, 8, 9)) < share for share in (0.4, 0.6)]
     overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
@@ -70,14 +70,14 @@ def test_of_two_it_is_the_jaccard_coefficient_of_itk(seed: int) -> None:
 
 
 def test_observers_who_drew_nothing() -> None:
-    """No index of nothing; one empty hand among three still counts in its pairs."""
+    """Empty masks have no index; one empty mask of three counts in its pairs."""
     empty = np.zeros_like(cube(0))
     assert math.isnan(conformity_index([empty, empty]))
     assert conformity_index([cube(0), cube(0), empty]) == pytest.approx(1 / 3, abs=1e-15)
 
 
 def test_the_consensus_is_two_of_three_and_both_of_two() -> None:
-    """As the paper's reference contour."""
+    """The paper's reference contour is defined so."""
     three = consensus([cube(0), cube(1), cube(3)])
     assert np.flatnonzero(three[:, 0, 0]).tolist() == [1, 2, 3, 4]
     both = consensus([cube(0), cube(1)])
@@ -87,7 +87,7 @@ def test_the_consensus_is_two_of_three_and_both_of_two() -> None:
 @settings(deadline=None)
 @given(masks=observers)
 def test_the_consensus_is_a_vote(masks: list[np.ndarray]) -> None:
-    """ITK's label voting of three agrees wherever it can decide; brute force everywhere."""
+    """It equals the count of votes, and ITK's label voting for three observers."""
     votes = np.sum([mask.astype(int) for mask in masks], axis=0)
     assert np.array_equal(consensus(masks), votes > 1)
     if len(masks) == 3:
@@ -97,21 +97,21 @@ def test_the_consensus_is_a_vote(masks: list[np.ndarray]) -> None:
 
 
 def test_lungs_are_joined_and_an_absent_cord_is_absent() -> None:
-    """Observer 3's one label and two observers' two come to the same structure."""
+    """One label for both lungs and two labels give the same structure."""
     labels = np.zeros((4, 4, 4), dtype=np.uint8)
     labels[0], labels[1], labels[2], labels[3, 0] = 1, 3, 4, 2
     other = np.where(np.isin(labels, (3, 4)), LUNGS, np.where(labels == 2, 0, labels))
-    ours = structures(labels, TRUTH_LABELS, LUNGS)
-    theirs = structures(other.astype(np.uint8), TRUTH_LABELS, LUNGS)
-    assert set(ours) == set(ComparedStructure)
-    assert set(theirs) == {ComparedStructure.HEART, ComparedStructure.LUNGS}
-    assert np.array_equal(ours[ComparedStructure.LUNGS], theirs[ComparedStructure.LUNGS])
-    assert set(structures(labels, {9: Organ.HEART}, LUNGS)) == set()
+    split = structure_masks(labels, TRUTH_LABELS, LUNGS)
+    joined = structure_masks(other.astype(np.uint8), TRUTH_LABELS, LUNGS)
+    assert set(split) == set(ComparedStructure)
+    assert set(joined) == {ComparedStructure.HEART, ComparedStructure.LUNGS}
+    assert np.array_equal(split[ComparedStructure.LUNGS], joined[ComparedStructure.LUNGS])
+    assert set(structure_masks(labels, {9: Organ.HEART}, LUNGS)) == set()
 
 
 @pytest.mark.parametrize("masks", [[cube(0)], [cube(0), cube(0)[:5]]], ids=["one", "two shapes"])
 def test_what_can_t_be_compared_is_refused(masks: list[np.ndarray]) -> None:
-    """One observer, or two grids."""
+    """One observer, and masks of two shapes."""
     for measure in (conformity_index, consensus):
-        with pytest.raises(ValueError, match="can't"):
+        with pytest.raises(ValueError, match=r"at least 2 expected|can't be compared"):
             measure(masks)

@@ -1,4 +1,4 @@
-"""Bundles on scans of known truth, with a network that is right by construction."""
+"""Evaluation on scans of known truth, with a delineation whose error is known."""
 
 import shutil
 import tomllib
@@ -14,13 +14,13 @@ from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.measure import evaluate as module
 from limn.lab.measure.evaluate import (
     COLUMNS,
-    Known,
+    ScanWithTruth,
     Trial,
     evaluate,
-    only_for,
-    read_scores,
-    table,
-    worst,
+    markdown_table,
+    read_rows,
+    refuse_other_scores,
+    worst_scans,
 )
 from limn.lab.train.nnunet_folder import note_measured
 from limn.segment.bundle.bundle import MANIFEST, open_bundle
@@ -32,14 +32,14 @@ ORGANS = {1: Organ.HEART, 2: Organ.CORD}
 ENSEMBLE = SimpleNamespace(bundle=SimpleNamespace(organs=ORGANS))
 
 
-def known(shift: int) -> Known:
-    """Two boxes, and a volume that tells by how much an ensemble will miss them."""
+def scan_with_truth(shift: int) -> ScanWithTruth:
+    """Two boxes, and a volume whose HU are the shift that the delineation gives them."""
     labels = np.zeros((12, 12, 12), dtype=np.uint8)
     labels[2:8, 2:8, 2:8], labels[3:9, 10, 4:8] = 1, 2
     grid = axial_grid(labels.shape, SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
     body = np.zeros(labels.shape, dtype=np.bool_)
     body[:, :, :9] = True
-    return Known(
+    return ScanWithTruth(
         Volume(np.full(labels.shape, float(shift), np.float32), grid),
         Labels(labels, grid, ORGANS),
         body,
@@ -48,10 +48,10 @@ def known(shift: int) -> Known:
 
 @pytest.fixture(autouse=True)
 def shifted(monkeypatch: pytest.MonkeyPatch):
-    """Delineation that gives the truth, moved along x by what the volume says."""
+    """A delineation that returns the truth, shifted along x by the HU of the volume."""
 
     def delineate(volume, ensemble, rule, stopwatch, progress):
-        truth = known(0).truth
+        truth = scan_with_truth(0).truth
         if volume.hu_zyx[0, 0, 0] < 0:
             raise RefusedSeries("no animal in the field")
         moved = np.roll(truth.labels_zyx, int(volume.hu_zyx[0, 0, 0]), axis=2)
@@ -64,19 +64,19 @@ def shifted(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_scores_are_written_once(tmp_path: Path):
-    """A row for each organ of each scan; a second run does only what is missing."""
+    """One row per organ and scan; a second run evaluates only the missing scans."""
     made = []
 
     def trial(shift):
         def make():
             made.append(shift)
-            return known(shift)
+            return scan_with_truth(shift)
 
         return Trial("native", f"m{shift}", make)
 
     lines: list[str] = []
     path = evaluate([trial(0), trial(2)], ENSEMBLE, tmp_path, lines.append)
-    rows = read_scores(path)
+    rows = read_rows(path)
     assert [(row["scan"], row["organ"]) for row in rows] == [
         ("m0", "Heart"), ("m0", "SpinalCord"), ("m2", "Heart"), ("m2", "SpinalCord"),
     ]  # fmt: skip
@@ -89,48 +89,48 @@ def test_scores_are_written_once(tmp_path: Path):
     assert len(lines) == 2
     evaluate([trial(0), trial(1), trial(2)], ENSEMBLE, tmp_path, lines.append)
     assert made == [0, 2, 1]
-    assert len(read_scores(path)) == 6
+    assert len(read_rows(path)) == 6
 
 
-def test_the_table_tells_means_and_the_worst(tmp_path: Path):
-    """One line for each organ with mean and worst, and the worst scans are named."""
-    trials = [Trial("native", f"m{n}", lambda n=n: known(n)) for n in (0, 2, 6)]
-    rows = read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
-    text = table(rows)
+def test_the_table_has_means_and_the_worst(tmp_path: Path):
+    """One line per organ with mean and worst value; the worst scans come first."""
+    trials = [Trial("native", f"m{n}", lambda n=n: scan_with_truth(n)) for n in (0, 2, 6)]
+    rows = read_rows(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
+    text = markdown_table(rows)
     assert "| native | Heart | 3 | 0.556" in text
     assert "| native | SpinalCord | 3 |" in text
     assert text.count("\n") == 4
-    assert worst(rows, "native", 2) == ["m6", "m2"]
+    assert worst_scans(rows, "native", 2) == ["m6", "m2"]
 
 
-def test_a_refused_scan_is_lost_and_stops_nothing(tmp_path: Path):
-    """Its organs count as lost, the next scan is scored, and the table says how many."""
-    trials = [Trial("native", f"m{n}", lambda n=n: known(n)) for n in (-1, 0)]
-    rows = read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
+def test_a_refused_scan_counts_as_missed(tmp_path: Path):
+    """Its organs count as lost, the next scan is scored, and the table has the count."""
+    trials = [Trial("native", f"m{n}", lambda n=n: scan_with_truth(n)) for n in (-1, 0)]
+    rows = read_rows(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
     assert [float(row["dsc"]) for row in rows] == [0.0, 0.0, 1.0, 1.0]
-    assert table(rows).count("| 0.000 | 0.00 (0.00) | 1 |") == 2
-    lost = table(rows[:2]).splitlines()[2]
+    assert markdown_table(rows).count("| 0.000 | 0.00 (0.00) | 1 |") == 2
+    lost = markdown_table(rows[:2]).splitlines()[2]
     assert lost.endswith("| - | - | 1 |")
 
 
-def test_a_scan_that_was_cut_short_is_done_again(tmp_path: Path):
-    """Rows for fewer than all organs are no scan."""
-    trials = [Trial("native", "m0", lambda: known(0))]
+def test_an_incomplete_scan_is_evaluated_again(tmp_path: Path):
+    """Its file has rows for fewer than all organs."""
+    trials = [Trial("native", "m0", lambda: scan_with_truth(0))]
     path = evaluate(trials, ENSEMBLE, tmp_path, lambda line: None)
     path.write_text("\n".join(path.read_text().splitlines()[:2]) + "\n")
-    assert len(read_scores(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))) == 3
+    assert len(read_rows(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))) == 3
 
 
-def test_a_folder_is_of_one_bundle_and_one_set(tmp_path: Path):
-    """The scores of another bundle are not taken for these."""
-    only_for(tmp_path, "bundle a on cohort")
-    only_for(tmp_path, "bundle a on cohort")
+def test_a_folder_holds_scores_of_one_bundle_and_one_set(tmp_path: Path):
+    """Scores of another bundle are refused."""
+    refuse_other_scores(tmp_path, "bundle a on cohort")
+    refuse_other_scores(tmp_path, "bundle a on cohort")
     with pytest.raises(ConfigWrong, match=r"holds the scores of bundle a on cohort, not of"):
-        only_for(tmp_path, "bundle b on cohort")
+        refuse_other_scores(tmp_path, "bundle b on cohort")
 
 
-def test_what_was_reached_is_written_into_the_bundle(tmp_path):
-    """Means by set and organ, in TOML, sealed; a second time replaces the first."""
+def test_the_measured_scores_are_written_into_the_bundle(tmp_path):
+    """Means by set and organ in the sealed manifest; a second note replaces the first."""
     bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
     rows = [
         {"group": "native", "organ": "Heart", "dsc": "0.9", "hd95_mm": "0.3"},

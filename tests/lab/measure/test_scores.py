@@ -1,4 +1,4 @@
-"""What a drawing scores against observers, before and after the clean-up, and how it is kept."""
+"""Scores of a system against observers, before and after the clean-up, and their file."""
 
 import math
 import re
@@ -14,12 +14,12 @@ from limn.lab.measure.agreement import conformity_index
 from limn.lab.measure.scores import (
     COLUMNS,
     Scan,
-    of_drawing,
-    of_observers,
+    observer_scores,
     read_scores,
+    system_scores,
     write_scores,
 )
-from limn.lab.report.summary import missed, undrawn
+from limn.lab.report.summary import missed_scans, undrawn_organs
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
 from limn.segment.importing.trained import USUAL_CLEAN
@@ -29,7 +29,7 @@ SCAN = Scan("test1", "native-15-t0", "native-15")
 
 
 def drawn() -> np.ndarray:
-    """A heart, a cord and two lungs."""
+    """Labels of a heart, a cord and two lungs."""
     labels = np.zeros((12, 12, 12), dtype=np.uint8)
     labels[2:6, 2:6, 4:8], labels[1:11, 10, 5:7] = 1, 2
     labels[2:8, 2:6, 0:3], labels[2:8, 2:6, 9:12] = 3, 4
@@ -37,7 +37,7 @@ def drawn() -> np.ndarray:
 
 
 def observers() -> dict[str, np.ndarray]:
-    """The first drew the same, the second a heart less one layer, the third joined the lungs."""
+    """Observer 1 drew the same, observer 2 a smaller heart, observer 3 joined lungs and no cord."""
     one, two, three = drawn(), drawn(), drawn()
     two[2][two[2] == 1] = 0
     three[np.isin(three, (3, 4))] = LUNGS
@@ -46,8 +46,8 @@ def observers() -> dict[str, np.ndarray]:
 
 
 def scored(labels: np.ndarray) -> dict[tuple[str, str, str, str], float]:
-    """Every score of a drawing."""
-    found = of_drawing(
+    """Every score of a system's labels."""
+    found = system_scores(
         SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, USUAL_CLEAN
     )
     assert {(own.set, own.scan, own.animal, own.system) for own in found} == {
@@ -56,16 +56,16 @@ def scored(labels: np.ndarray) -> dict[tuple[str, str, str, str], float]:
     return {(own.reference, own.cleaned, own.organ, own.measure): own.value for own in found}
 
 
-def test_a_drawing_like_observer_1():
-    """DSC 1 and 0 mm against observer 1, and all of a consensus that two of three drew alike."""
+def test_labels_equal_to_observer_1():
+    """DSC 1 and 0 mm against observer 1, index 1 against the consensus."""
     found = scored(drawn())
     assert len(found) == 2 * (4 * 3 + 3)
     for (_, _, _, measure), value in found.items():
         assert value == (1.0 if measure in {"dsc", "ci"} else 0.0)
 
 
-def test_an_island_goes_with_the_clean_up():
-    """Before: the node's own metrics with the island. After: without."""
+def test_the_clean_up_removes_an_island():
+    """The scores before the clean-up are those with the island, after it those without."""
     labels = drawn()
     labels[11, 0, 0:2] = 1
     found = scored(labels)
@@ -80,7 +80,7 @@ def test_an_island_goes_with_the_clean_up():
 
 
 def test_a_missing_organ_has_dsc_0_and_no_distance():
-    """And shares nothing with the consensus."""
+    """Its index against the consensus is 0."""
     labels = drawn()
     labels[labels == 2] = 0
     found = scored(labels)
@@ -91,34 +91,36 @@ def test_a_missing_organ_has_dsc_0_and_no_distance():
 
 
 def test_an_organ_that_observer_1_did_not_draw_is_not_scored():
-    """Neither missed nor found, whatever a system draws there."""
+    """The organ counts neither as missed nor as found."""
     three = observers()
     three["observer1"][three["observer1"] == 2] = 0
-    found = of_drawing(SCAN, "2d", Labels(drawn(), GRID, TRUTH_LABELS), three, LUNGS, USUAL_CLEAN)
+    found = system_scores(
+        SCAN, "2d", Labels(drawn(), GRID, TRUTH_LABELS), three, LUNGS, USUAL_CLEAN
+    )
     assert {own.organ for own in found if own.reference == "observer1"} == {
         "Heart", "Lung_R", "Lung_L",
     }  # fmt: skip
-    assert missed(found, "test1") == ()
-    assert undrawn(found, "test1") == {Organ.CORD: 1}
+    assert missed_scans(found, "test1") == ()
+    assert undrawn_organs(found, "test1") == {Organ.CORD: 1}
 
 
 def test_observers_among_themselves():
-    """Hearts of three, lungs joined, cords of the two who drew one."""
-    found = of_observers(SCAN, list(observers().values()), TRUTH_LABELS, LUNGS)
+    """Hearts of three observers, joined lungs, and cords of the two observers who drew one."""
+    found = observer_scores(SCAN, list(observers().values()), TRUTH_LABELS, LUNGS)
     index = {own.organ: own.value for own in found}
     # Layers of the heart: 4, 3 and 4; pairs share 3, 4, 3 of 4, 4, 4.
     assert index == {"Heart": pytest.approx(10 / 12), "Lungs": 1.0, "SpinalCord": 1.0}
     assert {own.system for own in found} == {"observers"}
-    alone = of_observers(SCAN, list(observers().values())[:1], TRUTH_LABELS, LUNGS)
-    assert alone == []
+    single = observer_scores(SCAN, list(observers().values())[:1], TRUTH_LABELS, LUNGS)
+    assert single == []
 
 
 def test_the_file_keeps_every_bit(tmp_path):
-    """Written and read: the same scores, an undefined one empty."""
+    """Scores survive the file; an undefined value is empty."""
     labels = drawn()
     labels[labels == 2] = 0
     labels[0, 0, 0] = 1
-    found = of_drawing(
+    found = system_scores(
         SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, USUAL_CLEAN
     )
     path = tmp_path / "scores.csv"
@@ -134,7 +136,7 @@ GOOD = "test1,a-1,a,2d,observer1,no,Heart,dsc,0.9"
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (GOOD.replace("dsc", "DSC"), "measure 'DSC': one of dsc, msd_mm"),
         (GOOD.replace("0.9", "9.0"), "dsc 9.0: 0 to 1 expected"),
@@ -145,21 +147,21 @@ GOOD = "test1,a-1,a,2d,observer1,no,Heart,dsc,0.9"
         (GOOD.replace(",no,", ",nein,"), "cleaned 'nein' of dsc: no or yes"),
         (GOOD.replace("a-1,a,", "a-1,b,"), "scan a-1 is animal b's here and a's before"),
         (GOOD.replace("2d", ""), "set, scan, animal and system must be named"),
-        ("test1,a-1", "line 3 has not 9 columns"),
-        (GOOD + ",more", "line 3 has not 9 columns"),
-        (GOOD, "line 3 says again what line 2 says"),
+        ("test1,a-1", "line 3: 9 columns expected"),
+        (GOOD + ",more", "line 3: 9 columns expected"),
+        (GOOD, "line 3 repeats line 2: test1 a-1"),
     ],
 )
-def test_what_no_score_says_is_refused_with_its_line(line, said, tmp_path):
-    """A table made of it would be wrong without a word."""
+def test_a_wrong_score_is_refused_with_its_line(line, message, tmp_path):
+    """A table made from it would be silently wrong."""
     path = tmp_path / "scores.csv"
     path.write_text(f"{','.join(COLUMNS)}\n{GOOD}\n{line}\n")
-    with pytest.raises(ConfigWrong, match=re.escape(said)):
+    with pytest.raises(ConfigWrong, match=re.escape(message)):
         read_scores(path)
 
 
-def test_what_a_spreadsheet_saved_is_read(tmp_path):
-    """With a mark before the first column."""
+def test_a_file_saved_by_a_spreadsheet_is_read(tmp_path):
+    """It begins with a byte order mark."""
     path = tmp_path / "scores.csv"
     path.write_text(f"{','.join(COLUMNS)}\n{GOOD}\n", encoding="utf-8-sig")
     assert read_scores(path)[0].value == 0.9

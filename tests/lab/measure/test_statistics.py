@@ -1,4 +1,4 @@
-"""The signed-rank test and its asterisk on pairs of known p; the bootstrap drawn by hand."""
+"""The signed-rank test on pairs of known p; the bootstrap compared with all resamples."""
 
 import math
 from itertools import product
@@ -11,18 +11,18 @@ from limn.lab.measure.statistics import animal_interval, compare, signed_rank_p
 
 
 def exact_p(differences: np.ndarray) -> float:
-    """Wilcoxon by all sign patterns: how many rank sums are as far out as this one."""
+    """The p of all sign patterns: the share of rank sums at least as extreme as this one."""
     ranks = np.argsort(np.argsort(np.abs(differences))) + 1
     half = ranks.sum() / 2
-    seen = abs(ranks[differences > 0].sum() - half)
+    observed = abs(ranks[differences > 0].sum() - half)
     sums = [abs(float(np.dot(ranks, signs)) - half) for signs in product((0, 1), repeat=len(ranks))]
-    return float(np.mean([far >= seen for far in sums]))
+    return float(np.mean([extreme >= observed for extreme in sums]))
 
 
 @pytest.mark.parametrize(
     ("differences", "p"),
     [
-        # All of one sign: only that pattern and its mirror image are as far out.
+        # All of one sign: only that pattern and its mirror image are as extreme.
         (np.arange(1.0, 6.0), 2 / 2**5),
         (np.arange(1.0, 7.0), 2 / 2**6),
         (-np.arange(1.0, 9.0), 2 / 2**8),
@@ -33,7 +33,7 @@ def exact_p(differences: np.ndarray) -> float:
     ],
 )
 def test_known_p(differences: np.ndarray, p: float) -> None:
-    """Counted by hand, by all sign patterns, and by the function."""
+    """The same p by hand, by all sign patterns and by the function."""
     assert exact_p(differences) == pytest.approx(p, abs=1e-12)
     assert signed_rank_p(differences) == pytest.approx(p, abs=1e-12)
     assert signed_rank_p(-differences) == pytest.approx(p, abs=1e-12)
@@ -41,13 +41,13 @@ def test_known_p(differences: np.ndarray, p: float) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_random_pairs_by_all_sign_patterns(seed: int) -> None:
-    """Eleven pairs without ties."""
+    """Eleven random pairs without ties."""
     differences = np.random.default_rng(seed).normal(0.3, 1.0, 11)
     assert signed_rank_p(differences) == pytest.approx(exact_p(differences), abs=1e-12)
 
 
-def test_the_star_is_p_below_a_twentieth() -> None:
-    """Five pairs of one sign can't earn it, six do."""
+def test_the_asterisk_means_p_below_0_05() -> None:
+    """Five pairs of one sign do not reach it, six do."""
     zero = np.zeros(6)
     five = compare(np.arange(1.0, 6.0), zero[:5], list("abcde"))
     six = compare(np.arange(1.0, 7.0), zero, list("abcdef"))
@@ -56,19 +56,19 @@ def test_the_star_is_p_below_a_twentieth() -> None:
 
 
 def test_pairs_without_a_difference_are_dropped() -> None:
-    """``zero_method="wilcox"``: they weigh nothing; without any other pair p is 1."""
+    """``zero_method="wilcox"``; if no pair differs p is 1."""
     rest = np.array([-1.0, -2, 3, 4, 5, 6, 7, 8])
     with_zeros = signed_rank_p(np.concatenate([[0.0, 0.0, 0.0], rest]))
     assert with_zeros == pytest.approx(signed_rank_p(rest), abs=1e-12)
-    # Pratt's way ranks them too, and the two against six weigh more.
+    # Pratt's method ranks them too and gives another p.
     pratt = wilcoxon(np.concatenate([[0.0, 0.0, 0.0], rest]), zero_method="pratt").pvalue
     assert with_zeros != pytest.approx(float(pratt), abs=1e-3)
     assert signed_rank_p(np.zeros(7)) == 1.0
     assert math.isnan(signed_rank_p(np.empty(0)))
 
 
-def test_one_voxel_is_one_voxel() -> None:
-    """0.42 - 0.28 and 0.28 - 0.14 are no equal floats, and one difference of a voxel of 0.14 mm."""
+def test_differences_of_one_voxel_are_ties() -> None:
+    """0.42 - 0.28 and 0.28 - 0.14 differ as floats and are one voxel of 0.14 mm."""
     reference = np.array([0.14, 0.28, 0.42, 0.56, 0.70, 0.84, 0.98])
     differences = reference + 0.14 - reference
     differences[1] = -differences[1]
@@ -78,8 +78,8 @@ def test_one_voxel_is_one_voxel() -> None:
     assert signed_rank_p(np.array([1e-15, -1e-16])) == 1.0
 
 
-def test_a_system_against_itself_has_no_star() -> None:
-    """Nothing differs."""
+def test_a_system_against_itself_has_no_asterisk() -> None:
+    """No pair differs."""
     values = np.array([0.9, 0.8, 0.7])
     same = compare(values, values, ["a", "b", "c"])
     assert (same.p, same.mean_difference, same.low, same.high) == (1.0, 0.0, 0.0, 0.0)
@@ -87,19 +87,24 @@ def test_a_system_against_itself_has_no_star() -> None:
 
 
 def test_an_undefined_distance_drops_the_pair_and_is_counted() -> None:
-    """A missing organ has no distance on either side."""
-    held = compare(
+    """A missing organ has no distance in the system or in the reference."""
+    comparison = compare(
         np.array([1.0, np.nan, 3.0, 4.0]), np.array([0.5, 1.0, np.nan, 1.0]), ["a", "a", "b", "c"]
     )
-    assert (held.pairs, held.dropped, held.ties, held.animals) == (2, 2, 0, 2)
-    assert held.mean_difference == pytest.approx((0.5 + 3.0) / 2)
+    assert (comparison.pairs, comparison.dropped, comparison.ties, comparison.animals) == (
+        2,
+        2,
+        0,
+        2,
+    )
+    assert comparison.mean_difference == pytest.approx((0.5 + 3.0) / 2)
     nothing = compare(np.array([np.nan]), np.array([1.0]), ["a"])
     assert (nothing.pairs, nothing.is_significant) == (0, False)
     assert math.isnan(nothing.mean_difference)
 
 
-def test_the_interval_is_that_of_all_draws_of_animals() -> None:
-    """Four animals with 1 to 4 scans: percentiles of all 256 equally likely draws."""
+def test_the_interval_is_that_of_all_resamples_of_animals() -> None:
+    """Four animals with 1 to 4 scans: percentiles of all 256 equally likely resamples."""
     rng = np.random.default_rng(5)
     scans = {
         name: rng.normal(shift, 0.1, 1 + k)
@@ -113,14 +118,14 @@ def test_the_interval_is_that_of_all_draws_of_animals() -> None:
     low, high = np.percentile(means, [2.5, 97.5], method="inverted_cdf")
     found = animal_interval(values, animals)
     ordered = np.sort(means)
-    # Drawn at random, a percentile may fall on the next of 256 steps.
-    for mine, theirs in zip(found, (low, high), strict=True):
-        place = int(np.searchsorted(ordered, theirs))
-        assert ordered[max(place - 4, 0)] - 1e-9 <= mine <= ordered[min(place + 5, 255)] + 1e-9
+    # A random sample may put a percentile on one of the next steps.
+    for bound, exact in zip(found, (low, high), strict=True):
+        place = int(np.searchsorted(ordered, exact))
+        assert ordered[max(place - 4, 0)] - 1e-9 <= bound <= ordered[min(place + 5, 255)] + 1e-9
 
 
-def test_animals_are_drawn_not_scans() -> None:
-    """Seven like scans of each of two unlike animals: as wide as two animals are apart."""
+def test_animals_are_resampled_and_not_scans() -> None:
+    """Seven equal scans of each of two animals: the interval spans both animals."""
     values = np.repeat([0.0, 1.0], 7)
     assert animal_interval(values, ["a"] * 7 + ["b"] * 7) == (0.0, 1.0)
     as_if_independent = animal_interval(values, [str(k) for k in range(14)])
@@ -128,7 +133,7 @@ def test_animals_are_drawn_not_scans() -> None:
 
 
 def test_the_interval_is_the_same_each_time_and_undefined_for_one_animal() -> None:
-    """A table made twice is the same table."""
+    """Equal values give an equal table."""
     values = np.random.default_rng(1).normal(size=10)
     animals = ["a", "b", "c", "d", "e"] * 2
     assert animal_interval(values, animals) == animal_interval(values, animals)
@@ -136,6 +141,6 @@ def test_the_interval_is_the_same_each_time_and_undefined_for_one_animal() -> No
 
 
 def test_unequal_lengths_are_refused() -> None:
-    """A score without its scan."""
+    """Every value needs its animal and its reference."""
     with pytest.raises(ValueError, match="2 values, 1 of the reference, 2 animals"):
         compare(np.zeros(2), np.zeros(1), ["a", "b"])

@@ -7,7 +7,7 @@ import SimpleITK
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Organ, Volume, dice
 from limn.domain.timing import Stopwatch
-from limn.lab.report.ct_from_labels import FLESH_MM, ct_like
+from limn.lab.report.ct_from_labels import FLESH_MM, ct_from_labels
 from limn.lab.report.figures import REAL_HU
 from limn.lab.train.nnunet_folder import ONLOOKER
 from limn.segment.bundle.bundle import open_bundle
@@ -20,14 +20,14 @@ REAL = Path(__file__).parents[4] / "shared/data/rosenhain-labels/CT140_organs_la
 
 
 def test_labels_become_tissue_inside_a_body():
-    """Organs have their HU, a ring of ribs is filled to one body with flesh around, air outside."""
+    """Organs have their HU, the body closes the ring of ribs, and air surrounds it."""
     n, mm = 80, 0.4
     axis = (np.arange(n) - (n - 1) / 2) * mm
     radius = np.hypot(axis[:, None], axis[None, :])
     ring = (np.abs(radius - 8.0) < 0.5)[None].repeat(40, axis=0)
     heart = ((radius < 3.0)[None]).repeat(40, axis=0)
     labels = np.where(heart, 1, np.where(ring, 3, 0))
-    hu, body = ct_like(
+    hu, body = ct_from_labels(
         labels, SpacingMm(mm, mm, mm), {1: 60.0, 3: 700.0}, blur_mm=0.01, noise_hu=0.1
     )
     assert abs(np.median(hu[heart]) - 60.0) < 1
@@ -42,12 +42,12 @@ def test_labels_become_tissue_inside_a_body():
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 @pytest.mark.slow_in_fp32
-def test_a_real_mouses_organs_are_found():
-    """The thorax of a real mouse, as an image made from its labels: organs found, left is left."""
-    # By the file's own header rows grow to the belly and columns to the animal's right.
+def test_the_organs_of_a_real_mouse_are_found():
+    """In an image made from the labels of a real thorax the organs are found on their sides."""
+    # By the file's header, rows grow towards the belly and columns towards the animal's right.
     labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[290:, ::-1, ::-1]
     spacing = SpacingMm(0.14, 0.14, 0.14)
-    hu, body = ct_like(labels, spacing, REAL_HU)
+    hu, body = ct_from_labels(labels, spacing, REAL_HU)
     volume = Volume(hu, axial_grid(labels.shape, spacing, np.zeros(3)))
     ensemble = Ensemble.load(open_bundle(BUNDLE), "cpu", "fast")
     drawn = delineate(volume, ensemble, "central", Stopwatch(), lambda done, total: None)
@@ -66,15 +66,15 @@ def test_a_real_mouses_organs_are_found():
 def whole_mouse():
     """The image of a whole real mouse, 68 mm long, lying straight."""
     labels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(REAL)))[:, ::-1, ::-1]
-    return ct_like(labels, SpacingMm(0.14, 0.14, 0.14), REAL_HU)[0]
+    return ct_from_labels(labels, SpacingMm(0.14, 0.14, 0.14), REAL_HU)[0]
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 @pytest.mark.parametrize(
     ("way", "flipped"), [("SPL", ()), ("SAR", (1, 2)), ("IPR", (0, 2)), ("IAL", (0, 1))]
 )
-def test_a_whole_real_mouse_lies_as_it_lies(whole_mouse, way, flipped):
-    """As told and in every half turn: found, and with certainty."""
+def test_the_orientation_of_a_whole_real_mouse_is_found(whole_mouse, way, flipped):
+    """As the header states and in every half turn, with certainty."""
     finder = Finder.load(BUNDLE / ONLOOKER)
     hu = np.ascontiguousarray(np.flip(whole_mouse, flipped))
     lie = finder.find(Volume(hu, axial_grid(hu.shape, SpacingMm(0.14, 0.14, 0.14), np.zeros(3))))

@@ -1,4 +1,4 @@
-"""The sheets of the page on phantoms, small."""
+"""The sheets of `docs/phantom.md`, drawn small."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def unpainted(monkeypatch):
-    """Whoever paints a phantom fails."""
+    """Painting a phantom fails the test."""
 
     def painted(*_):
         pytest.fail("a phantom was painted")
@@ -28,7 +28,7 @@ def unpainted(monkeypatch):
 
 
 def organs(folder, labels):
-    """Labels of a mouse as NIfTI."""
+    """Write labels as NIfTI."""
     image = SimpleITK.GetImageFromArray(labels.astype(np.uint8))
     image.SetSpacing([0.8] * labels.ndim)
     path = folder / "labels.nii.gz"
@@ -37,7 +37,7 @@ def organs(folder, labels):
 
 
 def test_every_sheet_is_drawn(small, tmp_path):
-    """Phantoms native, with contrast and from other scanners; each sheet shows its pictures."""
+    """Native phantoms, with contrast and of other scanners; each sheet shows its pictures."""
     written = draw_sheets(tmp_path / "docs", None)
     assert [path.name for path in written] == [
         "phantom-native.png",
@@ -55,8 +55,8 @@ def test_every_sheet_is_drawn(small, tmp_path):
     assert heights[0] > heights[1]
 
 
-def test_a_real_mouse_has_a_sheet_of_its_own(small, tmp_path):
-    """Its heart is outlined on the image that is made from its labels."""
+def test_a_real_mouse_has_its_own_sheet(small, tmp_path):
+    """Its heart is outlined on the image made from its labels."""
     labels = np.zeros((30, 30, 34))
     labels[5:25, 5:25, 6:28] = 10
     labels[8:20, 8:22, 8:16] = 4
@@ -70,17 +70,17 @@ def test_a_real_mouse_has_a_sheet_of_its_own(small, tmp_path):
 
 
 def test_the_wide_sheet_has_room_for_two_animals():
-    """At the spacing of the pages its field has the voxels that the page was drawn with."""
+    """At the spacing of the docs its field of view has these voxels."""
     assert figures._voxels(figures.WIDE_FIELD_MM) == (200, 186, 320)
 
 
 def test_wrong_labels_are_refused_before_anything_is_painted(unpainted, tmp_path, capsys):
-    """A path that does not exist, a file of another kind, labels without a heart."""
+    """A missing file, a file of another format, labels without a heart."""
     out = tmp_path / "out"
     missing = tmp_path / "missing.nii.gz"
     assert main.main(["lab", "figures", str(out), "--real", str(missing)]) == exits.EXIT_WRONG
-    said = capsys.readouterr().err
-    assert said == (
+    output = capsys.readouterr().err
+    assert output == (
         f"limn: {missing} can't be read as NIfTI; give the organ labels of a real mouse\n"
     )
     text = tmp_path / "text.nii.gz"

@@ -1,4 +1,4 @@
-"""Which scans a study shows, by its scores."""
+"""Which scans of a study are shown, by their scores."""
 
 import math
 
@@ -6,12 +6,12 @@ import pytest
 
 from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score
-from limn.lab.report.summary import Held, by_organ, cases, mean_dsc
+from limn.lab.report.summary import OrganScore, by_organ, cases, mean_dsc
 
 
 def dsc(scan, value, **other):
-    """The score of a heart, unless told otherwise."""
-    said = {
+    """A score, by default the DSC of a heart by 3d_fullres."""
+    default = {
         "set": "test1",
         "scan": scan,
         "animal": scan,
@@ -21,7 +21,7 @@ def dsc(scan, value, **other):
         "organ": "Heart",
         "measure": "dsc",
     }
-    return Score(**(said | other), value=value)
+    return Score(**(default | other), value=value)
 
 
 def picked(scores, test_set):
@@ -29,10 +29,10 @@ def picked(scores, test_set):
     return tuple(cases(by_organ(scores, test_set, "3d_fullres")).items())
 
 
-def test_best_middle_and_worst_by_the_mean_over_organs():
-    """One good organ does not make a good scan."""
+def test_the_mean_over_organs_decides():
+    """A scan with the best heart has the worst mean."""
     scores = [dsc(scan, v) for scan, v in zip("abcde", (0.5, 0.9, 0.7, 0.6, 0.8), strict=True)]
-    # Its heart is the best of all, its mean the worst.
+    # The heart of b is the best, its mean the worst.
     scores[1:2] = [dsc("b", 1.0), dsc("b", 0.1, organ="SpinalCord"), dsc("b", 0.1, organ="Lung_L")]
     assert picked(scores, "test1") == (("best", "e"), ("intermediate", "d"), ("worst", "b"))
 
@@ -48,7 +48,7 @@ def test_best_middle_and_worst_by_the_mean_over_organs():
     ],
 )
 def test_no_other_score_decides(other):
-    """Another set, system, reference, clean-up or measure changes nothing."""
+    """Scores of another set, system, reference, clean-up or measure do not count."""
     scores = [dsc("a", 0.9), dsc("b", 0.8), dsc("c", 0.7)]
     others = [dsc("a", 0.0, **other), dsc("c", 50.0, **other), dsc("z", 99.0, **other)]
     assert picked(others + scores, "test1") == (
@@ -58,8 +58,8 @@ def test_no_other_score_decides(other):
     )
 
 
-def test_equal_scans_stand_by_name_whatever_the_order_of_lines():
-    """Sums that differ by rounding are equal too."""
+def test_equal_scans_are_ordered_by_name():
+    """The order of lines does not matter; sums that differ by rounding are equal."""
     parts = (0.1, 0.2, 0.3, 0.7)
     lines = [
         dsc(scan, value, organ=organ.value)
@@ -70,8 +70,8 @@ def test_equal_scans_stand_by_name_whatever_the_order_of_lines():
     assert picked(lines, "test1") == picked(lines[::-1], "test1") == expected
 
 
-def test_fewer_cases_of_fewer_scans():
-    """Never one scan as two cases; of four the better middle one."""
+def test_few_scans_have_few_cases():
+    """No scan is two cases; the intermediate of four is the better middle one."""
     one, two = dsc("a", 0.5), dsc("b", 0.9)
     assert picked([], "test1") == ()
     assert picked([dsc("a", math.nan)], "test1") == ()
@@ -82,11 +82,11 @@ def test_fewer_cases_of_fewer_scans():
 
 
 def test_an_organ_has_both_measures():
-    """DSC and distance of one organ; none for an organ that was missed."""
+    """DSC and distance of one organ; a missed organ has no distance."""
     lines = [dsc("a", 0.5), dsc("a", 0.3, measure="hd95_mm"), dsc("a", 0.0, organ="SpinalCord")]
-    held = by_organ(lines, "test1", "3d_fullres")["a"]
-    assert held[Organ.HEART] == Held(0.5, 0.3)
-    assert held[Organ.CORD].dsc == 0.0
-    assert math.isnan(held[Organ.CORD].hd95_mm)
-    assert mean_dsc(held) == 0.25
+    scores = by_organ(lines, "test1", "3d_fullres")["a"]
+    assert scores[Organ.HEART] == OrganScore(0.5, 0.3)
+    assert scores[Organ.CORD].dsc == 0.0
+    assert math.isnan(scores[Organ.CORD].hd95_mm)
+    assert mean_dsc(scores) == 0.25
     assert math.isnan(mean_dsc({}))

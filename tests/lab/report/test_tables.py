@@ -1,4 +1,4 @@
-"""The paper's tables from its own numbers, and from scores that were made up."""
+"""The paper's tables from its published numbers and from synthetic scores."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ from limn.lab.words import ORGAN_WORDS, ComparedStructure, in_order
 from tests.conftest import REPOSITORY
 
 PAPER = REPOSITORY.parent / "shared" / "paper.txt"
-# Lines of the paper's tables, word by word; the rest is read from its text where that is at hand.
+# Lines of the paper's tables; the other lines are compared with its text if that is available.
 TABLE_LINES = {
     ("test1", "Heart", "3d_lowres"): "0.95 ± 0.01 0.949* 0.09 ± 0.02 0.090* 0.30 ± 0.07 0.28",
     ("test1", "SpinalCord", "2d"): "0.91 ± 0.02 0.907* 0.04 ± 0.01 0.036 0.28 ± 0.02 0.28",
@@ -38,13 +38,13 @@ SHIFT = {"3d_fullres": 0.0, "2d": -0.02, "aimos": 0.0}
 
 
 def row_text(row, test_set):
-    """A line as it stands in the paper, without its names."""
+    """The cells of a line as printed in the paper."""
     return " ".join(tables.accuracy_cells(row, test_set))
 
 
 @pytest.mark.parametrize("key", TABLE_LINES)
-def test_published_lines_come_out_word_for_word(key):
-    """Means, medians, asterisks, parentheses and decimals of the paper, from numbers."""
+def test_published_lines_are_reproduced(key):
+    """Means, medians, asterisks, parentheses and decimals are those of the paper."""
     test_set, organ, system = key
     found = {(row.organ, row.system): row for row in published.accuracy(test_set)}
     assert row_text(found[organ, system], test_set) == TABLE_LINES[key]
@@ -52,7 +52,7 @@ def test_published_lines_come_out_word_for_word(key):
 
 @pytest.mark.parametrize(("test_set", "systems"), [("test1", 5), ("test2", 3)])
 def test_every_published_line_stands_in_the_paper(test_set, systems):
-    """All of Table 1 and Table 2, against the paper's own text where it is at hand."""
+    """All of Tables 1 and 2, compared with the paper's text if that is available."""
     rows = published.accuracy(test_set)
     assert len(rows) == 4 * systems
     assert [row.organ for row in rows] == [organ for organ in Organ for _ in range(systems)]
@@ -74,7 +74,7 @@ def test_every_published_line_stands_in_the_paper(test_set, systems):
 
 
 def test_published_table_3():
-    """Per cent, with the best system bold and the observers never."""
+    """Per cent; the best system is bold, the observers never are."""
     cells = published.conformity()
     assert len(cells) == 4 * 6
     for system, line in TABLE3_LINES.items():
@@ -95,13 +95,13 @@ def test_published_table_4():
     assert found["manual"] == ("-", "-", "2400")
 
 
-def test_a_short_time_is_not_none():
-    """Tenths below ten seconds, and less than a tenth is not 0.0."""
+def test_a_short_time_is_not_zero():
+    """Tenths below ten seconds; less than a tenth is <0.1."""
     assert tables.time_cells(summary.Time("limn", 0.04, 2.46, 12.6)) == ("<0.1", "2.5", "13")
 
 
-def made_up(missed: bool = False) -> list[Score]:
-    """Three systems on 12 scans of 4 animals; the second is worse on each, the third at random."""
+def synthetic(missed: bool = False) -> list[Score]:
+    """Three systems on 12 scans of 4 animals; the second is worse on each, the third is random."""
     rng = np.random.default_rng(3)
     scores = []
     for k in range(SCANS):
@@ -113,7 +113,7 @@ def made_up(missed: bool = False) -> list[Score]:
                 worse = shift * (1 + 0.01 * k) + (luck if system == "aimos" else 0)
                 gone = missed and (k, system, organ) == (5, "2d", Organ.HEART)
                 for cleaned in ("no", "yes"):
-                    # What the clean-up takes away from one system shows in its 95p HD alone.
+                    # The clean-up changes the 95p HD of one system only.
                     gain = 2.0 if (system, cleaned) == ("2d", "no") else 0.0
                     for measure, value in (
                         ("dsc", base + worse),
@@ -155,26 +155,27 @@ def made_up(missed: bool = False) -> list[Score]:
     return scores
 
 
-def test_asterisks_where_the_pairs_say_so():
-    """Worse on all 12 pairs: p = 2 / 2**12. At random: none. The reference: none."""
-    rows = {(row.organ, row.system): row for row in summary.accuracy(made_up(), "test2", ())}
+def test_asterisks_follow_the_pairs():
+    """Worse on all 12 pairs: p = 2 / 2**12. Random differences and the reference: no asterisk."""
+    rows = {(row.organ, row.system): row for row in summary.accuracy(synthetic(), "test2", ())}
     assert len(rows) == 12
     for organ in Organ:
         assert not any(cell.star for cell in rows[organ, "3d_fullres"].cells.values())
         assert all(cell.star for cell in rows[organ, "2d"].cells.values())
     found = {
-        (d.organ, d.system, d.measure): d.held for d in summary.differences(made_up(), "test2", ())
+        (d.organ, d.system, d.measure): d.comparison
+        for d in summary.differences(synthetic(), "test2", ())
     }
-    held = found[Organ.HEART, "2d", "dsc"]
-    assert held.p == pytest.approx(2 / 2**12, abs=1e-12)
-    assert (held.pairs, held.animals, held.dropped) == (12, 4, 0)
-    assert held.low < held.mean_difference < held.high < 0
+    comparison = found[Organ.HEART, "2d", "dsc"]
+    assert comparison.p == pytest.approx(2 / 2**12, abs=1e-12)
+    assert (comparison.pairs, comparison.animals, comparison.dropped) == (12, 4, 0)
+    assert comparison.low < comparison.mean_difference < comparison.high < 0
     assert not found[Organ.HEART, "aimos", "dsc"].is_significant
 
 
 def test_means_are_those_of_the_scans():
-    """Mean, sample deviation and median, by NumPy; parentheses only where they differ."""
-    rows = {(row.organ, row.system): row for row in summary.accuracy(made_up(), "test2", ())}
+    """Mean, sample deviation and median as by NumPy; parentheses only where they differ."""
+    rows = {(row.organ, row.system): row for row in summary.accuracy(synthetic(), "test2", ())}
     dsc = 0.9 + 0.005 * np.arange(SCANS)
     cell = rows["Heart", "3d_fullres"].cells["dsc"]
     assert (cell.mean, cell.sd, cell.median) == pytest.approx(
@@ -185,29 +186,29 @@ def test_means_are_those_of_the_scans():
 
 
 def test_blocks_against_slices():
-    """By the mean DSC of each scan's organs: 2d lies 0.0211 below on average, on all 12 scans."""
+    """Compared by the mean DSC of a scan: 2d is lower on all 12 scans, by 0.0211 on average."""
     plain, cleaned = ("no", "yes")
     found = {
-        (own.blocks, own.slices, own.cleaned): own.held
-        for own in summary.blocks_against_slices(made_up(), "test2")
+        (own.blocks, own.slices, own.cleaned): own.comparison
+        for own in summary.blocks_against_slices(synthetic(), "test2")
     }
     assert set(found) == {
         ("3d_fullres", flat, how) for flat in ("2d", "aimos") for how in (plain, cleaned)
     }
-    held = found["3d_fullres", "2d", plain]
+    comparison = found["3d_fullres", "2d", plain]
     wanted = 0.02 * (1 + 0.01 * np.arange(SCANS))
-    assert held.mean_difference == pytest.approx(wanted.mean(), abs=1e-12)
-    assert held.p == pytest.approx(2 / 2**12, abs=1e-12)
-    assert (held.pairs, held.animals) == (12, 4)
-    (full, flat, _) = summary.overall(made_up(), "test2")
+    assert comparison.mean_difference == pytest.approx(wanted.mean(), abs=1e-12)
+    assert comparison.p == pytest.approx(2 / 2**12, abs=1e-12)
+    assert (comparison.pairs, comparison.animals) == (12, 4)
+    (full, flat, _) = summary.overall(synthetic(), "test2")
     dsc = 0.9 + 0.005 * np.arange(SCANS)
     assert (full.mean, full.sd) == pytest.approx((dsc.mean(), dsc.std(ddof=1)), abs=1e-12)
     assert full.cleaned == pytest.approx((full.mean, full.sd), abs=1e-12)
     assert flat.mean == pytest.approx((dsc - wanted).mean(), abs=1e-12)
     # A missed heart counts 0 in the mean of its scan's four organs.
-    lost = summary.overall(made_up(missed=True), "test2")[1]
+    lost = summary.overall(synthetic(missed=True), "test2")[1]
     assert flat.mean - lost.mean == pytest.approx((dsc - wanted)[5] / 4 / SCANS, abs=1e-12)
-    rows = {sheet.name: sheet.rows for sheet in tables.sheets(made_up())}
+    rows = {table.name: table.rows for table in tables.study_tables(synthetic())}
     assert rows["overall-test2"][0] == (
         "nnU-Net", "3d_fullres", "12", "0.928 ± 0.018", "0.928 ± 0.018",
     )  # fmt: skip
@@ -217,25 +218,28 @@ def test_blocks_against_slices():
 
 
 def test_a_missed_organ_with_and_without(tmp_path):
-    """DSC 0 and no distance in one table, the whole scan left out of every system in the other."""
-    scores = made_up(missed=True)
-    assert summary.missed(scores, "test2") == ("s05",)
+    """DSC 0 and no distance in one table; in the other the scan is left out for every system."""
+    scores = synthetic(missed=True)
+    assert summary.missed_scans(scores, "test2") == ("s05",)
     whole = {(r.organ, r.system): r for r in summary.accuracy(scores, "test2", ())}
     part = {(r.organ, r.system): r for r in summary.accuracy(scores, "test2", ("s05",))}
-    usual = {(r.organ, r.system): r for r in summary.accuracy(made_up(), "test2", ("s05",))}
+    usual = {(r.organ, r.system): r for r in summary.accuracy(synthetic(), "test2", ("s05",))}
     assert part == usual
     dsc = 0.9 + 0.005 * np.arange(SCANS) - 0.02 * (1 + 0.01 * np.arange(SCANS))
     dsc[5] = 0.0
     assert whole["Heart", "2d"].cells["dsc"].mean == pytest.approx(dsc.mean(), abs=1e-12)
     assert whole["Heart", "2d"].cells["msd_mm"] == part["Heart", "2d"].cells["msd_mm"]
     found = {
-        (d.organ, d.system, d.measure): d.held for d in summary.differences(scores, "test2", ())
+        (d.organ, d.system, d.measure): d.comparison
+        for d in summary.differences(scores, "test2", ())
     }
     assert (found["Heart", "2d", "msd_mm"].pairs, found["Heart", "2d", "msd_mm"].dropped) == (11, 1)
     assert found["Heart", "2d", "dsc"].pairs == 12
-    names = [sheet.name for sheet in tables.sheets(scores)]
+    names = [table.name for table in tables.study_tables(scores)]
     assert {"table2", "table2-without-missed", "table2-differences-without-missed"} <= set(names)
-    (third,) = [sheet for sheet in tables.sheets(scores) if sheet.name == "table3-without-missed"]
+    (third,) = [
+        table for table in tables.study_tables(scores) if table.name == "table3-without-missed"
+    ]
     assert third.caption.endswith("Left out, because a system missed an organ: s05.")
     cells = {(own.system, own.organ): own.mean for own in summary.conformity(scores)}
     part = {
@@ -243,66 +247,69 @@ def test_a_missed_organ_with_and_without(tmp_path):
     }
     assert cells["2d", "Heart"] == pytest.approx(0.8 + 0.001 * 5.5, abs=1e-12)
     assert part["2d", "Heart"] == pytest.approx(0.8 + 0.001 * 61 / 11, abs=1e-12)
-    assert "table2-without-missed" not in [sheet.name for sheet in tables.sheets(made_up())]
+    assert "table2-without-missed" not in [table.name for table in tables.study_tables(synthetic())]
 
 
-def test_what_limn_missed_takes_no_scan_from_the_paper_s_comparison():
-    """Its row has the DSC of 0; no other system loses a scan for it."""
-    ours = [replace(own, system="limn") for own in made_up(missed=True) if own.system == "2d"]
-    scores = [*made_up(), *ours]
-    assert summary.missed(scores, "test2") == ()
+def test_an_organ_that_limn_missed_removes_no_scan():
+    """Its row has DSC 0; the other systems keep the scan."""
+    limn = [replace(own, system="limn") for own in synthetic(missed=True) if own.system == "2d"]
+    scores = [*synthetic(), *limn]
+    assert summary.missed_scans(scores, "test2") == ()
     (row,) = [
         r for r in summary.accuracy(scores, "test2", ()) if (r.system, r.organ) == HEART_OF_LIMN
     ]
     assert row.cells["dsc"].mean < 0.9
-    captions = {sheet.name: sheet.caption for sheet in tables.sheets(scores)}
+    captions = {table.name: table.caption for table in tables.study_tables(scores)}
     assert "limn's engine missed an organ on s05: DSC 0, no distance." in captions["table2"]
 
 
 def test_a_system_that_lacks_scans_is_named():
-    """Its mean is over other scans than those of the rest: the caption says so."""
+    """Its mean is over other scans than those of the rest: the caption states it."""
     scores = [
         own
-        for own in made_up()
+        for own in synthetic()
         if (own.system, own.set, own.scan)
         not in {("aimos", "test2", "s03"), ("aimos", "test2", "s04")}
     ]
-    assert summary.unscored(scores, "test2") == {"aimos": 2}
-    captions = {sheet.name: sheet.caption for sheet in tables.sheets(scores)}
+    assert summary.incomplete_systems(scores, "test2") == {"aimos": 2}
+    captions = {table.name: table.caption for table in tables.study_tables(scores)}
     assert "**Not of all scans**: AIMOS UNet-768 lacks scores of 2; its means" in captions["table2"]
-    # One organ of one scan is enough; and without the reference nothing is tested.
+    # One organ of one scan is enough. Without the reference nothing is tested.
     gone = ("2d", "test2", "s07", "Heart", "hd95_mm", "no")
     part = [
         own
-        for own in made_up()
+        for own in synthetic()
         if (own.system, own.set, own.scan, own.organ, own.measure, own.cleaned) != gone
     ]
-    assert summary.unscored(part, "test2") == {"2d": 1}
-    alone = [own for own in made_up() if own.system == "2d"]
-    captions = {sheet.name: sheet.caption for sheet in tables.sheets(alone)}
+    assert summary.incomplete_systems(part, "test2") == {"2d": 1}
+    alone = [own for own in synthetic() if own.system == "2d"]
+    captions = {table.name: table.caption for table in tables.study_tables(alone)}
     assert "no scores of 3d_fullres: nothing was tested" in captions["table2"]
-    assert "Not of all scans" not in {s.name: s.caption for s in tables.sheets(made_up())}["table2"]
+    assert (
+        "Not of all scans"
+        not in {s.name: s.caption for s in tables.study_tables(synthetic())}["table2"]
+    )
 
 
 def test_best_intermediate_and_worst():
-    """By the mean DSC of the organs, against observer 1."""
+    """Ordered by the mean DSC of the organs, against observer 1."""
 
     def cases(scores, test_set, system):
         return summary.cases(summary.by_organ(scores, test_set, system))
 
-    assert cases(made_up(), "test2", "3d_fullres") == {
+    assert cases(synthetic(), "test2", "3d_fullres") == {
         "best": "s11",
         "intermediate": "s06",
         "worst": "s00",
     }
-    assert cases(made_up(missed=True), "test2", "2d")["worst"] == "s05"
-    assert cases(made_up(), "test1", "2d") == {}
+    assert cases(synthetic(missed=True), "test2", "2d")["worst"] == "s05"
+    assert cases(synthetic(), "test1", "2d") == {}
 
 
 def test_the_command_writes_every_format(tmp_path, capsys):
-    """Markdown, CSV and LaTeX with the paper's lines below ours, and box plots that show boxes."""
+    """Markdown, CSV and LaTeX with the paper's lines below the study's, and box plots."""
     path, out = tmp_path / "scores.csv", tmp_path / "out"
-    write_scores(path, made_up())
+    write_scores(path, synthetic())
     assert main.main(["lab", "tables", str(path), str(out)]) == 0
     assert "tables.md" in capsys.readouterr().out
     markdown = (out / "tables.md").read_text(encoding="utf-8")
@@ -332,9 +339,9 @@ def test_the_command_writes_every_format(tmp_path, capsys):
     assert not (out / "boxplot-test1.png").exists()
 
 
-def test_made_twice_it_is_the_same(tmp_path):
-    """Whatever the order of the lines."""
-    scores = made_up(missed=True)
+def test_equal_scores_give_equal_files(tmp_path):
+    """The order of the lines does not matter."""
+    scores = synthetic(missed=True)
     for name, order in (("a", scores), ("b", scores[::-1])):
         write_scores(tmp_path / f"{name}.csv", order)
         tables.write_tables(tmp_path / f"{name}.csv", tmp_path / name, lambda _: None)
@@ -345,29 +352,29 @@ def test_made_twice_it_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("set,scan\ntest1,a\n", "column animal is missing"),
         ("HEAD\ntest1,s,a,2d,observer1,no,Heart,dsc,x\n", "line 2: value 'x' is not a number"),
         (
             "HEAD\n" + "test1,s,a,2d,observer1,no,Heart,dsc,0.5\n" * 2,
-            "line 3 says again what line 2",
+            "line 3 repeats line 2",
         ),
         ("HEAD\n", "nothing to show"),
     ],
     ids=["column", "number", "twice", "empty"],
 )
-def test_scores_that_can_t_be_shown_are_named(text, said, tmp_path):
-    """The file, the line and what is wrong with it."""
+def test_scores_that_can_t_be_shown_are_named(text, message, tmp_path):
+    """The message names the file, the line and the fault."""
     path = tmp_path / "scores.csv"
     head = "set,scan,animal,system,reference,cleaned,organ,measure,value"
     path.write_text(text.replace("HEAD", head))
-    with pytest.raises(ConfigWrong, match=re.escape(said)):
+    with pytest.raises(ConfigWrong, match=re.escape(message)):
         tables.write_tables(path, tmp_path / "out", lambda _: None)
 
 
 def test_the_published_numbers_are_packed():
-    """The wheel takes everything below src/limn; nothing leaves the CSV files out."""
+    """The wheel contains everything below src/limn, and so the CSV files."""
     build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]
     assert "build" not in build
     folder = Path(published.__file__).parent / "paper"

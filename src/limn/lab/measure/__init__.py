@@ -1,1 +1,1 @@
-"""Labels against truth."""
+"""Scores of labels against truth and observers, and their statistics."""

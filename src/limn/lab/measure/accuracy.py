@@ -2,12 +2,12 @@
 
 Malimban 2022, Methods, "Evaluation metrics and statistical analysis", says that MSD and 95p HD
 "give the average and maximum distance measured between closest points on the surface of the
-contours". It gives no formula, names no program, and says neither what a surface is made of
-nor how the two directions are joined. Chosen here, as in Metrics Reloaded (Maier-Hein,
-Nat Methods 21:195, 2024) for MASD and HD95 (D-028):
+contours". It gives no formula and names no program. It defines neither a surface nor how the two
+directions are combined. Chosen here, as in Metrics Reloaded (Maier-Hein, Nat Methods 21:195, 2024)
+for MASD and HD95 (D-028):
 
-- surface: the mask's voxels with a face neighbour outside it, taken at their centres; what
-  lies beyond the array is outside;
+- surface: the centres of the mask's voxels with a face neighbour outside it; everything beyond
+  the array is outside;
 - MSD: the mean of the two directed means;
 - 95 % HD: the larger of the two directed 95th percentiles, interpolated linearly.
 """
@@ -27,7 +27,7 @@ from limn.domain.scan import Labels, Organ, dice, occupied_box
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-# Positions that two files round differently still name one grid; no voxel is this small.
+# Two files may round one position differently; no voxel is this small.
 SAME_GRID_MM = 0.001
 # A picometre: below every spacing, above the rounding of float64.
 DECIMALS_MM = 9
@@ -42,8 +42,8 @@ class Accuracy:
     dsc : float
         Dice similarity coefficient, 0 to 1; 0 if one mask is empty, NaN if both are.
     msd_mm : float
-        Mean surface distance; NaN if either mask is empty. The paper left such a case out
-        of its tables (Results, "Contrast-enhanced CT").
+        Mean surface distance; NaN if either mask is empty. The paper left such a scan out of
+        its tables (Results, "Contrast-enhanced CT").
     hd95_mm : float
         95 % Hausdorff distance; NaN if either mask is empty.
     """
@@ -61,7 +61,7 @@ class SurfaceDistances:
     Attributes
     ----------
     to_truth_mm : (n,) float64
-        From the mask to the truth; no distance at all if either mask is empty.
+        From the mask to the truth; n = 0 if either mask is empty.
     to_mask_mm : (m,) float64
         From the truth to the mask.
     """
@@ -71,7 +71,7 @@ class SurfaceDistances:
 
     @classmethod
     def between(cls, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> SurfaceDistances:
-        """Measure two (z, y, x) masks on one grid.
+        """The distances between two (z, y, x) masks on one grid.
 
         Raises
         ------
@@ -79,13 +79,13 @@ class SurfaceDistances:
             If their shapes differ.
         """
         if mask.shape != truth.shape:
-            msg = f"a mask of {mask.shape} voxels can't be held against one of {truth.shape}"
+            msg = f"a mask of {mask.shape} voxels can't be compared with one of {truth.shape}"
             raise ValueError(msg)
-        ours_mm, theirs_mm = _surface_mm(mask, spacing_mm), _surface_mm(truth, spacing_mm)
-        if len(ours_mm) == 0 or len(theirs_mm) == 0:
+        mask_mm, truth_mm = _surface_mm(mask, spacing_mm), _surface_mm(truth, spacing_mm)
+        if len(mask_mm) == 0 or len(truth_mm) == 0:
             return cls(to_truth_mm=np.empty(0), to_mask_mm=np.empty(0))
         return cls(
-            to_truth_mm=_nearest_mm(ours_mm, theirs_mm), to_mask_mm=_nearest_mm(theirs_mm, ours_mm)
+            to_truth_mm=_nearest_mm(mask_mm, truth_mm), to_mask_mm=_nearest_mm(truth_mm, mask_mm)
         )
 
     @property
@@ -100,16 +100,16 @@ class SurfaceDistances:
         if len(self.to_truth_mm) == 0:
             return float("nan")
         directed_mm = (self.to_truth_mm, self.to_mask_mm)
-        return max(float(np.percentile(own_mm, percentile)) for own_mm in directed_mm)
+        return max(float(np.percentile(mm, percentile)) for mm in directed_mm)
 
 
 def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Accuracy:
-    """Hold one organ's mask against its truth.
+    """Score one organ's mask against its truth.
 
     Parameters
     ----------
     mask, truth : (z, y, x) bool
-        Neither is favoured: exchanged they score the same.
+        Exchanging the two does not change the score.
 
     Raises
     ------
@@ -117,17 +117,16 @@ def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Accur
         If their shapes differ.
     """
     distances = SurfaceDistances.between(mask, truth, spacing_mm)
-    # Two masks of nothing agree on nothing, where `dice` says 1.
+    # `dice` is 1 for two empty masks; a score is undefined there.
     dsc = dice(mask, truth) if mask.any() or truth.any() else float("nan")
     return Accuracy(organ, dsc, distances.mean_mm, distances.hausdorff_mm())
 
 
 def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
-    """Score every organ that the truth can name, in the order of `Organ`.
+    """Score every organ that the truth has a label for, in the order of `Organ`.
 
-    Organs are matched by name: the two may number them differently. An organ that the labels
-    can't name counts as missed; one that the truth can't name is not scored. Slices count as
-    evenly spaced, as the grid's spacing says.
+    Organs are matched by name, because the label numbers may differ. An organ without a label in
+    ``labels`` counts as missed. Slices are taken as evenly spaced by the grid's spacing.
 
     Raises
     ------
@@ -135,7 +134,7 @@ def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
         If the two lie on different grids.
     """
     _refuse_other_grid(labels.grid, truth.grid)
-    # Nothing counts where both are background; less to look at in a scan of air.
+    # Outside this box both are background, which adds nothing to a score.
     box = occupied_box(np.maximum(labels.labels_zyx, truth.labels_zyx))
     return tuple(
         score(
@@ -150,51 +149,51 @@ def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
 
 
 def _mask_zyx(labels: Labels, organ: Organ, labels_zyx: npt.NDArray[np.uint8]) -> Mask:
-    """Where the organ is in a part of the labels; nowhere if they can't name it."""
-    own = [label for label, named in labels.organs.items() if named is organ]
-    return np.asarray(np.isin(labels_zyx, own), dtype=np.bool_)
+    """The organ in a part of the labels; empty if they have no label for it."""
+    numbers = [label for label, named in labels.organs.items() if named is organ]
+    return np.asarray(np.isin(labels_zyx, numbers), dtype=np.bool_)
 
 
 def _surface_mm(mask: Mask, spacing_mm: SpacingMm) -> FloatArray:
-    """(n, 3) float64: the surface voxels' centres along the array axes, mm."""
+    """Centres of the surface voxels along the array axes: (n, 3) float64, mm."""
     box = occupied_box(mask)
     organ = mask[box]
-    # The erosion takes what lies beyond the array for background, so the box needs no margin.
+    # The erosion treats voxels beyond the array as background, so the box needs no margin.
     surface_zyx = np.argwhere(organ & ~binary_erosion(organ))
-    # Distances need no place in the patient: the array's own axes will do.
+    # Distances do not depend on the position in the patient: the array's axes suffice.
     return np.asarray(
         (surface_zyx + [span.start for span in box]) * spacing_mm.zyx, dtype=np.float64
     )
 
 
 def _nearest_mm(from_mm: FloatArray, to_mm: FloatArray) -> FloatArray:
-    """(n,) float64: how far every point is from the nearest of the others."""
-    # A tree, not a distance map: one stray voxel would stretch a map over the whole scan.
+    """Distance from each point to the nearest point of the other set: (n,) float64."""
+    # A tree and not a distance map: one stray voxel would extend the map over the whole scan.
     distances_mm, _ = KDTree(to_mm).query(from_mm)
-    # Equal distances must be equal numbers wherever they lie: rank tests look for ties.
+    # Equal distances must be equal numbers anywhere in the scan: rank tests count ties.
     return np.asarray(np.round(distances_mm, DECIMALS_MM), dtype=np.float64)
 
 
 def _refuse_other_grid(grid: Grid, truth: Grid) -> None:
-    """Raise if voxels of one index lie at two places."""
+    """Raise if voxels of one index lie at different positions."""
     if grid.shape_zyx == truth.shape_zyx and np.allclose(
         _corners_xyz_mm(grid), _corners_xyz_mm(truth), rtol=0.0, atol=SAME_GRID_MM
     ):
         return
-    msg = f"the labels lie on {_told(grid)}; the truth lies on {_told(truth)}"
+    msg = f"the labels lie on {_description(grid)}; the truth lies on {_description(truth)}"
     raise ValueError(msg)
 
 
 def _corners_xyz_mm(grid: Grid) -> FloatArray:
-    """(4 n, 3) float64: the corner voxels of every slice; they fix all others."""
+    """The corner voxels of every slice, which determine the grid: (4 n, 3) float64."""
     rows, columns = grid.rows - 1, grid.columns - 1
     corners_yx = np.array([[0, 0], [0, columns], [rows, 0], [rows, columns]], dtype=np.float64)
     slices = range(grid.shape_zyx[0])
     return np.concatenate([grid.plane_points_xyz_mm(k, corners_yx) for k in slices])
 
 
-def _told(grid: Grid) -> str:
-    """A grid in words: voxels, spacing, both ends."""
+def _description(grid: Grid) -> str:
+    """A grid in words: voxels, spacing, first and last corner."""
     voxels = " x ".join(str(count) for count in grid.shape_zyx)
     spacing = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm.zyx)
     corners_xyz_mm = _corners_xyz_mm(grid)

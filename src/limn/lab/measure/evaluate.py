@@ -1,4 +1,4 @@
-"""A bundle on scans whose truth is known: one long CSV of scores, a table, the worst drawn."""
+"""Scores a bundle on scans of known truth: one long CSV, a table, pictures of the worst scans."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ COLOURS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class ScanWithTruth:
     """A scan whose truth is known.
 
     Attributes
     ----------
-    body : (z, y, x) bool, the inside of the animal; None where it is not known
+    body : (z, y, x) bool, the inside of the animal; None if unknown
     """
 
     volume: Volume
@@ -60,42 +60,42 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One scan of a test set, made or read when its turn comes."""
+    """One scan of a test set, which ``make`` paints or reads only when it is needed."""
 
     group: str
     scan: str
-    make: Callable[[], Known]
+    make: Callable[[], ScanWithTruth]
 
 
 def evaluate(
     trials: Sequence[Trial], ensemble: Ensemble, folder: Path, report: Callable[[str], None]
 ) -> Path:
-    """Delineate and score every trial; what ``scores.csv`` holds already is not done again.
+    """Delineate and score every trial that ``scores.csv`` does not hold yet.
 
-    A scan that limn refuses counts as one in which every organ was lost.
+    In a scan that limn refuses every organ counts as missed.
 
     Returns
     -------
-    The CSV: a row for each organ of each scan, columns `COLUMNS`.
+    The path of the CSV: a row per organ and scan, columns `COLUMNS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "scores.csv"
     if not path.exists():
         path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-    rows_of = Counter((row["group"], row["scan"]) for row in read_scores(path))
-    # A run that was killed may have left a scan with fewer rows than organs.
+    rows_of = Counter((row["group"], row["scan"]) for row in read_rows(path))
+    # A run that was killed may have written fewer rows than organs for its last scan.
     done = {key for key, rows in rows_of.items() if rows >= len(ensemble.bundle.organs)}
     waiting = [trial for trial in trials if (trial.group, trial.scan) not in done]
     started = time.monotonic()
     for count, trial in enumerate(waiting):
-        known = trial.make()
-        began = time.monotonic()
-        drawn = _delineated(known, ensemble)
-        seconds = time.monotonic() - began
-        outside = _outside_mm3(drawn.labels, known.body)
-        found, wanted = drawn.labels.volumes_mm3(), known.truth.volumes_mm3()
+        scan = trial.make()
+        before = time.monotonic()
+        result = _delineate(scan, ensemble)
+        seconds = time.monotonic() - before
+        outside = _outside_mm3(result.labels, scan.body)
+        volumes, true_volumes = result.labels.volumes_mm3(), scan.truth.volumes_mm3()
         rows = []
-        for score in score_labels(drawn.labels, known.truth):
+        for score in score_labels(result.labels, scan.truth):
             rows.append(
                 [
                     trial.group,
@@ -104,11 +104,11 @@ def evaluate(
                     f"{score.dsc:.4f}",
                     f"{score.msd_mm:.4f}",
                     f"{score.hd95_mm:.4f}",
-                    f"{found[score.organ]:.1f}",
-                    f"{wanted[score.organ]:.1f}",
+                    f"{volumes[score.organ]:.1f}",
+                    f"{true_volumes[score.organ]:.1f}",
                     outside,
-                    drawn.lie.letters,
-                    f"{drawn.lie.probability:.3f}",
+                    result.lie.letters,
+                    f"{result.lie.probability:.3f}",
                     f"{seconds:.2f}",
                 ]
             )
@@ -122,22 +122,26 @@ def evaluate(
     return path
 
 
-def _delineated(known: Known, ensemble: Ensemble) -> Delineated:
+def _delineate(scan: ScanWithTruth, ensemble: Ensemble) -> Delineated:
     try:
-        return delineate(known.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
+        return delineate(scan.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
     except RefusedSeries:
-        nothing = np.zeros(known.truth.labels_zyx.shape, dtype=np.uint8)
-        labels = Labels(nothing, known.truth.grid, known.truth.organs)
+        nothing = np.zeros(scan.truth.labels_zyx.shape, dtype=np.uint8)
+        labels = Labels(nothing, scan.truth.grid, scan.truth.organs)
         return Delineated(labels, {}, 0, AS_IN_HEADER, (), {}, nothing, ())
 
 
-def only_for(folder: Path, what: str) -> None:
-    """Keep a folder's scores to one bundle and one test set.
+def refuse_other_scores(folder: Path, what: str) -> None:
+    """Let a folder hold the scores of one bundle on one test set only.
+
+    Parameters
+    ----------
+    what : names bundle and test set; the folder keeps the first one
 
     Raises
     ------
     ConfigWrong
-        If the folder holds the scores of something else, or can't be written.
+        If the folder holds other scores, or can't be written.
     """
     path = writable(folder) / "tried.txt"
     before = path.read_text(encoding="utf-8") if path.exists() else what
@@ -154,14 +158,14 @@ def _outside_mm3(labels: Labels, body: npt.NDArray[np.bool_] | None) -> str:
     return f"{outside * labels.grid.spacing_mm.voxel_mm3:.2f}"
 
 
-def read_scores(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV that `evaluate` wrote."""
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV that `evaluate` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def table(rows: Iterable[dict[str, str]]) -> str:
-    """Markdown: a line for each group and organ, mean and worst of each measure."""
+def markdown_table(rows: Iterable[dict[str, str]]) -> str:
+    """A line for each group and organ: mean and worst value of each measure."""
     grouped: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         grouped[row["group"], row["organ"]].append(row)
@@ -170,26 +174,26 @@ def table(rows: Iterable[dict[str, str]]) -> str:
         "| 95 % HD mm, found ones: mean (worst) | lost |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (group, organ), own in grouped.items():
+    for (group, organ), of_organ in grouped.items():
         dsc, msd, hd95 = (
-            np.array([float(row[key]) for row in own]) for key in ("dsc", "msd_mm", "hd95_mm")
+            np.array([float(row[key]) for row in of_organ]) for key in ("dsc", "msd_mm", "hd95_mm")
         )
-        found = dsc > 0
+        present = dsc > 0
         distances = (
-            f"{msd[found].mean():.3f} | {hd95[found].mean():.2f} ({hd95[found].max():.2f})"
-            if found.any()
+            f"{msd[present].mean():.3f} | {hd95[present].mean():.2f} ({hd95[present].max():.2f})"
+            if present.any()
             else "- | -"
         )
         lines.append(
-            f"| {group} | {organ} | {len(own)} "
+            f"| {group} | {organ} | {len(of_organ)} "
             f"| {dsc.mean():.3f} ({dsc.std():.3f}, {dsc.min():.3f}) "
-            f"| {distances} | {int((~found).sum())} |"
+            f"| {distances} | {int((~present).sum())} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def worst(rows: Iterable[dict[str, str]], group: str, count: int) -> list[str]:
-    """Scans of a group with the lowest mean DSC."""
+def worst_scans(rows: Iterable[dict[str, str]], group: str, count: int) -> list[str]:
+    """The scans of a group with the lowest mean DSC."""
     means: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row["group"] == group:
@@ -197,11 +201,11 @@ def worst(rows: Iterable[dict[str, str]], group: str, count: int) -> list[str]:
     return sorted(means, key=lambda scan: float(np.mean(means[scan])))[:count]
 
 
-def draw(trial: Trial, ensemble: Ensemble, path: Path) -> None:
-    """Three cuts of a scan twice: as delineated, and below it as the truth has it."""
-    known = trial.make()
-    drawn = _delineated(known, ensemble)
+def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
+    """Write two pictures of three planes: one with limn's contours, one with the truth."""
+    scan = trial.make()
+    result = _delineate(scan, ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for labels, name in ((drawn.labels, "limn"), (known.truth, "truth")):
-        picture = draw_contours(known.volume, labels, COLOURS, f"{trial.group} {trial.scan} {name}")
+    for labels, name in ((result.labels, "limn"), (scan.truth, "truth")):
+        picture = draw_contours(scan.volume, labels, COLOURS, f"{trial.group} {trial.scan} {name}")
         path.with_name(f"{path.stem}-{name}.png").write_bytes(picture)

@@ -1,12 +1,13 @@
-"""The one long CSV of a study: a line for each measure of each organ of each scan and system.
+"""The one long CSV of a study: a line per measure, organ, scan and system.
 
-Tables and figures are made from it alone. A distance that does not exist, for want of the organ,
-has an empty value; the DSC is then 0.
+Tables and figures are made from it alone. If an organ is missing, its distances have an empty
+value and its DSC is 0.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import write_durably
 from limn.domain.scan import Labels, Organ
 from limn.lab.measure.accuracy import score_labels
-from limn.lab.measure.agreement import conformity_index, consensus, structures
+from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
 from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES, ComparedStructure
 from limn.segment.bundle.bundle import CleanRule
 from limn.segment.draw.clean import clean
@@ -34,8 +36,8 @@ class Score:
     Attributes
     ----------
     set : "test1", "test2"
-    system : `study_words.SYSTEMS`, or any other name
-    reference : what it was held against: "observer1", "consensus", "observers"; "" for times
+    system : one of `limn.lab.words.SYSTEMS`, or any other name
+    reference : "observer1", "consensus" or "observers"; "" for times
     cleaned : "yes" after the islands were removed, else "no"
     organ : an `Organ`, or "Lungs" where both are one; "" for times
     measure : "dsc", "msd_mm", "hd95_mm", "ci", "preprocess_s", "inference_s", "runtime_s"
@@ -55,9 +57,8 @@ class Score:
 
 COLUMNS = tuple(field.name for field in fields(Score))
 
-
-# What each measure is held against, and the largest value that it can have.
-KNOWN: Mapping[str, tuple[tuple[str, ...], float]] = {
+# The references of each measure, and its largest value.
+ALLOWED: Mapping[str, tuple[tuple[str, ...], float]] = {
     **{name: ((FIRST_OBSERVER,), 1.0 if name == "dsc" else math.inf) for name in MEASURES},
     CONFORMITY: ((CONSENSUS, OBSERVERS), 1.0),
     **dict.fromkeys(TIMES, (("",), math.inf)),
@@ -66,67 +67,70 @@ KNOWN: Mapping[str, tuple[tuple[str, ...], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Which scan of which animal in which test set."""
+    """A scan, its animal and its test set."""
 
     set: str
     name: str
     animal: str
 
 
-def of_drawing(
+def system_scores(
     scan: Scan,
     system: str,
-    drawn: Labels,
+    prediction: Labels,
     observers: Mapping[str, npt.NDArray[np.uint8]],
     lungs_label: int,
     rules: Mapping[Organ, CleanRule],
 ) -> list[Score]:
-    """Every score of what a system drew, before and after the clean-up.
+    """Every score of a system's labels, before and after the clean-up.
 
-    An organ that observer 1 did not draw has no score of Tables 1 and 2.
+    An organ that observer 1 did not draw has no score in Tables 1 and 2.
 
     Parameters
     ----------
-    drawn : labels of the system on the scan's grid
-    observers : name to (z, y, x) labels on the same grid, numbered as `drawn`; "observer1" is the
-        reference of Tables 1 and 2, all of them make the consensus of Table 3
-    lungs_label : the label of an observer who drew both lungs as one
-    rules : of the node's own clean-up
+    prediction : labels of the system on the scan's grid
+    observers : name to (z, y, x) labels on the same grid, numbered as `prediction`; "observer1" is
+        the reference of Tables 1 and 2, all of them make the consensus of Table 3
+    lungs_label : the label of both lungs as one, which one observer uses
+    rules : of the node's clean-up
     """
     manual_zyx = observers[FIRST_OBSERVER]
-    # What nobody drew was not missed.
-    organs = {label: organ for label, organ in drawn.organs.items() if (manual_zyx == label).any()}
-    first = Labels(manual_zyx, drawn.grid, organs)
-    agreed = _consensus(list(observers.values()), drawn.organs, lungs_label)
-    found = []
-    for cleaned, labels in (("no", drawn), ("yes", clean(drawn, rules).labels)):
+    # A system can't miss an organ that observer 1 did not draw.
+    organs = {
+        label: organ for label, organ in prediction.organs.items() if (manual_zyx == label).any()
+    }
+    manual = Labels(manual_zyx, prediction.grid, organs)
+    agreed = _consensus(list(observers.values()), prediction.organs, lungs_label)
+    scores = []
+    for cleaned, labels in (("no", prediction), ("yes", clean(prediction, rules).labels)):
 
         def add(reference: str, organ: str, measure: str, value: float, how: str = cleaned) -> None:
-            found.append(
+            scores.append(
                 Score(
                     scan.set, scan.name, scan.animal, system, reference, how, organ, measure, value
                 )
             )
 
-        for own in score_labels(labels, first):
-            add(FIRST_OBSERVER, own.organ.value, "dsc", own.dsc)
-            add(FIRST_OBSERVER, own.organ.value, "msd_mm", own.msd_mm)
-            add(FIRST_OBSERVER, own.organ.value, "hd95_mm", own.hd95_mm)
-        ours = structures(labels.labels_zyx, labels.organs, lungs_label)
+        for accuracy in score_labels(labels, manual):
+            organ = accuracy.organ.value
+            add(FIRST_OBSERVER, organ, "dsc", accuracy.dsc)
+            add(FIRST_OBSERVER, organ, "msd_mm", accuracy.msd_mm)
+            add(FIRST_OBSERVER, organ, "hd95_mm", accuracy.hd95_mm)
+        masks = structure_masks(labels.labels_zyx, labels.organs, lungs_label)
         for structure, mask in agreed.items():
             nothing = np.zeros(mask.shape, dtype=np.bool_)
-            index = conformity_index([ours.get(structure, nothing), mask])
+            index = conformity_index([masks.get(structure, nothing), mask])
             add(CONSENSUS, structure.value, CONFORMITY, index)
-    return found
+    return scores
 
 
-def of_observers(
+def observer_scores(
     scan: Scan,
     observers: Sequence[npt.NDArray[np.uint8]],
     organs: Mapping[int, Organ],
     lungs_label: int,
 ) -> list[Score]:
-    """How far the observers of a scan agree, on whatever at least two of them drew."""
+    """The observers' agreement on each structure that at least two of them drew."""
     return [
         Score(
             scan.set,
@@ -139,33 +143,32 @@ def of_observers(
             CONFORMITY,
             conformity_index(masks),
         )
-        for structure, masks in _drawn_by_two(observers, organs, lungs_label).items()
+        for structure, masks in _masks_of_two(observers, organs, lungs_label).items()
     ]
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Write the file anew; whoever reads it meanwhile finds the old one or the new one."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(COLUMNS)
-        for own in scores:
-            *said, value = astuple(own)
-            lines.writerow([*said, "" if math.isnan(value) else repr(float(value))])
-    part.replace(path)
+    """Replace the file; a reader finds the old contents or the new ones."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    for score in scores:
+        *names, value = astuple(score)
+        lines.writerow([*names, "" if math.isnan(value) else repr(float(value))])
+    write_durably(path, text.getvalue().encode())
 
 
 def read_scores(path: Path) -> tuple[Score, ...]:
-    """The scores of a file.
+    """Read the scores of a file.
 
     Raises
     ------
     ConfigWrong
-        If it can't be read, lacks a column, says one thing twice, a word or a number that no
-        score has, or gives a scan to two animals; the text names the line.
+        If it can't be read, lacks a column, repeats a score, has a word or a number that no score
+        may have, or gives one scan to two animals; the message names the line.
     """
     try:
-        # Spreadsheets put a mark before the first column's name.
+        # Spreadsheets put a byte order mark before the name of the first column.
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
@@ -176,61 +179,61 @@ def read_scores(path: Path) -> tuple[Score, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path} can't be read: {error}"
         raise ConfigWrong(msg) from error
-    seen: dict[tuple[str, ...], int] = {}
+    line_of: dict[tuple[str, ...], int] = {}
     animal_of: dict[tuple[str, str], str] = {}
-    for number, own in enumerate(scores, start=2):
-        if why := _wrong(own) or _of_another(own, animal_of):
-            msg = f"{path}: line {number}: {why}"
+    for number, score in enumerate(scores, start=2):
+        if fault := _fault(score) or _second_animal(score, animal_of):
+            msg = f"{path}: line {number}: {fault}"
             raise ConfigWrong(msg)
-        key = tuple(str(part) for part in astuple(own)[:-1])
-        if key in seen:
-            msg = f"{path}: line {number} says again what line {seen[key]} says: {' '.join(key)}"
+        key = tuple(str(part) for part in astuple(score)[:-1])
+        if key in line_of:
+            msg = f"{path}: line {number} repeats line {line_of[key]}: {' '.join(key)}"
             raise ConfigWrong(msg)
-        seen[key] = number
+        line_of[key] = number
     return tuple(scores)
 
 
 def _score(path: Path, line: int, row: Mapping[str, str | None]) -> Score:
     if None in row or None in row.values():
-        msg = f"{path}: line {line} has not {len(COLUMNS)} columns"
+        msg = f"{path}: line {line}: {len(COLUMNS)} columns expected"
         raise ConfigWrong(msg)
-    said = {name: row[name] or "" for name in COLUMNS[:-1]}
+    names = {name: row[name] or "" for name in COLUMNS[:-1]}
     text = row["value"] or "nan"
     try:
-        return Score(**said, value=float(text))
+        return Score(**names, value=float(text))
     except ValueError as error:
         msg = f"{path}: line {line}: value {text!r} is not a number"
         raise ConfigWrong(msg) from error
 
 
-def _wrong(own: Score) -> str:
-    """What no score says; empty for one that may be."""
-    known = KNOWN.get(own.measure)
-    if not (own.set and own.scan and own.animal and own.system):
+def _fault(score: Score) -> str:
+    """What is wrong with a score; empty if nothing is."""
+    allowed = ALLOWED.get(score.measure)
+    if not (score.set and score.scan and score.animal and score.system):
         return "set, scan, animal and system must be named"
-    if known is None:
-        return f"measure {own.measure!r}: one of {', '.join(KNOWN)} expected"
-    references, most = known
-    if own.reference not in references:
+    if allowed is None:
+        return f"measure {score.measure!r}: one of {', '.join(ALLOWED)} expected"
+    references, largest = allowed
+    if score.reference not in references:
         wanted = " or ".join(repr(each) for each in references)
-        return f"reference {own.reference!r} of {own.measure}: {wanted} expected"
-    organs = {""} if not own.reference else {*map(str, Organ), *map(str, ComparedStructure)}
-    for name, said, words in (
-        ("cleaned", own.cleaned, {"yes", "no"} if own.reference else {own.cleaned}),
-        ("organ", own.organ, organs),
+        return f"reference {score.reference!r} of {score.measure}: {wanted} expected"
+    organs = {""} if not score.reference else {*map(str, Organ), *map(str, ComparedStructure)}
+    for name, word, words in (
+        ("cleaned", score.cleaned, {"yes", "no"} if score.reference else {score.cleaned}),
+        ("organ", score.organ, organs),
     ):
-        if said not in words:
-            return f"{name} {said!r} of {own.measure}: {' or '.join(sorted(words)) or 'none'}"
-    undefined = math.isnan(own.value) and own.measure != "dsc"
-    fits = undefined or 0.0 <= own.value <= most
-    return "" if fits else f"{own.measure} {own.value}: 0 to {most:g} expected"
+        if word not in words:
+            return f"{name} {word!r} of {score.measure}: {' or '.join(sorted(words)) or 'none'}"
+    undefined = math.isnan(score.value) and score.measure != "dsc"
+    fits = undefined or 0.0 <= score.value <= largest
+    return "" if fits else f"{score.measure} {score.value}: 0 to {largest:g} expected"
 
 
-def _of_another(own: Score, animal_of: dict[tuple[str, str], str]) -> str:
-    """Whether an earlier line gave the scan to another animal; who it is, is noted."""
-    first = animal_of.setdefault((own.set, own.scan), own.animal)
-    if first != own.animal:
-        return f"scan {own.scan} is animal {own.animal}'s here and {first}'s before"
+def _second_animal(score: Score, animal_of: dict[tuple[str, str], str]) -> str:
+    """The fault of a scan that an earlier line gave to another animal; notes the animal."""
+    first = animal_of.setdefault((score.set, score.scan), score.animal)
+    if first != score.animal:
+        return f"scan {score.scan} is animal {score.animal}'s here and {first}'s before"
     return ""
 
 
@@ -239,16 +242,17 @@ def _consensus(
 ) -> dict[ComparedStructure, npt.NDArray[np.bool_]]:
     return {
         structure: consensus(masks)
-        for structure, masks in _drawn_by_two(observers, organs, lungs_label).items()
+        for structure, masks in _masks_of_two(observers, organs, lungs_label).items()
     }
 
 
-def _drawn_by_two(
+def _masks_of_two(
     observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
 ) -> dict[ComparedStructure, list[npt.NDArray[np.bool_]]]:
-    drawn = [structures(labels_zyx, organs, lungs_label) for labels_zyx in observers]
-    masks = {
-        structure: [own[structure] for own in drawn if structure in own]
+    """The masks of each structure that at least two observers drew."""
+    observed = [structure_masks(labels_zyx, organs, lungs_label) for labels_zyx in observers]
+    masks_of = {
+        structure: [masks[structure] for masks in observed if structure in masks]
         for structure in ComparedStructure
     }
-    return {structure: own for structure, own in masks.items() if len(own) > 1}
+    return {structure: masks for structure, masks in masks_of.items() if len(masks) > 1}

@@ -1,14 +1,14 @@
 """Is one system better than another: Wilcoxon's signed-rank test, and a bootstrap over animals.
 
 Malimban 2022, Methods: two-tailed Wilcoxon signed rank test, alpha 0.05, every system against
-nnU-Net 3d_fullres, one pair a scan. The paper does not say what became of pairs without a
-difference; here they are dropped (``zero_method="wilcox"``, Wilcoxon's own way). SciPy's
-``method="auto"`` gives the exact p for up to 50 pairs without ties or zeros, for up to 13 with
-them; beyond, the normal approximation.
+nnU-Net 3d_fullres, one pair per scan. The paper does not state how pairs without a difference were
+treated; here they are dropped (``zero_method="wilcox"``, Wilcoxon's original method). SciPy's
+``method="auto"`` gives the exact p for up to 50 pairs without ties or zeros and for up to 13 with
+them; for more pairs, the normal approximation.
 
-The test takes scans for independent, and the 35 of a test set are days of five or eight animals.
-So beside it stands an interval of the mean difference in which whole animals are drawn anew: what
-might have come out with other animals of the same kind.
+The test assumes independent scans, but the 35 scans of a test set come from five or eight animals.
+Therefore a bootstrap interval of the mean difference resamples whole animals: it shows the
+variation to expect with other animals of the same kind.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ class Comparison:
 
     Attributes
     ----------
-    pairs : scans on which both have a value; `dropped` ones lack it on one side
-    ties : pairs that do not differ, which the signed-rank test leaves out
-    animals : to which those scans belong
+    pairs : number of scans on which both have a value
+    dropped : number of scans on which either has none
+    ties : number of pairs that do not differ, which the signed-rank test leaves out
+    animals : number of animals of the pairs
     mean_difference : system minus reference; NaN without a pair
-    low, high : bootstrap interval of it over animals; NaN for fewer than two animals
-    p : of the signed-rank test; 1 where no pair differs, NaN without a pair
+    low, high : its bootstrap interval over animals; NaN for fewer than two animals
+    p : of the signed-rank test; 1 if no pair differs, NaN without a pair
     """
 
     pairs: int
@@ -60,18 +61,18 @@ class Comparison:
 
 
 def compare(system: FloatArray, reference: FloatArray, animals: Sequence[str]) -> Comparison:
-    """Hold a system against the reference, scan by scan.
+    """Compare a system with the reference, scan by scan.
 
     Parameters
     ----------
-    system, reference : (n,) float64, a value for every scan; NaN where it is undefined, and then
-        the pair is dropped
-    animals : (n,) whose scan it is
+    system, reference : (n,) float64, a value per scan; a pair with an undefined value (NaN) is
+        dropped
+    animals : (n,) the animal of each scan
 
     Raises
     ------
     ValueError
-        If the three are not equally long.
+        If the three differ in length.
     """
     if not len(system) == len(reference) == len(animals):
         msg = f"{len(system)} values, {len(reference)} of the reference, {len(animals)} animals"
@@ -94,10 +95,10 @@ def compare(system: FloatArray, reference: FloatArray, animals: Sequence[str]) -
 
 
 def signed_rank_p(differences: FloatArray) -> float:
-    """Two-tailed p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN of nothing."""
+    """Two-tailed p of Wilcoxon's signed-rank test; 1 if no pair differs, NaN without a pair."""
     if len(differences) == 0:
         return float("nan")
-    # Distances are multiples of a voxel: what differs by a rounding error alone is a tie.
+    # Distances are multiples of a voxel: a difference of rounding errors is a tie.
     rounded = np.round(differences, TIE_DECIMALS)
     if not np.any(rounded):
         return 1.0
@@ -106,16 +107,16 @@ def signed_rank_p(differences: FloatArray) -> float:
 
 
 def animal_interval(values: FloatArray, animals: Sequence[str]) -> tuple[float, float]:
-    """95 % percentile interval of the mean, animals drawn with all their scans.
+    """95 % bootstrap percentile interval of the mean; resamples animals with all their scans.
 
     Parameters
     ----------
-    values : (n,) float64, one a scan
-    animals : (n,) whose scan it is
+    values : (n,) float64, one per scan
+    animals : (n,) the animal of each scan
 
     Returns
     -------
-    low, high : always the same for the same values; NaN for fewer than two animals
+    low, high : equal for equal values (fixed seed); NaN for fewer than two animals
     """
     names, owner = np.unique(np.asarray(animals, dtype=str), return_inverse=True)
     if len(names) < 2:

@@ -1,1 +1,1 @@
-"""Scores to tables and figures."""
+"""Tables and figures made from scores."""

@@ -1,4 +1,4 @@
-"""Box plots of a study, as the paper's Supplementary Figures S2 to S4."""
+"""Draws box plots of a study, as the paper's Supplementary Figures S2 to S4."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from limn.lab.words import MEASURES, ORGAN_WORDS, SETS, ComparedStructure, Syste
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
 DOTS_PER_INCH = 110
 BOX_WIDTH = 0.8
-# Past this factor between the largest and the median a straight axis hides every box.
-WIDE = 20.0
-
-MARKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+# If the largest value exceeds the median by this factor, a linear axis flattens every box.
+MAX_LINEAR_RATIO = 20.0
+TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 def draw_accuracy(scores: Sequence[Score], test_set: str, path: Path) -> bool:
-    """DSC, MSD and 95p HD of every organ and system; False if there is nothing to draw."""
-    found = accuracy_values(scores, test_set)
-    if not found:
+    """Draw DSC, MSD and 95p HD of every organ and system; return False if there is no score."""
+    values_of = accuracy_values(scores, test_set)
+    if not values_of:
         return False
-    systems = in_order({system for _, system, _ in found})
+    systems = in_order({system for _, system, _ in values_of})
     figure = Figure(figsize=(9.0, 3.2 * len(MEASURES)), layout="constrained")
     for panel, (measure, word) in enumerate(MEASURES.items(), start=1):
         axes = figure.add_subplot(len(MEASURES), 1, panel)
-        values = {(organ, own): v for (organ, own, which), v in found.items() if which == measure}
+        values = {key[:2]: own for key, own in values_of.items() if key[2] == measure}
         _boxes(axes, values, [organ.value for organ in Organ], systems)
         axes.set_ylabel(word)
     _finish(figure, systems, SETS[test_set], path)
@@ -41,14 +40,14 @@ def draw_accuracy(scores: Sequence[Score], test_set: str, path: Path) -> bool:
 
 
 def draw_conformity(scores: Sequence[Score], test_set: str, path: Path) -> bool:
-    """The conformity index of every structure and system; False if there is nothing to draw."""
-    found = conformity_values(scores, test_set)
-    if not found:
+    """Draw the conformity index of every structure and system; return False if there is none."""
+    values = conformity_values(scores, test_set)
+    if not values:
         return False
-    systems = in_order({system for _, system in found})
+    systems = in_order({system for _, system in values})
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    _boxes(axes, found, [structure.value for structure in ComparedStructure], systems)
+    _boxes(axes, values, [structure.value for structure in ComparedStructure], systems)
     axes.set_ylabel("generalised conformity index")
     _finish(figure, systems, SETS[test_set], path)
     return True
@@ -60,20 +59,20 @@ def _boxes(
     organs: Sequence[str],
     systems: Sequence[System],
 ) -> None:
-    """A group of boxes for each organ, one for each system: median, quartiles, 1.5 of their gap."""
+    """A group of boxes per organ, one per system: median, quartiles, 1.5 interquartile ranges."""
     step = BOX_WIDTH / len(systems)
     for k, system in enumerate(systems):
         places = [g - BOX_WIDTH / 2 + (k + 0.5) * step for g in range(len(organs))]
-        drawn = [
-            (place, own)
+        boxes = [
+            (place, box)
             for place, organ in zip(places, organs, strict=True)
-            if len(own := values.get((organ, system.key), ()))
+            if len(box := values.get((organ, system.key), ()))
         ]
-        if not drawn:
+        if not boxes:
             continue
         axes.boxplot(
-            [own for _, own in drawn],
-            positions=[place for place, _ in drawn],
+            [box for _, box in boxes],
+            positions=[place for place, _ in boxes],
             widths=0.85 * step,
             patch_artist=True,
             manage_ticks=False,
@@ -81,11 +80,11 @@ def _boxes(
             medianprops={"color": "black"},
             flierprops={"markersize": 2.5},
         )
-    together = sorted(v for own in values.values() for v in own.tolist())
-    if together and together[0] >= 0 and together[-1] > WIDE * together[len(together) // 2]:
+    ordered = sorted(value for box in values.values() for value in box.tolist())
+    if ordered and ordered[0] >= 0 and ordered[-1] > MAX_LINEAR_RATIO * ordered[len(ordered) // 2]:
+        # Linear below 1, where most boxes lie.
         axes.set_yscale("symlog", linthresh=1.0)
-        # Where most boxes lie, below 1, the axis is linear.
-        axes.set_yticks([mark for mark in MARKS if mark <= 1.2 * together[-1]])
+        axes.set_yticks([tick for tick in TICKS if tick <= 1.2 * ordered[-1]])
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(range(len(organs)), [ORGAN_WORDS[organ] for organ in organs])
     axes.grid(axis="y", linewidth=0.3)
@@ -93,12 +92,12 @@ def _boxes(
 
 def _finish(figure: Figure, systems: Sequence[System], title: str, path: Path) -> None:
     handles = [
-        Patch(facecolor=_colour(k), label=f"{own.algorithm} {own.model_here}".strip())
-        for k, own in enumerate(systems)
+        Patch(facecolor=_colour(k), label=f"{system.algorithm} {system.model_here}".strip())
+        for k, system in enumerate(systems)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(title)
-    # Without the date and the version the same scores give the same file.
+    # Without matplotlib's version, equal scores give equal files.
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 

@@ -1,7 +1,7 @@
-"""A CT-like image from somebody's organ labels, where the CT itself is not at hand.
+"""Makes a CT-like image from organ labels whose CT is not available.
 
-Labels of real organs have real shapes, which no phantom has; the image lacks what the labels do
-not know: trachea, vessels, fat, skin. The outline of the body is guessed around what is labelled.
+Labels of a real animal have real shapes, which no phantom has. The image lacks everything without
+a label: trachea, vessels, fat, skin. The outline of the body is estimated around the labels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from limn.domain.geometry import SpacingMm
 from limn.phantom.canvas import Field
 
 AIR_HU = -1000.0
-# Flesh around what is labelled: bones lie this deep under the skin.
+# Soft tissue around the labels: bones lie this deep under the skin.
 FLESH_MM = 2.4
 COARSE_MM = 0.56
 
 
-def ct_like(
+def ct_from_labels(
     labels_zyx: npt.NDArray[np.integer],
     spacing_mm: SpacingMm,
     tissue_hu: Mapping[int, float],
@@ -31,17 +31,17 @@ def ct_like(
     noise_hu: float = 45.0,
     seed: int = 0,
 ) -> tuple[Field, npt.NDArray[np.bool_]]:
-    """HU of a body that holds the labelled organs, blurred and noisy.
+    """HU of a body around the labelled organs, with blur and noise.
 
     Parameters
     ----------
-    labels_zyx : (z, y, x) integers, 0 where nothing is labelled
+    labels_zyx : (z, y, x) integers, 0 without a label
     tissue_hu : HU of each label
 
     Returns
     -------
     hu_zyx : (z, y, x) float32
-    body : (z, y, x) bool, what was taken for the inside of the animal
+    body : (z, y, x) bool, the estimated inside of the animal
     """
     body = _body(labels_zyx > 0, spacing_mm)
     hu = np.where(body, np.float32(soft_hu), np.float32(AIR_HU)).astype(np.float32)
@@ -56,7 +56,7 @@ def ct_like(
 
 
 def _body(labelled: npt.NDArray[np.bool_], spacing_mm: SpacingMm) -> npt.NDArray[np.bool_]:
-    """What is labelled, its gaps filled, with flesh around it."""
+    """The labelled voxels with their gaps filled and soft tissue around them."""
     factors = [max(1, round(COARSE_MM / mm)) for mm in spacing_mm.zyx]
     padding = [(0, -n % f) for n, f in zip(labelled.shape, factors, strict=True)]
     padded = np.pad(labelled, padding)
@@ -65,7 +65,7 @@ def _body(labelled: npt.NDArray[np.bool_], spacing_mm: SpacingMm) -> npt.NDArray
     coarse_mm = [mm * f for mm, f in zip(spacing_mm.zyx, factors, strict=True)]
     margin = 16
     wide = np.pad(coarse, margin)
-    # Closing by a ball as wide as a chest joins ribs, spine and limbs to one body.
+    # A closing by a ball as wide as the chest joins ribs, spine and limbs to one body.
     near = ndimage.distance_transform_edt(~wide, sampling=coarse_mm) < 6.0
     joined = ndimage.distance_transform_edt(near, sampling=coarse_mm) > 6.0
     flesh = ndimage.distance_transform_edt(~(joined | wide), sampling=coarse_mm) < FLESH_MM

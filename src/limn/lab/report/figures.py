@@ -1,4 +1,4 @@
-"""Pictures for the pages in docs: phantoms as a CT shows them, beside what they imitate."""
+"""Draws the pictures of `docs/phantom.md`: phantoms, and the real mouse that they imitate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from limn.domain.folders import writable
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.measure.evaluate import COLOURS
-from limn.lab.report.ct_from_labels import ct_like
+from limn.lab.report.ct_from_labels import ct_from_labels
 from limn.phantom.anatomy import Mouse, conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.draw.picture import draw_contours
@@ -24,7 +24,7 @@ from limn.segment.draw.picture import draw_contours
 SPACING_MM = 0.14
 FIELD_MM = (30.0, 26.0, 30.0)
 WIDE_FIELD_MM = (28.0, 26.0, 44.8)
-# Organs of the database of Rosenhain 2018 in its own numbers; its lungs are one label.
+# Organs by their label numbers in the database of Rosenhain 2018; its lungs are one label.
 REAL_ORGANS = {1: Organ.HEART, 4: Organ.LUNG_R}
 REAL_HU = {1: 50.0, 3: 700.0, 4: -450.0, 9: 40.0, 10: 50.0, 11: 80.0}
 
@@ -34,32 +34,34 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
 
     Parameters
     ----------
-    real_labels : organ labels of a real mouse (NIfTI, Rosenhain 2018); without it that sheet is
-        left out
+    real_labels : organ labels of a real mouse (NIfTI, Rosenhain 2018); None leaves out its sheet
 
     Raises
     ------
     ConfigWrong
-        Before anything is painted: for a folder that can't be written, labels that can't be read.
+        Before anything is painted, if the folder can't be written or the labels can't be read.
     """
     writable(folder)
     real = [] if real_labels is None else [_read(real_labels)]
     sheets = {
-        "native": [_shot("native", conceive(seed), _plain()) for seed in (11, 4, 2)],
+        "native": [_picture("native", conceive(seed), _usual_scanner()) for seed in (11, 4, 2)],
         "contrast": [
-            _shot("contrast-enhanced", conceive(seed, contrast=True), _plain()) for seed in (12, 3)
+            _picture("contrast-enhanced", conceive(seed, contrast=True), _usual_scanner())
+            for seed in (12, 3)
         ],
-        "hard": [_shot("another scanner", conceive(seed), _other(seed)) for seed in (27, 31)]
+        "hard": [
+            _picture("another scanner", conceive(seed), _other_scanner(seed)) for seed in (27, 31)
+        ]
         + [
-            _shot(
+            _picture(
                 "a second animal",
                 conceive(9, neighbour=True),
-                replace(_plain(), shape_zyx=_voxels(WIDE_FIELD_MM)),
+                replace(_usual_scanner(), shape_zyx=_voxels(WIDE_FIELD_MM)),
             )
         ],
     }
     if real:
-        sheets["real"] = [_real(image) for image in real]
+        sheets["real"] = [_real_picture(image) for image in real]
     written = []
     for name, pictures in sheets.items():
         path = folder / f"phantom-{name}.png"
@@ -68,7 +70,7 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
     return written
 
 
-def _plain() -> Scanner:
+def _usual_scanner() -> Scanner:
     spacing = SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM)
     return Scanner(spacing, _voxels(FIELD_MM), (0.0, 1.0, -2.0), noise_hu=40.0)
 
@@ -78,13 +80,13 @@ def _voxels(field_mm: tuple[float, float, float]) -> tuple[int, int, int]:
     return (z, y, x)
 
 
-def _other(seed: int) -> Scanner:
-    plain = _plain()
-    drawn = random_scanner(seed, SPACING_MM, plain.shape_zyx)
-    return replace(drawn, centre_xyz_mm=plain.centre_xyz_mm)
+def _other_scanner(seed: int) -> Scanner:
+    usual = _usual_scanner()
+    scanner = random_scanner(seed, SPACING_MM, usual.shape_zyx)
+    return replace(scanner, centre_xyz_mm=usual.centre_xyz_mm)
 
 
-def _shot(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
+def _picture(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
     volume, truth = scan(mouse, scanner, mouse.seed)
     caption = f"phantom {mouse.seed}   {title}   {scanner.spacing_mm.x} mm   contours: its truth"
     return draw_contours(volume, truth, COLOURS, caption)
@@ -102,12 +104,12 @@ def _read(path: Path) -> SimpleITK.Image:
     return image
 
 
-def _real(image: SimpleITK.Image) -> bytes:
+def _real_picture(image: SimpleITK.Image) -> bytes:
     labels = SimpleITK.GetArrayFromImage(image)
     x, y, z = image.GetSpacing()
     spacing = SpacingMm(z, y, x)
-    hu, _ = ct_like(labels, spacing, REAL_HU)
-    # By the file's own header rows grow to the belly and columns to the animal's right.
+    hu, _ = ct_from_labels(labels, spacing, REAL_HU)
+    # By the file's header, rows grow towards the belly and columns towards the animal's right.
     grid = axial_grid(labels.shape, spacing, np.zeros(3))
     kept = np.where(np.isin(labels, list(REAL_ORGANS)), labels, 0).astype(np.uint8)
     return draw_contours(

@@ -1,4 +1,4 @@
-"""Contours over a scan, a row for each system, as the paper's Figures 1 to 4."""
+"""Draws contours over a scan, a row for each system, as the paper's Figures 1 to 4."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limn.domain.geometry import Reorientation
 from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.measure.evaluate import COLOURS
 from limn.lab.measure.scores import FIRST_OBSERVER
-from limn.lab.report.summary import Held, mean_dsc
+from limn.lab.report.summary import OrganScore, mean_dsc
 from limn.lab.words import ORGAN_WORDS, in_order
 from limn.segment.draw.picture import PLANES, Layer, box_around, draw_panels, middle
 
@@ -25,36 +25,36 @@ FONT_PX = 14
 PAPER, INK, FAINT = (16, 16, 16), (235, 235, 235), (170, 170, 170)
 # As in Figure 4.
 SHORT = {Organ.HEART: "H", Organ.CORD: "SC", Organ.LUNG_R: "RL", Organ.LUNG_L: "LL"}
-# Under a system's own contours, so that only where the two part the observer's is seen.
+# Drawn under a system's contours: visible only where the two differ.
 MANUAL = dict.fromkeys(COLOURS, (255, 255, 255))
 
 
 def draw_case(
     volume: Volume,
     observer1: Labels,
-    drawn: Mapping[str, Labels],
-    held: Mapping[str, Mapping[Organ, Held]],
+    predictions: Mapping[str, Labels],
+    scores: Mapping[str, Mapping[Organ, OrganScore]],
     title: str,
     path: Path,
 ) -> None:
     """PNG of three planes through the heart: observer 1 in the first row, then each system.
 
-    Colours are the paper's; beneath a system's contours lie those of observer 1, thin and white.
-    The animal's head is up, in the axial plane its belly, its right side at the viewer's left.
+    Colours are the paper's. The contours of observer 1 lie beneath a system's, thin and white. The
+    animal's head is up, in the axial plane its belly; its right side is at the viewer's left.
 
     Parameters
     ----------
-    drawn : system to its labels on the volume's grid
-    held : system to the scores of its organs, which stand beside it as in Figure 4
+    predictions : system to its labels on the volume's grid
+    scores : system to the scores of its organs, which are printed beside it as in Figure 4
 
     Raises
     ------
     ValueError
-        If labels are not on the volume's grid; the text names whose.
+        If labels are not on the volume's grid; the message names the system.
     OSError
         If the picture can't be written.
     """
-    for name, labels in {FIRST_OBSERVER: observer1, **drawn}.items():
+    for name, labels in {FIRST_OBSERVER: observer1, **predictions}.items():
         if labels.grid.shape_zyx != volume.grid.shape_zyx:
             msg = f"{name}: labels {labels.grid.shape_zyx} on a scan of {volume.grid.shape_zyx}"
             raise ValueError(msg)
@@ -68,35 +68,35 @@ def draw_case(
     first = [Layer(manual, observer1.organs, COLOURS)]
     rows: list[tuple[tuple[str, ...], list[Layer]]] = [(("Observer 1", "manual contours"), first)]
     under = Layer(manual, observer1.organs, MANUAL, width_px=1)
-    for system in in_order(set(drawn)):
-        labels = drawn[system.key]
-        own = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, COLOURS)
-        words = (system.algorithm, system.model_here, *_score_words(held.get(system.key, {})))
-        rows.append((tuple(word for word in words if word), [under, own]))
+    for system in in_order(set(predictions)):
+        labels = predictions[system.key]
+        layer = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, COLOURS)
+        words = (system.algorithm, system.model_here, *_score_words(scores.get(system.key, {})))
+        rows.append((tuple(word for word in words if word), [under, layer]))
     pictures = [(words, draw_panels(hu, spacing, centre, layers)) for words, layers in rows]
     _sheet(pictures, title).save(path, format="PNG", optimize=True)
 
 
 def _centre(labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ]) -> tuple[int, int, int]:
-    """The voxel amid the heart; without one amid all organs, without any amid the scan."""
+    """The middle of the heart, or of all organs without a heart, or of the scan without organs."""
     heart = np.isin(labels_zyx, [label for label, organ in organs.items() if organ is Organ.HEART])
     return middle(heart.astype(np.uint8) if heart.any() else labels_zyx)
 
 
-def _score_words(held: Mapping[Organ, Held]) -> list[str]:
-    """The mean DSC, then of each organ DSC and 95p HD."""
-    if not held:
+def _score_words(scores: Mapping[Organ, OrganScore]) -> list[str]:
+    """The mean DSC, then DSC and 95p HD of each organ."""
+    if not scores:
         return ["no DSC"]
-    each = [
-        f"{SHORT[organ]} {own.dsc:.2f}"
-        + ("" if math.isnan(own.hd95_mm) else f" / {own.hd95_mm:.2f}")
-        for organ, own in held.items()
+    organs = [
+        f"{SHORT[organ]} {score.dsc:.2f}"
+        + ("" if math.isnan(score.hd95_mm) else f" / {score.hd95_mm:.2f}")
+        for organ, score in scores.items()
     ]
-    return [f"mean DSC {mean_dsc(held):.3f}", *each]
+    return [f"mean DSC {mean_dsc(scores):.3f}", *organs]
 
 
 def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str) -> Image.Image:
-    """Names at the left, planes above, what the colours mean below."""
+    """Names at the left, planes above, the legend below."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     longest = max(pen.textlength(word, font_size=FONT_PX) for words, _ in rows for word in words)
     names_px = round(longest) + 3 * GAP_PX
@@ -119,7 +119,7 @@ def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str
             sheet.paste(panel, (left, top))
         top += height + GAP_PX
     left = names_px
-    legend = [(f"{ORGAN_WORDS[organ]} {SHORT[organ]}", own) for organ, own in COLOURS.items()]
+    legend = [(f"{ORGAN_WORDS[organ]} {SHORT[organ]}", colour) for organ, colour in COLOURS.items()]
     for word, colour in [*legend, ("Observer 1, where it differs", (255, 255, 255))]:
         pen.rectangle((left, top + 4, left + 10, top + 14), fill=colour)
         pen.text((left + 16, top), word, fill=INK, font_size=FONT_PX)

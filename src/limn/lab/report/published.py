@@ -8,7 +8,7 @@ from importlib.resources import files
 from limn.lab.report.summary import Cell, Conformity, Row, Time
 from limn.lab.words import MEASURES
 
-# A table's columns are named without the unit.
+# The columns of the CSV files are named without the unit.
 _PREFIX = {"dsc": "dsc", "msd_mm": "msd", "hd95_mm": "hd95"}
 
 
@@ -34,7 +34,7 @@ def accuracy(test_set: str) -> tuple[Row, ...]:
 
 
 def conformity() -> tuple[Conformity, ...]:
-    """Table 3: index against the consensus, and among observers; shares of 1."""
+    """Table 3: index against the consensus, and among observers; 0 to 1."""
     return tuple(
         Conformity(
             line["system"], line["set"], line["organ"], float(line["mean"]), float(line["sd"])
@@ -44,7 +44,7 @@ def conformity() -> tuple[Conformity, ...]:
 
 
 def times() -> tuple[Time, ...]:
-    """Table 4, and the 40 minutes by hand of the text ("Contouring time"); seconds."""
+    """Table 4, and the 40 minutes of manual contouring ("Contouring time"); seconds."""
     return tuple(
         Time(
             line["system"],
@@ -55,5 +55,5 @@ def times() -> tuple[Time, ...]:
 
 
 def _lines(name: str) -> list[dict[str, str]]:
-    text = (files("limn.lab") / "paper" / name).read_text(encoding="utf-8")
+    text = (files("limn.lab.report") / "paper" / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

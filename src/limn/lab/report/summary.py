@@ -1,4 +1,4 @@
-"""From scores to what a table says: means, medians, asterisks, and who was left out."""
+"""Summarises scores for the tables: means, medians, asterisks, and scans that are left out."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Cell:
 
     Attributes
     ----------
-    sd : of the sample (n - 1); NaN of one scan
+    sd : standard deviation of the sample (n - 1); NaN for one scan
     star : p < 0.05 against nnU-Net 3d_fullres
-    cleaned : mean and sd after the clean-up; None where it was not done
+    cleaned : mean and sd after the clean-up; None without one
     """
 
     mean: float
@@ -53,8 +53,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """An organ of one scan against observer 1; the distance is NaN where there is none."""
+class OrganScore:
+    """An organ of one scan against observer 1; the distance is NaN for a missing organ."""
 
     dsc: float
     hd95_mm: float
@@ -73,7 +73,7 @@ class Conformity:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """A line of Table 4: mean seconds a scan, NaN where nobody measured."""
+    """A line of Table 4: mean seconds per scan, NaN without a measurement."""
 
     system: str
     preprocess_s: float
@@ -83,11 +83,11 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Overall:
-    """A system's DSC over organs and scans: the mean of every scan's organs, then of the scans.
+    """A system's DSC: the mean over the organs of each scan, then over the scans.
 
     Attributes
     ----------
-    cleaned : mean and sd after the clean-up; None where it was not done
+    cleaned : mean and sd after the clean-up; None without one
     """
 
     system: str
@@ -99,18 +99,18 @@ class Overall:
 
 @dataclass(frozen=True, slots=True)
 class BlocksAgainstSlices:
-    """A system whose networks see blocks against one whose networks see slices, scan by scan.
+    """A system with 3D networks compared with one with 2D networks, scan by scan.
 
     Attributes
     ----------
     cleaned : "yes" after the islands were removed, else "no"
-    held : of the mean DSC of a scan's organs
+    comparison : of the mean DSC of a scan's organs
     """
 
     blocks: str
     slices: str
     cleaned: str
-    held: Comparison
+    comparison: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Difference:
     organ: str
     system: str
     measure: str
-    held: Comparison
+    comparison: Comparison
 
 
 def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -> tuple[Row, ...]:
@@ -129,12 +129,12 @@ def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -
 
     Parameters
     ----------
-    without : scans that are left out; see `missed`
+    without : scans that are left out; see `missed_scans`
     """
     values = _by_scan(scores, test_set, without, "no")
     cleaned = _by_scan(scores, test_set, without, "yes")
     stars = {
-        (each.organ, each.system, each.measure): each.held.is_significant
+        (each.organ, each.system, each.measure): each.comparison.is_significant
         for each in differences(scores, test_set, without)
     }
     rows = []
@@ -144,11 +144,11 @@ def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -
             cells = {}
             for measure in MEASURES:
                 key = (organ.value, system.key, measure)
-                own = _defined(values[key].values()) if key in values else np.empty(0)
+                before = _defined(values[key].values()) if key in values else np.empty(0)
                 after = _defined(cleaned[key].values()) if key in cleaned else None
                 cells[measure] = Cell(
-                    *_mean_and_sd(own),
-                    median=float(np.median(own)) if len(own) else float("nan"),
+                    *_mean_and_sd(before),
+                    median=float(np.median(before)) if len(before) else float("nan"),
                     star=stars.get(key, False),
                     cleaned=None if after is None else _mean_and_sd(after),
                 )
@@ -159,28 +159,28 @@ def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -
 def differences(
     scores: Sequence[Score], test_set: str, without: Collection[str]
 ) -> tuple[Difference, ...]:
-    """Every system but the reference against it, by every measure of every organ."""
+    """Every other system compared with the reference, by every measure of every organ."""
     values = _by_scan(scores, test_set, without, "no")
-    animals = {own.scan: own.animal for own in scores if own.set == test_set}
-    found = []
+    animals = {score.scan: score.animal for score in scores if score.set == test_set}
+    rows = []
     for organ in Organ:
         systems = {key[1] for key in values if key[0] == organ.value}
         for system in in_order(systems - {REFERENCE_SYSTEM}):
             for measure in MEASURES:
-                own = values.get((organ.value, system.key, measure), {})
+                tested = values.get((organ.value, system.key, measure), {})
                 base = values.get((organ.value, REFERENCE_SYSTEM, measure), {})
-                scans = sorted(own.keys() & base.keys())
-                held = compare(
-                    np.array([own[scan] for scan in scans]),
+                scans = sorted(tested.keys() & base.keys())
+                comparison = compare(
+                    np.array([tested[scan] for scan in scans]),
                     np.array([base[scan] for scan in scans]),
                     [animals[scan] for scan in scans],
                 )
-                found.append(Difference(test_set, organ.value, system.key, measure, held))
-    return tuple(found)
+                rows.append(Difference(test_set, organ.value, system.key, measure, comparison))
+    return tuple(rows)
 
 
 def overall(scores: Sequence[Score], test_set: str) -> tuple[Overall, ...]:
-    """What every system reached on a test set, in one number."""
+    """The mean DSC of every system on a test set."""
     plain, cleaned = (_mean_dsc_of(scores, test_set, how) for how in ("no", "yes"))
     return tuple(
         Overall(
@@ -200,93 +200,95 @@ def overall(scores: Sequence[Score], test_set: str) -> tuple[Overall, ...]:
 def blocks_against_slices(
     scores: Sequence[Score], test_set: str
 ) -> tuple[BlocksAgainstSlices, ...]:
-    """Every 3D system against every 2D one: the paper's main question (Discussion)."""
-    animals = {own.scan: own.animal for own in scores if own.set == test_set}
-    found = []
+    """Every 3D system compared with every 2D one: the paper's main question (Discussion)."""
+    animals = {score.scan: score.animal for score in scores if score.set == test_set}
+    rows = []
     for cleaned in ("no", "yes"):
         means = _mean_dsc_of(scores, test_set, cleaned)
         systems = in_order(set(means))
-        for blocks in (own for own in systems if own.axes == 3):
-            for flat in (own for own in systems if own.axes == 2):
-                ours, theirs = means[blocks.key], means[flat.key]
-                scans = sorted(ours.keys() & theirs.keys())
-                held = compare(
-                    np.array([ours[scan] for scan in scans]),
-                    np.array([theirs[scan] for scan in scans]),
+        for blocks in (system for system in systems if system.axes == 3):
+            for slices in (system for system in systems if system.axes == 2):
+                of_blocks, of_slices = means[blocks.key], means[slices.key]
+                scans = sorted(of_blocks.keys() & of_slices.keys())
+                comparison = compare(
+                    np.array([of_blocks[scan] for scan in scans]),
+                    np.array([of_slices[scan] for scan in scans]),
                     [animals[scan] for scan in scans],
                 )
-                found.append(BlocksAgainstSlices(blocks.key, flat.key, cleaned, held))
-    return tuple(found)
+                rows.append(BlocksAgainstSlices(blocks.key, slices.key, cleaned, comparison))
+    return tuple(rows)
 
 
-def missed(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
-    """Scans on which a system of the paper did not find some organ: it has a DSC, no distance.
+def missed_scans(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
+    """Scans on which a system of the paper missed an organ, which then has no distance.
 
-    The paper left such a scan out for every system (Results, "Contrast-enhanced CT"). What limn's
-    own engine misses takes no scan from the paper's comparison.
+    The paper left such a scan out for every system (Results, "Contrast-enhanced CT"). An organ that
+    limn's engine misses removes no scan from the paper's comparison.
     """
-    found = {own.scan for own in _not_found(scores, test_set) if own.system != LIMN}
-    return tuple(sorted(found))
+    missed = _missed_organs(scores, test_set)
+    return tuple(sorted({score.scan for score in missed if score.system != LIMN}))
 
 
-def missed_by_limn(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
-    """Scans on which limn's own engine did not find some organ."""
-    return tuple(sorted({own.scan for own in _not_found(scores, test_set) if own.system == LIMN}))
+def scans_missed_by_limn(scores: Sequence[Score], test_set: str) -> tuple[str, ...]:
+    """Scans on which limn's engine missed an organ."""
+    missed = _missed_organs(scores, test_set)
+    return tuple(sorted({score.scan for score in missed if score.system == LIMN}))
 
 
-def _not_found(scores: Sequence[Score], test_set: str) -> Iterator[Score]:
-    for own in scores:
-        where = (own.set, own.reference, own.cleaned, own.measure)
-        if where == (test_set, FIRST_OBSERVER, "no", "msd_mm") and np.isnan(own.value):
-            yield own
+def _missed_organs(scores: Sequence[Score], test_set: str) -> Iterator[Score]:
+    """The scores of organs that a system missed: their surface distance is undefined."""
+    for score in scores:
+        where = (score.set, score.reference, score.cleaned, score.measure)
+        if where == (test_set, FIRST_OBSERVER, "no", "msd_mm") and np.isnan(score.value):
+            yield score
 
 
-def unscored(scores: Sequence[Score], test_set: str) -> dict[str, int]:
-    """Of how many scans each system lacks a score that another one has."""
+def incomplete_systems(scores: Sequence[Score], test_set: str) -> dict[str, int]:
+    """System to the number of scans on which it lacks a score that another system has."""
     of_system: dict[str, set[tuple[str, ...]]] = {}
-    for own in scores:
-        if own.set == test_set and own.reference in {FIRST_OBSERVER, CONSENSUS}:
-            said = (own.scan, own.reference, own.cleaned, own.organ, own.measure)
-            of_system.setdefault(own.system, set()).add(said)
+    for score in scores:
+        if score.set == test_set and score.reference in {FIRST_OBSERVER, CONSENSUS}:
+            key = (score.scan, score.reference, score.cleaned, score.organ, score.measure)
+            of_system.setdefault(score.system, set()).add(key)
     every = set().union(*of_system.values())
-    found = {}
-    for system, there in of_system.items():
-        # A measure that a system has of no scan at all makes no row and needs no word.
-        columns = {said[1:] for said in there}
-        if lacking := {said[0] for said in every - there if said[1:] in columns}:
-            found[system] = len(lacking)
-    return found
+    counts = {}
+    for system, keys in of_system.items():
+        # A measure that a system has for no scan at all has no row in a table.
+        columns = {key[1:] for key in keys}
+        if lacking := {key[0] for key in every - keys if key[1:] in columns}:
+            counts[system] = len(lacking)
+    return counts
 
 
-def undrawn(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
-    """On how many scans observer 1 did not draw an organ, which is not scored there."""
-    scans = {own.scan for own in scores if own.set == test_set}
-    found = {}
+def undrawn_organs(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
+    """Organ to the number of scans on which observer 1 did not draw it; it is not scored there."""
+    scans = {score.scan for score in scores if score.set == test_set}
+    counts = {}
     for organ in Organ:
         scored = {
-            own.scan
-            for own in scores
-            if (own.set, own.reference, own.organ) == (test_set, FIRST_OBSERVER, organ.value)
+            score.scan
+            for score in scores
+            if (score.set, score.reference, score.organ) == (test_set, FIRST_OBSERVER, organ.value)
         }
         if without := len(scans - scored):
-            found[organ] = without
-    return found
+            counts[organ] = without
+    return counts
 
 
 def conformity(
     scores: Sequence[Score], without: Collection[tuple[str, str]] = ()
 ) -> tuple[Conformity, ...]:
-    """Cells of Table 3: every system against the consensus, then the observers among themselves.
+    """Cells of Table 3: every system against the consensus, and the observers among themselves.
 
     Parameters
     ----------
-    without : test sets and scans that are left out; see `missed`
+    without : test sets and scans that are left out; see `missed_scans`
     """
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for own in scores:
-        is_left_out = (own.set, own.scan) in without
-        if own.measure == CONFORMITY and own.cleaned == "no" and not is_left_out:
-            values[own.system, own.set, own.organ].append(own.value)
+    for score in scores:
+        is_left_out = (score.set, score.scan) in without
+        if score.measure == CONFORMITY and score.cleaned == "no" and not is_left_out:
+            values[score.system, score.set, score.organ].append(score.value)
     return tuple(
         Conformity(system.key, test_set, structure.value, *_mean_and_sd(_defined(values[key])))
         for system in in_order({key[0] for key in values})
@@ -299,9 +301,9 @@ def conformity(
 def times(scores: Sequence[Score]) -> tuple[Time, ...]:
     """Lines of Table 4: the mean over scans."""
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for own in scores:
-        if own.measure in TIMES:
-            values[own.system, own.measure].append(own.value)
+    for score in scores:
+        if score.measure in TIMES:
+            values[score.system, score.measure].append(score.value)
     return tuple(
         Time(
             system.key,
@@ -311,31 +313,35 @@ def times(scores: Sequence[Score]) -> tuple[Time, ...]:
     )
 
 
-def by_organ(scores: Sequence[Score], test_set: str, system: str) -> dict[str, dict[Organ, Held]]:
-    """Each scan's organs as a system drew them, against observer 1 and before the clean-up.
+def by_organ(
+    scores: Sequence[Score], test_set: str, system: str
+) -> dict[str, dict[Organ, OrganScore]]:
+    """Scan to the scores of a system's organs, against observer 1 and before the clean-up.
 
     An organ without a DSC is left out.
     """
-    found = _by_scan(scores, test_set, (), "no")
-    scans: dict[str, dict[Organ, Held]] = defaultdict(dict)
+    values = _by_scan(scores, test_set, (), "no")
+    scans: dict[str, dict[Organ, OrganScore]] = defaultdict(dict)
     for organ in Organ:
-        hd95_mm = found.get((organ.value, system, "hd95_mm"), {})
-        for scan, dsc in found.get((organ.value, system, "dsc"), {}).items():
+        hd95_mm = values.get((organ.value, system, "hd95_mm"), {})
+        for scan, dsc in values.get((organ.value, system, "dsc"), {}).items():
             if not np.isnan(dsc):
-                scans[scan][organ] = Held(dsc, hd95_mm.get(scan, float("nan")))
+                scans[scan][organ] = OrganScore(dsc, hd95_mm.get(scan, float("nan")))
     return dict(scans)
 
 
-def mean_dsc(held: Mapping[Organ, Held]) -> float:
-    """Over the organs of a scan, whatever their order; NaN without any."""
-    return math.fsum(own.dsc for own in held.values()) / len(held) if held else float("nan")
+def mean_dsc(scores: Mapping[Organ, OrganScore]) -> float:
+    """Mean over the organs of a scan, independent of their order; NaN without an organ."""
+    if not scores:
+        return float("nan")
+    return math.fsum(score.dsc for score in scores.values()) / len(scores)
 
 
-def cases(scans: Mapping[str, Mapping[Organ, Held]]) -> dict[str, str]:
+def cases(scans: Mapping[str, Mapping[Organ, OrganScore]]) -> dict[str, str]:
     """The best, the intermediate and the worst scan by the mean DSC of its organs (Fig. 4).
 
-    The intermediate one has the median; of an even number, the better of the middle two. Of
-    scans of one mean the first by name is the better. Two scans are best and worst, one is best.
+    The intermediate scan has the median; of two middle scans it is the better one. Of scans with
+    equal means the first by name counts as better. Two scans are best and worst, one is best.
     """
     ranked = sorted(scans, key=lambda scan: (-mean_dsc(scans[scan]), scan))
     places = {0: "best"}
@@ -355,7 +361,7 @@ def _mean_dsc_of(
             for scan, dsc in scans.items():
                 organs[system][scan].append(dsc)
     return {
-        system: {scan: math.fsum(own) / len(own) for scan, own in scans.items()}
+        system: {scan: math.fsum(dscs) / len(dscs) for scan, dscs in scans.items()}
         for system, scans in organs.items()
     }
 
@@ -363,36 +369,36 @@ def _mean_dsc_of(
 def conformity_values(scores: Sequence[Score], test_set: str) -> dict[tuple[str, str], FloatArray]:
     """(structure, system) to the index of every scan, for box plots."""
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for own in scores:
-        is_index = own.measure == CONFORMITY and own.cleaned == "no"
-        if own.set == test_set and is_index and own.reference in {CONSENSUS, OBSERVERS}:
-            values[own.organ, own.system].append(own.value)
-    return {key: _defined(own) for key, own in values.items()}
+    for score in scores:
+        is_index = score.measure == CONFORMITY and score.cleaned == "no"
+        if score.set == test_set and is_index and score.reference in {CONSENSUS, OBSERVERS}:
+            values[score.organ, score.system].append(score.value)
+    return {key: _defined(indices) for key, indices in values.items()}
 
 
 def accuracy_values(
     scores: Sequence[Score], test_set: str
 ) -> dict[tuple[str, str, str], FloatArray]:
     """(organ, system, measure) to the value of every scan, for box plots."""
-    found = _by_scan(scores, test_set, (), "no")
-    return {key: _defined(own.values()) for key, own in found.items()}
+    values = _by_scan(scores, test_set, (), "no")
+    return {key: _defined(of_scan.values()) for key, of_scan in values.items()}
 
 
 def _by_scan(
     scores: Sequence[Score], test_set: str, without: Collection[str], cleaned: str
 ) -> dict[tuple[str, str, str], dict[str, float]]:
     """(organ, system, measure) to the value of each scan, against observer 1."""
-    found: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
-    for own in scores:
+    values: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for score in scores:
         if (
-            own.set == test_set
-            and own.reference == FIRST_OBSERVER
-            and own.cleaned == cleaned
-            and own.measure in MEASURES
-            and own.scan not in without
+            score.set == test_set
+            and score.reference == FIRST_OBSERVER
+            and score.cleaned == cleaned
+            and score.measure in MEASURES
+            and score.scan not in without
         ):
-            found[own.organ, own.system, own.measure][own.scan] = own.value
-    return dict(found)
+            values[score.organ, score.system, score.measure][score.scan] = score.value
+    return dict(values)
 
 
 def _defined(values: Collection[float]) -> FloatArray:

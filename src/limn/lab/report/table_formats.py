@@ -1,4 +1,4 @@
-"""A table as text, and the same table as Markdown, CSV and LaTeX."""
+"""Formats a table of text as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table as text.
+class Table:
+    """A table of text.
 
     Attributes
     ----------
     name : of its files
-    caption : what it shows, and how
     rows : a `**bold**` cell is the best of its column
     """
 
@@ -25,40 +24,40 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
 
 
-def as_markdown(sheet: Sheet) -> str:
-    """A heading, the caption, the table."""
+def as_markdown(table: Table) -> str:
+    """A heading, the caption and the table as Markdown."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
 
-    head = [f"## {sheet.name}", "", _markdown_cell(sheet.caption), "", line(sheet.columns)]
-    rule = "|" + "---|" * len(sheet.columns)
-    return "\n".join([*head, rule, *(line(row) for row in sheet.rows)]) + "\n"
+    head = [f"## {table.name}", "", _markdown_cell(table.caption), "", line(table.columns)]
+    rule = "|" + "---|" * len(table.columns)
+    return "\n".join([*head, rule, *(line(row) for row in table.rows)]) + "\n"
 
 
-def as_csv(sheet: Sheet) -> str:
-    """The cells, without caption or bold."""
+def as_csv(table: Table) -> str:
+    """The cells as CSV, without caption or bold."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(sheet.columns)
+    lines.writerow(table.columns)
     lines.writerows(
-        [cell.strip("*") if _is_bold(cell) else cell for cell in row] for row in sheet.rows
+        [cell.strip("*") if _is_bold(cell) else cell for cell in row] for row in table.rows
     )
     return text.getvalue()
 
 
-def as_latex(sheet: Sheet) -> str:
-    """A table environment with booktabs' rules."""
-    body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in sheet.rows]
+def as_latex(table: Table) -> str:
+    """A LaTeX table environment with the rules of booktabs."""
+    body = [" & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in table.rows]
     return "\n".join(
         [
             r"% \usepackage{booktabs}",
             r"\begin{table}",
-            rf"\caption{{{_latex_cell(sheet.caption)}}}",
-            rf"\label{{tab:{sheet.name}}}",
-            rf"\begin{{tabular}}{{{'l' * len(sheet.columns)}}}",
+            rf"\caption{{{_latex_cell(table.caption)}}}",
+            rf"\label{{tab:{table.name}}}",
+            rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}",
             r"\toprule",
-            " & ".join(_latex_cell(column) for column in sheet.columns) + r" \\",
+            " & ".join(_latex_cell(column) for column in table.columns) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",

@@ -1,4 +1,4 @@
-"""Tables 1 to 4 in the paper's layout, its own values below ours, and what stands behind them."""
+"""Tables 1 to 4 in the paper's layout with the paper's values, and the statistics behind them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from limn.lab.measure.statistics import ALPHA, ZERO_METHOD, Comparison
 from limn.lab.report import published, summary
 from limn.lab.report.boxplots import draw_accuracy, draw_conformity
 from limn.lab.report.summary import BlocksAgainstSlices, Cell, Conformity, Difference, Row, Time
-from limn.lab.report.table_formats import Sheet, as_csv, as_latex, as_markdown
+from limn.lab.report.table_formats import Table, as_csv, as_latex, as_markdown
 from limn.lab.words import (
     CASCADE,
     MANUAL,
@@ -45,33 +45,32 @@ def write_tables(
     scores_csv: Path,
     folder: Path,
     report: Callable[[str], None],
-    told: str = "",
+    introduction: str = "",
     timed: str = TIMED,
 ) -> None:
-    """All tables and box plots of a study from its scores: ``tables.md`` and files beside it.
+    """Write all tables and box plots of a study: ``tables.md`` and files beside it.
 
     Parameters
     ----------
-    told : what the study was, for whoever reads the tables; Markdown
-    timed : on which machine each system was timed, for the caption of Table 4
+    introduction : Markdown that describes the study, above the tables
+    timed : the machine on which each system was timed, for the caption of Table 4
 
     Raises
     ------
     ConfigWrong
-        If the scores can't be read, hold nothing that a table shows, or the folder can't be
-        written.
+        If the scores can't be read or fill no table, or the folder can't be written.
     """
     writable(folder)
     scores = read_scores(scores_csv)
-    made = sheets(scores, timed)
+    made = study_tables(scores, timed)
     if not made:
         msg = f"{scores_csv} holds no score of {' or '.join(SETS)} and no time; nothing to show"
         raise ConfigWrong(msg)
-    parts = ["# Tables\n", *([told] if told else [])]
-    for sheet in made:
-        (folder / f"{sheet.name}.csv").write_text(as_csv(sheet), encoding="utf-8")
-        (folder / f"{sheet.name}.tex").write_text(as_latex(sheet), encoding="utf-8")
-        parts.append(as_markdown(sheet))
+    parts = ["# Tables\n", *([introduction] if introduction else [])]
+    for table in made:
+        (folder / f"{table.name}.csv").write_text(as_csv(table), encoding="utf-8")
+        (folder / f"{table.name}.tex").write_text(as_latex(table), encoding="utf-8")
+        parts.append(as_markdown(table))
     for test_set in SETS:
         for draw, name in ((draw_accuracy, "boxplot"), (draw_conformity, "boxplot-ci")):
             path = folder / f"{name}-{test_set}.png"
@@ -81,29 +80,31 @@ def write_tables(
     report(f"{len(made)} tables in {folder / 'tables.md'}, each also as .csv and .tex beside it")
 
 
-def sheets(scores: Sequence[Score], timed: str = TIMED) -> list[Sheet]:
-    """Every table of which the scores have something."""
+def study_tables(scores: Sequence[Score], timed: str = TIMED) -> list[Table]:
+    """Every table that the scores have a value for."""
     made = []
     for test_set in SETS:
         if not summary.accuracy(scores, test_set, ()):
             continue
-        missed = summary.missed(scores, test_set)
+        missed = summary.missed_scans(scores, test_set)
         for without in ((), missed) if missed else ((),):
-            made.append(_accuracy_sheet(scores, test_set, without, missed))
-            made.append(_difference_sheet(scores, test_set, without))
-        made.append(_case_sheet(scores, test_set))
-        made.append(_overall_sheet(scores, test_set))
+            made.append(_accuracy_table(scores, test_set, without, missed))
+            made.append(_difference_table(scores, test_set, without))
+        made.append(_case_table(scores, test_set))
+        made.append(_overall_table(scores, test_set))
         if against := summary.blocks_against_slices(scores, test_set):
-            made.append(_against_sheet(against, test_set))
-    every = [(own, scan) for own in SETS for scan in summary.missed(scores, own)]
+            made.append(_against_table(against, test_set))
+    every = [
+        (test_set, scan) for test_set in SETS for scan in summary.missed_scans(scores, test_set)
+    ]
     for left_out in ([], every) if every else ([],):
-        if found := summary.conformity(scores, left_out):
-            rows = _conformity_rows(found, published.conformity())
+        if cells := summary.conformity(scores, left_out):
+            rows = _conformity_rows(cells, published.conformity())
             name = "table3" + ("-without-missed" if left_out else "")
             caption = _conformity_caption() + _about_left_out(left_out)
-            made.append(Sheet(name, caption, _conformity_columns(), rows))
+            made.append(Table(name, caption, _conformity_columns(), rows))
     if measured := summary.times(scores):
-        made.append(_time_sheet(measured, timed))
+        made.append(_time_table(measured, timed))
     return made
 
 
@@ -111,7 +112,7 @@ def sheets(scores: Sequence[Score], timed: str = TIMED) -> list[Sheet]:
 
 
 def accuracy_columns() -> tuple[str, ...]:
-    """The columns of Tables 1 and 2, with one that says whose numbers they are."""
+    """The columns of Tables 1 and 2, with "Of": numbers of this study or of the paper."""
     values = [f"{word} {what}" for word in MEASURES.values() for what in ("Mean ± SD", "Median")]
     return ("Organ", "Algorithm", "Model", "Of", *values)
 
@@ -124,7 +125,7 @@ def accuracy_cells(row: Row, test_set: str) -> tuple[str, ...]:
         measure: "" if cell.cleaned is None else _mean_and_sd(*cell.cleaned)
         for measure, cell in row.cells.items()
     }
-    # As in the paper: in parentheses where the clean-up changes something that can be seen.
+    # As in the paper: parentheses only if the clean-up changes a printed digit.
     changed = any(text and text != shown[measure] for measure, text in after.items())
     for measure, cell in row.cells.items():
         parenthesis = f" ({after[measure]})" if changed and after[measure] else ""
@@ -132,30 +133,30 @@ def accuracy_cells(row: Row, test_set: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _accuracy_sheet(
+def _accuracy_table(
     scores: Sequence[Score], test_set: str, without: Sequence[str], missed: Sequence[str]
-) -> Sheet:
+) -> Table:
     ours = summary.accuracy(scores, test_set, without)
-    theirs = {(row.organ, row.system): row for row in published.accuracy(test_set)}
+    paper = {(row.organ, row.system): row for row in published.accuracy(test_set)}
     rows = []
     for row in ours:
         system = _system(row.system)
         start = (ORGAN_WORDS[row.organ], system.algorithm)
         rows.append((*start, system.model_here, OURS, *accuracy_cells(row, test_set)))
-        if same := theirs.get((row.organ, row.system)):
+        if same := paper.get((row.organ, row.system)):
             rows.append((*start, system.model, PAPER, *accuracy_cells(same, test_set)))
-    scans = {own.scan for own in scores if own.set == test_set} - set(without)
-    animals = {own.animal for own in scores if own.set == test_set and own.scan in scans}
+    scans = {score.scan for score in scores if score.set == test_set} - set(without)
+    animals = {score.animal for score in scores if score.set == test_set and score.scan in scans}
     caption = (
         f"DSC, MSD and 95p HD for {SETS[test_set]} against observer 1, {len(scans)} scans of "
-        f"{len(animals)} animals; the paper's own values below. * differs from nnU-Net "
+        f"{len(animals)} animals; the paper's values below. * differs from nnU-Net "
         f"{REFERENCE_SYSTEM}, two-tailed Wilcoxon signed rank test, p < 0.05, pairs that do not "
         f"differ dropped (zero_method {ZERO_METHOD!r}). In parentheses: after the islands were "
         f"removed. {_about_missed(without, missed)}{_about_undrawn(scores, test_set)}"
-        f"{_about_unscored(scores, test_set)}{_about_limn(scores, test_set)}"
+        f"{_about_incomplete(scores, test_set)}{_about_limn(scores, test_set)}"
     )
     name = TABLE_OF[test_set] + ("-without-missed" if without else "")
-    return Sheet(name, caption, accuracy_columns(), tuple(rows))
+    return Table(name, caption, accuracy_columns(), tuple(rows))
 
 
 def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
@@ -170,37 +171,39 @@ def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
 
 
 def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
-    found = summary.undrawn(scores, test_set)
-    told = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in found.items())
-    return f" Not scored, for observer 1 did not draw it: {told}." if found else ""
+    counts = summary.undrawn_organs(scores, test_set)
+    organs = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in counts.items())
+    return f" Not scored, because observer 1 did not draw it: {organs}." if counts else ""
 
 
 def _about_limn(scores: Sequence[Score], test_set: str) -> str:
-    scans = summary.missed_by_limn(scores, test_set)
-    told = f" limn's engine missed an organ on {', '.join(scans)}: DSC 0, no distance."
-    return told if scans else ""
+    scans = summary.scans_missed_by_limn(scores, test_set)
+    if not scans:
+        return ""
+    return f" limn's engine missed an organ on {', '.join(scans)}: DSC 0, no distance."
 
 
-def _about_unscored(scores: Sequence[Score], test_set: str) -> str:
-    lacking = summary.unscored(scores, test_set)
+def _about_incomplete(scores: Sequence[Score], test_set: str) -> str:
+    lacking = summary.incomplete_systems(scores, test_set)
     systems = [system for system in in_order(set(lacking)) if system.key in lacking]
-    told = ", ".join(
-        f"{own.algorithm} {own.model} lacks scores of {lacking[own.key]}" for own in systems
+    counts = ", ".join(
+        f"{system.algorithm} {system.model} lacks scores of {lacking[system.key]}"
+        for system in systems
     )
-    said = f" **Not of all scans**: {told}; its means are not comparable." if told else ""
-    if not any(own.set == test_set and own.system == REFERENCE_SYSTEM for own in scores):
-        said += f" There are no scores of {REFERENCE_SYSTEM}: nothing was tested, no asterisks."
-    return said
+    text = f" **Not of all scans**: {counts}; its means are not comparable." if counts else ""
+    if not any(score.set == test_set and score.system == REFERENCE_SYSTEM for score in scores):
+        text += f" There are no scores of {REFERENCE_SYSTEM}: nothing was tested, no asterisks."
+    return text
 
 
-def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Sheet:
+def _difference_table(scores: Sequence[Score], test_set: str, without: Sequence[str]) -> Table:
     rows = tuple(_difference_row(each) for each in summary.differences(scores, test_set, without))
     name = TABLE_OF[test_set] + "-differences" + ("-without-missed" if without else "")
     caption = (
         f"What stands behind the asterisks for {SETS[test_set]}: mean difference from nnU-Net "
         f"{REFERENCE_SYSTEM} with a 95 % bootstrap interval over animals, and the p of the signed "
-        "rank test over scans, which leaves ties out. Where the interval holds 0 and the asterisk "
-        "stands, few animals speak for many scans."
+        "rank test over scans, which leaves ties out. An asterisk with an interval that contains 0 "
+        "means that many scans come from few animals."
     )
     columns = (
         "Organ",
@@ -215,58 +218,65 @@ def _difference_sheet(scores: Sequence[Score], test_set: str, without: Sequence[
         "95 % interval",
         "p",
     )
-    return Sheet(name, caption, columns, rows)
+    return Table(name, caption, columns, rows)
 
 
 def _difference_row(each: Difference) -> tuple[str, ...]:
-    system, held = _system(each.system), each.held
+    system, comparison = _system(each.system), each.comparison
     return (
         ORGAN_WORDS[each.organ],
         system.algorithm,
         system.model_here,
         MEASURES[each.measure],
-        str(held.pairs),
-        str(held.ties),
-        str(held.dropped),
-        str(held.animals),
-        *_held_cells(held),
+        str(comparison.pairs),
+        str(comparison.ties),
+        str(comparison.dropped),
+        str(comparison.animals),
+        *_comparison_cells(comparison),
     )
 
 
-def _held_cells(held: Comparison) -> tuple[str, str, str]:
+def _comparison_cells(comparison: Comparison) -> tuple[str, str, str]:
     """Mean difference, interval, p."""
     return (
-        _signed(held.mean_difference),
-        NOTHING if math.isnan(held.low) else f"{_signed(held.low)} to {_signed(held.high)}",
-        NOTHING if math.isnan(held.p) else f"{held.p:.4f}" + "*" * held.is_significant,
+        _signed(comparison.mean_difference),
+        NOTHING
+        if math.isnan(comparison.low)
+        else f"{_signed(comparison.low)} to {_signed(comparison.high)}",
+        NOTHING
+        if math.isnan(comparison.p)
+        else f"{comparison.p:.4f}" + "*" * comparison.is_significant,
     )
 
 
-def _overall_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
+def _overall_table(scores: Sequence[Score], test_set: str) -> Table:
     rows = []
-    for own in summary.overall(scores, test_set):
-        system = _system(own.system)
-        cells = (_thousandths(own.mean, own.sd), _thousandths(*(own.cleaned or (math.nan,) * 2)))
-        rows.append((system.algorithm, system.model_here, str(own.scans), *cells))
+    for overall in summary.overall(scores, test_set):
+        system = _system(overall.system)
+        cells = (
+            _thousandths(overall.mean, overall.sd),
+            _thousandths(*(overall.cleaned or (math.nan,) * 2)),
+        )
+        rows.append((system.algorithm, system.model_here, str(overall.scans), *cells))
     caption = (
         f"In one number, for {SETS[test_set]}: the mean DSC of a scan's organs against observer 1, "
         "mean ± SD over scans; a missed organ counts 0."
     )
     columns = ("Algorithm", "Model", "Scans", "Mean DSC", "Islands removed")
-    return Sheet(f"overall-{test_set}", caption, columns, tuple(rows))
+    return Table(f"overall-{test_set}", caption, columns, tuple(rows))
 
 
-def _against_sheet(against: Sequence[BlocksAgainstSlices], test_set: str) -> Sheet:
+def _against_table(against: Sequence[BlocksAgainstSlices], test_set: str) -> Table:
     rows = tuple(
         (
-            _system(own.blocks).named,
-            _system(own.slices).named,
-            own.cleaned,
-            str(own.held.pairs),
-            str(own.held.animals),
-            *_held_cells(own.held),
+            _system(pair.blocks).named,
+            _system(pair.slices).named,
+            pair.cleaned,
+            str(pair.comparison.pairs),
+            str(pair.comparison.animals),
+            *_comparison_cells(pair.comparison),
         )
-        for own in against
+        for pair in against
     )
     caption = (
         f"3D systems against 2D ones for {SETS[test_set]}: difference of the mean DSC of a scan's "
@@ -283,27 +293,27 @@ def _against_sheet(against: Sequence[BlocksAgainstSlices], test_set: str) -> She
         "95 % interval",
         "p",
     )
-    return Sheet(f"3d-against-2d-{test_set}", caption, columns, rows)
+    return Table(f"3d-against-2d-{test_set}", caption, columns, rows)
 
 
-def _case_sheet(scores: Sequence[Score], test_set: str) -> Sheet:
-    systems = in_order({own.system for own in scores if own.set == test_set} - {OBSERVERS})
+def _case_table(scores: Sequence[Score], test_set: str) -> Table:
+    systems = in_order({score.system for score in scores if score.set == test_set} - {OBSERVERS})
     rows = []
     for system in systems:
-        held = summary.by_organ(scores, test_set, system.key)
-        for which, scan in summary.cases(held).items():
-            each = ", ".join(
-                f"{ORGAN_WORDS[organ]} {_two(own.dsc)} / {_two(own.hd95_mm)}"
-                for organ, own in held[scan].items()
+        by_scan = summary.by_organ(scores, test_set, system.key)
+        for which, scan in summary.cases(by_scan).items():
+            organs = ", ".join(
+                f"{ORGAN_WORDS[organ]} {_two(score.dsc)} / {_two(score.hd95_mm)}"
+                for organ, score in by_scan[scan].items()
             )
-            mean = f"{summary.mean_dsc(held[scan]):.3f}"
-            rows.append((system.algorithm, system.model_here, which, scan, mean, each))
+            mean = f"{summary.mean_dsc(by_scan[scan]):.3f}"
+            rows.append((system.algorithm, system.model_here, which, scan, mean, organs))
     caption = (
-        f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}; of each organ DSC "
-        "/ 95p HD in mm."
+        f"Best, intermediate and worst scans by mean DSC for {SETS[test_set]}; for each organ "
+        "DSC / 95p HD in mm."
     )
     columns = ("Algorithm", "Model", "Case", "Scan", "Mean DSC", "Organs")
-    return Sheet(f"cases-{test_set}", caption, columns, tuple(rows))
+    return Table(f"cases-{test_set}", caption, columns, tuple(rows))
 
 
 # Table 3
@@ -327,8 +337,8 @@ def _conformity_columns() -> tuple[str, ...]:
 def _conformity_caption() -> str:
     return (
         "Generalised conformity index (mean ± SD) against the consensus of the observers (2 of 3; "
-        "of the cord both of 2; lungs joined), and among the observers themselves; the paper's "
-        "own values below. The best system is bold."
+        "for the cord both of 2; lungs joined), and among the observers themselves; the paper's "
+        "values below. The best system is bold."
     )
 
 
@@ -338,59 +348,59 @@ def _about_left_out(left_out: Sequence[tuple[str, str]]) -> str:
 
 
 def _conformity_rows(
-    ours: Sequence[Conformity], theirs: Sequence[Conformity]
+    ours: Sequence[Conformity], paper: Sequence[Conformity]
 ) -> tuple[tuple[str, ...], ...]:
     rows = []
     for system in in_order({cell.system for cell in ours}):
         start = system.algorithm
         rows.append((start, system.model_here, OURS, *conformity_cells(ours, system.key)))
-        if any(cell.system == system.key for cell in theirs):
-            rows.append((start, system.model, PAPER, *conformity_cells(theirs, system.key)))
+        if any(cell.system == system.key for cell in paper):
+            rows.append((start, system.model, PAPER, *conformity_cells(paper, system.key)))
     return tuple(rows)
 
 
 def conformity_cells(cells: Sequence[Conformity], system: str) -> tuple[str, ...]:
-    """The six cells of a line of Table 3, as the paper writes them; the best of all bold."""
+    """The six cells of a line of Table 3, as the paper writes them; the best system is bold."""
     texts = []
     for test_set in SETS:
         for structure in ComparedStructure:
             column = [cell for cell in cells if (cell.set, cell.organ) == (test_set, structure)]
-            own = next((cell for cell in column if cell.system == system), None)
-            if own is None:
+            shown = next((cell for cell in column if cell.system == system), None)
+            if shown is None:
                 texts.append(NOTHING)
                 continue
             best = max((cell.mean for cell in column if cell.system != OBSERVERS), default=math.inf)
-            sd = NOTHING if math.isnan(own.sd) else f"{100 * own.sd:.0f}%"
-            text = f"{100 * own.mean:.0f}% ± {sd}"
-            texts.append(f"**{text}**" if own.mean == best and system != OBSERVERS else text)
+            sd = NOTHING if math.isnan(shown.sd) else f"{100 * shown.sd:.0f}%"
+            text = f"{100 * shown.mean:.0f}% ± {sd}"
+            texts.append(f"**{text}**" if shown.mean == best and system != OBSERVERS else text)
     return tuple(texts)
 
 
 # Table 4
 
 
-def _time_sheet(measured: Sequence[Time], timed: str) -> Sheet:
-    theirs = {time.system: time for time in published.times()}
+def _time_table(measured: Sequence[Time], timed: str) -> Table:
+    paper = {time.system: time for time in published.times()}
     rows = []
     for time in measured:
         system = _system(time.system)
         start, stage = system.algorithm, STAGES.get(system.key, "")
         rows.append((start, system.model_here + stage, OURS, *time_cells(time)))
-        if same := theirs.get(time.system):
+        if same := paper.get(time.system):
             rows.append((start, system.model + stage, PAPER, *time_cells(same)))
     if MANUAL not in {time.system for time in measured}:
         manual = _system(MANUAL)
-        rows.append((manual.algorithm, manual.model, PAPER, *time_cells(theirs[MANUAL])))
+        rows.append((manual.algorithm, manual.model, PAPER, *time_cells(paper[MANUAL])))
     caption = (
         "Mean preprocessing, inference and total runtime (image read until labels on disk) in "
-        f"seconds a scan, {timed}; the paper's own values below (NVIDIA Quadro RTX 6000)."
+        f"seconds a scan, {timed}; the paper's values below (NVIDIA Quadro RTX 6000)."
     )
     columns = ("Algorithm", "Model", "Of", *TIMES.values())
-    return Sheet("table4", caption, columns, tuple(rows))
+    return Table("table4", caption, columns, tuple(rows))
 
 
 def time_cells(time: Time) -> tuple[str, ...]:
-    """The three cells of a line of Table 4: whole seconds, as in the paper, tenths below ten."""
+    """The three cells of a line of Table 4: whole seconds as in the paper, tenths below 10 s."""
     return tuple(_seconds(s) for s in (time.preprocess_s, time.inference_s, time.runtime_s))
 
 
@@ -407,7 +417,7 @@ def _system(key: str) -> System:
 
 
 def _two(value: float) -> str:
-    """Two decimals, one from ten on, as the paper does."""
+    """Two decimals below ten, one from ten on, as in the paper."""
     if math.isnan(value):
         return NOTHING
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -23,7 +23,7 @@ from limn.domain.timing import Stopwatch
 from limn.lab.data.dataset import Entry
 from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
 from limn.lab.data.readers import read_ct
-from limn.lab.measure.scores import Scan, Score, of_drawing, of_observers, write_scores
+from limn.lab.measure.scores import Scan, Score, observer_scores, system_scores, write_scores
 from limn.lab.nifti import to_image
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.lab.process.timed import write_record
@@ -160,10 +160,10 @@ def _score_scan(folders: Folders, own: Entry, systems: Sequence[str]) -> list[Sc
         for name in OBSERVERS
         if (path := getattr(own, name))
     }
-    found = of_observers(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
+    found = observer_scores(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
     for system in systems:
         drawn = read_drawing(folders.labels(system, own.scan), volume)
-        found += of_drawing(scan, system, drawn, observers, LUNGS_LABEL, USUAL_CLEAN)
+        found += system_scores(scan, system, drawn, observers, LUNGS_LABEL, USUAL_CLEAN)
         times = json.loads(folders.times(system, own.scan).read_text(encoding="utf-8"))
         found += [
             Score(own.split, own.scan, own.animal, system, "", "no", "", name, times[name])

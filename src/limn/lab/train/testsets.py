@@ -15,14 +15,14 @@ from pathlib import Path
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels
 from limn.lab.measure.evaluate import (
-    Known,
+    ScanWithTruth,
     Trial,
-    draw,
+    draw_comparison,
     evaluate,
-    only_for,
-    read_scores,
-    table,
-    worst,
+    markdown_table,
+    read_rows,
+    refuse_other_scores,
+    worst_scans,
 )
 from limn.lab.phantoms.orientation import mirror_pixels, turn_pixels
 from limn.lab.train.nnunet_folder import note_measured
@@ -49,21 +49,21 @@ def _scanner(spacing_mm: float, offset_hu: float = 0.0) -> Scanner:
     return Scanner(spacing, (z, y, x), (0.0, 0.0, -1.0), offset_hu=offset_hu)
 
 
-def _known(mouse: Mouse, scanner: Scanner) -> Known:
+def _known(mouse: Mouse, scanner: Scanner) -> ScanWithTruth:
     volume, shares = expose(mouse, scanner, mouse.seed)
     truth = Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
-    return Known(volume, truth, inside(mouse, volume.grid))
+    return ScanWithTruth(volume, truth, inside(mouse, volume.grid))
 
 
-def _at_spacing(spacing_mm: float, seed: int) -> Known:
+def _at_spacing(spacing_mm: float, seed: int) -> ScanWithTruth:
     return _known(conceive(seed), _scanner(spacing_mm))
 
 
-def _off(offset_hu: float, seed: int) -> Known:
+def _off(offset_hu: float, seed: int) -> ScanWithTruth:
     return _known(conceive(seed), _scanner(PLAIN_MM, offset_hu))
 
 
-def _crowded(seed: int) -> Known:
+def _crowded(seed: int) -> ScanWithTruth:
     mouse = conceive(seed, neighbour=True)
     around = replace(mouse.around, tubes=6, wires=2, nozzle=True)
     plain = _scanner(PLAIN_MM)
@@ -78,15 +78,15 @@ def _crowded(seed: int) -> Known:
     return _known(replace(mouse, around=around), wide)
 
 
-def _lying(how: str, axis: str, seed: int) -> Known:
+def _lying(how: str, axis: str, seed: int) -> ScanWithTruth:
     known = _known(conceive(seed), _scanner(PLAIN_MM))
     change = turn_pixels if how == "turned" else mirror_pixels
-    return Known(*change(known.volume, known.truth, axis))
+    return ScanWithTruth(*change(known.volume, known.truth, axis))
 
 
 def stress_trials(mice: int) -> list[Trial]:
     """Every condition on so many mice each."""
-    conditions: dict[str, Callable[[int], Known]] = {}
+    conditions: dict[str, Callable[[int], ScanWithTruth]] = {}
     conditions |= {f"{mm} mm": partial(_at_spacing, mm) for mm in SPACINGS_MM}
     conditions |= {f"{hu:+.0f} HU": partial(_off, hu) for hu in OFFSETS_HU}
     conditions["tubes, wires, neighbour"] = _crowded
@@ -118,9 +118,9 @@ def cohort_trials(*, wide: bool) -> list[Trial]:
     ]
 
 
-def _visit(cohort: Cohort, visit: Visit) -> Known:
+def _visit(cohort: Cohort, visit: Visit) -> ScanWithTruth:
     volume, truth = image(cohort, visit)
-    return Known(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
+    return ScanWithTruth(volume, truth, inside(mouse_of(cohort, visit), volume.grid))
 
 
 def try_bundle(
@@ -143,14 +143,18 @@ def try_bundle(
     trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
     opened = open_bundle(bundle)
     run = profile or opened.profile
-    only_for(folder, f"bundle {opened.label} {opened.sha256[:12]} profile {run} on {name}")
+    refuse_other_scores(
+        folder, f"bundle {opened.label} {opened.sha256[:12]} profile {run} on {name}"
+    )
     ensemble = Ensemble.load(opened, "cpu", run)
-    rows = read_scores(evaluate(trials, ensemble, folder, report))
-    (folder / "table.md").write_text(table(rows), encoding="utf-8")
+    rows = read_rows(evaluate(trials, ensemble, folder, report))
+    (folder / "table.md").write_text(markdown_table(rows), encoding="utf-8")
     if note:
         note_measured(bundle, rows, f"limn lab try, phantoms, set {name}, profile {run}")
     of_name = {(trial.group, trial.scan): trial for trial in trials}
     for group in dict.fromkeys(trial.group for trial in trials):
-        for scan in worst(rows, group, 1):
-            draw(of_name[group, scan], ensemble, folder / "worst" / f"{group} {scan}.png")
+        for scan in worst_scans(rows, group, 1):
+            draw_comparison(
+                of_name[group, scan], ensemble, folder / "worst" / f"{group} {scan}.png"
+            )
     report(f"{folder / 'table.md'} written, the worst cases drawn beside it")
