@@ -34,7 +34,7 @@ folder = "tps"
 
 
 class Ensemble:
-    """In place of the networks: says what it was given, and refuses or dies as told."""
+    """In place of the networks: records its jobs, and refuses or dies where a test wants that."""
 
     def __init__(self) -> None:
         self.loaded = 0
@@ -43,13 +43,13 @@ class Ensemble:
         self.deadly: set[str] = set()
 
     def warm_up(self, config: object) -> "Ensemble":
-        """Loading, which should happen once."""
+        """Count the loads; there should be one."""
         del config
         self.loaded += 1
         return self
 
     def contour(self, job: Job, label: str, warm: object) -> Result:
-        """One scan."""
+        """Contour one scan."""
         del label, warm
         self.jobs.append(job)
         if job.animal in self.deadly:
@@ -68,13 +68,13 @@ class Ensemble:
 
     @property
     def animals(self) -> list[str]:
-        """Whose scans it got."""
+        """The animals of its jobs."""
         return [job.animal for job in self.jobs]
 
 
 @pytest.fixture
 def ensemble(monkeypatch):
-    """No network is loaded."""
+    """Stand in for every network."""
     made = Ensemble()
     monkeypatch.setattr(here, "warm_up", made.warm_up)
     monkeypatch.setattr(here, "contour_here", made.contour)
@@ -84,7 +84,7 @@ def ensemble(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder of series folders, one level and two deep, with other files beside."""
+    """A folder of series folders, two levels deep, with other files beside the slices."""
     folder = tmp_path / "data set"
     for number, place in ((1, "day 1/a"), (2, "day 1/b"), (3, "day 2/a"), (9, "day 2/b")):
         write_slices(folder / place, slices(str(number)))
@@ -94,13 +94,13 @@ def data(tmp_path):
 
 
 def contour(out: Path, *folders: object, config: Path | None = None) -> int:
-    """``limn contour`` as a person gives it."""
+    """``limn contour`` as a person types it."""
     options = ["--config", str(config)] if config else ["--bundle", str(BUNDLE)]
     return main.main(["contour", *map(str, folders), "-o", str(out), *options])
 
 
 def outcomes(out: Path) -> dict[str, str]:
-    """What the notes say."""
+    """The outcome in the note of each series."""
     return {
         path.parent.relative_to(out).as_posix(): json.loads(path.read_text())["outcome"]
         for path in out.rglob("limn.json")
@@ -111,7 +111,7 @@ EACH = ("day 1/a", "day 1/b", "day 2/a", "day 2/b")
 
 
 def test_a_folder_of_series_folders(data, ensemble, tmp_path, capsys):
-    """Every series on one warm ensemble, into a tree like theirs; a table, and what to look at."""
+    """Every series on one warm ensemble, into the same tree; the summary says what to look at."""
     out = tmp_path / "out"
     assert contour(out, data) == 0
     assert ensemble.loaded == 1
@@ -133,7 +133,7 @@ def test_a_folder_of_series_folders(data, ensemble, tmp_path, capsys):
 
 
 def test_a_bad_series_never_stops_the_rest(data, ensemble, tmp_path, capsys):
-    """Refused by the pipeline, two contents under one UID, cut off: named at the end, exit 1."""
+    """Refused, two contents under one UID, a file cut short: named at the end, exit code 1."""
     ensemble.refused = {"M2"}
     twice = slices("4")
     twice[1].SOPInstanceUID = twice[0].SOPInstanceUID
@@ -152,7 +152,7 @@ def test_a_bad_series_never_stops_the_rest(data, ensemble, tmp_path, capsys):
 
 
 def test_a_second_run_does_what_is_left(data, ensemble, tmp_path, capsys):
-    """Done is done, refused is tried again; new series and changed files run."""
+    """Done series are skipped; refused ones, new ones and changed ones run."""
     out = tmp_path / "out"
     ensemble.refused = {"M2"}
     contour(out, data)
@@ -177,7 +177,7 @@ def test_a_second_run_does_what_is_left(data, ensemble, tmp_path, capsys):
 
 
 def test_the_same_input_gives_the_same_uids(data, ensemble, tmp_path):
-    """Whichever run contours it."""
+    """Two runs give the same UIDs."""
     for name in ("one", "two"):
         contour(tmp_path / name, data)
     uids = [(job.sop_instance_uid, job.series_instance_uid) for job in ensemble.jobs]
@@ -186,7 +186,7 @@ def test_the_same_input_gives_the_same_uids(data, ensemble, tmp_path):
 
 
 def test_a_series_that_kills_limn_is_left_out_at_last(data, ensemble, tmp_path, capsys):
-    """Three deaths, each at the same series; then the rest runs and it is named."""
+    """After three deaths over one series the rest runs, and the summary names that series."""
     out = tmp_path / "out"
     ensemble.deadly = {"M2"}
     for _ in range(3):
@@ -207,7 +207,7 @@ def test_a_series_that_kills_limn_is_left_out_at_last(data, ensemble, tmp_path, 
 
 
 def test_ctrl_c_is_no_death(data, ensemble, tmp_path, monkeypatch):
-    """However often a person stops it, no series is blamed."""
+    """However often a person stops limn, no series is left out for it."""
     out = tmp_path / "out"
 
     def stopped(*_: object) -> Result:
@@ -222,7 +222,7 @@ def test_ctrl_c_is_no_death(data, ensemble, tmp_path, monkeypatch):
 
 
 def test_several_folders(data, ensemble, tmp_path):
-    """Each series under its folder's name; equal names are told apart; a series once."""
+    """Each series has its folder's name; equal names get a suffix; a series runs once."""
     other = tmp_path / "elsewhere" / "a"
     write_slices(other, slices("7"))
     write_slices(tmp_path / "copy", slices("1"))
@@ -245,7 +245,7 @@ def test_the_output_may_lie_within(data, ensemble):
 
 
 def test_one_folder_is_contoured_as_ever(tmp_path, monkeypatch, ensemble):
-    """One series in one folder, also below it: RS.dcm lies in the output folder itself."""
+    """One series in a folder or below it: RS.dcm lies in the output folder itself."""
     asked = []
     monkeypatch.setattr(many_folders, "contour_folder", lambda *given: asked.append(given[:2]))
     write_slices(tmp_path / "flat", slices("1"))
@@ -254,13 +254,13 @@ def test_one_folder_is_contoured_as_ever(tmp_path, monkeypatch, ensemble):
     out = tmp_path / "out"
     for name in ("flat", "deep"):
         assert contour(out, tmp_path / name) == 0
-    assert contour(out, tmp_path / "mixed") == 0, "which refuses it, for it holds two"
+    assert contour(out, tmp_path / "mixed") == 0, "contour_folder refuses it: it holds two"
     assert asked == [(tmp_path / name, out) for name in ("flat", "deep", "mixed")]
     assert ensemble.jobs == []
 
 
 def test_nothing_to_contour(tmp_path, capsys):
-    """A wrong folder is named at once."""
+    """The error names the wrong folder."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     out = tmp_path / "out"
@@ -351,7 +351,7 @@ def test_a_running_node_contours_them_behind_live_scans(data, engine, tmp_path, 
 
 
 def test_a_node_and_this_process_go_on_where_the_other_was(data, engine, tmp_path):
-    """What a node contoured is not contoured here, and the other way round; the UIDs agree."""
+    """A series that one of them contoured is done for the other; the UIDs are the same."""
     out = tmp_path / "out"
     engine.ensemble.refused = {"M3", "M9"}
     with engine.running():
@@ -372,7 +372,7 @@ def test_a_node_and_this_process_go_on_where_the_other_was(data, engine, tmp_pat
 
 
 def test_a_series_that_kills_the_nodes_worker(data, engine, tmp_path, capsys):
-    """Quarantined by the node: named with the command, left out until that was given."""
+    """Quarantined by the node: left out until a person has run the command that is printed."""
     out = tmp_path / "out"
     engine.ensemble.deadly = {"M2"}
     with engine.running():
@@ -387,8 +387,22 @@ def test_a_series_that_kills_the_nodes_worker(data, engine, tmp_path, capsys):
         assert contour(out, data, config=engine.config) == 0
 
 
+def test_a_series_that_a_lost_journal_quarantined_runs_again(data, engine, tmp_path):
+    """The node has begun a new journal: no command could let the series run again."""
+    out = tmp_path / "out"
+    engine.ensemble.deadly = {"M2"}
+    with engine.running():
+        assert contour(out, data, config=engine.config) == exits.EXIT_WRONG
+    for path in engine.data.glob("journal.sqlite*"):
+        path.unlink()
+    Journal(engine.data / "journal.sqlite").close()
+    engine.ensemble.deadly = set()
+    assert contour(out, data, config=engine.config) == 0
+    assert engine.ensemble.animals == ["M2"]
+
+
 def test_a_live_scan_of_the_same_series_is_its_own(data, engine, tmp_path):
-    """Contoured for a folder yesterday, sent to the node today: the planning system gets it."""
+    """Contoured for a folder, then sent to the node: the planning system gets it all the same."""
     with engine.running():
         contour(tmp_path / "out", data, config=engine.config)
     with closing(Journal(engine.data / "journal.sqlite")) as journal:
@@ -407,8 +421,8 @@ def test_a_live_scan_of_the_same_series_is_its_own(data, engine, tmp_path):
         assert len(uids) == 2
 
 
-def test_a_full_disk_is_said(data, ensemble, tmp_path, monkeypatch, capsys):
-    """Not a traceback: what, where, and that the same command goes on."""
+def test_a_full_disk_is_named(data, ensemble, tmp_path, monkeypatch, capsys):
+    """The error names the file and says that the same command goes on; no traceback."""
     del ensemble
 
     def full(path: Path, contents: bytes) -> None:
@@ -422,7 +436,7 @@ def test_a_full_disk_is_said(data, ensemble, tmp_path, monkeypatch, capsys):
 
 
 def test_uids_of_series_are_no_paths(tmp_path, ensemble):
-    """Names come from folders; where two series share one, from a hash."""
+    """Names come from folders; two series in one folder get the hash of their UID."""
     both = slices("1")
     other = slices("2", 21)
     for ds in other:

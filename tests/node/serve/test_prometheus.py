@@ -139,7 +139,7 @@ def test_a_damaged_journal_is_told(config: Config) -> None:
     found = parsed(metrics)
     assert found["limn_journal_ok"].samples[0].value == 0
     assert "limn_scans" not in found
-    assert any("is damaged" in reason for reason in metrics.ailments())
+    assert any("is damaged" in reason for reason in metrics.faults())
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def test_health_knocks_at_no_door(config: Config) -> None:
     """Whoever may come in: a look from this host is no caller, to be refused and warned of."""
     config.ready_path.write_text("1\n")
     with socket.create_server(("127.0.0.1", config.receive.port)) as door:
-        assert Metrics(config, lambda: ALL_UP).ailments() == []
+        assert Metrics(config, lambda: ALL_UP).faults() == []
         door.settimeout(0.2)
         with pytest.raises(TimeoutError):
             door.accept()
@@ -211,8 +211,8 @@ def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
     """Receiver and engine stand on another host; here only the worker can ail."""
     receive = config.receive.model_copy(update={"min_free_mb": 10**9})
     config = config.model_copy(update={"receive": receive})
-    assert Metrics(config, lambda: [ProcessState("worker", True, 0)]).ailments() == []
-    ill = Metrics(config, lambda: [ProcessState("worker", False, 0)]).ailments()
+    assert Metrics(config, lambda: [ProcessState("worker", True, 0)]).faults() == []
+    ill = Metrics(config, lambda: [ProcessState("worker", False, 0)]).faults()
     assert ill == ["worker does not run"]
 
 

@@ -14,7 +14,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.files import write_durably
 from limn.node.batch.find_series import FoundSeries, read_series
 from limn.node.config import Config
-from limn.node.store.journal import Journal
+from limn.node.store.reader import JournalReader
 from limn.node.store.rows import Arrived
 
 NOTE = "limn.json"
@@ -124,10 +124,11 @@ class Notes:
         """Whether `limn retry` let a scan of the node run again."""
         if "scan" not in note.record or not self._config.journal_path.exists():
             return False
-        with closing(Journal(self._config.journal_path)) as journal:
+        with closing(JournalReader(self._config.journal_path)) as journal:
             try:
                 return journal.scan(int(note.record["scan"])).state != "quarantined"
-            except LookupError:
+            except (LookupError, StopIteration):
+                # The node has begun a new journal since.
                 return True
 
 

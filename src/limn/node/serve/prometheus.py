@@ -1,8 +1,8 @@
 """Metrics for Prometheus and a health page, over HTTP from the supervisor, off by default.
 
 The supervisor outlives every other process, so that the page can say which of them is down. It
-keeps no counts of its own but restarts: what is in the journal and the scan log is asked there,
-so that a restart of the node resets nothing.
+counts only restarts itself; every other figure comes from the journal and the scan log, so that a
+restart of the node resets nothing.
 
 The text format is that of https://prometheus.io/docs/instrumenting/exposition_formats/, 0.0.4.
 """
@@ -32,12 +32,12 @@ from limn.node.store.schema import JournalBusy, JournalError
 
 log = logging.getLogger(__name__)
 
-# s; an animal under anaesthesia makes a minute long and five too long.
+# With an animal under anaesthesia a minute is long and five are too long.
 BUCKETS_S = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0)
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PROBE_S = 2.0
 REQUEST_S = 5.0
-# The whole register is read for it.
+# The check reads the whole journal.
 INTEGRITY_EVERY_S = 600.0
 
 
@@ -73,30 +73,30 @@ class Family:
 
 
 class Metrics:
-    """What is known of this host's part of the node, asked anew at every request."""
+    """The metrics of this host's part of the node, collected at every request."""
 
     def __init__(self, config: Config, processes: Callable[[], Sequence[ProcessState]]) -> None:
         self._config = config
         self._processes = processes
         self._lock = threading.Lock()
         self._logged: list[dict[str, str]] = []
-        self._logged_as: tuple[int, int] = (0, 0)
+        self._logged_version: tuple[int, int] = (0, 0)
         self._sound = True
-        self._asked_sound_s = float("-inf")
+        self._checked_s = float("-inf")
 
     def text(self) -> str:
-        """Everything, in the text format."""
+        """Every metric, in the text format."""
         families = [*self._of_processes(), *self._of_disk(), *self._of_journal(), *self._of_log()]
         return "\n".join(line for family in families for line in family.lines()) + "\n"
 
-    def ailments(self) -> list[str]:
+    def faults(self) -> list[str]:
         """Why the next scan would not be contoured now; empty if all is well."""
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
         if any(each.name == "receiver" for each in self._processes()):
-            found += [*self._of_doors(), *self._of_room()]
+            found += [*self._receiving_faults(), *self._disk_faults()]
         return found
 
-    def _of_doors(self) -> Iterator[str]:
+    def _receiving_faults(self) -> Iterator[str]:
         receive = self._config.receive
         if not _is_taken(receive.host, receive.port):
             yield f"nothing listens on {receive.host}:{receive.port}"
@@ -105,8 +105,8 @@ class Metrics:
         if not self._journal_sound():
             yield f"{self._config.journal_path} is damaged; start limn again, which sets it aside"
 
-    def _of_room(self) -> Iterator[str]:
-        """Only where scans are received: a host of workers takes none, however full its disk."""
+    def _disk_faults(self) -> Iterator[str]:
+        """Only for a host that receives: one with workers alone needs no room for scans."""
         try:
             if short := space.shortage(self._config):
                 yield short
@@ -132,7 +132,7 @@ class Metrics:
         free = Family("limn_disk_free_bytes", "gauge", "Free space below data_dir.")
         free.add(self._free_bytes())
         yield free
-        least = Family("limn_disk_watermark_bytes", "gauge", "Below this nobody is let in.")
+        least = Family("limn_disk_watermark_bytes", "gauge", "Below this senders are refused.")
         least.add(self._config.receive.refuse_free_mb * 2**20)
         yield least
 
@@ -180,20 +180,20 @@ class Metrics:
             try:
                 found = path.stat()
                 now = (found.st_size, found.st_mtime_ns)
-                if now != self._logged_as:
-                    # A row that is being written now has fewer columns; the next look has it.
+                if now != self._logged_version:
+                    # A row that is just being written has fewer columns; the next request has it.
                     self._logged = [row for row in scanlog.rows(path) if None not in row.values()]
-                    self._logged_as = now
+                    self._logged_version = now
             except OSError:
-                self._logged, self._logged_as = [], (0, 0)
+                self._logged, self._logged_version = [], (0, 0)
             return self._logged
 
     def _workers(self) -> int:
         try:
-            said = self._config.ready_path.read_text(encoding="utf-8").strip()
+            count = self._config.ready_path.read_text(encoding="utf-8").strip()
         except OSError:
             return 0
-        return int(said) if said.isdigit() else 1
+        return int(count) if count.isdigit() else 1
 
     def _free_bytes(self) -> int:
         try:
@@ -209,10 +209,10 @@ class Metrics:
             now_s = time.monotonic()
             if not self._config.journal_path.exists():
                 return True
-            # What was damaged stays so until the node starts again.
-            if self._sound and now_s >= self._asked_sound_s + INTEGRITY_EVERY_S:
+            # A damaged journal stays so until the node starts again.
+            if self._sound and now_s >= self._checked_s + INTEGRITY_EVERY_S:
                 self._sound = self._quick_check()
-                self._asked_sound_s = now_s
+                self._checked_s = now_s
             return self._sound
 
     def _quick_check(self) -> bool:
@@ -220,7 +220,7 @@ class Metrics:
             with closing(self._journal()) as journal:
                 return journal.is_sound()
         except JournalBusy:
-            # Locked for a moment, or not to be opened: no word on its contents.
+            # Locked for a moment, or it can't be opened: that says nothing about its contents.
             return True
         except JournalError:
             return False
@@ -264,12 +264,12 @@ def _of_register(journal: JournalReader, destinations: Iterable[str]) -> Iterato
 
 @contextmanager
 def serving(config: Config, processes: Callable[[], Sequence[ProcessState]]) -> Iterator[None]:
-    """Serve ``/metrics`` and ``/health`` meanwhile, if the site gives a port.
+    """Serve ``/metrics`` and ``/health`` within the ``with`` block, if the site gives a port.
 
     Raises
     ------
     ConfigWrong
-        If the port can't be had.
+        If the port can't be used.
     """
     if config.metrics.port is None:
         yield
@@ -311,7 +311,7 @@ def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
             if self.path == "/metrics":
                 self._answer(HTTPStatus.OK, TEXT_TYPE, metrics.text())
             elif self.path == "/health":
-                reasons = metrics.ailments()
+                reasons = metrics.faults()
                 status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
                 text = json.dumps({"ok": not reasons, "reasons": reasons})
                 self._answer(status, "application/json", text)
@@ -333,14 +333,14 @@ def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    """Whether somebody listens there, without a call that the receiver would refuse and log.
+    """Whether a process listens there, without a connection.
 
-    A door that lets in certain networks only, or asks for TLS, warns of everybody else.
+    A receiver with TLS or with a list of networks would log a warning for each connection.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         if sys.platform != "win32":
-            # Past what lingers of closed connections; on Windows it would share the port.
+            # A closed connection may linger; on Windows this option would share the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
