@@ -1,4 +1,4 @@
-"""Reads what decides about one instance from its bytes, or says why it can't be taken."""
+"""Reads from the bytes of one CT instance what identifies and places it, or says what is wrong."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from limn.dicom.bounded import (
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
-# PatientID is a Long String (PS3.5 6.2); in UTF-8 a letter more does no harm.
+# PatientID is a Long String of at most 64 characters (PS3.5 6.2).
 MAX_TEXT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedInstance:
-    """What the intake needs to know of one instance.
+    """What the intake needs to know about one instance.
 
     Attributes
     ----------
-    positions_mm : along the slice normal, one per frame; None where the header gives none
+    positions_mm : along the slice normal, one for each frame; None where the header gives none
     rounding_mm : size of the last decimal in which they are written
+    announced_slices : ImagesInAcquisition (PS3.3 C.7.6.1), if given
+    digest : SHA-256 of the data set, without the file meta information
     """
 
     sop_instance_uid: str
@@ -47,23 +49,23 @@ class ReceivedInstance:
 
 
 def input_digest(instances: Iterable[ReceivedInstance]) -> str:
-    """What identifies the content of a series, whatever order its instances came in."""
+    """SHA-256 that identifies the content of a series, in any order of its instances."""
     lines = sorted(f"{each.sop_instance_uid} {each.digest}" for each in instances)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Unreadable(Exception):
-    """Bytes that are no instance limn can take; the text says why."""
+    """The bytes are no CT instance that limn can use; the text says why."""
 
 
 def inflates(contents: bytes) -> bool:
-    """Whether reading an instance may take a thousand times its size, up to the limit for one."""
+    """Whether the instance is deflated: reading it may need a thousand times its size."""
     uid = DeflatedExplicitVRLittleEndian.encode()
     return uid in contents[: _dataset_offset(contents) or None]
 
 
 def inspect(contents: bytes) -> ReceivedInstance:
-    """Read what decides about an instance.
+    """Read one CT instance.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
     if not contents:
         raise Unreadable("the file is empty")
     try:
-        # First, because it leaves the interpreter to the thread that writes these bytes.
+        # The hash first: it releases the interpreter to the thread that writes these bytes.
         digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
         ds = read(contents, leave_pixels=True)
         _check(ds, len(contents))
@@ -97,7 +99,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
 
 
 def _dataset_offset(contents: bytes) -> int:
-    """Where the data set begins, past the file meta that every sender writes its own way.
+    """Where the data set begins, after the file meta, which differs from sender to sender.
 
     After 128 bytes and DICM comes the meta's length, (0002,0000) UL (PS3.10 7.1).
     """
@@ -117,7 +119,7 @@ def _check(ds: Dataset, total_bytes: int) -> None:
         raise Unreadable(msg)
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         uid = UID(str(ds.get(keyword) or ""))
-        # Without a study it is refused with the whole series, by name.
+        # Without a study UID the worker refuses the whole series and says so.
         if not uid.is_valid and not (keyword == "StudyInstanceUID" and not uid):
             msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
             raise Unreadable(msg)
@@ -145,7 +147,7 @@ def _position_mm(ds: Dataset) -> float | None:
 
 
 def _plain(text: str) -> str:
-    """Text that can stand in one line of a log: no control characters, no end of it."""
+    """Text for one line of a log: without control characters and line ends."""
     return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_TEXT])
 
 

@@ -1,7 +1,8 @@
 """Certificates for a site's own use, from two authorities that never vouch for each other.
 
-Whoever holds a certificate of the engine's authority may run code on every host of the engine:
-Dask carries pickles. Scanners and planning systems therefore get theirs from another one.
+A host with a certificate of the engine's authority may run code on every host of the engine,
+because Dask sends pickles. Scanners and planning systems therefore get theirs from another
+authority.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from limn.domain.errors import ConfigWrong
 
 ENGINE, DICOM = "engine", "dicom"
-# What lies in the folder of a host, and what `engine.tls_dir` must hold.
+# The files in the folder of a host, and in `engine.tls_dir`.
 CA, CERT, KEY = TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 CA_KEY = "ca-key.pem"
 CA_LIFE = timedelta(days=3650)
-# As long as common TLS libraries accept of a host's certificate.
+# The longest life of a host's certificate that common TLS libraries accept.
 HOST_LIFE = timedelta(days=825)
 # Clocks of scanners are often off.
 BACKDATED = timedelta(days=1)
@@ -38,7 +39,7 @@ _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Whom a certificate names: the folder's name first, then further names and addresses."""
+    """The names and addresses in a certificate; the first one names its folder."""
 
     names: tuple[str, ...]
 
@@ -49,7 +50,7 @@ class Host:
         Raises
         ------
         ConfigWrong
-            If one is no host name and no IP address.
+            If a part is neither a host name nor an IP address.
         """
         names = tuple(name.strip() for name in text.split(","))
         for name in names:
@@ -65,10 +66,10 @@ class Host:
 
 
 def make(out: Path, hosts: Sequence[Host], peers: Sequence[Host], now: datetime) -> list[Path]:
-    """Write a folder per host and kind; returns them.
+    """Write a folder for each host and kind; returns the folders.
 
-    The authorities in ``out`` sign if they are there, so that a host can be added later. A host
-    of limn gets a certificate of both kinds, a peer (scanner, planning system) one for DICOM.
+    Authorities that ``out`` already holds sign again, so that a host can be added later. A host of
+    limn gets a certificate of both kinds, a peer (scanner, planning system) one for DICOM.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def make(out: Path, hosts: Sequence[Host], peers: Sequence[Host], now: datetime)
     folders = [out / kind / host.names[0] for kind, host in wanted]
     for folder in folders:
         if folder.exists() or folders.count(folder) > 1:
-            msg = f"{folder} is there already; nothing was changed. Delete it to make it anew"
+            msg = f"{folder} is there already; nothing was changed. Delete it to make it again"
             raise ConfigWrong(msg)
     authorities = {kind: _authority(out / kind, now) for kind in sorted({k for k, _ in wanted})}
     for folder, (kind, host) in zip(folders, wanted, strict=True):
@@ -90,7 +91,7 @@ def make(out: Path, hosts: Sequence[Host], peers: Sequence[Host], now: datetime)
 
 
 def valid_until(certificate: Path) -> datetime:
-    """When a certificate ends.
+    """When a certificate expires.
 
     Raises
     ------
@@ -166,7 +167,7 @@ def _issue(
 
 
 def _new_key(kind: str) -> _Key:
-    # DICOM devices are old: RSA is what every one of them knows (PS3.15 B.12).
+    # RSA, because old DICOM devices know nothing else (PS3.15 B.12).
     if kind == DICOM:
         return rsa.generate_private_key(public_exponent=65537, key_size=3072)
     return ec.generate_private_key(ec.SECP256R1())
@@ -229,7 +230,7 @@ def _pem_of_key(key: _Key) -> bytes:
 
 
 def _write(path: Path, text: bytes, *, secret: bool = False) -> None:
-    # The mode before the contents: a key is at no moment readable by others.
+    # The mode before the contents: others can read a key at no moment.
     path.touch(mode=0o600 if secret else 0o644, exist_ok=False)
     path.write_bytes(text)
 
@@ -240,7 +241,7 @@ def read(path: Path) -> x509.Certificate:
     Raises
     ------
     ConfigWrong
-        If it can't be read or is none.
+        If it can't be read or is no certificate.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -251,14 +252,14 @@ def read(path: Path) -> x509.Certificate:
 
 WHERE = """\
 engine/{host}  to that host alone, over a way you trust; engine.tls_dir names the folder.
-               Who has it may run code on every host of the engine: never to a scanner.
+               Its owner may run code on every host of the engine: never to a scanner.
 dicom/{host}   to that host, or dicom/PEER to that scanner or planning system, for TLS on DICOM.
 */ca-key.pem   stays in {out}, offline if you can: it makes further certificates.
 """
 
 
 def explain(out: Path, folders: Sequence[Path]) -> str:
-    """What was made and which file goes where, for the operator."""
+    """Tells the operator what was made and which file goes where."""
     ends = {valid_until(folder / CERT).date() for folder in folders}
     made = "\n".join(f"made {folder}" for folder in folders)
     until = f"valid until {min(ends)}; add hosts later with the same command"

@@ -1,4 +1,4 @@
-"""Tells the engine that something new is in the journal, and whether there is an engine."""
+"""Wakes the engine when something new is in the journal; tells whether an engine runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def send_wake(config: Config) -> None:
-    """Wake the engine, if one runs; one that misses it looks by itself within a second."""
+    """Wake the engine; if it misses this, it reads the journal by itself within a second."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"wake", (LOOPBACK, config.engine.wake_port))
 
 
 def engine_runs(config: Config) -> bool:
-    """Whether an engine listens for wakes: nobody else can have its port then."""
+    """Whether an engine listens for wakes; no other process can bind its port then."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((LOOPBACK, config.engine.wake_port))

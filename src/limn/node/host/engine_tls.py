@@ -1,4 +1,4 @@
-"""The engine's own TLS: pickles travel on its connections, so nobody else may open one."""
+"""TLS of the engine's connections: they carry pickles, so only its own hosts may open one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WARNING_BEFORE = timedelta(days=60)
 
 
 def security_of(config: Config) -> Security:
-    """Both ends of every connection show a certificate of the engine's authority."""
+    """Both ends of every connection must show a certificate of the engine's authority."""
     ca, cert, key = (str(config.tls_dir / name) for name in TLS_FILES)
     return Security(
         require_encryption=True,
@@ -36,12 +36,12 @@ def security_of(config: Config) -> Security:
 
 
 def prepare(config: Config) -> None:
-    """New certificates for a node on one host, at every start; else those the site was given.
+    """Make new certificates for a node on one host at every start, or check the site's own.
 
     Raises
     ------
     ConfigWrong
-        If the site's can't serve.
+        If the site's certificates can't be used.
     """
     if config.engine.tls_dir is None:
         _write_own(config.tls_dir)
@@ -50,12 +50,12 @@ def prepare(config: Config) -> None:
 
 
 def check_given(folder: Path) -> str:
-    """Until when the certificates in this folder serve, in words.
+    """Check the certificates in this folder; returns in words until when they are valid.
 
     Raises
     ------
     ConfigWrong
-        If a file is missing, open to others, expired or not of this authority.
+        If a file is missing, readable by others, expired or not of this authority.
     """
     for name in TLS_FILES:
         if not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""What runs on a host, as command lines: by the site's config and by the part it was told."""
+"""The command lines of the processes of a host, by the site's config and the host's part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Part = Literal["receiver", "engine", "scheduler", "worker"]
 
 # For every process of the node.
 ENVIRONMENT = {
-    # A worker's death is charged by us, to the scan that ran, not by Dask to all.
+    # limn charges a worker's death to the scan that ran; Dask would charge it to all.
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-    # The interpreter lock may be held long by native code; our own deadline ends a job.
+    # Native code may hold the interpreter lock for long; limn's own deadline ends a job.
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "300s",
-    # Dask would keep a sample of the stack of every second for an hour: memory that nobody reads.
+    # Dask would keep a sample of the stack of every second for an hour, which nothing reads.
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
-    # The kernel's probes, which no interpreter lock holds up, notice a host behind a cut link.
+    # The kernel's probes, which no interpreter lock delays, detect a host behind a cut link.
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s",
     "DASK_LOGGING__DISTRIBUTED": "warning",
 }
@@ -39,18 +39,18 @@ class Process:
 
 
 def name_of(only: Part | None) -> str:
-    """Of this host's part in its lock and its log."""
+    """The name of this host's part in its lock and its log."""
     # A receiving host is the node; scheduler and workers may stand beside it on its disk.
     return f"limn-{only}" if only in {"scheduler", "worker"} else "limn"
 
 
 def processes(config: Config, config_path: Path, only: Part | None) -> list[Process]:
-    """What the supervisor of this host starts, in this order.
+    """The processes that the supervisor of this host starts, in this order.
 
     Parameters
     ----------
-    only : "receiver" means the doors with dispatch and delivery, which share their journal;
-        "scheduler" and "worker" what they say; None all that the config asks for
+    only : "receiver" means reception, dispatch and delivery, which share their journal;
+        "scheduler" and "worker" only these; None all that the config names
 
     Raises
     ------
@@ -98,7 +98,7 @@ def _workers(config: Config, config_path: Path) -> list[Process]:
     engine = config.engine
     found = []
     for number, port in enumerate(engine.worker_ports):
-        # Without a death timeout: a warm worker waits for its scheduler as long as it takes.
+        # Without a death timeout, so that a warm worker waits for its scheduler without end.
         command = [
             *(sys.executable, "-m", "distributed.cli.dask_worker", engine.address),
             *("--host", engine.host, "--worker-port", str(port)),

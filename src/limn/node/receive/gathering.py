@@ -77,13 +77,13 @@ class Gathering:
     Attributes
     ----------
     open_sources : associations that brought a slice, and when each brought its first
-    aborted_s : when one broke off; healed by the release of one that began after it
+    aborted_s : when one broke off; None again once an association that began later is released
     handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
     sources : keys of the sources that brought something since then
     changed : something came since then
-    writing : held by the one thread that writes into the series
+    writing : lock of the one thread that writes into the series
     pins : threads that are taking an instance into it; while there are any it stays in memory
     """
 
@@ -190,8 +190,8 @@ class Gathering:
     def next_version(self, min_slices: int) -> SeriesVersion:
         """The newest version with the late slices, or new content alone.
 
-        A series that was computed anew under its old UID comes as other instances in the same
-        places; they replace what was there. Late slices lie beside it.
+        A series that was reconstructed again under its old UID comes as other instances at the same
+        positions; they replace the old ones. Late slices lie beside the old ones.
         """
         new = self.instances.keys() - self.handed_over
         both = self._version(self.newest | new)

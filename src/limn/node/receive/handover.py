@@ -1,4 +1,4 @@
-"""Gives settled series to the journal, and offers a known structure set again."""
+"""Hands settled series to the journal; offers the structure set of a known series again."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Handover:
 
     def _arrived(self, settled: SettledSeries, refused: str) -> Arrived:
         gathering, version = settled.gathering, settled.version
-        # Local time, as the CT's own dates: DICOM would need an offset for both otherwise.
+        # Local time, like the CT's own dates; otherwise both would need a time zone offset.
         now = datetime.now(UTC).astimezone()
         return Arrived(
             series_instance_uid=gathering.series_instance_uid,

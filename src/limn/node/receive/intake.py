@@ -1,4 +1,4 @@
-"""What every source shares: an instance into the spool, a settled series to the hand-over."""
+"""Takes instances from any source into the spool, and gives settled series to the hand-over."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 
 
 SETTLE_EVERY_S = 0.02
-# So many series that were handed over stay in memory; an earlier one is read from the spool if
-# something of it comes again.
+# So many series that were handed over stay in memory; an older one is read from the spool again
+# when an instance of it comes.
 MAX_IN_MEMORY = 32
 # Each runs for some milliseconds; more would only wait for the interpreter.
 READERS = 32
@@ -148,17 +148,17 @@ class Intake:
                 gathering.pins -= 1
 
     def is_low(self, free_mb: int) -> bool:
-        """Whether the spool has less room than that, or none.
+        """Whether the spool's disk has less free than that, or the spool is full.
 
         Raises
         ------
         OSError
-            If its disk is not there.
+            If the disk can't be read.
         """
         return self._spool.free_bytes() < free_mb * 2**20 or self._spool.is_full()
 
     def keep_structure_set(self, contents: bytes, source: Source) -> StoreResult:
-        """Store a structure set that somebody sends, and contour nothing; as `accept`."""
+        """Store a structure set and contour nothing; as `accept`."""
         return returned.keep(contents, source.sender, self._spool, self._journal)
 
     def association_ended(self, source_key: str, *, aborted: bool) -> None:
@@ -191,8 +191,8 @@ class Intake:
                     self._spool.mark_released(gathering.series_instance_uid, 0, gathering.sender)
 
     def recover(self) -> None:
-        """After a restart: pick up series that lie in the spool and not in the journal."""
-        # Before a slice can come that must find the note of what was removed.
+        """After a restart, load the series that lie in the spool and not in the journal."""
+        # Before a slice comes: it must find the note of what was removed.
         self._spool.sweep()
         for slot in self._slots.left_over():
             self._take_up(slot)
@@ -206,7 +206,7 @@ class Intake:
                     self._load(folder)
 
     def clear(self, folder: Path) -> bool:
-        """Remove a series from the spool; False, and it stays, if slices of it are coming in."""
+        """Remove a series from the spool; False, and it stays, while slices of it come in."""
         with self._lock:
             known = (each for each in self._gatherings.values() if each.folder == folder)
             gathering = next(known, None)
@@ -218,14 +218,14 @@ class Intake:
                 return False
             try:
                 self._spool.clear(folder)
-                # The same object stays: a sender may be waiting to write into it.
+                # The object stays: a sender may wait to write into it.
                 gathering.forget_instances()
             finally:
                 gathering.writing.release()
         return True
 
     def _take_up(self, slot: Path) -> None:
-        """Name what was answered with Success, perhaps, and lost its name in a power cut."""
+        """Place an instance that may have been answered with Success before a power cut."""
         try:
             instance = self._read(slot.read_bytes())
         except Unreadable:
@@ -257,7 +257,7 @@ class Intake:
             self.settle()
 
     def _settled(self, gathering: Gathering, now_s: float) -> SettledSeries | None:
-        """What of a series is ready for the journal; None while it must wait."""
+        """The version that is ready for the journal; None while the series must wait."""
         rules = gathering.rules(self._rules)
         if gathering.is_coming_in(rules, now_s):
             return None
@@ -270,7 +270,7 @@ class Intake:
         return SettledSeries(gathering, version, verdict, rules)
 
     def _resent(self, gathering: Gathering, rules: Rules, now_s: float) -> SettledSeries | None:
-        """A resend of what is known, once it is over: the same input, the first structure set."""
+        """The version that came again as a whole, so that its structure set is offered again."""
         if not gathering.is_quiet(rules, now_s):
             return None
         version = gathering.resent()
@@ -298,7 +298,7 @@ class Intake:
         return self._gatherings[series]
 
     def _load(self, folder: Path) -> bool:
-        """Rebuild a series from its files; half-sent ones count as aborted."""
+        """Rebuild a series from its files; an incomplete one counts as aborted."""
         released, sender = self._spool.released(folder)
         instances: dict[str, ReceivedInstance] = {}
         for path in sorted(folder.glob("*.dcm")):
