@@ -330,7 +330,7 @@ def test_a_slight_obliquity_and_other_units_are_flagged(paths: list[Path]) -> No
         ("HighBit", 12, r"HighBit 12, 15 expected"),
         ("StudyInstanceUID", "2.25.4242", r"StudyInstanceUID differs"),
         ("SOPInstanceUID", "2.25.99.1.3.2", r"SOPInstanceUID 2\.25\.99\.1\.3\.2 names 2 files"),
-        ("ImageType", "LOCALIZER", r"ImageType LOCALIZER: a scout"),
+        ("ImageType", "LOCALIZER", r"ImageType LOCALIZER: the series has a scout"),
     ],
 )
 def test_one_odd_slice_is_refused_by_its_keyword(

@@ -1,7 +1,7 @@
-"""DICOM bytes to a Dataset within bounds: what a header promises is not believed without limit.
+"""Parses DICOM bytes within bounds, whatever sizes a header claims.
 
-A few kilobytes can inflate to gigabytes, name ten thousand million pixels or a hundred million
-elements. Each of these is measured before memory is spent on it.
+A few kilobytes can inflate to gigabytes, claim 10**10 pixels or 10**8 elements. Each of these is
+measured before memory is spent on it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 
-# What pydicom, the decoders and NumPy raise for bytes that are not what they claim; pydicom
-# raises OSError too, for a sequence whose items end early, and reads elements when they are
-# asked for, so that any access may raise.
+# Exceptions of pydicom, the decoders and NumPy for damaged bytes. pydicom raises OSError too, for a
+# sequence whose items end early, and parses elements on access, so any access may raise.
 DAMAGES = (
     AttributeError,
     BytesLengthException,
@@ -34,7 +33,7 @@ DAMAGES = (
     NotImplementedError,
     OSError,
     OverflowError,
-    # Also what nests deeper than the interpreter goes.
+    # RecursionError is one: nested deeper than the interpreter allows.
     RuntimeError,
     TypeError,
     ValueError,
@@ -47,18 +46,18 @@ PIXEL_DATA = 0x7FE00010
 MAX_VOXELS = 2**31
 MAX_INFLATED_BYTES = 2**30
 # An element costs two or three reads and some 500 bytes of memory. An Enhanced CT of a
-# thousand frames has 0.1 million elements.
+# thousand frames has 100,000 elements.
 MAX_READS = 2**21
 # Beside the pixels; a scanner's private groups stay far below.
 MAX_HEADER_BYTES = 2**22
 MAX_HEADER_BYTES_PER_FRAME = 2**16
-# Half a megabyte copied for nobody is half a millisecond of a scanner's time.
+# Longer pixel data are not copied: half a megabyte costs the scanner half a millisecond.
 LONG_BYTES = 2**16
 UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 class Overlarge(ValueError):
-    """More than any scan of a mouse; the text names the keyword and the limit."""
+    """Larger than any scan of a mouse; the text names the keyword and the limit."""
 
 
 def read(
@@ -68,14 +67,14 @@ def read(
 
     Parameters
     ----------
-    leave_pixels : long pixel data stay where they are, for `pixel_bytes` alone
+    leave_pixels : do not copy long pixel data; then only `pixel_bytes` may ask about them
 
     Raises
     ------
     Overlarge
-        If it inflates or splits into more than it may.
+        If the data set inflates to too many bytes or has too many elements.
     InvalidDicomError, OSError, ...
-        As pydicom does.
+        As pydicom raises them.
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
@@ -90,8 +89,8 @@ def read(
 
 
 def pixel_bytes(header: Dataset, total_bytes: int) -> int:
-    """Length of the pixel data, also where they were left; what a file lacks does not count."""
-    # Not asked for by its tag: pydicom would read it.
+    """Bytes of pixel data that the file really has, even if `read` left them."""
+    # Access by tag would make pydicom read the value.
     pixels = next((each for each in header.values() if each.tag == PIXEL_DATA), None)
     if isinstance(pixels, RawDataElement) and _is_left(pixels):
         return max(0, min(pixels.length, total_bytes - pixels.value_tell))
@@ -103,7 +102,7 @@ def _is_left(element: RawDataElement) -> bool:
 
 
 def check_promise(header: Dataset) -> None:
-    """Hold Rows, Columns and NumberOfFrames against the limit, before any decoder does.
+    """Compare Rows, Columns and NumberOfFrames with the limit, before any decoder uses them.
 
     Raises
     ------
@@ -122,7 +121,7 @@ def check_promise(header: Dataset) -> None:
 
 
 def check_header_bytes(header: Dataset, total_bytes: int) -> None:
-    """Hold what lies beside the pixels against the limit.
+    """Compare the size of the data set without its pixels with the limit.
 
     Raises
     ------
@@ -137,15 +136,15 @@ def check_header_bytes(header: Dataset, total_bytes: int) -> None:
         raise Overlarge(msg)
 
 
-# Start of a codestream and its size marker (ITU-T T.800 A.5.1), which follows at once.
+# Start of a JPEG 2000 codestream and the size marker right after it (ITU-T T.800 A.5.1).
 _SOC_SIZ = re.compile(rb"\xff\x4f\xff\x51")
 
 
 def coded_size(code: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream itself announces.
+    """Rows and columns in a JPEG, JPEG-LS or JPEG 2000 codestream; None if it has none (RLE).
 
-    A decoder believes these and not the header. None for what names none (RLE). Boxes of any
-    length may stand before a JPEG 2000 codestream, with a smaller one in them: the largest counts.
+    A decoder uses these and not the header's. Boxes of any length may precede a JPEG 2000
+    codestream and contain a smaller one, so the largest size counts.
     """
     if code[:2] == b"\xff\xd8":
         return _jpeg_size(code)
@@ -189,15 +188,15 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     command_set = metered.read(2) == b"\0\0"
     metered.seek(start)
     if command_set or not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
-        # pydicom knows how others went wrong.
+        # pydicom knows the usual faults of other writers.
         metered.seek(0)
         return pydicom.dcmread(
             metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels
         )
     if syntax == DeflatedExplicitVRLittleEndian:
-        # pydicom would inflate it whatever its size.
+        # pydicom inflates without a limit.
         metered = cast(BinaryIO, _Metered(io.BytesIO(_inflate(metered.read()))))
-        # Where a value lies in there is no place in the file.
+        # A position in the inflated data is no position in the file.
         leave_bytes = None
     implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
     ds = read_dataset(
@@ -228,7 +227,7 @@ def _inflate(zipped: bytes) -> bytes:
 
 
 class _Metered:
-    """A file that ends a parser which reads it in too many pieces."""
+    """A file that raises once it has been read in too many pieces."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""A volume to CT image instances, for phantoms and tests."""
+"""Writes a volume as CT image instances, for phantoms and tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RESCALE = ("RescaleSlope", "RescaleIntercept", "RescaleType")
 
 @dataclass(frozen=True, slots=True)
 class CtIdentity:
-    """Who and which: the animal, and UIDs that the caller fixes.
+    """The animal, and the UIDs and times that the caller fixes.
 
     Attributes
     ----------
@@ -67,14 +67,14 @@ def ct_instances(volume: Volume, identity: CtIdentity) -> list[FileDataset]:
 
 
 def multi_frame(instances: Sequence[FileDataset], *, shared_rescale: bool = True) -> FileDataset:
-    """One Enhanced CT instance of single-frame ones: a frame for each, in their order.
+    """One Enhanced CT instance with a frame for each single-frame instance, in their order.
 
-    Only what a reader of geometry and pixels needs (PS3.3 C.7.6.16); frames that are compressed
-    stay as they are.
+    It has only the attributes that a reader of geometry and pixels needs (PS3.3 C.7.6.16).
+    Compressed frames stay compressed.
 
     Parameters
     ----------
-    shared_rescale : rescale in the shared functional groups, or in each frame's own
+    shared_rescale : write the rescale into the shared functional groups, or into each frame's
     """
     first = instances[0]
     ds = copy.deepcopy(first)
@@ -101,7 +101,7 @@ def multi_frame(instances: Sequence[FileDataset], *, shared_rescale: bool = True
         codes = [next(generate_frames(i.PixelData, number_of_frames=1)) for i in instances]
         ds.PixelData = encapsulate(codes)
     else:
-        # Without the byte that makes an odd image even; the whole may need one again.
+        # Without each image's padding byte; the whole may need one again.
         frame_bytes = int(ds.Rows) * int(ds.Columns) * int(ds.BitsAllocated) // 8
         pixels = b"".join(i.PixelData[:frame_bytes] for i in instances)
         ds.PixelData = pixels + b"\0" * (len(pixels) % 2)

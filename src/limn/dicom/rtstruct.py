@@ -1,4 +1,4 @@
-"""Contours to an RT Structure Set, and back.
+"""Writes contours as an RT Structure Set, and reads them back.
 
 The skeleton is rt-utils' (P4); geometry, contours and the attributes that a planning system
 needs are ours. Written as Implicit VR Little Endian: in Explicit VR a long contour's DS
@@ -25,7 +25,7 @@ from limn.dicom.uids import uid_from
 from limn.domain.geometry import FloatArray
 from limn.domain.scan import Contour, Organ
 
-# Copied from the CT as they are, so that the planning system files both under one animal.
+# Copied unchanged from the CT, so that the planning system files both under one animal.
 COPIED = (
     "SpecificCharacterSet",
     "PatientName",
@@ -53,7 +53,7 @@ COPIED = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
 )
-# Type 2 and 2C attributes: present, empty when the CT has none.
+# Type 2 and 2C attributes: always present, empty if the CT has none.
 TYPE_2 = (
     "PatientName",
     "PatientID",
@@ -66,7 +66,7 @@ TYPE_2 = (
     "ReferringPhysicianName",
     "PositionReferenceIndicator",
     "OperatorsName",
-    # Type 2C, required of every non-human patient.
+    # Type 2C, required for every non-human patient.
     "PatientBreedDescription",
     "PatientBreedCodeSequence",
     "BreedRegistrationSequence",
@@ -87,7 +87,7 @@ class Code:
 
 
 # Heart and spinal cord: PS3.16, as in pydicom's dictionary (codes.SCT.Heart, .SpinalCord). The
-# two lungs are not in PS3.16; these are SNOMED CT's "Left lung structure" and "Right lung
+# two lungs are not in PS3.16; the codes are SNOMED CT's "Left lung structure" and "Right lung
 # structure", which a public RadLex map gives as exact matches of RID1326 and RID1302.
 ORGAN_CODES = {
     Organ.HEART: Code("80891009", "SCT", "Heart"),
@@ -101,21 +101,21 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 DS_BYTES = 16
 # PS3.5 6.2, ST: the VR of StructureSetDescription.
 ST_CHARACTERS = 1024
-# 4 decimals of a millimetre: 0.1 um, and never over 16 bytes.
+# 4 decimals of a millimetre are 0.1 um, and never need more than 16 bytes.
 DECIMALS = 4
-# A point may lie this far off the plane of its slice; rounding to 4 decimals alone gives 0.05 um.
+# Largest distance of a point from the plane of its slice; rounding alone gives 0.05 um.
 PLANE_TOLERANCE_MM = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a planning system wants its structure sets.
+    """The form of structure sets that a planning system expects.
 
     Attributes
     ----------
-    roi_names : TG-263 names unless the site says otherwise
+    roi_names : TG-263 names unless the site sets others
     colours : RGB
-    species, strain : PatientSpeciesDescription and StrainDescription when the CT names none
+    species, strain : PatientSpeciesDescription and StrainDescription if the CT has none
     holes : "keyhole" joins a hole to its outline; "xor" writes both as CLOSEDPLANAR_XOR
     """
 
@@ -128,7 +128,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What must not change when a structure set is built again.
+    """The values that stay the same if a structure set is built again.
 
     Attributes
     ----------
@@ -158,18 +158,18 @@ def build(
     style: Style,
     notes: Sequence[str] = (),
 ) -> bytes:
-    """The structure set as a DICOM file.
+    """The structure set as a DICOM file (PS3.3 A.19).
 
     Organs without a contour get no ROI: an empty ContourSequence crashes planning systems.
 
     Parameters
     ----------
-    notes : what whoever opens the file must know, such as "mirrored image: held for release";
-        they lead StructureSetDescription
+    notes : warnings for the reader of the file, such as "mirrored image: held for release";
+        StructureSetDescription begins with them
     """
     ds = _skeleton(series)
     _fill_header(ds, series, identity, style)
-    # Notes first: planning systems show the beginning, and a limit cuts the end.
+    # Notes come first: planning systems show the beginning, and the limit cuts the end.
     ds.StructureSetDescription = "; ".join((*notes, identity.algorithm))[:ST_CHARACTERS]
     frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
     by_organ = {
@@ -200,11 +200,11 @@ def to_bytes(ds: FileDataset) -> bytes:
 
 
 def _skeleton(series: Series) -> FileDataset:
-    # Imported here: rt_utils brings OpenCV, which only the process that builds needs.
+    # Imported here: rt_utils imports OpenCV, which only the process that builds needs.
     from rt_utils import ds_helper  # noqa: PLC0415
 
-    # rt-utils reads the study from the first header and of the others only who they are; plain
-    # attributes, because a Dataset's cost ten times as much.
+    # rt-utils reads the study from the first header, and only the UIDs of the others. Plain
+    # attributes are ten times as fast as those of a Dataset.
     headers = [_with_study(series.first)] + [
         SimpleNamespace(SOPClassUID=header.SOPClassUID, SOPInstanceUID=header.SOPInstanceUID)
         for header in series.headers[1:]
@@ -217,14 +217,14 @@ def _skeleton(series: Series) -> FileDataset:
 
 
 def _with_study(header: Dataset) -> SimpleNamespace:
-    """What rt-utils reads, with the study attributes that it insists on."""
-    seen = {
+    """The attributes that rt-utils reads, with the study's, which it requires."""
+    attributes = {
         keyword: header[keyword].value
         for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     }
     for keyword in ("FrameOfReferenceUID", "StudyDate", "StudyTime", "StudyID"):
-        seen[keyword] = header.get(keyword) or ""
-    return SimpleNamespace(**seen)
+        attributes[keyword] = header.get(keyword) or ""
+    return SimpleNamespace(**attributes)
 
 
 def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:
@@ -243,7 +243,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
         ds.StrainDescription = style.strain
     frame_of_reference_uid = source.get("FrameOfReferenceUID")
     if not frame_of_reference_uid:
-        # From the series, so that all structure sets of one series agree.
+        # Derived from the series, so that all structure sets of one series have the same.
         frame_of_reference_uid = uid_from(f"frame of reference|{source.SeriesInstanceUID}")
         ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = frame_of_reference_uid
     if identity.predecessor_uid:
@@ -333,7 +333,7 @@ def _contour(count: int, contour: Contour, series: Series, holes: HoleRule) -> D
     item.ContourGeometricType = "CLOSED_PLANAR" if holes == "keyhole" else "CLOSEDPLANAR_XOR"
     item.NumberOfContourPoints = len(contour.points_xyz_mm)
     item.ContourNumber = count
-    # One ready string: pydicom takes three times as long over a list of decimals.
+    # One ready string: pydicom takes three times as long for a list of decimals.
     item[0x30060050] = DataElement(
         0x30060050, "DS", _decimal_string(contour.points_xyz_mm), already_converted=True
     )
@@ -356,7 +356,7 @@ def _observation(number: int, organ: Organ) -> Dataset:
 
 
 def read(contents: bytes) -> FileDataset:
-    """A structure set from the bytes of its file."""
+    """Parse a structure set from the bytes of its file."""
     return pydicom.dcmread(io.BytesIO(contents))
 
 
@@ -379,7 +379,7 @@ def contours_of(ds: Dataset, series: Series, style: Style) -> list[Contour]:
 
 
 def faults(ds: Dataset, series: Series) -> list[str]:
-    """What a planning system would refuse or misplace; empty when there is nothing."""
+    """What a planning system would refuse or misplace; empty if there is nothing."""
     known = {each.reference: k for k, each in enumerate(series.slices)}
     found = []
     if len(ds.StructureSetLabel) > 16:
@@ -403,14 +403,14 @@ def faults(ds: Dataset, series: Series) -> list[str]:
 
 
 def reference_of(item: Dataset) -> tuple[str, int | None]:
-    """SOP Instance UID and frame of the image that a contour was drawn on."""
+    """SOP Instance UID and frame of the image on which a contour was drawn."""
     image = item.ContourImageSequence[0]
     frame = image.get("ReferencedFrameNumber")
     return (str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame))
 
 
 def _texts(item: Dataset) -> list[str]:
-    """ContourData as it was written; pydicom's own decimals take ten times as long."""
+    """ContourData as text; pydicom's own decimals take ten times as long."""
     element = item.get_item("ContourData")
     if isinstance(element.value, bytes):
         return element.value.decode("ascii").strip(" \0").split("\\")

@@ -1,7 +1,7 @@
-"""Instances to one contourable series, or a refusal that names the keyword and the value.
+"""Assembles instances to one CT series, or refuses them by naming the keyword and the value.
 
-A slice is a single-frame instance or one frame of a multi-frame one; from `assemble` on nobody
-needs to know which.
+A slice is a single-frame instance or one frame of a multi-frame one; after `assemble` the two
+are handled in the same way.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from limn.domain.geometry import OBLIQUE_TOLERANCE, FloatArray, Grid, IntArray, 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 MIN_SLICES = 3
-# More than this share of the slices missing is no gap but another series.
+# A series that lacks more than this share of its slices is refused.
 MAX_MISSING_SHARE = 0.1
 SAME_POSITION_MM = 0.001
-# Sine of an angle to the patient's axes that is worth a flag: 0.02 mm over a mouse.
+# Sine of the angle to the patient's axes above which a flag is set: 0.02 mm over a mouse.
 UNFLAGGED_OBLIQUE = 0.001
-# Positions rounded more coarsely than this are not evenly spaced by any reading.
+# Rounding of positions is allowed for up to this size.
 COARSEST_ROUNDING_MM = 0.1
 SIDEWAYS_MM = 0.01
 
@@ -53,11 +53,11 @@ AXIAL_ORIENTATIONS = {
     "FFDR": (0, -1, 0, -1, 0, 0),
 }
 
-# Syntaxes that lose something unless LossyImageCompression says that it was not used so.
+# Syntaxes that are lossy unless LossyImageCompression says otherwise.
 LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000)
 
-# Functional groups of Enhanced CT (PS3.3 C.7.6.16, C.8.15.3) that hold what a single-frame
-# header holds itself.
+# Functional groups of Enhanced CT (PS3.3 C.7.6.16, C.8.15.3), and their attributes that a
+# single-frame header has itself.
 _GROUPS = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
@@ -69,7 +69,7 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """One file: its header and where its pixels are."""
+    """One file: its header, and the path for its pixels."""
 
     header: Dataset
     path: Path
@@ -94,25 +94,25 @@ class Slice:
 
     @property
     def reference(self) -> tuple[str, int | None]:
-        """SOP Instance UID and frame: how a contour names its image."""
+        """SOP Instance UID and frame, by which a contour refers to its image."""
         return (str(self.header.SOPInstanceUID), self.frame)
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The slice in messages."""
         uid = str(self.header.get("SOPInstanceUID", "without SOPInstanceUID"))
         return uid if self.frame is None else f"{uid} frame {self.frame}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """A CT series whose geometry is proven, in the order of the slice normal.
+    """A CT series of checked geometry, in the order of the slice normal.
 
     Attributes
     ----------
-    rungs : (n,) place of every slice on an even ladder, 0 first; a number left out is a
+    rungs : (n,) index of every slice on an even ladder, starting at 0; a skipped number is a
         missing slice
-    flags : what is odd about it, for the record
+    flags : what is unusual about it, for the record
     """
 
     slices: tuple[Slice, ...]
@@ -132,17 +132,17 @@ class Series:
 
     @property
     def headers(self) -> tuple[Dataset, ...]:
-        """One per instance, in the order in which the slices first name it."""
+        """One per instance, in the order of the slices."""
         return tuple({str(s.header.SOPInstanceUID): s.header for s in self.slices}.values())
 
 
 def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Series:
-    """Prove that the instances are one CT series on one grid.
+    """Check that the instances are one CT series on one grid.
 
     Parameters
     ----------
     assume_hu : bool
-        The site declares that pixels without RescaleSlope are Hounsfield units.
+        Pixels without RescaleSlope are Hounsfield units, as the site's config declares.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def _stack(slices: Sequence[Slice]) -> Series:
     normal_xyz = np.cross(orientation[:3], orientation[3:])
     order = np.argsort(origins @ normal_xyz, kind="stable")
     ordered = [slices[i] for i in order]
-    # Before the positions: along axes that are none they would take the blame.
+    # The axes are checked first: with wrong axes the positions would seem to be wrong.
     try:
         grid = Grid(
             slice_origins_xyz_mm=origins[order],
@@ -210,7 +210,7 @@ def _stack(slices: Sequence[Slice]) -> Series:
 
 
 def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
-    """Every plane of an instance: (None, the header) or (frame number, its functional groups)."""
+    """Every plane of an instance: (None, header) or (frame number, its functional groups)."""
     frames = int(header.get("NumberOfFrames") or 1)
     if "PerFrameFunctionalGroupsSequence" not in header:
         return [(None, header)]
@@ -228,21 +228,21 @@ def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
 
 
 def normal_xyz(plane: Dataset) -> tuple[float, float, float]:
-    """Across the slice, not normalised: ImageOrientationPatient's rows times its columns.
+    """The slice normal, not normalised: the cross product of ImageOrientationPatient's triples.
 
-    In plain floats, because a scanner waits while it is asked of every slice.
+    In plain floats, because a scanner waits while this is computed for every slice.
 
     Raises
     ------
     AttributeError, TypeError, ValueError
-        If the header gives none.
+        If the header has no usable ImageOrientationPatient.
     """
     ax, ay, az, bx, by, bz = (float(v) for v in plane.ImageOrientationPatient)
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
 def rounding_mm(plane: Dataset) -> float:
-    """Size of the last written decimal of the position along the normal, at most 0.1 mm."""
+    """Size of the last decimal of the position along the normal, at most 0.1 mm."""
     try:
         along = [abs(part) for part in normal_xyz(plane)]
         axis = along.index(max(along))
@@ -290,7 +290,7 @@ def _check_instance(header: Dataset) -> None:
 
 
 def _check_no_scout(header: Dataset, name: str) -> None:
-    """Refuse a localizer before its size or orientation takes the blame."""
+    """Refuse a localizer by its type, before its size or orientation is refused."""
     for frame, plane in planes(header):
         for value in (header.get("ImageType"), plane.get("FrameType")):
             kinds = [value] if isinstance(value, str) else list(value or ())
@@ -298,8 +298,7 @@ def _check_no_scout(header: Dataset, name: str) -> None:
                 where = name if frame is None else f"{name} frame {frame}"
                 shown = "\\".join(kinds)
                 msg = (
-                    f"ImageType {shown}: a scout lies in the series ({where}); send the scan "
-                    "without it"
+                    f"ImageType {shown}: the series has a scout ({where}); send the scan without it"
                 )
                 raise RefusedSeries(msg)
 
@@ -337,7 +336,7 @@ def _check_slice(each: Slice, *, assume_hu: bool) -> None:
 def _check_same(
     found: Sequence[tuple[Dataset, str]], keyword: str, decimals: int | None = None
 ) -> None:
-    """Refuse a value that differs; numbers may differ beyond ``decimals``."""
+    """Refuse a keyword whose value differs; numbers are compared to ``decimals`` places."""
 
     def value(ds: Dataset) -> object:
         if decimals is None:
@@ -358,7 +357,7 @@ def _check_same(
 
 
 def _rungs(grid: Grid, ordered: Sequence[Slice]) -> IntArray:
-    """Each slice's place on an even ladder; refuses what fits none."""
+    """The index of each slice on an even ladder; refuse positions that fit none."""
     positions_mm = grid.slice_positions_mm
     steps_mm = np.diff(positions_mm)
     same = np.flatnonzero(steps_mm <= SAME_POSITION_MM)

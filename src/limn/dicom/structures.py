@@ -1,8 +1,8 @@
-"""Other people's structure sets: every ROI as polygons on the slices of a series.
+"""Reads structure sets of any maker: every ROI as polygons on the slices of a series.
 
-Written for what is found in the wild: contours without an image reference, ROIs without
-contours, points and open lines among polygons, numbers longer than DICOM allows, nested
-polygons for holes. What can't be placed is counted and said, never moved.
+It handles contours without an image reference, ROIs without contours, points and open lines among
+polygons, numbers longer than DICOM allows, and nested polygons for holes. Contours that can't be
+placed are counted by reason and never moved.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import FloatArray
 
 POLYGONS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "")
-# A contour without image reference belongs to the nearest slice within this share of the
-# spacing; its own plane may lie this far off a slice that it does reference.
+# A contour without image reference belongs to the nearest slice within this share of the spacing.
 NEAREST_SHARE = 0.5
+# The height of a contour's points may vary by this share of the spacing.
 PARALLEL_SHARE = 0.1
 
 
@@ -32,8 +32,8 @@ class Polygon:
 
     Attributes
     ----------
-    points_xyz_mm : (n, 3) patient coordinates, as they stand in the file
-    xor : it was written as CLOSEDPLANAR_XOR
+    points_xyz_mm : (n, 3) patient coordinates as in the file
+    xor : whether it is CLOSEDPLANAR_XOR
     """
 
     slice_index: int
@@ -47,7 +47,7 @@ class Structure:
 
     Attributes
     ----------
-    left_out : why contours could not be placed, and how many each
+    left_out : number of contours that could not be placed, by reason
     """
 
     number: int
@@ -118,7 +118,7 @@ def _check_frame(ds: Dataset, series: Series) -> None:
 def _place(
     item: Dataset, series: Series, slice_of: Mapping[tuple[str, int | None], int]
 ) -> Polygon | str:
-    """A contour on its slice, or why it has none."""
+    """A contour on its slice, or the reason why it has none."""
     kind = str(item.get("ContourGeometricType") or "")
     if kind not in POLYGONS:
         return f"ContourGeometricType {kind}"

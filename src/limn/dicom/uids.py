@@ -1,4 +1,4 @@
-"""UIDs that follow from what they name, so that the same input always gets the same ones."""
+"""UIDs derived from a text, so that the same input always gets the same UID."""
 
 from __future__ import annotations
 

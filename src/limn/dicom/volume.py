@@ -1,6 +1,6 @@
-"""A series to Hounsfield units on its grid, every slice decoded once.
+"""Decodes a series to Hounsfield units on its grid, every slice once.
 
-The only place of this room that opens files: the decoders want paths.
+Only this module of the room opens files, because the decoders need paths.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NATIVE_SYNTAXES = (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
 )
-# Decoded by SimpleITK's GDCM; nothing else is offered to senders.
+# Decoded by SimpleITK's GDCM; limn accepts no other compressed syntax.
 COMPRESSED_SYNTAXES = (
     JPEGLossless,
     JPEGLosslessSV1,
@@ -56,17 +56,17 @@ COMPRESSED_SYNTAXES = (
     JPEG2000Lossless,
     JPEG2000,
     RLELossless,
-    # Lossy; accepted, and flagged in the record.
+    # Lossy: accepted, and flagged in the record.
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
 )
-# As a decoder gives them, before the rescale.
+# Values of a decoder, before the rescale.
 Stored: TypeAlias = npt.NDArray[Any]
 TRANSFER_SYNTAXES: tuple[UID, ...] = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
 
 
 def read_headers(paths: Sequence[Path]) -> list[Instance]:
-    """The headers of the files, pixels left on disk.
+    """Read the headers of the files without their pixels.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def _read_header(path: Path) -> Dataset:
 def read_volume(series: Series) -> Volume:
     """Decode every slice once: HU = stored value * RescaleSlope + RescaleIntercept.
 
-    Source: PS3.3 C.11.1. PhotometricInterpretation MONOCHROME1 concerns display alone.
+    Source: PS3.3 C.11.1. PhotometricInterpretation MONOCHROME1 only concerns display.
 
     Raises
     ------
@@ -116,9 +116,9 @@ def read_volume(series: Series) -> Volume:
 
 
 def _on_every_core(do: Callable[[int], None], count: int) -> None:
-    """The first alone, for decoders make their tables then; the others side by side.
+    """Do the first alone, because decoders make their tables then; the others in parallel.
 
-    A decoder works without the interpreter: two cores take half the time.
+    Decoders release the GIL, so two cores take half the time.
     """
     do(0)
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
@@ -164,8 +164,8 @@ def _decode(each: Slice) -> Stored:
 def _decode_compressed(each: Slice) -> Stored:
     """Decode with GDCM by way of SimpleITK, frame by frame.
 
-    GDCM applies a rescale that it finds, so each frame is handed over without one; where
-    rescale and functional groups lie is our business.
+    GDCM applies a rescale that it finds, so each frame is passed on without one; limn reads
+    rescale and functional groups itself.
     """
     ds = read(each.path)
     frames = int(ds.get("NumberOfFrames") or 1)
@@ -173,7 +173,7 @@ def _decode_compressed(each: Slice) -> Stored:
     codes = list(generate_frames(ds.PixelData, number_of_frames=frames))
     for code in codes:
         found = coded_size(code)
-        # Run lengths alone have no size of their own.
+        # RLE has no size of its own.
         if found != expected and (found or ds.file_meta.TransferSyntaxUID != RLELossless):
             msg = f"the codestream says {found}, Rows x Columns are {expected}"
             raise Overlarge(msg)
@@ -191,7 +191,7 @@ def _decode_compressed(each: Slice) -> Stored:
 
 
 def _bare(ds: Dataset, code: bytes) -> Dataset:
-    """One compressed frame as a CT image with nothing that a decoder could interpret."""
+    """One compressed frame as a CT image without anything that a decoder could interpret."""
     bare = Dataset()
     bare.file_meta = ds.file_meta
     for keyword in _PIXEL_KEYWORDS:
@@ -218,7 +218,7 @@ _PIXEL_KEYWORDS = (
 
 
 def _read_stored(path: Path) -> Stored:
-    # Imported here: it costs 0.2 s, and the receiver needs this module for its syntaxes only.
+    # Imported here: it takes 0.2 s, and the receiver uses only the syntaxes of this module.
     import SimpleITK  # noqa: PLC0415
 
     reader = SimpleITK.ImageFileReader()

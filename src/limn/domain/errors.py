@@ -1,16 +1,16 @@
-"""One tree of errors, by who must act.
+"""One tree of errors, by the party that must act.
 
 LimnError
 ├── RefusedSeries      the sender: this series can't be contoured; never retried
-├── BundleUnfit        the site: the model bundle is not what its manifest says
+├── BundleUnfit        the site: the model bundle does not match its manifest
 ├── ConfigWrong        the site: the node does not start
-├── StageFailed        us: a stage broke its promise; parked with its reason
-└── PeerUnreachable    the network: tried again with backoff
+├── StageFailed        limn: a stage failed; the scan is kept with the reason
+└── PeerUnreachable    the network: retried with backoff
 """
 
 
 class LimnError(Exception):
-    """Everything limn raises on purpose; its text is fit for an operator."""
+    """Every error that limn raises on purpose; its text is for an operator."""
 
 
 class RefusedSeries(LimnError):
@@ -26,8 +26,8 @@ class ConfigWrong(LimnError):
 
 
 class StageFailed(LimnError):
-    """A stage of the pipeline broke its own promise; nothing was sent."""
+    """A stage of the pipeline failed; nothing was sent."""
 
 
 class PeerUnreachable(LimnError):
-    """A DICOM peer did not answer or broke off."""
+    """A DICOM peer did not answer, or ended the connection."""

@@ -1,4 +1,4 @@
-"""Folders that a person names, tried before anything long begins."""
+"""Checks folders that a person names before any long work begins."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from limn.domain.errors import ConfigWrong
 
 
 def writable(folder: Path) -> Path:
-    """The folder, made if need be and found fit to hold files.
+    """Create the folder if it is missing, and check that it takes files.
 
     Raises
     ------
     ConfigWrong
-        If it can't be made, is none, or takes no file; the text names it and what to do.
+        If it can't be created or takes no file; the text names it and what to do.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Permission bits don't tell: file systems may be read-only, and root may not write all.
+        # Permission bits are not enough: a file system may be read-only, even for root.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The only place where indices become millimetres.
+"""Converts between indices and millimetres; no other module does.
 
 Arrays are ``[z, y, x]``; points are ``(x, y, z)`` mm in DICOM patient coordinates (LPS:
 x to the animal's left, y to its back, z to its head). PS3.3 C.7.6.2.1.1 relates the two.
@@ -16,10 +16,10 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-# Letter of the direction in which each patient axis grows, and of its opposite.
+# Letters of the direction in which each patient axis grows, and of the opposite direction.
 _TOWARDS = (("L", "R"), ("P", "A"), ("S", "I"))
 
-# Cosine deficit of an axis that still counts as lying along a patient axis (0.57 degrees).
+# Largest component across a patient axis of a direction that counts as along it (0.57 degrees).
 # Beyond it contours would leave the image axes, which planning systems refuse.
 OBLIQUE_TOLERANCE = 0.01
 
@@ -51,7 +51,7 @@ class Grid:
     ----------
     slice_origins_xyz_mm : (n, 3) float64
         Centre of voxel ``[k, 0, 0]`` of every slice (ImagePositionPatient), in the order
-        of the array. Every slice keeps its own position; none is derived from another.
+        of the array. No position is derived from that of another slice.
     rows, columns : int
         Length of the y and x array axes.
     spacing_y_mm, spacing_x_mm : float
@@ -101,13 +101,13 @@ class Grid:
 
     @property
     def spacing_mm(self) -> SpacingMm:
-        """Voxel spacing; along z the mean step, gaps left out (1 mm for a single slice)."""
+        """Voxel spacing; along z the mean step without gaps (1 mm for a single slice)."""
         positions_mm = self.slice_positions_mm
         if len(positions_mm) == 1:
             z_mm = 1.0
         else:
             steps_mm = np.abs(np.diff(positions_mm))
-            # A step over a missing slice is no spacing; a rounded one is, on average.
+            # Steps over missing slices are left out; rounding errors average out.
             z_mm = float(steps_mm[steps_mm < 1.5 * np.median(steps_mm) + 1e-9].mean())
         return SpacingMm(z=z_mm, y=self.spacing_y_mm, x=self.spacing_x_mm)
 
@@ -178,9 +178,9 @@ def _letter(direction_xyz: FloatArray) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reorientation:
-    """How an array turns from one set of axis letters to another, and back.
+    """How to turn an array from one set of axis letters to another, and back.
 
-    Flips and transposes only: no voxel changes its value or its place in the animal.
+    It only flips and transposes: no voxel changes its value or its place in the animal.
     """
 
     axes: tuple[int, int, int]
@@ -215,12 +215,12 @@ class Reorientation:
         return SpacingMm(z=own[self.axes[0]], y=own[self.axes[1]], x=own[self.axes[2]])
 
     def grid(self, grid: Grid) -> Grid:
-        """Where the voxels of the turned array lie: each where it was.
+        """The grid of the turned array: every voxel stays where it is in the patient.
 
-        Slices must be evenly spaced, for rows and columns are.
+        Slices must be evenly spaced, because they may become rows or columns.
         """
         directions = (grid._growth(), grid.along_y_xyz, grid.along_x_xyz)
-        # Adding 0.0 keeps headers free of "-0".
+        # Adding 0.0 turns -0.0 to 0.0, so that headers have no "-0".
         along_z, along_y, along_x = (
             (-directions[axis] if flip else directions[axis]) + 0.0
             for axis, flip in zip(self.axes, self.flipped, strict=True)
@@ -243,28 +243,28 @@ class Reorientation:
         )
 
 
-# Slices may lie this share of their spacing, or this far, off an even ladder.
+# Largest distance from an even ladder, as a share of the spacing and in mm; the larger counts.
 LADDER_TOLERANCE = 0.01
 LADDER_TOLERANCE_MM = 0.005
-# Ladders with more than this share missing are not tried: rounded positions fit some of them.
+# Ladders that miss more than this share are not tried: rounded positions fit some by chance.
 MOST_MISSING = 0.15
 
 
 def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
-    """Place of every slice on an even ladder, or None if the slices fit none.
+    """Index of every slice on an even ladder, or None if the slices fit none.
 
-    Every number of missing slices is tried, and the ladder that fits best is taken: a lost
-    slice must not hide in the tolerance that rounded positions need.
+    Every number of missing slices is tried, and the best fit is taken: a lost slice must not hide
+    in the tolerance for rounded positions.
 
     Parameters
     ----------
     positions_mm : (n,) ascending positions along the slice normal
-    rounding_mm : size of the last decimal in which positions were written
+    rounding_mm : size of the last decimal of the positions
 
     Returns
     -------
     (n,) int64
-        0, 1, 2 ... for a whole stack; a number left out is a missing slice.
+        0, 1, 2 ... for a whole stack; a skipped number is a missing slice.
     """
     count = len(positions_mm)
     if count < 2 or not np.isfinite(positions_mm).all():
@@ -282,7 +282,7 @@ def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
         rungs = np.round((positions_mm - positions_mm[0]) / length_mm * (count - 1 + missing))
         if np.diff(rungs).min() < 1:
             continue
-        # Half, not just better: among many ladders one fits a little better by chance.
+        # Half the misfit, because among many ladders one fits slightly better by chance.
         if (off_mm := _misfit_mm(positions_mm, rungs)) < best_mm / 2:
             best, best_mm = rungs.astype(np.int64), off_mm
     step_mm = length_mm / float(best[-1])
@@ -301,7 +301,7 @@ def _misfit_mm(positions_mm: FloatArray, rungs: npt.NDArray[np.generic]) -> floa
 def axial_grid(
     shape_zyx: tuple[int, int, int], spacing_mm: SpacingMm, first_voxel_xyz_mm: FloatArray
 ) -> Grid:
-    """A uniform stack with array axes S, P, L: slices from tail to head, rows to the back."""
+    """A uniform stack with array axes S, P, L: slices towards the head, rows towards the back."""
     origins_xyz_mm = np.tile(np.asarray(first_voxel_xyz_mm, dtype=np.float64), (shape_zyx[0], 1))
     origins_xyz_mm[:, 2] += np.arange(shape_zyx[0]) * spacing_mm.z
     return Grid(

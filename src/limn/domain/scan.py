@@ -1,4 +1,4 @@
-"""The nouns of a scan: organ, volume, labels, contour."""
+"""The data of a scan: organ, volume, labels, contour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Box: TypeAlias = tuple[slice, slice, slice]
 
 
 class Organ(StrEnum):
-    """The anatomical thing, under its TG-263 name."""
+    """An organ at risk, by its TG-263 name."""
 
     HEART = "Heart"
     CORD = "SpinalCord"
@@ -70,18 +70,18 @@ class Labels:
 
     @property
     def box(self) -> Box:
-        """The smallest box that holds every organ; of no voxel where there is none."""
+        """The smallest box that contains every organ; empty if there is none."""
         return occupied_box(self.labels_zyx)
 
     def volumes_mm3(self) -> dict[Organ, float]:
-        """Volume of every organ the labels can name, 0.0 for one that is absent."""
+        """Volume of every organ of the labels, 0.0 for an absent one."""
         counts = np.bincount(self.labels_zyx[self.box].ravel(), minlength=256)
         voxel_mm3 = self.grid.spacing_mm.voxel_mm3
         return {organ: float(counts[label]) * voxel_mm3 for label, organ in self.organs.items()}
 
 
 def occupied_box(array_zyx: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Box:
-    """The smallest box that holds everything that is not 0; of no voxel if nothing is."""
+    """The smallest box that contains every nonzero voxel; empty if there is none."""
     nothing = (slice(0, 0), slice(0, 0), slice(0, 0))
     if array_zyx.size == 0:
         return nothing
@@ -121,9 +121,9 @@ def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
 def pack_labels(
     labels_zyx: npt.NDArray[np.uint8], disagreement_zyx: npt.NDArray[np.uint8]
 ) -> bytes:
-    """Labels as a small compressed file (NumPy ``.npz``): the organs' box and where it lies.
+    """Labels as a small compressed file (NumPy ``.npz``): the organs' box and its position.
 
-    With them, in the same box, how many of the folds contradict each voxel: 255 for all.
+    The file also has the disagreement of the folds in the same box, 255 where all contradict.
     """
     box = occupied_box(labels_zyx)
     file = io.BytesIO()

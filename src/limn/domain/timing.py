@@ -1,4 +1,4 @@
-"""How long each stage took, and the record of a scan."""
+"""Measures the stages of a scan, and defines its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 SCHEMA_VERSION = 2
 
-# The stages whose sum is door_to_door_s, in the order in which they happen.
+# The stages whose sum is door_to_door_s, in their order.
 DOOR_TO_DOOR_STAGES = (
     "settle_s",
     "queue_s",
@@ -55,21 +55,21 @@ class Stopwatch:
 
 
 def in_words(seconds: float) -> str:
-    """A time for somebody who waits."""
+    """A duration for a person who waits."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRecord:
-    """What a physicist reads about one scan; one row of the scan log.
+    """The record of one scan for a physicist; one row of the scan log.
 
-    Times are UTC (ISO 8601), durations seconds. ``door_to_door_s`` runs from the last slice's
-    arrival to the planning system's acceptance and is the sum of `DOOR_TO_DOOR_STAGES`;
-    ``receive_s``, first to last slice, lies before it. ``overhead_s`` is what no stage
-    claims: hand-overs between processes. ``runtime_s`` is the paper's. A structure set that
-    was held until a person released it is flagged, such as ``held:5025s``: those seconds are the
-    person's, and neither ``deliver_s`` nor ``door_to_door_s`` has them. ``*_fold_dsc`` says how
-    far the folds agree: the mean DSC over all pairs of them, before clean-up.
+    Times are UTC (ISO 8601), durations are seconds. ``door_to_door_s`` runs from the arrival of
+    the last slice to the acceptance by the planning system and is the sum of
+    `DOOR_TO_DOOR_STAGES`. ``receive_s``, from the first slice to the last, lies before it.
+    ``overhead_s`` belongs to no stage: hand-overs between processes. ``runtime_s`` is the paper's.
+    A structure set that was held until a person released it has a flag such as ``held:5025s``;
+    neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
+    agreement of the folds: the mean DSC over all pairs, before clean-up.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""The site's TOML, read once into a frozen model; one wrong key and the node does not start."""
+"""Reads the site's TOML once into a frozen model; the node does not start with a wrong key."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from limn.node.permissions import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
-# An empty host would mean every interface.
+# An empty host means every interface.
 Host = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,5})$")]
-# Plain text that any character set of DICOM holds: no backslash, no control characters, no
-# blank at either end.
+# Text for any character set of DICOM: no backslash, no control characters, no blank at either
+# end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Network = IPvAnyNetwork
-# Of a wrong value; a whole table would hide what is wrong.
+# Characters of a wrong value that a message shows; a whole table would hide the fault.
 LONGEST_SHOWN = 80
 Colour = tuple[
     Annotated[int, Field(ge=0, le=255)],
@@ -46,27 +46,27 @@ class _Table(BaseModel):
 
 
 class Tls(_Table):
-    """Our own certificate and key, and the CA of those we talk to: PEM files."""
+    """The node's own certificate and key, and the CA of its peers: PEM files."""
 
     certificate: Path
     key: Path
     ca: Path
 
     def below(self, folder: Path) -> Tls:
-        """The same with relative paths taken from ``folder``."""
+        """A copy whose relative paths are taken from ``folder``."""
         return self.model_copy(
             update={name: folder / getattr(self, name) for name in ("certificate", "key", "ca")}
         )
 
 
 class PeerTls(Tls):
-    """The same for a destination; its certificate must name ``server_name``."""
+    """TLS to a destination, whose certificate must name ``server_name``."""
 
     server_name: Host | None = None
 
 
 class CommitmentPeer(_Table):
-    """Where a sender that asks for storage commitment hears its report."""
+    """Where the report goes to a sender that asks for storage commitment."""
 
     ae_title: AeTitle
     host: Host
@@ -97,7 +97,7 @@ class Receive(_Table):
 
     @property
     def incoming_mb(self) -> int:
-        """So much of all instances that come in at once is held in memory."""
+        """Memory for all instances that are being received at the same time."""
         return self.max_incoming_mb or 2 * self.max_instance_mb
 
     @model_validator(mode="after")
@@ -105,14 +105,14 @@ class Receive(_Table):
         if self.incoming_mb < self.max_instance_mb:
             msg = (
                 f"max_incoming_mb {self.max_incoming_mb} is less than max_instance_mb "
-                f"{self.max_instance_mb}: the largest instance would never be taken"
+                f"{self.max_instance_mb}: the largest instance would never be accepted"
             )
             raise ValueError(msg)
         return self
 
     @property
     def refuse_free_mb(self) -> int:
-        """Below this much free disk no new association is let in to store."""
+        """With less free disk than this no new association may store."""
         return 2 * self.min_free_mb if self.refuse_below_mb is None else self.refuse_below_mb
 
 
@@ -151,10 +151,10 @@ def _is_loopback(host: str) -> bool:
 
 
 class Engine(_Table):
-    """Dask's scheduler and workers, here or elsewhere, and the deadline of one scan.
+    """Dask's scheduler and workers, on this host or others, and the deadline of one scan.
 
-    Everything that `host` and `scheduler` open beyond loopback wants certificates of the site's
-    own (`limn certs`): whoever can submit to Dask runs code.
+    If `host` or `scheduler` open a port beyond loopback, the site needs certificates of its own
+    (`limn certs`), because everybody who can submit to Dask can run code.
     """
 
     scheduler: Scheduler = "local"
@@ -170,12 +170,12 @@ class Engine(_Table):
 
     @property
     def address(self) -> str:
-        """Where the scheduler is reached."""
+        """The address of the scheduler."""
         return f"tls://{self.host}:{self.port}" if self.scheduler == "local" else self.scheduler
 
     @property
     def worker_ports(self) -> tuple[int, ...]:
-        """One for each worker of this host; 0 takes any free one."""
+        """The port of each worker of this host; 0 means any free port."""
         if self.worker_port is None:
             return (0,) * self.workers
         return tuple(self.worker_port + number for number in range(self.workers))
@@ -210,7 +210,7 @@ class Engine(_Table):
 
 
 class PlanningSystem(_Table):
-    """How the planning system wants its structure sets."""
+    """The form of structure sets that the planning system expects."""
 
     profile: str = "default"
     species: Annotated[PlainText, Field(max_length=64)] = "Mus musculus"
@@ -243,7 +243,7 @@ class PlanningSystem(_Table):
 
     @property
     def style(self) -> Style:
-        """The same for the room that writes structure sets."""
+        """The settings that `limn.dicom.rtstruct` needs."""
         return Style(
             roi_names=self.roi_names,
             colours=self.colours,
@@ -261,21 +261,21 @@ class PlanningSystem(_Table):
 
 
 class Log(_Table):
-    """How large the node's own log grows."""
+    """The size of the node's running log."""
 
     max_mb: Annotated[int, Field(ge=1)] = 20
     keep: Annotated[int, Field(ge=1)] = 10
 
 
 class MetricsSettings(_Table):
-    """Prometheus metrics and health over HTTP; no port, no page."""
+    """Prometheus metrics and health over HTTP; without a port there is no page."""
 
     host: Host = "127.0.0.1"
     port: Port | None = None
 
 
 class RetentionSettings(_Table):
-    """How long what was delivered stays on disk; absent means for ever."""
+    """How long delivered scans stay on disk; absent means for ever."""
 
     spool_days: Annotated[float, Field(gt=0)] | None = None
     results_days: Annotated[float, Field(gt=0)] | None = None
@@ -305,7 +305,7 @@ Destination = Annotated[DicomDestination | FolderDestination, Field(discriminato
 
 
 class Config(_Table):
-    """Everything a site decides. Relative paths are relative to the config file."""
+    """All settings of a site. Relative paths are relative to the config file."""
 
     data_dir: Path
     receive: Receive = Receive()
@@ -356,7 +356,7 @@ class Config(_Table):
 
     @property
     def spool_dir(self) -> Path:
-        """Where received instances lie."""
+        """The folder of received instances."""
         return self.data_dir / "spool"
 
     @property
@@ -380,7 +380,7 @@ class Config(_Table):
         return self.data_dir / "ready"
 
     def paths_resolved(self, folder: Path) -> Config:
-        """The same config with every relative path taken from ``folder``."""
+        """A copy whose relative paths are taken from ``folder``."""
         watch, tls_dir = self.watch, self.engine.tls_dir
         return self.model_copy(
             update={
@@ -414,7 +414,7 @@ class Config(_Table):
 
 
 def _below(folder: Path, path: Path) -> Path:
-    """A path taken from a folder, without the ``..`` that an operator would have to follow."""
+    """A path below a folder, with ``..`` resolved so that an operator can read it."""
     return Path(os.path.normpath(folder / path))
 
 
@@ -424,7 +424,7 @@ def load_config(path: Path) -> Config:
     Raises
     ------
     ConfigWrong
-        Names the file and every wrong key, or says that anybody may change it.
+        Names the file and every wrong key, or says that every user may change the file.
     """
     check_not_others(path, "config")
     try:
@@ -438,18 +438,18 @@ def load_config(path: Path) -> Config:
     try:
         return Config.model_validate(values).paths_resolved(path.resolve().parent)
     except ValidationError as error:
-        msg = f"config {path}:\n" + "\n".join(_said(error))
+        msg = f"config {path}:\n" + "\n".join(_wrong_keys(error))
         raise ConfigWrong(msg) from error
 
 
-def _said(error: ValidationError) -> list[str]:
-    """A line for each wrong key, with its value where that is short enough to tell anything."""
+def _wrong_keys(error: ValidationError) -> list[str]:
+    """A line for each wrong key, with its value if that is short."""
     found = error.errors()
     lines = []
     for each in found:
         loc = each["loc"]
         if any(len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in found):
-            # A list without its wrong items is too short: those say it already.
+            # Skip the error of a list that only lacks its wrong items, which have their own lines.
             continue
         key = ".".join(str(part) for part in loc)
         if each["type"] == "missing":
@@ -466,5 +466,5 @@ def _said(error: ValidationError) -> list[str]:
 
 
 def _names(table: type[_Table]) -> set[str]:
-    """Every setting's name, of whatever table."""
+    """The names of the settings of a table and all tables derived from it."""
     return set(table.model_fields).union(*(_names(each) for each in table.__subclasses__()))

@@ -1,11 +1,11 @@
-"""The node's running log: readable lines for people, JSON lines for machines, the scan on each.
+"""The node's running log: text lines and JSON lines, each with its scan.
 
-A log file has one writer, for no system lets several processes rotate one file safely (Windows
-renames no file that another process holds open). The processes of a node write JSON lines to
-their standard error; the supervisor reads them and alone writes ``limn.log`` and
-``limn.jsonl``. So what a child says without our help gets there as well: warnings of
-libraries, tracebacks, the last words of a process that its deadline ends. A process that runs
-without a supervisor writes files of its own name.
+A log file has one writer, because no system lets several processes rotate one file safely
+(Windows can't rename a file that another process has open). The processes of a node write JSON
+lines to standard error; the supervisor reads them and alone writes ``limn.log`` and
+``limn.jsonl``. So all other output of a child is logged too: warnings of libraries, tracebacks,
+and the stacks of a process that its deadline ends. A process without a supervisor writes files of
+its own name.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ TO_SUPERVISOR = "LIMN_LOG_TO_SUPERVISOR"
 READABLE, JSON_LINES = "limn.log", "limn.jsonl"
 UID_END = 12
 
-# As `ScanRow.name` writes them.
+# The form of `ScanRow.name`.
 _SCAN_NAME = re.compile(r"\bscan-\d{5,}\b")
-# A line of a child that is none of limn's: what a library or the interpreter said.
+# Level of a child's line that limn did not write: output of a library or the interpreter.
 _OTHERS_LEVEL = logging.WARNING
 
 
@@ -46,7 +46,7 @@ class Line(TypedDict):
     Attributes
     ----------
     time : UTC, ISO 8601, milliseconds
-    scan : such as scan-00003; empty if the line is about no scan, or one that has no id yet
+    scan : such as scan-00003; empty if the line is about no scan, or the scan has no id yet
     animal : PatientID
     series : "series …" and the end of the SeriesInstanceUID, while the scan has no id
     exception : traceback; empty if there is none
@@ -75,7 +75,7 @@ _about: ContextVar[_About] = ContextVar("about", default=_NOBODY)
 
 @contextmanager
 def about(*, scan: str = "", animal: str = "", series_instance_uid: str = "") -> Iterator[None]:
-    """Every line that this thread logs inside is about this scan, or this series."""
+    """Every line that this thread logs inside belongs to this scan, or this series."""
     series = series_end(series_instance_uid) if series_instance_uid else ""
     token = _about.set(_About(scan, animal, series))
     try:
@@ -85,16 +85,16 @@ def about(*, scan: str = "", animal: str = "", series_instance_uid: str = "") ->
 
 
 def series_end(series_instance_uid: str) -> str:
-    """How a line names a series whose scan has no id yet."""
+    """The name in log lines of a series whose scan has no id yet."""
     return f"series …{series_instance_uid[-UID_END:]}"
 
 
 def set_up(data_dir: Path, process: str, settings: Log) -> None:
-    """Log to the supervisor if this process has one, else to the terminal and files of its own.
+    """Log to the supervisor if the process has one, else to the terminal and its own files.
 
     Parameters
     ----------
-    process : who is speaking; the supervisor itself is "limn"
+    process : name of this process; the supervisor is "limn"
     """
     if os.environ.get(TO_SUPERVISOR) and process != "limn":
         to_supervisor(process)
@@ -119,7 +119,7 @@ def to_supervisor(process: str) -> None:
 
 
 def relay(stream: IO[bytes], process: str) -> threading.Thread:
-    """Log what a child writes, until it ends; its own lines keep their time and level."""
+    """Log the output of a child until it ends; limn's own lines keep their time and level."""
     thread = threading.Thread(target=_relay, args=(stream, process), name="log", daemon=True)
     thread.start()
     return thread
@@ -129,15 +129,15 @@ def _install(handlers: list[logging.Handler]) -> None:
     for handler in handlers:
         handler.addFilter(_know_scan)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
-    # distributed gives its loggers handlers of their own as soon as it is imported.
+    # At its import distributed gives its loggers their own handlers.
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in ("distributed", "bokeh", "tornado"):
             logger = logging.getLogger(name)
             logger.handlers.clear()
             logger.propagate = True
-    for chatty in ("distributed", "asyncio", "tornado"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # What goes wrong with a peer is said once, in our own words.
+    for verbose in ("distributed", "asyncio", "tornado"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
+    # limn logs the failures of a peer itself, once.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     # rt-utils sets attributes that pydicom deprecates, and pydicom logs it at every scan.
     logging.getLogger("pydicom").setLevel(logging.ERROR)
@@ -145,7 +145,7 @@ def _install(handlers: list[logging.Handler]) -> None:
 
 
 def _know_scan(record: logging.LogRecord) -> bool:
-    """Note on the record whom it is about; a filter, so it runs in the thread that logs."""
+    """Add the scan to the record; as a filter it runs in the thread that logs."""
     if not hasattr(record, "scan"):
         known = _about.get()
         record.scan, record.animal, record.series = known.scan, known.animal, known.series
@@ -153,7 +153,7 @@ def _know_scan(record: logging.LogRecord) -> bool:
 
 
 def _subject(record: logging.LogRecord) -> _About:
-    """Whom a record is about: its context, else the scan that its message names."""
+    """The subject of a record: its context, else the scan that its message names."""
     scan, animal, series = (getattr(record, name, "") for name in ("scan", "animal", "series"))
     named = None if scan else _SCAN_NAME.search(record.getMessage())
     scan = named.group() if named else scan
@@ -170,9 +170,9 @@ class _Readable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         known = _subject(record)
-        # A message that names its scan itself is not told twice.
-        told = (each for each in (known.scan, known.animal, known.series) if each not in message)
-        subject = " ".join(told)
+        # A name that is in the message already is left out.
+        names = (each for each in (known.scan, known.animal, known.series) if each not in message)
+        subject = " ".join(names)
         record.subject = f"{subject} " if subject else ""
         record.speaker = getattr(record, "speaker", self._process)
         return super().format(record)
@@ -204,10 +204,10 @@ class _Json(logging.Formatter):
 
 
 class LineFile(logging.Handler):
-    """Whole lines to a file that is begun anew at a size, a number of old ones kept.
+    """Writes whole lines to a file, rotates it at a size and keeps some old files.
 
-    A full disk costs lines, never the process: it is said once on the terminal, and the next
-    line that finds room is written whole.
+    A full disk costs lines and never ends the process: the terminal gets one message, and the next
+    line for which there is space is written whole.
     """
 
     def __init__(self, path: Path, largest_bytes: int, keep: int) -> None:
@@ -229,8 +229,9 @@ class LineFile(logging.Handler):
         except OSError as error:
             self._torn = True
             if not self._lost:
-                said = f"limn: {self._path} can't be written ({error.strerror}); lines are lost\n"
-                sys.stderr.write(said)
+                sys.stderr.write(
+                    f"limn: {self._path} can't be written ({error.strerror}); lines are lost\n"
+                )
             self._lost = True
         except Exception:  # noqa: BLE001 - a line that can't be formatted must not end a thread
             self.handleError(record)
@@ -245,9 +246,9 @@ class LineFile(logging.Handler):
 
     def _write(self, line: bytes) -> None:
         if self._file is not None and self._size + len(line) > self._largest_bytes:
-            self._begin_anew()
+            self._rotate()
         if self._file is None:
-            # Unbuffered: what found no room must not come out later in the middle of a line.
+            # Unbuffered: bytes that found no space must not be written later, within another line.
             self._file = self._path.open("ab", buffering=0)
             self._size = self._file.tell()
         if self._torn:
@@ -256,7 +257,7 @@ class LineFile(logging.Handler):
         self._size += written
         self._torn = written < len(line)
 
-    def _begin_anew(self) -> None:
+    def _rotate(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -267,7 +268,7 @@ class LineFile(logging.Handler):
                     older.replace(_numbered(self._path, number + 1))
             self._path.replace(_numbered(self._path, 1))
         except OSError:
-            # Windows: somebody reads it. It grows on until they are done.
+            # On Windows a reader has the file open; it grows until the reader closes it.
             return
 
 
@@ -284,7 +285,7 @@ def _relay(stream: IO[bytes], process: str) -> None:
 
 
 def _record(text: str, process: str) -> logging.LogRecord:
-    """A child's line as a record; one that is none of limn's is told as it stands."""
+    """A child's line as a record; a line that limn did not write becomes the message."""
     values: dict[str, object] = {
         "msg": text,
         "created": time.time(),

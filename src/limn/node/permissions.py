@@ -1,4 +1,4 @@
-"""Who may read what a node writes: POSIX file modes; Windows has the folder's access list."""
+"""Sets and checks the permissions of files: POSIX modes; Windows has the folder's access list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OWNER_ONLY_FILE = 0o600
 
 
 def make_private_folder(folder: Path) -> None:
-    """A folder for its owner alone; one that is there already is the site's own decision."""
+    """Create a folder for its owner alone; an existing one is the site's decision."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -20,18 +20,18 @@ def make_private_folder(folder: Path) -> None:
 
 
 def make_private_file(path: Path) -> None:
-    """An empty file for its owner alone, if there is none."""
+    """Create an empty file for its owner alone, unless it exists."""
     if not path.exists():
         path.touch(mode=OWNER_ONLY_FILE)
 
 
 def check_not_others(path: Path, what: str) -> None:
-    """Refuse what anybody on the machine may change (on POSIX); a group is the site's decision.
+    """Refuse a file that every user may change (on POSIX); a group is the site's decision.
 
     Raises
     ------
     ConfigWrong
-        Says what to do.
+        The text says what to do.
     """
     if os.name == "posix" and path.exists() and (mode := path.stat().st_mode) & 0o002:
         msg = f"{what} {path} can be changed by anybody (mode {mode & 0o777:04o}): chmod o-w {path}"
@@ -39,12 +39,12 @@ def check_not_others(path: Path, what: str) -> None:
 
 
 def check_private(path: Path, what: str) -> None:
-    """Refuse a secret that others than its owner can read.
+    """Refuse a secret file that users other than its owner can read.
 
     Raises
     ------
     ConfigWrong
-        If it is absent, or (on POSIX) readable by group or others; says what to do.
+        If it is absent, or (on POSIX) readable by group or others; the text says what to do.
     """
     try:
         mode = path.stat().st_mode

@@ -80,7 +80,7 @@ def test_a_name_that_is_no_folder_is_refused(copy, tmp_path, name):
     if name == "":
         assert glance(copy).label == "-6"
         return
-    with pytest.raises(BundleUnfit, match="no name for a folder"):
+    with pytest.raises(BundleUnfit, match="can't be the name of a folder"):
         install(copy, tmp_path / "shelf")
 
 

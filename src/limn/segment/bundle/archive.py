@@ -1,4 +1,4 @@
-"""Zip archives: others' are unpacked with care, ours are packed the same way every time."""
+"""Unpacks zip archives of unknown origin with care, and packs equal files to equal bytes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
 
-# Five folds of the largest nnU-Net with their optimisers stay below; a bomb does not.
+# Five folds of the largest nnU-Net with their optimisers stay below this; a zip bomb does not.
 MAX_BYTES = 16 * 2**30
 MAX_FILES = 100_000
-# Weights hardly shrink; text may by this much.
+# Weights hardly shrink; text may shrink by this factor.
 MAX_RATIO = 200
 SMALL = 16 * 2**20
 CHUNK = 2**20
@@ -24,18 +24,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]) -> list[Path]:
     """Unpack the wanted files of a zip into an empty folder.
 
-    Every entry is judged before the first is written, wanted or not.
+    Every entry, wanted or not, is checked before the first is written.
 
     Raises
     ------
     BundleUnfit
-        If an entry would leave the folder, is a link, is encrypted, stands there twice, or is
-        larger than it or the whole may be.
+        If an entry would leave the folder, is a link, is encrypted, occurs twice, or if it or
+        the whole is too large.
     """
     try:
         with zipfile.ZipFile(archive) as packed:
             entries = [entry for entry in packed.infolist() if not entry.is_dir()]
-            _judge(archive, entries)
+            _check_entries(archive, entries)
             written = []
             for entry in entries:
                 if wanted(PurePosixPath(entry.filename)):
@@ -57,7 +57,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool])
         raise BundleUnfit(msg) from error
 
 
-def _judge(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
+def _check_entries(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
     names: set[str] = set()
     if len(entries) > MAX_FILES:
         msg = f"{archive} holds {len(entries)} files, at most {MAX_FILES} are taken"
@@ -73,7 +73,7 @@ def _judge(archive: Path, entries: list[zipfile.ZipInfo]) -> None:
         elif entry.flag_bits & 1:
             fault = "is encrypted"
         elif entry.filename.casefold() in names:
-            fault = "stands in it twice"
+            fault = "occurs twice"
         elif entry.file_size > SMALL and entry.file_size > MAX_RATIO * entry.compress_size:
             fault = f"grows from {entry.compress_size} to {entry.file_size} bytes"
         else:
@@ -99,7 +99,7 @@ def _write(archive: Path, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path:
     path.parent.mkdir(parents=True, exist_ok=True)
     left = entry.file_size
     with packed.open(entry) as source, path.open("xb") as target:
-        # The size that the archive declares is what it was judged by; zipfile believes it too.
+        # The entry was checked by the size that the archive declares, which zipfile trusts too.
         while chunk := source.read(min(CHUNK, left + 1)):
             left -= len(chunk)
             if left < 0:
@@ -109,9 +109,10 @@ def _write(archive: Path, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path:
 
 
 def pack(folder: Path, names: Iterable[str], top: str, archive: Path) -> None:
-    """One zip of some files of a folder, below ``top``; the same files give the same bytes.
+    """Write one zip of some files of a folder, below ``top``; equal files give equal bytes.
 
-    Stored, not squeezed: weights hardly shrink, and compressors change with their version.
+    The files are stored without compression: weights hardly shrink, and the output of a
+    compressor changes with its version.
     """
     partial = archive.with_name(archive.name + ".part")
     try:

@@ -1,4 +1,4 @@
-"""A model on disk: weights plus a manifest that says what they are, verified before use.
+"""A model on disk: weights and a manifest that describes them, verified before use.
 
 A bundle is a folder with ``bundle.toml`` and an nnunetv2 model folder's files. Checkpoints are
 pickles, so nothing is opened before its sha256 matches the manifest.
@@ -42,20 +42,20 @@ class CleanRule:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified model and everything that must be known to use it.
+    """A verified model and everything that is needed to use it.
 
     Attributes
     ----------
-    onlooker : file of the weights that tell how an animal lies, or None
-    orientation : letters that the array's axes grow towards as the reader of the training saw
-        them, before ``transpose_forward`` of the plans
-    spacing_mm : in the same order; of a 2d bundle the first axis of the plans' order has the
-        data set's median, which nobody resamples to
+    onlooker : file of the weights that find how an animal lies, or None
+    orientation : letters that the axes z, y, x of the training's arrays grow towards, before
+        ``transpose_forward`` of the plans
+    spacing_mm : in the same order; in a 2d bundle the first axis of the plans' order has the
+        data set's median, to which nothing is resampled
     files : every file of the manifest, relative to the folder
-    profile : "paper" averages probabilities and resamples before it normalises, as nnU-Net v1;
-        "stock" does as nnunetv2 does; "fast" is for a region of interest
-    mirror_axes : axes of the three, in the plans' order, that the training mirrored
-    source : where the weights came from
+    profile : "paper" averages probabilities and resamples before it normalises, like nnU-Net v1;
+        "stock" does the same as nnunetv2; "fast" is for a region of interest
+    mirror_axes : the axes 0 to 2, in the plans' order, that the training mirrored
+    source : where the weights come from
     previous : the bundle whose labels a cascade's second stage takes as input; "" for all others
     """
 
@@ -115,7 +115,7 @@ def open_bundle(folder: Path) -> Bundle:
 
 
 def _check_labels(bundle: Bundle) -> None:
-    """Hold the manifest's labels against those of the training; left must stay left."""
+    """Compare the manifest's labels with the training's, so that left stays left."""
     path = bundle.folder / "dataset.json"
     try:
         trained = json.loads(path.read_text(encoding="utf-8"))["labels"]
@@ -140,7 +140,7 @@ def _check_labels(bundle: Bundle) -> None:
 
 
 def glance(folder: Path) -> Bundle:
-    """What the manifest says, and no file verified: to be listed, never to be used.
+    """Read the manifest alone and verify no file: for lists, never for use.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def glance(folder: Path) -> Bundle:
 
 
 def write_manifest(folder: Path, manifest_head: str) -> None:
-    """Seal a model folder: the head (TOML text) plus the sha256 of every file in it."""
+    """Seal a model folder: write the head (TOML text) and the sha256 of every file in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     lines = [f'"{path.relative_to(folder).as_posix()}" = "{sha256_of(path)}"' for path in files]
     text = manifest_head.rstrip() + "\n\n[files]\n" + "\n".join(lines) + "\n"
@@ -212,7 +212,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
 
 
 def _check(bundle: Bundle) -> None:
-    """What would otherwise fail in the middle of a scan."""
+    """Refuse values that would fail in the middle of a scan."""
     letters = bundle.orientation
     if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
         msg = f"orientation {letters!r}, three letters such as 'SPL' expected"
@@ -225,8 +225,8 @@ def _check(bundle: Bundle) -> None:
         msg = f"expected_hu {[low, high]}, two numbers, the smaller first, expected"
         raise ValueError(msg)
     if sorted(bundle.organs) != list(range(1, 1 + len(set(bundle.organs.values())))):
-        told = {label: organ.value for label, organ in bundle.organs.items()}
-        msg = f"labels {told}, 1, 2, 3 ... and every organ once expected"
+        given = {label: organ.value for label, organ in bundle.organs.items()}
+        msg = f"labels {given}, 1, 2, 3 ... and every organ once expected"
         raise ValueError(msg)
     if bundle.profile not in PROFILE_NAMES:
         msg = f"profile {bundle.profile!r}, one of {', '.join(PROFILE_NAMES)} expected"

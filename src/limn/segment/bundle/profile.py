@@ -1,4 +1,4 @@
-"""The three ways to run an ensemble (P5): as the paper did, as nnunetv2 does, and fast."""
+"""The three profiles of an ensemble (P5): the paper's, nnunetv2's, and a fast one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ PROFILE_NAMES: tuple[str, ...] = get_args(ProfileName)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is done with a scan before, between and after the networks.
+    """How a scan is prepared, and how the networks' scores are combined.
 
     Attributes
     ----------
     average : what is averaged over tiles and folds
-    normalise_first : nnunetv2 clips and normalises before it resamples, nnU-Net v1 after
+    normalise_first : whether to clip and normalise before resampling, like nnunetv2; nnU-Net v1
+        does it after
     step : share of a patch from one tile to the next
-    region : whether only the surroundings of the organs are looked at by every fold
-    skip_air : whether tiles without tissue are taken for background
+    region : whether every fold sees only the surroundings of the organs
+    skip_air : whether tiles without tissue are labelled background without a network
     """
 
     name: ProfileName

@@ -1,4 +1,4 @@
-"""The folder where installed bundles stand: listed, added to, packed; nothing is overwritten."""
+"""The folder of installed bundles: list, install, pack; nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from limn.segment.bundle.bundle import MANIFEST, Bundle, glance, open_bundle
 ENVIRONMENT = "LIMN_MODELS"
 HOME = Path(".local") / "share" / "limn" / "models"
 EMBEDDED_BUNDLE = Path(__file__).parents[4] / "models" / "phantom-6"
-
-
 INCOMING = ".incoming-"
-# No import takes so long.
-LEFT_S = 24 * 3600.0
+# Age at which an unfinished import is removed; none takes so long.
+ABANDONED_S = 24 * 3600.0
 
 
 def bundles(shelf: Path) -> Iterator[Bundle | BundleUnfit]:
-    """What stands on the shelf, unverified; a folder that is no bundle comes as its fault."""
+    """Every installed bundle, unverified; for a folder that is no bundle its error."""
     for folder in folders(shelf):
         try:
             yield glance(folder)
@@ -34,25 +32,25 @@ def bundles(shelf: Path) -> Iterator[Bundle | BundleUnfit]:
 
 
 def folders(shelf: Path) -> list[Path]:
-    """What stands on the shelf, bundle or not.
+    """Every folder on the shelf, bundle or not.
 
     Raises
     ------
     BundleUnfit
-        If it can't be looked at.
+        If the shelf can't be read.
     """
     try:
         if not shelf.is_dir():
             return []
-        standing = [path for path in shelf.iterdir() if path.is_dir()]
+        found = [path for path in shelf.iterdir() if path.is_dir()]
     except OSError as error:
         msg = f"{shelf}: {error.strerror}; give a folder that this account can read: --models-dir"
         raise BundleUnfit(msg) from error
-    return sorted(path for path in standing if not path.name.startswith("."))
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def find(shelf: Path, name: str, others: Mapping[str, Path]) -> Path:
-    """The folder of a bundle, by its place, by its name on the shelf, or among the others."""
+    """The folder of a bundle, by its path, its name on the shelf, or its name in ``others``."""
     given = Path(name)
     if given.is_dir():
         return given
@@ -65,12 +63,12 @@ def find(shelf: Path, name: str, others: Mapping[str, Path]) -> Path:
 
 
 def install(source: Path, shelf: Path) -> Path:
-    """Verify a bundle, folder or zip, and put a copy of it on the shelf; all of it or nothing.
+    """Verify a bundle, folder or zip, and copy it to the shelf, whole or not at all.
 
     Raises
     ------
     BundleUnfit
-        If it is no sound bundle, or other weights stand there under its name and version.
+        If the bundle is not sound, or other weights are installed under its name and version.
     """
     if source.is_dir():
         return _install_folder(source, shelf)
@@ -86,7 +84,7 @@ def _install_folder(source: Path, shelf: Path) -> Path:
     bundle = open_bundle(source)
     target = place(shelf, bundle.label)
     if target.exists():
-        return _already(bundle, target)
+        return _same_bundle(bundle, target)
     try:
         with incoming(shelf) as copy:
             for name in (*bundle.files, MANIFEST):
@@ -102,12 +100,12 @@ def _install_folder(source: Path, shelf: Path) -> Path:
     return target
 
 
-def _already(bundle: Bundle, target: Path) -> Path:
-    standing = open_bundle(target)
-    if standing.sha256 != bundle.sha256:
+def _same_bundle(bundle: Bundle, target: Path) -> Path:
+    installed = open_bundle(target)
+    if installed.sha256 != bundle.sha256:
         msg = (
             f"{target} holds another bundle of that name and version (sha256 "
-            f"{standing.sha256[:12]}…, here {bundle.sha256[:12]}…); nothing was changed. Move it "
+            f"{installed.sha256[:12]}…, here {bundle.sha256[:12]}…); nothing was changed. Move it "
             "away, or give this one another version"
         )
         raise BundleUnfit(msg)
@@ -115,23 +113,23 @@ def _already(bundle: Bundle, target: Path) -> Path:
 
 
 def place(shelf: Path, label: str) -> Path:
-    """Where a bundle of this name and version stands."""
+    """The folder for a bundle of this name and version."""
     if not label or label.startswith(".") or PurePosixPath(label.replace("\\", "/")).name != label:
-        msg = f"{label!r} is no name for a folder"
+        msg = f"{label!r} can't be the name of a folder"
         raise BundleUnfit(msg)
     return shelf / label
 
 
 @contextlib.contextmanager
 def incoming(shelf: Path) -> Iterator[Path]:
-    """A folder beside the bundles, on their disk, that is gone afterwards.
+    """A temporary folder beside the bundles, on the same disk.
 
-    Those that killed commands left are removed once they are a day old.
+    Folders that killed commands left behind are removed once they are a day old.
     """
     try:
         shelf.mkdir(parents=True, exist_ok=True)
         for left in shelf.glob(f"{INCOMING}*"):
-            if time.time() - left.stat().st_mtime > LEFT_S:
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=INCOMING, dir=shelf))
     except OSError as error:
@@ -144,7 +142,7 @@ def incoming(shelf: Path) -> Iterator[Path]:
 
 
 def put(copy: Path, target: Path) -> None:
-    """Let a finished copy appear under its name at once, on disk before it does."""
+    """Rename a finished copy to its name, once all of it is on disk."""
     for path in copy.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -158,7 +156,7 @@ def put(copy: Path, target: Path) -> None:
 
 
 def pack_bundle(folder: Path, archive: Path) -> Bundle:
-    """One zip of a verified bundle; the same bundle gives the same bytes."""
+    """Pack a verified bundle as one zip; the same bundle gives the same bytes."""
     bundle = open_bundle(folder)
     if archive.exists():
         msg = f"{archive} exists; nothing was written. Move it away or give another name: -o"
@@ -169,7 +167,7 @@ def pack_bundle(folder: Path, archive: Path) -> Bundle:
 
 @contextlib.contextmanager
 def opened(source: Path, names: tuple[str, ...] = ("*",)) -> Iterator[Path]:
-    """A folder as it is, a zip unpacked: only files whose names match."""
+    """A folder as it is, or a zip unpacked to a temporary folder: only files whose names match."""
     if source.is_dir():
         yield source
         return
@@ -186,8 +184,8 @@ def opened(source: Path, names: tuple[str, ...] = ("*",)) -> Iterator[Path]:
 
 
 def models_dir(given: Path | None) -> Path:
-    """Where bundles are installed: as told, else by the environment, else the user's own."""
+    """The folder of installed bundles: the given one, $LIMN_MODELS, or one in the user's home."""
     if given is not None:
         return given
-    told = os.environ.get(ENVIRONMENT)
-    return Path(told) if told else Path.home() / HOME
+    named = os.environ.get(ENVIRONMENT)
+    return Path(named) if named else Path.home() / HOME

@@ -1,4 +1,4 @@
-"""Keeps the organ, drops the islands, says what went."""
+"""Removes islands from the labels and counts the voxels that go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels, Organ, occupied_box
 from limn.segment.bundle.bundle import CleanRule
 
-# Voxels that touch by a face, an edge or a corner belong together.
+# Voxels are connected by a face, an edge or a corner.
 CONNECTIVITY: Literal[26] = 26
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Cleaned:
 
     Attributes
     ----------
-    removed_voxels : voxels taken from each organ
+    removed_voxels : voxels removed from each organ
     """
 
     labels: Labels

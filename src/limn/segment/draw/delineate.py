@@ -1,4 +1,4 @@
-"""From a volume to clean labels: the animal found, turned straight, labelled, turned back."""
+"""From a volume to clean labels: find the animal, turn it straight, label it, turn it back."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Delineated:
     Attributes
     ----------
     labels : on the volume's own grid
-    removed_voxels : islands taken from each organ
+    removed_voxels : voxels of islands removed from each organ
     animals : how many were in the field
-    lie : which way the animal was found to lie
-    contradictions : what in the organs speaks against that
-    fold_dsc : how far the folds agree on each organ: mean DSC over all pairs of them
+    lie : how the animal lies, by the image
+    contradictions : positions of the organs that contradict it
+    fold_dsc : agreement of the folds on each organ: mean DSC over all pairs
     disagreement_zyx : (z, y, x) uint8 on the volume's grid: share of the folds that contradict
         the ensemble, 255 for all of them
-    flags : what the ensemble had to do otherwise than asked
+    flags : what the ensemble did differently from the settings
     """
 
     labels: Labels
@@ -60,7 +60,7 @@ def delineate(
     Raises
     ------
     RefusedSeries
-        If there is no animal, or several and the rule is to refuse.
+        If there is no animal, or there are several and the rule is to refuse.
     """
     with stopwatch.stage("preprocess_s"):
         located = keep_one_animal(volume, two_animals)
@@ -82,7 +82,7 @@ def delineate(
     prepared, inferred, raw = ensemble.despite_gpu(drawn)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
-        against = contradictions(cleaned.labels)
+        contradicting = contradictions(cleaned.labels)
         labels = lie.back(cleaned.labels, volume)
         disagreement = lie.turned_back(ensemble.disagreement(prepared, inferred), volume)
     return Delineated(
@@ -90,7 +90,7 @@ def delineate(
         cleaned.removed_voxels,
         located.animals,
         lie,
-        tuple(against),
+        tuple(contradicting),
         {organ: inferred.agreement[label] for label, organ in labels.organs.items()},
         disagreement,
         inferred.flags,

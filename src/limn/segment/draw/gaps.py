@@ -1,4 +1,4 @@
-"""Missing slices: bridged for the network, never contoured, and a reason to refuse near organs."""
+"""Interpolates missing slices for the network alone, and finds the organs that they cut."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 from limn.domain.geometry import Grid, IntArray
 from limn.domain.scan import Labels, Organ, Volume
 
-# The cord runs through every slice of a scan, so a gap always meets it; where heart and lungs
-# are not, its contour is simply absent from the missing slice.
+# The cord runs through every slice of a scan, so every gap cuts it. Away from heart and lungs
+# its contour may be absent from the missing slice.
 THORACIC = (Organ.HEART, Organ.LUNG_R, Organ.LUNG_L)
 
 
 def bridge(volume: Volume, rungs: IntArray) -> Volume:
-    """Put the missing slices in, each between its neighbours by distance.
+    """Interpolate the missing slices linearly between their neighbours.
 
     Parameters
     ----------
-    rungs : (n,) place of every slice on the even ladder, see `domain.geometry.ladder`
+    rungs : (n,) index of every slice on the even ladder, see `domain.geometry.ladder`
     """
     count = int(rungs[-1]) + 1
     if count == len(rungs):
@@ -48,14 +48,14 @@ def _even(grid: Grid, rungs: IntArray, count: int) -> Grid:
 
 
 def unbridge(labels: Labels, rungs: IntArray, grid: Grid) -> Labels:
-    """Labels of the slices that exist, on their own positions."""
+    """Labels of the slices that exist, at their own positions."""
     if len(labels.labels_zyx) == len(rungs):
         return labels
     return Labels(np.ascontiguousarray(labels.labels_zyx[rungs]), grid, labels.organs)
 
 
 def organs_in_gaps(labels: Labels, rungs: IntArray) -> list[Organ]:
-    """Organs that a missing slice would cut: heart and lungs anywhere, the cord beside them.
+    """Organs that a missing slice cuts: heart and lungs anywhere, the cord only beside them.
 
     ``labels`` are on the bridged grid.
     """

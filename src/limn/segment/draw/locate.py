@@ -17,11 +17,11 @@ ChoiceRule = Literal["largest", "central", "refuse"]
 
 # Coarse enough to be quick, fine enough for a mouse.
 COARSE_MM = 0.6
-# Everything denser than this counts as animal or bed; lung (-620 HU) must not fall out.
+# Everything denser than this counts as animal or bed, lung (-620 HU) included.
 TISSUE_HU = -750.0
-# Beds, tubes and limbs are thinner than twice this, thorax and belly are not.
+# Beds, tubes and limbs are thinner than twice this; thorax and belly are thicker.
 CORE_DEPTH_MM = 3.0
-# A second core smaller than this share of the largest is no animal.
+# A core smaller than this share of the largest is no second animal.
 MIN_SHARE = 0.2
 AIR_HU = -1000.0
 
@@ -40,7 +40,7 @@ class Located:
 
 
 def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
-    """Blank every animal but one with air.
+    """Fill every animal but one with air.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     Raises
     ------
     RefusedSeries
-        If there are several and the site's rule is to refuse.
+        If there are several animals and the site's rule is to refuse.
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     spacing = turn.spacing(volume.grid.spacing_mm).zyx
@@ -93,9 +93,9 @@ def _block_mean(array: npt.NDArray[np.float32], factors: list[int]) -> npt.NDArr
 def _cores(
     coarse: npt.NDArray[np.float32], spacing_mm: list[float]
 ) -> tuple[npt.NDArray[np.int32], int]:
-    """Numbered blobs of tissue deeper than beds, tubes and limbs are thick."""
+    """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
     tissue = ndimage.binary_closing(coarse > TISSUE_HU, iterations=1)
-    # Pad, so that an animal which leaves the field at its edge keeps its depth there.
+    # Padding keeps the depth of an animal that the edge of the field cuts.
     depth = ndimage.distance_transform_edt(np.pad(tissue, 8, mode="edge"), sampling=spacing_mm)
     deep = depth[8:-8, 8:-8, 8:-8] > CORE_DEPTH_MM
     cores, count = ndimage.label(deep)
@@ -103,7 +103,7 @@ def _cores(
 
 
 def _side_by_side(cores: npt.NDArray[np.int32], count: int) -> list[int]:
-    """The cores that are animals of their own: large, and beside the largest, not behind it."""
+    """The cores that are separate animals: large, and beside the largest one, not behind it."""
     sizes = np.bincount(cores.ravel(), minlength=count + 1)
     sizes[0] = 0
     if count == 0:

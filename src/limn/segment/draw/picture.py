@@ -1,4 +1,4 @@
-"""One picture of a scan: axial, coronal and sagittal cut with the contours drawn."""
+"""One picture of a scan: axial, coronal and sagittal cuts with the contours."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PANEL_PX = 420
 MARGIN_MM = 7.0
 MARGIN_PX = 8
 CAPTION_PX = 34
-# Patient letters at left, right, top and bottom of each panel.
+# Patient letters at the left, right, top and bottom of each panel.
 _PANELS = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
 PLANES = tuple(name for name, _ in _PANELS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """Contours of one drawing: (z, y, x) labels, growing to S, P and L, and how to draw them."""
+    """Labels to draw, (z, y, x) with axes S, P and L, and how their contours look."""
 
     labels_zyx: npt.NDArray[np.uint8]
     organs: Mapping[int, Organ]
@@ -64,7 +64,7 @@ def draw_contours(
 
 
 def box_around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> Box:
-    """The organs with the body around them: an animal is a fifth of a wide field of view."""
+    """The organs with a margin of body; an animal may fill only a fifth of the field of view."""
     box = occupied_box(labels_zyx)
     if box[0].stop == 0:
         box = (
@@ -80,7 +80,7 @@ def box_around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, f
 
 
 def middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-    """A voxel inside the organs' box through which all three cuts show something."""
+    """The middle voxel of the organs' box; of the whole array if there are no organs."""
     box = occupied_box(labels_zyx)
     if box[0].stop == 0:
         z, y, x = (n // 2 for n in labels_zyx.shape)
@@ -95,11 +95,11 @@ def draw_panels(
     centre: tuple[int, int, int],
     layers: Sequence[Layer],
 ) -> list[Image.Image]:
-    """The three cuts through a voxel, as `PLANES` names them; a later layer covers an earlier.
+    """The three cuts through a voxel, in the order of `PLANES`; later layers cover earlier ones.
 
     Parameters
     ----------
-    hu_zyx : (z, y, x), growing to S, P and L, as the labels of every layer
+    hu_zyx : (z, y, x) with axes S, P and L, like the labels of every layer
     spacing : mm along z, y, x
     """
     return [
@@ -116,7 +116,7 @@ def _panel(
     layers: Sequence[Layer],
     letters: str,
 ) -> Image.Image:
-    # The head is up where the rows run along z.
+    # Rows that run along z are flipped, so that the head is up.
     where = tuple(
         index if i == axis else slice(None, None, -1 if i == 0 else None) for i in range(3)
     )

@@ -1,4 +1,4 @@
-"""Polygons back to voxels: the proof of our own structure sets, the reading of others'."""
+"""Polygons to voxels: to prove limn's own structure sets and to read those of others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def rasterise(
 ) -> npt.NDArray[np.bool_]:
     """Voxels whose centre lies inside a contour of the organ, (z, y, x) bool.
 
-    Contours of one slice are joined by OR, as most planning systems do, or by XOR if they
-    were written as CLOSEDPLANAR_XOR.
+    Contours of one slice are combined by OR, like most planning systems do, or by XOR if they
+    are CLOSEDPLANAR_XOR.
     """
     mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
     for contour in contours:
@@ -36,14 +36,14 @@ def rasterise(
 
 
 def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) -> Mask:
-    """Fill the rings of one slice as their author meant them, (y, x) bool.
+    """Fill the rings of one slice, (y, x) bool.
 
     Parameters
     ----------
-    rings_yx : rows and columns of each ring, and whether it was written as XOR
+    rings_yx : rows and columns of each ring, and whether it is CLOSEDPLANAR_XOR
 
-    A ring that lies wholly in what is filled already is a hole, for many systems nest plain
-    polygons; the same ring twice is one.
+    A ring that lies wholly inside the filled area is a hole, because many systems nest plain
+    polygons. A ring that occurs twice counts once.
     """
     masks: list[tuple[Mask, bool]] = []
     for ring_yx, xor in rings_yx:

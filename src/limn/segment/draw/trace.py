@@ -2,10 +2,10 @@
 
 Boundary rule: marching squares on the binary mask at level 0.505, so the outline runs half-way
 between the centres of an inside and an outside voxel, 0.005 of a voxel inward. That small
-step breaks the exact ties which readers round in different directions; every reader tried
-(plastimatch, scikit-image, matplotlib, dcmrtstruct2nii, rt-utils) gets back the same voxels.
-Holes are joined to their outline by a keyhole (PS3.3 C.8.8.6.3), the one encoding that all
-of them read alike.
+step breaks the exact ties, which readers round in different directions; all tested readers
+(plastimatch, scikit-image, matplotlib, dcmrtstruct2nii, rt-utils) recover the same voxels.
+Holes are joined to their outline by a keyhole (PS3.3 C.8.8.6.3), the only encoding that all
+of them read in the same way.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from limn.domain.geometry import FloatArray, IntArray
 from limn.domain.scan import Contour, Labels, Organ, occupied_box
 
 LEVEL = 0.505
-# A keyhole's cut passes voxel centres at this share of a voxel or more, if one of this many
-# shortest cuts does.
+# Distance from voxel centres that a keyhole's cut keeps, as a share of a voxel, if one of the
+# shortest cuts can.
 CLEARANCE = 0.1
 BRIDGES_TRIED = 64
-
 
 HoleRule = Literal["keyhole", "xor"]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -39,7 +38,7 @@ class Traced:
 
     Attributes
     ----------
-    dropped : contours of fewer than three points, by organ; planning systems refuse those
+    dropped : contours of fewer than three points, by organ; planning systems refuse them
     """
 
     contours: tuple[Contour, ...]
@@ -51,8 +50,8 @@ def trace(labels: Labels, holes: HoleRule = "keyhole", max_points: int | None = 
 
     Parameters
     ----------
-    holes : "keyhole", or "xor" for rings of their own
-    max_points : a slice whose outline has more is cut into parts that have fewer
+    holes : "keyhole", or "xor" for separate rings
+    max_points : a slice whose outline has more points is split into parts
     """
     contours: list[Contour] = []
     dropped: dict[Organ, int] = {}
@@ -103,12 +102,12 @@ def _outlines(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ring:
-    """One closed way around inside (area > 0) or around a hole (area < 0).
+    """One closed path around the inside (area > 0) or around a hole (area < 0).
 
     Attributes
     ----------
     points : every crossing of the lattice
-    bends : those where the way turns
+    bends : the points where the path turns
     """
 
     points: FloatArray
@@ -119,8 +118,8 @@ class _Ring:
         return _signed_area(self.bends)
 
 
-# The segments of a cell of four voxel centres, by which of them are inside (1 top left, 2 top
-# right, 4 bottom right, 8 bottom left): from edge, to edge, inside on the left of the way.
+# Segments of a cell of four voxel centres: (which of them are inside: 1 top left, 2 top right,
+# 4 bottom right, 8 bottom left; from edge; to edge), with the inside on the left of the path.
 # Edges: 0 top, 1 right, 2 bottom, 3 left. Two diagonal voxels stay apart.
 _SEGMENTS = (
     *((1, 3, 0), (2, 0, 1), (4, 1, 2), (8, 2, 3), (3, 3, 1), (6, 0, 2), (12, 1, 3), (9, 2, 0)),
@@ -131,8 +130,8 @@ _SEGMENTS = (
 def _march(mask_zyx: Mask) -> Iterator[tuple[int, _Ring]]:
     """Marching squares on all slices at once: the slice of each ring, and the ring.
 
-    Every lattice edge between an inside and an outside voxel is left by one segment and
-    reached by one, so the segments are a permutation whose cycles are the rings.
+    One segment starts and one ends at every lattice edge between an inside and an outside
+    voxel, so the segments are a permutation whose cycles are the rings.
     """
     inside = np.pad(mask_zyx, ((0, 0), (1, 1), (1, 1))).astype(np.uint8)
     _, rows, columns = inside.shape
@@ -140,7 +139,7 @@ def _march(mask_zyx: Mask) -> Iterator[tuple[int, _Ring]]:
     kind += 4 * inside[:, 1:, 1:] + 8 * inside[:, 1:, :-1]
     z, y, x = np.nonzero((kind > 0) & (kind < 15))
     kind = kind[z, y, x]
-    # An edge is named by its first voxel and whether it runs along the columns (0) or rows (1).
+    # The number of an edge: its first voxel, and whether it runs along columns (0) or rows (1).
     cell = 2 * ((z * rows + y) * columns + x)
     edges = np.stack((cell, cell + 3, cell + 2 * columns, cell + 1))
     parts = [(edges[a][kind == case], edges[b][kind == case]) for case, a, b in _SEGMENTS]
@@ -170,7 +169,7 @@ def _march(mask_zyx: Mask) -> Iterator[tuple[int, _Ring]]:
 
 
 def _crossings(edges: IntArray, inside: npt.NDArray[np.uint8]) -> FloatArray:
-    """Where each edge is cut at `LEVEL`: row and column in the unpadded slice."""
+    """Row and column in the unpadded slice where each edge is cut at `LEVEL`."""
     flat = inside.ravel()
     voxel, down = edges // 2, edges % 2
     columns = inside.shape[2]
@@ -186,7 +185,7 @@ def _crossings(edges: IntArray, inside: npt.NDArray[np.uint8]) -> FloatArray:
 
 
 def _joined(rings: list[_Ring]) -> list[FloatArray]:
-    """The rings of one slice with every hole joined to its outline."""
+    """The rings of one slice, every hole joined to its outline."""
     outers = [ring for ring in rings if ring.area > 0]
     if len(outers) == len(rings):
         return [ring.bends for ring in outers]
@@ -199,7 +198,7 @@ def _joined(rings: list[_Ring]) -> list[FloatArray]:
 
 
 def _in_two(mask_yx: Mask, holes: HoleRule, max_points: int) -> list[FloatArray]:
-    """Outline two halves on their own: fewer points each, and not one voxel changes."""
+    """Outline two halves separately: each has fewer points, and no voxel changes."""
     axis = int(np.argmax(mask_yx.shape))
     middle = mask_yx.shape[axis] // 2
     first, second = np.split(mask_yx, [middle], axis=axis)
@@ -212,13 +211,13 @@ def _in_two(mask_yx: Mask, holes: HoleRule, max_points: int) -> list[FloatArray]
 
 
 def _signed_area(ring_yx: FloatArray) -> float:
-    """Positive for a way around inside (inside on its left), negative around a hole."""
+    """Positive for a path around the inside (on its left), negative around a hole."""
     y, x = ring_yx[:, 0], ring_yx[:, 1]
     return 0.5 * float(np.dot(y, np.roll(x, -1)) - np.dot(x, np.roll(y, -1)))
 
 
 def _assign(outers: list[FloatArray], holes: list[FloatArray]) -> list[list[FloatArray]]:
-    """Each hole to the smallest outline around it."""
+    """Assign each hole to the smallest outline around it."""
     owned: list[list[FloatArray]] = [[] for _ in outers]
     by_size = sorted(range(len(outers)), key=lambda i: abs(_signed_area(outers[i])))
     for hole in holes:
@@ -232,8 +231,8 @@ def _assign(outers: list[FloatArray], holes: list[FloatArray]) -> list[list[Floa
 def _keyhole(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
     """Cut from the outline to each hole and back along the same line, nearest hole first.
 
-    The cuts run between the voxels' centres: a centre on a cut would be inside for one
-    reader and outside for another.
+    The cuts run between voxel centres, because a centre on a cut is inside for one reader and
+    outside for another.
     """
     if not holes:
         return outer
@@ -255,7 +254,7 @@ def _keyhole(outer: FloatArray, holes: list[FloatArray]) -> FloatArray:
 
 
 def _with_midpoints(ring: FloatArray) -> FloatArray:
-    """The ring with a point between every two of its own, which all lie on rows or columns."""
+    """The ring with a point added between every two, which all lie on rows or columns."""
     between = (ring + np.roll(ring, -1, axis=0)) / 2
     return np.stack((ring, between), axis=1).reshape(-1, 2)
 
@@ -263,8 +262,8 @@ def _with_midpoints(ring: FloatArray) -> FloatArray:
 def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[int, int]:
     """Both ends of the shortest line that keeps clear of voxel centres.
 
-    Ends on the rings' own vertices come first: they lie on rows or columns and round inward,
-    as a reader that rounds to whole voxels (rt-utils) needs it. The points between do not.
+    The rings' own vertices are tried first. They lie on rows or columns and round inward, as
+    readers that round to whole voxels (rt-utils) need it; the points between do not.
     """
     on_ring, on_hole = ((each % 1 == 0).any(axis=1) for each in (ring, hole))
     ends = (0, 0)
@@ -278,7 +277,7 @@ def _shortest_bridge(ring: FloatArray, hole: FloatArray) -> tuple[int, int]:
 def _nearest_clear(
     ring: FloatArray, hole: FloatArray, mine: IntArray, theirs: IntArray
 ) -> tuple[tuple[int, int], bool]:
-    """Best of the nearest pairs, and whether it keeps clear of voxel centres."""
+    """The best of the nearest pairs of points, and whether its line is clear of voxel centres."""
     distances = cdist(ring[mine], hole[theirs], "sqeuclidean").ravel()
     count = min(BRIDGES_TRIED, len(distances))
     nearest = np.argpartition(distances, count - 1)[:count]
@@ -300,13 +299,13 @@ def _is_clear(start_yx: FloatArray, end_yx: FloatArray) -> bool:
 
 
 def _without_collinear(ring: FloatArray) -> FloatArray:
-    """Drop the points that lie on the straight line between their neighbours."""
+    """The ring without the points on the straight line between their neighbours."""
     straight = _is_straight(np.roll(ring, 1, axis=0), ring, np.roll(ring, -1, axis=0))
     return np.asarray(ring[~straight], dtype=np.float64)
 
 
 def _is_straight(before: FloatArray, here: FloatArray, after: FloatArray) -> Mask:
-    """Where the way goes straight on; a way that turns back is not straight."""
+    """Where the path goes straight on; a path that turns back is not straight."""
     into, out = here - before, after - here
     cross = into[:, 0] * out[:, 1] - into[:, 1] * out[:, 0]
     ahead = (into * out).sum(axis=1) > 0

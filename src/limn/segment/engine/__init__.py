@@ -1,1 +1,1 @@
-"""The networks: a scan in, labels out."""
+"""Runs the networks: a scan in, labels out."""

@@ -1,9 +1,9 @@
-"""The folds of a bundle held warm: a scan in, labels on its own grid out.
+"""The folds of a bundle, resident on a device: a scan in, labels on its own grid out.
 
 In the paper's profile (Malimban 2022, Methods: "taking the average of the predicted
 probabilities") the softmax of every fold and tile is Gaussian-weighted and summed in fp32, then
-interpolated linearly to the scan's grid, where the largest wins. What the other profiles do
-otherwise: `profile`.
+interpolated linearly to the scan's grid, where the largest wins. For the other profiles see
+`profile`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.profile import PROFILES, Profile, ProfileName
-from limn.segment.engine.memory import WORKING_FLOATS, NoRoomOnGpu, refuse_too_large
+from limn.segment.engine.memory import WORKING_FLOATS, GpuTooSmall, refuse_too_large
 from limn.segment.engine.networks import Networks, load_networks
 from limn.segment.engine.orient import Finder
 from limn.segment.engine.plans import Plan, read_plan
@@ -36,24 +36,24 @@ Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 ShapeZyx = tuple[int, int, int]
 
-# A tile with fewer voxels above this than this share is air, noise included.
+# A tile in which fewer than this share of the voxels are denser than this is air, with noise.
 TISSUE_HU = -400.0
 AIR_SHARE = 0.001
-# A region that has grown so often is no region.
+# After so many growths of the region the whole scan is segmented.
 MOST_GROWTHS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A scan as the networks want it.
+    """A scan prepared for the networks.
 
     Attributes
     ----------
     image_zyx : normalised, on the network's grid
-    spacing_mm : of that grid
+    spacing_mm : of the network's grid
     shape : of the scan in the network's orientation, without the zeros around it
-    margins : how many voxels of exactly zero were left out before and after it, along each axis
-    across : axis along which voxels are too long to be interpolated
+    margins : voxels of exactly zero that were cropped before and after it, along each axis
+    across : axis along which voxels are too long to be interpolated, or None
     """
 
     image_zyx: torch.Tensor
@@ -67,16 +67,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inferred:
-    """What the networks say.
+    """The result of the networks.
 
     Attributes
     ----------
     scores : (class, z, y, x) fp32 mean probabilities (or logits) of a region
-    region : which part of the network's grid; outside of it is background
-    agreement : mean DSC of an organ over all pairs of folds, 1 where all agree; by label
-    disagreement_zyx : (z, y, x) uint8 of the region: share of folds that say something else than
-        the ensemble, 255 for all of them
-    flags : what had to be done otherwise than asked
+    region : the part of the network's grid; outside of it is background
+    agreement : mean DSC of an organ over all pairs of folds, 1 if all agree; by label
+    disagreement_zyx : (z, y, x) uint8 of the region: share of the folds that contradict the
+        ensemble, 255 for all of them
+    flags : what was done differently from the settings
     """
 
     scores: torch.Tensor
@@ -91,7 +91,7 @@ class Ensemble:
 
     Attributes
     ----------
-    finder : tells how an animal lies; None if the bundle has none and the header must be believed
+    finder : finds how an animal lies; None if the bundle has none, and the header is believed
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Ensemble:
         self.profile = profile
         self.finder = _load_finder(bundle)
         self._networks = networks
-        # Where every scan begins, and with how many tiles at a time.
+        # The networks and the batch with which every scan begins.
         self._home, self._batch = networks, networks.batch
         self._plan = plan
         self._flips = [
             axes for n in range(len(mirror_axes) + 1) for axes in combinations(mirror_axes, n)
         ]
-        # What stays true of every scan, and what is true of this one.
+        # Flags of every scan, and flags of this scan.
         self._lasting: tuple[str, ...] = ()
         self._flags: tuple[str, ...] = ()
         self._half = True
@@ -132,14 +132,14 @@ class Ensemble:
         Parameters
         ----------
         device : "cpu" or "cuda"
-        mirroring : average over mirror images too, along the axes that training mirrored
-        half : bf16 where the hardware has it
+        mirroring : average over mirror images too, along the axes that the training mirrored
+        half : bf16 if the hardware has it
 
         Raises
         ------
         BundleUnfit
-            If plans and weights do not fit together, or mirroring is asked of a bundle that was
-            trained without.
+            If plans and weights do not fit together, or mirroring is set for a bundle that was
+            trained without it.
         """
         plan = read_plan(bundle)
         if mirroring and not bundle.mirror_axes:
@@ -153,11 +153,11 @@ class Ensemble:
 
     @property
     def description(self) -> str:
-        """Device and precision that the last scan ended with, for the record."""
+        """Device and precision with which the last scan ended, for the record."""
         return self._networks.description
 
     def warm_up(self) -> None:
-        """One forward pass of every fold at the real patch shape; on the CPU if the GPU fails."""
+        """Run every fold once at the real patch shape; on the CPU if the GPU fails."""
         self.despite_gpu(self._pass_once)
 
     def _pass_once(self) -> None:
@@ -172,7 +172,7 @@ class Ensemble:
         Raises
         ------
         RefusedSeries
-            If the networks' sums over this scan would not fit into memory.
+            If the networks' sums over this scan do not fit into memory.
         """
         plan, grid = self._plan, volume.grid
         letters = "".join(self.bundle.orientation[axis] for axis in plan.transpose)
@@ -187,7 +187,7 @@ class Ensemble:
             for n, own, want in zip(shape, own_mm, spacing, strict=True)
         )
         target = (z, y, x)
-        # A first look takes one sum over tiles at a time, all folds together two.
+        # The first fold alone needs one sum over tiles at a time, all folds together two.
         sums = (1 if self.profile.region else 2) * self._classes
         self._refuse_too_large(
             target, max(WORKING_FLOATS + sums, 1 + turned.shape[0] / z), turned.size
@@ -210,11 +210,11 @@ class Ensemble:
         )
 
     def despite_gpu(self, step: Callable[[], _Result]) -> _Result:
-        """Prepare, infer and label one scan, again if the GPU fails on the way.
+        """Prepare, infer and label one scan, and repeat it if the GPU fails.
 
-        A GPU that runs out of memory gets smaller batches, then leaves this scan to the CPU; the
-        next one begins on the GPU, as the first did. One that fails altogether is left for good.
-        `Inferred.flags` says so.
+        If the GPU runs out of memory, the batch is halved, and at last the CPU does this scan;
+        the next scan begins on the GPU again. If the GPU fails otherwise, it is not used any more.
+        `Inferred.flags` records both.
         """
         self._networks, self._flags = self._home, self._lasting
         self._networks.batch = self._batch
@@ -222,12 +222,12 @@ class Ensemble:
         while not left:
             try:
                 return step()
-            except (RuntimeError, NoRoomOnGpu) as error:
+            except (RuntimeError, GpuTooSmall) as error:
                 short = _out_of_memory(error)
                 if not (short or _gpu_failed(error)):
                     raise
-                smaller = short and not isinstance(error, NoRoomOnGpu) and self._networks.batch > 1
-            # Only here has the error let go of what the failed try held.
+                smaller = short and not isinstance(error, GpuTooSmall) and self._networks.batch > 1
+            # Only here has the error released the memory of the failed attempt.
             if short:
                 torch.cuda.empty_cache()
             if smaller:
@@ -239,7 +239,7 @@ class Ensemble:
         return step()
 
     def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
-        """What the folds say, all of them together, of the whole scan or the organs' region."""
+        """Mean scores of all folds, for the whole scan or for the region of the organs."""
         image, patch = prepared.image_zyx, self._plan.patch
         shape = _shape(image)
         whole = Region.whole(shape)
@@ -273,19 +273,19 @@ class Ensemble:
     def disagreement(self, prepared: Prepared, inferred: Inferred) -> npt.NDArray[np.uint8]:
         """`Inferred.disagreement_zyx` on the scan's own grid."""
         whole = _shape(prepared.image_zyx)
-        seen = nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
-        return np.ascontiguousarray(prepared.turn.undo(np.pad(seen, prepared.margins)))
+        native = nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
+        return np.ascontiguousarray(prepared.turn.undo(np.pad(native, prepared.margins)))
 
     def _glance(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """What the first fold alone says of tiles that hardly overlap; (z, y, x) labels."""
+        """Labels (z, y, x) of the first fold alone, on tiles that hardly overlap."""
         scores, _ = self._summed(_padded(image, self._plan.patch), 0, 1.0, lambda: None)
         inner = _inner(_shape(image), self._plan.patch)
         return _winners(scores[(slice(None), *inner)])
 
     def _regional(self, image: torch.Tensor, region: Region, progress: Progress) -> Inferred:
-        """What all folds say of a region."""
+        """The result of all folds in a region."""
         patch, folds = self._plan.patch, len(self.bundle.folds)
-        # The image is there already.
+        # Without the image, which is in memory already.
         self._refuse_too_large(region.shape, WORKING_FLOATS - 1 + 2 * self._classes, 0)
         padded = _padded(image[region.slices], patch)
         inner = (slice(None), *_inner(region.shape, patch))
@@ -298,21 +298,21 @@ class Ensemble:
             progress(done, passes)
 
         total, weight = self._summed(padded, 0, self.profile.step, passed)
-        said = [_winners(total[inner])]
+        labelled = [_winners(total[inner])]
         for fold in range(1, folds):
             scores, _ = self._summed(padded, fold, self.profile.step, passed)
-            said.append(_winners(scores[inner]))
+            labelled.append(_winners(scores[inner]))
             total += scores
         mean = total.div_(weight * folds)[inner]
         won = _winners(mean)
         otherwise = np.zeros(won.shape, dtype=np.uint16)
-        for labels in said:
+        for labels in labelled:
             otherwise += labels != won
         return Inferred(
             mean,
             region,
             {
-                label: _agreement([labels == label for labels in said])
+                label: _agreement([labels == label for labels in labelled])
                 for label in self.bundle.organs
             },
             (otherwise * 255 // folds).astype(np.uint8),
@@ -335,23 +335,23 @@ class Ensemble:
         share = gaussian(patch).to(device)
         tiles = self._tiles(padded, step)
         for axes in self._flips:
-            # One after the other: overlapping tiles together are many times the image.
-            seen = (padded[where].flip(axes) for where in tiles)
-            for where, logits in zip(tiles, self._networks.passes(fold, seen), strict=True):
-                said = logits.flip([axis + 1 for axis in axes])
+            # A generator: overlapping tiles together are many times as large as the image.
+            flipped = (padded[where].flip(axes) for where in tiles)
+            for where, logits in zip(tiles, self._networks.passes(fold, flipped), strict=True):
+                score = logits.flip([axis + 1 for axis in axes])
                 if self.profile.average == "probabilities":
-                    said = torch.softmax(said, dim=0)
-                scores[(slice(None), *where)].addcmul_(said, share)
+                    score = torch.softmax(score, dim=0)
+                scores[(slice(None), *where)].addcmul_(score, share)
                 weight[where] += share
                 passed()
-        # What no tile covers is air: background, at no cost.
+        # Voxels that no tile covers are air: background.
         empty = weight == 0
         scores[0][empty] = 1.0
         weight[empty] = 1.0
         return scores, weight
 
     def _is_air(self, tile: torch.Tensor) -> bool:
-        """Whether hardly a voxel of a tile is as dense as tissue."""
+        """Whether hardly any voxel of a tile is as dense as tissue."""
         tissue = (TISSUE_HU - self._plan.mean) / self._plan.std
         return bool((tile > tissue).float().mean() < AIR_SHARE)
 
@@ -375,10 +375,10 @@ class Ensemble:
         )
 
     def _leave_gpu(self, *, for_good: bool) -> None:
-        """The CPU takes this scan, and where the GPU is broken every later one."""
+        """Let the CPU do this scan, and every later scan if the GPU is broken."""
         self._networks = load_networks(self.bundle, self._plan, "cpu", half=self._half)
         if for_good:
-            # An error that CUDA once reported comes back with every later call.
+            # CUDA repeats such an error at every later call.
             self._home, self._batch = self._networks, self._networks.batch
             self._lasting = (*self._lasting, "gpu-failed:cpu")
             self._flags = self._lasting
@@ -389,7 +389,7 @@ class Ensemble:
 def _on_a_device(
     bundle: Bundle, plan: Plan, device: str, *, half: bool
 ) -> tuple[Networks, tuple[str, ...]]:
-    """The networks where they were asked for, or on the CPU where the GPU does not answer."""
+    """The networks on the device, or on the CPU if the GPU fails; and a flag if it does."""
     try:
         return load_networks(bundle, plan, device, half=half), ()
     except (RuntimeError, AssertionError) as error:
@@ -399,17 +399,17 @@ def _on_a_device(
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether the GPU lacks memory and is well otherwise; not every library has a type for it."""
-    said = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, NoRoomOnGpu)) or (
-        _gpu_failed(error) and ("out of memory" in said or "alloc_failed" in said)
+    """Whether the GPU only lacks memory; not every library has an exception type for that."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, GpuTooSmall)) or (
+        _gpu_failed(error) and ("out of memory" in text or "alloc_failed" in text)
     )
 
 
 def _gpu_failed(error: Exception) -> bool:
-    """Whether PyTorch speaks of the GPU or its libraries; it has no type for that."""
-    said = str(error).lower()
-    return any(word in said for word in ("cuda", "cudnn", "cublas", "nvidia"))
+    """Whether the error names the GPU or its libraries; PyTorch has no exception type for that."""
+    text = str(error).lower()
+    return any(word in text for word in ("cuda", "cudnn", "cublas", "nvidia"))
 
 
 def _load_finder(bundle: Bundle) -> Finder | None:
@@ -423,7 +423,7 @@ def _load_finder(bundle: Bundle) -> Finder | None:
 
 
 def _nonzero(hu: npt.NDArray[np.float32]) -> tuple[slice, slice, slice]:
-    """The box that nnU-Net crops to: without the faces on which every voxel is exactly zero."""
+    """The box to which nnU-Net crops: without the outer planes that are exactly zero."""
     spans = []
     for axis in range(3):
         low, high = 0, hu.shape[axis]
@@ -438,7 +438,7 @@ def _nonzero(hu: npt.NDArray[np.float32]) -> tuple[slice, slice, slice]:
 
 
 def _padded(image: torch.Tensor, patch: ShapeZyx) -> torch.Tensor:
-    """With zeros around it where it is smaller than a patch."""
+    """The image, padded with zeros along axes that are shorter than a patch."""
     padding = [
         v
         for n, p in reversed(list(zip(image.shape, patch, strict=True)))
@@ -448,7 +448,7 @@ def _padded(image: torch.Tensor, patch: ShapeZyx) -> torch.Tensor:
 
 
 def _inner(shape: ShapeZyx, patch: ShapeZyx) -> tuple[slice, slice, slice]:
-    """Where in the padded image the image lies."""
+    """Where the image lies in the padded image."""
     z, y, x = (
         slice(max(0, p - n) // 2, max(0, p - n) // 2 + n) for n, p in zip(shape, patch, strict=True)
     )
@@ -461,7 +461,7 @@ def _winners(scores: torch.Tensor) -> npt.NDArray[np.uint8]:
 
 
 def _agreement(masks: Sequence[npt.NDArray[np.bool_]]) -> float:
-    """Mean DSC over all pairs; 1.0 of a single one, and where none has a voxel."""
+    """Mean DSC over all pairs of masks; 1.0 for a single mask, and if no mask has a voxel."""
     sizes = [int(mask.sum()) for mask in masks]
     pairs = [
         2.0 * int((masks[i] & masks[j]).sum()) / (sizes[i] + sizes[j])

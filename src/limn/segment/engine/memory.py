@@ -1,4 +1,4 @@
-"""What memory a scan takes, held against what is free, on the machine and on the GPU."""
+"""Compares the memory that a scan needs with the free memory of the machine and the GPU."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from limn.domain.errors import RefusedSeries
 
 ShapeZyx = tuple[int, int, int]
 
-# What a scan may take of the memory that is free.
+# Share of the free memory that a scan may take.
 MEMORY_SHARE = 0.9
 FLOAT_BYTES = 4
-# fp32 numbers a voxel of the network's grid beside the sums over tiles: the image, its padded
+# fp32 numbers per voxel of the network's grid beside the sums over tiles: the image, its padded
 # copy, two sums of weights, and the winners as int64.
 WORKING_FLOATS = 6
-# Bytes a voxel of the network's grid on the host, beside one a fold: what wins, whether a fold
-# says otherwise, and how many do.
+# Bytes per voxel of the network's grid on the host, beside one per fold: the winner, whether a
+# fold contradicts it, and how many folds do.
 VOTE_BYTES = 4
-# Bytes a voxel of the scan: labels as drawn, as cleaned and turned back, and three times the map
-# of disagreement while it is turned.
+# Bytes per voxel of the scan: labels of the networks, cleaned, and turned back; and three copies
+# of the map of disagreement while it is turned back.
 LABEL_BYTES = 6
 
 
-class NoRoomOnGpu(Exception):
-    """What a scan needs is more than the GPU has, whatever the batch."""
+class GpuTooSmall(Exception):
+    """A scan needs more memory than the GPU has free, whatever the batch."""
 
 
 def refuse_unread(shape: ShapeZyx) -> None:
@@ -39,7 +39,7 @@ def refuse_unread(shape: ShapeZyx) -> None:
     Raises
     ------
     RefusedSeries
-        If its Hounsfield units and its labels alone are more than the machine's free memory.
+        If its Hounsfield units and labels alone need more than the machine's free memory.
     """
     _refuse(math.prod(shape) * (FLOAT_BYTES + LABEL_BYTES), shape, "this scan")
 
@@ -47,33 +47,33 @@ def refuse_unread(shape: ShapeZyx) -> None:
 def refuse_too_large(
     device: torch.device, shape: ShapeZyx, floats: float, folds: int, scan_voxels: int, grid: str
 ) -> None:
-    """Refuse a scan before it takes the machine's memory, and the node's other scans with it.
+    """Refuse a scan before it exhausts the memory, which would end the node's other scans too.
 
     The scan itself is in memory already.
 
     Parameters
     ----------
-    device : where the networks are
+    device : of the networks
     shape : of the network's grid or a region of it, (z, y, x)
-    floats : fp32 numbers that each of its voxels takes there
-    scan_voxels : of the scan's own grid, where its labels are still to come
+    floats : fp32 numbers on the device per voxel of that shape
+    scan_voxels : of the scan's own grid, on which labels will be made
     grid : the network's grid in words
 
     Raises
     ------
     RefusedSeries
-        If the machine has less memory than that.
-    NoRoomOnGpu
-        If the GPU has.
+        If the machine has too little memory.
+    GpuTooSmall
+        If the GPU has too little memory.
     """
     voxels = math.prod(shape)
     working = int(FLOAT_BYTES * floats * voxels)
-    here = (folds + VOTE_BYTES) * voxels + LABEL_BYTES * scan_voxels
+    on_host = (folds + VOTE_BYTES) * voxels + LABEL_BYTES * scan_voxels
     if device.type != "cuda":
-        here += working
+        on_host += working
     elif working > _free_on_gpu(device):
-        raise NoRoomOnGpu
-    _refuse(here, shape, grid)
+        raise GpuTooSmall
+    _refuse(on_host, shape, grid)
 
 
 def _refuse(wanted: int, shape: ShapeZyx, grid: str) -> None:
@@ -88,7 +88,7 @@ def _refuse(wanted: int, shape: ShapeZyx, grid: str) -> None:
 
 
 def _free_on_gpu(device: torch.device) -> int:
-    """Bytes that a scan may take, with what PyTorch keeps of earlier scans."""
+    """Bytes that a scan may take, with the memory that PyTorch keeps from earlier scans."""
     free, _ = torch.cuda.mem_get_info(device)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int((free + kept) * MEMORY_SHARE)

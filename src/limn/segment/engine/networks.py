@@ -1,4 +1,4 @@
-"""The folds' networks on a device, ready to be asked: PyTorch on CUDA or CPU, OpenVINO on CPU."""
+"""The folds' networks on a device: PyTorch on CUDA or CPU, OpenVINO on CPU."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Networks(Protocol):
 
     Attributes
     ----------
-    device : where images and sums of probabilities live
-    batch : tiles taken at a time
+    device : of the images and the sums of probabilities
+    batch : tiles in one pass
     description : device and precision, for the record
     """
 
@@ -41,13 +41,13 @@ class Networks(Protocol):
     def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Logits (class, z, y, x) fp32 of each (z, y, x) tile, in order.
 
-        A tensor is the caller's until it asks for the next.
+        A tensor is valid until the caller takes the next one.
         """
         ...
 
 
 class TorchNetworks:
-    """PyTorch, in half precision where the hardware has it."""
+    """PyTorch, in half precision if the hardware has it."""
 
     def __init__(
         self, networks: Sequence[nn.Module], plan: Plan, device: str, *, half: bool
@@ -60,7 +60,7 @@ class TorchNetworks:
         self.batch = max(1, BATCH_VOXELS // int(np.prod(plan.patch))) if cuda else 1
         name = torch.cuda.get_device_name(self.device) if cuda else "cpu"
         self.description = f"{name} torch {PRECISIONS[self._runs_in]}"
-        # Every tile has the same shape, so that it pays to try the algorithms once.
+        # Every tile has the same shape, so cuDNN may search for the fastest algorithm once.
         torch.backends.cudnn.benchmark = True
 
     def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -68,15 +68,15 @@ class TorchNetworks:
         network, waiting = self._networks[fold], iter(tiles)
         while batch := list(islice(waiting, self.batch)):
             stacked = torch.stack(batch)
-            # A 2d network's tile is one slice: its z is the channel that it wants.
-            seen = stacked if self._flat else stacked[:, None]
+            # A 2d network's tile is one slice: its z serves as the channel.
+            image = stacked if self._flat else stacked[:, None]
             with (
                 torch.inference_mode(),
                 torch.autocast(
                     self.device.type, self._runs_in, enabled=self._runs_in != torch.float32
                 ),
             ):
-                logits = network(seen)
+                logits = network(image)
             for each in logits.float():
                 yield each[:, None] if self._flat else each
 
@@ -106,8 +106,8 @@ class OpenVinoNetworks:
                     yield self._logits(request)
                     idle.append(request)
                 request = idle.pop()
-                seen = tile[None] if self._flat else tile[None, None]
-                request.start_async({0: np.ascontiguousarray(seen.numpy())}, share_inputs=True)
+                image = tile[None] if self._flat else tile[None, None]
+                request.start_async({0: np.ascontiguousarray(image.numpy())}, share_inputs=True)
                 running.append(request)
             while running:
                 yield self._logits(running.popleft())

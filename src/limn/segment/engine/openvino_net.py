@@ -1,7 +1,7 @@
-"""nnU-Net's plain U-Net as an OpenVINO model, built from its weights.
+"""Builds nnU-Net's plain U-Net as an OpenVINO model from its weights.
 
-Built operation by operation, not converted: nothing is traced, which takes seconds a fold, and
-nothing has to be kept beside the bundle that could differ from it.
+It is built operation by operation and not converted. Tracing would take seconds per fold, and a
+converted file beside the bundle could differ from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-# OpenVINO's converter, which is not used here, reports its use to its makers. Without this
+# OpenVINO's converter, which limn does not use, reports its use to its makers. Without this
 # package it can't (P10).
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
@@ -30,13 +30,13 @@ NORMS = (
     "torch.nn.modules.instancenorm.InstanceNorm3d",
     "torch.nn.modules.instancenorm.InstanceNorm2d",
 )
-# Two tiles side by side on a core each are done in two thirds of the time that both cores take
-# for one after the other; more than four want memory rather than time.
+# Two tiles side by side, one on each core, take two thirds of the time that both cores need for
+# one after the other. More than four streams cost memory and save no time.
 MOST_STREAMS = 4
 
 
 def can_build(architecture: Mapping[str, Any]) -> bool:
-    """Whether a network of the plans is one that `compiled` knows."""
+    """Whether `compiled` can build a network of the plans."""
     arguments = architecture["arch_kwargs"]
     return bool(
         class_name(architecture) in (PLAIN_UNET, UNEVEN)
@@ -47,7 +47,7 @@ def can_build(architecture: Mapping[str, Any]) -> bool:
 
 
 def has_bf16() -> bool:
-    """Whether this processor multiplies bf16."""
+    """Whether this processor has bf16."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -58,7 +58,7 @@ def compiled(
     *,
     half: bool,
 ) -> list[Request]:
-    """Requests that run the network, as many as keep every core busy.
+    """Compile the network; returns as many requests as keep every core busy.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def _model(
         """Convolution, instance norm, leaky ReLU."""
         kernel = weights[f"{name}.conv.weight"]
         half_kernel = [n // 2 for n in kernel.shape[2:]]
-        # The convolution's bias is left out: the norm takes every channel's mean away.
+        # The convolution's bias is left out, because the norm subtracts every channel's mean.
         image = ops.convolution(
             image, np.ascontiguousarray(kernel), stride, half_kernel, half_kernel, [1] * axes
         )

@@ -1,12 +1,12 @@
-"""Which way the animal really lies, found in the image; the header is only a prior.
+"""Finds in the image how the animal lies; the header is only a prior.
 
-Tags lie: scanners write a supine animal as prone, a tail-first one as head-first, and some turn
-or mirror the array. Sixteen ways to lie are told apart: the animal's head at either end, its
-back in any of four directions, and each of these mirrored. A small network looks at a coarse
-picture of the animal turned each way and says how much it looks like a mouse that lies as it
-should; the way that looks best wins. A proper turn is undone before the ensemble sees the scan,
-so that the left lung is the animal's own left. A mirror image no turn explains; it is contoured
-like the others, but a person must look (`Lie.mirrored`).
+Headers may be wrong: scanners write a supine animal as prone or a tail-first one as head-first,
+and some turn or mirror the array. Sixteen ways to lie are distinguished: the animal's head at
+either end, its back in any of four directions, and each of these mirrored. A small network scores
+a coarse picture of the animal, turned each way, by how much it looks like a mouse that lies
+straight; the way with the best score wins. A proper turn is undone before the ensemble gets the
+scan, so that the left lung is on the animal's own left. No turn explains a mirror image; it is
+contoured like the others, but a person must check it (`Lie.mirrored`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import nn
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 
-# What the ensemble's array axes z, y, x grow towards, and what a true header says.
+# What the ensemble's array axes z, y, x grow towards.
 STRAIGHT = "SPL"
 WAYS = tuple(
     head + across
@@ -33,20 +33,20 @@ WAYS = tuple(
 )
 # Coarse enough to be quick, fine enough for the heart's tilt and the lobes.
 COARSE_MM = 0.84
-# The onlooker was shown chests in up to 40 mm; a longer scan is looked at in stretches that hold
-# little more than a chest.
+# The onlooker was trained on scans of up to 40 mm. A longer scan is split into stretches that
+# hold little more than a chest.
 LONGEST_MM = 42.0
 STRETCH_MM = 27.0
 STRIDE_MM = 6.7
-# Its strides need this much.
+# The network's strides need this many.
 FEWEST_SLICES = 16
-# The header's word against the image's: how often each kind of lie is met.
+# Prior probabilities that the header is wrong by a turn, or by a mirror image.
 PRIOR_TURNED = 0.02
 PRIOR_MIRRORED = 0.004
 # Below this the header is believed.
 CERTAIN = 0.9
 
-# The cord runs 5-9 mm behind the heart's middle; less than this is another animal's way to lie.
+# The cord runs 5-9 mm behind the heart's middle; less than this contradicts the way to lie.
 MIN_BEHIND_MM = 1.5
 MIN_RIGHT_SHARE = 0.48
 
@@ -57,8 +57,8 @@ class Lie:
 
     Attributes
     ----------
-    letters : what array axes (z, y, x) of the volume as the header turns it to S, P, L grow
-        towards in the animal itself; "SPL" if the header tells the truth
+    letters : what the array axes z, y, x grow towards in the animal itself, after the volume
+        was turned to S, P, L by its header; "SPL" if the header is right
     probability : of this way, by the image and the prior
     """
 
@@ -67,12 +67,12 @@ class Lie:
 
     @property
     def as_in_header(self) -> bool:
-        """Whether the header says how the animal lies."""
+        """Whether the animal lies as the header says."""
         return self.letters == STRAIGHT
 
     @property
     def mirrored(self) -> bool:
-        """Whether no turn of the animal explains it."""
+        """Whether it is a mirror image, which no turn of the animal explains."""
         return _parity(self.letters) < 0
 
     @property
@@ -82,14 +82,14 @@ class Lie:
 
     @property
     def words(self) -> str:
-        """The turn for people."""
+        """The turn in words."""
         turned = f"array axes grow towards the animal's {self.letters}, not {STRAIGHT}"
         return f"{_TURNS[self.letters]} ({turned})" if self.letters in _TURNS else turned
 
     def straighten(self, volume: Volume) -> Volume:
         """The scan with the animal's own S, P, L along its axes; a view.
 
-        Its grid is the animal's, not the scanner's: only distances in it count.
+        Its grid is the animal's, not the scanner's: only its distances are valid.
         """
         turn, own = self._turns(volume.grid.axis_letters)
         array = own.apply(turn.apply(volume.hu_zyx))
@@ -123,7 +123,7 @@ AS_IN_HEADER = Lie(STRAIGHT, 1.0)
 
 
 class Onlooker(nn.Module):
-    """How much a coarse picture looks like a mouse that lies straight: one number each."""
+    """Scores how much a coarse picture looks like a mouse that lies straight."""
 
     def __init__(self, channels: tuple[int, ...] = (12, 24, 48, 64)) -> None:
         super().__init__()
@@ -145,45 +145,45 @@ class Onlooker(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Scores of (n, 1, z, y, x) pictures: (n,)."""
-        seen = self.mixed(self.features(image))
-        pooled = torch.cat([seen.mean((2, 3, 4)), seen.amax((2, 3, 4))], dim=1)
+        mixed = self.mixed(self.features(image))
+        pooled = torch.cat([mixed.mean((2, 3, 4)), mixed.amax((2, 3, 4))], dim=1)
         score: torch.Tensor = self.score(pooled)[:, 0]
         return score
 
 
 class Finder:
-    """An onlooker with its weights, ready to be asked."""
+    """Finds how an animal lies, by an onlooker with its weights."""
 
     def __init__(self, onlooker: Onlooker) -> None:
         self.onlooker = onlooker.eval()
 
     @classmethod
     def load(cls, weights: Path) -> Finder:
-        """Open the weights of a bundle, verified before."""
+        """Open the weights of a verified bundle."""
         onlooker = Onlooker()
         kept = torch.load(weights, map_location="cpu", weights_only=True)
         onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         return cls(onlooker)
 
     def find(self, volume: Volume) -> Lie:
-        """How the animal in a volume lies; what the header says unless the image is certain."""
-        seen = [self.scores(picture) for picture in coarse_pictures(volume)]
-        # Of a long scan the chest decides: there the onlooker likes what it sees best.
-        probability = posterior(max(seen, key=lambda scores: float(scores.max())))
+        """How the animal in a volume lies; as the header says unless the image is certain."""
+        scored = [self.scores(picture) for picture in coarse_pictures(volume)]
+        # In a long scan the chest decides, because it has the highest scores.
+        probability = posterior(max(scored, key=lambda scores: float(scores.max())))
         best = int(np.argmax(probability))
         if WAYS[best] != STRAIGHT and probability[best] < CERTAIN:
             return Lie(STRAIGHT, float(probability[WAYS.index(STRAIGHT)]))
         return Lie(WAYS[best], float(probability[best]))
 
     def scores(self, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Of every way in `WAYS`."""
+        """Scores of every way in `WAYS`."""
         ways = torch.from_numpy(np.stack(turned_all_ways(picture))[:, None])
         with torch.inference_mode():
             return np.asarray(self.onlooker(ways).double().numpy())
 
 
 def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Probability of every way in `WAYS`, by the image's scores and the header's word."""
+    """Probability of every way in `WAYS`, by the image's scores and the prior."""
     proper = sum(_parity(way) > 0 for way in WAYS)
     prior = np.array(
         [
@@ -203,7 +203,7 @@ def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
     """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1.
 
-    A scan longer than the onlooker has learnt to look at comes as overlapping stretches.
+    A scan longer than those of the onlooker's training is split into overlapping stretches.
     """
     turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
     whole = coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm))
@@ -218,7 +218,7 @@ def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
 
 
 def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
-    """HU on voxels of `COARSE_MM`: block means, then what is left of the way linearly."""
+    """HU on voxels of `COARSE_MM`: block means first, then linear interpolation."""
     factors = [
         max(1, min(n, int(COARSE_MM / mm + 1e-6)))
         for n, mm in zip(hu_zyx.shape, spacing_mm.zyx, strict=True)
@@ -227,7 +227,7 @@ def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArra
     trimmed = hu_zyx[: z * factors[0], : y * factors[1], : x * factors[2]]
     blocks = trimmed.reshape(z, factors[0], y, factors[1], x, factors[2])
     means = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    # A sliver thinner than a coarse voxel still is one.
+    # An array thinner than a coarse voxel keeps one.
     zoom = [
         max(1.0 / n, f * mm / COARSE_MM)
         for n, f, mm in zip((z, y, x), factors, spacing_mm.zyx, strict=True)
@@ -238,12 +238,12 @@ def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArra
 
 
 def dense(hu_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Density as the onlooker takes it: air 0, water 1, bone cut off."""
+    """Density for the onlooker: air 0, water 1, at most 2.5."""
     return np.asarray(np.clip((hu_zyx + 1000.0) / 1000.0, 0.0, 2.5), dtype=np.float32)
 
 
 def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows and columns cropped to the animal and filled to one length, so that they may swap."""
+    """Rows and columns cropped to the animal and padded to one length, so that they may swap."""
     shown = picture > 0.35
     spans = []
     for axis in (1, 2):
@@ -264,7 +264,7 @@ def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def turned_all_ways(picture: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    """The picture as it would be if the animal lay in each of `WAYS`: turned straight."""
+    """The picture turned straight from each of `WAYS`."""
     return [
         np.ascontiguousarray(Reorientation.between(way, STRAIGHT).apply(picture)) for way in WAYS
     ]
@@ -284,32 +284,34 @@ def _shape(array: npt.NDArray[np.float32]) -> tuple[int, int, int]:
 
 
 def contradictions(labels: Labels) -> list[str]:
-    """What speaks against the way the animal was taken to lie; empty when the organs agree.
+    """Positions of organs that contradict how the animal is taken to lie; empty if none does.
 
-    The cord lies on the back's side of the heart, the left lung on the animal's left.
+    The cord must lie on the back's side of the heart, the left lung on the animal's left.
     """
     turn = Reorientation.between(labels.grid.axis_letters, STRAIGHT)
     spacing = turn.spacing(labels.grid.spacing_mm).zyx
-    # The organs' box is enough, for only distances between organs count.
+    # The organs' box is enough, because only distances between organs matter.
     turned = turn.apply(labels.labels_zyx[labels.box])
     middle_mm = {}
     for label, organ in labels.organs.items():
         found = np.argwhere(turned == label)
         if len(found):
             middle_mm[organ] = found.mean(axis=0) * spacing
-    said = []
+    contradicting = []
     if {Organ.CORD, Organ.HEART} <= set(middle_mm):
         behind_mm = float(middle_mm[Organ.CORD][1] - middle_mm[Organ.HEART][1])
         if behind_mm < MIN_BEHIND_MM:
-            said.append(f"the cord lies {-behind_mm:.1f} mm to the belly's side of the heart")
+            contradicting.append(
+                f"the cord lies {-behind_mm:.1f} mm to the belly's side of the heart"
+            )
     if {Organ.LUNG_L, Organ.LUNG_R} <= set(middle_mm):
         left_mm = float(middle_mm[Organ.LUNG_L][2] - middle_mm[Organ.LUNG_R][2])
         if left_mm < 0:
-            said.append("the left lung lies on the animal's right")
-    return said
+            contradicting.append("the left lung lies on the animal's right")
+    return contradicting
 
 
 def right_lung_share(volumes_mm3: Mapping[Organ, float]) -> float | None:
-    """Share of the right lung in both; None when one is absent."""
+    """The right lung's share of both lungs; None if one is absent."""
     left, right = volumes_mm3.get(Organ.LUNG_L, 0.0), volumes_mm3.get(Organ.LUNG_R, 0.0)
     return right / (left + right) if left and right else None

@@ -1,4 +1,4 @@
-"""What a bundle's nnunetv2 plans say about one configuration, read and refused early."""
+"""Reads one configuration of a bundle's nnunetv2 plans, and refuses it early if it can't run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Plan:
 
     Attributes
     ----------
-    patch : voxels of a tile; a 2d configuration has tiles one slice thick
-    spacing_mm : of the network's grid; None along an axis that keeps the scan's own
-    transpose : what becomes of the axes of an array in the bundle's orientation
+    patch : voxels of a tile; one slice thick in a 2d configuration
+    spacing_mm : of the network's grid; None along an axis that keeps the scan's own spacing
+    transpose : ``transpose_forward``, for arrays in the bundle's orientation
     mean, std, low, high : of CTNormalization
     flat : whether the networks are 2d
     architecture : class and arguments of the networks
@@ -42,7 +42,7 @@ def read_plan(bundle: Bundle) -> Plan:
     Raises
     ------
     BundleUnfit
-        If plans.json is not usable, or asks for a preprocessing that limn does not have.
+        If plans.json is not usable, or needs a preprocessing that limn does not have.
     """
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def check_numbers(bundle: Bundle) -> None:
     Raises
     ------
     BundleUnfit
-        If a number is none, or a patch does not fit the network's strides.
+        If a number is not finite, or a patch does not fit the network's strides.
     """
     try:
         plans = json.loads((bundle.folder / "plans.json").read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def check_numbers(bundle: Bundle) -> None:
 
 
 def _configuration(bundle: Bundle, plans: dict[str, Any]) -> dict[str, Any]:
-    """nnU-Net writes a cascade's second stage as a few changes to another configuration."""
+    """The configuration, completed by the one that it inherits from, as in a cascade."""
     every: dict[str, dict[str, Any]] = plans["configurations"]
     own = every[bundle.configuration]
     return every[own["inherits_from"]] | own if "inherits_from" in own else own

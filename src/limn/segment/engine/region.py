@@ -1,4 +1,4 @@
-"""Where in a scan the organs are: found by one fold at a glance, grown when it cuts one."""
+"""Finds the region of the organs by one fold alone, and grows it if it cuts an organ."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy.typing as npt
 
 ShapeZyx = tuple[int, int, int]
 
-# Around the organs as first seen. The cord ends in the middle of nowhere, so that along the body
-# more is kept: one stray vertebra at either end.
+# Margin around the organs of the first fold. The cord has no end of its own, so the margin along
+# the body is larger: one vertebra at either end.
 MARGIN_MM = (4.5, 2.5, 2.5)
-# Smaller pieces of what one fold sees at a glance are taken for mistakes.
+# Smaller pieces in the first fold's labels are taken for mistakes.
 LEAST_MM3 = 4.0
-# From the middle of one organ to the middle of any other of the same animal, at most.
+# The largest distance between the middles of two organs of one animal.
 REACH_MM = (18.0, 12.0, 12.0)
-# How much a side that cuts an organ is moved out.
+# How far a side that cuts an organ is moved out.
 GROWTH_MM = 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of the network's grid: first voxel and the one after the last, along z, y, x."""
+    """A part of the network's grid: first voxel, and last voxel plus one, along z, y, x."""
 
     low: ShapeZyx
     high: ShapeZyx
@@ -48,7 +48,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One connected piece of an organ: its box on the grid, first voxels and last ones plus one."""
+    """One connected piece of an organ, and its box: first voxel, and last voxel plus one."""
 
     label: int
     mm3: float
@@ -62,15 +62,15 @@ def region_of_organs(
     spacing_mm: tuple[float, float, float],
     margin_mm: tuple[float, float, float] = MARGIN_MM,
 ) -> Region | None:
-    """The surroundings of the one thorax in a grid; None when an organ is missing there.
+    """The surroundings of the thorax; None if an organ is missing there.
 
-    In a long or wide scan one fold sees organs in beds and bowels too. But organs of one animal
-    lie together: the thorax is where most organs have most of their volume within reach of each
-    other, and what lies farther away does not count.
+    In a long or wide scan one fold also finds organs in beds and bowels. But the organs of one
+    animal lie together: the thorax is where most organs have most of their volume within reach of
+    each other. Pieces that are farther away are ignored.
 
     Parameters
     ----------
-    organs : how many labels there are, 1 to `organs`
+    organs : the number of labels, which are 1 to ``organs``
     """
     pieces = _pieces(labels_zyx, organs, spacing_mm)
     reach = np.array(REACH_MM) / spacing_mm
@@ -90,7 +90,7 @@ def region_of_organs(
 def _pieces(
     labels_zyx: npt.NDArray[np.uint8], organs: int, spacing_mm: tuple[float, float, float]
 ) -> list[_Piece]:
-    """Every piece that is large enough to be believed."""
+    """Every piece that is large enough to be no mistake."""
     voxel_mm3 = float(np.prod(spacing_mm))
     pieces = []
     for label in range(1, organs + 1):
@@ -109,14 +109,14 @@ def _pieces(
 def _within(
     pieces: list[_Piece], middle: npt.NDArray[np.float64], reach: npt.NDArray[np.float64]
 ) -> list[_Piece]:
-    """The pieces whose own middle is within reach of a point."""
+    """The pieces whose middle is within reach of a point."""
     return [
         piece for piece in pieces if (np.abs((piece.low + piece.high) / 2 - middle) <= reach).all()
     ]
 
 
 def _completeness(near: list[_Piece], pieces: list[_Piece], organs: int) -> tuple[int, float]:
-    """How much of a thorax some pieces are: organs, and of each the share of its largest piece."""
+    """How complete a thorax is: its organs, and their volumes as shares of the largest pieces."""
     whole = 0.0
     for label in range(1, organs + 1):
         largest = max((p.mm3 for p in pieces if p.label == label), default=0.0)
@@ -126,11 +126,11 @@ def _completeness(near: list[_Piece], pieces: list[_Piece], organs: int) -> tupl
 
 
 def at_least(region: Region, patch: ShapeZyx, shape: ShapeZyx) -> Region:
-    """The region, grown to hold a patch wherever the grid does."""
+    """The region, grown to the size of a patch as far as the grid allows."""
     low, high = np.array(region.low), np.array(region.high)
     lacking = np.maximum(np.array(patch) - (high - low), 0)
     low = low - lacking // 2
-    # What a face of the grid cuts off goes to the other side.
+    # Voxels that a face of the grid cuts off are added on the other side.
     low = np.maximum(np.minimum(low, np.array(shape) - np.maximum(patch, high - low)), 0)
     high = np.maximum(high, low + patch)
     return _clipped(low, high, shape)
@@ -142,12 +142,12 @@ def grown(
     shape: ShapeZyx,
     spacing_mm: tuple[float, float, float],
 ) -> Region:
-    """The region with every face moved out that an organ touches; the region itself if none does.
+    """The region with every face moved out that an organ touches; unchanged if none does.
 
     Parameters
     ----------
     labels_zyx : labels of the region
-    shape : of the whole grid; its faces cut nothing
+    shape : of the whole grid, whose faces stay
     """
     low, high = np.array(region.low), np.array(region.high)
     for axis in range(3):

@@ -1,9 +1,8 @@
-"""From the scan's grid to the network's and back, exactly as nnU-Net does it, but quickly.
+"""Resamples from the scan's grid to the network's and back, as nnU-Net does but faster.
 
-Scikit-image's resize with splines of order 3, edges repeated, no anti-aliasing is linear and
-separable, so that one matrix an axis does it; and labels need no more of the network's
-probabilities on the scan's grid than the largest, so that they are interpolated and compared a
-few slices at a time.
+Scikit-image's resize with splines of order 3, edges repeated and no anti-aliasing is linear and
+separable, so one matrix per axis computes it. Labels need only the largest of the network's
+probabilities on the scan's grid, so they are interpolated and compared a few slices at a time.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from scipy import ndimage
 
 ShapeZyx = tuple[int, int, int]
 
-# nnU-Net's limit: voxels longer than this many times their width are not interpolated along it.
+# nnU-Net's limit: voxels longer than this many times their width are not interpolated lengthwise.
 LONG_VOXELS = 3.0
 
-# Voxels interpolated at a time; bounds the memory of both ways.
+# Voxels that are interpolated at a time, in both directions; it bounds the memory.
 SLAB_VOXELS = 4_000_000
 
 
@@ -30,15 +29,15 @@ def resized(
     shape: ShapeZyx,
     device: torch.device,
     across: int | None,
-    first_of_all: Callable[[torch.Tensor], torch.Tensor],
+    before: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """An array on another grid over the same field: (z, y, x) fp32 on the device.
 
     Parameters
     ----------
-    hu : (z, y, x); any strides: only a slab of it is ever copied
-    across : axis along which voxels are so long that the nearest is taken, as nnU-Net does
-    first_of_all : what is done to the values before they are interpolated
+    hu : (z, y, x) with any strides: only one slab at a time is copied
+    across : axis along which voxels are so long that nnU-Net takes the nearest, or None
+    before : applied to the values before they are interpolated
     """
     planes, rows, columns = (
         None
@@ -53,7 +52,7 @@ def resized(
     low, high = float("inf"), float("-inf")
     for first in range(0, hu.shape[0], slab):
         part = torch.from_numpy(np.array(hu[first : first + slab], dtype=np.float32)).to(device)
-        part = first_of_all(part)
+        part = before(part)
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         if columns is not None:
             part = part @ columns.T
@@ -62,7 +61,7 @@ def resized(
         out[first : first + slab] = part
     if planes is not None:
         out = (planes @ out.flatten(1)).reshape(shape)
-    # Splines overshoot; skimage cuts off what goes beyond the values that were there.
+    # Splines overshoot; skimage clips to the range of the input.
     return out.clamp_(low, high)
 
 
@@ -71,16 +70,16 @@ def most_probable(
 ) -> npt.NDArray[np.uint8]:
     """The class with the highest interpolated score in every voxel of the scan: uint8.
 
-    Only the box around the voxels that a class other than 0 wins is interpolated: linear
-    interpolation can't let it win where background wins at all eight corners.
+    Only the box around the voxels that a class other than 0 wins is interpolated, because linear
+    interpolation can't let a class win where background wins at all eight corners.
 
     Parameters
     ----------
     scores : (class, z, y, x) of a part of the network's grid
-    low : where that part begins in the whole; outside of it is background
+    low : where that part begins in the grid; outside of the part is background
     whole : shape of the network's grid
     shape : of the scan, over the same field
-    across : axis along which the nearest is taken
+    across : axis along which the nearest voxel is taken, or None
     """
     labels = np.zeros(shape, dtype=np.uint8)
     occupied = torch.nonzero(scores.argmax(dim=0))
@@ -118,7 +117,7 @@ def most_probable(
 def nearest(
     values: npt.NDArray[np.uint8], low: ShapeZyx, whole: ShapeZyx, shape: ShapeZyx
 ) -> npt.NDArray[np.uint8]:
-    """A map on a part of the network's grid as the scan's voxels see it; 0 outside the part."""
+    """A map of a part of the network's grid on the scan's voxels; 0 outside the part."""
     out = np.zeros(shape, dtype=values.dtype)
     picks, spans = [], []
     for axis in range(3):
@@ -133,7 +132,7 @@ def nearest(
 
 
 def long_axis(*spacings_mm: tuple[float, ...]) -> int | None:
-    """The axis along which nnU-Net takes the nearest voxel: that of the first uneven grid's."""
+    """The axis along which nnU-Net takes the nearest voxel: that of the first uneven grid."""
     for spacing in spacings_mm:
         if max(spacing) / min(spacing) > LONG_VOXELS:
             longest = [axis for axis, mm in enumerate(spacing) if mm == max(spacing)]
@@ -143,7 +142,7 @@ def long_axis(*spacings_mm: tuple[float, ...]) -> int | None:
 
 @lru_cache(maxsize=16)
 def _cubic_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
-    """Skimage's cubic resize of one axis as a matrix, (n_out, n_in)."""
+    """The matrix (n_out, n_in) of skimage's cubic resize of one axis."""
     return np.asarray(
         ndimage.zoom(np.eye(n_in), (n_out / n_in, 1), order=3, mode="nearest", grid_mode=True),
         dtype=np.float32,
@@ -151,7 +150,7 @@ def _cubic_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
 
 
 def _nearest_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
-    """The nearest of n_in voxels for each of n_out over the same length, (n_out, n_in)."""
+    """The matrix (n_out, n_in) that takes the nearest of n_in voxels over the same length."""
     matrix = np.zeros((n_out, n_in), dtype=np.float32)
     picked = np.floor(_linear_positions(n_out, n_in) + 0.5).astype(int)
     matrix[np.arange(n_out), picked] = 1.0
@@ -159,7 +158,7 @@ def _nearest_matrix(n_in: int, n_out: int) -> npt.NDArray[np.float32]:
 
 
 def _linear_positions(n_out: int, n_in: int) -> npt.NDArray[np.float64]:
-    """Where the centres of n_out voxels lie among n_in over the same length, edges clamped."""
+    """Positions of n_out voxel centres among n_in over the same length, clamped at the edges."""
     positions = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
     return np.asarray(np.clip(positions, 0.0, n_in - 1.0), dtype=np.float64)
 

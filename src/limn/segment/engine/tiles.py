@@ -1,4 +1,4 @@
-"""Where nnU-Net's sliding window stops, and how much each stop counts."""
+"""The tiles of nnU-Net's sliding window, and the weights of their voxels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tiles_over(shape: tuple[int, ...], patch: PatchZyx, step: float) -> list[Til
 
     Parameters
     ----------
-    step : share of the patch from one tile to the next, at most
+    step : largest distance from one tile to the next, as a share of the patch
     """
     starts = [_starts(n, p, step) for n, p in zip(shape, patch, strict=True)]
     z, y, x = patch
@@ -39,7 +39,7 @@ def _starts(size: int, patch: int, step: float) -> list[int]:
 
 @lru_cache(maxsize=4)
 def gaussian(patch: PatchZyx) -> torch.Tensor:
-    """nnU-Net's tile weight: sigma an eighth of the patch, zeros lifted to the minimum."""
+    """nnU-Net's weights: sigma an eighth of the patch, zeros set to the least positive weight."""
     point = np.zeros(patch)
     point[tuple(n // 2 for n in patch)] = 1
     weight = ndimage.gaussian_filter(point, [n / 8 for n in patch], mode="constant")

@@ -1,7 +1,7 @@
-"""nnU-Net v1's network where neighbouring kernels differ.
+"""nnU-Net v1's network for kernels that differ between resolutions.
 
-In v1 the decoder takes the kernel of the resolution below, in nnunetv2 that of its own. Where the
-two are alike, nnunetv2's network is v1's; elsewhere the decoder's kernels must be given.
+In v1 the decoder takes the kernel of the resolution below, in nnunetv2 that of its own resolution.
+If the two are equal, nnunetv2's network is v1's; otherwise the decoder's kernels must be given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class UnevenUNet(PlainConvUNet):  # type: ignore[misc]
 
     Parameters
     ----------
-    kernel_sizes_decoder : one per decoder stage, from the coarsest up
+    kernel_sizes_decoder : one for each stage of the decoder, from the coarsest up
     """
 
     def __init__(self, *, kernel_sizes_decoder: list[list[int]], **described: Any) -> None:
