@@ -164,6 +164,18 @@ def test_the_design_has_the_rooms_of_the_contracts(heading: str, contract: str) 
     assert stated == {len(floors) - k: rooms for k, rooms in enumerate(floors)}
 
 
+def test_two_rooms_of_the_node_know_networks() -> None:
+    """As DESIGN.md says: contour and batch import segment, and no room imports phantom."""
+    node = REPOSITORY / "src" / "limn" / "node"
+    importing: dict[str, set[str]] = {"segment": set(), "phantom": set()}
+    for path in node.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for room, rooms in importing.items():
+            if re.search(rf"^\s*(from|import) limn\.{room}\b", text, re.MULTILINE):
+                rooms.add(path.relative_to(node).parts[0])
+    assert importing == {"segment": {"contour", "batch"}, "phantom": set()}
+
+
 def commands(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[str]:
     """Every command of the command line, with the words before it."""
     below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
