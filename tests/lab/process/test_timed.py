@@ -1,4 +1,4 @@
-"""Whose times may stand in one table."""
+"""The record of a scan's times, and which times may stand in one table."""
 
 import json
 
@@ -26,7 +26,7 @@ def record(tmp_path, monkeypatch):
 
 
 def test_the_record_is_the_nodes_own(record):
-    """Its columns, and the host."""
+    """The columns of the node's ScanRecord, and the host."""
     said = json.loads(record("2d", "some CPU").read_text(encoding="utf-8"))
     assert set(said) == {*ScanRecord.columns(), "host"}
     assert {name: said[name] for name in STAGES} == STAGES
@@ -34,13 +34,13 @@ def test_the_record_is_the_nodes_own(record):
 
 
 def test_one_machine_is_named(record):
-    """And its host is nobody's business."""
+    """The device is named, and the host is not."""
     own = {"2d": [record("2d", "X"), record("2d", "X")], "limn": [record("limn", "X")]}
     assert timed_on(own) == "all systems on one machine (X)"
 
 
 def test_several_machines_are_never_called_one(record):
-    """Other devices, other hosts of one make, one system on two, and times of an early version."""
+    """Two devices; two equal hosts; one system on two devices; times of an early version."""
     apart = timed_on({"2d": [record("2d", "X")], "limn": [record("limn", "Y")]})
     assert apart.startswith("NOT all on one machine")
     assert apart.endswith("2d on X; limn on Y")
@@ -57,5 +57,5 @@ def test_several_machines_are_never_called_one(record):
 
 
 def test_this_machine_has_a_name():
-    """A GPU's, or a processor's with its cores."""
+    """The GPU, or the processor and its cores."""
     assert len(machine()) > 3

@@ -221,10 +221,10 @@ def test_nothing_outlives_a_study_that_was_killed(tmp_path):
     """SIGKILL leaves the study no time to end its steps; they see for themselves."""
     noted = tmp_path / "pid"
     script = (
-        "from pathlib import Path\nfrom limn.lab.process.isolated import run_alone\n"
+        "from pathlib import Path\nfrom limn.lab.process.isolated import run_isolated\n"
         "from tests.support.lab.made_up_steps import start_a_child_and_wait\n"
         f"work, log = Path({str(noted)!r}), Path({str(tmp_path / 'log')!r})\n"
-        "run_alone(start_a_child_and_wait, (work,), log, {})"
+        "run_isolated(start_a_child_and_wait, (work,), log, {})"
     )
     study = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY)
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""A training's folder knows what it belongs to."""
+"""A training's work folder records its settings."""
 
 import json
 from dataclasses import replace
@@ -9,21 +9,21 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.train import work_folder
 from limn.lab.train.onlooker import OrientRecipe
 from limn.lab.train.recipe import Recipe
-from limn.lab.train.work_folder import begin
+from limn.lab.train.work_folder import claim
 
 
-def begin_in(folder, recipe=None, orient=None):
-    """What is said when a training begins in a folder."""
+def claim_in(folder, recipe=None, orient=None):
+    """The reports of a training that starts in a folder."""
     lines: list[str] = []
-    begin(folder, recipe or Recipe(), orient or OrientRecipe(), lines.append)
+    claim(folder, recipe or Recipe(), orient or OrientRecipe(), lines.append)
     return lines
 
 
 def test_the_same_settings_go_on(tmp_path):
-    """A folder that was begun so is gone on with in silence, and stays as it is."""
-    assert begin_in(tmp_path) == []
+    """A folder with the same settings is used without a report, and its record does not change."""
+    assert claim_in(tmp_path) == []
     written = (tmp_path / "recipe.json").read_bytes()
-    assert begin_in(tmp_path) == []
+    assert claim_in(tmp_path) == []
     assert (tmp_path / "recipe.json").read_bytes() == written
 
 
@@ -40,32 +40,32 @@ def test_the_same_settings_go_on(tmp_path):
     ],
 )
 def test_other_settings_are_refused(tmp_path, recipe, orient, named):
-    """What differs is named, with both values, and what to do about it."""
-    begin_in(tmp_path)
+    """The error names the difference, both values, and the remedy."""
+    claim_in(tmp_path)
     written = (tmp_path / "recipe.json").read_bytes()
     with pytest.raises(ConfigWrong, match=named) as refused:
-        begin_in(tmp_path, recipe, orient)
+        claim_in(tmp_path, recipe, orient)
     assert str(tmp_path) in str(refused.value)
     assert "give another folder, or delete this one" in str(refused.value)
     assert (tmp_path / "recipe.json").read_bytes() == written
 
 
-def test_a_setting_of_another_limn_is_named(tmp_path):
-    """One that the folder's limn did not have yet, or that this one has no more."""
-    begin_in(tmp_path)
+def test_a_setting_of_another_version_is_named(tmp_path):
+    """A setting that the older version lacked, and one that this version lacks."""
+    claim_in(tmp_path)
     path = tmp_path / "recipe.json"
     kept = json.loads(path.read_text())
     del kept["recipe"]["stems"]
     kept["recipe"]["halves"] = 3
     path.write_text(json.dumps(kept))
     with pytest.raises(ConfigWrong, match=r"recipe.stems was null, is 2") as refused:
-        begin_in(tmp_path)
+        claim_in(tmp_path)
     assert "recipe.halves was 3, is null" in str(refused.value)
 
 
 def test_other_phantoms_are_refused(tmp_path, monkeypatch):
-    """Same recipe, another mouse: a bone of one slice is enough."""
-    begin_in(tmp_path)
+    """The same recipe and another mouse: one bone in one slice is enough."""
+    claim_in(tmp_path)
     make_training_case = work_folder.make_training_case
 
     def changed(seed, recipe):
@@ -75,12 +75,12 @@ def test_other_phantoms_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(work_folder, "make_training_case", changed)
     with pytest.raises(ConfigWrong, match="painted by another version of limn"):
-        begin_in(tmp_path)
+        claim_in(tmp_path)
 
 
 def test_another_processors_rounding_is_no_other_phantom(tmp_path, monkeypatch):
     """A few voxels that differ by 1 HU are the same mouse."""
-    begin_in(tmp_path)
+    claim_in(tmp_path)
     make_training_case = work_folder.make_training_case
 
     def rounded(seed, recipe):
@@ -89,20 +89,20 @@ def test_another_processors_rounding_is_no_other_phantom(tmp_path, monkeypatch):
         return case
 
     monkeypatch.setattr(work_folder, "make_training_case", rounded)
-    assert begin_in(tmp_path) == []
+    assert claim_in(tmp_path) == []
 
 
-def test_a_folder_of_an_earlier_limn_is_taken_over(tmp_path):
-    """Phantoms without a word of whose they are: one line of warning, once."""
+def test_a_folder_of_an_early_version_is_used(tmp_path):
+    """Phantoms without settings: one warning, once."""
     (tmp_path / "phantoms").mkdir()
     (tmp_path / "phantoms" / "1000.npz").write_bytes(b"phantom")
-    (line,) = begin_in(tmp_path)
+    (line,) = claim_in(tmp_path)
     assert line.startswith(f"WARNING: {tmp_path} does not say")
-    assert begin_in(tmp_path) == []
+    assert claim_in(tmp_path) == []
 
 
 def test_a_damaged_recipe_is_named(tmp_path):
-    """No guess at what it was."""
+    """A record that can't be read is an error, not a guess."""
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(ConfigWrong, match=r"recipe.json can't be read"):
-        begin_in(tmp_path)
+        claim_in(tmp_path)

@@ -43,7 +43,7 @@ from limn.lab.data.readers import on_grid, read_contours, read_ct, refuse_trunca
 from limn.lab.data.split import Split, as_toml, draw_split, folded, read_split
 from limn.lab.nifti import to_image
 from limn.lab.phantoms import phantom_dataset
-from limn.lab.process.folder_lock import sole
+from limn.lab.process.folder_lock import folder_lock
 from limn.phantom.cohort import CohortSplit as Side
 
 MANIFEST = "dataset.csv"
@@ -133,7 +133,7 @@ def import_folder(
         msg = f"{source} is not a folder; give the folder that holds the scans"
         raise ConfigWrong(msg)
     _refuse_place(source, out)
-    with sole(out, "import is at work there", LOCK):
+    with folder_lock(out, "import is at work there", LOCK):
         _import(source, out, layout, split, report)
 
 

@@ -37,7 +37,7 @@ from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.timing import in_words
 from limn.lab.nifti import to_image
-from limn.lab.process.folder_lock import sole
+from limn.lab.process.folder_lock import folder_lock
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
@@ -88,7 +88,7 @@ def write_cohort(
     StageFailed
         If a scan could not be written.
     """
-    with sole(folder, "run is writing there"):
+    with folder_lock(folder, "run is writing there"):
         writable(folder / SCANS)
         _begin(folder, cohort)
         missing = [visit for visit in cohort.visits if not _scan_folder(folder, visit).exists()]

@@ -1,1 +1,1 @@
-"""Work in processes of its own, timed, one run to a folder."""
+"""Isolated processes, the times of scans, and a lock for a folder."""

@@ -1,4 +1,4 @@
-"""A folder for one run at a time."""
+"""A lock on a folder: one run at a time writes there."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from limn.domain.folders import writable
 
 
 @contextmanager
-def sole(folder: Path, doing: str, name: str = ".lock") -> Iterator[None]:
-    """The folder, made if need be, for this run alone.
+def folder_lock(folder: Path, doing: str, name: str = ".lock") -> Iterator[None]:
+    """Make the folder if it is not there, and keep other runs out of it.
 
     Parameters
     ----------
-    doing : what another run does there, such as "is writing there"
+    doing : completes the error's "another ...", such as "run is writing there"
     name : of the lock's file
 
     Raises
     ------
     ConfigWrong
-        If the folder takes no file, or another run has it.
+        If no file can be written in the folder, or another run has locked it.
     """
     writable(folder)
     lock = FileLock(folder / name)

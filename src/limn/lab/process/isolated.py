@@ -1,4 +1,4 @@
-"""Work in a process of its own, with its own environment and log, that ends with its parent."""
+"""A function in an isolated process: its own environment, its own log, an end with its parent."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ import psutil
 
 from limn.domain.errors import StageFailed
 
-# A child takes over the environment of its parent, which all threads share.
+# A child inherits the environment of its parent, and all threads of the parent share that.
 _STARTING = threading.Lock()
 
 
-def run_alone(
+def run_isolated(
     work: Callable[..., None], arguments: tuple[Any, ...], log: Path, environment: Mapping[str, str]
 ) -> None:
-    """Call a function of a module in a fresh interpreter, and wait for it.
+    """Call a function of a module in a new interpreter, and wait for it.
 
     Parameters
     ----------
-    log : all that it prints, added to what is there
-    environment : set before anything is imported
+    log : file to which everything that the process prints is appended
+    environment : variables that are set before the process imports anything
 
     Raises
     ------
     StageFailed
-        If it did not come to its end; the text has its last line and names the log.
+        If the process failed or was killed; the text has its last line and names the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with _STARTING, _environment(environment):
@@ -49,22 +49,22 @@ def run_alone(
         raise StageFailed(msg)
 
 
-def end_all() -> None:
-    """End whatever `run_alone` has begun, with all that it began itself."""
+def end_isolated() -> None:
+    """End every process that `run_isolated` started, and the children of each."""
     for process in multiprocessing.active_children():
         _end_descendants(process.pid)
         process.terminate()
 
 
 def cores() -> int:
-    """How many this process may use: a batch system may have lent it a few of many."""
+    """Number of cores that this process may use; a batch system may allow it only some."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """To be called in a child: whose parent was killed would work or wait for ever."""
+    """Call this in a child: else the child of a killed parent would work or wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -80,14 +80,14 @@ def end_with_parent() -> None:
 def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) -> None:
     end_with_parent()
     with log.open("a", buffering=1, encoding="utf-8") as file:
-        # What native code and the children of this process print goes there too.
+        # Native code and child processes print to the descriptors, not to sys.stdout.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file
         faulthandler.enable(file)
         try:
             work(*arguments)
-        except BaseException:  # noqa: BLE001 - whatever ends it goes into the log
+        except BaseException:  # noqa: BLE001 - the log names every reason
             traceback.print_exc(file=file)
             file.flush()
             _end_descendants(os.getpid())
@@ -95,9 +95,9 @@ def _logged(work: Callable[..., None], arguments: tuple[Any, ...], log: Path) ->
 
 
 def _end_descendants(pid: int | None) -> None:
-    """Ask all that a process began to end: trainers' data workers would outlive them.
+    """Terminate the descendants of a process: a trainer's data workers would outlive it.
 
-    multiprocessing's own tracker does not listen, and clears up after the rest.
+    multiprocessing's resource tracker ignores the signal, and cleans up after the others.
     """
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
@@ -111,7 +111,7 @@ def _why(exitcode: int, log: Path) -> str:
         short = " (out of memory?)" if name == "SIGKILL" else ""
         return f"ended by {name}{short}"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it ended with {exitcode}"
+    return lines[-1] if lines else f"the process ended with exit code {exitcode}"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from limn.lab.data.readers import read_ct
 from limn.lab.data.split import read_split
 from limn.lab.measure.scores import read_scores
 from limn.lab.phantoms.phantom_dataset import show_cohort
-from limn.lab.process.folder_lock import sole
+from limn.lab.process.folder_lock import folder_lock
 from limn.lab.process.timed import timed_on
 from limn.lab.report.overlays import draw_case
 from limn.lab.report.summary import by_organ, cases
@@ -35,7 +35,7 @@ from limn.lab.systems.nnunet_plans import Preset
 from limn.lab.words import AIMOS, FLAT, LIMN, REFERENCE_SYSTEM, SETS
 from limn.segment.bundle.bundle import open_bundle
 
-BEGUN = "study.json"
+STUDY = "study.json"
 RESULTS = "results"
 STEPS_CSV = "steps.csv"
 # nnunetv2 turns patches that are no longer than so many times their width all the way round.
@@ -64,7 +64,7 @@ def reproduce(
         msg = f"{config.source} is no folder; say where the scans are by --data FOLDER"
         raise ConfigWrong(msg)
     try:
-        with sole(work, "run is at this study"):
+        with folder_lock(work, "run is at this study"):
             return _reproduce(config, Folders(work), report)
     except KeyboardInterrupt:
         report(f"stopped; the same command goes on in {work}")
@@ -161,7 +161,7 @@ def _refuse_another(config: StudyConfig, work: Path) -> None:
     ConfigWrong
         Names what differs.
     """
-    path, wanted = work / BEGUN, config.digest()
+    path, wanted = work / STUDY, config.digest()
     if not path.exists():
         return
     try:
@@ -181,8 +181,8 @@ def _data(
     config: StudyConfig, folders: Folders, report: Callable[[str], None]
 ) -> tuple[Entry, ...]:
     """The data set; the study has begun once it is whole, so a layout may be mended until then."""
-    begun = folders.work / BEGUN
-    if not (begun.exists() and (folders.data / MANIFEST).exists()):
+    study = folders.work / STUDY
+    if not (study.exists() and (folders.data / MANIFEST).exists()):
         source = config.source
         if source is None and config.cohort is not None:
             source = folders.work / "cohort"
@@ -202,8 +202,8 @@ def _data(
             "is here; mend the split or the layout (test2 = [] for a study without)"
         )
         raise ConfigWrong(msg)
-    if not begun.exists():
-        write_durably(begun, (json.dumps(config.digest(), indent=1) + "\n").encode())
+    if not study.exists():
+        write_durably(study, (json.dumps(config.digest(), indent=1) + "\n").encode())
     return entries
 
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from limn.domain.errors import StageFailed
 from limn.domain.files import write_durably
 from limn.domain.timing import in_words
-from limn.lab.process.isolated import end_all, run_alone
+from limn.lab.process.isolated import end_isolated, run_isolated
 from limn.lab.study.steps import Step
 
 LOOK_S = 0.5
@@ -109,7 +109,7 @@ def carry_out(
                 )
             _watch(waiting, futures, running, work, report)
     except BaseException:
-        end_all()
+        end_isolated()
         raise
     finally:
         cluster.close()
@@ -124,7 +124,9 @@ def _do(
     running.add(step.name)
     started = time.monotonic()
     try:
-        run_alone(step.work, step.arguments, _log(work, step.name), {**step.environment, **visible})
+        run_isolated(
+            step.work, step.arguments, _log(work, step.name), {**step.environment, **visible}
+        )
     finally:
         running.discard(step.name)
     said = {

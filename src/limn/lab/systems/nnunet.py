@@ -1,9 +1,8 @@
 """nnunetv2's own preprocessing, trainer and predictor, run on one data set of ours.
 
-Every function here runs in a process of its own (`alone`), because nnunetv2 reads where its folders
-are when it is imported. Its trainer is used as it is where a preset leaves the rule of learning to
-nnU-Net, which sets no seed: no two runs are alike. A short schedule takes AdamW, and bf16 on a CPU
-that has it (`ShortTrainer`), since nnU-Net's SGD needs days.
+A study runs each function in an isolated process, because nnunetv2 reads its folders from the
+environment when it is imported. With nnU-Net's own trainer no two runs are alike, for it sets no
+seed. A short schedule needs `ShortTrainer`: nnU-Net's SGD would take days.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What nnunetv2 must find set before it is imported; for `alone.run_alone`."""
+    """What nnunetv2 must find set before it is imported; for `run_isolated`."""
     few = str(min(4, cores()))
     return {name: str(root / name) for name in (RAW, PREPROCESSED, RESULTS)} | {
         "nnUNet_n_proc_DA": "0" if not torch.cuda.is_available() else "8",

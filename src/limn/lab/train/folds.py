@@ -55,7 +55,7 @@ from limn.lab.train.patches import (
     read_case,
 )
 from limn.lab.train.recipe import Recipe
-from limn.lab.train.work_folder import begin
+from limn.lab.train.work_folder import claim
 from limn.segment.engine.half import autocast
 
 
@@ -167,7 +167,7 @@ def train_phantom_bundle(
     """
     work, bundle = folder / "work", folder / "bundle"
     writable(work)
-    begin(work, recipe, orient, report)
+    claim(work, recipe, orient, report)
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
     keep_cases(seeds, partial(make_training_case, recipe=recipe), work / PHANTOMS, report)
     intensities = _intensities(recipe, work, report)

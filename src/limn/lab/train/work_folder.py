@@ -1,7 +1,7 @@
-"""What a training's work folder belongs to: its recipes, and the phantoms as they were painted.
+"""The settings and phantoms to which a training's work folder belongs.
 
-Phantoms, checkpoints and folds are taken up where they stopped, so a folder that was begun with
-other settings, or by a limn that paints other mice, would be mixed with what comes now.
+A training goes on from the phantoms and checkpoints in its folder. Those of other settings, or of a
+version of limn that paints other mice, must not be mixed with new ones.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ NAME = "recipe.json"
 # One with a neighbour, one with contrast; small enough to be painted at every start.
 SAMPLE_SEEDS = (8, 7)
 SAMPLE = Recipe(spacing_mm=1.2, shape_zyx=(32, 24, 26))
-# Another processor may round a few voxels otherwise; other code paints other mice.
+# HU. Another processor may round a few voxels differently; other code paints other mice.
 SAME_WITHIN = 0.05
 
 
-def begin(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]) -> None:
-    """Write down what the folder belongs to, or hold against it what is asked now.
+def claim(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]) -> None:
+    """Write the settings into a new folder, or compare them with those of an old one.
 
-    A folder that holds phantoms but does not say whose they are was begun by an earlier limn; it
-    is taken as it is, with a warning.
+    An early version of limn wrote phantoms without settings. Such a folder is used, with a warning.
 
     Raises
     ------
     ConfigWrong
-        If the folder was begun otherwise; the text names what differs.
+        If the folder belongs to other settings; the text names every difference.
     """
     path = work / NAME
     wanted = _wanted(recipe, orient)
@@ -45,16 +44,13 @@ def begin(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[st
         different = list(_differences(_read(path), wanted))
         if different:
             msg = (
-                f"{work} was begun otherwise: {'; '.join(different)}; give another folder, or "
-                "delete this one to begin anew"
+                f"{work} belongs to other settings: {'; '.join(different)}; give another folder, "
+                "or delete this one to start again"
             )
             raise ConfigWrong(msg)
         return
     if any(work.glob("*/*.npz")):
-        report(
-            f"WARNING: {work} does not say with which settings it was begun; taken as begun "
-            "with these"
-        )
+        report(f"WARNING: {work} does not say to which settings it belongs; these are assumed")
     write_durably(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
@@ -64,13 +60,13 @@ def _wanted(recipe: Recipe, orient: OrientRecipe) -> dict[str, Any]:
         "orient": asdict(orient),
         "phantoms": {str(seed): _digest(seed) for seed in SAMPLE_SEEDS},
     }
-    # As JSON gives it back: tuples are lists there.
-    found: dict[str, Any] = json.loads(json.dumps(wanted))
-    return found
+    # JSON turns tuples into lists, so compare what it gives back.
+    from_json: dict[str, Any] = json.loads(json.dumps(wanted))
+    return from_json
 
 
 def _digest(seed: int) -> list[float]:
-    """Mean of every slice of a small phantom, and of its truth."""
+    """Mean HU of every slice of a small phantom, and the means of its truth."""
     case = make_training_case(seed, SAMPLE)
     means = [case.hu_zyx.mean(axis=(1, 2)), case.shares.mean(axis=(2, 3)).ravel()]
     return [round(float(mean), 3) for mean in np.concatenate(means)]
