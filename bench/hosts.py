@@ -19,7 +19,7 @@ def main() -> int:
     """Run it; 1 if a scan was lost, delivered twice or mixed up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--rounds", type=int, default=4, help="worker, scheduler, link: each so often"
+        "--rounds", type=int, default=4, help="how often each of worker, scheduler and link fails"
     )
     parsed = parser.parse_args()
     logging.basicConfig(format="%(message)s")

@@ -1,4 +1,4 @@
-"""The product itself, with the embedded bundle, on series that make it hard."""
+"""The pipeline with the embedded bundle on difficult series."""
 
 import copy
 from dataclasses import replace
@@ -111,7 +111,7 @@ def test_a_gap_in_an_organ_is_refused(
 def test_a_header_that_lies_is_found_out(
     axis: str, letters: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """Half a turn against the tags: every organ is where it is, the record and the file say so."""
+    """Half a turn against the header: the organs are right; the record and the file name it."""
     volume, truth = turn_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
     for organ in Organ:
@@ -126,7 +126,7 @@ def test_a_header_that_lies_is_found_out(
 def test_a_mirror_image_is_held(
     axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """One axis flipped, as no turn can: contoured with the animal's own left, and held."""
+    """One axis is flipped, as no turn can: left is the animal's own left, and the scan is held."""
     volume, truth = mirror_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
     for organ in Organ:
@@ -144,7 +144,7 @@ def test_a_lie_that_the_image_does_not_tell_is_held(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Contoured as the header says, but a person must look: the header may lie."""
+    """Contoured as the header says, but a person must look: the header may be wrong."""
     monkeypatch.setattr(ensemble.finder, "find", lambda volume: Lie("SPL", 0.65))
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "46"), ensemble)
     assert "lie-unsure:0.65" in product.flags
@@ -157,7 +157,7 @@ def test_a_lie_that_the_image_does_not_tell_is_held(
 def test_a_true_header_is_believed(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """Nothing is flagged about the lie of an animal that lies as its header says."""
+    """An animal that lies as its header says gets no flag about its position."""
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "40"), ensemble)
     assert not [f for f in product.flags if f.startswith(("header", "mirrored", "lie-unsure"))]
     assert product.held is None
@@ -169,7 +169,7 @@ def test_folds_that_disagree_are_flagged(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An organ that the folds draw differently is named, and so is a GPU that was left."""
+    """The flags name an organ on which the folds disagree, and a GPU that had failed."""
     infer = ensemble.infer
     agreement = {1: 0.95, 2: 0.71, 3: 0.9, 4: 0.9}
     monkeypatch.setattr(
@@ -189,7 +189,7 @@ def test_folds_that_disagree_are_flagged(
 def test_organs_that_contradict_each_other_are_refused(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """With nobody to find the lie, a supine mouse said to be prone is refused, not delivered."""
+    """Without a finder of the position a supine mouse with a prone header is refused."""
     blind = copy.copy(ensemble)
     blind.finder = None
     volume, _ = turn_pixels(*mouse, "z")
@@ -201,7 +201,7 @@ def test_organs_that_contradict_each_other_are_refused(
 def test_air_alone_is_no_mouse(
     mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
 ) -> None:
-    """An empty bed is refused with a question: a network sees organs in anything."""
+    """An empty bed is refused with a question, though a network finds organs anywhere."""
     volume = Volume(np.full_like(mouse[0].hu_zyx, -1000.0), mouse[0].grid)
     folder = write(volume, tmp_path / "ct", "HFS", "34")
     with pytest.raises(RefusedSeries, match="no animal in the field"):
@@ -209,7 +209,7 @@ def test_air_alone_is_no_mouse(
 
 
 def test_of_two_animals_one_is_contoured(ensemble: Ensemble, tmp_path: Path) -> None:
-    """A neighbour on the bed: every organ comes from the chosen animal, and the record says 2."""
+    """Two animals on the bed: every organ is the chosen animal's, and the flags count two."""
     scanner = Scanner(SpacingMm(0.35, 0.35, 0.35), (86, 72, 170), (8.0, 0.0, 0.0))
     for seed in range(20):
         mouse = conceive(seed, neighbour=True)
@@ -249,7 +249,7 @@ def test_holes_and_long_contours_as_the_planning_system_wants_them(
     mouse: tuple[Volume, Labels],
     tmp_path: Path,
 ) -> None:
-    """Keyhole or XOR, cut below a limit of points: proven voxel by voxel either way."""
+    """Keyhole or XOR, with a limit of points: each is proven voxel by voxel."""
     labels = ring(mouse)
     style = replace(STYLE, holes=holes)
     series = assemble(read_headers(sorted(write(mouse[0], tmp_path / "ct", "HFS", "36").iterdir())))
@@ -278,7 +278,7 @@ def test_what_is_not_proven_is_not_sent(mouse: tuple[Volume, Labels], tmp_path: 
 def test_bridging_interpolates_and_gives_back_what_was_there(
     mouse: tuple[Volume, Labels],
 ) -> None:
-    """A missing slice lies between its neighbours for the network, and nowhere after it."""
+    """The network gets a missing slice from its neighbours; the labels don't have it."""
     volume, truth = mouse
     rungs = np.delete(np.arange(len(volume.hu_zyx)), [50, 51])
     grid = replace(volume.grid, slice_origins_xyz_mm=volume.grid.slice_origins_xyz_mm[rungs])

@@ -23,7 +23,7 @@ from tests.support.node.site import CONFIG
 
 
 class Desk:
-    """A dispatcher without a scheduler; results come as told."""
+    """A dispatcher without a scheduler; a test hands in what a worker returned."""
 
     def __init__(self, folder):
         path = folder / "limn.toml"
@@ -47,7 +47,7 @@ class Desk:
         return row
 
     def lands(self, row, status, result=None):
-        """What comes back of it."""
+        """File what came back for a scan."""
         flight = JobInFlight("key", "worker", 1.0, 0.0, started=True, result=result)
         flight.future = SimpleNamespace(
             status=status, cancel=lambda: None, exception=lambda: RuntimeError("killed")
@@ -58,7 +58,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path):
-    """An empty journal."""
+    """A dispatcher with an empty journal."""
     made = Desk(tmp_path)
     yield made
     made.journal.close()
@@ -79,7 +79,7 @@ def product(held=None):
 
 
 class Full:
-    """A disk that has no room for the first so many tries."""
+    """A disk that has no room for the first tries, ``times`` of them."""
 
     def __init__(self, write, times):
         self._write = write
@@ -94,7 +94,7 @@ class Full:
 
 
 def test_the_journal_keeps_when_a_contoured_scan_began(desk):
-    """Of one whose worker died it forgets it: nobody has that one now."""
+    """If the worker died the journal forgets the start: no worker has the scan now."""
     after = desk.lands(desk.began(), "finished", product())
     assert after.state == "contoured"
     assert after.started_at is not None
@@ -114,23 +114,23 @@ def test_the_third_death_is_an_alarm(desk, caplog):
     assert desk.lands(row, "error").state == "quarantined"
     (line,) = [each for each in caplog.records if "QUARANTINED" in each.getMessage()]
     assert line.levelno == logging.ERROR
-    said = line.getMessage()
-    assert said.startswith(
+    message = line.getMessage()
+    assert message.startswith(
         "scan-00001 animal M1 QUARANTINED, not contoured: 3 tries gave nothing: "
     )
-    assert said.endswith(f"limn retry --config {desk.path} scan-00001")
+    assert message.endswith(f"limn retry --config {desk.path} scan-00001")
 
 
 @pytest.mark.parametrize(("priority", "held"), [(LIVE, 1), (COHORT, 0)])
 def test_only_live_scans_are_held(desk, priority, held):
-    """Of a cohort nothing goes out; why somebody should look stands in its record."""
+    """A cohort's structure sets go nowhere; the record keeps the reason to look at one."""
     row = desk.lands(desk.began(priority=priority), "finished", product("mirrored image"))
     assert len(desk.journal.on_hold()) == held
     assert row.record.get("held") == (None if held else "mirrored image")
 
 
 def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
-    """Structure set and pictures are kept meanwhile, the cause is told once; nothing runs again."""
+    """All files wait in memory, the log names the cause once, and nothing runs again."""
     monkeypatch.setattr(persist, "PAUSE_S", 0.001)
     full = Full(files.write_durably, 5)
     monkeypatch.setattr("limn.node.contour.results.write_durably", full)
@@ -148,7 +148,7 @@ def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
 
 
 def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
-    """The result is given up, the scan waits in the journal as before."""
+    """The result is dropped; the scan waits in the journal as before."""
     monkeypatch.setattr("limn.node.contour.results.write_durably", Full(files.write_durably, 10**9))
     row = desk.began()
     desk.stopping.set()
@@ -158,7 +158,7 @@ def test_a_node_that_stops_on_a_full_disk_keeps_the_scan(desk, monkeypatch):
 
 
 def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(desk, monkeypatch, caplog):
-    """SQLite's own words; what failed leaves no transaction open."""
+    """The log has SQLite's own message; the failed write leaves no transaction open."""
     monkeypatch.setattr(persist, "PAUSE_S", 0.001)
     row = desk.began()
     db = desk.journal._db
@@ -175,7 +175,7 @@ def test_a_journal_on_a_full_disk_goes_on_when_there_is_room(desk, monkeypatch, 
 
 
 def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
-    """A fault of ours must not look like a full disk for ever."""
+    """A fault of limn must not look like a full disk for ever."""
     with pytest.raises(Exception, match="no such table"):
         persist.write_until_done(
             lambda: desk.journal._db.execute("select * from gone"), "it", threading.Event()
@@ -183,7 +183,7 @@ def test_an_error_that_is_no_disk_s_is_not_waited_for(desk):
 
 
 def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
-    """It is the worker's disk that is full: the scan stays in the queue, the worker rests."""
+    """The worker's disk is full: the scan stays in the queue and the worker rests."""
     row = desk.began()
     after = desk.lands(
         row, "finished", Result(scan=row.id, started_at=1.0, ended=UNFIT, reason="x")
@@ -201,7 +201,7 @@ def test_a_scan_that_a_worker_could_not_take_waits_for_another(desk, caplog):
 
 
 def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, caplog):
-    """Its link was cut when the job was done: Dask has it "finished" and never hands it over."""
+    """The link was cut when the job was done: Dask calls it finished and never returns it."""
     row = desk.began()
     flight = JobInFlight("key", "worker", 1.0, 0.0, started=True)
     cancelled = []
@@ -230,8 +230,8 @@ def test_a_result_that_is_lost_with_its_worker_stops_nothing(desk, monkeypatch, 
     assert "is its port open to this host?" in after.reason
 
 
-def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch):
-    """Not the scan's failure; what was written of it is gone."""
+def test_a_worker_without_room_for_a_scan_s_bytes_is_unfit(tmp_path, monkeypatch):
+    """The scan has not failed; the files that were written of it are removed."""
     here = SimpleNamespace(local_directory=str(tmp_path))
     monkeypatch.setattr(worker, "get_worker", lambda: here)
     monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
@@ -246,7 +246,7 @@ def test_a_worker_without_room_for_a_scan_s_bytes_says_so(tmp_path, monkeypatch)
 
 
 def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog):
-    """The structure set goes out; the picture follows when there is room."""
+    """The structure set is delivered; the picture follows when there is room."""
     row = desk.began()
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
@@ -254,16 +254,15 @@ def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog
         desk.results.flush()
     folder = desk.config.results_dir / row.name
     assert not (folder / "picture.png").exists()
-    said = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
-    assert len(said) == 1
-    assert "can't be written (No space left on device) and waits in memory" in said[0]
+    (line,) = [each.getMessage() for each in caplog.records if "picture.png" in each.getMessage()]
+    assert "can't be written (No space left on device) and waits in memory" in line
     desk.results.flush()
     assert (folder / "picture.png").read_bytes() == b"PNG"
     assert (folder / "labels.npz").read_bytes() == b"NPZ"
 
 
 def test_pictures_that_wait_are_bounded(tmp_path, monkeypatch, caplog):
-    """A disk that stays full does not fill the memory instead."""
+    """A disk that stays full does not fill the memory."""
     monkeypatch.setattr(persist, "MOST_DEFERRED", 2)
     later = persist.DeferredWriter()
     for k in range(3):

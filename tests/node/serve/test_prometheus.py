@@ -1,4 +1,4 @@
-"""The metrics and the health page: read as Prometheus reads them, wrong where the node is wrong."""
+"""The metrics as Prometheus reads them, and the health page for each fault of a node."""
 
 import json
 import socket
@@ -63,7 +63,7 @@ def logged(config: Config, number: int, outcome: str = "delivered", **seconds: f
 
 
 def test_an_empty_node_has_a_page_that_parses(config: Config) -> None:
-    """Nothing has come yet: no journal, no log, and still every family has its type."""
+    """With no journal and no log every family still has its type."""
     found = parsed(Metrics(config, lambda: ALL_UP))
     assert found["limn_journal_ok"].samples[0].value == 1
     assert found["limn_workers"].samples[0].value == 0
@@ -132,8 +132,8 @@ def test_processes_and_workers(config: Config) -> None:
     assert found["limn_workers"].samples[0].value == 3
 
 
-def test_a_damaged_journal_is_told(config: Config) -> None:
-    """The page goes on, without what only the journal knows."""
+def test_a_damaged_journal_is_named(config: Config) -> None:
+    """The page stays up without the families that come from the journal."""
     config.journal_path.write_text("no database" * 100)
     metrics = Metrics(config, lambda: ALL_UP)
     found = parsed(metrics)
@@ -144,7 +144,7 @@ def test_a_damaged_journal_is_told(config: Config) -> None:
 
 @contextmanager
 def listening(port: int) -> Iterator[None]:
-    """Somebody who listens there."""
+    """A process that listens on the port."""
     with socket.create_server(("127.0.0.1", port)):
         yield
 
@@ -197,8 +197,8 @@ def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) 
     assert reason in answer["reasons"][0]
 
 
-def test_health_knocks_at_no_door(config: Config) -> None:
-    """Whoever may come in: a look from this host is no caller, to be refused and warned of."""
+def test_health_connects_to_no_port(config: Config) -> None:
+    """The check makes no connection, which the receiver might refuse and log."""
     config.ready_path.write_text("1\n")
     with socket.create_server(("127.0.0.1", config.receive.port)) as door:
         assert Metrics(config, lambda: ALL_UP).faults() == []
@@ -207,8 +207,8 @@ def test_health_knocks_at_no_door(config: Config) -> None:
             door.accept()
 
 
-def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
-    """Receiver and engine stand on another host; here only the worker can ail."""
+def test_a_host_of_workers_alone_needs_no_receiver(config: Config) -> None:
+    """Receiver and engine run on another host; here only the worker can fail."""
     receive = config.receive.model_copy(update={"min_free_mb": 10**9})
     config = config.model_copy(update={"receive": receive})
     assert Metrics(config, lambda: [ProcessState("worker", True, 0)]).faults() == []
@@ -217,7 +217,7 @@ def test_a_host_of_workers_alone_needs_no_door(config: Config) -> None:
 
 
 def test_metrics_over_http(config: Config) -> None:
-    """As Prometheus fetches them; other pages do not exist, and a torn request harms nobody."""
+    """As Prometheus fetches them; other pages don't exist, and half a request does no harm."""
     with serving(config, lambda: ALL_UP):
         assert config.metrics.port is not None
         with socket.create_connection(("127.0.0.1", config.metrics.port)) as torn:
@@ -230,7 +230,7 @@ def test_metrics_over_http(config: Config) -> None:
 
 
 def test_no_port_no_page(config: Config) -> None:
-    """Nothing is opened until the site asks for it."""
+    """No port is open until the site sets one."""
     metrics = config.metrics.model_copy(update={"port": None})
     silent = config.model_copy(update={"metrics": metrics})
     with serving(silent, lambda: ALL_UP), pytest.raises(OSError, match=r"refused|111"):
@@ -249,7 +249,7 @@ def test_a_port_that_is_taken_is_named(config: Config) -> None:
 
 
 def test_the_page_leaves_the_journal_alone(config: Config) -> None:
-    """It reads only: a journal that is being written to is neither locked nor changed."""
+    """It only reads: it neither locks nor changes a journal in use."""
     with closing(Journal(config.journal_path)) as journal:
         journal.insert(arrived(), ["tps"])
         with sqlite3.connect(config.journal_path, isolation_level=None) as writer:

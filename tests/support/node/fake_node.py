@@ -1,6 +1,6 @@
 """``python -m tests.support.node.fake_node CONFIG [PART]``: ``limn serve`` whose workers threshold.
 
-Every process is the node's own; only the worker's preload is another.
+Every process is the real one; only the worker's preload is replaced.
 """
 
 import sys
@@ -13,7 +13,7 @@ REAL, FAKE = "limn.node.contour.worker", "tests.support.node.fake_worker"
 
 
 class FakeNode(Supervisor):
-    """Puts the fake worker in the real one's place."""
+    """A supervisor whose workers preload the fake worker."""
 
     def _children(self):
         children = super()._children()

@@ -20,12 +20,12 @@ from limn.node.host import lifetime
 from limn.segment.bundle.bundle import Bundle, open_bundle
 from tests.support.node.toy import labelled
 
-# Long enough that a kill at random finds it running now and then.
+# Long enough that a kill at a random time sometimes meets a running scan.
 INFERENCE_S = float(os.environ.get("FAKE_INFERENCE_S", "0.05"))
 
 
 class FakeEnsemble:
-    """What `segment.ensemble.Ensemble` is to the pipeline, without a network."""
+    """In the place of `segment.engine.ensemble.Ensemble`, without a network."""
 
     finder = None
     description = "threshold"
@@ -35,7 +35,7 @@ class FakeEnsemble:
         self.bundle = bundle
 
     def despite_gpu(self, step):
-        """There is no GPU that could fail."""
+        """Run the step: there is no GPU that could fail."""
         return step()
 
     def prepare(self, volume):
@@ -49,12 +49,12 @@ class FakeEnsemble:
         return SimpleNamespace(agreement=dict.fromkeys(self.bundle.organs, 1.0), flags=())
 
     def label(self, prepared, inferred):
-        """Every organ by its density."""
+        """Label every organ by its density."""
         zyx = labelled(prepared.hu_zyx, self.bundle.organs)
         return Labels(zyx, prepared.grid, self.bundle.organs)
 
     def disagreement(self, prepared, inferred):
-        """Nowhere."""
+        """Give zero everywhere."""
         return np.zeros(prepared.hu_zyx.shape, dtype=np.uint8)
 
 

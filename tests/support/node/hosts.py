@@ -1,7 +1,7 @@
 """A node on five hosts: Linux network namespaces on one switch, certificates from ``limn certs``.
 
 Two hosts receive, two contour, one runs the scheduler; a planning system listens on a sixth.
-Every process is the node's own but for the network, which thresholds (`fake_worker`).
+Every process is the real one; only the network is replaced by thresholds (`fake_worker`).
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class Network:
         self._made: list[str] = []
 
     def make(self) -> None:
-        """Make them; skips where this can't be done, or fails where peers are required."""
+        """Make them; where this can't be done, skip the test, or fail it if peers are required."""
         try:
             require_peer("ip")
             self._namespace("switch")
@@ -97,15 +97,15 @@ class Network:
         return f"{self._prefix}-{host}"
 
     def cut(self, host: str) -> None:
-        """Pull the host's plug at the switch."""
+        """Unplug the host from the switch."""
         ip("-n", self.name("switch"), "link", "set", host, "down")
 
     def mend(self, host: str) -> None:
-        """Put it in again."""
+        """Plug it in again."""
         ip("-n", self.name("switch"), "link", "set", host, "up")
 
     def remove(self) -> None:
-        """Delete every namespace, and with them their links."""
+        """Delete every namespace, and with it its links."""
         for name in self._made:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
         self._made.clear()
@@ -168,7 +168,7 @@ class Host:
         )
 
     def kill(self, *words: str) -> None:
-        """``kill -9`` at the process of this host whose command line holds these words."""
+        """``kill -9`` for the process of this host whose command line has these words."""
         assert self.process is not None
         for pid in children_of(self.process.pid):
             with contextlib.suppress(OSError):
@@ -178,16 +178,16 @@ class Host:
         raise AssertionError(words)
 
     def shut_down(self) -> None:
-        """Stop it in good order."""
+        """Let it finish and stop."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Its log."""
         return (self.folder / "stderr.log").read_text()
 
     def end(self) -> None:
-        """Stop it however it is, and its children."""
+        """Stop it and its children in any case."""
         if self.process is None:
             return
         children = children_of(self.process.pid)
@@ -201,10 +201,10 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    # Of a host that receives:
+    # For a host that receives:
 
     def send(self, folder: Path) -> None:
-        """Everything below a folder by dcmtk's storescu, over one association."""
+        """Send all files below a folder by dcmtk's storescu over one association."""
         done = subprocess.run(
             self.command(
                 *(require_peer("/usr/bin/storescu"), "-aet", "SCANNER", "-aec", "LIMN"),
@@ -224,9 +224,9 @@ class Host:
         return list(scanlog.rows(path)) if path.exists() else []
 
     def workers_seen(self) -> int:
-        """How many warm workers its engine has last said that there are."""
-        said = re.findall(r"ready: (\d+) warm worker|(no worker) is ready", self.said())
-        return int(said[-1][0] or 0) if said else 0
+        """How many warm workers its engine has last logged."""
+        lines = re.findall(r"ready: (\d+) warm worker|(no worker) is ready", self.log_text())
+        return int(lines[-1][0] or 0) if lines else 0
 
     def runs(self) -> int:
         """How many of its scans run on a worker, or ran on one that died."""
@@ -239,8 +239,8 @@ class Host:
 
 
 @dataclass(frozen=True)
-class Sums:
-    """What became of every scan, held against what the planning system has."""
+class DeliveryCheck:
+    """What the receivers logged for every scan, compared with what the planning system has."""
 
     sent: int
     delivered: int
@@ -275,7 +275,7 @@ class Site:
         names = [certs.Host.parse(f"{n},{a}") for n, a in ADDRESSES.items() if n != PLANNING]
         planning = [certs.Host.parse(f"{PLANNING},{ADDRESSES[PLANNING]}")]
         certs.make(folder / "certs", names, planning, datetime.now(UTC))
-        # One way of each: over the wire, and as files that every host sees.
+        # One receiver sends pixels over the wire, the other shares its files with every host.
         self.receivers = [
             Host(self.network, folder, name, pixels)
             for name, pixels in zip(RECEIVERS, ("bytes", "path"), strict=True)
@@ -288,11 +288,11 @@ class Site:
 
     @property
     def hosts(self) -> list[Host]:
-        """Those that run a part of the node."""
+        """The hosts that run a part of the node."""
         return [self.scheduler, *self.workers, *self.receivers]
 
     def start(self) -> None:
-        """Everything up, every receiver sees both workers."""
+        """Start every host and wait until each receiver sees both workers."""
         self.network.make()
         taken = self.folder / "taken"
         taken.mkdir()
@@ -313,10 +313,10 @@ class Site:
             host.start(*limn, str(host.config), "--only", "receiver")
         for host in self.receivers:
             self.wait(lambda h=host: h.workers_seen() == len(WORKERS), START_S)
-            self.wait(lambda h=host: "listening as" in h.said(), START_S)
+            self.wait(lambda h=host: "listening as" in h.log_text(), START_S)
 
     def send(self) -> None:
-        """Each receiver gets a few series, as many as keep the workers busy during a strike."""
+        """Send each receiver enough series to keep the workers busy during a fault."""
         for place, host in enumerate(self.receivers):
             folder = self.folder / "sent" / f"{host.name}-{self.sent}"
             for _ in range(BATCH):
@@ -328,45 +328,45 @@ class Site:
             host.send(folder)
 
     def delivered(self) -> int:
-        """How many scans the receivers' logs say are delivered."""
+        """How many scans are delivered by the receivers' scan logs."""
         rows = [row for host in self.receivers for row in host.rows()]
         return sum(row["outcome"] == "delivered" for row in rows)
 
     def kill_worker(self, number: int) -> None:
-        """``kill -9`` at one of the two."""
+        """``kill -9`` for one of the two workers."""
         self.workers[number].kill("dask_worker")
 
-    def strike(self, what: str, blow) -> None:
-        """Strike while a scan runs; then wait until the next is delivered all the same."""
+    def survive(self, what: str, fault) -> None:
+        """Cause a fault while a scan runs; wait until another scan is delivered all the same."""
         self.send()
         self.wait(lambda: any(host.runs() for host in self.receivers), START_S)
         before = self.delivered()
         log.info("%s, %d of %d delivered", what, before, self.sent)
-        blow()
+        fault()
         self.wait(lambda: self.delivered() > before, START_S)
 
     def cut(self) -> None:
-        """Pull a worker's plug, and wait until both receivers have noticed."""
+        """Unplug a worker and wait until both receivers have noticed."""
         self.network.cut(WORKERS[1])
         for host in self.receivers:
             self.wait(lambda h=host: h.workers_seen() < len(WORKERS), START_S)
 
     def mend(self) -> None:
-        """Put it in again; both receivers see both workers again."""
+        """Plug it in again and wait until both receivers see both workers."""
         self.network.mend(WORKERS[1])
         for host in self.receivers:
             self.wait(lambda h=host: h.workers_seen() == len(WORKERS), START_S)
 
     def wait(self, reached, limit_s: float) -> None:
-        """As `wait_for`, with every host's last words."""
+        """As `wait_for`, with the end of every host's log on failure."""
         wait_for(reached, limit_s, self.explain)
 
     def explain(self) -> str:
         """The end of every host's log."""
-        return "\n".join(f"== {host.name}\n{host.said()[-2500:]}" for host in self.hosts)
+        return "\n".join(f"== {host.name}\n{host.log_text()[-2500:]}" for host in self.hosts)
 
-    def sums(self, seconds: float) -> Sums:
-        """Hold what was sent against what came out."""
+    def check_deliveries(self, seconds: float) -> DeliveryCheck:
+        """Compare what was sent with what the planning system got."""
         toys = self.toys
         taken: Counter[str] = Counter()
         wrong = []
@@ -375,7 +375,7 @@ class Site:
             taken[animal] += 1
             if not slices_named_by(path) <= toys[animal].uids:
                 wrong.append(animal)
-        return Sums(len(toys), self.delivered(), taken, wrong, seconds)
+        return DeliveryCheck(len(toys), self.delivered(), taken, wrong, seconds)
 
     def end(self) -> None:
         """Stop everything."""
@@ -384,23 +384,23 @@ class Site:
         self.network.remove()
 
 
-def endure(folder: Path, rounds: int = 1) -> tuple[Sums, Site]:
-    """Kill a worker, kill the scheduler, cut a link and mend it, while scans run; so many times."""
+def endure(folder: Path, rounds: int = 1) -> tuple[DeliveryCheck, Site]:
+    """While scans run, kill a worker and the scheduler, cut and mend a link; ``rounds`` times."""
     site = Site(folder)
     try:
         site.start()
         began_s = time.monotonic()
         for number in range(rounds):
-            site.strike("a worker is killed", lambda n=number: site.kill_worker(n % 2))
-            site.strike("the scheduler is killed", lambda: site.scheduler.kill("dask_scheduler"))
-            site.strike("a link is cut", site.cut)
+            site.survive("a worker is killed", lambda n=number: site.kill_worker(n % 2))
+            site.survive("the scheduler is killed", lambda: site.scheduler.kill("dask_scheduler"))
+            site.survive("a link is cut", site.cut)
             site.mend()
             if number < rounds - 1:
-                site.strike("a host of a worker is shut down", site.workers[0].shut_down)
+                site.survive("a host of a worker is shut down", site.workers[0].shut_down)
                 site.workers[0].start(*site.workers[0].started)
         site.wait(lambda: site.delivered() == site.sent, START_S)
         log.info("all %d delivered", site.sent)
-        found = site.sums(time.monotonic() - began_s)
+        found = site.check_deliveries(time.monotonic() - began_s)
         return found, site
     finally:
         site.end()

@@ -1,4 +1,4 @@
-"""Toy mice: very small series whose organs are told by their density, each animal another shape."""
+"""Toy mice: very small series; organs differ by density, animals by the shape of the organs."""
 
 import io
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tests.support.node.parts import encoded, write_slices
 
 SHAPE_ZYX = (20, 24, 32)
 SPACING_MM = 0.5
-# Where an organ lies in a straight mouse, voxels, and the density that tells it.
+# Centre (z, y, x) and radius of an organ in voxels, and its density in HU.
 ORGANS = {
     Organ.HEART: ((10, 8, 16), 3.0, 300.0),
     Organ.CORD: ((10, 19, 16), 2.0, 500.0),
@@ -39,7 +39,7 @@ class Toy:
 
 
 def toy(number: int, *, root: str = "2.25.90") -> Toy:
-    """The mouse of this number; the same number is the same mouse to the last bit."""
+    """The mouse of this number, the same to the last bit at every call."""
     rng = np.random.default_rng(number)
     z, y, x = np.ogrid[: SHAPE_ZYX[0], : SHAPE_ZYX[1], : SHAPE_ZYX[2]]
     hu_zyx = np.full(SHAPE_ZYX, -1000.0, dtype=np.float32)
@@ -60,17 +60,17 @@ def toy(number: int, *, root: str = "2.25.90") -> Toy:
     animal = f"T{number:04d}"
     identity = CtIdentity(animal, f"{root}.{number + 1}", ("20260101", "120000"))
     made = ct_instances(Volume(hu_zyx, grid), identity)
-    # As read from files: what a sender offers then needs no conversion.
+    # As read from files, so that a sender has nothing to convert.
     return Toy(animal, tuple(pydicom.dcmread(io.BytesIO(encoded(ds))) for ds in made))
 
 
 def write_toy(made: Toy, folder: Path) -> list[Path]:
-    """Its slices as files."""
+    """Write its slices as files."""
     return write_slices(folder / made.animal, made.datasets)
 
 
 def labelled(hu_zyx: np.ndarray, organs: dict[int, Organ]) -> np.ndarray:
-    """(z, y, x) uint8 labels: what a perfect network would say of a toy."""
+    """(z, y, x) uint8 labels of a toy as a perfect network would give them."""
     labels = np.zeros(hu_zyx.shape, dtype=np.uint8)
     for label, organ in organs.items():
         labels[np.abs(hu_zyx - ORGANS[organ][2]) < BAND_HU] = label
