@@ -26,9 +26,9 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_is_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command line takes it as it stands there, placeholders and all."""
-    words = [each.replace("$p", "FFP") for each in shlex.split(command)[1:]]
+def test_every_command_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line accepts it as it is written there, with its placeholders."""
+    words = [word.replace("$p", "FFP") for word in shlex.split(command)[1:]]
     if words in (["--version"], ["release"], ["rois"], ["check"], ["log"]):
         return
     if words[:1] in (["release"], ["check"], ["log"], ["serve"]) and "--config" not in words:
@@ -42,12 +42,12 @@ def test_every_command_is_one(command: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_page_has_commands() -> None:
-    """The pattern above finds them."""
+    """The pattern in `commands` finds them."""
     assert len(commands()) >= 12
 
 
 def test_every_key_exists() -> None:
-    """What the page tells a physicist to set is a key of the config."""
+    """Every setting that the page names is a key of the config."""
     keys = re.findall(
         r"`(receive|settle|model|planning_system|metrics|retention|engine)\.(\w+)", PAGE
     )

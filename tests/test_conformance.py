@@ -77,7 +77,7 @@ def accepted(contexts: list[tuple[str, list[str]]], data_dir: Path) -> list[tupl
 
 
 def test_every_class_that_is_taken_is_on_the_page(tmp_path: Path) -> None:
-    """A peer that proposes every storage class there is gets those of the page and no other."""
+    """A peer that proposes every storage class gets those of the page and no other."""
     every = [*map(str, _STORAGE_CLASSES.values()), str(Verification)]
     assert len(every) > 100
     found = accepted([(uid, DEFAULT_TRANSFER_SYNTAXES) for uid in every], tmp_path)
@@ -86,7 +86,7 @@ def test_every_class_that_is_taken_is_on_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sop_class", [*CT_CLASSES, returned.SOP_CLASS])
 def test_every_syntax_that_is_taken_is_on_the_page(sop_class: UID, tmp_path: Path) -> None:
-    """A peer that proposes each transfer syntax there is in a context of its own."""
+    """A peer proposes each transfer syntax in a context of its own."""
     every = [uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax"]
     found = accepted([(str(sop_class), [uid]) for uid in every], tmp_path)
     stated = uids(SYNTAXES)
@@ -102,7 +102,7 @@ def test_commitment_is_on_the_page() -> None:
 
 
 def test_the_page_flags_the_lossy_syntaxes() -> None:
-    """What the code flags as lossy the page does too."""
+    """The page flags the syntaxes that the code flags as lossy."""
     flagged = [line for line in PAGE.splitlines() if "(flagged `lossy`" in line]
     assert {uids(line)[0] for line in flagged} == {str(syntax) for syntax in LOSSY_SYNTAXES}
 
@@ -177,7 +177,7 @@ def test_the_page_says_who_speaks() -> None:
 
 
 def test_the_page_lists_every_attribute_of_a_structure_set(tmp_path: Path) -> None:
-    """Everything that is written stands in a module's row; what stands there exists."""
+    """Every attribute that is written is in a module's row; every attribute of a row exists."""
     grid = Grid(
         np.array([(0.0, 0.0, 0.2 * k) for k in range(5)]),
         12,
@@ -212,7 +212,7 @@ def test_the_page_lists_every_attribute_of_a_structure_set(tmp_path: Path) -> No
 
 
 def test_of_several_syntaxes_the_page_says_which_is_taken(tmp_path: Path) -> None:
-    """The one that stands first on the page, not the one that the sender names first."""
+    """The first one on the page, not the first one of the sender."""
     proposed = ["1.2.840.10008.1.2.4.103", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1"]
     (only,) = accepted([(str(CT_CLASSES[0]), proposed)], tmp_path)
     assert only[1] == "1.2.840.10008.1.2.1"

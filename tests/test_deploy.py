@@ -1,4 +1,4 @@
-"""What lies in deploy/ fits the code: configs load, commands parse, ports and files are named."""
+"""The files in deploy/ fit the code: configs load, commands parse, ports and files are named."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ README = (DEPLOY / "README.md").read_text()
 
 
 def words_after_limn(command: str) -> list[str]:
-    """A command line's words behind the program."""
+    """The words of a command line after the program."""
     program, *words = shlex.split(command)
     assert Path(program).name == "limn"
     return words
@@ -39,7 +39,7 @@ def words_after_limn(command: str) -> list[str]:
 
 @pytest.fixture
 def served(monkeypatch) -> list[tuple[str, str | None]]:
-    """What ``limn serve`` would have run, instead of running it."""
+    """Record what ``limn serve`` would run, instead of running it."""
     calls: list[tuple[str, str | None]] = []
 
     class Recorder:
@@ -61,14 +61,14 @@ def longest_stop_s(part: str | None) -> float:
 
 
 def test_a_scan_that_runs_is_waited_for_until_its_deadline():
-    """Killed before, it would be contoured again, with the animal asleep."""
+    """A scan that is killed before is contoured again, while the animal sleeps."""
     engine = load_config(DEPLOY / "hosts" / "one-host.toml").engine
     assert longest_stop_s("receiver") > engine.deadline_s
 
 
 @pytest.mark.parametrize("host", PARTS)
 def test_every_example_config_starts_its_part(host):
-    """Each loads, and starts what its host is for and nothing else."""
+    """Each config loads, and starts its host's part and nothing else."""
     path = DEPLOY / "hosts" / f"{host}.toml"
     config = load_config(path)
     started = processes(config, path, PARTS[host])
@@ -97,7 +97,7 @@ def test_every_worker_has_its_gpu_and_its_port():
 
 @pytest.mark.parametrize("part", ["receiver", "scheduler", "worker"])
 def test_a_part_alone_needs_the_sites_certificates(part):
-    """Certificates made at a start fit no other host's."""
+    """Certificates that a host makes at its start are not valid on another host."""
     path = DEPLOY / "hosts" / "one-host.toml"
     with pytest.raises(LimnError, match=r"needs engine\.tls_dir"):
         processes(load_config(path), path, part)
@@ -119,7 +119,7 @@ def test_the_units_start_what_they_say(path, served):
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_systemd_finds_no_fault_in_the_units(path, tmp_path):
-    """By systemd's own verifier, with a program that is there in limn's place."""
+    """systemd's own verifier, with Python in limn's place."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / path.name.replace("@", "@0")
@@ -130,9 +130,9 @@ def test_systemd_finds_no_fault_in_the_units(path, tmp_path):
         text=True,
         check=False,
     )
-    said = [line for line in done.stderr.splitlines() if path.name.partition(".")[0] in line]
+    faults = [line for line in done.stderr.splitlines() if path.name.partition(".")[0] in line]
     assert done.returncode == 0, done.stderr
-    assert said == []
+    assert faults == []
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
@@ -173,7 +173,7 @@ def test_the_container_runs_as_nobody_special():
 
 
 def test_a_sites_bundle_is_seen_where_its_config_seeks_it():
-    """Every example config names a bundle in the folder that the compose files show, read-only."""
+    """Every example config names a bundle in the folder that the compose files mount read-only."""
     for path in (DEPLOY / "hosts").glob("*.toml"):
         assert load_config(path).model.bundle.parent == Path("/etc/limn/models")
     for path in COMPOSE:
@@ -192,7 +192,7 @@ def test_hadolint_finds_no_fault_in_the_containerfile():
 
 
 def test_the_readme_names_every_port():
-    """Whoever opens a firewall finds each port that a config can open, with its key."""
+    """An administrator finds each port that a config can open, with its key."""
     table = README[README.index("## Ports") : README.index("## Certificates")]
     keys = ("receive.port", "engine.port", "engine.worker_port", "engine.wake_port", "metrics.port")
     for key in (*keys, "destination.port"):
@@ -202,7 +202,7 @@ def test_the_readme_names_every_port():
 
 
 def test_the_readme_names_every_file_that_it_sends_people_to():
-    """No step leads to a file that is not there."""
+    """Every file that a step names exists."""
     named = set(re.findall(r"`((?:hosts|systemd)/[\w.@-]+|compose[\w.]*|Containerfile)`", README))
     assert [name for name in sorted(named) if not (DEPLOY / name).exists()] == []
     for path in (*UNITS, *COMPOSE, *(DEPLOY / "hosts").iterdir()):
