@@ -119,7 +119,7 @@ def test_the_units_start_what_they_say(path, served):
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_systemd_finds_no_fault_in_the_units(path, tmp_path):
-    """systemd's own verifier, with Python in limn's place."""
+    """Systemd's own verifier, with Python in limn's place."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / path.name.replace("@", "@0")
