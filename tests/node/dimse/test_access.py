@@ -1,4 +1,4 @@
-"""Who is let in, and what one who is in may take of time and memory."""
+"""Which peers are let in, and the bounds on their time and memory."""
 
 import os
 import socket
@@ -28,13 +28,13 @@ SCANNER = Caller("SCANNER", "LIMN", stores=True)
 def reason(association: Association) -> tuple[int, int, int]:
     """Result, source and reason of an A-ASSOCIATE-RJ."""
     assert association.is_rejected
-    said = association.acceptor.primitive
-    return said.result, said.result_source, said.diagnostic
+    reject = association.acceptor.primitive
+    return reject.result, reject.result_source, reject.diagnostic
 
 
 @pytest.fixture
 def listening(tmp_path):
-    """A receiver with settings of its own; several may be asked for."""
+    """Makes receivers with the given settings."""
     made = []
 
     def make(**settings: object) -> Listening:
@@ -64,13 +64,13 @@ def bound(receiver: Listening, **bounds: float) -> None:
     ],
 )
 def test_the_rules(settings, caller, reject):
-    """Each rule by itself, with the reason that PS3.8 has for it; three are open."""
+    """Each rule by itself, with its reason in PS3.8; three associations are open."""
     refusal = refusal_of(Receive.model_validate(settings), caller, 3, disk_is_low=False)
     assert (refusal and refusal.reject) == reject
 
 
-def test_a_full_disk_refuses_only_who_stores():
-    """C-ECHO and commitment are answered all the same."""
+def test_a_full_disk_rejects_only_storage():
+    """C-ECHO and commitment are still answered."""
     refusal = refusal_of(Receive(), SCANNER, 0, disk_is_low=True)
     assert refusal is not None
     assert refusal.reject == (2, 3, 1)
@@ -90,14 +90,14 @@ def test_a_full_disk_refuses_only_who_stores():
     ],
 )
 def test_networks(networks, address, allowed):
-    """IPv4, IPv6, one host, and IPv4 in IPv6's clothes."""
+    """IPv4, IPv6, one host, and IPv4 mapped to IPv6."""
     found = Receive.model_validate({"allow": networks}).allow
     assert may_connect(address, found) is allowed
 
 
 @pytest.mark.peer
 @pytest.mark.parametrize(
-    ("settings", "titles", "said", "logged"),
+    ("settings", "titles", "printed", "logged"),
     [
         ({}, ("SCANNER", "WRONG"), "Called AE Title Not Recognized", "it calls 'WRONG'"),
         (
@@ -108,8 +108,8 @@ def test_networks(networks, address, allowed):
         ),
     ],
 )
-def test_echoscu_is_told_why(listening, caplog, settings, titles, said, logged):
-    """Dcmtk prints the reason; the log has one line with who and why; the right ones get in."""
+def test_echoscu_gets_the_reason(listening, caplog, settings, titles, printed, logged):
+    """Dcmtk prints the reason; the log has one line with peer and reason; others are let in."""
     echoscu = require_peer("/usr/bin/echoscu")
     receiver = listening(**settings)
 
@@ -121,7 +121,7 @@ def test_echoscu_is_told_why(listening, caplog, settings, titles, said, logged):
 
     refused = echo(*titles)
     assert refused.returncode != 0
-    assert said in refused.stdout + refused.stderr
+    assert printed in refused.stdout + refused.stderr
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(lines) == 1
     assert logged in lines[0]
@@ -130,7 +130,7 @@ def test_echoscu_is_told_why(listening, caplog, settings, titles, said, logged):
 
 
 @pytest.mark.peer
-def test_a_stranger_s_address_is_not_even_read(listening, caplog):
+def test_a_connection_from_another_network_is_not_read(listening, caplog):
     """Outside ``receive.allow`` the connection is closed before a byte is read, and logged."""
     echoscu = require_peer("/usr/bin/echoscu")
     receiver = listening(allow=["10.20.0.0/16", "192.0.2.1"])
@@ -147,7 +147,7 @@ def test_a_stranger_s_address_is_not_even_read(listening, caplog):
 
 
 def test_one_association_too_many(listening, caplog):
-    """Rejected transient, local limit exceeded; when one has left there is room."""
+    """Rejected as transient, local limit exceeded; when one has ended another is accepted."""
     receiver = listening(max_associations=2)
     first, second = receiver.associate(), receiver.associate()
     assert reason(receiver.associate()) == (2, 3, 2)
@@ -157,8 +157,8 @@ def test_one_association_too_many(listening, caplog):
     second.release()
 
 
-def test_silent_connections_count_for_nobody(listening):
-    """Sockets that say nothing take no association's place."""
+def test_silent_connections_count_as_no_association(listening):
+    """Sockets without an A-ASSOCIATE-RQ take no association's place."""
     receiver = listening(max_associations=2, artim_s=20)
     silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(2)]
     association = receiver.associate()
@@ -169,7 +169,7 @@ def test_silent_connections_count_for_nobody(listening):
 
 
 def test_more_connections_than_twice_the_associations_are_closed(listening, caplog):
-    """Each costs threads: there is an end to them too."""
+    """Each costs threads, so that their number is limited too."""
     receiver = listening(max_associations=1, artim_s=20)
     silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(3)]
     silent[2].settimeout(10)
@@ -181,7 +181,7 @@ def test_more_connections_than_twice_the_associations_are_closed(listening, capl
 
 
 def test_a_half_open_socket_is_closed(listening):
-    """Connected, and not a word: the ARTIM timer ends it (PS3.8 9.1.5)."""
+    """Connected and silent: the ARTIM timer ends it (PS3.8 9.1.5)."""
     receiver = listening(artim_s=0.3)
     with socket.create_connection(("127.0.0.1", receiver.port)) as silent:
         silent.settimeout(10)
@@ -210,7 +210,7 @@ def test_an_idle_association_is_closed(listening):
 
 
 def test_a_stalled_sender_is_closed_and_others_are_not_harmed(listening, caplog):
-    """Half a PDU and silence: closed at its timeout; a whole series comes in meanwhile."""
+    """Half a PDU and then silence: closed at the timeout; a whole series comes in meanwhile."""
     receiver = listening(idle_s=4.0)
     stalled = receiver.associate()
     for ds in slices("2", count=40)[:25]:
@@ -227,8 +227,8 @@ def test_a_stalled_sender_is_closed_and_others_are_not_harmed(listening, caplog)
     assert "after 25 slices" in rows["M2"].reason
 
 
-def test_a_sender_that_drips_is_closed(listening, caplog):
-    """A byte now and then does not stretch one PDU beyond its time."""
+def test_a_sender_of_single_bytes_is_closed(listening, caplog):
+    """Single bytes now and then do not extend the time of one PDU."""
     receiver = listening(idle_s=2.0)
     association = receiver.associate()
     wire = association.dul.socket.socket
@@ -249,7 +249,7 @@ def test_a_sender_that_drips_is_closed(listening, caplog):
     assert not dripping.is_alive()
 
 
-def test_a_pdu_beyond_all_measure_is_not_waited_for(listening, caplog):
+def test_a_pdu_of_absurd_length_is_not_waited_for(listening, caplog):
     """Four gigabytes announced: closed at once, nothing allocated."""
     receiver = listening()
     association = receiver.associate()
@@ -276,18 +276,18 @@ def test_an_instance_beyond_its_limit_is_aborted(listening, caplog):
 
 
 def test_all_senders_share_a_bound_of_memory(listening, caplog):
-    """An instance for which there is no room now is refused and told; later there is room."""
+    """An instance beyond the memory is refused with 0xA700; later there is memory again."""
     receiver = listening(max_instance_mb=1, max_incoming_mb=1)
     big = slices()
     for ds in big[:3]:
         ds.add_new(0x00091010, "LO", "X")
         ds.add_new(0x00091011, "OB", bytes(700 * 2**10))
-    held, inside = threading.Event(), threading.Event()
+    go_on, inside = threading.Event(), threading.Event()
     accept = receiver.door.intake.accept
 
     def slow(*arguments: object) -> StoreResult:
         inside.set()
-        held.wait(20)
+        go_on.wait(20)
         return accept(*arguments)
 
     receiver.door.intake.accept = slow
@@ -297,10 +297,10 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     assert inside.wait(20)
     assert two.send_c_store(big[1]).Status == 0xA700
     assert "answered 0xA700: too much comes in at once (receive.max_incoming_mb)" in caplog.text
-    held.set()
+    go_on.set()
     until(lambda: len(receiver.door.files()) == 1)
     until(lambda: two.send_c_store(big[1]).Status == 0)
-    # Half of one, and its sender is gone: what it had taken is free again.
+    # After half an instance its sender is gone, and its memory is free again.
     request = b"".join(_p_data(big[2])[:-1])
     one.dul.socket.socket.sendall(request)
     time.sleep(0.2)
@@ -335,7 +335,7 @@ def test_an_instance_that_comes_too_slowly_gives_its_memory_back(listening, capl
     two.release()
 
 
-def test_who_stops_lets_a_sender_end_its_series(listening, caplog):
+def test_a_stopping_node_lets_a_sender_end_its_series(listening, caplog):
     """The port is closed at once, a silent peer aborted, a busy one not: its series is whole."""
     receiver = listening()
     silent, busy = receiver.associate((Verification, None)), receiver.associate()
@@ -375,8 +375,8 @@ def test_a_stopping_node_waits_for_a_response_that_it_owes(listening):
     until(lambda: association.is_aborted)
 
 
-def test_who_stops_does_not_wait_for_a_mere_connection(listening):
-    """A probe that never asked for an association is closed at once."""
+def test_a_stopping_node_does_not_wait_for_a_mere_connection(listening):
+    """A connection that requested no association is closed at once."""
     receiver = listening(artim_s=60.0)
     with socket.create_connection(("127.0.0.1", receiver.port), 5) as probe:
         time.sleep(0.5)
@@ -395,7 +395,7 @@ def test_a_stopping_node_does_not_wait_for_ever(listening):
     # Before: four hundred take a busy machine longer than the grace.
     sent = iter(slices(count=400))
     busy, deaf = receiver.associate(), receiver.associate()
-    # Its own reader is gone: an abort is never answered.
+    # Its reactor is gone, so that it never answers an abort.
     deaf.dul.kill_dul()
     stopping = threading.Thread(target=receiver.server.shutdown)
     stopping.start()
@@ -409,8 +409,8 @@ def test_a_stopping_node_does_not_wait_for_ever(listening):
     assert row.state == "refused"
 
 
-def test_no_other_command_keeps_the_room_of_an_instance(listening, caplog):
-    """Half an instance, then an echo in the same message: the association ends, room is free."""
+def test_no_other_command_keeps_the_memory_of_an_instance(listening, caplog):
+    """Half an instance and a C-ECHO in one message: the association ends, the memory is free."""
     receiver = listening(max_instance_mb=1, max_incoming_mb=1)
     big = slices()[0]
     big.add_new(0x00091010, "LO", "X")
@@ -438,14 +438,14 @@ def test_only_an_instance_may_be_large(listening, caplog):
     assert "a message larger than 16 MB that is no instance" in caplog.text
 
 
-def test_requests_that_await_no_answer_are_ended(listening, caplog):
-    """A peer that only talks would fill the memory: nothing was negotiated that allows it."""
+def test_requests_that_await_no_response_end_the_association(listening, caplog):
+    """They would fill the memory, and no asynchronous operations were negotiated."""
     receiver = listening()
-    held = threading.Event()
+    go_on = threading.Event()
     accept = receiver.door.intake.accept
 
     def slow(*arguments: object) -> StoreResult:
-        held.wait(20)
+        go_on.wait(20)
         return accept(*arguments)
 
     receiver.door.intake.accept = slow
@@ -455,12 +455,12 @@ def test_requests_that_await_no_answer_are_ended(listening, caplog):
         request = _store_request(ds, number + 1)
         association.dimse.send_msg(request, context.context_id)
     until(lambda: "8 requests without awaiting an answer" in caplog.text)
-    held.set()
+    go_on.set()
     until(lambda: association.is_aborted)
 
 
 def test_a_damaged_message_ends_the_association_and_no_more(listening, caplog):
-    """A command set that is none: aborted, its series is not left open for ever."""
+    """A damaged command set: aborted, and the series does not stay open for ever."""
     receiver = listening()
     association = receiver.associate()
     for ds in slices(count=40)[:25]:
@@ -537,7 +537,7 @@ def _store_request(ds: object, number: int) -> object:
 
 
 def test_the_spool_has_a_size(tmp_path):
-    """Above ``max_bytes`` it is full; what retention removed makes room again."""
+    """Above ``max_bytes`` it is full; files that retention removes make room again."""
     door = Door(tmp_path)
     object.__setattr__(door.spool, "max_bytes", 4000)
     statuses = door.send(slices())
@@ -547,8 +547,8 @@ def test_the_spool_has_a_size(tmp_path):
     assert sum(path.stat().st_size for path in door.files()) >= 4000
 
 
-def test_files_are_their_owner_s(tmp_path):
-    """Spool, journal and data folder can be read by nobody else."""
+def test_files_belong_to_their_owner_alone(tmp_path):
+    """No other user can read spool, journal and data folder."""
     if os.name != "posix":
         pytest.skip("file modes are POSIX")
     door = Door(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Storage commitment both ways: asked by a scanner, asking an archive, with Orthanc as either."""
+"""Storage commitment both ways: limn as SCP of a scanner and SCU of an archive, and Orthanc."""
 
 import threading
 import time
@@ -56,70 +56,72 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path):
-    """One without peers of its own."""
+    """A node without commitment peers in its config."""
     made = Node(tmp_path / "node")
     yield made
     stop(made.server)
 
 
-def told(reports: list[tuple[int, Dataset]]):
-    """A handler of N-EVENT-REPORT that remembers."""
+def keeping(reports: list[tuple[int, Dataset]]):
+    """A handler that keeps every N-EVENT-REPORT."""
 
-    def heard(event: evt.Event) -> tuple[int, None]:
+    def on_n_event_report(event: evt.Event) -> tuple[int, None]:
         reports.append((event.event_type, event.event_information))
         return 0x0000, None
 
-    return heard
+    return on_n_event_report
 
 
-def ask(port: int, items: list[Item], reports: list, *, stay: bool, action: int = 1) -> int:
-    """A scanner that stored and now asks; its status."""
+def request_commitment(
+    port: int, items: list[Item], reports: list, *, stay: bool, action: int = 1
+) -> int:
+    """Request commitment as a scanner does; returns the status of N-ACTION."""
     ae = AE(ae_title="SCANNER")
     ae.add_requested_context(StorageCommitmentPushModel, [ImplicitVRLittleEndian])
     association = ae.associate(
         "127.0.0.1",
         port,
         ae_title="LIMN",
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, told(reports))],
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, keeping(reports))],
     )
     status, _ = association.send_n_action(
         request_of(items, "2.25.7"), action, StorageCommitmentPushModel, WELL_KNOWN
     )
     if stay:
         until(lambda: reports)
-        # The answer to the report goes out after the handler.
+        # The response to the report goes out after the handler.
         time.sleep(0.3)
     association.release()
     return int(status.Status)
 
 
-def sent(door: Door) -> list[Item]:
-    """Three slices in the spool."""
+def stored(door: Door) -> list[Item]:
+    """Three slices that lie in the spool."""
     three = slices()[:3]
     assert door.send(three) == [0, 0, 0]
     return [Item(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in three]
 
 
 def titles(event: evt.Event) -> str:
-    """Who calls."""
+    """The calling AE title."""
     return str(event.assoc.requestor.primitive.calling_ae_title)
 
 
-def test_what_is_held_is_committed_on_the_same_association(node):
+def test_stored_instances_are_committed_on_the_same_association(node):
     """All three: Event Type 1, the transaction's UID, nothing failed."""
-    items, reports = sent(node.door), []
-    assert ask(node.port, items, reports, stay=True) == 0
+    items, reports = stored(node.door), []
+    assert request_commitment(node.port, items, reports, stay=True) == 0
     ((event_type, report),) = reports
     assert (event_type, report.TransactionUID) == (1, "2.25.7")
     assert items_of(report) == items
     assert "FailedSOPSequence" not in report
 
 
-def test_what_is_not_held_fails_by_name(node):
-    """One that never came (0x0112), one said to be of another class (0x0119)."""
-    items, reports = sent(node.door), []
+def test_other_instances_fail_with_their_reason(node):
+    """One never came (0x0112), one is named with another class (0x0119)."""
+    items, reports = stored(node.door), []
     mistaken = Item(RTStructureSetStorage, items[2].sop_instance_uid)
-    assert ask(node.port, [*items[:2], ABSENT, mistaken], reports, stay=True) == 0
+    assert request_commitment(node.port, [*items[:2], ABSENT, mistaken], reports, stay=True) == 0
     ((event_type, report),) = reports
     assert event_type == 2
     assert items_of(report) == items[:2]
@@ -127,8 +129,8 @@ def test_what_is_not_held_fails_by_name(node):
     assert [each.FailureReason for each in report.FailedSOPSequence] == [0x0112, 0x0119]
 
 
-def test_a_known_peer_hears_it_on_an_association_of_ours(tmp_path):
-    """It asked and left; the report comes to its own port, with our title and its role."""
+def test_a_known_peer_gets_the_report_on_another_association(tmp_path):
+    """It comes from limn to the port of the peer, with limn's title and the role of SCP."""
     reports: list[tuple[int, Dataset]] = []
     callers: list[str] = []
     port = free_port()
@@ -140,13 +142,13 @@ def test_a_known_peer_hears_it_on_an_association_of_ours(tmp_path):
         ("127.0.0.1", port),
         block=False,
         evt_handlers=[
-            (evt.EVT_N_EVENT_REPORT, told(reports)),
+            (evt.EVT_N_EVENT_REPORT, keeping(reports)),
             (evt.EVT_REQUESTED, lambda e: callers.append(titles(e))),
         ],
     )
     known = {"ae_title": "SCANNER", "host": "127.0.0.1", "port": port}
     node = Node(tmp_path, commitment=[known])
-    assert ask(node.port, sent(node.door), reports, stay=False) == 0
+    assert request_commitment(node.port, stored(node.door), reports, stay=False) == 0
     until(lambda: reports)
     assert reports[0][0] == 1
     assert callers == ["LIMN"]
@@ -154,32 +156,32 @@ def test_a_known_peer_hears_it_on_an_association_of_ours(tmp_path):
     stop(server)
 
 
-def test_other_actions_and_rubbish_are_refused(node):
-    """No such action; no transaction."""
-    assert ask(node.port, [ABSENT], [], stay=False, action=2) == 0x0123
+def test_other_actions_are_refused(node):
+    """No such action."""
+    assert request_commitment(node.port, [ABSENT], [], stay=False, action=2) == 0x0123
 
 
 def test_a_request_for_nothing_is_refused(node, caplog):
-    """No instance named: nothing that could be promised."""
-    assert ask(node.port, [], [], stay=False) == 0x0115
+    """A request that names no instance gets 0x0115."""
+    assert request_commitment(node.port, [], [], stay=False) == 0x0115
     assert "commitment request of SCANNER" in caplog.text
     assert "it names no instance" in caplog.text
 
 
 class Keeper:
-    """An archive that takes everything and keeps what it likes; reports on the association."""
+    """An archive that accepts everything, and keeps it from the n-th request on."""
 
     def __init__(self, *, keeps_from: int) -> None:
         self.archive = Archive(0x0000)
         self.keeps_from = keeps_from
-        self.asked = 0
+        self.requests = 0
 
     def action(self, event: evt.Event) -> tuple[int, None]:
-        """Answer later, from a thread."""
+        """Report later, from a thread."""
         items = items_of(event.action_information)
         transaction = event.action_information.TransactionUID
-        self.asked += 1
-        kept = self.asked >= self.keeps_from
+        self.requests += 1
+        kept = self.requests >= self.keeps_from
         event_type, report = report_of(
             transaction, items if kept else [], [] if kept else [(i, 0x0110) for i in items]
         )
@@ -196,7 +198,7 @@ class Keeper:
 
 
 def delivering(desk: Desk, port: int) -> tuple[Courier, DicomDestination]:
-    """A courier that asks."""
+    """A courier that requests commitment."""
     destination = DicomDestination(
         kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, commitment=True
     )
@@ -204,7 +206,7 @@ def delivering(desk: Desk, port: int) -> tuple[Courier, DicomDestination]:
 
 
 def test_a_destination_that_commits_is_logged(tmp_path, caplog):
-    """Delivered at C-STORE, as ever; the promise is one line more."""
+    """It is delivered at C-STORE; the commitment is one more line in the log."""
     caplog.set_level("INFO")
     desk, keeper = Desk(tmp_path), Keeper(keeps_from=1)
     row = desk.contoured()
@@ -220,7 +222,7 @@ def test_a_destination_that_commits_is_logged(tmp_path, caplog):
 
 
 def test_a_destination_that_does_not_keep_it_gets_it_again(tmp_path, caplog):
-    """A failed commitment re-opens the delivery; the second time it is kept."""
+    """A failed commitment opens the delivery again; the second time it is kept."""
     caplog.set_level("INFO")
     desk, keeper = Desk(tmp_path), Keeper(keeps_from=2)
     row = desk.contoured()
@@ -239,7 +241,7 @@ def test_a_destination_that_does_not_keep_it_gets_it_again(tmp_path, caplog):
 
 
 def test_a_destination_that_never_keeps_it_is_left_to_a_person(tmp_path, caplog):
-    """No ring of sending for ever."""
+    """The number of repeated deliveries is limited."""
     desk = Desk(tmp_path)
     row = desk.contoured()
     (destination,) = [delivering(desk, 104)[1]]
@@ -255,7 +257,7 @@ def test_a_destination_that_never_keeps_it_is_left_to_a_person(tmp_path, caplog)
 
 
 def test_a_forged_report_changes_nothing(tmp_path, caplog):
-    """Another's title, or a transaction that we never began."""
+    """A report with another title, or of an unknown transaction."""
     desk = Desk(tmp_path)
     row = desk.contoured()
     requester = CommitmentRequester(desk.journal, [delivering(desk, 104)[1]], "LIMN")
@@ -270,8 +272,8 @@ def test_a_forged_report_changes_nothing(tmp_path, caplog):
 
 
 @pytest.mark.peer
-def test_orthanc_asks_and_is_asked(tmp_path, caplog):
-    """Orthanc as requester of our CT, then as provider of what we delivered, on its own calls."""
+def test_orthanc_as_scu_and_as_scp(tmp_path, caplog):
+    """Orthanc requests commitment to CT, then commits to a structure set on its own association."""
     caplog.set_level("INFO")
     node_port = free_port()
     modality = {"AET": "LIMN", "Host": "127.0.0.1", "Port": node_port}
@@ -280,11 +282,11 @@ def test_orthanc_asks_and_is_asked(tmp_path, caplog):
     try:
         known = {"ae_title": "ORTHANC", "host": "127.0.0.1", "port": orthanc.port}
         node = Node(tmp_path / "node", port=node_port, commitment=[known])
-        items = sent(node.door)
+        items = stored(node.door)
         body = {"DicomInstances": [[i.sop_class_uid, i.sop_instance_uid] for i in (*items, ABSENT)]}
-        said = orthanc.post("/modalities/limn/storage-commitment", body)
-        until(lambda: orthanc.get(f"/storage-commitment/{said['ID']}")["Status"] != "Pending")
-        report = orthanc.get(f"/storage-commitment/{said['ID']}")
+        started = orthanc.post("/modalities/limn/storage-commitment", body)
+        until(lambda: orthanc.get(f"/storage-commitment/{started['ID']}")["Status"] != "Pending")
+        report = orthanc.get(f"/storage-commitment/{started['ID']}")
         assert report["Status"] == "Failure"
         assert sorted(each["SOPInstanceUID"] for each in report["Success"]) == sorted(
             item.sop_instance_uid for item in items
@@ -304,13 +306,13 @@ def test_orthanc_asks_and_is_asked(tmp_path, caplog):
             port=orthanc.port,
             commitment=True,
         )
-        # The receiver's own ears: Orthanc calls back on an association of its own.
-        heard = CommitmentRequester(desk.journal, [destination], "LIMN")
-        node.server.bind(evt.EVT_N_EVENT_REPORT, heard.on_n_event_report)
+        # Orthanc reports on an association that it requests, so the receiver handles the report.
+        requester = CommitmentRequester(desk.journal, [destination], "LIMN")
+        node.server.bind(evt.EVT_N_EVENT_REPORT, requester.on_n_event_report)
         uid = desk.journal.structure_set_of(row.id).sop_instance_uid
         archive = Peer("ORTHANC", "127.0.0.1", orthanc.port, "LIMN")
         assert list(store(archive, _read(desk, uid))) == [0]
-        heard.ask_soon("archive", Item(RTStructureSetStorage, uid))
+        requester.ask_soon("archive", Item(RTStructureSetStorage, uid))
         until(lambda: f"{row.name} animal M1: archive has committed to it" in caplog.text)
         stop(node.server)
     finally:

@@ -21,72 +21,72 @@ from limn.node.dimse.routing import drop_responses, encode_store_response, take
     ],
 )
 @pytest.mark.parametrize("status", [0x0000, 0x0111, 0xA700, 0xC000])
-def test_an_answer_goes_out_as_pynetdicom_encodes_it(sop_class, instance, status):
-    """Byte by byte, and what has more to say is left to pynetdicom."""
-    said = C_STORE()
-    said.MessageIDBeingRespondedTo, said.Status = 65535, status
-    said.AffectedSOPClassUID, said.AffectedSOPInstanceUID = sop_class, instance
+def test_a_response_is_encoded_as_by_pynetdicom(sop_class, instance, status):
+    """Byte by byte; a response with a comment is left to pynetdicom."""
+    rsp = C_STORE()
+    rsp.MessageIDBeingRespondedTo, rsp.Status = 65535, status
+    rsp.AffectedSOPClassUID, rsp.AffectedSOPInstanceUID = sop_class, instance
     message = C_STORE_RSP()
-    message.primitive_to_message(said)
+    message.primitive_to_message(rsp)
     (theirs,) = message.encode_msg(5, 16384)
-    ours = encode_store_response(said, 5, 16384)
+    ours = encode_store_response(rsp, 5, 16384)
     assert ours.presentation_data_value_list == theirs.presentation_data_value_list
-    said.ErrorComment = "no room"
-    assert encode_store_response(said, 5, 16384) is None
+    rsp.ErrorComment = "no room"
+    assert encode_store_response(rsp, 5, 16384) is None
 
 
-def test_what_is_not_plain_is_left_to_pynetdicom():
-    """A peer of small PDUs gets pieces, and a UID that is none is encoded as pynetdicom does."""
-    said = C_STORE()
-    said.MessageIDBeingRespondedTo, said.Status = 1, 0xC000
-    said.AffectedSOPClassUID, said.AffectedSOPInstanceUID = CTImageStorage, "1.2.3"
-    assert encode_store_response(said, 5, 128) is None
-    assert encode_store_response(said, 5, 0) is not None
-    said._affected_sop_instance_uid = "1.2.é"
-    assert encode_store_response(said, 5, 0) is None
+def test_other_responses_are_left_to_pynetdicom():
+    """Those for a peer with small PDUs, and those with a UID that is not ASCII."""
+    rsp = C_STORE()
+    rsp.MessageIDBeingRespondedTo, rsp.Status = 1, 0xC000
+    rsp.AffectedSOPClassUID, rsp.AffectedSOPInstanceUID = CTImageStorage, "1.2.3"
+    assert encode_store_response(rsp, 5, 128) is None
+    assert encode_store_response(rsp, 5, 0) is not None
+    rsp._affected_sop_instance_uid = "1.2.é"
+    assert encode_store_response(rsp, 5, 0) is None
 
 
 def dimse(*messages):
-    """What has come so far."""
+    """A service provider whose queue holds these messages."""
     came = queue.Queue()
     for message in messages:
         came.put((1, message))
     return SimpleNamespace(msg_queue=came)
 
 
-def answer():
-    """To a C-STORE of ours."""
+def a_response():
+    """The response to a C-STORE."""
     message = C_STORE()
     message.MessageIDBeingRespondedTo = 7
     return message
 
 
-def request():
+def a_request():
     """A report that the peer sends in between."""
     message = N_EVENT_REPORT()
     message.MessageID = 3
     return message
 
 
-def test_each_gets_its_own_whatever_came_first():
-    """A commitment's report may overtake the answer to its request, on the same association."""
-    asked, told = answer(), request()
-    both = dimse(told, asked)
-    assert take(both, response=True, wait_s=1.0) == (1, asked)
-    assert take(both, response=False, wait_s=0.0) == (1, told)
+def test_the_order_of_arrival_does_not_matter():
+    """A commitment's report may overtake the response to its request on the same association."""
+    response, request = a_response(), a_request()
+    both = dimse(request, response)
+    assert take(both, response=True, wait_s=1.0) == (1, response)
+    assert take(both, response=False, wait_s=0.0) == (1, request)
     assert take(both, response=False, wait_s=0.0) == (None, None)
 
 
-def test_what_is_for_the_other_is_left():
-    """Neither drops what it does not want."""
-    for mine, message in ((True, request()), (False, answer())):
+def test_a_message_for_the_other_thread_is_left():
+    """Neither thread drops messages of the other."""
+    for mine, message in ((True, a_request()), (False, a_response())):
         one = dimse(message)
         assert take(one, response=mine, wait_s=0.05) == (None, None)
         assert take(one, response=not mine, wait_s=0.0) == (1, message)
 
 
-def test_both_wait_and_each_is_woken_by_its_own():
-    """The queue wakes one of two; whoever is woken in vain passes it on."""
+def test_two_waiting_threads_get_their_own_messages():
+    """The queue wakes one of two threads; if it is the wrong one, it wakes the other."""
     for order in (0, 1):
         line, got = dimse(), {}
 
@@ -98,18 +98,18 @@ def test_both_wait_and_each_is_woken_by_its_own():
         for thread in threads[:: 1 - 2 * order]:
             thread.start()
             time.sleep(0.05)
-        asked, told = answer(), request()
-        for message in (asked, told):
+        response, request = a_response(), a_request()
+        for message in (response, request):
             line.msg_queue.put((1, message))
             time.sleep(0.05)
         for thread in threads:
             thread.join(6)
-        assert (got[True][0], got[False][0]) == (asked, told)
+        assert (got[True][0], got[False][0]) == (response, request)
         assert max(each[1] for each in got.values()) < 2
 
 
 def test_the_end_of_an_association_ends_the_wait():
-    """It is said with nothing at all, to whoever waits."""
+    """None is queued for it, and the thread that awaits a response gets it."""
     over = dimse()
     threading.Timer(0.1, over.msg_queue.put, ((None, None),)).start()
     assert take(over, response=False, wait_s=0.3) == (None, None)
@@ -118,10 +118,10 @@ def test_the_end_of_an_association_ends_the_wait():
     assert time.monotonic() - began_s < 2
 
 
-def test_late_answers_are_forgotten_and_nothing_else():
-    """A double answer must not be taken for that to the next request."""
-    told = request()
-    line = dimse(answer(), told, answer())
+def test_only_late_responses_are_dropped():
+    """A second response must not count as the response to the next request."""
+    request = a_request()
+    line = dimse(a_response(), request, a_response())
     line.msg_queue.put((None, None))
     drop_responses(line)
-    assert list(line.msg_queue.queue) == [(1, told), (None, None)]
+    assert list(line.msg_queue.queue) == [(1, request), (None, None)]

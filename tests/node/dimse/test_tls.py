@@ -36,7 +36,7 @@ def node_papers(site):
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """A client whose certificate another CA has signed, and who trusts the site's."""
+    """A client with a certificate of another CA."""
     return Authority(tmp_path_factory.mktemp("other"), "other").issue("stranger")
 
 
@@ -58,7 +58,7 @@ def scanner(port: int, papers: Papers, ca: Path, *files: Path) -> subprocess.Com
 
 @pytest.mark.peer
 def test_a_series_over_tls(receiver, site, tmp_path):
-    """Storescu with a certificate of our CA: the series is complete."""
+    """Storescu with a certificate of the site's CA: the series is complete."""
     paths = write_slices(tmp_path / "sent", slices())
     done = scanner(receiver.port, site.issue("scanner"), site.path, *paths)
     assert done.returncode == 0, done.stderr
@@ -67,8 +67,10 @@ def test_a_series_over_tls(receiver, site, tmp_path):
 
 
 @pytest.mark.peer
-def test_who_has_no_certificate_of_ours_is_refused(receiver, site, stranger, tmp_path, caplog):
-    """Another CA's, none at all, no TLS at all: nothing comes in, and the next one does."""
+def test_a_client_without_the_site_s_certificate_is_refused(
+    receiver, site, stranger, tmp_path, caplog
+):
+    """Another CA's certificate, none, no TLS: nothing is stored; the next client gets in."""
     paths = write_slices(tmp_path / "sent", slices())
     assert scanner(receiver.port, stranger, site.path, paths[0]).returncode != 0
     storescu = require_peer("/usr/bin/storescu")
@@ -83,13 +85,13 @@ def test_who_has_no_certificate_of_ours_is_refused(receiver, site, stranger, tmp
     assert len(lines) == 3, lines
     assert all(line.startswith("connection from 127.0.0.1") for line in lines)
     assert scanner(receiver.port, site.issue("scanner"), site.path, *paths).returncode == 0
-    # Nothing is kept of who was refused: a port that is scanned for years would fill the memory.
+    # Refused connections leave nothing behind; port scans over years would fill the memory.
     until(lambda: receiver.server._open_connections() == ([], []))
 
 
 @pytest.mark.peer
-def test_a_stalled_handshake_holds_up_nobody(receiver, site, tmp_path):
-    """Five connections that never begin TLS, one that drips; a series comes in meanwhile."""
+def test_a_stalled_handshake_delays_no_other_client(receiver, site, tmp_path):
+    """Five connections stall before or in the handshake; a series comes in meanwhile."""
     silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(5)]
     silent[0].sendall(b"\x16\x03\x01")
     paths = write_slices(tmp_path / "sent", slices())
@@ -138,7 +140,7 @@ class Archive:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def destination(self, papers: Papers, **changes: object) -> DicomDestination:
-        """How a node delivers here."""
+        """The archive as a destination of the node."""
         tls = papers.values() | changes
         return DicomDestination.model_validate(
             {
@@ -172,7 +174,7 @@ def written(folder: Path) -> Path:
 
 @pytest.mark.peer
 def test_delivery_over_tls(archive, node_papers, tmp_path):
-    """With our certificate to a peer whose certificate names its address: accepted."""
+    """To a peer whose certificate names its address: accepted."""
     answer = deliver(archive.destination(node_papers), written(tmp_path), "LIMN")
     assert (answer.outcome, answer.status) == (Outcome.DELIVERED, "0x0000")
     assert len(list(archive.folder.iterdir())) == 1
@@ -181,7 +183,7 @@ def test_delivery_over_tls(archive, node_papers, tmp_path):
 
 @pytest.mark.peer
 def test_delivery_to_another_s_name_is_refused(archive, node_papers, tmp_path):
-    """Our CA's certificate, but for another host: not delivered, tried again, and said why."""
+    """The CA is right, the host is not: not delivered, tried again, and the status says why."""
     wrong = archive.destination(node_papers, server_name="tps.example")
     answer = deliver(wrong, written(tmp_path), "LIMN")
     assert answer.outcome is Outcome.AGAIN
@@ -194,7 +196,7 @@ def test_delivery_to_another_s_name_is_refused(archive, node_papers, tmp_path):
 def test_delivery_with_a_stranger_s_certificate_is_refused(
     archive, stranger, site, node_papers, tmp_path
 ):
-    """The peer does not know our CA, or we not the peer's: the structure set stays here."""
+    """One side does not trust the CA of the other: nothing is delivered."""
     for destination in (
         archive.destination(stranger, ca=str(site.path)),
         archive.destination(node_papers, ca=str(stranger.ca)),
@@ -250,7 +252,7 @@ def test_a_server_name_defaults_to_the_host(site):
 
 
 def test_pynetdicom_over_tls(receiver, site):
-    """Our own sender's TLS against our own receiver, C-ECHO."""
+    """C-ECHO from limn's client to limn's server."""
     papers = site.issue("own")
     destination = DicomDestination.model_validate(
         {

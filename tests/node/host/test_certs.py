@@ -1,4 +1,4 @@
-"""Two authorities: what scanners hold opens no door of the engine."""
+"""Two authorities: a scanner's certificate gives no access to the engine."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_host_gets_one_of_each_kind_and_a_peer_only_dicom(made):
-    """A scanner never holds what could submit to the engine."""
+    """A scanner gets no certificate that could submit to the engine."""
     found = {str(path.parent.relative_to(made)) for path in made.glob(f"*/*/{KEY}")}
     assert found == {"engine/gpu-1", "engine/ct", "dicom/gpu-1", "dicom/ct", "dicom/scanner"}
     for folder in found:
@@ -52,8 +52,8 @@ def test_keys_are_their_owners_alone(made):
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
 
 
-def test_the_certificates_say_whom_and_how_long(made):
-    """Names and addresses, both ends of a connection, no power to sign, lives that end."""
+def test_the_certificates_have_names_and_an_end(made):
+    """Names and addresses, no right to sign, and a limited life."""
     certificate = read(made / ENGINE / "gpu-1" / CERT)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["gpu-1"]
@@ -69,7 +69,7 @@ def test_the_certificates_say_whom_and_how_long(made):
 
 
 def test_neither_authority_vouches_for_the_others_hosts(made):
-    """Engine and DICOM are two trees."""
+    """Engine and DICOM have separate chains of trust."""
     for kind, other in ((ENGINE, DICOM), (DICOM, ENGINE)):
         certificate = read(made / kind / "ct" / CERT)
         certificate.verify_directly_issued_by(read(made / kind / CA))
@@ -91,7 +91,7 @@ def test_a_host_added_later_is_of_the_same_authority_and_nothing_is_overwritten(
 
 
 def test_an_authority_without_its_key_is_not_replaced(tmp_path):
-    """The key may be kept elsewhere; another authority of the same name would fit no host."""
+    """The key may be kept elsewhere, and a new authority would fit no host."""
     make(tmp_path, [Host.parse("one")], [], NOW)
     (tmp_path / ENGINE / CA_KEY).unlink()
     with pytest.raises(ConfigWrong, match=r"ca\.pem is here without ca-key\.pem"):
@@ -106,18 +106,18 @@ def test_what_is_no_host_is_refused(name):
 
 
 def test_the_command_says_which_file_goes_where(tmp_path, capsys):
-    """What was made, until when, and what a scanner must never get."""
+    """What was made, how long it is valid, and what a scanner must never get."""
     out = str(tmp_path / "certs")
     assert main.main(["certs", out, "--host", "ct,10.0.0.2", "--peer", "scanner"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("engine/ct", "dicom/scanner", "valid until", "never to a scanner", CA_KEY):
-        assert words in said
+        assert words in printed
     assert main.main(["certs", out, "--peer", "scanner"]) == exits.EXIT_WRONG
     assert "is there already" in capsys.readouterr().err
 
 
 def test_what_an_engine_can_t_use_is_named_before_it_starts(made, tmp_path):
-    """A missing file, a key open to others, a mixture of both kinds, an end that has come."""
+    """A missing file, a key that others can read, a mixture of both kinds, an expired one."""
     with pytest.raises(ConfigWrong, match=r"has no ca\.pem"):
         check_given(tmp_path)
     assert "valid until" in check_given(made / ENGINE / "ct")
@@ -152,8 +152,8 @@ def scheduler(made: Path) -> Iterator[str]:
         text=True,
     )
     assert process.stderr is not None
-    said: list[str] = []
-    wait_for(lambda: "Scheduler at" in (said.append(process.stderr.readline()) or said[-1]), 60)
+    lines: list[str] = []
+    wait_for(lambda: "Scheduler at" in (lines.append(process.stderr.readline()) or lines[-1]), 60)
     yield f"127.0.0.1:{port}"
     process.kill()
     process.wait()
@@ -171,20 +171,20 @@ def security(certificate: Path, authority: Path) -> Security:
 
 
 def submit(address: str, secured: Security | None) -> str:
-    """Run a function on the scheduler, as anybody who gets in can."""
+    """Run a function on the scheduler, as any client can that gets in."""
     with Client(address, security=secured, timeout=5, set_as_default=False) as client:
         return client.run_on_scheduler(lambda: "ran")
 
 
 def test_a_host_of_the_engine_may_submit(made, scheduler):
-    """The counter-proof: with the right certificate the same call runs."""
+    """With the right certificate the same call runs."""
     ct = made / ENGINE / "ct"
     assert submit(f"tls://{scheduler}", security(ct, ct / CA)) == "ran"
 
 
 @pytest.mark.parametrize("trusted", [ENGINE, DICOM])
 def test_a_scanners_certificate_submits_nothing(made, scheduler, trusted):
-    """Also where the scanner's owner knows the engine's authority, which is no secret."""
+    """Not even if the scanner trusts the engine's authority, whose certificate is no secret."""
     secured = security(made / DICOM / "scanner", made / trusted / CA)
     with pytest.raises(OSError, match=r"(?i)timed out|tls|ssl|closed|certificate"):
         submit(f"tls://{scheduler}", secured)
@@ -197,7 +197,7 @@ def test_a_connection_without_tls_submits_nothing(scheduler):
 
 
 def shake_hands(made: Path, client: str, server: str, called: str) -> None:
-    """TLS between a sender and the node's DICOM door, without a network; raises if one refuses."""
+    """TLS between a sender and the node, without a network; raises if one side refuses."""
 
     def tls(folder: str) -> dict[str, Path]:
         host = made / folder
@@ -205,10 +205,10 @@ def shake_hands(made: Path, client: str, server: str, called: str) -> None:
 
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sender = requestor_context(PeerTls(**tls(client)))
-    door = acceptor_context(Tls(**tls(server)))
+    receiver = acceptor_context(Tls(**tls(server)))
     ends = [
         sender.wrap_bio(to_client, to_server, server_hostname=called),
-        door.wrap_bio(to_server, to_client, server_side=True),
+        receiver.wrap_bio(to_server, to_client, server_side=True),
     ]
     for _ in range(6):
         for end in ends:
@@ -219,8 +219,8 @@ def shake_hands(made: Path, client: str, server: str, called: str) -> None:
 
 
 @pytest.mark.parametrize("called", ["gpu-1", "10.0.0.7"])
-def test_a_dicom_certificate_opens_the_dicom_door(made, called):
-    """Both ends are certified and the server is who it was called, by name or by address."""
+def test_a_dicom_certificate_is_accepted(made, called):
+    """Both ends have a certificate, and the server's names it, by name or by address."""
     shake_hands(made, "dicom/scanner", "dicom/gpu-1", called)
 
 
@@ -232,7 +232,7 @@ def test_a_dicom_certificate_opens_the_dicom_door(made, called):
         ("dicom/scanner", "dicom/gpu-1", "another"),
     ],
 )
-def test_no_other_certificate_opens_it(made, client, server, called):
-    """Neither the engine's, at either end, nor one of another name."""
+def test_no_other_certificate_is_accepted(made, client, server, called):
+    """Neither the engine's, at either end, nor one with another name."""
     with pytest.raises(ssl.SSLError):
         shake_hands(made, client, server, called)

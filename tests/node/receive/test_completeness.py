@@ -37,7 +37,7 @@ COMPLETE = [
 WAITING = [
     ("not quiet yet", arrivals(), RULES, 0.49),
     ("an association is open", arrivals(open_associations=1), RULES, 1000.0),
-    ("aborted, held", arrivals(aborted=True), RULES, 29.9),
+    ("aborted, within hold_s", arrivals(aborted=True), RULES, 29.9),
     ("a gap", arrivals(positions_mm=GAP), RULES, 29.9),
     ("a position twice", arrivals(positions_mm=TWICE), RULES, 29.9),
     ("more announced than came", arrivals(announced_slices=11), RULES, 29.9),
@@ -73,7 +73,7 @@ def test_complete(came, rules, now_s):
     ("came", "rules", "now_s"), [row[1:] for row in WAITING], ids=[row[0] for row in WAITING]
 )
 def test_wait(came, rules, now_s):
-    """Whatever may still become whole is waited for."""
+    """A series that may still become complete waits."""
     assert decide(came, rules, now_s) is Verdict.WAIT
 
 
@@ -81,12 +81,12 @@ def test_wait(came, rules, now_s):
     ("came", "verdict"), [row[1:] for row in GIVEN_UP], ids=[row[0] for row in GIVEN_UP]
 )
 def test_give_up_after_hold_s(came, verdict):
-    """After hold_s nobody waits any longer, and the verdict says why."""
+    """After hold_s the wait ends, and the verdict says why."""
     assert decide(came, RULES, 30.0) is verdict
 
 
 def test_a_resend_after_an_abort_completes():
-    """The last association decides: held while aborted, complete once resent."""
+    """The last association decides: wait while it is aborted, complete after the resend."""
     assert decide(arrivals(aborted=True), RULES, 5.0) is Verdict.WAIT
     resent = arrivals(aborted=False, last_arrival_s=5.0)
     assert decide(resent, RULES, 5.4) is Verdict.WAIT
@@ -105,7 +105,7 @@ def test_a_slice_clearly_off_its_place_is_not_uniform():
 
 
 def stacks(least: int = 5) -> st.SearchStrategy[list[float]]:
-    """Uniform stacks of slices anywhere."""
+    """Uniform stacks of slices at any position."""
     return st.builds(
         lambda start, spacing, count: [start + spacing * k for k in range(count)],
         st.floats(-500, 500),
@@ -153,8 +153,8 @@ def test_an_open_association_completes_by_count_alone(stack, announced, open_ass
 
 
 @given(stacks(), st.floats(0, 60))
-def test_an_aborted_series_is_held_and_then_refused(stack, now_s):
-    """Never contoured half: wait hold_s for the resend, then give up."""
+def test_an_aborted_series_waits_and_is_then_refused(stack, now_s):
+    """Half a series is never contoured: wait hold_s for the resend, then give up."""
     verdict = decide(arrivals(positions_mm=stack, aborted=True), RULES, now_s)
     assert verdict is (Verdict.WAIT if now_s < RULES.hold_s else Verdict.GIVE_UP_ABORTED)
 

@@ -1,4 +1,4 @@
-"""The short form of ``bench/fuzz.py``, and what it found once."""
+"""The short form of ``bench/fuzz.py``, and cases that it found once."""
 
 import time
 
@@ -24,7 +24,7 @@ def test_a_few_thousand_mutations(tmp_path, phase, cases):
         "socket": run.at_the_socket,
     }[phase](limits)
     assert tally.failures == []
-    # Most are refused, and some get through: neither the mutations nor the door are blind.
+    # Most are refused and some are stored: the mutations are neither too strong nor too weak.
     assert len(tally.answers) >= 2
     assert tally.cases > cases // 10
 
@@ -32,13 +32,13 @@ def test_a_few_thousand_mutations(tmp_path, phase, cases):
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
 @pytest.mark.parametrize("hostile", [*HOSTILE, "1.2.3/../../4", "-rf", "1..2"])
 def test_a_uid_is_never_a_path(tmp_path, keyword, hostile):
-    """What is no UID is refused by name; nothing is written anywhere."""
+    """A value that is no UID is refused, and nothing is written."""
     if not hostile.strip("\0 ") and keyword == "StudyInstanceUID":
         pytest.skip("without a study the whole series is refused, by name")
     ds = slices()[0]
     file = encoded(ds)
     value = str(ds[keyword].value).encode()
-    # Where `ds` would not let it stand: in the bytes, at the same length.
+    # In the bytes, at the same length, because `ds` would refuse the value.
     planted = hostile.encode()[: len(value)].ljust(len(value), b"/")
     assert not UID(planted.decode(errors="replace")).is_valid
     door = Door(tmp_path / "data")

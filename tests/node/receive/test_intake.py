@@ -47,7 +47,7 @@ OTHER = replace(SCP, key="association-2", sender="OTHER@127.0.0.2")
 
 @pytest.fixture
 def door(tmp_path):
-    """A door with a quick settle."""
+    """An intake with a short settle_s."""
     return Door(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_a_whole_series_becomes_one_scan(door):
 
 
 def test_the_order_of_slices_does_not_matter(door, tmp_path):
-    """The same slices in another order are the same input: same structure set UID."""
+    """The same slices in another order are the same input and give the same structure set UID."""
     other = Door(tmp_path / "other")
     uids = []
     for each, sent in ((door, slices()), (other, slices()[::-1])):
@@ -83,7 +83,7 @@ def test_the_order_of_slices_does_not_matter(door, tmp_path):
 
 
 def test_a_header_count_completes_with_the_association_open(door):
-    """ImagesInAcquisition reached: nobody waits for the release."""
+    """ImagesInAcquisition is reached: the series does not wait for the release."""
     sent = slices()
     for ds in sent:
         ds.ImagesInAcquisition = COUNT
@@ -94,7 +94,7 @@ def test_a_header_count_completes_with_the_association_open(door):
 
 
 def test_two_series_over_one_association_are_two_scans(door):
-    """A study's series come mixed; each gets its own scan."""
+    """The slices of two series come mixed; each series gets its own scan."""
     for first, second in zip(slices("1"), slices("2"), strict=True):
         door.send([first, second])
     door.intake.association_ended(SCP.key, aborted=False)
@@ -104,7 +104,7 @@ def test_two_series_over_one_association_are_two_scans(door):
 
 
 def test_two_sources_at_once_are_one_series(door):
-    """Both halves come in parallel; complete only when both sources closed."""
+    """Both halves come in parallel; the series is complete when both sources have ended."""
     sent = slices()
     threads = [
         threading.Thread(target=door.send, args=(half, source))
@@ -174,7 +174,7 @@ def test_one_series_of_two_animals_is_refused(door, tmp_path):
 
 
 def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path):
-    """The spool remembers what came, also what is long in the journal."""
+    """The spool knows the instances, also those of a series in the journal."""
     sent = slices()
     door.send(sent)
     door.intake.association_ended(SCP.key, aborted=False)
@@ -186,7 +186,7 @@ def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path)
 
 
 def test_a_series_that_comes_again_is_contoured_once(door, caplog):
-    """The same slices tomorrow: logged, no second structure set."""
+    """The same slices a day later: logged, no second structure set."""
     caplog.set_level(logging.INFO)
     for _ in range(2):
         door.send(slices())
@@ -245,7 +245,7 @@ def test_what_is_coming_in_is_never_forgotten(tmp_path):
 
 
 def test_a_series_that_no_disk_took_is_no_scan(tmp_path):
-    """0xA700 to the first slice, and the sender never comes back: nothing to refuse."""
+    """The first slice gets 0xA700 and the sender never comes back: there is nothing to refuse."""
     door = Door(tmp_path, hold_s=0.05)
     ds = slices()[0]
     door.spool.root.mkdir(parents=True)
@@ -256,7 +256,7 @@ def test_a_series_that_no_disk_took_is_no_scan(tmp_path):
 
 
 def test_a_journal_that_can_not_be_written_is_waited_for(door, monkeypatch, caplog):
-    """A full disk stops neither the door nor the loop; once there is room the scan goes on."""
+    """A full disk stops neither reception nor the loop; once there is room the scan goes on."""
     insert = door.journal.insert
 
     def full(*_):
@@ -275,7 +275,7 @@ def test_a_journal_that_can_not_be_written_is_waited_for(door, monkeypatch, capl
 
 
 def test_an_aborted_series_is_refused_after_hold_s(tmp_path):
-    """Never contoured half; the reason says how much came and what to do."""
+    """Half a series is never contoured; the reason says how much came and what to do."""
     door = Door(tmp_path, hold_s=0.3)
     door.send(slices(count=40)[:25])
     door.intake.association_ended(SCP.key, aborted=True)
@@ -313,7 +313,7 @@ def test_a_resend_after_the_refusal_is_contoured(tmp_path):
 
 
 def test_an_abort_beside_an_open_association_is_not_forgotten(tmp_path):
-    """P2, none aborted: one half broke off, the other half's release makes nothing whole."""
+    """P2: one half broke off, and the release of the other half does not complete the series."""
     door = Door(tmp_path, hold_s=0.4)
     sent = slices(count=60)
     door.send(sent[:30], SCP)
@@ -325,7 +325,7 @@ def test_an_abort_beside_an_open_association_is_not_forgotten(tmp_path):
 
 
 def test_a_gap_is_handed_over_after_hold_s(tmp_path):
-    """A missing slice is waited for; then the worker refuses it with the slice's number."""
+    """The series waits for a missing slice; then the worker refuses it with the slice's number."""
     door = Door(tmp_path, hold_s=0.3)
     sent = slices(count=COUNT + 4)
     door.send(sent[:7] + sent[8:])
@@ -353,7 +353,7 @@ def test_the_times_of_a_scan(door):
 
 
 def test_a_full_disk_is_answered_out_of_resources(tmp_path):
-    """0xA700 below the watermark; nothing is written, nothing gathers."""
+    """0xA700 below the watermark, and nothing is written."""
     door = Door(tmp_path, min_free_bytes=2**62)
     result = door.intake.accept(encoded(slices()[0]), SCP)
     assert result.status == OUT_OF_RESOURCES
@@ -372,7 +372,7 @@ def test_a_spool_that_can_not_be_written_is_answered_out_of_resources(door):
 
 
 def test_the_loop_settles_by_itself(door):
-    """The receiver's thread hands a series over without being asked."""
+    """The receiver's thread hands a series over without a call."""
     with running(door.intake.run):
         door.send(slices())
         door.intake.association_ended(SCP.key, aborted=False)
@@ -430,8 +430,8 @@ ENCODINGS = [
 
 @pytest.mark.parametrize("syntax", ENCODINGS)
 @pytest.mark.parametrize("missing_bytes", [0, 1, 40, 96])
-def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes, monkeypatch):
-    """Whole or cut off, what is said of an instance is what reading all of it says."""
+def test_unread_pixels_change_no_verdict(syntax, missing_bytes, monkeypatch):
+    """Whole or cut off, an instance is judged as if all of it were read."""
     contents = in_syntax(syntax)
     contents = contents[: len(contents) - missing_bytes]
 
@@ -446,8 +446,8 @@ def test_pixels_that_stay_where_they_are_change_no_verdict(syntax, missing_bytes
     assert verdict() == whole
 
 
-def test_senders_that_deflate_hold_up_nobody_else(tmp_path):
-    """They wait for each other, each in its own association's thread."""
+def test_deflated_instances_delay_no_other_sender(tmp_path):
+    """Their senders wait for each other, each in its own association's thread."""
     door = Door(tmp_path)
     deflated = in_syntax(DeflatedExplicitVRLittleEndian)
     with door.intake._inflating:
@@ -499,8 +499,8 @@ UNREADABLE = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom", "ignore:Invalid value")
 @pytest.mark.parametrize(("make", "why"), UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_whole_ct_slice_is_named(door, make, why):
-    """The text says what is wrong with it, the sender gets 0xC000, the spool nothing."""
+def test_an_unusable_instance_is_refused_with_the_reason(door, make, why):
+    """The text says what is wrong, the sender gets 0xC000, and nothing is stored."""
     contents = make()
     with pytest.raises(Unreadable, match=why):
         inspect(contents)
@@ -519,7 +519,7 @@ def test_every_encoding_is_read(syntax):
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient"])
 def test_a_slice_without_geometry_is_taken_without_position(keyword):
-    """The worker refuses it by name; at the door it is an instance whose place is unknown."""
+    """The intake stores it without a position; the worker refuses it later with the reason."""
     assert inspect(without(keyword)).positions_mm == (None,)
 
 
@@ -538,8 +538,8 @@ def test_the_position_lies_along_the_slice_normal():
     st.lists(st.tuples(st.floats(0.1, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     st.floats(0.2, 1) | st.just(1.0),
 )
-def test_no_bytes_break_the_door(syntax, changes, kept):
-    """Bytes changed or cut off anywhere give an instance or Unreadable, and nothing else."""
+def test_no_bytes_break_the_reader(syntax, changes, kept):
+    """Bytes changed or cut off anywhere give an instance or Unreadable, and no other error."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     contents = bytearray(in_syntax(syntax))
     for where, byte in changes:
@@ -553,7 +553,7 @@ def test_no_bytes_break_the_door(syntax, changes, kept):
 
 
 def test_a_released_series_is_contoured_after_a_crash(door, tmp_path):
-    """Received and released, then killed before it settled: the restart picks it up."""
+    """The node is killed between the release and the settling: the restart loads the series."""
     door.send(slices())
     door.intake.association_ended(SCP.key, aborted=False)
     restarted = Door(tmp_path)
@@ -563,7 +563,7 @@ def test_a_released_series_is_contoured_after_a_crash(door, tmp_path):
 
 
 def test_a_half_sent_series_is_not_contoured_after_a_crash(door, tmp_path):
-    """Killed while it came in: refused after hold_s, though its slices are uniform."""
+    """The node is killed while it comes in: refused after hold_s, though its slices are uniform."""
     door.send(slices(count=40)[:25])
     restarted = Door(tmp_path, hold_s=0.3)
     restarted.intake.recover()
@@ -587,7 +587,7 @@ def test_a_half_sent_series_that_is_resent_after_a_crash_is_contoured(door, tmp_
 
 
 def test_a_crash_between_two_associations_keeps_the_first(door, tmp_path):
-    """Some slices released, more half-sent at the crash: held, not contoured as it is."""
+    """Some slices were released and more were on their way: the series waits, and is refused."""
     sent = slices(count=40)
     door.send(sent[:20])
     door.intake.association_ended(SCP.key, aborted=False)
@@ -610,7 +610,7 @@ def test_what_is_in_the_journal_is_not_recovered(door, tmp_path):
 
 
 def test_a_late_slice_after_a_restart_is_a_second_version(door, tmp_path):
-    """The slices of before the restart belong to version 2 as well."""
+    """The slices from before the restart belong to version 2 as well."""
     sent = slices(count=COUNT + 1)
     door.send(sent[:-1])
     door.intake.association_ended(SCP.key, aborted=False)
@@ -624,7 +624,7 @@ def test_a_late_slice_after_a_restart_is_a_second_version(door, tmp_path):
 
 
 def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
-    """A file that rotted on disk is logged with its path, and the rest is held as incomplete."""
+    """A file that was damaged on disk is logged with its path, and the series is incomplete."""
     door.send(slices())
     door.intake.association_ended(SCP.key, aborted=False)
     damaged = door.files()[3]
@@ -637,7 +637,7 @@ def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
 
 
 def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
-    """Scan ``number`` has its structure set, and the planning system took it."""
+    """Scan ``number`` is contoured, and the planning system has accepted the structure set."""
     path = door.spool.root.parent / "rs.dcm"
     path.write_bytes(b"RS")
     door.journal.contoured(number, str(path), {"contoured_at": 1.0}, held)
@@ -647,18 +647,18 @@ def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
 
 
 def whole(door: Door, *sent: FileDataset, source: Source = SCP) -> None:
-    """One association that brings these and ends well."""
+    """One association that brings these slices and is released."""
     assert set(door.send(sent, source)) <= {SUCCESS}
     door.intake.association_ended(source.key, aborted=False)
 
 
 def settled(door: Door) -> None:
-    """Settle until nothing comes in any more."""
+    """Settle until no series is coming in."""
     until(lambda: door.intake.settle() == 0)
 
 
-def test_a_door_that_closes_amid_one_association_per_slice_holds_the_series(door, tmp_path):
-    """Half of it would look whole after the restart; one that came in one association is whole."""
+def test_a_series_that_a_stopping_node_may_cut_off_waits(door, tmp_path):
+    """With an association per slice, half a series looks whole; one that came in one is whole."""
     for number, ds in enumerate(slices(count=COUNT + 5)[:-2]):
         whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
     whole(door, *slices("2"), source=replace(SCP, key="another"))
@@ -672,7 +672,7 @@ def test_a_door_that_closes_amid_one_association_per_slice_holds_the_series(door
 
 
 def test_an_offer_that_fails_is_made_later(door, monkeypatch):
-    """The disk is full just when a series has come again: it is offered when there is room."""
+    """The disk is full when a series has come again: it is offered once there is room."""
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)
@@ -692,7 +692,7 @@ def test_an_offer_that_fails_is_made_later(door, monkeypatch):
 
 
 def test_an_identical_resend_is_offered_again(door, caplog):
-    """Whoever sends a scan again wants its contours again: the first ones, not others."""
+    """A user who sends a scan again wants its contours again: the same ones."""
     caplog.set_level(logging.INFO)
     whole(door, *slices())
     door.wait_for_scans()
@@ -705,8 +705,8 @@ def test_an_identical_resend_is_offered_again(door, caplog):
     assert "no second structure set; that of scan-00001 is offered again to tps" in caplog.text
 
 
-def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
-    """0xA900 was held; the resend offers it once more."""
+def test_a_resend_offers_again_to_a_peer_that_refused(door):
+    """The delivery was refused with 0xA900; the resend offers it again."""
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)
@@ -717,7 +717,7 @@ def test_a_peer_that_refused_is_asked_again_by_a_resend(door):
 
 
 def test_a_resend_never_goes_past_a_person(door, caplog):
-    """What is held, or was discarded, is offered to nobody by sending it again."""
+    """A structure set that is held or discarded is not offered when its series comes again."""
     caplog.set_level(logging.INFO)
     whole(door, *slices())
     door.wait_for_scans()
@@ -750,7 +750,7 @@ def test_a_resend_is_offered_once_however_it_comes(door):
 
 
 def test_a_resend_after_a_restart_is_offered_again(door, tmp_path):
-    """What came before the restart is known from the spool and the journal."""
+    """Spool and journal know the series from before the restart."""
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)
@@ -775,7 +775,7 @@ def test_a_resend_of_what_failed_says_what_to_do(door, caplog):
 
 
 def recomputed(suffix: str) -> list[FileDataset]:
-    """The same series computed anew: other pixels, other SOP Instance UIDs, the same places."""
+    """The same series reconstructed again: other pixels and SOP Instance UIDs, same positions."""
     made = slices()
     for ds in made:
         ds.SOPInstanceUID = UID(f"{ds.SOPInstanceUID}.{suffix}")
@@ -786,7 +786,7 @@ def recomputed(suffix: str) -> list[FileDataset]:
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_new_content_under_new_uids_is_a_version(door, tmp_path, restart):
-    """It replaces what was there; the old slices are not mixed in; both are kept."""
+    """It replaces the old slices and is not mixed with them; both are kept."""
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)
@@ -800,7 +800,7 @@ def test_new_content_under_new_uids_is_a_version(door, tmp_path, restart):
     new = {door.spool.file_name(str(ds.SOPInstanceUID)) for ds in recomputed("7")}
     assert set(second.files) == new
     assert len(door.files()) == 2 * COUNT
-    # Each version, sent again: the newest is offered again, the old one to nobody.
+    # Each version is sent again: only the newest is offered again.
     contoured(door, 2)
     whole(door, *recomputed("7"))
     settled(door)
@@ -818,7 +818,7 @@ def test_new_content_under_new_uids_is_a_version(door, tmp_path, restart):
 
 
 def test_new_content_that_came_half_is_a_version_once_it_is_whole(tmp_path):
-    """Half of it beside the old slices is nothing to contour; sent whole it is."""
+    """Half of it beside the old slices can't be contoured; sent as a whole it can."""
     door = Door(tmp_path, hold_s=0.1)
     whole(door, *slices())
     door.wait_for_scans()
@@ -832,7 +832,7 @@ def test_new_content_that_came_half_is_a_version_once_it_is_whole(tmp_path):
 
 
 def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
-    """0x0111 for every slice; the first stays, and nothing is sent for it."""
+    """Every slice gets 0x0111; the first content stays, and nothing is offered again."""
     whole(door, *slices())
     door.wait_for_scans()
     contoured(door)

@@ -71,14 +71,14 @@ class Listening:
 
 @pytest.fixture
 def receiver(tmp_path):
-    """A listening receiver with a quick settle."""
+    """A receiver with a short settle_s."""
     listening = Listening(Door(tmp_path, hold_s=0.4))
     yield listening
     stop(listening.server)
 
 
 def accepted(association: Association) -> set[tuple[str, str]]:
-    """What the receiver agreed to."""
+    """Presentation contexts that the receiver accepted."""
     return {
         (str(context.abstract_syntax), str(context.transfer_syntax[0]))
         for context in association.accepted_contexts
@@ -102,7 +102,7 @@ def test_echoscu(receiver):
     assert done.returncode == 0
 
 
-def test_exactly_the_readable_is_offered(receiver):
+def test_exactly_the_readable_contexts_are_accepted(receiver):
     """Every CT class in every syntax that decodes, C-ECHO, and not one context more."""
     offered = set()
     for syntax in ALL_TRANSFER_SYNTAXES:
@@ -116,7 +116,7 @@ def test_exactly_the_readable_is_offered(receiver):
 
 
 def test_every_other_storage_class_is_rejected(receiver):
-    """Of all storage classes only CT gets in: no PET, no structure set, no secondary capture."""
+    """Of all storage classes only CT is accepted: no PET, no MR, no secondary capture."""
     classes = {str(context.abstract_syntax) for context in StoragePresentationContexts}
     classes |= {
         str(uid)
@@ -147,7 +147,7 @@ def test_a_context_that_does_not_decode_is_rejected(receiver, syntax):
 
 
 def test_what_was_sent_is_on_disk(receiver):
-    """Every dataset in the spool equals the one that was sent, its file meta fits it."""
+    """Every data set in the spool equals the one that was sent, and its file meta fits."""
     sent = slices()
     association = receiver.associate()
     assert [association.send_c_store(ds).Status for ds in sent] == [0] * COUNT
@@ -217,8 +217,8 @@ def test_storescu(receiver, tmp_path, proposal, syntax):
 
 
 @pytest.mark.peer
-def test_storescu_with_a_structure_set(receiver, tmp_path):
-    """The sender is told that no context was accepted, and nothing is stored."""
+def test_storescu_with_an_mr_image(receiver, tmp_path):
+    """The sender learns that no context was accepted, and nothing is stored."""
     storescu = require_peer("/usr/bin/storescu")
     ds = slices()[0]
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = MRImageStorage
@@ -231,7 +231,7 @@ def test_storescu_with_a_structure_set(receiver, tmp_path):
 
 
 def test_structure_sets_that_come_in_are_kept_and_never_contoured(receiver, tmp_path, caplog):
-    """Sent by dcmtk: our own, the planning system's edit of it, and somebody else's."""
+    """Sent by dcmtk: limn's own, the planning system's edit of it, and one of another system."""
     caplog.set_level(logging.INFO)
     storescu = require_peer("/usr/bin/storescu")
     row = receiver.door.journal.insert(arrived(), ["tps"])
@@ -273,8 +273,8 @@ def test_what_only_claims_to_be_a_structure_set_is_not_kept(receiver, tmp_path):
     assert not (tmp_path / "full" / "returned").exists()
 
 
-def test_an_aborted_series_is_held_and_refused(receiver):
-    """A-ABORT halfway: uniform slices, but never contoured."""
+def test_an_aborted_series_waits_and_is_refused(receiver):
+    """A-ABORT halfway: the slices are uniform, but never contoured."""
     association = receiver.associate()
     for ds in slices(count=40)[:25]:
         association.send_c_store(ds)
@@ -287,7 +287,7 @@ def test_an_aborted_series_is_held_and_refused(receiver):
 
 
 def test_a_connection_cut_without_abort_is_refused_too(receiver):
-    """The cable pulled out: the socket closes, and that is no release."""
+    """The cable is pulled out: the socket closes without a release."""
     association = receiver.associate()
     for ds in slices(count=40)[:25]:
         association.send_c_store(ds)
@@ -298,7 +298,7 @@ def test_a_connection_cut_without_abort_is_refused_too(receiver):
 
 
 def test_a_resend_after_an_abort_is_contoured(receiver):
-    """The scanner tries again at once: everything is there, one scan."""
+    """The scanner sends everything again at once: one scan."""
     sent = slices()
     association = receiver.associate()
     for ds in sent[:12]:
@@ -312,14 +312,14 @@ def test_a_resend_after_an_abort_is_contoured(receiver):
 
 
 def _with_no_room(receiver, association, datasets):
-    """What comes while the disk is full; then there is room again."""
+    """Send these while the disk is full; then there is room again."""
     receiver.door.fill_up()
     assert {association.send_c_store(ds).Status for ds in datasets} == {0xA700}
     object.__setattr__(receiver.door.spool, "min_free_bytes", 0)
 
 
 def test_a_series_of_which_slices_were_refused_is_not_complete(receiver, caplog):
-    """The sender was told, releases all the same and never sends again: held, then refused."""
+    """The sender releases in spite of 0xA700 and never sends again: the series is refused."""
     sent = slices(count=40)
     association = receiver.associate()
     assert {association.send_c_store(ds).Status for ds in sent[:25]} == {0}
@@ -334,7 +334,7 @@ def test_a_series_of_which_slices_were_refused_is_not_complete(receiver, caplog)
 
 
 def test_nor_is_one_whose_first_slices_were_refused(receiver):
-    """As when the disk has room again in the middle."""
+    """The disk has room again in the middle of the series."""
     sent = slices(count=40)
     association = receiver.associate()
     _with_no_room(receiver, association, sent[:15])
@@ -354,7 +354,7 @@ def test_nor_one_with_a_damaged_slice(receiver):
 
 
 def test_nor_one_at_which_limn_itself_failed(receiver, monkeypatch):
-    """As a receiver that is being stopped: pynetdicom answers for it."""
+    """The handler raises, as in a receiver that stops, and pynetdicom answers 0xC211."""
     sent = slices(count=21)
     accept = receiver.door.intake.accept
 
@@ -387,7 +387,7 @@ def test_a_refused_slice_that_is_sent_again_completes_its_series(receiver):
 
 
 def test_a_release_counts_although_the_connection_is_closed_at_once(receiver, monkeypatch):
-    """A busy machine comes to it only after the sender has gone: the series is whole."""
+    """A busy machine handles the release after the sender has gone: the series is whole."""
     send_release = ACSE.send_release
 
     def then_sleep(self, *given, **named):
@@ -414,8 +414,8 @@ def test_a_slice_for_every_association(receiver):
     assert len(row.files) == COUNT
 
 
-def test_the_sender_hears_what_is_wrong(receiver, caplog):
-    """An instance that can't be taken gets 0xC000, a changed one 0x0111; the log says why."""
+def test_the_sender_gets_a_status_and_the_log_the_reason(receiver, caplog):
+    """An unusable instance gets 0xC000, a changed one 0x0111; the log says why."""
     good, changed, bad = slices()[0], slices()[0], slices()[1]
     changed.PixelData = bytes(len(changed.PixelData))
     del bad.SeriesInstanceUID
@@ -432,7 +432,7 @@ def test_the_sender_hears_what_is_wrong(receiver, caplog):
 
 
 def test_a_full_disk_is_answered_out_of_resources(tmp_path):
-    """The disk fills while an association is open: 0xA700, and no new one is let in to store."""
+    """The disk fills while an association is open: 0xA700, and new ones that store are rejected."""
     receiver = Listening(Door(tmp_path))
     association = receiver.associate()
     first, second = slices()[:2]
@@ -475,7 +475,7 @@ def test_only_loopback_listens_by_default(receiver):
 
 
 def test_garbage_on_the_port_does_no_harm(receiver):
-    """Something that speaks HTTP is dropped, and the next association works."""
+    """An HTTP client is disconnected, and the next association works."""
     with socket.create_connection(("127.0.0.1", receiver.port)) as browser:
         browser.sendall(b"GET / HTTP/1.1\r\nHost: limn\r\n\r\n")
     until(lambda: receiver.associate((Verification, None)).is_established)

@@ -18,7 +18,7 @@ SETTLE_S = 0.2
 
 
 class Place:
-    """A watched folder in front of a door."""
+    """A watched folder in front of an intake."""
 
     def __init__(self, root: Path, *, rescan_s: float = 30.0, **door: int) -> None:
         self.root = root
@@ -29,7 +29,7 @@ class Place:
         self.settings = Watch(folder=self.folder, settle_s=SETTLE_S, rescan_s=rescan_s)
 
     def watching(self):
-        """The watch and the settle loop, until the block is left."""
+        """The watch, until the block is left."""
         watch = FolderWatch(self.settings, self.door.intake, self.memory)
         return running(watch.run)
 
@@ -38,7 +38,7 @@ class Place:
         return len(self.door.files())
 
     def let_settle(self) -> None:
-        """Long enough for the watch to have looked and taken."""
+        """Wait until the watch has scanned and taken the files."""
         time.sleep(3 * SETTLE_S)
 
 
@@ -46,12 +46,12 @@ class Unnotified(FolderWatch):
     """A watch of a share that sends no notifications."""
 
     def _start_observer(self) -> None:
-        """None is started."""
+        """Start none."""
 
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder where notifications do the work: the next rescan is far off."""
+    """A folder whose next rescan is far off, so that notifications must work."""
     return Place(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_files_dropped_in_become_a_scan(place):
 
 
 def test_files_that_were_there_before_the_start_are_taken(place):
-    """What came while the node was down waits in the folder."""
+    """Files that came while the node was down wait in the folder."""
     write_slices(place.folder, slices())
     with place.watching():
         (row,) = place.door.wait_for_scans()
@@ -73,7 +73,7 @@ def test_files_that_were_there_before_the_start_are_taken(place):
 
 
 def test_a_slowly_written_file_is_taken_once_whole(place, caplog):
-    """While it grows it is left alone: no damaged half is ever read."""
+    """While it grows it is left alone, so that no half of it is read."""
     contents = encoded(slices()[0])
     size = len(contents) // 6 + 1
     with place.watching():
@@ -89,8 +89,8 @@ def test_a_slowly_written_file_is_taken_once_whole(place, caplog):
     assert "refused" not in caplog.text
 
 
-def test_a_folder_of_which_files_had_no_room_is_not_complete(tmp_path, monkeypatch):
-    """They are tried again; until they are in, nothing is contoured."""
+def test_a_folder_with_files_that_found_no_room_is_not_complete(tmp_path, monkeypatch):
+    """They are tried again; until they are stored, nothing is contoured."""
     place = Place(tmp_path, rescan_s=0.1, min_slices=5)
     accept, room = place.door.intake.accept, [12]
 
@@ -125,7 +125,7 @@ def test_a_file_that_was_taken_as_broken_is_taken_again_when_whole(tmp_path):
 
 
 def test_a_file_renamed_into_the_folder_is_taken(place):
-    """Tools that write beside the folder and then rename."""
+    """Some tools write beside the folder and then rename."""
     outside = place.root / "outside.dcm"
     outside.write_bytes(encoded(slices()[0]))
     with place.watching():
@@ -135,7 +135,7 @@ def test_a_file_renamed_into_the_folder_is_taken(place):
 
 
 def test_a_renamed_file_is_no_second_instance(place):
-    """A file given another name later is the same instance."""
+    """A file under another name is the same instance."""
     path = place.folder / "one.dcm"
     path.write_bytes(encoded(slices()[0]))
     with place.watching():
@@ -146,7 +146,7 @@ def test_a_renamed_file_is_no_second_instance(place):
 
 
 def test_a_copied_folder_is_taken(place):
-    """A whole study copied in, folders below folders, over a folder that is new."""
+    """A whole study with subfolders is copied in."""
     source = place.root / "study"
     write_slices(source / "day 1" / "série", slices("1"))
     write_slices(source / "day 2", slices("2"))
@@ -170,7 +170,7 @@ def test_a_folder_moved_in_is_taken(place):
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path, caplog):
-    """Links to files and folders and pipes are left, each named once; the real file is taken."""
+    """Links and pipes are left alone and logged once; the regular file is taken."""
     place = Place(tmp_path, rescan_s=0.1)
     paths = write_slices(tmp_path / "elsewhere", slices())
     (place.folder / "file.dcm").symlink_to(paths[0])
@@ -194,7 +194,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path, caplog):
 
 
 def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
-    """Between the look and the reading somebody puts a link in its place, or in its folder's."""
+    """Between scan and reading a link takes the place of the file, or of its folder."""
     place = Place(tmp_path)
     (path,) = write_slices(place.folder, slices()[:1])
     size = path.stat().st_size
@@ -214,7 +214,7 @@ def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
 
 
 def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):
-    """Its size is known beforehand; it is said once."""
+    """Its size is known beforehand; the refusal is logged once."""
     place = Place(tmp_path, rescan_s=0.1)
     (path,) = write_slices(place.folder, slices()[:1])
     watch = FolderWatch(place.settings, place.door.intake, place.memory, path.stat().st_size - 1)
@@ -226,7 +226,7 @@ def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):
 
 
 def test_a_share_that_vanishes_and_comes_back(tmp_path, caplog):
-    """Said once when it goes and once when it is back; then files are taken again."""
+    """Logged once when it vanishes and once when it is back; then files are taken again."""
     caplog.set_level(logging.INFO)
     place = Place(tmp_path, rescan_s=0.1)
     sent = slices()
@@ -247,7 +247,7 @@ def test_a_share_that_vanishes_and_comes_back(tmp_path, caplog):
 
 
 def test_notifications_work_again_after_the_share_came_back(tmp_path, caplog):
-    """The observer watches the folder that is there now, not the one that was."""
+    """The observer watches the new folder, not the old one."""
     caplog.set_level(logging.INFO)
     place = Place(tmp_path, rescan_s=2.0)
     with place.watching():
@@ -263,14 +263,14 @@ def test_notifications_work_again_after_the_share_came_back(tmp_path, caplog):
         assert time.monotonic() - started_s < 1.5
 
 
-def test_a_share_that_can_not_be_asked_is_waited_for(tmp_path, caplog):
-    """An answer other than "no such folder", as of a stale share, does not end the watch."""
+def test_a_share_that_gives_an_error_is_waited_for(tmp_path, caplog):
+    """An error other than "no such folder", such as a stale share gives, does not end the watch."""
     place = Place(tmp_path, rescan_s=0.1)
-    unaskable = tmp_path / ("x" * 300)
+    unreachable = tmp_path / ("x" * 300)
     with pytest.raises(OSError, match="too long") as caught:
-        unaskable.stat()
+        unreachable.stat()
     assert caught.value.errno == errno.ENAMETOOLONG
-    place.settings = Watch(folder=unaskable, settle_s=SETTLE_S, rescan_s=0.1)
+    place.settings = Watch(folder=unreachable, settle_s=SETTLE_S, rescan_s=0.1)
     with place.watching():
         until(lambda: "can't be reached" in caplog.text)
         place.let_settle()
@@ -278,7 +278,7 @@ def test_a_share_that_can_not_be_asked_is_waited_for(tmp_path, caplog):
 
 
 def test_nothing_is_taken_twice_after_a_restart(tmp_path):
-    """The memory of taken files survives: the spool may be emptied, nothing comes back."""
+    """The list of taken files survives: the spool is emptied, and nothing is taken again."""
     place = Place(tmp_path, rescan_s=0.1)
     write_slices(place.folder, slices())
     with place.watching():
@@ -289,8 +289,8 @@ def test_nothing_is_taken_twice_after_a_restart(tmp_path):
     assert place.taken() == 0
 
 
-def test_a_changed_file_is_looked_at_again_after_a_restart(tmp_path):
-    """Another size or time is another file."""
+def test_a_changed_file_is_taken_again_after_a_restart(tmp_path):
+    """A file with another size or time is another file."""
     place = Place(tmp_path, rescan_s=0.1)
     path = place.folder / "one.dcm"
     path.write_bytes(encoded(slices()[0]))
@@ -302,7 +302,7 @@ def test_a_changed_file_is_looked_at_again_after_a_restart(tmp_path):
 
 
 def test_the_folder_is_only_read(tmp_path):
-    """Names, bytes, times and modes are what they were, also of a file that is refused."""
+    """Names, bytes, times and modes stay, also those of a refused file."""
     place = Place(tmp_path, rescan_s=0.1)
     paths = write_slices(place.folder / "series", slices())
     paths.append(place.folder / "notes.txt")
@@ -322,7 +322,7 @@ def test_the_folder_is_only_read(tmp_path):
 
 
 def test_bad_files_are_logged_once_and_remembered(tmp_path, caplog):
-    """Named with their reason, not again at every rescan, nor after a restart."""
+    """Logged with the reason, and not again at a rescan or after a restart."""
     place = Place(tmp_path, rescan_s=0.05)
     (place.folder / "notes.txt").write_text("mouse 12")
     (place.folder / "empty.dcm").touch()
@@ -338,7 +338,7 @@ def test_bad_files_are_logged_once_and_remembered(tmp_path, caplog):
 
 
 def test_bad_files_among_good_ones_do_no_harm(place):
-    """A scanner's own text files beside the slices: the series is contoured all the same."""
+    """A text file of the scanner beside the slices does not disturb the series."""
     write_slices(place.folder, slices())
     (place.folder / "scan.log").write_text("80 kV")
     with place.watching():
@@ -358,7 +358,7 @@ def test_a_file_is_tried_again_when_the_disk_was_full(tmp_path, caplog):
 
 
 def test_without_notifications_the_rescan_finds_files(tmp_path):
-    """A share tells nothing, and here nobody asks it to: the rescan alone finds the series."""
+    """No observer runs: the rescan alone finds the series."""
     place = Place(tmp_path, rescan_s=0.2)
     with running(Unnotified(place.settings, place.door.intake, place.memory).run):
         place.let_settle()
@@ -368,7 +368,7 @@ def test_without_notifications_the_rescan_finds_files(tmp_path):
 
 
 def test_notifications_are_quicker_than_the_rescan(place):
-    """With a rescan every 30 s a file is taken within a few."""
+    """With a rescan every 30 s a file is taken within 5 s."""
     with place.watching():
         place.let_settle()
         started_s = time.monotonic()
@@ -378,7 +378,7 @@ def test_notifications_are_quicker_than_the_rescan(place):
 
 
 def test_the_silence_of_the_series_counts_from_its_last_file(tmp_path):
-    """last_slice_at is when the file was there, not when the watch got round to it."""
+    """last_slice_at is the time of the file, not the time at which the watch took it."""
     place = Place(tmp_path)
     with place.watching():
         place.let_settle()
