@@ -97,5 +97,5 @@ def _fsync_file(path: Path) -> None:
     if windows and not os.access(path, os.W_OK):
         # Windows syncs only what was opened for writing; this file is a link to one written before.
         return
-    with path.open("r+b" if windows else "rb") as file:
+    with path.open("r+b") if windows else path.open("rb") as file:
         os.fsync(file.fileno())
