@@ -48,11 +48,10 @@ def contour_folders(
     config = site_config(out, bundle, config_path)
     # A file's name is text, never markup.
     console = Console(markup=False, highlight=False)
-    if len(folders) == 1 and not holds_only_folders(folders[0]):
-        contour_folder(folders[0], out, bundle, config_path)
-        return True
-    found = find_series(folders, out, console)
-    if len(folders) == 1 and len(found) < 2:
+    one = len(folders) == 1
+    search = not one or holds_only_folders(folders[0])
+    found = find_series(folders, out, console) if search else []
+    if one and len(found) < 2:
         contour_folder(folders[0], out, bundle, config_path)
         return True
     if not found:

@@ -96,7 +96,7 @@ class Dispatcher:
                 self._results.flush()
                 self._flights.clear()
                 if self._stopping.is_set():
-                    self._clear_ready()
+                    self._config.ready_path.unlink(missing_ok=True)
                 else:
                     self._others = ()
                     self._write_ready(set())
@@ -192,9 +192,6 @@ class Dispatcher:
             )
             log.info("ready: %d warm worker%s", len(workers), "" if len(workers) == 1 else "s")
         elif workers != self._workers:
-            self._clear_ready()
+            path.unlink(missing_ok=True)
             log.warning("no worker is ready; scans wait in the journal")
         self._workers = workers
-
-    def _clear_ready(self) -> None:
-        self._config.ready_path.unlink(missing_ok=True)

@@ -175,7 +175,7 @@ def rehearse(ensemble: Ensemble, options: Options) -> None:
 
 
 def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
-    """Read the file back: valid for a planning system, and its contours give the labels again.
+    """Read the file back: valid for a planning system, and its contours reproduce the labels.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The receiver process: both doors, the intake and retention, joined."""
+"""The receiver process: Storage SCP, watched folder, intake and retention, joined."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Supervisor:
             self._config.ready_path.unlink(missing_ok=True)
 
     def _stop(self, children: list[ChildProcess]) -> None:
-        """Stop the doors first, then dispatch and delivery, then the workers."""
+        """Stop in the order of a scan: the receiver, dispatch and delivery, the workers."""
         log.info("stopping: no new scans; finishing what runs")
         for child in reversed(children):
             child.stop(drain_s(self._config, child.name))
