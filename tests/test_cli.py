@@ -119,11 +119,11 @@ def test_a_wrong_config_is_named_with_its_key(command, tmp_path, capsys):
     path = tmp_path / "limn.toml"
     path.write_text('data_dir = "d"\nmodel.bundle = "b"\nreceive.port = 700000\n')
     assert main.main([*command, "--config", str(path)]) == exits.EXIT_WRONG
-    said = capsys.readouterr().err
-    assert said.startswith(f"limn: config {path}:\n")
-    assert "receive.port" in said
-    assert "700000" in said
-    assert "Traceback" not in said
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"limn: config {path}:\n")
+    assert "receive.port" in errors
+    assert "700000" in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "d").exists()
 
 

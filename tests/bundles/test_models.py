@@ -33,50 +33,50 @@ def v1(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Runs limn models with a shelf of its own and nobody at the keyboard."""
+    """Run limn models with its own folder of bundles and without a terminal."""
     monkeypatch.setenv("LIMN_MODELS", str(tmp_path / "shelf"))
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments):
         code = main.main(["models", *map(str, arguments)])
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        streams = capsys.readouterr()
+        return code, streams.out + streams.err
 
     return run
 
 
 def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
-    """Imported, listed, verified; the config's line is said."""
-    code, said = run("import", v1, "--labels", LABELS, "--orientation", "ipr", "--name", "mouse")
-    assert code == 0, said
-    assert f'below [model]: bundle = "{tmp_path / "shelf" / "mouse-1"}"' in said
+    """It is imported, listed and verified, and the line of the config is printed."""
+    code, output = run("import", v1, "--labels", LABELS, "--orientation", "ipr", "--name", "mouse")
+    assert code == 0, output
+    assert f'below [model]: bundle = "{tmp_path / "shelf" / "mouse-1"}"' in output
     bundle = open_bundle(tmp_path / "shelf/mouse-1")
     assert bundle.orientation == "IPR"
     assert [found.name for found in (tmp_path / "shelf").iterdir()] == ["mouse-1"]
-    code, said = run("list")
+    code, output = run("list")
     assert code == 0
-    assert "mouse-1" in said
-    assert "phantom-6 (demonstration)" in said
-    code, said = run("verify", "mouse-1")
+    assert "mouse-1" in output
+    assert "phantom-6 (demonstration)" in output
+    code, output = run("verify", "mouse-1")
     assert code == 0
-    assert "2 folds answer as recorded, max |difference| 0" in said
+    assert "2 folds answer as recorded, max |difference| 0" in output
 
 
 def test_a_zip_of_a_whole_results_folder_comes_in(run, v1, tmp_path):
-    """As v1's own export packs it; the archive's hash is remembered."""
+    """The zip is packed like v1's own export; the bundle names the archive's hash."""
     root = tmp_path / "results"
     with zipfile.ZipFile(tmp_path / "task.zip", "w") as packed:
         for path in root.rglob("*"):
             packed.write(path, path.relative_to(root))
         packed.writestr(f"{TASK}/fold_0/validation/case.nii.gz", b"not wanted")
-    code, said = run("import", tmp_path / "task.zip", "--labels", LABELS, "--orientation", "SPL")
-    assert code == 0, said
+    code, output = run("import", tmp_path / "task.zip", "--labels", LABELS, "--orientation", "SPL")
+    assert code == 0, output
     bundle = open_bundle(tmp_path / "shelf/task501-mouse-3d-fullres-1")
     assert "from task.zip, sha256" in bundle.source
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "complaint"),
     [
         (
             lambda own: own["configurations"]["3d_fullres"].update(patch_size=[81, 64, 80]),
@@ -91,16 +91,16 @@ def test_a_zip_of_a_whole_results_folder_comes_in(run, v1, tmp_path):
         (lambda own: _intensities(own).update(std=float("nan")), "std of the intensities is nan"),
     ],
 )
-def test_plans_that_no_engine_runs_are_not_installed(run, tmp_path, change, said):
-    """Refused by name before the bundle stands on the shelf."""
+def test_plans_that_no_engine_runs_are_not_installed(run, tmp_path, change, complaint):
+    """The value is named before the bundle is installed."""
     training = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     shutil.copytree(BUNDLE, training, ignore=shutil.ignore_patterns("bundle.toml", "fold_[1-4]"))
     plans = json.loads((training / "plans.json").read_text())
     change(plans)
     (training / "plans.json").write_text(json.dumps(plans))
-    code, told = run("import", training, "--orientation", "SPL", "--name", "odd")
-    assert code == 1, told
-    assert said in told
+    code, output = run("import", training, "--orientation", "SPL", "--name", "odd")
+    assert code == 1, output
+    assert complaint in output
     assert [path.name for path in (tmp_path / "shelf").iterdir()] == []
 
 
@@ -109,21 +109,21 @@ def _intensities(plans):
 
 
 def test_what_is_a_bundle_is_sent_to_install(run):
-    """And the embedded one is verified by the name under which it is listed."""
-    code, said = run("import", BUNDLE, "--orientation", "SPL")
+    """The message names limn models install; the embedded bundle is verified by its listed name."""
+    code, output = run("import", BUNDLE, "--orientation", "SPL")
     assert code == 1
-    assert f"is a bundle already: limn models install {BUNDLE}" in " ".join(said.split())
-    code, said = run("verify", BUNDLE.name)
-    assert code == 0, said
+    assert f"is a bundle already: limn models install {BUNDLE}" in " ".join(output.split())
+    code, output = run("verify", BUNDLE.name)
+    assert code == 0, output
 
 
 def test_foreign_words_are_no_markup(run, tmp_path):
-    """A folder may be called what it likes."""
+    """The name of a folder may have brackets."""
     odd = tmp_path / "mice[" / "red]"
     odd.mkdir(parents=True)
-    code, said = run("verify", odd)
+    code, output = run("verify", odd)
     assert code == 1
-    assert "mice[/red]" in said
+    assert "mice[/red]" in output
 
 
 @pytest.mark.parametrize("seed", [3, 4, 9])
@@ -146,22 +146,22 @@ def test_the_chest_is_found_beside_a_bed(seed):
         (["--labels", LABELS, "--orientation", "SPL", "--check", "/nowhere"], "is no folder"),
     ],
 )
-def test_what_is_not_said_is_refused_with_the_flag_to_give(run, v1, tmp_path, given, flag):
-    """Without a terminal nothing is guessed, and nothing is left behind."""
-    code, said = run("import", v1, *given)
+def test_what_is_not_given_is_refused_with_the_flag_to_give(run, v1, tmp_path, given, flag):
+    """Without a terminal nothing is guessed and no file is left."""
+    code, output = run("import", v1, *given)
     assert code == 1
-    assert flag in said
+    assert flag in output
     assert list((tmp_path / "shelf").iterdir()) == []
 
 
 def test_on_a_terminal_a_person_is_asked(run, v1, tmp_path, monkeypatch):
-    """Labels and axes are asked for where they are not given."""
+    """The terminal asks for labels and axes that are not given."""
     answers = iter([LABELS, "spl"])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: next(answers))
-    code, said = run("import", v1, "--name", "asked")
-    assert code == 0, said
-    assert open_bundle(tmp_path / "shelf/asked-1").orientation == "SPL"
+    code, output = run("import", v1, "--name", "prompted")
+    assert code == 0, output
+    assert open_bundle(tmp_path / "shelf/prompted-1").orientation == "SPL"
 
 
 def test_an_import_overwrites_nothing(run, v1, monkeypatch):
@@ -170,9 +170,9 @@ def test_an_import_overwrites_nothing(run, v1, monkeypatch):
     assert run(*given)[0] == 0
     with monkeypatch.context() as patch:
         patch.setattr("limn.bundles.importing._seal", pytest.fail)
-        code, said = run(*given)
+        code, output = run(*given)
     assert code == 1
-    assert "Give another --name or --version" in said
+    assert "Give another --name or --version" in output
     assert run(*given, "--version", "2")[0] == 0
 
 
@@ -182,9 +182,9 @@ def test_of_several_trainings_one_is_chosen(run, v1, tmp_path):
     other = tmp_path / "results" / TASK.replace("3d_fullres", "2d")
     write_v1(other, [net], plans_of(net, (16, 24), preprocessor="PreprocessorFor2D"))
     given = ["import", tmp_path / "results", "--labels", LABELS, "--orientation", "SPL"]
-    code, said = run(*given)
+    code, output = run(*given)
     assert code == 1
-    assert "holds 2 models; choose one by --configuration" in said
+    assert "holds 2 models; choose one by --configuration" in output
     assert run(*given, "--configuration", "2d", "--name", "flat")[0] == 0
     assert open_bundle(tmp_path / "shelf/flat-1").configuration == "2d"
 
@@ -192,60 +192,60 @@ def test_of_several_trainings_one_is_chosen(run, v1, tmp_path):
 def test_packed_here_installed_there(run, v1, tmp_path):
     """A result folder becomes one zip, which another site installs."""
     archive = tmp_path / "mouse.zip"
-    code, said = run("pack", v1, "-o", archive, "--labels", LABELS, "--orientation", "SPL")
-    assert code == 0, said
+    code, output = run("pack", v1, "-o", archive, "--labels", LABELS, "--orientation", "SPL")
+    assert code == 0, output
     assert run("install", archive)[0] == 0
     assert run("verify", "task501-mouse-3d-fullres-1")[0] == 0
-    code, said = run("install", v1)
+    code, output = run("install", v1)
     assert code == 1
-    assert "limn models import" in said
+    assert "limn models import" in output
 
 
 def test_networks_that_answer_otherwise_are_found(run, v1, tmp_path):
-    """Other answers than were recorded fail, though every hash is right."""
+    """Answers that differ from the record fail, although every hash is right."""
     run("import", v1, "--labels", LABELS, "--orientation", "SPL", "--name", "mouse")
     folder = tmp_path / "shelf/mouse-1"
-    told = json.loads((folder / ANSWERS_FILE).read_text())
-    told["folds"][1][0][0] += 1.0
-    (folder / ANSWERS_FILE).write_text(json.dumps(told))
+    recorded = json.loads((folder / ANSWERS_FILE).read_text())
+    recorded["folds"][1][0][0] += 1.0
+    (folder / ANSWERS_FILE).write_text(json.dumps(recorded))
     manifest = (folder / "bundle.toml").read_text().split("\n[files]\n")[0]
     (folder / "bundle.toml").unlink()
     write_manifest(folder, manifest)
-    code, said = run("verify", "mouse-1")
+    code, output = run("verify", "mouse-1")
     assert code == 1
-    assert "answer otherwise than recorded" in said
+    assert "answer otherwise than recorded" in output
 
 
 def test_a_cascade_says_that_it_cant_run(run, tmp_path):
-    """Converted and sealed, and one line says what the engine lacks."""
+    """It is converted and sealed, and one line says what the engine lacks."""
     net = Net([[3, 3, 3]] * 3, [[2, 2, 2]] * 2, channels=5)
     plans = plans_of(net, (16, 16, 24), stages=2)
     folder = write_v1(
         tmp_path / "v1", [net], plans, stage=1, trainer="nnUNetTrainerV2CascadeFullRes"
     )
-    code, said = run(
+    code, output = run(
         "import", folder, "--labels", LABELS, "--orientation", "SPL", "--name", "c",
         "--previous", "low-1",
     )  # fmt: skip
     assert code == 0
-    assert "takes the labels of low-1, which limn's engine does not feed in" in said
+    assert "takes the labels of low-1, which limn's engine does not feed in" in output
     assert open_bundle(tmp_path / "shelf/c-1").previous == "low-1"
 
 
 class Drawn(torch.nn.Module):
-    """Draws lungs and heart where a made-up mouse has them: it knows them by their HU."""
+    """Labels the organs of a made-up mouse by their HU."""
 
     def __init__(self, right_way):
         super().__init__()
         self.right_way = right_way
 
     def forward(self, patch):
-        """Sure where the patch lies as the training's did, else unsure."""
+        """Give high logits if the patch lies like those of the training, else low ones."""
         values = torch.tensor(list(KINDS.values()))
         nearest = (patch[:, 0, ..., None] - values).abs().argmin(-1)
         logits = torch.nn.functional.one_hot(nearest, 5).movedim(-1, 1).float()
         half = patch.shape[2] // 2
-        # Told by the picture itself: in this mouse only the first half has marks.
+        # The marks show it: in this mouse only the first half has any.
         right = bool((patch[:, :, :half] == MARK).sum() > (patch[:, :, half:] == MARK).sum())
         return logits * (20.0 if right == self.right_way else 2.0)
 
@@ -266,7 +266,7 @@ def mouse():
 
 
 def test_every_way_is_tried_and_the_right_one_is_best(monkeypatch):
-    """A network that is sure only where it saw the head's end first says which ways those are."""
+    """A network that is certain only for patches that begin with the marks decides."""
     bundle = open_bundle(BUNDLE)
     plan = axis_search._Plan(
         (44, 44, 44), (0.5, 0.5, 0.5), (0, 1, 2), (0, 1, 2), "NoNormalization", {"mean": 0.0}
@@ -274,21 +274,21 @@ def test_every_way_is_tried_and_the_right_one_is_best(monkeypatch):
     monkeypatch.setattr(axis_search, "_load", lambda *_: (plan, Drawn(right_way=True)))
     monkeypatch.setattr(half, "has_bf16", lambda device: False)
     counted = []
-    tried = axis_search.search_axes(
+    trials = axis_search.search_axes(
         bundle, mouse(), lambda done, total: counted.append((done, total))
     )
-    assert len(tried) == len({way.letters for way in tried}) == 48
+    assert len(trials) == len({trial.letters for trial in trials}) == 48
     assert counted[-1] == (48 + 4 * 4, 48 + 4 * 4)
-    assert all(way.letters[0] == "S" for way in tried[:8])
-    best = tried[0]
+    assert all(trial.letters[0] == "S" for trial in trials[:8])
+    best = trials[0]
     assert best.plausible
     assert best.volumes_mm3[Organ.HEART] == pytest.approx(16 * 12 * 12 / 8)
     assert best.volumes_mm3[Organ.LUNG_R] == pytest.approx(20 * 20 * 12 / 8)
-    assert sum(way.mirrored for way in tried) == 24
+    assert sum(trial.mirrored for trial in trials) == 24
 
 
 def test_the_models_folder_is_the_users(monkeypatch):
-    """As told, else by the environment, else in the user's home."""
+    """The given folder, else that of the environment, else one in the user's home."""
     monkeypatch.delenv("LIMN_MODELS", raising=False)
     assert shelf.models_dir(None) == Path.home() / ".local/share/limn/models"
     monkeypatch.setenv("LIMN_MODELS", "/srv/models")

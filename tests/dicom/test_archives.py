@@ -1,4 +1,4 @@
-"""Archives that others wrote take the structure set, however the animal lay."""
+"""Archives of other makers accept the structure set, however the animal lies."""
 
 import subprocess
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def test_orthanc_and_dcmqrscp_accept_it(
     archives: Archives,
     tmp_path: Path,
 ) -> None:
-    """Status 0x0000 from both, and it is there afterwards."""
+    """Both answer with status 0x0000 and have it afterwards."""
     volume, labels = restack(*small, position, stack)
     _, path, _ = build(volume, labels, tmp_path, position)
     ds = rtstruct.read(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Small files that promise or unfold to more than they may."""
+"""Small files that claim or inflate to more than the limits."""
 
 import struct
 import zlib
@@ -63,7 +63,7 @@ def test_a_deflated_slice_reads_as_it_was():
 
 
 def test_a_zip_bomb_is_measured_before_it_is_unpacked(monkeypatch):
-    """A thousand times its size: refused, with memory for the limit at most."""
+    """A file that inflates a thousandfold is refused, with memory for the limit at most."""
     monkeypatch.setattr(bounded, "MAX_INFLATED_BYTES", 2**22)
     bomb = deflated(slices()[0], bytes(2**26))
     assert len(bomb) < 2**17
@@ -74,7 +74,7 @@ def test_a_zip_bomb_is_measured_before_it_is_unpacked(monkeypatch):
 
 
 def test_a_swarm_of_elements_is_ended(monkeypatch):
-    """Eight bytes each on the wire, five hundred in memory: counted."""
+    """Elements are counted: each has eight bytes in the file and five hundred in memory."""
     monkeypatch.setattr(bounded, "MAX_READS", 10_000)
     swarm = b"".join(
         struct.pack("<HH2sH", 0x0009 + 2 * (k // 60000), k % 60000, b"LO", 0) for k in range(20_000)
@@ -89,7 +89,7 @@ def test_a_swarm_of_elements_is_ended(monkeypatch):
 
 @pytest.mark.parametrize("depth", [200, 5000, 200_000])
 def test_deep_nesting_is_refused_and_no_more(depth):
-    """Deeper than the interpreter goes: 0xC000, not a dead thread."""
+    """Sequences deeper than the interpreter allows give 0xC000 and no dead thread."""
     ds = slices()[0]
     whole = encoded(ds)
     start = body_of(whole)
@@ -118,7 +118,7 @@ def test_a_header_larger_than_its_pixels_deserve_is_refused(monkeypatch):
     ],
 )
 def test_a_promise_beyond_any_mouse_is_refused_before_decoding(promise, tmp_path):
-    """In a compressed syntax nothing else would tell; at the door and at the worker."""
+    """The receiver and the worker both check the size that a compressed header claims."""
     ds = slices()[0]
     ds.compress(RLELossless, generate_instance_uid=False)
     for keyword, value in promise.items():
@@ -130,7 +130,7 @@ def test_a_promise_beyond_any_mouse_is_refused_before_decoding(promise, tmp_path
 
 
 def test_a_worker_does_not_believe_the_headers_of_a_series(tmp_path):
-    """`limn contour` reads folders that passed no door."""
+    """`limn contour` reads folders that no receiver has checked."""
     series = slices()
     for ds in series:
         ds.compress(RLELossless, generate_instance_uid=False)
@@ -141,7 +141,7 @@ def test_a_worker_does_not_believe_the_headers_of_a_series(tmp_path):
 
 
 def code_of(syntax: str, rows: int, columns: int) -> bytes:
-    """A codestream of this size as others write it."""
+    """A codestream of this size, written by another library."""
     imagecodecs = pytest.importorskip("imagecodecs")
     pixels = np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns) % 4000
     if syntax == JPEG2000Lossless:
@@ -158,13 +158,13 @@ def test_the_size_in_a_codestream_is_read(syntax):
 
 
 def test_no_box_hides_a_large_codestream():
-    """Behind ten thousand bytes with a small one in them."""
+    """The true size follows ten thousand bytes that contain a smaller one."""
     small, large = (code_of(JPEG2000Lossless, n, n + 1) for n in (6, 60))
     assert coded_size(small[:24] + bytes(10_000) + large) == (60, 61)
 
 
 def test_rle_names_no_size():
-    """Nor does rubbish."""
+    """Random bytes have none either."""
     assert coded_size(b"\x01\0\0\0" + bytes(100)) is None
     assert coded_size(b"\xff\xd8\xff") is None
     assert coded_size(b"") is None
@@ -172,7 +172,7 @@ def test_rle_names_no_size():
 
 @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLSLossless, JPEG2000Lossless])
 def test_a_codestream_larger_than_its_header_says_is_not_decoded(tmp_path, syntax):
-    """6 x 8 by the header, 600 x 800 by the codestream: the decoder would believe the latter."""
+    """The header says 6 x 8, the codestream 600 x 800: a decoder uses the latter."""
     series = slices()
     for ds in series:
         ds.PixelData = encapsulate([code_of(syntax, 600, 800)])
@@ -185,7 +185,7 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(tmp_path, synta
 
 
 def test_pixels_stay_where_they_are_and_nothing_else(monkeypatch):
-    """Their length is known, also of what a file lacks; another long value is read."""
+    """The length of pixels is known, also in a cut file; another long value is read."""
     monkeypatch.setattr(bounded, "LONG_BYTES", 32)
     ds = slices()[0]
     contents = encoded(ds)
@@ -199,7 +199,7 @@ def test_pixels_stay_where_they_are_and_nothing_else(monkeypatch):
 
 
 def test_compressed_pixels_hide_nothing_behind_them(monkeypatch):
-    """Their length is not written; what follows them counts as header."""
+    """Their length is not in the file; bytes after them count as header."""
     monkeypatch.setattr(bounded, "LONG_BYTES", 32)
     monkeypatch.setattr(bounded, "MAX_HEADER_BYTES", 5000)
     monkeypatch.setattr(bounded, "MAX_HEADER_BYTES_PER_FRAME", 0)
@@ -213,7 +213,7 @@ def test_compressed_pixels_hide_nothing_behind_them(monkeypatch):
 
 
 def test_a_command_set_before_the_data_set_is_passed_over():
-    """Some programs write what came over the wire as it came."""
+    """Some programs write a file as it came over the network."""
     contents = encoded(slices()[0])
     start = body_of(contents)
     command = struct.pack("<HHLL", 0, 0, 4, 0)
@@ -222,7 +222,7 @@ def test_a_command_set_before_the_data_set_is_passed_over():
 
 
 def test_an_element_that_announces_four_gigabytes_is_cut_off():
-    """A length beyond the file costs nothing."""
+    """A length beyond the end of the file costs no memory."""
     ds = slices()[0]
     whole = encoded(ds)
     start = body_of(whole)

@@ -118,14 +118,14 @@ def test_contours_on_a_multi_frame_instance_name_their_frame(
     assert [c.slice_index for c in read_back] == [c.slice_index for c in contours]
     path = tmp_path / "RS.dcm"
     path.write_bytes(contents)
-    said = subprocess.run(
+    done = subprocess.run(
         [require_peer("dciodvfy"), str(path)], capture_output=True, text=True, check=False
     )
-    assert "Error" not in said.stdout + said.stderr
+    assert "Error" not in done.stdout + done.stderr
 
 
 def test_frames_without_positions_are_refused(paths: list[Path], tmp_path: Path) -> None:
-    """Two frames and no functional groups: nobody knows where they lie."""
+    """Two frames without functional groups have no position."""
     ds = pydicom.dcmread(paths[0])
     ds.NumberOfFrames = 2
     ds.save_as(tmp_path / "two.dcm")
@@ -163,7 +163,7 @@ def test_monochrome1_is_a_matter_of_display(paths: list[Path], volume: Volume) -
 
 @pytest.mark.peer
 def test_monochrome1_compressed_too(paths: list[Path], volume: Volume, tmp_path: Path) -> None:
-    """GDCM would invert it; what it gets to see says MONOCHROME2."""
+    """GDCM would invert it, so limn passes it as MONOCHROME2."""
     edit(paths, lambda ds, k: setattr(ds, "PhotometricInterpretation", "MONOCHROME1"))
     compressed = []
     for path in paths:
@@ -239,7 +239,7 @@ def test_patient_position_is_only_held_against_the_axes(
 
 
 def test_lossy_compression_is_flagged(paths: list[Path]) -> None:
-    """LossyImageCompression 01 is accepted and said."""
+    """LossyImageCompression 01 is accepted and flagged."""
     assert assemble(
         edit(paths, lambda ds, k: setattr(ds, "LossyImageCompression", "01"))
     ).flags == ("lossy",)
@@ -311,7 +311,7 @@ def test_predecessor_strain_and_codes(paths: list[Path]) -> None:
 
 
 def test_a_slight_obliquity_and_other_units_are_flagged(paths: list[Path]) -> None:
-    """Half a degree is contoured and said; so is a RescaleType that is not HU."""
+    """Half a degree is contoured and flagged; so is a RescaleType that is not HU."""
     sine = float(np.sin(np.radians(0.5)))
     cosine = float(np.cos(np.radians(0.5)))
 
@@ -324,7 +324,7 @@ def test_a_slight_obliquity_and_other_units_are_flagged(paths: list[Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value", "said"),
+    ("keyword", "value", "complaint"),
     [
         ("RescaleSlope", "0", r"RescaleSlope 0"),
         ("HighBit", 12, r"HighBit 12, 15 expected"),
@@ -334,13 +334,13 @@ def test_a_slight_obliquity_and_other_units_are_flagged(paths: list[Path]) -> No
     ],
 )
 def test_one_odd_slice_is_refused_by_its_keyword(
-    keyword: str, value: object, said: str, paths: list[Path]
+    keyword: str, value: object, complaint: str, paths: list[Path]
 ) -> None:
-    """The first slice alone is odd: the refusal names what is, before anything else takes blame."""
+    """If only the first slice is odd, the refusal names its keyword and no other."""
 
     def change(ds: pydicom.Dataset, k: int) -> None:
         if k == 0:
             setattr(ds, keyword, value)
 
-    with pytest.raises(RefusedSeries, match=said):
+    with pytest.raises(RefusedSeries, match=complaint):
         assemble(edit(paths, change))

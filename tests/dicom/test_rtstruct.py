@@ -107,7 +107,7 @@ def case(tmp_path) -> Case:
 
 
 def run(program: str, *arguments) -> str:
-    """What a peer prints on both streams."""
+    """The output of another program on both streams."""
     done = subprocess.run(
         [require_peer(program), *arguments],
         text=True,
@@ -334,7 +334,7 @@ def test_without_frame_of_reference_a_fixed_one_is_made(tmp_path):
 @pytest.mark.peer
 @pytest.mark.peer
 def test_notes_lead_the_description(case):
-    """What whoever opens the file must know comes first; a very long one is cut to ST's 1024."""
+    """Warnings for the reader come first; a long text is cut to ST's 1024 characters."""
     note = "mirrored image: held for release"
     contours = trace(case.labels).contours
     for notes, expected in (
@@ -367,7 +367,7 @@ def test_the_same_scan_gives_the_same_file(tmp_path):
 
 
 def test_a_sound_structure_set_has_no_faults(case):
-    """What was built is found sound, before and after its values have been looked at."""
+    """A new structure set has no faults, before and after its values have been read."""
     ds = case.ds
     assert rtstruct.faults(ds, case.series) == []
     assert len(ds.ROIContourSequence[0].ContourSequence[0].ContourData) > 9
@@ -375,7 +375,7 @@ def test_a_sound_structure_set_has_no_faults(case):
 
 
 def unknown_slice(ds) -> None:
-    """Refer to an instance of nobody's."""
+    """Refer to an instance that does not exist."""
     item = ds.ROIContourSequence[1].ContourSequence[2]
     item.ContourImageSequence[0].ReferencedSOPInstanceUID = "2.25.666"
 

@@ -35,7 +35,7 @@ from tests.conftest import require_peer, write_series
 
 IDENTITY = CtIdentity("M1", "2.25.6", ("20260101", "120000"))
 SLOPE, INTERCEPT = 2.0, -1000.0
-# Largest deviation in stored values: the encoders below are told so.
+# Largest deviation in stored values, which the encoders below are given.
 NEAR = 2
 PIXELS = {"unsigned 16": ("<u2", 0, 4095, 12), "signed 16": ("<i2", -2000, 2000, 16),
           "full 16": ("<u2", 0, 65535, 16), "8 bit": ("u1", 0, 255, 8)}  # fmt: skip

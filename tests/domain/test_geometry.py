@@ -222,7 +222,7 @@ def voxels_xyz_mm(grid):
     ).reshape(*grid.shape_zyx, 3)
 
 
-def test_an_axial_grid_starts_where_it_is_told():
+def test_an_axial_grid_starts_at_the_given_voxel():
     """The plain stack has its first voxel at the given place and grows to S, P, L."""
     grid = axial_grid((4, 3, 2), SpacingMm(0.5, 0.2, 0.1), np.array([1.0, 2.0, 3.0]))
     assert grid.axis_letters == "SPL"

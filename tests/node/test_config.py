@@ -211,14 +211,14 @@ def load(folder: Path, text: str) -> Config:
 
 
 def refusal(folder: Path, text: str) -> str:
-    """What limn says of a config that it refuses."""
+    """The message for a config that limn refuses."""
     with pytest.raises(ConfigWrong) as caught:
         load(folder, text)
     return str(caught.value)
 
 
 def test_a_config_with_every_key_is_read(tmp_path):
-    """Every documented key is accepted and arrives."""
+    """Every documented key is accepted and has its value."""
     config = load(tmp_path, toml(WHOLE))
     assert config.receive.port == 11112
     assert config.watch is not None
@@ -280,7 +280,7 @@ def test_an_unknown_key_of_a_destination_is_refused(tmp_path):
 
 
 def test_every_wrong_key_is_named_at_once(tmp_path):
-    """Nobody starts the node three times to find three mistakes."""
+    """One start names all mistakes."""
     text = refusal(
         tmp_path,
         toml(WHOLE | {"receive.port": "0", "settle.hold_s": "0", "model.device": '"tpu"'}),
@@ -292,7 +292,7 @@ def test_every_wrong_key_is_named_at_once(tmp_path):
 
 
 def test_two_destinations_of_one_name_are_refused(tmp_path):
-    """The journal tells destinations apart by name."""
+    """The journal distinguishes destinations by name."""
     again = '[[destination]]\nkind = "folder"\nname = "export"\nfolder = "elsewhere"\n'
     assert "two destinations have the same name" in refusal(tmp_path, LEAST + again)
 
@@ -347,7 +347,7 @@ def test_metrics_have_a_port_of_their_own(tmp_path):
 
 
 def test_nothing_is_removed_and_no_page_is_open_by_default(tmp_path):
-    """A site decides how long it keeps what, and whether anybody may ask."""
+    """The site sets how long scans are kept, and whether there are metrics."""
     config = load(tmp_path, LEAST)
     assert config.retention.spool_days is None
     assert config.retention.results_days is None
@@ -362,7 +362,7 @@ def test_the_default_timings_are_those_of_the_design(tmp_path):
 
 
 def test_a_given_roi_name_leaves_the_others_alone(tmp_path):
-    """Naming the heart does not unname the cord."""
+    """A name for the heart keeps the default for the cord."""
     names = load(tmp_path, toml(WHOLE)).planning_system.roi_names
     assert names == {
         Organ.HEART: "heart",
@@ -394,7 +394,7 @@ def test_what_is_no_toml_is_refused(tmp_path, contents):
 
 
 def test_every_wrong_key_has_one_line_that_says_what_to_do(tmp_path):
-    """What is missing, what is misspelt, what is no number; no table is printed whole."""
+    """The message names missing, misspelt and wrong values, and prints no whole table."""
     path = tmp_path / "limn.toml"
     path.write_text(
         'data_dir = "d"\n[reciever]\nport = 1\n[receive]\nport = "eleven"\n'
@@ -413,7 +413,7 @@ def test_every_wrong_key_has_one_line_that_says_what_to_do(tmp_path):
 
 
 def test_a_config_that_notepad_saved_is_read(tmp_path):
-    """With a byte order mark before its first key."""
+    """A byte order mark may precede the first key."""
     path = tmp_path / "limn.toml"
     path.write_bytes(b"\xef\xbb\xbf" + LEAST.encode())
     assert load_config(path) == load(tmp_path, LEAST)
@@ -427,7 +427,7 @@ def test_a_config_can_not_be_changed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("engine", "said"),
+    ("engine", "complaint"),
     [
         ('host = "10.0.0.2"', "tls_dir must name"),
         ('scheduler = "tls://10.0.0.3:8786"', "tls_dir must name"),
@@ -437,13 +437,13 @@ def test_a_config_can_not_be_changed(tmp_path):
         ("workers = 3\nworker_port = 8785", "engine.port 8786 is one of the workers'"),
     ],
 )
-def test_an_engine_that_can_t_run_so_is_refused(tmp_path, engine, said):
-    """No pickles beyond this host without the site's certificates; every worker its GPU, port."""
-    assert said in refusal(tmp_path, f"{LEAST}[engine]\n{engine}\n")
+def test_an_engine_that_can_t_run_so_is_refused(tmp_path, engine, complaint):
+    """Ports beyond this host need certificates; every worker has its own GPU and port."""
+    assert complaint in refusal(tmp_path, f"{LEAST}[engine]\n{engine}\n")
 
 
 def test_a_host_that_only_receives_needs_no_worker_port(tmp_path):
-    """Two hosts by configuration alone; the certificates' folder is taken from the file's."""
+    """Two hosts need only a config; the certificates' folder is relative to the config file."""
     text = '[engine]\nscheduler = "tls://gpu:8786"\nworkers = 0\ntls_dir = "certs/engine/ct"\n'
     config = load(tmp_path, LEAST + text)
     assert config.engine.address == "tls://gpu:8786"
@@ -452,7 +452,7 @@ def test_a_host_that_only_receives_needs_no_worker_port(tmp_path):
 
 
 def test_what_comes_in_at_once_holds_the_largest_instance(tmp_path):
-    """Twice it unless the site says otherwise; less would refuse it for ever."""
+    """The default is twice the largest instance; less than one instance is refused."""
     text = "receive.max_instance_mb = 300\n{}" + LEAST
     path = tmp_path / "limn.toml"
     path.write_text(text.format(""))
@@ -464,7 +464,7 @@ def test_what_comes_in_at_once_holds_the_largest_instance(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="modes mean nothing there")
 def test_a_config_that_anybody_may_change_is_refused(tmp_path):
-    """It says where scans go. A group that may is the site's own."""
+    """Nobody else may change where scans go; a group is the site's decision."""
     path = tmp_path / "limn.toml"
     path.write_text(LEAST)
     path.chmod(0o664)

@@ -1,4 +1,4 @@
-"""The running log: who writes it, what a line says, what a full disk and a rotation cost."""
+"""The running log: its writer, its lines, a full disk, rotation."""
 
 import io
 import json
@@ -60,12 +60,12 @@ def test_a_line_about_a_scan_carries_it_in_both_logs(tmp_path: Path) -> None:
     }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first["time"])
     assert second["scan"] == second["animal"] == ""
-    told = readable(tmp_path)
-    assert told[0].endswith("limn       WARNING scan-00003 M 7 the fold is odd")
-    assert told[1].endswith("limn       INFO    nobody's")
+    text_lines = readable(tmp_path)
+    assert text_lines[0].endswith("limn       WARNING scan-00003 M 7 the fold is odd")
+    assert text_lines[1].endswith("limn       INFO    nobody's")
 
 
-def test_a_message_that_names_its_scan_is_found_and_not_told_twice(tmp_path: Path) -> None:
+def test_a_message_that_names_its_scan_is_found_and_not_repeated(tmp_path: Path) -> None:
     """Lines written without a context have the scan in JSON all the same."""
     oplog.set_up(tmp_path, "limn", Log())
     logging.getLogger().info("scan-00012 animal M7 delivered")
@@ -76,7 +76,7 @@ def test_a_message_that_names_its_scan_is_found_and_not_told_twice(tmp_path: Pat
 
 
 def test_a_series_without_a_scan_is_named_by_its_end(tmp_path: Path) -> None:
-    """The receiver speaks of a series before the journal has numbered it."""
+    """The receiver logs about a series before the journal has numbered its scan."""
     oplog.set_up(tmp_path, "limn", Log())
     with oplog.about(animal="M7", series_instance_uid="1.2.826.0.1.123456789012"):
         logging.getLogger().info("held")
@@ -103,8 +103,8 @@ def test_the_context_ends_and_belongs_to_its_thread(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    told = {(line["message"], line["scan"]) for line in lines(tmp_path)}
-    assert told == {("of 1", "scan-00001"), ("of 2", "scan-00002"), ("after", "")}
+    scans = {(line["message"], line["scan"]) for line in lines(tmp_path)}
+    assert scans == {("of 1", "scan-00001"), ("of 2", "scan-00002"), ("after", "")}
 
 
 def test_an_exception_is_one_object(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_exception_is_one_object(tmp_path: Path) -> None:
 
 
 def test_a_child_s_lines_keep_their_time_level_scan_and_traceback(tmp_path: Path) -> None:
-    """What a child says reaches the one writer as the child said it; other text is kept too."""
+    """A child's lines reach the one writer unchanged; other output is kept too."""
     code = (
         "import logging, sys, warnings\n"
         "from limn.node import oplog\n"
@@ -185,12 +185,12 @@ def test_without_a_supervisor_a_process_has_files_of_its_own(
 def test_below_a_supervisor_a_process_writes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It speaks JSON on standard error, and the supervisor writes."""
+    """It writes JSON to standard error, and the supervisor writes the files."""
     monkeypatch.setenv(oplog.TO_SUPERVISOR, "1")
     oplog.set_up(tmp_path, "engine", Log())
-    logging.getLogger().info("told")
+    logging.getLogger().info("logged")
     assert not list(tmp_path.iterdir())
-    assert json.loads(capsys.readouterr().err)["message"] == "told"
+    assert json.loads(capsys.readouterr().err)["message"] == "logged"
 
 
 def handler_of(path: Path, largest_bytes: int = 200, keep: int = 3) -> oplog.LineFile:
@@ -200,7 +200,7 @@ def handler_of(path: Path, largest_bytes: int = 200, keep: int = 3) -> oplog.Lin
     return handler
 
 
-def said(message: str) -> logging.LogRecord:
+def record_of(message: str) -> logging.LogRecord:
     """A record."""
     return logging.makeLogRecord({"msg": message})
 
@@ -209,7 +209,7 @@ def test_a_file_is_begun_anew_and_so_many_old_ones_are_kept(tmp_path: Path) -> N
     """No line is lost on the way, none is split, and no file outgrows its size."""
     handler = handler_of(tmp_path / "a.log")
     for number in range(25):
-        handler.emit(said(f"{number:03d} " + "x" * 35))
+        handler.emit(record_of(f"{number:03d} " + "x" * 35))
     handler.close()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
@@ -222,36 +222,36 @@ def test_a_file_is_begun_anew_and_so_many_old_ones_are_kept(tmp_path: Path) -> N
 def test_a_file_that_can_t_be_renamed_grows_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Windows renames no file that a viewer holds open; its lines go on in it."""
+    """Windows can't rename a file that a viewer has open; new lines go on in it."""
     monkeypatch.setattr(Path, "replace", _refuse)
     handler = handler_of(tmp_path / "a.log")
     for number in range(10):
-        handler.emit(said(f"{number:03d} " + "x" * 35))
+        handler.emit(record_of(f"{number:03d} " + "x" * 35))
     handler.close()
     assert len((tmp_path / "a.log").read_text().splitlines()) == 10
 
 
-def test_a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_once_and_the_log_goes_on_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line that found half its room does not spoil the next one."""
+    """A line that was written in part does not spoil the next one."""
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     handler = handler_of(tmp_path / "a.log", 10000)
-    handler.emit(said("before"))
+    handler.emit(record_of("before"))
     file = handler._file
     handler._file = _Full(file, 3)  # type: ignore[assignment]
     for _ in range(3):
-        handler.emit(said("lost"))
+        handler.emit(record_of("lost"))
     handler._file = file
-    handler.emit(said("after"))
+    handler.emit(record_of("after"))
     handler.close()
     assert (tmp_path / "a.log").read_text().split("\n") == ["before", "los", "after", ""]
     assert terminal.getvalue().count("can't be written") == 1
 
 
 class _Full:
-    """A file that takes so many bytes and then no more."""
+    """A file that takes a number of bytes and then no more."""
 
     def __init__(self, file: object, room: int) -> None:
         self._file, self._room = file, room
@@ -269,7 +269,7 @@ def _refuse(*_: object) -> None:
 
 
 def test_a_message_that_can_t_be_formatted_ends_nothing(tmp_path: Path) -> None:
-    """A slip in a log call is told on the terminal and costs one line."""
+    """A wrong log call is reported on the terminal and costs one line."""
     oplog.set_up(tmp_path, "limn", Log())
     logging.raiseExceptions, before = False, logging.raiseExceptions
     try:

@@ -24,21 +24,21 @@ def _add_training(studies: Commands) -> None:
         dest="start",
         type=Path,
         metavar="BUNDLE",
-        help="go on with this bundle's folds, on phantoms they have not seen",
+        help="continue this bundle's folds, on phantoms that they have not seen",
     )
     train.set_defaults(run=_lab_train_phantom)
     figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
     figures.add_argument("out", type=Path)
     figures.add_argument("--real", type=Path, help="organ labels of a real mouse, NIfTI")
     figures.set_defaults(run=_lab_figures)
-    tried = studies.add_parser("try", help="a bundle on phantoms that it never saw, scored")
+    tried = studies.add_parser("try", help="score a bundle on phantoms outside its training")
     tried.add_argument("bundle", type=Path)
     tried.add_argument("out", type=Path)
     tried.add_argument(
         "--set",
         choices=["cohort", "wide", "stress"],
         default="cohort",
-        help="the paper's two test sets, the same from many scanners, or odd conditions",
+        help="the paper's two test sets, the same by many scanners, or odd conditions",
     )
     tried.add_argument(
         "--profile", choices=["paper", "stock", "fast"], help="default: the bundle's own"
@@ -51,13 +51,15 @@ def _add_training(studies: Commands) -> None:
 
 def _add_studies(studies: Commands) -> None:
     imported = studies.add_parser(
-        "import", help="scans and contours of any make into one data set, each looked at"
+        "import", help="import scans and contours of any maker as one data set, each checked"
     )
-    imported.add_argument("source", type=Path, help="a folder; limn phantom cohort's needs no more")
-    imported.add_argument("out", type=Path)
-    imported.add_argument("--layout", type=Path, metavar="TOML", help="what lies where in SOURCE")
     imported.add_argument(
-        "--split", type=Path, metavar="TOML", help="which animal trains and tests (default: drawn)"
+        "source", type=Path, help="a folder; one of limn phantom cohort needs no --layout"
+    )
+    imported.add_argument("out", type=Path)
+    imported.add_argument("--layout", type=Path, metavar="TOML", help="the files of SOURCE")
+    imported.add_argument(
+        "--split", type=Path, metavar="TOML", help="which animals train and test (default: random)"
     )
     imported.set_defaults(run=_lab_import)
     tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
@@ -65,12 +67,12 @@ def _add_studies(studies: Commands) -> None:
     tables.add_argument("out", type=Path)
     tables.set_defaults(run=_lab_tables)
     study = studies.add_parser(
-        "reproduce", help="the paper's study, from scans to tables; a killed one goes on"
+        "reproduce", help="the paper's study, from scans to tables; a killed run resumes"
     )
     study.add_argument(
         "config", type=Path, metavar="CONFIG.toml", help="such as config/phantom-study.toml"
     )
-    study.add_argument("-o", "--out", type=Path, required=True, help="keeps all that was done")
+    study.add_argument("-o", "--out", type=Path, required=True, help="keeps all results, to resume")
     study.add_argument(
         "--data", type=Path, metavar="FOLDER", help="the scans, instead of data.source of CONFIG"
     )

@@ -20,7 +20,7 @@ def add_commands(commands: Commands) -> None:
     listed = verbs.add_parser("list", parents=[shelf], help="what is installed")
     listed.set_defaults(run=_models_list)
     verified = verbs.add_parser(
-        "verify", parents=[shelf], help="hash, build and ask bundles anew (default: all)"
+        "verify", parents=[shelf], help="check hashes and answers of bundles (default: all)"
     )
     verified.add_argument("bundle", nargs="*", help="name or folder")
     verified.set_defaults(run=_models_verify)

@@ -9,7 +9,7 @@ from limn.cli.exits import EXIT_WRONG, Commands
 
 
 def add_commands(commands: Commands) -> None:
-    """Running a node: serve, check, contour, certs, send."""
+    """Commands that set up and run a node: serve, check, contour, certs, send."""
     _add_serve(commands)
     _add_check(commands)
     _add_contour(commands)
@@ -18,7 +18,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_scan_commands(commands: Commands) -> None:
-    """What an operator asks about a scan, and does about it: log, release, queue, retry, resend."""
+    """An operator's commands about scans: log, release, queue, retry, resend."""
     _add_log(commands)
     _add_release(commands)
     _add_queue(commands)
@@ -82,7 +82,7 @@ def _add_contour(commands: Commands) -> None:
     contour.add_argument("-o", "--out", type=Path, required=True)
     chosen = contour.add_mutually_exclusive_group()
     chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
-    chosen.add_argument("--config", type=Path, help="a site's own; its node contours, if it runs")
+    chosen.add_argument("--config", type=Path, help="of a site; its node contours if it runs")
     contour.set_defaults(run=_contour)
 
 
@@ -97,7 +97,9 @@ def _add_certs(commands: Commands) -> None:
     certs = commands.add_parser(
         "certs", help="certificates for the hosts of a node and for its DICOM peers"
     )
-    certs.add_argument("out", type=Path, metavar="OUT", help="keeps both authorities; add to it")
+    certs.add_argument(
+        "out", type=Path, metavar="OUT", help="keeps both authorities; run again to add"
+    )
     certs.add_argument(
         "--host",
         action="append",
@@ -157,9 +159,7 @@ def _log(parsed: argparse.Namespace) -> None:
 
 
 def _add_release(commands: Commands) -> None:
-    release = _with_config(
-        commands, "release", "what is held for a person to see; send it, or never"
-    )
+    release = _with_config(commands, "release", "list, send or discard what waits for a person")
     release.add_argument("scan", nargs="*", metavar="SCAN", help="such as scan-00003; none: list")
     release.add_argument("--discard", action="store_true", help="never send it; needs --why")
     release.add_argument("--why", metavar="TEXT", help="why it is discarded, kept in the log")
@@ -178,7 +178,7 @@ def _release(parsed: argparse.Namespace) -> None:
 
 
 def _add_queue(commands: Commands) -> None:
-    queue = _with_config(commands, "queue", "what is in the node now, and what somebody must do")
+    queue = _with_config(commands, "queue", "what is in the node now, and what a person must do")
     queue.add_argument("--json", action="store_true", help="for programs, to standard output")
     queue.set_defaults(run=_queue)
 
@@ -229,7 +229,7 @@ def _demo(parsed: argparse.Namespace) -> int:
 
 
 def _with_config(commands: Commands, name: str, purpose: str) -> argparse.ArgumentParser:
-    """A command of one node, which its config names."""
+    """A command with the option that names a node's config."""
     command = commands.add_parser(name, help=purpose)
     command.add_argument("--config", type=Path, required=True)
     return command

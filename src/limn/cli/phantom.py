@@ -14,7 +14,7 @@ def add_commands(commands: Commands) -> None:
     """The commands of phantoms and structure sets."""
     _add_phantom(commands)
     _add_cohort(commands)
-    rois = commands.add_parser("rois", help="what a structure set of any make says about a series")
+    rois = commands.add_parser("rois", help="read a structure set of any maker on its series")
     rois.add_argument("structure_set", type=Path, metavar="RTSTRUCT")
     rois.add_argument("series", type=Path, help="folder of the CT series")
     rois.add_argument("-o", "--out", type=Path, help="write one NIfTI mask per ROI here")
@@ -43,7 +43,7 @@ def _add_phantom(commands: Commands) -> None:
     phantom.add_argument(
         "--position",
         choices=["HFS", "HFP", "FFS", "FFP", "HFDL", "HFDR", "FFDL", "FFDR"],
-        help="how the animal lies, and the header says so (default: HFS or HFP, by the seed)",
+        help="position of the animal, in image and header (default: HFS or HFP, by the seed)",
     )
     phantom.add_argument(
         "--stack", choices=["axial", "coronal", "sagittal"], default="axial", help="(%(default)s)"
@@ -51,24 +51,22 @@ def _add_phantom(commands: Commands) -> None:
     phantom.add_argument(
         "--turned",
         choices=["x", "y", "z"],
-        help="a header that lies: half a turn of the pixels about this axis (x left-right, "
+        help="a wrong header: the pixels turned by 180 degrees about this axis (x left-right, "
         "y belly-back, z tail-head)",
     )
     phantom.add_argument(
         "--mirrored",
         choices=["x", "y", "z"],
-        help="a header that lies: the pixels flipped along it",
+        help="a wrong header: the pixels flipped along this axis",
     )
     phantom.add_argument(
         "--quirk",
         action="append",
         default=[],
         metavar="NAME",
-        help="what a vendor does to the series; may be repeated",
+        help="a peculiarity of some vendor's series; may be repeated",
     )
-    phantom.add_argument(
-        "--quirks", action=_ListQuirks, nargs=0, help="list the quirks and what they do"
-    )
+    phantom.add_argument("--quirks", action=_ListQuirks, nargs=0, help="list the quirks")
     phantom.set_defaults(run=_phantom)
 
 
@@ -77,7 +75,7 @@ def _add_cohort(commands: Commands) -> None:
         COHORT, help="make a data set of phantoms: animals, days, three observers"
     )
     cohort.add_argument("out", type=Path)
-    cohort.add_argument("--seed", type=int, default=0, help="another seed, other animals")
+    cohort.add_argument("--seed", type=int, default=0, help="each seed gives other animals")
     cohort.add_argument("--animals", type=int, default=20, metavar="N", help="native (%(default)s)")
     cohort.add_argument(
         "--time-points", type=int, default=7, metavar="M", help="scans of each (%(default)s)"
@@ -103,7 +101,7 @@ def _add_cohort(commands: Commands) -> None:
     cohort.add_argument(
         "--wide",
         action="store_true",
-        help="every scan from a scanner, bed and position of its own, not two facilities' own",
+        help="every scan has its own scanner, bed and position, instead of two facilities'",
     )
     cohort.add_argument("--workers", type=int, metavar="N", help="processes (default: every core)")
     cohort.set_defaults(run=_cohort)

@@ -1,8 +1,8 @@
 """Writes contours as an RT Structure Set, and reads them back.
 
 The skeleton is rt-utils' (P4); geometry, contours and the attributes that a planning system
-needs are ours. Written as Implicit VR Little Endian: in Explicit VR a long contour's DS
-passes the 16-bit length and turns into UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
+needs are limn's. The file is Implicit VR Little Endian: in Explicit VR a long contour's DS
+exceeds the 16-bit length and becomes UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
 """
 
 from __future__ import annotations

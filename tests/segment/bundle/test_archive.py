@@ -42,7 +42,7 @@ def test_no_entry_leaves_the_folder(tmp_path, name):
 
 
 def test_links_doubles_and_bombs_are_refused(tmp_path):
-    """A link, a name that stands twice, and a file that grows a thousandfold are refused."""
+    """A link, a name that occurs twice, and a file that grows a thousandfold are refused."""
     into = tmp_path / "into"
     path = zipped(tmp_path / "link.zip", [(link("fold_0"), b"/etc")])
     with pytest.raises(BundleUnfit, match="'fold_0' is a link"):
@@ -56,8 +56,8 @@ def test_links_doubles_and_bombs_are_refused(tmp_path):
     assert not into.exists()
 
 
-def test_a_damaged_entry_is_told(tmp_path):
-    """Bytes changed on the way: the archive is named, whatever zlib calls it."""
+def test_a_damaged_entry_is_refused(tmp_path):
+    """If bytes were changed on the way, the refusal names the archive."""
     path = zipped(tmp_path / "x.zip", [("plans.json", bytes(range(256)) * 400)])
     contents = bytearray(path.read_bytes())
     contents[60:80] = b"\xff" * 20
@@ -66,8 +66,8 @@ def test_a_damaged_entry_is_told(tmp_path):
         unpack(path, tmp_path / "into", everything)
 
 
-def test_a_name_in_no_alphabet_is_told(tmp_path):
-    """The flag says UTF-8, the bytes are none."""
+def test_a_name_that_is_no_utf_8_is_refused(tmp_path):
+    """The flag says UTF-8, but the bytes are no UTF-8."""
     path = zipped(tmp_path / "x.zip", [("mäuse", b"1")])
     path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xe9\xe9"))
     with pytest.raises(BundleUnfit, match=r"x\.zip is no sound zip"):
@@ -92,14 +92,14 @@ def test_only_what_is_wanted_is_unpacked(tmp_path):
 
 
 def test_a_text_is_no_zip(tmp_path):
-    """What is no zip is an error for people."""
+    """A file that is no zip gives a message that names it."""
     (tmp_path / "x.zip").write_text("hello")
     with pytest.raises(BundleUnfit, match="no sound zip"):
         unpack(tmp_path / "x.zip", tmp_path / "into", everything)
 
 
 def test_packing_twice_gives_the_same_bytes(tmp_path):
-    """Times and order of the files leave no trace; what is packed comes out again."""
+    """Times and order of the files do not matter; the packed files come out again."""
     folder = tmp_path / "b"
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0/w.pth").write_bytes(b"weights")

@@ -158,7 +158,7 @@ def test_a_sealed_folder_opens(copy):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "complaint"),
     [
         (
             '3 = "Lung_R"\n4 = "Lung_L"',
@@ -174,24 +174,24 @@ def test_a_sealed_folder_opens(copy):
         ("expected_hu = [-1200, 1500]", "expected_hu = [nan, 1500]", "the smaller first"),
     ],
 )
-def test_a_manifest_that_contradicts_its_training_is_refused(copy, old, new, said):
-    """Before a scan is drawn: no left lung that is the right one, no label that means nothing."""
+def test_a_manifest_that_contradicts_its_training_is_refused(copy, old, new, complaint):
+    """No left lung may be the training's right one, and no label may lack an organ."""
     text = (copy / MANIFEST).read_text()
     assert old in text
     (copy / MANIFEST).write_text(text.replace(old, new))
-    with pytest.raises(BundleUnfit, match=said):
+    with pytest.raises(BundleUnfit, match=complaint):
         open_bundle(copy)
 
 
 def test_a_manifest_without_bottom_is_no_bundle(copy):
-    """Brackets within brackets end the parser and nothing else."""
+    """Deeply nested brackets give a refusal."""
     (copy / MANIFEST).write_text("a = " + "[" * 100_000)
     with pytest.raises(BundleUnfit, match=r"bundle\.toml is not usable"):
         open_bundle(copy)
 
 
 def test_a_file_of_another_account_is_named(copy, monkeypatch):
-    """Root installs, another account serves."""
+    """Root may install a bundle that the account of the node can't read."""
 
     def locked(path):
         raise PermissionError(13, "Permission denied", str(path))

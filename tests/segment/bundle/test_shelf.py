@@ -44,7 +44,7 @@ def test_installing_again_changes_nothing(copy, tmp_path):
 
 
 def test_other_weights_of_the_same_name_are_refused(copy, tmp_path):
-    """What stands there stays."""
+    """The installed bundle stays as it is."""
     standing = install(copy, tmp_path / "shelf")
     reseal(copy, "460 digital", "231 digital")
     with pytest.raises(BundleUnfit, match="holds another bundle of that name and version"):
@@ -53,7 +53,7 @@ def test_other_weights_of_the_same_name_are_refused(copy, tmp_path):
 
 
 def test_what_a_killed_command_left_goes_after_a_day(copy, tmp_path):
-    """Not at once: another command may be at work in it."""
+    """Only an old one is removed: another command may be using a new one."""
     shelf = tmp_path / "shelf"
     old, young = shelf / ".incoming-old", shelf / ".incoming-young"
     for folder in (old, young):

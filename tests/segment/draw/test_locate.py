@@ -19,7 +19,7 @@ AIR_HU = -1000.0
 
 @functools.cache
 def scanned(seed: int, *, prone: bool, neighbour: bool) -> tuple[Volume, Labels, float]:
-    """A coarse scan with the labelled animal nearest to the middle; where the other one lies."""
+    """A coarse scan with the labelled animal nearest to the middle, and the side of the other."""
     mouse = conceive(seed, prone=prone, neighbour=neighbour)
     other_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
     scanner = random_scanner(seed, SPACING_MM, (50, 58, 134 if neighbour else 68))
@@ -71,7 +71,7 @@ def test_of_two_mice_one_stays_whole_and_the_other_becomes_air(seed, prone):
 
 @pytest.mark.parametrize(("seed", "prone"), [(1, True), (2, False)])
 def test_the_largest_of_two_stays(seed, prone):
-    """A neighbour of which the field shows less becomes air under the rule "largest"."""
+    """A neighbour that the field cuts off becomes air under the rule "largest"."""
     volume, labels, other_mm = scanned(seed, prone=prone, neighbour=True)
     hu = volume.hu_zyx.copy()
     x_mm = columns_mm(volume)
@@ -127,7 +127,7 @@ def volume_of(hu: np.ndarray) -> Volume:
 
 
 def test_a_bed_is_no_animal():
-    """A flat bed 2 mm thick alone in the field is nobody, and it is left as it is."""
+    """A flat bed of 2 mm alone in the field is no animal, and it stays as it is."""
     hu = plain()
     hu[:, 60:64] = 100.0
     located = keep_one_animal(volume_of(hu), "refuse")

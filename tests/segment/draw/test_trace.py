@@ -50,7 +50,7 @@ pictures = st.one_of(blobs(), arrays(np.bool_, st.tuples(*[st.integers(1, 9)] * 
 
 
 def filled(ring_yx: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Pixel centres inside a ring, in matplotlib's opinion."""
+    """Pixel centres inside a ring, by matplotlib."""
     centres = np.indices(shape).reshape(2, -1).T
     return Polygon(ring_yx, closed=False).contains_points(centres).reshape(shape)
 
@@ -71,7 +71,7 @@ def drawn(mask: np.ndarray) -> np.ndarray:
 @example(mask=np.zeros((4, 4), bool))
 @settings(max_examples=120, deadline=None)
 def test_outlines_drawn_by_matplotlib_are_the_mask(mask):
-    """Whatever the mask, matplotlib fills its outlines to exactly the same pixels."""
+    """For any mask matplotlib fills the outlines to exactly the same pixels."""
     np.testing.assert_array_equal(drawn(mask), mask)
 
 
@@ -181,7 +181,7 @@ def test_labels_to_contours_to_labels_is_the_identity(labels):
 
 
 def test_organs_without_voxels_are_traced_to_nothing():
-    """No voxels, no contours; nothing was dropped either."""
+    """Without voxels there are no contours, and none was dropped."""
     grid = axial_grid((3, 4, 5), SpacingMm(0.3, 0.2, 0.1), np.zeros(3))
     traced = trace(Labels(np.zeros((3, 4, 5), np.uint8), grid, ORGANS))
     assert traced.contours == ()

@@ -34,13 +34,13 @@ ALL_LETTERS = [
 
 
 def saying(scores: torch.Tensor) -> Inferred:
-    """What networks with these scores for the whole scan would have said."""
+    """The result of networks with these scores for the whole scan."""
     z, y, x = scores.shape[1:]
     return Inferred(scores, Region.whole((z, y, x)), {}, np.zeros((z, y, x), np.uint8), ())
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +80,19 @@ def inferred(ensemble, small):
 
 
 def test_labels_are_nnunets(ensemble, oracle, small, inferred):
-    """nnunetv2 draws the same organs, but for voxels where the folds are of two minds.
+    """nnunetv2 draws the same organs, except for voxels where two classes are equally likely.
 
     It averages the folds' and tiles' logits, we average their probabilities (Malimban 2022),
     so a handful of voxels at the organs' surfaces differ: those where our first and second
     class are almost as probable as each other, and no others.
     """
-    prepared, said = inferred
-    ours = ensemble.label(prepared, said)
+    prepared, result = inferred
+    ours = ensemble.label(prepared, result)
     theirs = oracle.predict_single_npy_array(
         small[0].hu_zyx[None], {"spacing": [0.2, 0.2, 0.2]}, None, None, False
     )
     differ = ours.labels_zyx != theirs
-    first, second = torch.topk(said.scores.float(), 2, dim=0).values
+    first, second = torch.topk(result.scores.float(), 2, dim=0).values
     assert differ.mean() < 1e-3
     assert (first - second).numpy()[differ].max(initial=0.0) < 0.25
     for label, organ in ensemble.bundle.organs.items():
@@ -101,7 +101,7 @@ def test_labels_are_nnunets(ensemble, oracle, small, inferred):
 
 
 def mean_probabilities(oracle, hu) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The paper's rule out of nnunetv2's parts: its preprocessing, tiles, weights, networks.
+    """The paper's rule computed by nnunetv2's preprocessing, tiles, weights and networks.
 
     Returns the image, the mean over folds and tiles of the probabilities, the tiles' number.
     """
@@ -130,11 +130,11 @@ def mean_probabilities(oracle, hu) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def test_probabilities_are_the_mean_over_folds_and_tiles(oracle, small, inferred):
     """Our probabilities are those of nnunetv2's networks, tiles and weights, averaged."""
-    prepared, said = inferred
+    prepared, result = inferred
     image, wanted, tiles = mean_probabilities(oracle, small[0].hu_zyx)
     assert tiles == 4
     np.testing.assert_allclose(prepared.image_zyx, image, atol=1e-4)
-    np.testing.assert_allclose(said.scores, wanted, atol=1e-3)
+    np.testing.assert_allclose(result.scores, wanted, atol=1e-3)
 
 
 def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
@@ -143,11 +143,11 @@ def test_a_scan_smaller_than_the_patch_is_contoured(ensemble, oracle, small):
     prepared = ensemble.prepare(
         Volume(hu, axial_grid(hu.shape, SpacingMm(0.2, 0.2, 0.2), np.zeros(3)))
     )
-    said = ensemble.infer(prepared, quiet)
+    result = ensemble.infer(prepared, quiet)
     _, wanted, tiles = mean_probabilities(oracle, hu)
     assert tiles == 1
-    np.testing.assert_allclose(said.scores, wanted, atol=1e-3)
-    labels = ensemble.label(prepared, said)
+    np.testing.assert_allclose(result.scores, wanted, atol=1e-3)
+    labels = ensemble.label(prepared, result)
     assert labels.labels_zyx.shape == hu.shape == (74, 60, 76)
     for organ in Organ:
         assert labels.mask(organ).sum() > 500

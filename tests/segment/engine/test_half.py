@@ -8,7 +8,7 @@ from limn.segment.engine import half
 
 @pytest.mark.parametrize("has", [True, False])
 def test_a_network_runs_in_bf16_only_where_the_hardware_has_it(monkeypatch, has):
-    """Imitated, it takes eight times as long."""
+    """Emulated bf16 takes eight times as long."""
     monkeypatch.setattr(half, "has_bf16", lambda device: has)
     layer = torch.nn.Linear(4, 4)
     with half.autocast(torch.device("cpu")):
@@ -17,14 +17,14 @@ def test_a_network_runs_in_bf16_only_where_the_hardware_has_it(monkeypatch, has)
 
 
 def test_half_precision_can_be_declined(monkeypatch):
-    """For parity with what ran in fp32."""
+    """It is for parity with software that ran in fp32."""
     monkeypatch.setattr(half, "has_bf16", lambda device: True)
     with half.autocast(torch.device("cpu"), half=False):
         assert torch.nn.Linear(4, 4)(torch.ones(1, 4)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
-    ("device", "has", "asked", "runs_in"),
+    ("device", "has", "wanted", "runs_in"),
     [
         ("cuda", True, True, torch.bfloat16),
         ("cuda", False, True, torch.float16),
@@ -35,8 +35,8 @@ def test_half_precision_can_be_declined(monkeypatch):
     ],
 )
 def test_older_gpus_infer_in_fp16_and_older_processors_in_fp32(
-    monkeypatch, device, has, asked, runs_in
+    monkeypatch, device, has, wanted, runs_in
 ):
-    """And full precision wherever it is asked for."""
+    """Full precision is used on every device if it is set."""
     monkeypatch.setattr(half, "has_bf16", lambda device: has)
-    assert half.to_infer(torch.device(device), half=asked) == runs_in
+    assert half.to_infer(torch.device(device), half=wanted) == runs_in

@@ -98,7 +98,7 @@ def test_the_cpu_gets_openvino():
 
 def test_nothing_reports_its_use():
     """OpenVINO's telemetry is never loaded (P10)."""
-    said = subprocess.run(
+    done = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -110,4 +110,4 @@ def test_nothing_reports_its_use():
         text=True,
         check=True,
     )
-    assert said.stdout.strip() == "[]"
+    assert done.stdout.strip() == "[]"

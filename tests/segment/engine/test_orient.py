@@ -1,4 +1,4 @@
-"""Which way an animal lies: sixteen ways, what they do to an array, who decides."""
+"""How an animal lies: the sixteen ways, the turns of an array, image against header."""
 
 import itertools
 
@@ -83,7 +83,7 @@ def test_spacing_turns_with_the_animal():
 
 
 def test_the_header_is_a_prior():
-    """Where the image can't tell, the header is believed; a mirror needs the better evidence."""
+    """If the image is undecided, the header is believed; a mirror image needs more evidence."""
     unsure = posterior(np.zeros(16))
     assert unsure.argmax() == WAYS.index(STRAIGHT)
     assert unsure.sum() == pytest.approx(1.0)
@@ -116,7 +116,7 @@ class Template(torch.nn.Module):
 
 @pytest.mark.parametrize("way", WAYS[::2])
 def test_the_finder_finds_what_the_onlooker_likes(way):
-    """The way that looks best wins if the image is certain, the header if it is not."""
+    """The way with the best score wins if the image is certain; if not, the header does."""
     rng = np.random.default_rng(5)
     animal = rng.uniform(-400, 900, (24, 24, 24)).astype(np.float32)
     scan = volume(animal, mm=(0.84, 0.84, 0.84))
@@ -129,7 +129,7 @@ def test_the_finder_finds_what_the_onlooker_likes(way):
 
 
 def test_a_long_scan_is_looked_at_in_stretches():
-    """Every slice is in a stretch, and the stretch that the onlooker likes best decides."""
+    """Every slice is in a stretch, and the stretch with the best score decides."""
     rng = np.random.default_rng(6)
     animal = rng.uniform(-400, 900, (90, 24, 24)).astype(np.float32)
     scan = volume(animal, mm=(0.84, 0.84, 0.84))
@@ -142,7 +142,7 @@ def test_a_long_scan_is_looked_at_in_stretches():
 
 
 def test_pictures_are_square_and_hold_the_animal():
-    """Rows and columns are cropped to the animal and equal, air is 0, nothing of it is lost."""
+    """Rows and columns are cropped to the animal and equal; air is 0; no part of it is lost."""
     hu = np.full((30, 40, 60), -1000.0, dtype=np.float32)
     hu[:, 10:34, 25:43] = 40.0
     picture = squared((hu + 1000.0) / 1000.0)
@@ -186,7 +186,7 @@ def organs(cord_y, left_x):
 
 
 def test_organs_may_contradict():
-    """A cord at the belly and swapped lungs are said; a mouse as it should be is not."""
+    """A cord at the belly and swapped lungs are reported; a normal mouse is not."""
     assert contradictions(organs(cord_y=34, left_x=28)) == []
     assert "the cord lies" in contradictions(organs(cord_y=4, left_x=28))[0]
     assert contradictions(organs(cord_y=34, left_x=2)) == [
@@ -195,13 +195,13 @@ def test_organs_may_contradict():
 
 
 def test_the_right_lungs_share():
-    """Of both lungs; unknown without one of them."""
+    """The share of both lungs; None if one is absent."""
     assert right_lung_share({Organ.LUNG_R: 3.0, Organ.LUNG_L: 1.0}) == 0.75
     assert right_lung_share({Organ.LUNG_R: 3.0}) is None
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 40), (4, 3, 60), (20, 20, 1)])
 def test_a_sliver_of_a_scan_is_no_crash(shape):
-    """Fields of hardly a voxel across leave the header believed or not, and raise nothing."""
+    """Fields of hardly a voxel across raise nothing."""
     scan = volume(np.full(shape, 40.0, np.float32), mm=(0.1, 0.1, 0.1))
     assert Finder(Onlooker()).find(scan).letters in WAYS

@@ -28,7 +28,7 @@ FLAT = architecture(2, [[1, 1], [2, 2]], [[3, 3]] * 2)
 
 
 def quiet(done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 def predictor(folder, folds, *, mirroring=False) -> nnUNetPredictor:
@@ -53,7 +53,7 @@ def blobs(shape, seed=3) -> np.ndarray:
 NETWORKS_OWN = SpacingMm(0.3, 0.3, 0.3)
 
 
-def said(ensemble, hu, spacing=NETWORKS_OWN):
+def run(ensemble, hu, spacing=NETWORKS_OWN):
     """Probabilities on the network's grid and labels of a scan whose axes grow as the bundle's."""
     volume = Volume(hu, axial_grid(hu.shape, spacing, np.zeros(3)))
 
@@ -70,7 +70,7 @@ def test_stock_is_nnunetv2():
     volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
     bundle = open_bundle(BUNDLE)
     stock = Ensemble.load(replace(bundle, folds=(0, 1)), "cpu", "stock", half=False)
-    _, ours = said(stock, volume.hu_zyx, SpacingMm(0.25, 0.25, 0.25))
+    _, ours = run(stock, volume.hu_zyx, SpacingMm(0.25, 0.25, 0.25))
     theirs = predictor(BUNDLE, (0, 1)).predict_single_npy_array(
         volume.hu_zyx[None], {"spacing": [0.25, 0.25, 0.25]}, None, None, False
     )
@@ -98,7 +98,7 @@ def test_every_kind_of_plan_is_run_as_nnunetv2_runs_it(
     )
     stock = Ensemble.load(bundle, "cpu", "stock", mirroring=bool(mirror), half=False)
     hu = blobs((27, 38, 45))
-    scores, labels = said(stock, hu)
+    scores, labels = run(stock, hu)
     theirs, wanted = predictor(
         bundle.folder, (0, 1), mirroring=bool(mirror)
     ).predict_single_npy_array(hu[None], {"spacing": [0.3, 0.3, 0.3]}, None, None, True)
@@ -126,7 +126,7 @@ def test_long_voxels_are_not_interpolated(tmp_path):
     off = np.abs(prepared.image_zyx.numpy() - data[0])
     assert (off > 2e-3).mean() < 1e-3
     assert off.max() < 0.1
-    _, ours = said(stock, hu, spacing)
+    _, ours = run(stock, hu, spacing)
     theirs = oracle.predict_single_npy_array(
         hu[None], {"spacing": list(spacing.zyx)}, None, None, False
     )
@@ -137,7 +137,7 @@ def test_zeros_around_a_scan_are_left_out(tmp_path):
     """A frame of exact zeros is cropped before anything else, as nnU-Net does, and stays empty."""
     bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
     hu = np.pad(blobs((20, 22, 30)), ((3, 5), (4, 0), (0, 7)))
-    _, ours = said(Ensemble.load(bundle, "cpu", "stock", half=False), hu)
+    _, ours = run(Ensemble.load(bundle, "cpu", "stock", half=False), hu)
     theirs = predictor(bundle.folder, (0,)).predict_single_npy_array(
         hu[None], {"spacing": [0.3, 0.3, 0.3]}, None, None, False
     )
@@ -151,21 +151,21 @@ def test_bf16_changes_next_to_nothing():
     volume, _ = scan(conceive(8), Scanner(SpacingMm(0.2, 0.2, 0.2), (96, 96, 80)), 8)
     bundle = replace(open_bundle(BUNDLE), folds=(0, 1))
     spacing = SpacingMm(0.2, 0.2, 0.2)
-    _, full = said(Ensemble.load(bundle, "cpu", "paper", half=False), volume.hu_zyx, spacing)
-    _, half = said(Ensemble.load(bundle, "cpu", "paper", half=True), volume.hu_zyx, spacing)
+    _, full = run(Ensemble.load(bundle, "cpu", "paper", half=False), volume.hu_zyx, spacing)
+    _, half = run(Ensemble.load(bundle, "cpu", "paper", half=True), volume.hu_zyx, spacing)
     assert (full > 0).sum() > 10_000
     assert (full != half).mean() < 1e-4
 
 
 @pytest.fixture(scope="module")
 def unseen():
-    """A phantom in a wide field that no training saw."""
+    """A phantom outside the training set, in a wide field."""
     return scan(conceive(43), random_scanner(43, 0.2, (150, 120, 130)), 43)
 
 
 @pytest.fixture(scope="module")
 def fast(unseen):
-    """What the fast profile of two folds makes of it, with the preparation."""
+    """The result of the fast profile with two folds, and the preparation."""
     ensemble = Ensemble.load(replace(open_bundle(BUNDLE), folds=(0, 1)), "cpu", "fast")
     prepared = ensemble.prepare(unseen[0])
     return ensemble, prepared, ensemble.infer(prepared, quiet)
@@ -182,7 +182,7 @@ def test_fast_finds_the_organs_in_less(unseen, fast):
 
 @pytest.mark.slow_in_fp32
 def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
-    """With no region to be sure of, every fold sees everything, and the answer is the paper's."""
+    """Without a region every fold gets the whole scan, and the result is the paper's."""
     ensemble, prepared, _ = fast
     monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: None)
     assert ensemble.infer(prepared, quiet).region.shape == tuple(prepared.image_zyx.shape)
@@ -196,9 +196,9 @@ def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
     monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: small)
     grown = ensemble.infer(prepared, quiet)
     assert grown.region.high[0] > small.high[0]
-    said = grown.scores.argmax(dim=0)
+    labels = grown.scores.argmax(dim=0)
     at_the_end_of_the_scan = grown.region.high[0] == prepared.image_zyx.shape[0]
-    assert at_the_end_of_the_scan or not said[-1].any()
+    assert at_the_end_of_the_scan or not labels[-1].any()
 
 
 def test_folds_agree_where_it_is_plain_and_not_at_surfaces(unseen, fast):
@@ -247,22 +247,22 @@ def failing(ensemble, error, most):
 
 
 def test_less_memory_means_smaller_batches(tiny):
-    """Out of memory with eight tiles, the scan goes on with two, and says the same."""
+    """A scan that runs out of memory with eight tiles goes on with two, with the same result."""
     ensemble, hu = tiny
-    wanted, _ = said(ensemble, hu)
-    found, _ = said(failing(ensemble, torch.OutOfMemoryError("no memory"), 2), hu)
+    wanted, _ = run(ensemble, hu)
+    found, _ = run(failing(ensemble, torch.OutOfMemoryError("no memory"), 2), hu)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert ensemble._networks.batch == 2
 
 
 def inferred(ensemble, hu):
-    """A scan shown to the ensemble as a worker shows it."""
+    """Run a scan through the ensemble as a worker does."""
     volume = Volume(hu, axial_grid(hu.shape, NETWORKS_OWN, np.zeros(3)))
     return ensemble.despite_gpu(lambda: ensemble.infer(ensemble.prepare(volume), quiet))
 
 
 def test_smaller_batches_are_in_the_record_of_their_scan_alone(tiny):
-    """The next scan begins with as many tiles at a time as the first."""
+    """The next scan begins with the batch of the first."""
     ensemble, hu = tiny
     failing(ensemble, torch.OutOfMemoryError("no memory"), 2)
     assert inferred(ensemble, hu).flags == ("gpu-out-of-memory:batch-2",)
@@ -286,7 +286,7 @@ FULL = [
 def test_a_broken_gpu_is_left_for_good(tiny, error):
     """The scan is finished on the CPU, the record says so, and the next one starts there."""
     ensemble, hu = tiny
-    wanted, _ = said(ensemble, hu)
+    wanted, _ = run(ensemble, hu)
     failing(ensemble, error, 0)
     for _ in range(2):
         found = inferred(ensemble, hu)
@@ -297,9 +297,9 @@ def test_a_broken_gpu_is_left_for_good(tiny, error):
 
 @pytest.mark.parametrize("error", FULL)
 def test_a_full_gpu_is_left_for_one_scan(tiny, error):
-    """One scan too large for it goes to the CPU; the next one has the GPU again."""
+    """A scan that is too large for it goes to the CPU; the next one gets the GPU again."""
     ensemble, hu = tiny
-    wanted, _ = said(ensemble, hu)
+    wanted, _ = run(ensemble, hu)
     failing(ensemble, error, 0)
     found = inferred(ensemble, hu)
     assert found.flags == ("gpu-out-of-memory:cpu",)
@@ -311,9 +311,9 @@ def test_a_full_gpu_is_left_for_one_scan(tiny, error):
 
 
 def test_a_scan_that_no_gpu_could_hold_goes_to_the_cpu_at_once(tiny, monkeypatch):
-    """Its sums are weighed before the GPU takes them, with what earlier scans left there."""
+    """The sums are compared with the GPU's free memory, caches of earlier scans included."""
     ensemble, hu = tiny
-    wanted, _ = said(ensemble, hu)
+    wanted, _ = run(ensemble, hu)
     failing(ensemble, AssertionError("nothing is tried"), 0)
     ensemble._home.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 80_000_000_000))
@@ -325,7 +325,7 @@ def test_a_scan_that_no_gpu_could_hold_goes_to_the_cpu_at_once(tiny, monkeypatch
 
 
 def test_what_fails_on_the_cpu_too_fails(tiny, monkeypatch):
-    """The CPU is tried once, not for ever."""
+    """The CPU is tried only once."""
     ensemble, _ = tiny
     steps = []
 
@@ -339,7 +339,7 @@ def test_what_fails_on_the_cpu_too_fails(tiny, monkeypatch):
 
 
 def test_a_gpu_that_fails_at_the_first_pass_is_left(tiny):
-    """A worker warms up before it takes a scan; the GPU that fails there does not stop it."""
+    """A GPU that fails while a worker warms up does not stop the worker."""
     ensemble, _ = tiny
     failing(ensemble, RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), 0).warm_up()
     assert "cpu openvino" in ensemble.description
@@ -353,7 +353,7 @@ def test_a_gpu_that_fails_at_the_first_pass_is_left(tiny):
     ],
 )
 def test_a_gpu_that_is_not_there_leaves_the_cpu(tmp_path, monkeypatch, error):
-    """Asked for by the configuration, missing from the machine: the node works, and says so."""
+    """If the config sets a GPU and the machine has none, the node works and flags it."""
     bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
     load = ensemble_module.load_networks
 
@@ -374,7 +374,7 @@ def free_memory(monkeypatch, available) -> None:
 
 
 def test_a_scan_too_large_for_the_memory_is_refused(tiny, monkeypatch):
-    """The figure is named before anything is allocated."""
+    """The refusal names the needed memory before any is allocated."""
     ensemble, hu = tiny
     volume = Volume(hu, axial_grid(hu.shape, SpacingMm(0.3, 0.3, 0.3), np.zeros(3)))
     free_memory(monkeypatch, 1_000_000)
@@ -383,7 +383,7 @@ def test_a_scan_too_large_for_the_memory_is_refused(tiny, monkeypatch):
 
 
 def test_labels_of_a_fine_scan_count(tiny, monkeypatch):
-    """The scan's own grid has many voxels where the network's has few; their labels take room."""
+    """The labels of a scan's own fine grid count, even if the network's grid is coarse."""
     ensemble, _ = tiny
     hu = np.zeros((240, 220, 200), dtype=np.float32)
     fine = Volume(hu, axial_grid(hu.shape, SpacingMm(0.02, 0.02, 0.02), np.zeros(3)))
@@ -395,7 +395,7 @@ def test_labels_of_a_fine_scan_count(tiny, monkeypatch):
 
 
 def test_a_scan_of_a_thousand_million_voxels_is_refused_unread(monkeypatch):
-    """With the figure, where the machine can't even hold it."""
+    """The refusal names the needed memory if the scan alone is too large."""
     free_memory(monkeypatch, 8_000_000_000)
     with pytest.raises(RefusedSeries, match=r"1024 x 1024 x 1024 .* need 10\.7 GB .* 7\.2 GB are"):
         memory.refuse_unread((1024, 1024, 1024))
@@ -404,13 +404,13 @@ def test_a_scan_of_a_thousand_million_voxels_is_refused_unread(monkeypatch):
 
 
 def test_mirroring_needs_a_bundle_that_was_trained_with_it():
-    """Asked of the embedded bundle, which tells left from right, it is refused by name."""
+    """The embedded bundle, which distinguishes left and right, refuses mirroring by name."""
     with pytest.raises(BundleUnfit, match="was trained without mirroring"):
         Ensemble.load(open_bundle(BUNDLE), "cpu", mirroring=True)
 
 
 def test_a_cascade_is_refused_by_name(tmp_path):
-    """Its second stage wants what the first found; limn says which configuration to use."""
+    """The second stage needs the first's result; the refusal names the configuration to use."""
     bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
     plans = json.loads((bundle.folder / "plans.json").read_text())
     plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"

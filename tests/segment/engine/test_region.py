@@ -35,7 +35,7 @@ def test_the_region_ends_with_the_scan():
 
 
 def test_a_missing_organ_is_no_region():
-    """Unsure is said, not guessed; a few voxels are no organ."""
+    """There is no region if an organ is missing; a few voxels are no organ."""
     assert region_of_organs(TWO, 3, MM) is None
     labels = TWO.copy()
     labels[5, 5, 5:8] = 3
@@ -43,14 +43,14 @@ def test_a_missing_organ_is_no_region():
 
 
 def test_specks_do_not_widen_the_region():
-    """What one fold mistakes for lung in the bed is left out."""
+    """Voxels of the bed that one fold takes for lung are left out."""
     labels = TWO.copy()
     labels[2, 2, 2] = 1
     assert region_of_organs(labels, 2, MM) == region_of_organs(TWO, 2, MM)
 
 
 def test_organs_lie_together():
-    """What one fold sees in the bed, however large, is not where the animal's organs are."""
+    """A large false organ in the bed does not move the region there."""
     labels = np.zeros((240, 60, 70), dtype=np.uint8)
     labels[:80] = TWO
     alone = region_of_organs(labels, 2, MM)
@@ -60,7 +60,7 @@ def test_organs_lie_together():
 
 
 def test_a_cord_in_pieces_is_kept():
-    """What a blurred vertebra cut in two is within reach of the heart."""
+    """Both parts of a cord that a blurred vertebra splits are within reach of the heart."""
     labels = TWO.copy()
     labels[4:14, 26:28, 26:28] = 2
     region = region_of_organs(labels, 2, MM)

@@ -76,7 +76,7 @@ def test_only_uneven_kernels_need_a_network_of_our_own(tmp_path):
 
 
 def test_a_bundle_comes_out(made, tmp_path):
-    """The sealed bundle opens, is complete, answers as recorded and says what v1's files say."""
+    """The sealed bundle opens, is complete, answers as recorded and agrees with v1's files."""
     nets, plans, folder = made
     trained = read_v1(write_v1(folder, nets, plans))
     bundle = seal(trained, STATEMENT, tmp_path / "bundle")
@@ -129,7 +129,7 @@ def test_nnunetv2_reads_the_bundle(made, tmp_path):
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_the_stage_is_read_from_the_files(tmp_path, stage):
-    """Of two stages the first is 3d_lowres, the second 3d_fullres, each with its spacing."""
+    """The first of two stages is 3d_lowres, the second 3d_fullres, each with its spacing."""
     net = Net([K] * 3, [P] * 2)
     plans = plans_of(net, (16, 16, 24), stages=2)
     trained = read_v1(write_v1(tmp_path / "v1", [net], plans, stage=stage))
@@ -138,7 +138,7 @@ def test_the_stage_is_read_from_the_files(tmp_path, stage):
 
 
 def test_a_cascades_second_stage_is_converted_and_names_its_first(tmp_path):
-    """It takes four more channels, one per label, and remembers what they come from."""
+    """It takes four more channels, one per label, and names the bundle of their labels."""
     net = Net([K] * 3, [P] * 2, channels=5)
     plans = plans_of(net, (16, 16, 24), stages=2)
     folder = write_v1(
@@ -153,7 +153,7 @@ def test_a_cascades_second_stage_is_converted_and_names_its_first(tmp_path):
     assert torch.equal(answers(trained.network("fold_0"), picture)[0], net(picture)[0])
 
 
-def test_spacing_is_told_in_the_order_of_the_reader(tmp_path):
+def test_spacing_is_in_the_order_of_the_reader(tmp_path):
     """The plans' spacing is transposed; the bundle's is not. A 2d bundle keeps the median."""
     net = Net([K] * 3, [P] * 2)
     plans = plans_of(net, (16, 16, 24), spacing=(0.3, 0.2, 0.1), forward=(2, 0, 1))
@@ -205,7 +205,7 @@ def test_postprocessing_becomes_the_rules_of_cleaning(made, tmp_path):
     }
 
 
-def test_what_cant_be_taken_over_is_said(made):
+def test_a_rule_that_limn_lacks_is_noted(made):
     """A rule over several classes together is named in a note."""
     nets, plans, folder = made
     write_v1(folder, nets, plans)
@@ -216,7 +216,7 @@ def test_what_cant_be_taken_over_is_said(made):
 
 
 class Payload:
-    """A pickle that runs a command when it is read the trusting way."""
+    """A pickle that runs a command if it is read without protection."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -230,7 +230,7 @@ class Payload:
     ["plans.pkl", "fold_1/model_final_checkpoint.model.pkl", "fold_0/model_final_checkpoint.model"],
 )
 def test_a_hostile_pickle_is_refused_by_name_and_not_run(made, tmp_path, name):
-    """The payload works on a trusting reader; here it is named and nothing happens."""
+    """The payload works without protection; here it is named and does not run."""
     nets, plans, folder = made
     write_v1(folder, nets, plans)
     mark = tmp_path / "was run"
@@ -260,14 +260,14 @@ def test_a_hostile_second_fold_is_refused_while_sealing(made, tmp_path):
 
 
 def damaged(made, change, trainer="nnUNetTrainerV2"):
-    """A folder of which the plans were changed before they were written."""
+    """A folder whose plans were changed before they were written."""
     nets, plans, folder = made
     change(plans)
     return write_v1(folder, nets, plans, trainer=trainer)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "complaint"),
     [
         (lambda p: p.update(num_modalities=2), "2 images"),
         (lambda p: p.update(normalization_schemes={0: "CT2"}), "CT2"),
@@ -279,9 +279,9 @@ def damaged(made, change, trainer="nnUNetTrainerV2"):
         (lambda p: p.update(dataset_properties={"intensityproperties": {0: {}}}), "lack intensity"),
     ],
 )
-def test_what_limn_cant_do_exactly_is_refused(made, change, said):
+def test_what_limn_cant_do_exactly_is_refused(made, change, complaint):
     """The refusal names the key and the value."""
-    with pytest.raises(BundleUnfit, match=said):
+    with pytest.raises(BundleUnfit, match=complaint):
         read_v1(damaged(made, change))
 
 
@@ -297,7 +297,7 @@ def test_trainers_that_compute_otherwise_are_refused(made, trainer):
 
 
 def test_an_unknown_trainer_is_taken_with_a_note(made):
-    """A site's own trainer is said to be taken for granted; noMirroring in a name is believed."""
+    """A note names the site's own trainer; noMirroring in its name is respected."""
     trained = read_v1(damaged(made, lambda _: None, "OurTrainer_noMirroring"))
     assert "OurTrainer_noMirroring is none of nnU-Net's own" in trained.notes[0]
     assert trained.mirror_axes == ()
@@ -331,8 +331,8 @@ def test_folds_of_different_plans_are_no_ensemble(made):
         read_v1(folder)
 
 
-def test_labels_must_be_told_as_many_as_there_are(made, tmp_path):
-    """Too few organs, or one twice, and the flag to give is said."""
+def test_every_label_needs_its_own_organ(made, tmp_path):
+    """For too few organs, or one that occurs twice, the refusal names the flag."""
     nets, plans, folder = made
     trained = read_v1(write_v1(folder, nets, plans))
     few = BundleStatement(name="m", version="1", organs={1: Organ.HEART}, orientation="SPL")

@@ -107,7 +107,7 @@ def test_a_configuration_that_inherits_is_resolved(trained):
 
 
 class Payload:
-    """Runs a command when it is read the trusting way."""
+    """Runs a command if it is read without protection."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -147,23 +147,23 @@ def test_plans_may_name_networks_and_layers_only(trained, key, value):
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "complaint"),
     [
         ({"background": 0, "whole": [1, 2], "Heart": 1}, "region"),
         ({"background": 0, "Heart": 1, "ignore": 2}, "ignore"),
         ({"background": 0, "Heart": 2}, r"labels \[2\]"),
     ],
 )
-def test_labels_that_limn_cant_take_over_are_refused(trained, labels, said):
+def test_labels_that_limn_cant_take_over_are_refused(trained, labels, complaint):
     """Regions, ignore labels and gaps are named."""
     dataset = json.loads((trained / "dataset.json").read_text()) | {"labels": labels}
     (trained / "dataset.json").write_text(json.dumps(dataset))
-    with pytest.raises(BundleUnfit, match=said):
+    with pytest.raises(BundleUnfit, match=complaint):
         read_v2(trained)
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "arguments"),
     [
         ("data", {"order": 1}),
         ("data", {"force_separate_z": False}),
@@ -171,19 +171,19 @@ def test_labels_that_limn_cant_take_over_are_refused(trained, labels, said):
         ("probabilities", {"order_z": 1}),
     ],
 )
-def test_other_splines_are_refused(trained, key, told):
+def test_other_splines_are_refused(trained, key, arguments):
     """The resampling is fixed; plans that want another are refused with the value."""
 
     def other(plans):
-        plans["configurations"]["3d_fullres"][f"resampling_fn_{key}_kwargs"] |= told
+        plans["configurations"]["3d_fullres"][f"resampling_fn_{key}_kwargs"] |= arguments
 
-    name = next(iter(told))
+    name = next(iter(arguments))
     with pytest.raises(BundleUnfit, match=rf"resampling_fn_{key}_kwargs has {name} .*, limn"):
         read_v2(changed(trained, other))
 
 
 def test_another_resampling_is_refused(trained):
-    """Plans that resample otherwise would be prepared wrongly without a word."""
+    """Without the refusal such a network would get wrongly prepared scans."""
 
     def other(plans):
         plans["configurations"]["3d_fullres"]["resampling_fn_data"] = "resample_torch_simple"

@@ -80,7 +80,7 @@ def test_everything_else_is_refused(tmp_path, hostile):
     ids=["empty", "text", "no value", "no end", "deep"],
 )
 def test_garbage_is_refused(tmp_path, raw):
-    """What is no pickle is an error for people."""
+    """A file that is no pickle gives a message that names it."""
     path = tmp_path / "plans.pkl"
     path.write_bytes(raw)
     with pytest.raises(BundleUnfit, match=r"plans\.pkl"):
@@ -88,7 +88,7 @@ def test_garbage_is_refused(tmp_path, raw):
 
 
 def test_a_codec_is_not_called(tmp_path):
-    """Bytes of old protocols are latin1; no other codec is asked, whatever the pickle says."""
+    """Bytes of old protocols are latin1; another codec in the pickle is refused."""
     path = tmp_path / "plans.pkl"
     raw = pickle.dumps(b"\xff", 2)
     assert "_codecs encode" in {str(arg) for _, arg, _ in pickletools.genops(raw)}
@@ -149,7 +149,7 @@ def test_what_is_copied_again_and_again_is_refused(tmp_path):
 
 
 def test_an_array_has_no_more_rows_than_numbers(tmp_path):
-    """A million million rows of nothing would be as many lists."""
+    """10**12 empty rows would become as many lists."""
     path = tmp_path / "plans.pkl"
     raw = pickle.dumps(np.zeros((0, 3)), 2)
     assert raw.count(b"K\x00K\x03\x86") == 1

@@ -105,7 +105,7 @@ class Net:
 
 def plans_of(net, patch, **more):
     """The plans of one stage, or of as many as ``stages`` says, as v1's planner writes them."""
-    told = {
+    options = {
         "stages": 1, "spacing": (0.14, 0.14, 0.14), "forward": (0, 1, 2), "scheme": "CT",
         "preprocessor": "GenericPreprocessor", "modalities": 1,
     } | more  # fmt: skip
@@ -114,27 +114,27 @@ def plans_of(net, patch, **more):
         "num_pool_per_axis": [sum(p[i] == 2 for p in net.pools) for i in range(len(patch))],
         "patch_size": np.array(patch),
         "median_patient_size_in_voxels": np.array([200, 160, 300]),
-        "current_spacing": np.array(told["spacing"]),
+        "current_spacing": np.array(options["spacing"]),
         "do_dummy_2D_data_aug": False,
         "pool_op_kernel_sizes": net.pools,
         "conv_kernel_sizes": net.kernels,
     }
-    coarse = stage | {"current_spacing": 2 * np.array(told["spacing"])}
-    stages = {0: coarse, 1: stage} if told["stages"] == 2 else {0: stage}
+    coarse = stage | {"current_spacing": 2 * np.array(options["spacing"])}
+    stages = {0: coarse, 1: stage} if options["stages"] == 2 else {0: stage}
     properties = {key: np.float64(value) for key, value in INTENSITIES.items()}
     return {
-        "num_modalities": told["modalities"],
+        "num_modalities": options["modalities"],
         "modalities": {0: "CT"},
-        "normalization_schemes": OrderedDict([(0, told["scheme"])]),
+        "normalization_schemes": OrderedDict([(0, options["scheme"])]),
         "dataset_properties": {"intensityproperties": OrderedDict([(0, properties)])},
         "num_classes": 4,
         "all_classes": [1, 2, 3, 4],
         "base_num_features": net.features[0],
         "use_mask_for_norm": OrderedDict([(0, False)]),
-        "transpose_forward": list(told["forward"]),
-        "transpose_backward": [list(told["forward"]).index(axis) for axis in range(3)],
+        "transpose_forward": list(options["forward"]),
+        "transpose_backward": [list(options["forward"]).index(axis) for axis in range(3)],
         "plans_per_stage": stages,
-        "preprocessor_name": told["preprocessor"],
+        "preprocessor_name": options["preprocessor"],
         "conv_per_stage": net.convs,
     }
 
@@ -146,11 +146,11 @@ def write_v1(folder, nets, plans, *, stage=0, trainer="nnUNetTrainerV2", protoco
     for fold, net in enumerate(nets):
         place = folder / f"fold_{fold}"
         place.mkdir()
-        told = (
+        arguments = (
             "/home/x/plans.pkl", fold, "/results/nnUNet/3d_fullres/Task501_Mouse/t", "/data", False,
             stage, True, False, True,
         )  # fmt: skip
-        info = OrderedDict(init=told, name=trainer, plans=plans)
+        info = OrderedDict(init=arguments, name=trainer, plans=plans)
         info["class"] = "<class 'nnunet'>"
         path = place / "model_final_checkpoint.model"
         path.with_name(path.name + ".pkl").write_bytes(pickle.dumps(info, protocol))
