@@ -1,6 +1,7 @@
 """Journals as earlier versions of limn made them."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 # What `limn 0.1` wrote before there were `limn retry`, `limn resend` and cohorts.
@@ -86,3 +87,38 @@ def before_retry(path: Path) -> None:
     for statement in ROWS:
         db.execute(statement)
     db.close()
+
+
+# The schema until `held` came to mean that a person must look, and nothing else.
+BEFORE_STATES = BEFORE_RETRY.replace(
+    "    logged integer not null default 0,\n",
+    "    logged integer not null default 0,\n    started_at real,\n"
+    "    again_s real not null default 0,\n",
+).replace(
+    "    discarded_at real,\n", "    discarded_at real,\n    again_s real not null default 0,\n"
+)
+
+
+def as_before_states(path: Path) -> None:
+    """Rewrite a journal of today as the limn before it would have written it."""
+    today = path.with_name("today.sqlite")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+    for file in path.parent.glob(f"{path.name}*"):
+        file.rename(today.with_name(file.name.replace(path.name, today.name)))
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("pragma journal_mode = wal")
+    db.executescript(BEFORE_STATES)
+    db.execute("attach ? as today", (str(today),))
+    for table in ("scan", "structure_set", "numbering"):
+        columns = [row[1] for row in db.execute(f"pragma table_info({table})")]
+        then = ", ".join("intervention_s" if name == "again_s" else name for name in columns)
+        db.execute(f"insert into {table} select {then} from today.{table}")  # noqa: S608
+    db.execute(
+        "insert into delivery select id, structure_set, destination, case when state in "
+        "('refused', 'discarded') then 'held' else state end, tries, next_at, status, "
+        "accepted_at from today.delivery"
+    )
+    db.close()
+    for file in path.parent.glob("today.sqlite*"):
+        file.unlink()
