@@ -1,4 +1,4 @@
-"""Mutated files at the door, at the decoder, mutated PDUs at the socket; ends after N or M.
+"""Mutated files at the intake and the decoder, mutated PDUs at the socket.
 
 python bench/fuzz.py --cases 100000 --minutes 10 --seed 1
 """
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("intake", "decoder", "socket"))
     parser.add_argument("--keep", type=Path, help="folder for cases that fail")
     options = parser.parse_args()
-    # What is refused is counted here; a hundred thousand lines help nobody.
+    # Refusals are counted; a hundred thousand log lines would help no reader.
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     shares = {"intake": 0.6, "decoder": 0.2, "socket": 0.2}
@@ -50,7 +50,7 @@ def main() -> int:
                 print(f"  {failure}")
     failed = sum(len(tally.failures) for tally in tallies)
     cases = sum(tally.cases for tally in tallies)
-    print(f"seed {options.seed}: {cases} cases, {failed} failures; a good series after both doors")
+    print(f"seed {options.seed}: {cases} cases, {failed} failures; a good series passes after them")
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
 """Slices a second from one dcmtk ``storescu`` into limn's receiver and into a bare handler.
 
-The bare handler writes the raw bytes of every C-STORE with fsync and knows nothing else. Both
-are servers in processes of their own, asked in turn in one run; read the ratio.
+The bare handler writes the raw bytes of every C-STORE with fsync and does nothing else. Both are
+servers in their own processes and get series in turn in one run; the ratio is the result.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ def send(folder: Path, port: int) -> float:
 
 
 def wait_for_port(port: int, limit_s: float = 60.0) -> None:
-    """Until somebody listens."""
+    """Wait until the port is open."""
     from tests.support.node.running import wait_for
 
     wait_for(lambda: port_open(port), limit_s)
 
 
 def port_open(port: int) -> bool:
-    """Whether somebody listens."""
+    """Whether a server listens."""
     import socket
 
     with socket.socket() as probe:
@@ -107,7 +107,7 @@ def port_open(port: int) -> bool:
 
 
 def bench_receive(folder: Path, rounds: int = 6, slices: int = 200) -> dict[str, float]:
-    """Both in turn, every round another series; the ratio of the medians of their rates."""
+    """Send a series to both in turn, a new one every round; the ratio of their median rates."""
     from tests.conftest import BUNDLE, free_port
 
     ours, bare = free_port(), free_port()
@@ -131,8 +131,8 @@ def bench_receive(folder: Path, rounds: int = 6, slices: int = 200) -> dict[str,
         for number in range(rounds + 1):
             series = write_series(folder / "series", number, slices)
             os.sync()
-            doors = [("limn", ours), ("bare", bare)]
-            for name, port in doors if number % 2 else reversed(doors):
+            ports = [("limn", ours), ("bare", bare)]
+            for name, port in ports if number % 2 else reversed(ports):
                 seconds[name].append(send(series, port))
             shutil.rmtree(series)
             for path in (folder / "bare").iterdir():

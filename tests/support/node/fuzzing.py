@@ -1,8 +1,8 @@
 """Mutated PDUs at the socket, mutated data sets at the intake and at the worker's decoder.
 
-Held against: no exception leaves the door, no case takes longer than its limit, memory stays
-flat, and a good series sent afterwards is complete. Every case follows from the seed and its
-number; one that fails is written to the working folder.
+Required: no exception leaves the receiver, no case takes longer than its limit, memory stays flat,
+and a good series that is sent afterwards is complete. Every case follows from the seed and its
+number; a case that fails is written to the working folder.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ WORDS = (
 
 @dataclass
 class Tally:
-    """What came of the cases of one phase."""
+    """The results of one phase."""
 
     name: str
     cases: int = 0
@@ -78,7 +78,7 @@ class Tally:
     last_mb: float = 0.0
 
     def line(self) -> str:
-        """For people."""
+        """A summary in one line."""
         answers = ", ".join(f"{count} {name}" for name, count in self.answers.most_common(6))
         return (
             f"{self.name:<8} {self.cases:>7} cases in {time.monotonic() - self.began_s:6.0f} s, "
@@ -89,7 +89,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a phase ends: after so many cases, or at this time (monotonic)."""
+    """The end of a phase: after so many cases, or at this time (monotonic)."""
 
     cases: int
     until_s: float
@@ -136,7 +136,7 @@ def mutated(chance: random.Random, contents: bytes, others: list[bytes]) -> byte
 
 
 def corpus() -> list[list[bytes]]:
-    """Small series as files, in every way of encoding that matters."""
+    """Small series as files, in every encoding that matters."""
     found = []
     for syntax in (
         ExplicitVRLittleEndian,
@@ -155,7 +155,7 @@ def corpus() -> list[list[bytes]]:
 
 
 def _decorate(ds: Dataset) -> None:
-    """Sequences, private elements and text, for there to be something to damage."""
+    """Add sequences, private elements and text, so that there is more to damage."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CTImageStorage, "1.2.3"
     inner = Dataset()
@@ -192,22 +192,22 @@ def _compress(ds: Dataset, syntax: str) -> None:
 
 
 class Run:
-    """One run: a folder, a seed, and what came of it."""
+    """One run over the phases: a folder for failed cases, and a seed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.seed = seed
 
     def _chance(self, number: int) -> random.Random:
-        return random.Random(self.seed * 10**9 + number)  # noqa: S311 - to be repeated
+        return random.Random(self.seed * 10**9 + number)  # noqa: S311 - repeatable
 
     def _try(self, tally: Tally, number: int, contents: bytes, action: Callable[[], str]) -> None:
         began_s = time.monotonic()
-        # A case that hangs tells where, and ends the run.
+        # A case that hangs prints where, and ends the run.
         faulthandler.dump_traceback_later(6 * SLOWEST_S, exit=True)
         try:
             answer = action()
-        except Exception as error:  # noqa: BLE001 - whatever leaves the door is the finding
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             answer = f"{type(error).__name__}"
             tally.failures.append(f"case {number}: {type(error).__name__}: {error}")
             (self.folder / f"{tally.name}-{self.seed}-{number}.bin").write_bytes(contents)
@@ -221,7 +221,7 @@ class Run:
         tally.slowest_s = max(tally.slowest_s, took_s)
 
     def at_the_intake(self, limits: Limits) -> Tally:
-        """Mutated files through `Intake.accept`; settled and journaled as they come."""
+        """Send mutated files through `Intake.accept`, and settle them into the journal."""
         tally = Tally("intake")
         series = corpus()
         every = [each for one in series for each in one]
@@ -254,7 +254,7 @@ class Run:
         return tally
 
     def at_the_decoder(self, limits: Limits) -> Tally:
-        """A series with mutated files through what a worker does with it."""
+        """Decode a series with a mutated file as a worker does."""
         tally = Tally("decoder")
         series = corpus()
         every = [each for one in series for each in one]
@@ -283,7 +283,7 @@ class Run:
         return tally
 
     def at_the_socket(self, limits: Limits) -> Tally:
-        """Mutated sessions against a receiver in a process of its own."""
+        """Run mutated sessions against a receiver in another process."""
         tally = Tally("socket")
         folder = self.folder / "socket"
         command = [sys.executable, "-m", "tests.support.node.fuzzing", str(folder)]
@@ -316,7 +316,7 @@ class Run:
         port: int,
         folder: Path,
     ) -> None:
-        """Nothing is left behind, and a good series is taken."""
+        """Check that no threads are left and that a good series is stored."""
         try:
             until(lambda: process.num_threads() < 12, 60)
         except AssertionError:
@@ -337,7 +337,7 @@ class Run:
 
 
 def _weigh(tally: Tally, process: psutil.Process, number: int, cases: int) -> None:
-    """Memory after the first tenth, when everything is loaded, and from time to time."""
+    """Compare memory now with memory after the first tenth, when everything is loaded."""
     if number % 100:
         return
     tally.last_mb = process.memory_info().rss / 2**20
@@ -350,7 +350,7 @@ def _weigh(tally: Tally, process: psutil.Process, number: int, cases: int) -> No
 
 
 def session(port: int) -> list[bytes]:
-    """The PDUs of a sender that behaves: association, C-ECHO, two slices, release."""
+    """The PDUs of a correct sender: association, C-ECHO, two slices, release."""
     sent: list[bytes] = []
     ae = AE(ae_title="SCANNER")
     ae.add_requested_context(Verification)
@@ -383,14 +383,14 @@ def rearranged(chance: random.Random, pdus: list[bytes]) -> list[bytes]:
         else:
             parts[at] = mutated(chance, parts[at], pdus)
             if kind == 3 and len(parts[at]) > 6:
-                # Its length made true again, so that what is inside gets looked at.
+                # With a correct length, so that the receiver parses what is inside.
                 parts[at] = parts[at][:2] + (len(parts[at]) - 6).to_bytes(4, "big") + parts[at][6:]
     return parts
 
 
 def converse(port: int, parts: list[bytes]) -> str:
-    """Send them one by one, as far as the peer listens; what it answers, by PDU type."""
-    heard = bytearray()
+    """Send the parts one by one until the peer closes; returns its answer, by PDU type."""
+    received = bytearray()
     with socket.create_connection(("127.0.0.1", port), timeout=SLOWEST_S) as wire:
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -398,24 +398,24 @@ def converse(port: int, parts: list[bytes]) -> str:
                 wire.sendall(part)
                 wire.settimeout(0.003)
                 with contextlib.suppress(TimeoutError):
-                    heard += wire.recv(4096)
+                    received += wire.recv(4096)
                 wire.settimeout(SLOWEST_S)
             wire.shutdown(socket.SHUT_WR)
             while more := wire.recv(4096):
-                heard += more
+                received += more
         except TimeoutError:
             raise
         except OSError:
             return "reset"
     return {0x02: "accepted", 0x03: "rejected", 0x07: "aborted"}.get(
-        heard[0] if heard else 0, "closed"
+        received[0] if received else 0, "closed"
     )
 
 
 def serve(folder: Path) -> None:
-    """A receiver until it is killed; prints its port."""
+    """Run a receiver until it is killed; prints its port."""
     faulthandler.enable()
-    # Every case is a line.
+    # Without the line that every case would log.
     logging.disable(logging.CRITICAL)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1)

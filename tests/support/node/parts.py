@@ -1,4 +1,4 @@
-"""Parts of a node on a temporary folder, and peers that answer as told."""
+"""Parts of a node in a temporary folder, and peers with given answers."""
 
 import io
 import socket
@@ -39,11 +39,11 @@ SCP = Source("association-1", "SCANNER@127.0.0.1", 0.05)
 
 
 def only_sends(association: Association) -> Association:
-    """A sender's association: no wait for an acknowledgement, no answer lost (`deliver`)."""
+    """Set up a sender's association: no delayed acknowledgement, no lost response."""
     opened = association.dul.socket
     if association.is_established and opened is not None and opened.socket is not None:
         routing.install(association)
-        # Or every C-STORE waits 40 ms.
+        # Without it every C-STORE waits 40 ms.
         opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
 
@@ -82,7 +82,7 @@ def write_slices(folder: Path, datasets: Sequence[Dataset]) -> list[Path]:
 
 
 def other_modality(sop_class: UID, modality: str) -> Dataset:
-    """An instance that is no CT image, though it has pixels."""
+    """An instance with pixels that is no CT image."""
     ds = slices("9", 3)[0]
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
     ds.Modality = modality
@@ -90,7 +90,7 @@ def other_modality(sop_class: UID, modality: str) -> Dataset:
 
 
 def structure_set(sop_instance_uid: str = "2.25.99.1") -> Dataset:
-    """The least of an RTSTRUCT that can be sent."""
+    """A minimal RTSTRUCT that can be sent."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
     meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
@@ -103,7 +103,7 @@ def structure_set(sop_instance_uid: str = "2.25.99.1") -> Dataset:
 
 
 class Door:
-    """An intake with its spool and journal, as one process of a node has them."""
+    """An intake with its spool and journal, as in the receiver process."""
 
     def __init__(
         self,
@@ -131,16 +131,16 @@ class Door:
         self.intake = Intake(self.spool, self.journal, rules, handover, **intake)
 
     def fill_up(self) -> None:
-        """From now on the disk is below its watermark."""
-        # The spool is frozen, as its settings are.
+        """Put the disk below its watermark from now on."""
+        # The spool is a frozen dataclass.
         object.__setattr__(self.spool, "min_free_bytes", 2**62)
 
     def send(self, datasets: Sequence[Dataset], source: Source = SCP) -> list[int]:
-        """Every instance through the door; returns the statuses."""
+        """Give every instance to the intake; returns the statuses."""
         return [self.intake.accept(encoded(ds), source).status for ds in datasets]
 
     def scans(self) -> list[ScanRow]:
-        """Settle once; what the journal holds then."""
+        """Settle once; returns the scans in the journal."""
         self.intake.settle()
         return self.journal.scans()
 
@@ -156,7 +156,7 @@ class Door:
 
 @contextmanager
 def running(target: Callable[[threading.Event], None]) -> Iterator[None]:
-    """A loop of the node in a thread, stopped on leaving."""
+    """Run a loop of the node in a thread until the block is left."""
     stopping = threading.Event()
     thread = threading.Thread(target=target, args=(stopping,))
     thread.start()
@@ -169,7 +169,7 @@ def running(target: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    """Wait until something is true; fail if it does not become so."""
+    """Wait until a condition is true; fail after the timeout."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "waited in vain"
@@ -177,7 +177,7 @@ def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
 
 
 class Archive:
-    """A C-STORE peer that answers with the statuses it is given, the last one from then on."""
+    """A C-STORE peer that answers with the given statuses, and repeats the last one."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses) or [0x0000]
@@ -201,7 +201,7 @@ def peer(
     ae_title: str = "TPS",
     only_this_title: bool = False,
 ) -> Iterator[int]:
-    """A DICOM peer on loopback; gives its port."""
+    """A DICOM peer on loopback; yields its port."""
     ae = AE(ae_title=ae_title)
     ae.require_called_aet = only_this_title
     for sop_class in classes:
@@ -218,7 +218,7 @@ def peer(
 
 
 def stop(server: ThreadedAssociationServer) -> None:
-    """Close a server without waiting for the half second that it takes."""
+    """Close a server without waiting half a second for its end."""
     threading.Thread(target=server.shutdown).start()
 
 

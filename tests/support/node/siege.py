@@ -1,4 +1,4 @@
-"""A node under kills: a scanner that keeps a queue, a killer, and the sums at the end."""
+"""A node whose processes are killed: scanners with a queue, a killer, and the final counts."""
 
 import logging
 import os
@@ -19,12 +19,13 @@ import pydicom
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
+from limn.node.dimse.status import OUT_OF_RESOURCES
 from tests.conftest import BUNDLE, REPOSITORY, free_port, require_peer
 from tests.support.node.parts import only_sends
 from tests.support.node.running import ENVIRONMENT, Node, children_of, wait_for
 from tests.support.node.toy import Toy, slices_named_by, toy
 
-# What tells the processes of a node apart on their command lines.
+# The words that identify a process of a node on its command line.
 PROCESSES = {
     "receiver": ("--only", "receiver"),
     "engine": ("--only", "engine"),
@@ -34,7 +35,6 @@ PROCESSES = {
 SUPERVISOR = "supervisor"
 log = logging.getLogger("siege")
 
-OUT_OF_RESOURCES = 0xA700
 DISK_MB = 64
 LONGEST_FULL_S = 20.0
 
@@ -59,7 +59,7 @@ wake_port = {wake}
 
 
 class FakeNode(Node):
-    """``limn serve`` with a network that thresholds."""
+    """``limn serve`` with a thresholding function as its network."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class FakeNode(Node):
         self.process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
-        """Start it, without waiting for anything."""
+        """Start it without waiting."""
         path = os.pathsep.join((str(REPOSITORY / "src"), str(REPOSITORY)))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.node.fake_node", str(self.config)],
@@ -111,7 +111,7 @@ class FakeNode(Node):
         wait_for(lambda: "listening as" in self.log(), 60, self.explain)
 
     def pid(self, name: str) -> int | None:
-        """The process of this name; None while there is none."""
+        """The process with this name; None while there is none."""
         assert self.process is not None
         if name == SUPERVISOR:
             return self.process.pid if self.process.poll() is None else None
@@ -126,7 +126,7 @@ class FakeNode(Node):
         return None
 
     def query(self, statement: str, *values: object) -> list[tuple]:
-        """Ask the journal."""
+        """Query the journal."""
         with sqlite3.connect(f"file:{self.data}/journal.sqlite?mode=ro", uri=True) as db:
             return db.execute(statement, values).fetchall()
 
@@ -137,7 +137,7 @@ class FakeNode(Node):
         return list(scanlog.rows(self.data / "scans.csv"))
 
     def end(self) -> None:
-        """Stop it however it is, and its children."""
+        """Stop it in any state, and its children."""
         assert self.process is not None
         children = children_of(self.process.pid)
         if self.process.poll() is None:
@@ -155,7 +155,7 @@ class FakeNode(Node):
 
 
 class Tps:
-    """dcmtk's storescp, which keeps every file that it was ever sent, byte for byte."""
+    """dcmtk's storescp, which keeps every received file byte for byte."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -164,7 +164,7 @@ class Tps:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Listen, after a kill at the same port."""
+        """Listen, always at the same port."""
         self.process = subprocess.Popen(
             [
                 *(require_peer("/usr/bin/storescp"), "-aet", "TPS", "+B", "+uf"),
@@ -176,13 +176,13 @@ class Tps:
         )
 
     def kill(self) -> None:
-        """As a power cut."""
+        """End it as a power cut does."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def destination(self) -> str:
-        """How a site names it in its config."""
+        """Its table in a site's config."""
         return (
             '[[destination]]\nkind = "dicom"\nname = "TPS"\nae_title = "TPS"\n'
             f'host = "127.0.0.1"\nport = {self.port}\n'
@@ -193,8 +193,8 @@ class Tps:
 class Scanner:
     """Sends its queue of series, each until every slice was answered with Success.
 
-    What was not answered so is sent again over a new association. One that breaks off after
-    the last answer and before its release is a failed job to a scanner, and is sent again whole.
+    Other slices are sent again over a new association. If an association breaks off between the
+    last answer and its release, the scanner's job has failed, and it sends the whole series again.
     """
 
     port: int
@@ -246,7 +246,7 @@ class Scanner:
             left = left or list(series.datasets)
 
     def associate(self):
-        """An association to the node; None while its door is shut."""
+        """An association to the node; None while its port is closed."""
         ae = AE(ae_title=self.title)
         ae.connection_timeout = ae.acse_timeout = 5
         ae.dimse_timeout = ae.network_timeout = 20
@@ -259,7 +259,7 @@ class Scanner:
 
 @dataclass
 class Killer:
-    """``kill -9`` at every process in turn, at moments that a seed decides."""
+    """``kill -9`` for every process in turn, at moments that a seed decides."""
 
     node: FakeNode
     kills: int
@@ -269,7 +269,7 @@ class Killer:
     done: list[str] = field(default_factory=list)
 
     def run(self, stopping: threading.Event) -> None:
-        """Kill, wait until it is there again, go on with the next."""
+        """Kill a process, wait until it runs again, go on with the next."""
         chance = random.Random(self.seed)  # noqa: S311 - no secret
         for number in range(self.kills):
             victim = self.victims[number % len(self.victims)]
@@ -286,7 +286,7 @@ class Killer:
                 self.node.launch()
 
     def _is_there(self, name: str) -> bool:
-        """Whether a process runs; a node that refused to start is started again, as by systemd."""
+        """Whether a process runs; starts a node that has ended again, as systemd does."""
         assert self.node.process is not None
         if self.node.process.poll() is not None:
             time.sleep(0.5)
@@ -296,7 +296,7 @@ class Killer:
 
 @dataclass(frozen=True)
 class Sums:
-    """What became of a siege."""
+    """The counts at the end of a siege."""
 
     scans: int
     delivered: int
@@ -311,7 +311,7 @@ class Sums:
 
     @property
     def sound(self) -> bool:
-        """Whether all is as it must be."""
+        """Whether everything was delivered once, with the same bytes."""
         return (
             self.delivered == self.scans
             and not (self.lost or self.different_bytes or self.mixed)
@@ -329,7 +329,7 @@ class Sums:
 
 
 def delivered_animals(node: FakeNode) -> set[str]:
-    """Animals whose structure set the planning system has accepted, as the journal knows."""
+    """Animals whose structure set was accepted by the planning system, according to the journal."""
     try:
         rows = node.query(
             "select animal from scan join structure_set on structure_set.scan = scan.id "
@@ -350,7 +350,7 @@ def wait_delivered(node: FakeNode, toys: Iterable[Toy], limit_s: float) -> None:
 
 
 def sums(node: FakeNode, tps: Tps, toys: Iterable[Toy]) -> Sums:
-    """Hold everything that was sent against everything that came out."""
+    """Compare what the scanners sent with what the planning system got."""
     toys = list(toys)
     copies: dict[str, list[bytes]] = {}
     animals: dict[str, str] = {}
@@ -362,10 +362,10 @@ def sums(node: FakeNode, tps: Tps, toys: Iterable[Toy]) -> Sums:
             ds = pydicom.dcmread(path)
             uid, animal = str(ds.SOPInstanceUID), str(ds.PatientID)
             named = slices_named_by(path)
-        except Exception:  # noqa: BLE001 - a storescp that was killed leaves anything behind
+        except Exception:  # noqa: BLE001 - a killed storescp may leave any bytes
             cut += 1
             continue
-        # The data set alone: storescp writes a file meta of its own.
+        # Only the data set, because storescp writes another file meta.
         group = int(ds.file_meta.FileMetaInformationGroupLength)
         copies.setdefault(uid, []).append(path.read_bytes()[144 + group :])
         animals[uid] = animal
@@ -400,13 +400,13 @@ def sums(node: FakeNode, tps: Tps, toys: Iterable[Toy]) -> Sums:
 
 @dataclass
 class Siege:
-    """Scanners, a killer and whatever else goes on, each in a thread of its own."""
+    """Scanners, a killer and other actors, each in its own thread."""
 
     actors: list[Actor]
     failures: list[BaseException] = field(default_factory=list)
 
     def run(self, limit_s: float) -> None:
-        """Until every actor is done; fails with the first of their failures."""
+        """Run until every actor is done; raises the first of their failures."""
         stopping = threading.Event()
         threads = [
             threading.Thread(target=self._act, args=(actor, stopping), daemon=True)
@@ -426,7 +426,7 @@ class Siege:
     def _act(self, actor: Actor, stopping: threading.Event) -> None:
         try:
             actor(stopping)
-        except BaseException as error:  # noqa: BLE001 - raised again where it is seen
+        except BaseException as error:  # noqa: BLE001 - `run` raises it again
             self.failures.append(error)
             stopping.set()
 
@@ -434,14 +434,14 @@ class Siege:
 def besiege(
     folder: Path, scans: int, kills: int, seed: int, *, tps_down: bool, disk: Path | None
 ) -> Sums:
-    """One siege; everything that is written goes below ``folder``, or to ``disk``."""
+    """Run one siege; all files go below ``folder``, or to ``disk``."""
     tps = Tps(folder / "tps")
     node = FakeNode(folder / "node", tps.destination(), data=disk and disk / "data", min_free_mb=8)
     toys = [toy(number) for number in range(scans)]
     killer = Killer(node, kills, seed)
 
     def may_send(sent: int) -> bool:
-        # So that there is work under way at every kill, the last one included.
+        # So that work is under way at every kill, the last one included.
         return 2 * sent < scans * (len(killer.done) + 1) / kills + 4
 
     scanners = [
@@ -471,15 +471,15 @@ def besiege(
             statuses[f"0x{status:04X}"] = statuses.get(f"0x{status:04X}", 0) + count
     log.info(f"{len(killer.done)} kills {each} in {took_s:.0f} s")
     log.info(
-        f"scanners heard {statuses}; {sum(s.broken for s in scanners)} associations broke, "
-        f"{sum(s.refused for s in scanners)} attempts found no open door"
+        f"scanners got {statuses}; {sum(s.broken for s in scanners)} associations broke, "
+        f"{sum(s.refused for s in scanners)} attempts found the port closed"
     )
     log.info(found)
     return found
 
 
 def _down_for_a_third(tps: Tps, killer: Killer) -> Actor:
-    """The planning system dies after a third of the kills and is back after two."""
+    """The planning system is down from one third to two thirds of the kills."""
 
     def act(stopping: threading.Event) -> None:
         while len(killer.done) < killer.kills / 3 and not stopping.wait(0.1):
@@ -495,10 +495,10 @@ def _down_for_a_third(tps: Tps, killer: Killer) -> Actor:
 
 
 def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
-    """Somebody fills the disk after a quarter of the kills and frees it after three."""
+    """The disk is full from a quarter to three quarters of the kills."""
 
     def act(stopping: threading.Event) -> None:
-        ballast = disk / "somebody-else"
+        ballast = disk / "ballast"
         while len(killer.done) < killer.kills / 4 and not stopping.wait(0.1):
             pass
         with ballast.open("wb", buffering=0) as file:
@@ -507,9 +507,9 @@ def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
                     file.write(bytes(2**16))
             except OSError as error:
                 log.info(f"disk full: {error}")
-        # To the last byte for a while, as when a log runs away.
+        # Full to the last byte for a while, as when a log grows without end.
         before = len(delivered_animals(node))
-        # A node that is killed in there does not start before there is room, so nobody else dies.
+        # A node that is killed then does not start before there is room, so the killer waits too.
         until_s = time.monotonic() + LONGEST_FULL_S
         while (
             len(killer.done) < 3 * killer.kills / 4
@@ -528,7 +528,7 @@ def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
 
 
 def mounted(folder: Path) -> Path | None:
-    """A disk of 64 MB of its own; None where this user may not mount one."""
+    """Mount a disk of 64 MB; None if this user may not mount one."""
     folder.mkdir()
     if os.name != "posix" or os.geteuid() != 0:
         return None
