@@ -1,4 +1,4 @@
-"""Arrays on a grid as NIfTI images."""
+"""Arrays on a grid as images for NIfTI files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from limn.domain.geometry import Grid
 
 
 def to_image(array_zyx: np.ndarray, grid: Grid) -> SimpleITK.Image:
-    """An array on its grid, for NIfTI."""
+    """An image of a (z, y, x) array, with its grid's spacing, origin and directions in mm LPS."""
     image = SimpleITK.GetImageFromArray(array_zyx)
     spacing = grid.spacing_mm
     image.SetSpacing((spacing.x, spacing.y, spacing.z))

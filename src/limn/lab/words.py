@@ -1,4 +1,4 @@
-"""What a study compares: its systems, test sets and measures, in the paper's order and words."""
+"""The systems, test sets and measures of a study, in the paper's order and words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANUAL = "manual"
 
 
 class ComparedStructure(StrEnum):
-    """What all observers can be compared by: observer 3 has both lungs as one, and no cord."""
+    """Structures that compare observers: observer 3 drew both lungs as one, and no cord."""
 
     HEART = "Heart"
     LUNGS = "Lungs"
@@ -25,13 +25,13 @@ class ComparedStructure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One way to contour, as a table names it.
+    """One way to contour, with its names in tables.
 
     Attributes
     ----------
-    model : in the paper
-    rebuilt : what runs here is like the paper's and not it
-    axes : of what its networks see: 2 for slices, 3 for blocks; 0 where there is no network
+    model : its name in the paper
+    rebuilt : whether the system here is a copy of the paper's and not the same
+    axes : 2 if its networks see slices, 3 for blocks, 0 without a network
     """
 
     key: str
@@ -42,12 +42,12 @@ class System:
 
     @property
     def model_here(self) -> str:
-        """What it is called beside figures that were measured here."""
+        """The model's name beside figures that were measured here."""
         return f"{self.model}, rebuilt" if self.rebuilt else self.model
 
     @property
     def named(self) -> str:
-        """In one word, where a table has one column for it."""
+        """Algorithm and model, for a table that has one column for both."""
         return f"{self.algorithm} {self.model_here}"
 
 
@@ -64,7 +64,7 @@ SYSTEMS: tuple[System, ...] = (
 SETS: Mapping[str, str] = MappingProxyType(
     {"test1": "native CT (test set 1)", "test2": "contrast-enhanced CT (test set 2)"}
 )
-# Of one organ against one observer; two of them in mm.
+# Of one organ, compared with one observer.
 MEASURES: Mapping[str, str] = MappingProxyType(
     {"dsc": "DSC", "msd_mm": "MSD (mm)", "hd95_mm": "95p HD (mm)"}
 )
@@ -84,7 +84,7 @@ ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
 
 
 def in_order(keys: set[str]) -> list[System]:
-    """Systems in the paper's order; one that it does not know comes last, under its own name."""
+    """Systems in the paper's order; others come last, each under its key."""
     known = [system for system in SYSTEMS if system.key in keys]
     others = sorted(keys - {system.key for system in SYSTEMS})
     return known + [System(key, key, "") for key in others]

@@ -1,4 +1,4 @@
-"""What a study's bundle says of itself, from the scans that its folds learnt from."""
+"""The statement of a study's bundle, and the sealed bundle."""
 
 import pytest
 
@@ -58,7 +58,7 @@ ANIMALS = [scan(k, k // 2, contrast="yes" if k == 3 else "no") for k in range(4)
 
 
 def test_folds_that_learnt_from_phantoms_are_a_demonstration(study):
-    """Never for animals, whatever else a person says."""
+    """The statement excludes animals, whatever the configuration adds."""
     own = bundle_statement(study(), PHANTOMS)
     assert own.demonstration
     assert own.not_for == NEVER_SEEN
@@ -69,7 +69,7 @@ def test_folds_that_learnt_from_phantoms_are_a_demonstration(study):
 
 
 def test_folds_that_learnt_from_animals_say_which(study):
-    """Counts, contrast agent, and what the person says; one phantom among them is enough."""
+    """Counts, contrast agent, the configuration's words; one phantom makes a demonstration."""
     own = bundle_statement(study(), ANIMALS)
     assert not own.demonstration
     assert own.trained_on.startswith("4 scans of 2 animals, 1 of them contrast-enhanced, by")
@@ -81,12 +81,12 @@ def test_folds_that_learnt_from_animals_say_which(study):
 
 
 def test_words_about_the_bundle_begin_no_other_study(study):
-    """A begun folder belongs to the same study after its bundle was given a name."""
+    """A folder belongs to the same study after its bundle got a name."""
     assert study('[bundle]\nname = "mice"').digest() == study().digest()
 
 
 def test_the_sealed_bundle_says_so(study, tmp_path):
-    """Demonstration, name and the study's own profile; made once."""
+    """Its manifest has the statement and the study's profile, and it is written once."""
     described = architecture(3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]], [[3, 3, 3]] * 3)
     trained = random_bundle(tmp_path / "t", described, [16, 16, 24], [0.3, 0.3, 0.3]).folder
     own = bundle_statement(study(), PHANTOMS)

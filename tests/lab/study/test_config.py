@@ -1,4 +1,4 @@
-"""A study's TOML: the shipped ones are as the paper says, and what is wrong is named."""
+"""A study's TOML: the shipped ones follow the paper, and errors are named."""
 
 import re
 import tomllib
@@ -72,25 +72,25 @@ def test_the_paper_study_has_the_paper_plans():
 
 
 def test_data_given_on_the_command_line_count(tmp_path):
-    """Whoever has the data elsewhere edits nothing."""
+    """The folder of the command line replaces that of the TOML."""
     assert read_study(CONFIG / "paper.toml", tmp_path).source == tmp_path
 
 
 def test_data_for_a_study_that_makes_its_own_are_refused(tmp_path):
-    """With a table [data] or without; never left unread."""
+    """Both sources are refused, with a table [data] or without."""
     for text in (GOOD, '[data]\nsplit = ""\n' + GOOD):
         with pytest.raises(ConfigWrong, match=r"--data FOLDER\) .* both given"):
             read_study(written(tmp_path, text), tmp_path)
 
 
 def test_data_for_a_study_that_names_none(tmp_path):
-    """The folder counts where the TOML has no [data] at all."""
+    """The folder of the command line is enough without a table [data]."""
     text = GOOD.replace("[cohort]\nanimals = 4", "")
     assert read_study(written(tmp_path, text), tmp_path / "scans").source == tmp_path / "scans"
 
 
 def test_plans_of_the_paper_study_build_the_networks_of_nnunetv2():
-    """Strides and stages as nnunetv2's PlansManager reads them; channels in and out."""
+    """nnunetv2's PlansManager reads strides and stages that fit the patches."""
     handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
     study = read_study(CONFIG / "paper.toml")
     fingerprint = {
@@ -124,7 +124,7 @@ def test_the_phantom_study_is_whole():
 
 @pytest.mark.parametrize("line", WRONG)
 def test_what_is_wrong_is_named(tmp_path, line):
-    """The file, the key, the value and what is expected."""
+    """The message names the file, the key, the value and what is expected."""
     text = GOOD + line if line.startswith("[") else line + GOOD
     with pytest.raises(ConfigWrong, match=re.escape(WRONG[line])) as raised:
         read_study(written(tmp_path, text))
@@ -133,13 +133,13 @@ def test_what_is_wrong_is_named(tmp_path, line):
 
 @pytest.mark.parametrize("swapped", SWAPPED)
 def test_wrong_presets_are_named(tmp_path, swapped):
-    """Of a good study, one word changed."""
+    """A good study with one word changed."""
     assert swapped[0] in GOOD
     with pytest.raises(ConfigWrong, match=SWAPPED[swapped]):
         read_study(written(tmp_path, GOOD.replace(*swapped)))
 
 
 def test_a_file_that_is_not_toml(tmp_path):
-    """Named, without a traceback."""
+    """The error names the file."""
     with pytest.raises(ConfigWrong, match="can't be read as a study"):
         read_study(written(tmp_path, "a = "))

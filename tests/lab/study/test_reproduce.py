@@ -1,4 +1,4 @@
-"""A whole study in small: real nnunetv2, killed in the middle, gone on with, and its tables."""
+"""A small study with the real nnunetv2: killed, started again, and its tables."""
 
 import json
 import os
@@ -37,18 +37,18 @@ CPU = (Device("", "CPU"),)
 
 
 def drawn(path, system):
-    """Scores without the times, which no two runs share; as text, for NaN is NaN."""
+    """Scores without the times, which differ between runs; as text, for NaN equals NaN there."""
     scores = read_scores(path)
     return [str(own) for own in scores if own.system == system and own.measure not in TIMES]
 
 
 def by_nnunetv2(out, system, scan, folder):
-    """(z, y, x): labels of a scan by nnunetv2's own loader, preprocessing and predictor."""
+    """Labels (z, y, x) of a scan by nnunetv2's own loader, preprocessing and predictor."""
     (trained,) = (out / "nnunet" / "nnUNet_results").glob(f"*/*__{configuration_of(system)}")
     shutil.copytree(trained, folder)
     for path in folder.glob("fold_*/checkpoint_final.pth"):
         kept = torch.load(path, weights_only=False)
-        # It looks trainers up by name in its own package, and needs but the network of this one.
+        # nnunetv2 finds trainers by name in its own package, and needs only the network.
         torch.save(kept | {"trainer_name": "nnUNetTrainer"}, path)
     predictor = nnUNetPredictor(
         use_mirroring=False,
@@ -67,7 +67,7 @@ def by_nnunetv2(out, system, scan, folder):
 
 @pytest.mark.timeout(1200)
 def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
-    """All five systems; killed amid the first folds; two of them held against an unbroken run."""
+    """All five systems, killed in the first folds; two are compared with an uninterrupted run."""
     config, out = written(tmp_path / "whole", WHOLE), tmp_path / "out"
     process = started(config, out)
     latest = "nnunet/nnUNet_results/*/*/fold_1/checkpoint_latest.pth"
@@ -81,9 +81,9 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     assert not (out / "results").exists()
 
     process = started(config, out)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
-    assert re.search(r"^[1-9] of 18 steps were done before", said, re.MULTILINE)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert re.search(r"^[1-9] of 18 steps were done before", output, re.MULTILINE)
     results = out / "results"
     names = {path.name for path in results.iterdir()}
     wanted = {"table1.csv", "table2.tex", "table3.csv", "table4.csv", "tables.md", "steps.csv"}
@@ -109,22 +109,22 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
         theirs = by_nnunetv2(out, system, "contrast-00-t0", tmp_path / system)
         np.testing.assert_array_equal(SimpleITKIO().read_seg(str(ours))[0][0], theirs)
 
-    alone = tmp_path / "alone"
-    reproduce(written(tmp_path / "one", HEAD + FULLRES + AIMOS), alone, None, lambda line: None)
+    other = tmp_path / "other_out"
+    reproduce(written(tmp_path / "one", HEAD + FULLRES + AIMOS), other, None, lambda line: None)
     for system in ("3d_fullres", "limn", "observers"):
-        assert drawn(alone / "scores.csv", system) == drawn(out / "scores.csv", system)
+        assert drawn(other / "scores.csv", system) == drawn(out / "scores.csv", system)
 
-    with pytest.raises(ConfigWrong, match="begun with another nnunet"):
+    with pytest.raises(ConfigWrong, match="belongs to a study with another nnunet"):
         reproduce(
             written(tmp_path / "other", HEAD + FULLRES.replace("epochs = 2", "epochs = 3") + AIMOS),
-            alone,
+            other,
             None,
             lambda line: None,
         )
 
 
-def test_what_a_study_was_is_told_beside_the_papers(tmp_path):
-    """Counts, what its split does otherwise, what its systems do otherwise."""
+def test_a_study_is_compared_with_the_papers(tmp_path):
+    """Counts, and differences of the split and of the systems."""
     said = dict.fromkeys(Entry.__dataclass_fields__, "") | {"spacing_mm": "0.7 0.7 0.7"}
     entries = [
         Entry(**said | {"animal": "a", "split": "train", "fold": "0", "contrast": "yes"}),
@@ -144,8 +144,8 @@ def test_what_a_study_was_is_told_beside_the_papers(tmp_path):
     assert "Phantoms" not in told
 
 
-def test_a_step_that_fails_stops_only_those_that_stand_on_it(tmp_path):
-    """The others are done, the log is named, and a second start does what is left."""
+def test_a_step_that_fails_stops_only_those_that_depend_on_it(tmp_path):
+    """The other steps are done, the log is named, and a second start does the rest."""
     lines = []
     steps = [
         Step("bad", end_badly, (), 1.0),
@@ -167,7 +167,7 @@ def test_a_step_that_fails_stops_only_those_that_stand_on_it(tmp_path):
 
 
 def test_several_devices_have_a_step_each(tmp_path):
-    """Two GPUs, which this machine need not have: every step sees one, and both are used."""
+    """Two made-up GPUs: every step sees one of them, and both are used."""
     steps = [Step(f"step {k}", end_well, (tmp_path / str(k),), 1.0) for k in range(4)]
     found = (Device("2", "made up 2"), Device("GPU-5ad0", "made up 3"))
     carry_out(steps, tmp_path, found, lambda line: None)
@@ -182,7 +182,7 @@ def test_several_devices_have_a_step_each(tmp_path):
     [(None, 2, ["0", "1"]), ("2, GPU-5ad0", 2, ["2", "GPU-5ad0"]), ("1,-1,0", 1, ["1"])],
 )
 def test_only_gpus_that_we_were_given_are_used(monkeypatch, given, count, names):
-    """By the names that whoever shares the machine out gave them, the first as torch sees it."""
+    """Their names are those of CUDA_VISIBLE_DEVICES, in the order in which torch counts them."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
@@ -194,7 +194,7 @@ def test_only_gpus_that_we_were_given_are_used(monkeypatch, given, count, names)
 
 
 def is_alive(pid):
-    """Whether a process runs; one that only waits to be asked for its exit code does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -202,7 +202,7 @@ def is_alive(pid):
 
 
 def wait_until_gone(pid):
-    """Raise if a process is still there after some seconds."""
+    """Fail if a process still runs after some seconds."""
     deadline = time.monotonic() + 10
     while is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} outlived its step"
@@ -210,7 +210,7 @@ def wait_until_gone(pid):
 
 
 def test_nothing_outlives_a_step_that_failed(tmp_path):
-    """Nor one whose study was killed: what a step began ends with it."""
+    """The child processes of a step end with it."""
     noted = tmp_path / "pid"
     with pytest.raises(StageFailed, match="MemoryError: no room"):
         carry_out([Step("one", leave_a_child, (noted,), 1.0)], tmp_path, CPU, lambda line: None)
@@ -218,7 +218,7 @@ def test_nothing_outlives_a_step_that_failed(tmp_path):
 
 
 def test_nothing_outlives_a_study_that_was_killed(tmp_path):
-    """SIGKILL leaves the study no time to end its steps; they see for themselves."""
+    """SIGKILL leaves the study no time to end its steps; they watch their parent."""
     noted = tmp_path / "pid"
     script = (
         "from pathlib import Path\nfrom limn.lab.process.isolated import run_isolated\n"
@@ -237,7 +237,7 @@ def test_nothing_outlives_a_study_that_was_killed(tmp_path):
 
 
 def test_a_step_that_was_killed_says_so(tmp_path):
-    """And not the last line of its log, which has nothing to do with it."""
+    """The message has the signal, not the last line of the log."""
     with pytest.raises(StageFailed, match=r"one: ended by SIGKILL \(out of memory\?\) \(.*one.txt"):
         carry_out([Step("one", be_killed, (), 1.0)], tmp_path, CPU, lambda line: None)
 
@@ -254,12 +254,12 @@ labels = { Heart = 1, SpinalCord = 2, Lung_R = 3, Lung_L = 4 }
 
 
 def stop_here(*_):
-    """Instead of hours of training."""
+    """Stands in for hours of training."""
     raise StageFailed("stopped")
 
 
 def test_what_a_folder_belongs_to_is_settled_when_its_data_is_whole(tmp_path, monkeypatch):
-    """A layout or a split that does not fit is mended in place; afterwards it is another study."""
+    """A wrong layout or split can be mended before that; afterwards it makes another study."""
     monkeypatch.setattr("limn.lab.study.reproduce.carry_out", stop_here)
     for k in range(3):
         day = tmp_path / "scans" / f"{k:02d}" / "t0"
@@ -282,27 +282,27 @@ def test_what_a_folder_belongs_to_is_settled_when_its_data_is_whole(tmp_path, mo
     assert not (out / "study.json").exists()
     split.write_text(SPLIT.replace('["contrast-00"]', "[]"), encoding="utf-8")
     assert refused() == "stopped"
-    # The same study by another way of writing where it is.
+    # The same study by a relative path.
     monkeypatch.chdir(tmp_path)
     config = Path("study") / config.name
     assert refused() == "stopped"
     layout.write_text(f"# a word\n{LAYOUT}", encoding="utf-8")
     assert refused() == "stopped"
     layout.write_text(LAYOUT.replace("Heart = 1", "Heart = 7"), encoding="utf-8")
-    assert "was begun with another layout" in refused()
+    assert "belongs to a study with another layout" in refused()
 
 
 def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):
-    """Exit code and text of the command."""
+    """The command fails and names the file."""
     code = main.main(["lab", "reproduce", str(tmp_path / "no.toml"), "-o", str(tmp_path / "o")])
     assert code != 0
     assert re.search(r"no.toml can't be read as a study", capsys.readouterr().err)
 
 
 def test_scans_that_are_not_there_leave_nothing_behind(tmp_path, capsys):
-    """Who mends --data afterwards has not begun another study."""
+    """A wrong --data makes no work folder, so the right one starts the study."""
     out = tmp_path / "out"
     asked = ["lab", "reproduce", str(REPOSITORY / "config" / "paper.toml"), "-o", str(out)]
     assert main.main([*asked, "--data", str(tmp_path / "nowhere")]) != 0
-    assert "nowhere is no folder; say where the scans are by --data" in capsys.readouterr().err
+    assert "nowhere is no folder; name the folder of the scans by --data" in capsys.readouterr().err
     assert not out.exists()

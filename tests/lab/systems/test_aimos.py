@@ -1,4 +1,4 @@
-"""The 2D system that the paper compares with: it learns, resumes, and answers on any grid."""
+"""The 2D system that the paper compares with: it learns, resumes, and labels any grid."""
 
 import csv
 import subprocess
@@ -29,7 +29,7 @@ TINY = AimosPreset(
     steps=300,
     learning_rate=2e-2,
 )
-# For what does not ask how well it learns.
+# For tests that do not need a network that learnt well.
 QUICK = replace(TINY, features=(4, 4, 4, 4, 4, 4), steps=40)
 SHAPE = (32, 24, 32)
 # HU of heart, cord, lungs: the lungs differ by their side alone.
@@ -70,7 +70,7 @@ def write_cases(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def losses(folder: Path) -> list[float]:
-    """What a fold noted on its way."""
+    """The losses in the table of a fold."""
     text = (folder / "loss.csv").read_text(encoding="utf-8")
     return [float(row[1]) for row in csv.reader(text.splitlines())]
 
@@ -83,7 +83,7 @@ def cases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folds(cases, tmp_path_factory):
-    """A fold trained to its end, twice: the ensemble of one."""
+    """An ensemble whose two folds are the same finished one."""
     folder = tmp_path_factory.mktemp("folds") / "fold_0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "REPORTED_EVERY", 20)
@@ -106,7 +106,7 @@ def test_the_papers_network_has_32_channels_at_the_top_and_768_at_the_bottom():
 
 
 def test_it_learns_and_finds_the_organs_each_on_its_side(folds):
-    """The lungs have one HU: only their place tells them apart."""
+    """Both lungs have the same HU, so only their place separates them."""
     course = losses(folds[0])
     assert len(course) == 15
     assert course[-1] < course[0] - 0.5
@@ -119,7 +119,7 @@ def test_it_learns_and_finds_the_organs_each_on_its_side(folds):
 
 
 def test_labels_lie_on_the_scans_own_grid_whatever_its_spacing_and_axes(folds):
-    """Twice as fine, an odd side, and turned: the labels follow."""
+    """The labels are right on a finer grid, with an odd side, and with other axes."""
     truth = drawn(1).repeat(2, 0).repeat(2, 1).repeat(2, 2)[:, :, :63]
     fine = scan(truth, spacing_mm=0.14)
     labels, _ = predict(read_folds(folds), fine)
@@ -131,7 +131,7 @@ def test_labels_lie_on_the_scans_own_grid_whatever_its_spacing_and_axes(folds):
 
 
 def test_folds_are_averaged_by_probability(folds, tmp_path):
-    """Of a sure fold and an unsure one the sure one wins, which no vote of labels would show."""
+    """One sure fold outweighs two unsure ones, which a vote of labels would not give."""
     heads = ({0: 0.0, 1: 4.0}, {0: 1.0, 1: 0.0}, {0: 1.0, 1: 0.0})
     kept = torch.load(folds[0] / "final.pt", weights_only=True)
     for n, head in enumerate(heads):
@@ -143,8 +143,8 @@ def test_folds_are_averaged_by_probability(folds, tmp_path):
     assert set(np.unique(labels)) == {1}
 
 
-def test_of_a_larger_field_the_middle_is_seen_and_the_rest_is_background(folds):
-    """Organs out of view are not found, nor is anything else there."""
+def test_the_middle_of_a_larger_field_is_labelled_and_the_rest_is_background(folds):
+    """Nothing is labelled outside the middle, and the organs in it are found."""
     truth = np.pad(drawn(1), ((40, 40), (0, 0), (0, 0)))
     labels, _ = predict(read_folds(folds), scan(truth))
     assert labels.shape == truth.shape
@@ -168,7 +168,7 @@ aimos.train_fold(cases, QUICK, 0, Path(sys.argv[1]), die)
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monkeypatch):
-    """The process dies five steps after its checkpoint."""
+    """The process dies five steps after its checkpoint, and the losses are the same in the end."""
     folder, unbroken = tmp_path / "fold_0", tmp_path / "unbroken"
     paths = [str(path) for case in cases for path in case]
     ended = subprocess.run([sys.executable, "-c", KILLED, str(folder), *paths], check=False)
@@ -188,19 +188,19 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monke
     train_fold(cases, QUICK, 0, unbroken, lambda _: None)
     assert {p.name for p in folder.iterdir()} == {p.name for p in unbroken.iterdir()}
     assert {p.name for p in folder.iterdir()} == {"final.pt", "loss.csv"}
-    # bf16 rounds otherwise with other threads, so close and not equal.
+    # bf16 rounds differently with other threads, so the losses are close and not equal.
     np.testing.assert_allclose(losses(folder), losses(unbroken), atol=0.02)
 
 
 def test_a_finished_fold_is_left_alone(cases, folds):
-    """Not even a line is reported."""
+    """Nothing is written and nothing reported."""
     before = (folds[0] / "final.pt").read_bytes()
     train_fold(cases, TINY, 0, folds[0], pytest.fail)
     assert (folds[0] / "final.pt").read_bytes() == before
 
 
 def test_every_slice_has_its_turn_before_any_has_two():
-    """A round is a random order of all slices."""
+    """Each round is a random order of all slices."""
     picked = torch.cat([picked_at(step, 5, 15, 7) for step in range(6)])
     assert sorted(picked[:15].tolist()) == list(range(15))
     assert sorted(picked[15:].tolist()) == list(range(15))
@@ -208,7 +208,7 @@ def test_every_slice_has_its_turn_before_any_has_two():
 
 
 def test_slices_are_turned_a_little_with_their_labels_and_never_mirrored():
-    """Where a slice's left half is bright and labelled, it stays on the left and labelled."""
+    """A bright, labelled left part stays on the left and labelled."""
     left = torch.zeros(20, 1, 64, 32)
     left[:, :, 16:48, 4:14] = 1.0
     images, labels = varied(left, left[:, 0].byte(), np.random.default_rng(5))
@@ -219,8 +219,8 @@ def test_slices_are_turned_a_little_with_their_labels_and_never_mirrored():
     assert not torch.equal(labels[0], labels[1])
 
 
-def test_what_does_not_fit_is_refused(cases, folds, tmp_path):
-    """Each by a message that names it."""
+def test_wrong_settings_folds_and_labels_are_refused(cases, folds, tmp_path):
+    """The message names what is wrong."""
     with pytest.raises(ConfigWrong, match="multiples of 32"):
         replace(TINY, size=(64, 48))
     for name in ("steps", "batch", "spacing_mm", "learning_rate"):

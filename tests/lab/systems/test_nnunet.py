@@ -1,4 +1,4 @@
-"""What nnunetv2 is told of a data set."""
+"""The splits and the seeds that nnunetv2 gets."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ def scan(animal, fold):
 
 
 def test_a_fold_stands_where_nnunetv2_looks_for_it():
-    """By its number, beyond nine and after a gap; no animal on both sides."""
+    """Folds are at their own numbers, beyond nine and after a gap; no animal is on both sides."""
     entries = [scan(f"a{fold}", fold) for fold in (0, 2, 10)]
     found = splits(entries)
     assert len(found) == 11
@@ -33,7 +33,7 @@ def test_a_fold_stands_where_nnunetv2_looks_for_it():
 
 
 def test_an_epoch_of_a_cascade_draws_alike_whatever_was_drawn_before(monkeypatch):
-    """nnU-Net's transforms keep a list that they shuffle; a killed fold has not its history."""
+    """nnU-Net's transforms shuffle a list in place; a resumed fold lacks its history."""
     monkeypatch.setattr(nnUNetTrainer, "on_epoch_start", lambda self: None)
     trainer = ShortTrainer.__new__(ShortTrainer)
     trainer.fold, trainer.current_epoch = 1, 3

@@ -1,4 +1,4 @@
-"""The same network in another layout: PyTorch's own norms and memory layout are the oracle."""
+"""A network in the fast layout, compared with PyTorch's own norms and layout."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from limn.lab.train.channels_last import LayoutFreeNorm, channels_last, with_lay
 
 @pytest.mark.parametrize("shape", [(1, 6, 5, 7, 9), (3, 6, 5, 7, 9), (4, 6, 8, 9)])
 def test_a_norm_is_pytorchs_instance_norm(shape):
-    """One image or several, 3d or 2d, forwards and backwards."""
+    """One image or several, 3d or 2d, forward and backward."""
     oracle = (nn.InstanceNorm3d if len(shape) == 5 else nn.InstanceNorm2d)(6, affine=True)
     own = LayoutFreeNorm(6, affine=True)
     generator = torch.Generator().manual_seed(4)
@@ -36,7 +36,7 @@ def test_a_norm_is_pytorchs_instance_norm(shape):
     ],
 )
 def test_weights_are_laid_out_and_the_norm_keeps_the_layout(convolution, shape, layout):
-    """What a convolution gives out is PyTorch's choice, by processor; the rest is ours."""
+    """PyTorch chooses a convolution's output layout by processor; the other layers keep it."""
     network = channels_last(nn.Sequential(convolution(4, 4, 3), LayoutFreeNorm(4, affine=True)))
     assert network[0].weight.is_contiguous(memory_format=layout)
     images = torch.randn(shape).to(memory_format=layout)
@@ -44,7 +44,7 @@ def test_weights_are_laid_out_and_the_norm_keeps_the_layout(convolution, shape, 
 
 
 def test_plans_keep_everything_else():
-    """Only the norm changes; the plans themselves stay as they are."""
+    """Only the norm changes, and the given arguments stay as they are."""
     kwargs = {"norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "n_stages": 5}
     changed = with_layout_free_norms(kwargs)
     assert changed == {"norm_op": "limn.lab.train.channels_last.LayoutFreeNorm", "n_stages": 5}

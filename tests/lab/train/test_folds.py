@@ -56,7 +56,7 @@ ORIENT = OrientRecipe(steps=3, validation=2)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A bundle of two tiny folds, and what training reported."""
+    """A bundle of two tiny folds, and the reports of its training."""
     lines: list[str] = []
     folder = tmp_path_factory.mktemp("tiny")
     return train_phantom_bundle(folder, TINY, ORIENT, lines.append), lines
@@ -78,13 +78,13 @@ def test_training_reports_and_keeps_its_loss(trained):
 
 
 def rows_of(path):
-    """A table of losses: course, step, loss, seconds."""
+    """The rows of a table of losses: course, step, loss, seconds."""
     with path.open(newline="") as file:
         return list(csv.reader(file))
 
 
 def test_a_second_run_trains_nothing(trained):
-    """What is done is not done again, and the same weights come out."""
+    """A second run makes and trains nothing, and the weights are the same."""
     before = {path: path.read_bytes() for path in trained[0].rglob("*.pth")}
     lines: list[str] = []
     train_phantom_bundle(trained[0].parent, TINY, ORIENT, lines.append)
@@ -126,7 +126,7 @@ def test_the_sealed_folder_is_a_bundle(trained):
 
 
 def test_a_course_lowers_the_loss_and_is_repeatable(cases, tmp_path):
-    """Same seed, same weights; another seed others; and the loss falls."""
+    """The same seed gives the same weights, another seed gives others, and the loss falls."""
     intensities = intensity_properties(cases)
     weights, losses = [], []
     for i, seed in enumerate((1, 1, 2)):
@@ -140,7 +140,7 @@ def test_a_course_lowers_the_loss_and_is_repeatable(cases, tmp_path):
 
 
 def test_a_killed_course_goes_on(cases, tmp_path):
-    """A course that was cut short is taken up at its last checkpoint."""
+    """A course goes on from its last checkpoint."""
     intensities = intensity_properties(cases)
     short = Course("fold 1", 1, 2, 3e-3, tmp_path)
     train(short, cases, intensities, TINY, None, lambda line: None)
@@ -153,7 +153,7 @@ def test_a_killed_course_goes_on(cases, tmp_path):
 
 
 def test_a_course_that_goes_on_notes_no_step_twice(cases, tmp_path, monkeypatch):
-    """Killed after it noted a loss and before it saved its weights: those steps are noted anew."""
+    """Killed between a report and the next checkpoint: the table has each step once."""
     monkeypatch.setattr(loop, "REPORTED_EVERY", 2)
     monkeypatch.setattr(loop, "SAVED_EVERY", 3)
     intensities = intensity_properties(cases)
@@ -172,7 +172,7 @@ def test_a_course_that_goes_on_notes_no_step_twice(cases, tmp_path, monkeypatch)
 
 
 def test_a_bundle_is_gone_on_with(trained, tmp_path):
-    """Stems start from the bundle's own folds and normalise as it does."""
+    """Stems start from the bundle's own folds, and HU are normalised by its numbers."""
     bundle, _ = trained
     # One step each that changes nothing.
     recipe = dataclasses.replace(
@@ -195,7 +195,7 @@ def test_another_network_is_not_gone_on_with(trained):
     bundle, _ = trained
     with pytest.raises(ConfigWrong, match="describes another network"):
         intensities_of(bundle, dataclasses.replace(TINY, features=(4, 8, 8)))
-    with pytest.raises(ConfigWrong, match="can't be gone on with"):
+    with pytest.raises(ConfigWrong, match="is no start for a training"):
         intensities_of(bundle / "fold_0", TINY)
 
 
@@ -238,7 +238,7 @@ def test_no_validation_animal_trains_its_fold():
 
 
 def test_phantoms_are_kept(tmp_path, cases):
-    """A phantom that is there is read, not made; a part of one is not taken for it."""
+    """A phantom in the folder is read, not made; a half-written one is made again."""
     again = make_cases([1100], TINY, tmp_path, lambda line: None)
     np.testing.assert_array_equal(again[0].hu_zyx, cases[0].hu_zyx)
     (tmp_path / ".1101.npz.part.npz").write_bytes(b"half")
@@ -262,7 +262,7 @@ def test_patches_hold_what_they_say(cases):
 
 
 def test_another_scanner_keeps_the_order_of_tissues():
-    """Whatever calibration is drawn, air stays below lung, lung below soft, soft below bone."""
+    """In every calibration air is below lung, lung below soft tissue, soft tissue below bone."""
     tissues = np.repeat(np.array([-1000.0, -500.0, 40.0, 900.0], np.float32), 512)
     for seed in range(30):
         hu = seen_elsewhere(tissues.reshape(4, 8, 8, 8), np.random.default_rng(seed))
@@ -281,7 +281,7 @@ def test_the_onlooker_sees_the_phantoms_coarsely(cases):
 
 
 def test_a_killed_onlooker_goes_on(cases, tmp_path):
-    """Its training is taken up at the last checkpoint; what is done is not done again."""
+    """Its training goes on from the last checkpoint; a finished training does no step."""
     pictures = coarse_cases(cases, TINY.spacing_mm)
     recipe = dataclasses.replace(ORIENT, steps=4, validation=1)
     checkpoint = tmp_path / "onlooker.pt"
@@ -303,14 +303,14 @@ def test_a_killed_onlooker_goes_on(cases, tmp_path):
     assert len(lines) == 2
     for name, tensor in done.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-    found, told = accuracy(again, pictures)
-    assert 0.0 <= found <= told <= 1.0
+    right, not_mirrored = accuracy(again, pictures)
+    assert 0.0 <= right <= not_mirrored <= 1.0
     save_onlooker(again, tmp_path / "onlooker.pth")
     assert Finder.load(tmp_path / "onlooker.pth").onlooker is not None
 
 
 def test_one_in_three_training_phantoms_has_contrast(monkeypatch):
-    """And the blood of such a phantom is brighter."""
+    """The blood of a phantom with contrast is brighter."""
     enhanced = []
 
     def noted(seed, *, neighbour, contrast):
@@ -324,8 +324,8 @@ def test_one_in_three_training_phantoms_has_contrast(monkeypatch):
     assert conceive(1101, contrast=True).tissue.blood > conceive(1101).tissue.blood + 90
 
 
-def test_who_goes_on_draws_phantoms_that_no_earlier_bundle_saw(trained):
-    """The next version has a stretch of seeds of its own, and says its number."""
+def test_the_next_version_draws_phantoms_that_no_earlier_bundle_saw(trained):
+    """The next version has its own range of seeds, and its number in the manifest."""
     bundle, _ = trained
     assert open_bundle(bundle).version == "1"
     recipe = going_on(bundle)
@@ -338,7 +338,7 @@ def test_who_goes_on_draws_phantoms_that_no_earlier_bundle_saw(trained):
 
 
 def test_weights_are_saved_in_half_precision(tmp_path):
-    """Weights come back within half precision, and one that has two names is stored once."""
+    """Weights are read back within half precision, and one with two names is stored once."""
     shared = torch.randn(64, 64)
     path = save_fold(tmp_path, 3, {"a": shared, "b": shared, "c": torch.ones(2) * 0.1})
     assert path == tmp_path / "fold_3" / "checkpoint_final.pth"
@@ -349,7 +349,7 @@ def test_weights_are_saved_in_half_precision(tmp_path):
 
 
 def test_intensities_are_those_of_the_organs(cases):
-    """Normalised organs have mean 0 and deviation 1, and nothing of them is clipped."""
+    """Normalised organs have mean 0 and deviation 1, and no voxel of them is clipped."""
     intensities = intensity_properties(cases)
     hu = np.concatenate([case.hu_zyx[case.shares.max(axis=0) > 127] for case in cases])
     inside = normalise(hu.astype(np.float32), intensities)

@@ -1,4 +1,4 @@
-"""Test sets: no animal of the training, every condition that the issue of real scans names."""
+"""Test sets: no animal of the training, and every condition that is hard for a node."""
 
 import re
 
@@ -22,7 +22,7 @@ def test_the_papers_two_test_sets():
 
 
 def test_no_tested_animal_was_trained_on():
-    """Seeds of test animals and of training animals are apart."""
+    """No seed of a test animal trains."""
     recipe = Recipe()
     trained = set(range(recipe.first_seed, recipe.first_seed + recipe.phantoms))
     trained |= set(range(recipe.first_stem_seed, recipe.first_stem_seed + recipe.stem_phantoms))
@@ -32,7 +32,7 @@ def test_no_tested_animal_was_trained_on():
 
 
 def test_every_condition_is_there():
-    """Voxel sizes, HU errors, company and six lies, each on every mouse."""
+    """Voxel sizes, HU errors, objects beside the mouse and six wrong headers, on every mouse."""
     trials = stress_trials(2)
     groups = [trial.group for trial in trials]
     assert len(set(groups)) == 14
@@ -48,20 +48,20 @@ def small(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_hu_are_off_by_what_the_set_says(small):
-    """The same animal, its HU moved by 400 between the two sets."""
+    """The same animal with an offset of 400 HU between the two sets."""
     low, high = small["-200 HU"].make().volume.hu_zyx, small["+200 HU"].make().volume.hu_zyx
     assert np.median(high - low) == pytest.approx(400.0, abs=2.0)
 
 
 def test_turned_pixels_turn_their_truth(small):
-    """A lie moves image and truth alike, and the animal's heart stays in the animal's tissue."""
+    """A wrong header moves image and truth together: the heart stays in tissue."""
     plain, lying = small["+200 HU"].make(), small["turned x"].make()
     np.testing.assert_array_equal(lying.truth.labels_zyx[::-1, ::-1], plain.truth.labels_zyx)
     assert np.median(lying.volume.hu_zyx[lying.truth.mask(Organ.HEART)]) > -100
 
 
 def test_organs_lie_inside_the_body(small):
-    """The body that labels must not leave holds every organ, and no neighbour."""
+    """The body has every organ and no neighbour in it; labels must not leave it."""
     known = small["tubes, wires, neighbour"].make()
     assert known.body is not None
     assert known.body[known.truth.labels_zyx > 0].all()

@@ -1,4 +1,4 @@
-"""What the bundle of a study says of itself: what it learnt from, and what it is not for."""
+"""The bundle of a study: its manifest's statement, and how it is sealed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEVER_SEEN = "not for animals: it has never seen one"
 
 
 def bundle_statement(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
-    """Of the 3d_fullres folds; those that learnt from a phantom are a demonstration.
+    """The statement for the 3d_fullres folds; with one phantom in training, a demonstration.
 
     Parameters
     ----------
     training : every scan that trains
     """
     own, preset = config.naming, config.nnunet[REFERENCE_SYSTEM]
-    # Nobody knows the truth of an animal.
+    # Only a phantom has a truth.
     phantoms = sum(bool(entry.truth) for entry in training)
     not_for = [NEVER_SEEN] if phantoms == len(training) else []
     not_for += [own.not_for] if own.not_for else []

@@ -1,4 +1,4 @@
-"""What a study is made of: its animals, the presets of its systems; read from TOML."""
+"""A study's configuration: its animals and the presets of its systems, read from TOML."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What a person says of the bundle that a study ends with.
+    """Names that a person gives to the bundle of a study.
 
     Attributes
     ----------
-    not_for : what it must not be used for; "" to say nothing
+    not_for : what the bundle must not be used for; "" for no statement
     """
 
     name: str = "study"
@@ -42,27 +42,27 @@ class Naming:
     not_for: str = ""
 
     def __post_init__(self) -> None:
-        for key, word in (("name", self.name), ("version", self.version)):
-            if not NAME.fullmatch(word):
-                msg = f"{key} = {word!r}: letters, digits, '.', '_' and '-' expected"
+        for key, value in (("name", self.name), ("version", self.version)):
+            if not NAME.fullmatch(value):
+                msg = f"{key} = {value!r}: letters, digits, '.', '_' and '-' expected"
                 raise ConfigWrong(msg)
 
 
 @dataclass(frozen=True, slots=True)
 class StudyConfig:
-    """A study before anything is done.
+    """All settings of a study.
 
     Attributes
     ----------
-    cohort : phantoms that are made first; None where `source` has the scans
-    source : folder of scans that others made; None with a cohort
-    layout : how they lie there (`limn.lab.data.folder_layout`); None for a phantom cohort
-    split : which animal trains and tests; None to take or draw one
-    short : AdamW, and bf16 where the CPU has it, instead of nnU-Net's own rule of learning
+    cohort : phantoms to make; None if `source` has the scans
+    source : folder of scans from elsewhere; None with a cohort
+    layout : TOML of their places (`limn.lab.data.folder_layout`); None for a phantom cohort
+    split : TOML of training and test animals; None to use the cohort's or draw one
+    short : train by AdamW, with bf16 if the CPU has it, instead of nnU-Net's own trainer
     profile : of limn's engine
-    nnunet : presets by system, in the order in which they are trained
+    nnunet : presets by system, in the order of training
     aimos : None to leave it out
-    naming : of the bundle; words, which a begun study may change
+    naming : of the bundle; it may change after the study has started
     """
 
     cohort: Cohort | None
@@ -77,31 +77,31 @@ class StudyConfig:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """All that are trained."""
+        """The systems that are trained."""
         return (*self.nnunet, *([AIMOS] if self.aimos else []))
 
     def digest(self) -> dict[str, Any]:
-        """What a work folder belongs to; as JSON gives it back."""
-        said = {
+        """The settings to which a work folder belongs, in JSON's types."""
+        settings = {
             "cohort": asdict(self.cohort) if self.cohort else None,
             "source": str(self.source.resolve()) if self.source else None,
-            "layout": _said(self.layout),
-            "split": _said(self.split),
+            "layout": _hash(self.layout),
+            "split": _hash(self.split),
             "short": self.short,
             "profile": self.profile,
             "nnunet": {name: asdict(preset) for name, preset in self.nnunet.items()},
             "aimos": asdict(self.aimos) if self.aimos else None,
         }
-        found: dict[str, Any] = json.loads(json.dumps(said))
-        return found
+        from_json: dict[str, Any] = json.loads(json.dumps(settings))
+        return from_json
 
 
 def read_study(path: Path, source: Path | None = None) -> StudyConfig:
-    """A study's TOML; relative paths in it are taken from its own folder.
+    """Read a study's TOML; its relative paths start at its own folder.
 
     Parameters
     ----------
-    source : of the scans, instead of `data.source`
+    source : folder of the scans, instead of `data.source`
 
     Raises
     ------
@@ -109,39 +109,39 @@ def read_study(path: Path, source: Path | None = None) -> StudyConfig:
         Names the file, the key and what is expected.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{path} can't be read as a study: {error}"
         raise ConfigWrong(msg) from error
-    if source is not None and isinstance(said.setdefault("data", {}), dict):
-        said["data"]["source"] = str(source.absolute())
+    if source is not None and isinstance(table.setdefault("data", {}), dict):
+        table["data"]["source"] = str(source.absolute())
     try:
-        return _study(said, path.parent)
+        return _study(table, path.parent)
     except ConfigWrong as error:
         msg = f"{path}: {error}"
         raise ConfigWrong(msg) from error
 
 
-def _study(said: Mapping[str, Any], folder: Path) -> StudyConfig:
-    _known(said, KEYS[""], "")
-    data = _table(said, "data")
-    _known(data, KEYS["data"], "data.")
+def _study(table: Mapping[str, Any], folder: Path) -> StudyConfig:
+    _refuse_unknown(table, KEYS[""], "")
+    data = _table(table, "data")
+    _refuse_unknown(data, KEYS["data"], "data.")
     source, layout, split = (_path(data, name, folder) for name in KEYS["data"])
-    if (source is None) == ("cohort" not in said):
+    if (source is None) == ("cohort" not in table):
         msg = (
             "either data.source (or --data FOLDER) or a table [cohort] is expected, "
             f"{'neither' if source is None else 'both'} given"
         )
         raise ConfigWrong(msg)
-    trainer, profile = said.get("trainer", "nnunet"), said.get("profile", "fast")
+    trainer, profile = table.get("trainer", "nnunet"), table.get("profile", "fast")
     if trainer not in TRAINERS:
         msg = f"trainer {trainer!r}: {' or '.join(TRAINERS)} expected"
         raise ConfigWrong(msg)
     if profile not in PROFILE_NAMES:
         msg = f"profile {profile!r}: one of {', '.join(PROFILE_NAMES)} expected"
         raise ConfigWrong(msg)
-    systems = _table(said, "systems")
-    _known(systems, (*NNUNET_SYSTEMS, AIMOS), "systems.")
+    systems = _table(table, "systems")
+    _refuse_unknown(systems, (*NNUNET_SYSTEMS, AIMOS), "systems.")
     if REFERENCE_SYSTEM not in systems:
         msg = f"systems.{REFERENCE_SYSTEM} is missing; the others are held against it"
         raise ConfigWrong(msg)
@@ -151,35 +151,35 @@ def _study(said: Mapping[str, Any], folder: Path) -> StudyConfig:
     for name in systems:
         _refuse_other_axes(name, _table(systems, name, "systems."))
     return StudyConfig(
-        cohort=_made(Cohort, _table(said, "cohort"), "cohort") if source is None else None,
+        cohort=_make(Cohort, _table(table, "cohort"), "cohort") if source is None else None,
         source=source,
         layout=layout,
         split=split,
         short=trainer == "short",
         profile=profile,
-        # A cascade's second stage comes after its first.
+        # The order of NNUNET_SYSTEMS puts a cascade's first stage before its second.
         nnunet={
-            name: _made(Preset, systems[name], f"systems.{name}")
+            name: _make(Preset, systems[name], f"systems.{name}")
             for name in NNUNET_SYSTEMS
             if name in systems
         },
-        aimos=_made(AimosPreset, systems[AIMOS], f"systems.{AIMOS}") if AIMOS in systems else None,
-        naming=_made(Naming, _table(said, "bundle"), "bundle"),
+        aimos=_make(AimosPreset, systems[AIMOS], f"systems.{AIMOS}") if AIMOS in systems else None,
+        naming=_make(Naming, _table(table, "bundle"), "bundle"),
     )
 
 
-def _made(kind: type[T], said: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a table of its fields; lists become tuples, whole numbers floats."""
+def _make(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make a dataclass from a table of its fields; lists become tuples."""
     wanted = {own.name: str(own.type) for own in fields(kind)}  # type: ignore[arg-type]
-    _known(said, tuple(wanted), f"{where}.")
-    values = {name: tuple(own) if isinstance(own, list) else own for name, own in said.items()}
+    _refuse_unknown(table, tuple(wanted), f"{where}.")
+    values = {name: tuple(own) if isinstance(own, list) else own for name, own in table.items()}
     for name, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
         whole = "float" not in wanted[name]
         number = int if whole else (int, float)
         good = {"bool": bool, "str": str}.get(wanted[name], number)
         if not all(isinstance(n, good) and (good is bool or n is not True) for n in numbers):
-            msg = f"{where}.{name} = {said[name]!r}: {wanted[name]} expected"
+            msg = f"{where}.{name} = {table[name]!r}: {wanted[name]} expected"
             raise ConfigWrong(msg)
     try:
         return kind(**values)
@@ -191,23 +191,23 @@ def _made(kind: type[T], said: Mapping[str, Any], where: str) -> T:
         raise ConfigWrong(msg) from error
 
 
-def _known(said: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-    if strange := [name for name in said if name not in names]:
+def _refuse_unknown(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    if strange := [name for name in table if name not in names]:
         msg = f"{where}{strange[0]} is not known here; {', '.join(names)} are"
         raise ConfigWrong(msg)
 
 
-def _refuse_other_axes(name: str, said: Mapping[str, Any]) -> None:
-    """2d and AIMOS learn from slices, the others from blocks."""
+def _refuse_other_axes(name: str, table: Mapping[str, Any]) -> None:
+    """Refuse a wrong number of axes: 2d and AIMOS learn from slices, the others from blocks."""
     key, axes = ("size", 2) if name == AIMOS else ("patch", 2 if name == FLAT else 3)
-    own = said.get(key)
+    own = table.get(key)
     if isinstance(own, list) and len(own) != axes:
         msg = f"systems.{name}.{key} = {own}: {axes} numbers expected"
         raise ConfigWrong(msg)
 
 
-def _table(said: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
-    found = said.get(name, {})
+def _table(table: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, Any]:
+    found = table.get(name, {})
     if not isinstance(found, dict):
         msg = f"{where}{name} = {found!r}: a table [{where}{name}] is expected"
         raise ConfigWrong(msg)
@@ -215,32 +215,32 @@ def _table(said: Mapping[str, Any], name: str, where: str = "") -> Mapping[str, 
 
 
 def _path(data: Mapping[str, Any], name: str, folder: Path) -> Path | None:
-    said = data.get(name, "")
-    if not isinstance(said, str):
-        msg = f"data.{name} = {said!r}: a path in quotes is expected"
+    path = data.get(name, "")
+    if not isinstance(path, str):
+        msg = f"data.{name} = {path!r}: a path in quotes is expected"
         raise ConfigWrong(msg)
-    return folder / said if said else None
+    return folder / path if path else None
 
 
-def _said(path: Path | None) -> str | None:
-    """A hash of what a TOML says; comments and spaces may change."""
+def _hash(path: Path | None) -> str | None:
+    """A hash of the values in a TOML file; comments and spaces don't matter."""
     if path is None:
         return None
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         msg = f"{path} can't be read: {error}"
         raise ConfigWrong(msg) from error
-    written = json.dumps(said, sort_keys=True, default=str)
+    written = json.dumps(table, sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()
 
 
 def costs(flat: bool, voxels: float, features: tuple[int, ...]) -> float:
-    """Multiplications of one forward pass, but for a factor; for telling the time that is left.
+    """Multiplications of one forward pass, up to a factor; to estimate the time that is left.
 
     Parameters
     ----------
-    voxels : that pass through, at the highest stage
+    voxels : of the input, at the highest stage
     """
     kernel, halved = (9, 4) if flat else (27, 8)
     return kernel * sum(voxels / float(halved**k) * n * n for k, n in enumerate(features))

@@ -1,6 +1,6 @@
-"""The work of a study, each piece in a process of its own: rebuilt AIMOS, limn's engine, scores.
+"""Steps of a study that are not nnunetv2's: AIMOS, limn's engine, scores.
 
-What nnunetv2 does for it is in `nnunet_jobs`. Every function goes on where a killed one stopped.
+nnunetv2's steps are in `limn.lab.systems.nnunet`. Every step goes on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ LUNGS_LABEL = LABEL_OF["Lungs"]
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a study keeps what."""
+    """The files and folders of a study."""
 
     work: Path
 
     @property
     def data(self) -> Path:
-        """`dataset`."""
+        """The data set (`limn.lab.data.dataset`)."""
         return self.work / "data"
 
     @property
@@ -62,36 +62,36 @@ class Folders:
         return self.work / "bundle"
 
     def aimos(self, fold: int) -> Path:
-        """One of its networks."""
+        """The folder of one of its networks."""
         return self.work / "aimos" / f"fold_{fold}"
 
     @property
     def scores(self) -> Path:
-        """The one long CSV (`scores`)."""
+        """The long CSV of `limn.lab.measure.scores`."""
         return self.work / "scores.csv"
 
     def labels(self, system: str, scan: str) -> Path:
-        """What a system drew; its times lie beside it as JSON."""
+        """The labels that a system drew; its times are beside them."""
         return self.work / "predicted" / system / f"{scan}.nii.gz"
 
     def times(self, system: str, scan: str) -> Path:
-        """What it took (`study_times`)."""
+        """The times of a system as JSON (`limn.lab.process.timed`)."""
         return self.work / "predicted" / system / f"{scan}.json"
 
 
 def train_aimos(
     cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
 ) -> None:
-    """One fold; what it reports is the log."""
-    aimos.train_fold(cases, preset, seed, folder, _say)
+    """Train one fold; its reports go to the log."""
+    aimos.train_fold(cases, preset, seed, folder, _log)
 
 
 def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Path]]) -> None:
-    """Label scans by the folds' mean.
+    """Label scans by the mean of the folds.
 
     Parameters
     ----------
-    scans : CT, where its labels go, and its times
+    scans : for each scan the paths of the CT, the labels and the times
     """
     folds = aimos.read_folds(networks)
 
@@ -106,12 +106,12 @@ def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Pa
 def predict_limn(
     trained: Path,
     bundle: Path,
-    told: BundleStatement,
+    statement: BundleStatement,
     profile: ProfileName,
     scans: Sequence[tuple[Path, Path, Path]],
 ) -> None:
-    """The same 3d_fullres folds by limn's own engine, warm as in the node."""
-    seal_folds(trained, bundle, told, profile)
+    """Label scans by limn's own engine with the 3d_fullres folds, warm as in the node."""
+    seal_folds(trained, bundle, statement, profile)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ensemble = Ensemble.load(open_bundle(bundle), device, profile)
     ensemble.warm_up()
@@ -126,14 +126,14 @@ def predict_limn(
 
         flags, labels = ensemble.despite_gpu(drawn)
         if flags:
-            _say(f"flags: {', '.join(flags)}")
+            _log(f"flags: {', '.join(flags)}")
         return labels
 
     _predict(scans, label)
 
 
 def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], out: Path) -> None:
-    """Every system against every observer on every test scan: the one long CSV."""
+    """Compare every system with every observer on every test scan; write the long CSV."""
     workers = min(len(entries), cores())
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Score]] = {}
@@ -141,13 +141,13 @@ def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], ou
         jobs = {pool.submit(_score_scan, folders, own, systems): own.scan for own in entries}
         for number, job in enumerate(as_completed(jobs), start=1):
             found[jobs[job]] = job.result()
-            _say(f"scored {number}/{len(entries)} {jobs[job]}")
-    # In the order of the data set, so that the same study gives the same file.
+            _log(f"scored {number}/{len(entries)} {jobs[job]}")
+    # The order of the data set, so that the same study gives the same file.
     write_scores(out, [each for own in entries for each in found[own.scan]])
 
 
 def read_drawing(path: Path, volume: Volume) -> Labels:
-    """Labels of a scan, as an observer or a system left them, on the scan's grid."""
+    """Labels of a scan by an observer or a system, on the scan's grid."""
     labels_zyx = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.uint8)
     return Labels(labels_zyx, volume.grid, TRUTH_LABELS)
 
@@ -176,7 +176,7 @@ def _predict(
     scans: Sequence[tuple[Path, Path, Path]],
     label: Callable[[Volume, Stopwatch], npt.NDArray[np.uint8]],
 ) -> None:
-    """The first scan is labelled twice, so that no time has what only a first scan costs."""
+    """Label scans; the first one twice, so that its time has no warm-up in it."""
     for number, (ct, out, times) in enumerate([scans[0], *scans]):
         watch = Stopwatch()
         # The runtime leaves out the wait for the disk, which is no part of any system.
@@ -187,9 +187,9 @@ def _predict(
             image = to_image(labels, volume.grid)
             SimpleITK.WriteImage(image, str(part), useCompression=True)
         write_record(times, ct.parent.name, watch.elapsed_s)
-        _say(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
+        _log(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
 
 
-def _say(line: str) -> None:
-    """Into the log that this process prints to."""
+def _log(line: str) -> None:
+    """Print a line into the log of this process."""
     print(line, flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""The paper's study from a TOML to its tables and figures: resumable, with what is left to wait."""
+"""The paper's study from a TOML to its tables and figures; resumable."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from limn.segment.bundle.bundle import open_bundle
 STUDY = "study.json"
 RESULTS = "results"
 STEPS_CSV = "steps.csv"
-# nnunetv2 turns patches that are no longer than so many times their width all the way round.
+# nnunetv2 rotates patches by up to 180 degrees if their length is at most so many widths.
 NEARLY_SQUARE = 1.5
 
 
 def reproduce(
     config_path: Path, work: Path, source: Path | None, report: Callable[[str], None]
 ) -> Path:
-    """Do what is not done of a study; the folder with its tables and figures.
+    """Do the rest of a study, and return the folder with its tables and figures.
 
     Parameters
     ----------
-    work : everything that the study makes; a second call goes on there
-    source : of the scans, instead of what the configuration says
+    work : folder of everything that the study makes; a second call goes on there
+    source : folder of the scans, instead of the configuration's own
 
     Raises
     ------
@@ -61,7 +61,7 @@ def reproduce(
     """
     config = read_study(config_path, source)
     if config.source is not None and not config.source.is_dir():
-        msg = f"{config.source} is no folder; say where the scans are by --data FOLDER"
+        msg = f"{config.source} is no folder; name the folder of the scans by --data FOLDER"
         raise ConfigWrong(msg)
     try:
         with folder_lock(work, "run is at this study"):
@@ -87,11 +87,11 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     _write_steps(planned, folders.work, results / STEPS_CSV)
     for path in _overlays(systems, testing, folders, results):
         report(f"drawn: {path}")
-    sealed, asked = open_bundle(folders.bundle), config.naming
-    if (sealed.name, sealed.version) != (asked.name, asked.version):
+    sealed, naming = open_bundle(folders.bundle), config.naming
+    if (sealed.name, sealed.version) != (naming.name, naming.version):
         report(
-            f"WARNING {folders.bundle} keeps the name {sealed.name} {sealed.version}, by which it "
-            "was sealed; to change it, delete it and done/predict-limn.json, and start again"
+            f"WARNING {folders.bundle} was sealed as {sealed.name} {sealed.version} and keeps that "
+            "name; to change it, delete the bundle and done/predict-limn.json, and start again"
         )
     report(
         f"done: {results / 'tables.md'}; to use the folds in a node: "
@@ -101,7 +101,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
 
 
 def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
-    """What a study was, beside what the paper's was, as Markdown."""
+    """Compare a study with the paper's own, as Markdown."""
 
     def counted(split: str) -> str:
         own = [entry for entry in entries if entry.split == split]
@@ -132,7 +132,7 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
         lines.append(
             f"- {name}: {rule}; {preset.epochs} epochs of {preset.iterations} (the paper's plan: "
             f"1000 of 250), batch {preset.batch}, patch {patch} at {preset.spacing_mm} mm, "
-            f"{preset.features[0]} to {preset.features[-1]} features{_turned(name, preset)}"
+            f"{preset.features[0]} to {preset.features[-1]} features{_rotation(name, preset)}"
         )
     if own := config.aimos:
         lines.append(
@@ -142,8 +142,8 @@ def described(config: StudyConfig, entries: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _turned(name: str, preset: Preset) -> str:
-    """By how much nnU-Net turns slices while they are learnt from; of blocks nothing is said."""
+def _rotation(name: str, preset: Preset) -> str:
+    """How far nnU-Net rotates slices in training; nothing for blocks."""
     if name != FLAT:
         return ""
     nearly_square = max(preset.patch) <= NEARLY_SQUARE * min(preset.patch)
@@ -154,12 +154,12 @@ def _turned(name: str, preset: Preset) -> str:
 
 
 def _refuse_another(config: StudyConfig, work: Path) -> None:
-    """Raise for a folder that belongs to another study.
+    """Refuse a folder that belongs to another study.
 
     Raises
     ------
     ConfigWrong
-        Names what differs.
+        The text names every difference.
     """
     path, wanted = work / STUDY, config.digest()
     if not path.exists():
@@ -171,8 +171,8 @@ def _refuse_another(config: StudyConfig, work: Path) -> None:
         raise ConfigWrong(msg) from error
     if different := [name for name in wanted if kept.get(name) != wanted[name]]:
         msg = (
-            f"{work} was begun with another {' and '.join(different)}; give another folder, or "
-            "delete this one to begin anew"
+            f"{work} belongs to a study with another {' and '.join(different)}; give another "
+            "folder, or delete this one to start again"
         )
         raise ConfigWrong(msg)
 
@@ -180,7 +180,7 @@ def _refuse_another(config: StudyConfig, work: Path) -> None:
 def _data(
     config: StudyConfig, folders: Folders, report: Callable[[str], None]
 ) -> tuple[Entry, ...]:
-    """The data set; the study has begun once it is whole, so a layout may be mended until then."""
+    """Import the data set. The settings are written after it, so a wrong layout can be mended."""
     study = folders.work / STUDY
     if not (study.exists() and (folders.data / MANIFEST).exists()):
         source = config.source
@@ -217,16 +217,16 @@ def _write_steps(planned: Sequence[Step], work: Path, path: Path) -> None:
 def _overlays(
     systems: Sequence[str], entries: Sequence[Entry], folders: Folders, results: Path
 ) -> list[Path]:
-    """The best, intermediate and worst scan of each test set, as every system drew it.
+    """Draw the best, intermediate and worst scan of each test set with every system's contours.
 
-    Which, the reference system decides, as in the paper.
+    The scores of the reference system choose the scans, as in the paper.
     """
     scores = read_scores(folders.scores)
     entry_of = {own.scan: own for own in entries}
     paths = []
     for test_set, words in SETS.items():
-        held = {name: by_organ(scores, test_set, name) for name in systems}
-        for which, scan in cases(held[REFERENCE_SYSTEM]).items():
+        by_system = {name: by_organ(scores, test_set, name) for name in systems}
+        for which, scan in cases(by_system[REFERENCE_SYSTEM]).items():
             own = entry_of[scan]
             volume = read_ct(folders.data / own.ct, "")
             path = results / f"overlay-{test_set}-{which}.png"
@@ -234,7 +234,7 @@ def _overlays(
                 volume,
                 read_drawing(folders.data / own.observer1, volume),
                 {name: read_drawing(folders.labels(name, scan), volume) for name in systems},
-                {name: found.get(scan, {}) for name, found in held.items()},
+                {name: found.get(scan, {}) for name, found in by_system.items()},
                 f"{words}: {which} scan, {scan}",
                 path,
             )

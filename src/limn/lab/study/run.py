@@ -1,8 +1,8 @@
-"""Steps carried out: each once, over every GPU there is, with what is left to wait for.
+"""Runs the steps of a study, each once, on every GPU, and shows the time that is left.
 
-A step that was done has a file in ``done/``, which names how long it took and where; a killed study
-does the others. Dask hands steps out as those they stand on are done, one at a time to a GPU, or
-one at a time where there is none: a network takes all cores.
+A finished step has a file in ``done/`` with its duration and device, so a killed study does only
+the other steps. Dask starts a step when the steps before it are done. Each GPU has one step at a
+time; without a GPU there is one step at a time, for a network uses all cores.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ WIDEST = 60
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a step computes on.
+    """The device that a step computes on.
 
     Attributes
     ----------
-    visible : what CUDA_VISIBLE_DEVICES calls it; "" for the CPU
+    visible : its name in CUDA_VISIBLE_DEVICES; "" for the CPU
     """
 
     visible: str
@@ -46,9 +46,9 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """Every GPU that this process was given; the CPU where there is none."""
-    # A step must see one of ours under the name that whoever gave it used: on a shared machine
-    # number 0 may be somebody else's.
+    """Every GPU that this process may use; the CPU if there is none."""
+    # A step needs the name that CUDA_VISIBLE_DEVICES has for the GPU: on a shared machine number 0
+    # may belong to another user.
     given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     count = torch.cuda.device_count()
     names = given if any(given) else [str(k) for k in range(count)]
@@ -66,12 +66,12 @@ def carry_out(
 
     Parameters
     ----------
-    found : as `devices`; so many steps at once
+    found : the result of `devices`; each has one step at a time
 
     Raises
     ------
     StageFailed
-        If a step failed; those that do not stand on it have been done by then.
+        If a step failed; all steps that do not depend on it have been done by then.
     """
     for folder in ("done", "logs"):
         (work / folder).mkdir(parents=True, exist_ok=True)
@@ -85,15 +85,15 @@ def carry_out(
         n_workers=len(found),
         threads_per_worker=1,
         processes=False,
-        # None would take port 8787 on every address, or warn that another has it.
+        # None would mean port 8787 on every address, with a warning if the port is taken.
         dashboard_address="127.0.0.1:0",
         protocol="inproc",
-        # Whoever presses Ctrl-C is told once, by us.
+        # After Ctrl-C only limn writes a message.
         silence_logs=logging.CRITICAL,
     )
     try:
         with distributed.Client(cluster) as client:
-            # Its workers are threads of ours; each takes one of the devices.
+            # The workers are threads of this process; each has one of the devices.
             device_of = dict(zip(sorted(client.scheduler_info()["workers"]), found, strict=True))
             futures = dict[str, distributed.Future[None]]()
             for step in waiting:
@@ -118,7 +118,7 @@ def carry_out(
 def _do(
     step: Step, work: Path, device_of: dict[str, Device], running: set[str], _: list[None]
 ) -> None:
-    """In a worker; the last argument makes Dask wait for the steps before."""
+    """Run a step in a worker; the last argument makes Dask wait for the steps before it."""
     device = device_of[distributed.get_worker().address]
     visible = {"CUDA_VISIBLE_DEVICES": device.visible} if device.visible else {}
     running.add(step.name)
@@ -129,12 +129,12 @@ def _do(
         )
     finally:
         running.discard(step.name)
-    said = {
+    record = {
         "step": step.name,
         "seconds": round(time.monotonic() - started, 1),
         "device": device.name,
     }
-    write_durably(_mark(work, step.name), json.dumps(said).encode())
+    write_durably(_mark(work, step.name), json.dumps(record).encode())
 
 
 def _watch(
@@ -144,7 +144,7 @@ def _watch(
     work: Path,
     report: Callable[[str], None],
 ) -> None:
-    """A bar with what runs, what it says and what is left; a line for every step that ends."""
+    """Show a bar with the running steps and the time that is left; report each step that ends."""
     console = Console(highlight=False, soft_wrap=True)
     total = sum(step.cost for step in waiting)
     started, done, failed = time.monotonic(), 0.0, list[str]()
@@ -175,11 +175,11 @@ def _watch(
                     f"{number}/{len(waiting)} {name}: {in_words(seconds)}; "
                     f"{_left(ends_at) if pending else 'done'}"
                 )
-            said = " | ".join(f"{name}: {_last_line(_log(work, name))}" for name in sorted(running))
+            lines = [f"{name}: {_last_line(_log(work, name))}" for name in sorted(running)]
             bars.update(
                 bar,
                 completed=done,
-                description=escape(said),
+                description=escape(" | ".join(lines)),
                 left=_left(ends_at) if done else "",
             )
             time.sleep(LOOK_S)
@@ -188,9 +188,9 @@ def _watch(
 
 
 def read_mark(work: Path, name: str) -> dict[str, Any]:
-    """Of a step that was done: "step", "seconds", "device"."""
-    said: dict[str, Any] = json.loads(_mark(work, name).read_text(encoding="utf-8"))
-    return said
+    """The record of a finished step: "step", "seconds", "device"."""
+    record: dict[str, Any] = json.loads(_mark(work, name).read_text(encoding="utf-8"))
+    return record
 
 
 def _mark(work: Path, name: str) -> Path:
@@ -202,7 +202,7 @@ def _log(work: Path, name: str) -> Path:
 
 
 def _end(started: float, done: float, total: float) -> float:
-    """When all will be done, by what the steps so far took; rough, for they are not alike."""
+    """The time when all steps will be done, from the finished ones; rough, for steps differ."""
     now = time.monotonic()
     return now + (now - started) * (total - done) / done
 

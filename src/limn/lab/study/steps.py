@@ -1,4 +1,4 @@
-"""A study as steps: what each does, on which others it stands, and about how long it takes."""
+"""The steps of a study: what each does, which steps come before it, and about what it costs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from limn.lab.systems.nnunet_plans import Preset
 from limn.lab.words import AIMOS, CASCADE, LIMN, LOWRES, REFERENCE_SYSTEM
 
 PREPARE = "prepare"
-# Forward and backward.
+# Forward and backward pass, in forward passes.
 LEARNING = 3
-# Tiles that half overlap along each axis.
+# Tiles that overlap by half along each axis see every voxel so often.
 OVERLAP_3D, OVERLAP_2D = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A piece of work that runs in a process of its own and is done once.
+    """A piece of work that is done once, in an isolated process.
 
     Attributes
     ----------
-    cost : relative to the other steps'; for the time that is left
-    after : names of the steps that must be done before
+    cost : relative to other steps; to estimate the time that is left
+    after : names of the steps that must be done before it
     """
 
     name: str
@@ -44,7 +44,7 @@ class Step:
 
 
 def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> list[Step]:
-    """Everything between a data set and ``scores.csv``, in an order in which it can be done."""
+    """All steps from a data set to ``scores.csv``, each after those that it depends on."""
     study = _Study(config, entries, folders)
     found = [study.prepare()]
     for system, preset in config.nnunet.items():
@@ -89,7 +89,7 @@ class _Study:
         )
 
     def train_nnunet(self, system: str, preset: Preset, fold: int) -> Step:
-        """One fold; a cascade's second stage learns from what all folds of the first found."""
+        """One fold; a cascade's second stage learns from the labels of all folds of the first."""
         first_stage = tuple(_train(LOWRES, own) for own in self.folds)
         pass_cost = costs(preset.flat, prod(preset.patch) * preset.batch, preset.features)
         return Step(
@@ -127,7 +127,7 @@ class _Study:
             jobs.predict_limn,
             (trained, folders.bundle, statement, config.profile, self._scans(LIMN)),
             cost=self._labels_cost(preset) / 4,
-            # The predictor leaves the plans beside the folds.
+            # nnunetv2's predictor copies the plans beside the folds.
             after=(_predict(REFERENCE_SYSTEM),),
         )
 
@@ -168,14 +168,14 @@ class _Study:
         )
 
     def _labels_cost(self, preset: Preset) -> float:
-        """Of all test scans by all folds."""
+        """The cost of labelling all test scans by all folds."""
         overlap = OVERLAP_2D if preset.flat else OVERLAP_3D
         seen = self.voxels * (self.native_mm / preset.spacing_mm) ** 3 * overlap
         one = costs(preset.flat, seen, preset.features)
         return one * len(self.folds) * len(self._testing)
 
     def _scans(self, system: str) -> list[tuple[Path, Path, Path]]:
-        """CT, where its labels go, and its times."""
+        """For each test scan the paths of the CT, the labels and the times."""
         folders = self._folders
         return [
             (

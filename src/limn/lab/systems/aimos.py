@@ -1,6 +1,6 @@
-"""AIMOS, the 2D system that the paper compares with, rebuilt: coronal slices through a U-Net.
+"""AIMOS, the 2D system that the paper compares with, rebuilt: a U-Net on coronal slices.
 
-What is taken from where:
+Sources:
 
 - Malimban 2022, Methods, "AIMOS": the default architecture UNet-768 with six encoder-decoder
   stages, 32 feature channels at the highest layer and 768 at the bottleneck; trained on all
@@ -9,15 +9,15 @@ What is taken from where:
   on individual coronal slices.
 - Schoppe et al. 2020, "Deep learning-enabled multi-organ segmentation in whole-body mouse scans",
   Nature Communications 11:5626, doi 10.1038/s41467-020-19449-7: that the backbone is a U-Net-like
-  network in PyTorch. No line of its code is used, and its methods section was not at hand.
-- Our own choice, where Malimban says nothing: the channels between 32 and 768, batch
-  normalisation, the spacing, the window of HU, cross-entropy plus soft Dice, AdamW (the rates
-  that suit it are known from `train`, and it needs no long schedule), the falling rate, the
+  network in PyTorch. None of its code is used, and its methods section was not available to us.
+- Our own choice, where Malimban is silent: the channels between 32 and 768, batch
+  normalisation, the spacing, the window of HU, cross-entropy plus soft Dice, AdamW (its
+  rates are known from `limn.lab.train`, and it needs no long schedule), the falling rate, the
   augmentation (a little rotation, scale, shift, brightness). Slices are never mirrored left to
-  right: right and left lung are labels of their own. Whether AIMOS mirrors is not known to us.
-  AIMOS has a post-processing module (Malimban); here nothing follows the network.
+  right, for the right and the left lung are two labels. We do not know whether AIMOS mirrors.
+  AIMOS has a post-processing module (Malimban); here the network's labels are final.
 
-So this is a system like AIMOS and not AIMOS; figures of it say so.
+So this is a system like AIMOS, and not AIMOS. Tables and figures say so.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ FINAL, LATEST, LOSSES = "final.pt", "latest.pt", "loss.csv"
 
 @dataclass(frozen=True, slots=True)
 class AimosPreset:
-    """What decides a fold, but for its animals and its seed.
+    """The settings of a fold, without its animals and its seed.
 
     Attributes
     ----------
-    spacing_mm : images are resampled to it, in the plane and across
-    size : rows (S) and columns (L) that the network sees, multiples of 32; a smaller field has
-        air added on all sides, of a larger one the middle is seen and the rest is background
+    spacing_mm : voxel size after resampling, along all three axes
+    size : rows (S) and columns (L) that the network sees, multiples of 32; a smaller field is
+        padded with air on all sides, and a larger one is background outside its middle
     features : channels of the six stages, from the highest layer to the bottleneck
-    batch : slices a step
+    batch : slices in a step
     """
 
     spacing_mm: float
@@ -91,7 +91,7 @@ class AimosPreset:
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Trained networks, warm on their device, each with the window of HU that it learnt by."""
+    """Trained networks on their device, each with the window of HU of its training."""
 
     preset: AimosPreset
     networks: tuple[tuple[UNet2d, Window], ...]
@@ -105,10 +105,10 @@ def train_fold(
     folder: Path,
     report: Callable[[str], None],
 ) -> None:
-    """Train one network on all coronal slices; writes ``final.pt`` and ``loss.csv``.
+    """Train one network on all coronal slices, and write ``final.pt`` and ``loss.csv``.
 
-    Goes on from ``latest.pt`` if there is one, with the slices and the augmentation that an
-    unbroken run would have had; does nothing if ``final.pt`` is there.
+    Goes on from ``latest.pt`` if there is one, with the slices and the augmentation of an
+    uninterrupted run. Does nothing if ``final.pt`` is there.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ def train_fold(
     Raises
     ------
     RefusedSeries
-        For a file that can't be read, or labels that don't fit their scan.
+        If a file can't be read, or labels don't fit their scan.
     ConfigWrong
-        If what is in the folder was begun with other settings or scans.
+        If the folder belongs to other settings or scans.
     """
     folder.mkdir(parents=True, exist_ok=True)
     latest, final = folder / LATEST, folder / FINAL
@@ -159,7 +159,7 @@ def train_fold(
 def _settings(
     cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
 ) -> LoopSettings:
-    # By their names in the data set, which may be moved.
+    # Names within the data set, for its folder may be moved.
     names = [f"{ct.parent.name}/{ct.name}" for ct, _ in cases]
     return LoopSettings(
         name="aimos",
@@ -172,12 +172,12 @@ def _settings(
 
 
 def read_folds(folders: Sequence[Path]) -> Folds:
-    """The networks that `train_fold` left in these folders.
+    """The networks that `train_fold` wrote into these folders.
 
     Raises
     ------
     BundleUnfit
-        If a fold is not there or not finished, or the folds don't belong together.
+        If a fold is missing or unfinished, or the folds have different settings.
     """
     device, presets, networks = _device(), list[AimosPreset](), []
     for folder in folders:
@@ -200,16 +200,16 @@ def read_folds(folders: Sequence[Path]) -> Folds:
 
 
 def predict(folds: Folds, volume: Volume) -> tuple[npt.NDArray[np.uint8], dict[str, float]]:
-    """The likeliest class by the folds' mean probability, in every voxel of the scan.
+    """Label every voxel with the likeliest class by the mean probability of the folds.
 
     Parameters
     ----------
-    volume : any size, spacing and order of axes
+    volume : of any size, spacing and order of axes
 
     Returns
     -------
     labels : (z, y, x) uint8 on the volume's own grid
-    times : ``preprocess_s`` and ``inference_s``, which ends with the labels
+    times : ``preprocess_s``; and ``inference_s``, which ends when the labels are ready
     """
     preset, device = folds.preset, folds.device
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The two-dimensional U-Net of `aimos`: six stages, one grey slice in, a score a class out."""
+"""The two-dimensional U-Net of `aimos`: six stages, one grey slice in, a score per class out."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 STAGES = 6
-# A side is halved between stages.
+# Each of the five steps between stages halves the sides.
 SIDE_MULTIPLE = 2 ** (STAGES - 1)
 
 
 class UNet2d(nn.Module):
-    """Two 3 x 3 convolutions a stage, pooled on the way down, joined again on the way up.
+    """Two 3 x 3 convolutions in each stage, with pooling on the way down and skips on the way up.
 
     Attributes
     ----------
-    down, up : blocks of the encoder, from the highest layer to the bottleneck, and of the decoder
-        from there
+    down : blocks of the encoder, from the highest layer to the bottleneck
+    up : blocks of the decoder, from the bottleneck to the highest layer
     """
 
     def __init__(self, features: Sequence[int], classes: int) -> None:

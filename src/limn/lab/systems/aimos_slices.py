@@ -1,4 +1,4 @@
-"""Scans as the coronal slices that `aimos` sees, and what it says of them as a volume again."""
+"""Scans as coronal slices for `aimos`, and its scores for slices as a volume again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from limn.domain.errors import RefusedSeries
 from limn.lab.data.readers import AXES, read_ct
 from limn.segment.engine.resample import ShapeZyx, nearest, resized
 
-# Every so many voxels tell what HU a data set has.
+# One voxel in so many is enough to find the range of HU of a data set.
 SAMPLED_EVERY = 31
 LARGEST_HU = 32000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """HU that a fold's animals have: clipped at both ends, then mean 0 and deviation 1."""
+    """The range of HU in a fold's animals: clipped at both ends, then mean 0 and deviation 1."""
 
     low: float
     high: float
@@ -33,14 +33,14 @@ class Window:
 
     @classmethod
     def of(cls, volumes: Sequence[torch.Tensor]) -> Window:
-        """From 0.5 to 99.5 % of the voxels of all of them."""
+        """The window from the 0.5th to the 99.5th percentile of all volumes together."""
         hu = np.concatenate([own.flatten()[::SAMPLED_EVERY].float().numpy() for own in volumes])
         low, high = (float(v) for v in np.percentile(hu, (0.5, 99.5)))
         clipped = np.clip(hu, low, high)
         return cls(low, high, float(clipped.mean()), max(float(clipped.std()), 1e-3))
 
     def slices(self, volume: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(z, y, x) HU to (y, 1, rows, columns), air around it."""
+        """(z, y, x) HU as (y, 1, rows, columns), padded with air."""
         seen = (volume.clamp(self.low, self.high) - self.mean) / self.deviation
         return _framed(seen, size, (self.low - self.mean) / self.deviation)[:, None]
 
@@ -48,7 +48,7 @@ class Window:
 def read_slices(
     cases: Sequence[tuple[Path, Path]], spacing_mm: float, size: tuple[int, int], classes: int
 ) -> tuple[Window, torch.Tensor, torch.Tensor]:
-    """All coronal slices of scans and what an observer drew on them.
+    """All coronal slices of scans, with the labels that an observer drew on them.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def read_slices(
     Raises
     ------
     RefusedSeries
-        For a file that can't be read, or labels that don't fit their scan.
+        If a file can't be read, or labels don't fit their scan.
     """
     volumes, drawn = [], []
     for ct, contours in cases:
@@ -72,14 +72,14 @@ def read_slices(
             raise RefusedSeries(msg)
         shape = resampled_shape(truth, volume.grid.spacing_mm.zyx, spacing_mm)
         volumes.append(resampled(volume.hu_zyx, shape, torch.device("cpu")).half())
-        # `nearest` asks which of its own voxels lies under each of the other grid's.
+        # `nearest` finds the source voxel under each voxel of the new grid.
         own = nearest(truth.astype(np.uint8), (0, 0, 0), shape_of(truth), shape)
         drawn.append(_framed(torch.from_numpy(own), size, 0))
     window, count = Window.of(volumes), sum(len(own) for own in drawn)
     images = torch.empty((count, 1, *size), dtype=torch.float16)
     labels = torch.empty((count, *size), dtype=torch.uint8)
     at = 0
-    # Taken out one by one: the paper's data set would not fit twice.
+    # Volumes are freed one by one, for the paper's data set does not fit into memory twice.
     while volumes:
         organs = drawn.pop(0)
         here = slice(at, at + len(organs))
@@ -92,7 +92,7 @@ def read_slices(
 def resampled(
     hu_zyx: npt.NDArray[np.float32], shape: ShapeZyx, device: torch.device
 ) -> torch.Tensor:
-    """HU on another grid over the same field, by splines; metal is cut so that fp16 holds it."""
+    """HU on another grid over the same field, by splines; metal is clipped to the range of fp16."""
     return resized(hu_zyx, shape, device, None, lambda hu: hu.clamp(-LARGEST_HU, LARGEST_HU))
 
 
@@ -105,7 +105,7 @@ def shape_of(array: npt.NDArray[Any]) -> ShapeZyx:
 def resampled_shape(
     array: npt.NDArray[Any], spacing_zyx: tuple[float, float, float], wanted_mm: float
 ) -> ShapeZyx:
-    """Voxels of the wanted length that come closest to the field."""
+    """The shape whose voxels, of the wanted length, cover the field best."""
     z, y, x = (
         max(1, round(n * mm / wanted_mm)) for n, mm in zip(array.shape, spacing_zyx, strict=True)
     )
@@ -113,7 +113,7 @@ def resampled_shape(
 
 
 def _framed(volume: torch.Tensor, size: tuple[int, int], air: float) -> torch.Tensor:
-    """(z, y, x) to coronal slices (y, rows, columns), the middle in the middle."""
+    """(z, y, x) as coronal slices (y, rows, columns), with the same centre."""
     out = volume.new_full((volume.shape[1], *size), air)
     (to_z, from_z), (to_x, from_x) = (
         _common(volume.shape[0], size[0]),
@@ -124,7 +124,7 @@ def _framed(volume: torch.Tensor, size: tuple[int, int], air: float) -> torch.Te
 
 
 def unframed(scores: torch.Tensor, shape: ShapeZyx) -> torch.Tensor:
-    """(class, y, rows, columns) back to (class, z, y, x); background where nothing was seen."""
+    """(class, y, rows, columns) as (class, z, y, x); background outside the slices."""
     out = scores.new_zeros((len(scores), *shape))
     out[0] = 1.0
     to_z, from_z = _common(scores.shape[2], shape[0])
@@ -134,14 +134,14 @@ def unframed(scores: torch.Tensor, shape: ShapeZyx) -> torch.Tensor:
 
 
 def _common(length: int, wanted: int) -> tuple[slice, slice]:
-    """Where the middle of an axis comes to lie in one of another length, and what is taken."""
+    """Target and source slices that copy the middle of an axis into one of another length."""
     take = min(length, wanted)
     to, source = (wanted - take) // 2, (length - take) // 2
     return slice(to, to + take), slice(source, source + take)
 
 
 def picked_at(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
-    """Which slices a step learns on: all in random order, then all in another."""
+    """The slices of a step: all slices in a random order, then all of them in another order."""
     places = np.arange(step * batch, (step + 1) * batch)
     rounds = {
         int(n): np.random.default_rng([seed, 0, int(n)]).permutation(count)
@@ -153,7 +153,7 @@ def picked_at(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
 def varied(
     slices: torch.Tensor, truth: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every slice turned, scaled, shifted and brightened a little; never mirrored."""
+    """Slices with small random rotation, scale, shift and brightness; never mirrored."""
     count, _, rows, columns = slices.shape
     maps = np.empty((count, 2, 3), dtype=np.float32)
     for own in maps:

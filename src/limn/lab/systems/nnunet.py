@@ -1,4 +1,4 @@
-"""nnunetv2's own preprocessing, trainer and predictor, run on one data set of ours.
+"""nnunetv2's own preprocessing, trainer and predictor on the data set of a study.
 
 A study runs each function in an isolated process, because nnunetv2 reads its folders from the
 environment when it is imported. With nnU-Net's own trainer no two runs are alike, for it sets no
@@ -57,7 +57,7 @@ FINAL, LATEST = "checkpoint_final.pth", "checkpoint_latest.pth"
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What nnunetv2 must find set before it is imported; for `run_isolated`."""
+    """Variables that must be set before nnunetv2 is imported; for `run_isolated`."""
     few = str(min(4, cores()))
     return {name: str(root / name) for name in (RAW, PREPROCESSED, RESULTS)} | {
         "nnUNet_n_proc_DA": "0" if not torch.cuda.is_available() else "8",
@@ -69,31 +69,31 @@ def environment(root: Path) -> dict[str, str]:
 class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no types
     """nnU-Net's trainer for hundreds of steps instead of 250,000: AdamW, bf16 where the CPU has it.
 
-    No mirror images, and half of the patches around organs. On a CPU two runs learn the same; on a
-    GPU they do not: kernels add in no fixed order and workers draw patches with seeds of their own.
+    No mirror images, and half of the patches around organs. On a CPU two runs give the same
+    weights. On a GPU they do not: kernels add in no fixed order, and workers seed themselves.
     """
 
     def configure_optimizers(self) -> Any:
-        """A rate that falls as nnU-Net's does."""
+        """AdamW, with the falling rate of nnU-Net."""
         self.initial_lr = 4e-3
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=1e-3)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> Any:  # noqa: N802
-        """Left is left: a mirrored heart lies on the other side; short trainings mix them."""
+        """No mirror images: a short training would mix left and right."""
         turns, flat, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self.inference_allowed_mirroring_axes = None
         return turns, flat, size, None
 
     def on_epoch_start(self) -> None:
-        """Every epoch draws by its own number: a killed fold goes on as if it had not been."""
+        """Seed every epoch by its number, so that a resumed fold equals an uninterrupted one."""
         super().on_epoch_start()
         seed = 10_000 * self.fold + self.current_epoch
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - nnunetv2 draws from it
         torch.manual_seed(seed)
-        # A cascade's transforms shuffle a list of channels that they keep: the order would depend
-        # on every batch before, and on the first one, which is drawn before any seed is set.
+        # A cascade's transforms keep a list of channels and shuffle it in place. Without the sort
+        # its order would depend on all batches before, and on one that is drawn before any seed.
         if isinstance(self.dataloader_train, SingleThreadedAugmenter):
             for own in self.dataloader_train.data_loader.transforms.transforms:
                 shuffled = getattr(getattr(own, "transform", own), "channel_idx", None)
@@ -108,7 +108,7 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        """nnU-Net's own network, on a CPU in the layout in which it learns fast."""
+        """nnU-Net's own network; on a CPU in the layout that trains fast."""
         kwargs = configuration_manager.network_arch_init_kwargs
         on_cpu = not torch.cuda.is_available()
         network: torch.nn.Module = get_network_from_plans(
@@ -123,15 +123,15 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
         return channels_last(network) if on_cpu else network
 
     def initialize(self) -> None:
-        """The same fold begins with the same weights; every second patch lies around an organ."""
+        """Seed the weights by the fold's number; half of the patches lie around organs."""
         torch.manual_seed(self.fold)
-        # With nnU-Net's third, 400 steps found no cord; with all of them networks drew lungs into
-        # the air beside the animal, which they had never seen.
+        # With nnU-Net's third, 400 steps found no cord. With all patches around organs, networks
+        # drew lungs into the air beside the animal, which they had never seen.
         self.oversample_foreground_percent = 0.5
         super().initialize()
 
     def train_step(self, batch: dict[str, Any]) -> Any:
-        """nnU-Net has autocast on a GPU alone."""
+        """Add autocast on the CPU; nnU-Net has it only on a GPU."""
         if self.device.type != "cpu":
             return super().train_step(batch)
         with autocast(self.device):
@@ -141,18 +141,18 @@ class ShortTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnunetv2 has no type
 def prepare(
     root: Path, data: Path, entries: Sequence[Entry], presets: Mapping[str, Preset]
 ) -> None:
-    """Raw folder, fingerprint, plans, splits, and every configuration preprocessed.
+    """Write raw folder, fingerprint, plans and splits, and preprocess every configuration.
 
-    Goes on where it was killed: what a scan was made into is there whole or not at all.
+    Goes on where it was killed: the files of a scan are there whole or not at all.
     """
     training = [own for own in entries if own.split == "train"]
     ready = root / PREPROCESSED / DATASET
     processes = int(os.environ[PROCESSES])
-    # Written last of what the scans' own files stand on.
+    # The last file that preprocessing needs.
     if not (ready / SPLITS).exists():
         _plan(root, data, training, presets, processes)
-    # One pool for all: DefaultPreprocessor.run starts and stops one for each configuration, which
-    # took 40 s each for three small scans on two cores.
+    # One pool for all configurations. DefaultPreprocessor.run starts one for each, which took 40 s
+    # each for three small scans on two cores.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         jobs = [
@@ -207,11 +207,11 @@ def splits(training: Sequence[Entry]) -> list[dict[str, list[str]]]:
 
 
 def train_fold(root: Path, system: str, preset: Preset, fold: int, short: bool) -> None:
-    """One fold to its end, from where it stopped; the first stage of a cascade also predicts.
+    """Train one fold, from its checkpoint if there is one. A cascade's first stage also predicts.
 
     Parameters
     ----------
-    short : AdamW and no mirroring instead of nnU-Net's own rule
+    short : use `ShortTrainer` instead of nnU-Net's own trainer
     """
     place = fold_of(root, system, fold, short=short)
     trainer = _trainer(root, system, preset, fold, short=short)
@@ -224,7 +224,7 @@ def train_fold(root: Path, system: str, preset: Preset, fold: int, short: bool) 
         trainer.initialize()
         trainer.load_checkpoint(str(place / FINAL))
     if system == LOWRES:
-        # Writes what the second stage learns from: this fold's animals, unseen by it.
+        # The second stage learns from these predictions of the animals that this fold left out.
         trainer.perform_actual_validation()
 
 
@@ -240,9 +240,9 @@ def predict(
 
     Parameters
     ----------
-    scans : CT, where its labels go, and its times; the first is labelled twice, so that no time
-        has what only a first scan costs
-    previous : of a cascade: CT's folder name to the labels of its first stage
+    scans : for each scan the paths of the CT, the labels and the times; the first scan is labelled
+        twice, so that its time has no warm-up in it
+    previous : for a cascade, the labels of its first stage by the name of the CT's folder
     """
     predictor = _predictor(root, system, folds, short=short)
     manager, configuration = predictor.plans_manager, predictor.configuration_manager
@@ -284,12 +284,12 @@ def results_of(root: Path, system: str, *, short: bool) -> Path:
 
 
 def fold_of(root: Path, system: str, fold: int, *, short: bool) -> Path:
-    """Where one fold's checkpoints are."""
+    """The folder of one fold's checkpoints."""
     return results_of(root, system, short=short) / f"fold_{fold}"
 
 
 def finish_results(root: Path, system: str, *, short: bool) -> None:
-    """Plans and dataset beside the folds, as nnunetv2's command leaves them."""
+    """Copy plans and dataset beside the folds, as nnunetv2's command does."""
     for name, own in ((f"{PLANS_NAME}.json", "plans.json"), ("dataset.json", "dataset.json")):
         shutil.copyfile(
             root / PREPROCESSED / DATASET / name, results_of(root, system, short=short) / own
@@ -297,7 +297,7 @@ def finish_results(root: Path, system: str, *, short: bool) -> None:
 
 
 def _preprocessed(ready: Path, configuration: str, scan: str) -> Path:
-    """A file that is there once a scan's own files are."""
+    """A file that marks a scan as preprocessed; it is written after the scan's own files."""
     return ready / "done" / configuration / scan
 
 
@@ -339,14 +339,14 @@ def _trainer(root: Path, system: str, preset: Preset, fold: int, *, short: bool)
     trainer.num_epochs = preset.epochs
     trainer.num_iterations_per_epoch = preset.iterations
     trainer.num_val_iterations_per_epoch = max(1, min(50, preset.iterations // 10))
-    # A killed run loses at most a twentieth.
+    # A killed run loses at most a twentieth of its epochs.
     trainer.save_every = max(1, min(50, preset.epochs // 20))
     trainer.save_checkpoint = partial(_save_whole, trainer.save_checkpoint)
     return trainer
 
 
 def _save_whole(save: Callable[[str], None], path: str) -> None:
-    """nnunetv2 writes in place: who was killed meanwhile found half a checkpoint, and no way on."""
+    """Save by a rename: nnunetv2 writes in place, and a kill would leave half a checkpoint."""
     with replacement(Path(path)) as part:
         save(str(part))
 
@@ -355,9 +355,9 @@ def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) ->
     finish_results(root, system, short=short)
     place = results_of(root, system, short=short)
     manager = PlansManager(_read(place / "plans.json"))
-    told = _read(place / "dataset.json")
+    dataset_json = _read(place / "dataset.json")
     configuration = manager.get_configuration(configuration_of(system))
-    organs = len(told["labels"]) - 1
+    organs = len(dataset_json["labels"]) - 1
     network = get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
@@ -382,7 +382,7 @@ def _predictor(root: Path, system: str, folds: Sequence[int], *, short: bool) ->
         manager,
         configuration,
         [each["network_weights"] for each in weights],
-        told,
+        dataset_json,
         "nnUNetTrainer",
         None,
     )

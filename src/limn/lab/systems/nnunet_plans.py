@@ -1,9 +1,8 @@
-"""What nnunetv2 trains by: the paper's four configurations of one data set, as ``plans.json``.
+"""nnunetv2's plans for a study: up to four configurations of one data set.
 
-Written by us instead of nnU-Net's planner, whose plan follows the GPU's memory and the data set:
-the paper's own plan is known (Malimban 2022, Methods, "nnU-Net"), and a small one for two cores is
-a choice. The arrays' first axis becomes the back-to-front one, so that 2d sees coronal slices, as
-in the paper.
+nnU-Net's own planner is not used, for its plan depends on the GPU's memory and the data set. The
+paper's plan is known (Malimban 2022, Methods, "nnU-Net"), and a study may have a smaller one. The
+posterior axis becomes the first one, so that 2d sees coronal slices, as in the paper.
 """
 
 from __future__ import annotations
@@ -17,22 +16,23 @@ from limn.lab.words import CASCADE, LOWRES
 from limn.segment.bundle import plans_json
 from limn.segment.bundle.plans_json import configuration, plain_unet
 
-# Arrays come as S, P, L; the network sees P, S, L.
+# Arrays have the axes S, P, L; the network sees P, S, L.
 TRANSPOSE = (1, 0, 2)
-# nnunetv2's own name of the cascade's second stage.
+# nnunetv2's name for the second stage of the cascade.
 CONFIGURATION_OF = {CASCADE: "3d_cascade_fullres"}
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One nnU-Net configuration and how long it learns.
+    """One nnU-Net configuration, and the length of its training.
 
     Attributes
     ----------
     patch : voxels along P, S, L; along S, L for 2d
-    poolings : how often each axis is halved; the deepest one decides the stages
-    features : channels of every stage, one more than the most poolings
-    epochs, iterations : of training; an epoch ends with a validation on a few patches
+    poolings : number of halvings along each axis; the largest one decides the number of stages
+    features : channels of every stage; their number is the largest pooling plus one
+    epochs : of training; each ends with a validation on a few patches
+    iterations : in an epoch
     """
 
     spacing_mm: float
@@ -51,7 +51,9 @@ class Preset:
     def __post_init__(self) -> None:
         wrong = ""
         if len(self.patch) not in {2, 3} or len(self.poolings) != len(self.patch):
-            wrong = f"patch {list(self.patch)} and poolings {list(self.poolings)} must be as long"
+            wrong = (
+                f"patch {list(self.patch)}, poolings {list(self.poolings)}: equal lengths expected"
+            )
         elif len(self.features) != max(self.poolings) + 1:
             wrong = f"features {list(self.features)}: {max(self.poolings) + 1} stages expected"
         elif odd := [n for n, k in zip(self.patch, self.poolings, strict=True) if n % 2**k]:
@@ -74,13 +76,13 @@ def plans(
 
     Parameters
     ----------
-    presets : by system
+    presets : of all systems that are trained, by system
     fingerprint : nnunetv2's ``dataset_fingerprint.json``
 
     Raises
     ------
     ConfigWrong
-        If there is a cascade without its first stage.
+        If a cascade lacks its first stage.
     """
     if CASCADE in presets and LOWRES not in presets:
         msg = f"{CASCADE} needs {LOWRES}, its first stage"
@@ -126,7 +128,7 @@ def _configuration(
         architecture=_architecture(preset),
         batch_size=preset.batch,
         median_size=median_size[-len(preset.patch) :],
-        # As nnU-Net's planner where there is a lowres, which there is in the paper.
+        # nnU-Net's planner does so where there is a lowres, as in the paper.
         batch_dice=system != LOWRES,
         previous=LOWRES if system == CASCADE else "",
     )

@@ -1,8 +1,8 @@
-"""Networks laid out so that a CPU learns in six tenths of the time, the same numbers otherwise.
+"""A memory layout in which a CPU trains in six tenths of the time, with the same numbers.
 
-oneDNN convolves fastest where channels lie last. PyTorch's instance norm copies such tensors there
-and back, which takes a third of a step (bf16, AMX); its batch norm, which is the same for one image
-at a time, does not.
+oneDNN convolves fastest with the channels last. PyTorch's instance norm copies such tensors into
+another layout and back, which takes a third of a step (bf16, AMX). Its batch norm does not, and for
+one image at a time it computes the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LayoutFreeNorm(nn.InstanceNorm3d):
     """`torch.nn.InstanceNorm3d` or 2d, with the same weights, in any memory layout."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Of shape (image, channel, ...): every image normed by itself."""
+        """Normalise every image by itself; the shape is (image, channel, ...)."""
         normed = [
             functional.batch_norm(one, None, None, self.weight, self.bias, True, 0.0, self.eps)
             for one in input.split(1)
@@ -28,14 +28,14 @@ class LayoutFreeNorm(nn.InstanceNorm3d):
 
 
 def with_layout_free_norms(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a network in nnunetv2's plans, with these norms instead of PyTorch's."""
+    """The arguments of a network in nnunetv2's plans, with `LayoutFreeNorm` as the norm."""
     return {**kwargs, "norm_op": f"{LayoutFreeNorm.__module__}.{LayoutFreeNorm.__name__}"}
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network, 3d or 2d, with its convolutions' weights in the layout that is fast."""
+    """The network, 3d or 2d, with the weights of its convolutions in the fast layout."""
     flat = any(isinstance(module, nn.Conv2d) for module in network.modules())
     layout = torch.channels_last if flat else torch.channels_last_3d
-    # PyTorch documents the argument, its types lack it.
+    # PyTorch documents the argument, but its types lack it.
     laid: nn.Module = network.to(memory_format=layout)  # type: ignore[call-overload]
     return laid

@@ -1,12 +1,12 @@
 """Five small `3d_fullres` folds trained on phantoms, written as an nnunetv2 model folder.
 
-This is how the embedded bundle is made: ``limn lab train-phantom``. Phantoms are made once, each
-for its seed; what a scanner may do to their HU is drawn anew for every patch. Training is in two
-parts. A *stem* learns on phantoms that belong to no fold; then each fold learns on those and on its
-own four fifths of other phantom animals, starting from a stem. So the folds share what is common to
-all mice without having seen their validation animals, in a fifth of the time. The loop is short on
-purpose: bf16 (where the CPU has it) and AdamW reach in minutes what nnU-Net's own schedule, made
-for days on a GPU, does not (nnU-Net's SGD stays at a loss of -0.3 after 400 steps).
+``limn lab train-phantom`` makes the embedded bundle so. A phantom is made once from its seed; the
+effects of a scanner on its HU are drawn again for every patch. Training has two parts. A *stem*
+learns from phantoms that belong to no fold. Then each fold starts from a stem, and learns from the
+stem's phantoms and from four fifths of the other animals. So the folds share the anatomy of all
+mice, need a fifth of the time, and have not seen their validation animals. AdamW, and bf16 if the
+CPU has it, suit a training of minutes. nnU-Net's own schedule is made for days on a GPU: its SGD is
+still at a loss of -0.3 after 400 steps.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from limn.segment.engine.half import autocast
 def _loss(outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
     """Cross-entropy plus soft Dice, summed over the deep supervision heads (nnU-Net's loss).
 
-    Targets are shares of voxels, so that p = 0.5 lies on the surface, not on a voxel's edge.
+    Targets are shares of voxels, so that p = 0.5 lies on an organ's surface, not on a voxel's edge.
     """
     total = torch.zeros(())
     weights = [1.0, 0.5, 0.25][: len(outputs)]
@@ -82,12 +82,12 @@ def _loss(outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One network's training: what it starts from and how long it learns.
+    """The training of one network.
 
     Attributes
     ----------
     name : "stem 0", "fold 3"
-    kept_in : folder of its checkpoint and its loss curve
+    kept_in : folder of its checkpoint and its table of losses
     """
 
     name: str
@@ -108,10 +108,15 @@ def train(
     start: Weights | None,
     report: Callable[[str], None],
 ) -> Weights:
-    """Weights after a course, averaged over its last steps.
+    """Train one network; its weights are averaged over the last steps.
 
-    Goes on from the course's own checkpoint if there is one. The same seed and threads give the
-    same weights if the course was not interrupted.
+    Goes on from the course's own checkpoint if there is one. An uninterrupted course with the same
+    seed and number of threads gives the same weights.
+
+    Parameters
+    ----------
+    intensities : nnU-Net's fingerprint for CTNormalization
+    start : weights to start from; None for new ones
     """
     torch.manual_seed(course.seed)
     network = new_network(recipe)
@@ -151,10 +156,10 @@ def train(
 def train_phantom_bundle(
     folder: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]
 ) -> Path:
-    """Make the phantoms, train stems, folds and the onlooker, write and seal the bundle.
+    """Make phantoms, train stems, folds and the onlooker, and seal them as a bundle.
 
-    One process for each stem and the folds that start from it. What is already in
-    ``folder/work`` is taken up where it stopped.
+    Each stem and the folds that start from it have a process. Goes on from the phantoms and
+    checkpoints in ``folder/work``.
 
     Returns
     -------
@@ -163,7 +168,9 @@ def train_phantom_bundle(
     Raises
     ------
     ConfigWrong
-        For a folder that can't be written, or whose work was begun with other settings.
+        If the folder can't be written, or its work belongs to other settings.
+    StageFailed
+        If a training process was killed.
     """
     work, bundle = folder / "work", folder / "bundle"
     writable(work)
@@ -193,43 +200,43 @@ def train_phantom_bundle(
     for chain in chains:
         chain.join()
     _refuse_dead(chains)
-    looks = Path(recipe.start) / ONLOOKER if recipe.start else None
-    if looks is not None and looks.exists():
-        # One that learnt on the newest phantoms alone knew real mice less well (D-037).
-        shutil.copyfile(looks, bundle / ONLOOKER)
+    onlooker = Path(recipe.start) / ONLOOKER if recipe.start else None
+    if onlooker is not None and onlooker.exists():
+        # An onlooker that learnt from the newest phantoms only was worse on real mice (D-037).
+        shutil.copyfile(onlooker, bundle / ONLOOKER)
     elif not (bundle / ONLOOKER).exists():
-        _learn_to_look(work, bundle / ONLOOKER, recipe, orient, report)
+        _train_onlooker(work, bundle / ONLOOKER, recipe, orient, report)
     seal(bundle, recipe)
     return bundle
 
 
 def _intensities(recipe: Recipe, work: Path, report: Callable[[str], None]) -> Mapping[str, float]:
-    """What HU are normalised with: the start's own, or the folds' phantoms'."""
+    """The numbers that normalise HU: those of the starting bundle, or of the folds' phantoms."""
     if recipe.start:
         return intensities_of(Path(recipe.start), recipe)
     return intensity_properties(make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, report))
 
 
-def _learn_to_look(
+def _train_onlooker(
     work: Path, weights: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]
 ) -> None:
-    """Train the onlooker, the last thing that a bundle needs, and say how well it does."""
+    """Train the onlooker, and report its accuracy."""
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
     cases = [read_case(seed, work / PHANTOMS) for seed in seeds]
     pictures = coarse_cases(cases, recipe.spacing_mm)
     onlooker = train_onlooker(pictures, orient, work / "onlooker.pt", report)
-    found, told = accuracy(onlooker, pictures[: orient.validation])
-    report(f"onlooker: way found in {found:.3f}, told from its mirror image in {told:.3f}")
+    right, not_mirrored = accuracy(onlooker, pictures[: orient.validation])
+    report(f"onlooker: way found in {right:.3f}, above its mirror images in {not_mirrored:.3f}")
     save_onlooker(onlooker, weights)
 
 
 def _refuse_dead(chains: Sequence[SpawnProcess]) -> None:
-    """A training process that was killed ends the others: they would be waited for in vain."""
+    """If a training process was killed, end the others and raise, instead of waiting for ever."""
     dead = [chain.exitcode for chain in chains if chain.exitcode]
     if dead:
         for chain in chains:
             chain.terminate()
-        msg = f"a training process ended with {dead[0]}; start again to go on"
+        msg = f"a training process ended with exit code {dead[0]}; start again to go on"
         raise StageFailed(msg)
 
 
@@ -248,7 +255,7 @@ def _train_chain(
     intensities: Mapping[str, float],
     lines: multiprocessing.Queue[str | None],
 ) -> None:
-    """One stem, then the folds that start from it."""
+    """Train one stem, then the folds that start from it; None in the queue marks the end."""
     try:
         torch.set_num_threads(max(1, (multiprocessing.cpu_count()) // recipe.stems))
         work = folder / "work"
@@ -258,7 +265,7 @@ def _train_chain(
         weights = train(course, cases, intensities, recipe, start, lines.put)
         animals = make_cases(_fold_seeds(recipe), recipe, work / PHANTOMS, lines.put)
         for fold in range(stem, recipe.folds, recipe.stems):
-            # The stems' phantoms are nobody's validation animals.
+            # No phantom of a stem is a validation animal of a fold.
             own = [case for i, case in enumerate(animals) if i % recipe.folds != fold]
             kept = [*cases, *own]
             course = Course(f"fold {fold}", fold, recipe.steps, recipe.fold_learning_rate, work)

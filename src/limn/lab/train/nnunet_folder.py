@@ -1,4 +1,4 @@
-"""The folder that nnunetv2 reads: plans, dataset, checkpoints; and the manifest of a bundle."""
+"""The model folder of nnunetv2: plans, dataset and checkpoints; and the bundle's manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Weights: TypeAlias = dict[str, torch.Tensor]
 
 
 def architecture(recipe: Recipe) -> dict[str, Any]:
-    """The network of the plans, as nnunetv2 names it."""
+    """The network's entry in the plans."""
     stages = len(recipe.features)
     strides = [[1, 1, 1], *([[2, 2, 2]] * (stages - 1))]
     return plain_unet(recipe.features, [[3, 3, 3]] * stages, strides)
@@ -57,7 +57,7 @@ def plans(
 
 
 def new_network(recipe: Recipe) -> nn.Module:
-    """The network of the plans, untrained, laid out so that a CPU learns fast."""
+    """The network of the plans, untrained, in the layout that trains fast on a CPU."""
     described = architecture(recipe)
     network: nn.Module = get_network_from_plans(
         described["network_class_name"],
@@ -71,12 +71,12 @@ def new_network(recipe: Recipe) -> nn.Module:
 
 
 def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
-    """What a bundle normalises HU with.
+    """The numbers by which a bundle normalises HU.
 
     Raises
     ------
     ConfigWrong
-        For a bundle that can't be gone on with: unreadable, or its network is not the recipe's.
+        If the plans can't be read, or their network is not the recipe's.
     """
     path = bundle / "plans.json"
     try:
@@ -84,7 +84,7 @@ def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
         described = found["configurations"]["3d_fullres"]["architecture"]
         intensities: dict[str, float] = found["foreground_intensity_properties_per_channel"]["0"]
     except (OSError, ValueError, KeyError) as error:
-        msg = f"{path} can't be gone on with: {error!r}; give a bundle that train-phantom made"
+        msg = f"{path} is no start for a training: {error!r}; give a bundle that train-phantom made"
         raise ConfigWrong(msg) from error
     if described != architecture(recipe):
         msg = f"{path} describes another network than the recipe's {list(recipe.features)} features"
@@ -93,9 +93,9 @@ def intensities_of(bundle: Path, recipe: Recipe) -> dict[str, float]:
 
 
 def mean_of_folds(bundle: Path, stem: int, recipe: Recipe) -> Weights:
-    """The mean, weight by weight, of those of a bundle's folds that started from one stem.
+    """The mean weights of those folds of a bundle that started from one stem.
 
-    Only those lie close enough together for a mean of weights to be a network.
+    Folds of different stems are too far apart: the mean of their weights is no working network.
     """
     folds = [
         torch.load(bundle / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
@@ -106,7 +106,7 @@ def mean_of_folds(bundle: Path, stem: int, recipe: Recipe) -> Weights:
 
 
 def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) -> None:
-    """``plans.json`` and ``dataset.json``."""
+    """Write ``plans.json`` and ``dataset.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = list(recipe.shape_zyx)
     (folder / "plans.json").write_text(
@@ -117,12 +117,12 @@ def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) 
 
 
 def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path:
-    """``fold_k/checkpoint_final.pth`` in half precision, each tensor stored once."""
+    """Write ``fold_k/checkpoint_final.pth`` in half precision, each tensor once."""
     halves: dict[tuple[torch.Size, bytes], torch.Tensor] = {}
     packed = {}
     for name, tensor in weights.items():
         half = tensor.detach().half().contiguous()
-        # A network names its encoder twice and most layers three times.
+        # A network has two names for its encoder, and three for most layers.
         packed[name] = halves.setdefault((half.shape, half.numpy().tobytes()), half)
     path = folder / f"fold_{fold}" / "checkpoint_final.pth"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,11 +193,11 @@ Lung_L = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, n
 
 
 def seal(folder: Path, recipe: Recipe) -> None:
-    """Make the model folder a bundle: manifest with the sha256 of every file."""
-    learnt_before = open_bundle(Path(recipe.start)) if recipe.start else None
+    """Make the model folder a bundle, by a manifest with the sha256 of every file."""
+    start = open_bundle(Path(recipe.start)) if recipe.start else None
     trained_on = f"{recipe.phantoms + recipe.stem_phantoms} digital phantom mice and no animal"
-    if learnt_before:
-        trained_on += f", on from {learnt_before.label}: {learnt_before.trained_on}"
+    if start:
+        trained_on += f", on from {start.label}: {start.trained_on}"
     write_manifest(
         folder,
         MANIFEST_HEAD.format(
@@ -210,12 +210,14 @@ def seal(folder: Path, recipe: Recipe) -> None:
 
 
 def note_measured(folder: Path, rows: Sequence[Mapping[str, str]], how: str) -> None:
-    """Write what a bundle reached into its manifest, and seal it again.
+    """Write the measured accuracy into a bundle's manifest, and seal the bundle again.
+
+    The manifest gets mean DSC and mean 95 % Hausdorff distance for each group and organ.
 
     Parameters
     ----------
-    rows : of `lab.evaluate`; mean DSC and mean 95 % Hausdorff distance of each group and organ
-    how : the command and the test set, for whoever reads the manifest
+    rows : of `limn.lab.measure.evaluate`
+    how : the command and the test set
     """
     head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0].rstrip()
     head = head.split("\n# Measured: ")[0].rstrip()

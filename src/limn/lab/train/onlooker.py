@@ -1,4 +1,4 @@
-"""The onlooker's training: which of sixteen ways an animal lies, learnt from phantoms."""
+"""Training of the onlooker, which finds the way that an animal lies, on phantoms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from limn.segment.engine.orient import (
 
 @dataclass(frozen=True, slots=True)
 class OrientRecipe:
-    """What decides the onlooker."""
+    """The settings of the onlooker's training."""
 
     steps: int = 2500
     learning_rate: float = 2e-3
@@ -39,7 +39,7 @@ class OrientRecipe:
 
 
 def coarse_cases(cases: Sequence[TrainingCase], spacing_mm: float) -> list[npt.NDArray[np.float32]]:
-    """The phantoms as the onlooker sees them, in HU."""
+    """The phantoms in HU on the onlooker's coarse grid."""
     spacing = SpacingMm(spacing_mm, spacing_mm, spacing_mm)
     return [coarse(case.hu_zyx.astype(np.float32), spacing) for case in cases]
 
@@ -47,10 +47,10 @@ def coarse_cases(cases: Sequence[TrainingCase], spacing_mm: float) -> list[npt.N
 def draw_picture(
     hu_zyx: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """A phantom from another scanner, its field of view cut, turned a little."""
+    """Draw a phantom as another scanner shows it, with a cut field of view and a small rotation."""
     hu = seen_elsewhere(hu_zyx, rng)
     keep = int(rng.integers(28, hu.shape[0] + 1))
-    # The chest, in the middle of most fields, stays in view.
+    # The cut keeps the chest, which is in the middle of most fields.
     slack = hu.shape[0] - keep
     first = int(np.clip(rng.normal(slack / 2, slack / 5), 0, slack))
     hu = hu[first : first + keep]
@@ -69,10 +69,10 @@ def train_onlooker(
     checkpoint: Path,
     report: Callable[[str], None],
 ) -> Onlooker:
-    """An onlooker for which the way a phantom lies is the likeliest of `WAYS`.
+    """Train an onlooker to give its highest score to the way of `WAYS` in which a phantom lies.
 
-    Goes on from the checkpoint if there is one. The first `recipe.validation` pictures are left
-    out.
+    Goes on from the checkpoint if there is one. The first `recipe.validation` pictures are not
+    used.
     """
     torch.manual_seed(recipe.seed)
     onlooker = Onlooker()
@@ -107,9 +107,9 @@ def train_onlooker(
 def accuracy(
     onlooker: Onlooker, pictures: Sequence[npt.NDArray[np.float32]], rounds: int = 2
 ) -> tuple[float, float]:
-    """Share of pictures whose way is found, and of those told from their mirror image."""
+    """Shares of pictures whose way has the highest score, and a higher one than mirror images."""
     rng = np.random.default_rng(1)
-    found = told = count = 0
+    right = not_mirrored = count = 0
     mirror = [i for i, way in enumerate(WAYS) if way in ("SPR", "SAL", "IPL")]
     for picture in pictures:
         for _ in range(rounds):
@@ -117,13 +117,13 @@ def accuracy(
             with torch.inference_mode():
                 scores = onlooker(torch.from_numpy(ways)).numpy()
             straight = WAYS.index(STRAIGHT)
-            found += int(np.argmax(scores) == straight)
-            told += int(scores[straight] > scores[mirror].max())
+            right += int(np.argmax(scores) == straight)
+            not_mirrored += int(scores[straight] > scores[mirror].max())
             count += 1
-    return found / count, told / count
+    return right / count, not_mirrored / count
 
 
 def save_onlooker(onlooker: Onlooker, path: Path) -> None:
-    """Weights in half precision."""
+    """Write the weights in half precision."""
     with replacement(path) as part:
         torch.save({name: tensor.half() for name, tensor in onlooker.state_dict().items()}, part)

@@ -1,4 +1,4 @@
-"""Training phantoms, and patches of them as another scanner might have shown them."""
+"""Training phantoms, and random patches of them as other scanners show them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingCase:
     Attributes
     ----------
     hu_zyx : (z, y, x) int16
-    shares : (organ, z, y, x) uint8, how much of a voxel each organ fills, 255 for all of it
+    shares : (organ, z, y, x) uint8, the share of a voxel that each organ fills, 255 for all of it
     """
 
     hu_zyx: npt.NDArray[np.int16]
@@ -36,10 +36,10 @@ class TrainingCase:
 
 
 def make_training_case(seed: int, recipe: Recipe) -> TrainingCase:
-    """The phantom of a seed at the network's own spacing.
+    """Make the phantom of a seed at the network's own spacing.
 
-    One in eight has a neighbour, one in three a contrast agent; one in five shows more of the
-    belly and hind legs or of the head than of the chest.
+    One in eight has a neighbour, and one in three a contrast agent. In one of five the field is
+    shifted towards the head, or towards the belly and hind legs.
     """
     scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
     aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
@@ -52,7 +52,7 @@ def make_training_case(seed: int, recipe: Recipe) -> TrainingCase:
 def make_cases(
     seeds: Sequence[int], recipe: Recipe, folder: Path, report: Callable[[str], None]
 ) -> list[TrainingCase]:
-    """Make the phantoms that are not in the folder yet, on every core, and read them all."""
+    """Make the phantoms that the folder lacks, on every core, and read all."""
     keep_cases(seeds, partial(make_training_case, recipe=recipe), folder, report)
     return [read_case(seed, folder) for seed in seeds]
 
@@ -63,7 +63,7 @@ def keep_cases(
     folder: Path,
     report: Callable[[str], None],
 ) -> None:
-    """Make the phantoms that are not in the folder yet, on every core."""
+    """Make the phantoms that the folder lacks, on every core."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not _place(seed, folder).exists()]
     if not missing:
@@ -78,7 +78,7 @@ def keep_cases(
 
 
 def read_case(seed: int, folder: Path) -> TrainingCase:
-    """A phantom that was kept."""
+    """Read a phantom from the folder."""
     with np.load(_place(seed, folder)) as kept:
         return TrainingCase(kept["hu_zyx"], kept["shares"])
 
@@ -97,8 +97,8 @@ def _place(seed: int, folder: Path) -> Path:
 def intensity_properties(cases: Sequence[TrainingCase]) -> dict[str, float]:
     """nnU-Net's fingerprint of the foreground, for CTNormalization.
 
-    Widened by what the scanners' own errors may add, so that nothing is clipped that tells
-    tissues apart.
+    The clipping range is wider than the percentiles: errors of scanners shift HU, and the range
+    must still separate tissues.
     """
     inside = np.concatenate(
         [case.hu_zyx[case.shares.max(axis=0) > 127][::10] for case in cases]
@@ -127,7 +127,7 @@ def normalise(
 def draw_patch(
     rng: np.random.Generator, cases: Sequence[TrainingCase], recipe: Recipe
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """HU (z, y, x) and classes (class, z, y, x) of a patch, its appearance drawn anew."""
+    """HU (z, y, x) and classes (class, z, y, x) of a random patch, as a random scanner shows it."""
     case = cases[int(rng.integers(len(cases)))]
     shape = case.hu_zyx.shape
     kind = float(rng.random())
@@ -154,7 +154,7 @@ def draw_patch(
 def _turned(
     hu: npt.NDArray[np.float32], shares: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A patch rotated by up to 20 degrees about any axis and 0.85 to 1.18 times as large."""
+    """A patch rotated by up to 20 degrees about each axis, and scaled by 0.85 to 1.18."""
     angles = rng.uniform(-0.35, 0.35, 3)
     scale = float(np.exp(rng.uniform(-0.165, 0.165)))
     turn = np.eye(3)
@@ -163,7 +163,7 @@ def _turned(
         one[a, a] = one[b, b] = np.cos(angle)
         one[a, b], one[b, a] = np.sin(angle), -np.sin(angle)
         turn = turn @ one
-    # grid_sample counts x y z in units of half the patch.
+    # grid_sample has the order x, y, z and the unit of half a patch.
     half = np.array(hu.shape[::-1]) / 2.0
     theta = np.zeros((1, 3, 4), dtype=np.float32)
     theta[0, :, :3] = (turn * half[None, :] / half[:, None]) / scale
@@ -178,7 +178,7 @@ def _turned(
 def seen_elsewhere(
     hu: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """The same patch from a scanner with another kVp, calibration, sharpness and dose."""
+    """The same patch as a scanner with another kVp, calibration, sharpness and dose shows it."""
     if rng.random() < 0.7:
         knots = np.array([-1100.0, -1000.0, -500.0, 0.0, 300.0, 1000.0, 8000.0])
         spread = np.array([30.0, 30.0, 60.0, 50.0, 100.0, 300.0, 1000.0])

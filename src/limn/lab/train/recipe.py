@@ -1,4 +1,4 @@
-"""Everything that decides what comes out of training the embedded bundle."""
+"""The settings that decide the embedded bundle."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from limn.domain.errors import ConfigWrong
 from limn.segment.bundle.bundle import open_bundle
 
-# Every bundle that goes on with another draws its phantoms from a stretch of seeds of its own.
+# Each version of the bundle has its own range of seeds for its phantoms.
 SEEDS_A_VERSION = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what comes out.
+    """All settings of a training on phantoms.
 
     Attributes
     ----------
     stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
     phantoms : animals of the folds, a fifth of them held out by each
-    average : how slowly the weights that are kept follow those that learn
-    start : a bundle from whose folds the stems start; None for networks that know nothing
+    average : how much of itself the average of the weights keeps at each step
+    start : path of a bundle from whose folds the stems start; None for untrained networks
     """
 
     spacing_mm: float = 0.2
@@ -44,12 +44,12 @@ class Recipe:
 
 
 def version_after(start: str | None) -> int:
-    """The version of the bundle that comes of going on with one, 1 for one from nothing.
+    """The version of a new bundle: one more than the bundle that it starts from, or 1.
 
     Raises
     ------
     ConfigWrong
-        If the bundle can't be opened, or is none that ``train-phantom`` made.
+        If the version is no number, so that the bundle is not from ``train-phantom``.
     """
     if start is None:
         return 1
@@ -61,7 +61,7 @@ def version_after(start: str | None) -> int:
 
 
 def going_on(bundle: Path) -> Recipe:
-    """The recipe that teaches a bundle phantoms it has not seen: fewer and smaller steps."""
+    """The recipe that trains a bundle further on new phantoms, with fewer and smaller steps."""
     first_seed = SEEDS_A_VERSION * version_after(str(bundle))
     return replace(
         Recipe(),

@@ -1,8 +1,8 @@
-"""Test sets of phantoms that no network has seen, and a bundle tried on them.
+"""Test sets of phantoms that no network has seen, and the evaluation of a bundle on them.
 
-`cohort_trials` are the paper's two test sets, 35 native and 35 contrast-enhanced scans;
-`stress_trials` are what a node may meet and must survive: voxel sizes, wrong HU, company, headers
-that lie.
+`cohort_trials` are the paper's two test sets, 35 native and 35 contrast-enhanced scans.
+`stress_trials` are hard conditions for a node: voxel sizes, wrong HU, objects and animals beside
+the mouse, wrong headers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.ensemble import Ensemble
 
-# Apart from every training and cohort seed.
+# No training and no cohort has seeds from here on.
 FIRST_SEED = 9000
 FIELD_MM = (32.0, 28.0, 30.0)
 SPACINGS_MM = (0.08, 0.1, 0.14, 0.2, 0.28)
@@ -69,7 +69,7 @@ def _crowded(seed: int) -> ScanWithTruth:
     plain = _scanner(PLAIN_MM)
     z, y, _ = plain.shape_zyx
     beside_mm = mouse.around.neighbour_xyz_mm[0] if mouse.around.neighbour_xyz_mm else 0.0
-    # Both animals in the field, the labelled one nearer to its middle.
+    # Both animals are in the field, and the labelled one is nearer to its middle.
     wide = replace(
         plain,
         shape_zyx=(z, y, round(WIDE_MM / PLAIN_MM)),
@@ -85,7 +85,7 @@ def _lying(how: str, axis: str, seed: int) -> ScanWithTruth:
 
 
 def stress_trials(mice: int) -> list[Trial]:
-    """Every condition on so many mice each."""
+    """Every condition, each on so many mice."""
     conditions: dict[str, Callable[[int], ScanWithTruth]] = {}
     conditions |= {f"{mm} mm": partial(_at_spacing, mm) for mm in SPACINGS_MM}
     conditions |= {f"{hu:+.0f} HU": partial(_off, hu) for hu in OFFSETS_HU}
@@ -107,7 +107,7 @@ def cohort_trials(*, wide: bool) -> list[Trial]:
 
     Parameters
     ----------
-    wide : scanners, beds and calibration differ from scan to scan, not one facility's
+    wide : scanners, beds and calibration differ from scan to scan; else all are of one facility
     """
     cohort = Cohort(wide=wide)
     sets = {CohortSplit.TEST1: "native", CohortSplit.TEST2: "contrast"}
@@ -132,13 +132,13 @@ def try_bundle(
     *,
     note: bool,
 ) -> None:
-    """Evaluate, then write ``table.md`` and draw the worst scan of each group.
+    """Evaluate a bundle, write ``table.md`` and draw the worst scan of each group.
 
     Parameters
     ----------
     name : of the test set: "cohort", "wide" or "stress"
-    profile : how the ensemble is run; the bundle's own for None
-    note : whether the means go into the bundle's manifest
+    profile : of the ensemble; None for the bundle's own
+    note : whether the means are written into the bundle's manifest
     """
     trials = stress_trials(mice=3) if name == "stress" else cohort_trials(wide=name == "wide")
     opened = open_bundle(bundle)
