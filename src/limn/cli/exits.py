@@ -1,4 +1,4 @@
-"""The exit codes, and the type of the place where a group adds its commands."""
+"""The exit codes, and the type of argparse to which each group adds its commands."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The room that translates between DICOM Datasets and our nouns."""
+"""Translates between DICOM Datasets and the data types of `limn.domain`."""

@@ -33,7 +33,7 @@ DAMAGES = (
     NotImplementedError,
     OSError,
     OverflowError,
-    # RecursionError is one: nested deeper than the interpreter allows.
+    # Includes RecursionError, for sequences deeper than the interpreter allows.
     RuntimeError,
     TypeError,
     ValueError,

@@ -37,7 +37,7 @@ MAX_MISSING_SHARE = 0.1
 SAME_POSITION_MM = 0.001
 # Sine of the angle to the patient's axes above which a flag is set: 0.02 mm over a mouse.
 UNFLAGGED_OBLIQUE = 0.001
-# Rounding of positions is allowed for up to this size.
+# Positions may be rounded to this size at most.
 COARSEST_ROUNDING_MM = 0.1
 SIDEWAYS_MM = 0.01
 

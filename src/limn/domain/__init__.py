@@ -1,1 +1,1 @@
-"""The words everyone speaks: geometry, scans, timing, errors. NumPy alone."""
+"""The data types that all rooms share: geometry, scans, timing, errors; they need only NumPy."""

@@ -1,1 +1,1 @@
-"""The room that draws: voxels to labels to polygons."""
+"""Draws the organs: from voxels to labels to polygons."""

@@ -45,7 +45,7 @@ def test_the_manifests_hashes_are_sha256sums():
 
 
 def test_a_wrong_onlooker_is_the_bundles_fault(copy):
-    """A sealed bundle whose onlooker is none is unfit, and the file is named."""
+    """A sealed bundle with a file that is no onlooker is unfit, and the file is named."""
     (copy / "orient.pth").write_bytes(b"PK no weights")
     head = (copy / MANIFEST).read_text().split("\n[files]\n")[0]
     write_manifest(copy, head)
@@ -79,7 +79,7 @@ def test_a_missing_file_is_found(copy, name):
 
 @pytest.mark.parametrize("name", ["fold_4/checkpoint_final.pth", "plans.json", "dataset.json"])
 def test_a_file_without_hash_is_not_trusted(copy, name):
-    """A file that would be opened but has no hash in the manifest makes the bundle unfit."""
+    """A needed file without a hash in the manifest makes the bundle unfit."""
     lines = (copy / MANIFEST).read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith(f'"{name}"')]
     (copy / MANIFEST).write_text("".join(kept))
@@ -103,7 +103,7 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):
-    """A manifest that can't be read or lacks something is the site's to repair, never a crash."""
+    """A manifest that can't be read or lacks a key gives a refusal and no traceback."""
     text = (copy / MANIFEST).read_text()
     assert before in text
     garbled = text.replace(before, after, 1)
@@ -225,7 +225,7 @@ def test_what_a_bundle_may_say_besides(copy, line, field, value):
 
 @pytest.mark.parametrize("line", ['profile = "best"', "mirror_axes = [3]", "mirror_axes = 1"])
 def test_a_profile_or_axis_that_is_none_is_named(copy, line):
-    """A profile that limn does not know can't decide how a bundle runs."""
+    """A profile that limn does not know makes the bundle unfit."""
     text = (copy / MANIFEST).read_text().replace('profile = "fast"\n', "")
     text = text.replace("mirror_axes = []\n", "")
     (copy / MANIFEST).write_text(f"{line}\n{text}")

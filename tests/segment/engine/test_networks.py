@@ -67,7 +67,7 @@ def test_openvino_says_what_torch_says(described, patch):
 
 
 def test_requests_that_nobody_waits_for_end():
-    """A caller that leaves after the first tile finds the networks ready for the next scan."""
+    """If a caller stops after the first tile, the networks are ready for the next scan."""
     described = architecture(3, [[1, 1, 1], [2, 2, 2]], CUBES[:2])
     networks = OpenVinoNetworks(
         [network(described, 1)], plan_of(described, (16, 16, 16)), half=False

@@ -21,7 +21,7 @@ STATEMENT = BundleStatement(name="mouse", version="1", organs=ORGANS, orientatio
 
 @pytest.fixture
 def trained(tmp_path):
-    """Two folds of the embedded bundle as nnunetv2 leaves a training: optimiser, log and all."""
+    """Two folds of the embedded bundle in a folder of nnunetv2, with optimiser and log."""
     folder = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     folder.mkdir()
     for name in ("plans.json", "dataset.json"):

@@ -65,7 +65,7 @@ def architecture(
 
 
 def network(described: dict[str, object], seed: int) -> torch.nn.Module:
-    """A network whose norms and biases are no ones and zeros, and that is sure of itself."""
+    """A network with random norms and biases, and with clear winners among its classes."""
     torch.manual_seed(seed)
     built = get_network_from_plans(
         described["network_class_name"],

@@ -1,4 +1,4 @@
-"""nnU-Net v1's network and files, written anew from its description, for the tests.
+"""nnU-Net v1's network and files, written for the tests from its description.
 
 Nothing of limn or nnU-Net is used: what is converted is held against this.
 """
@@ -140,7 +140,7 @@ def plans_of(net, patch, **more):
 
 
 def write_v1(folder, nets, plans, *, stage=0, trainer="nnUNetTrainerV2", protocol=4):
-    """A result folder as v1 leaves it: optimiser, losses in NumPy's numbers and all."""
+    """Write a result folder like v1, with optimiser and losses as NumPy scalars."""
     folder.mkdir(parents=True)
     (folder / "plans.pkl").write_bytes(pickle.dumps(plans, protocol))
     for fold, net in enumerate(nets):
