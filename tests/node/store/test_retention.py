@@ -451,5 +451,5 @@ def test_a_folder_that_can_t_be_removed_is_said_and_stays(
 
     monkeypatch.setattr(Path, "rename", refuse)
     site.retention.work(time.time())
-    assert f"{first.name} is old and can't be removed" in caplog.text
+    assert f"{first.name}: its files are due and can't be removed" in caplog.text
     assert (site.slices(first), site.slices(second)) == (COUNT, 0)

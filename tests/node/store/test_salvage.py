@@ -1,4 +1,4 @@
-"""A damaged register: kept aside, begun anew, nothing delivered twice and no number given twice."""
+"""A damaged journal: renamed and replaced, nothing delivered twice and no number given twice."""
 
 import logging
 import sqlite3
@@ -14,7 +14,7 @@ from limn.node.deliver.courier import Courier
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
-from limn.node.store.salvage import fault_of, set_damaged_aside
+from limn.node.store.salvage import fault_of, replace_damaged
 from tests.support.node.parts import SCP, Door, slices, structure_set
 
 BUNDLE = "b" * 64
@@ -87,7 +87,7 @@ class Site:
         contents = bytearray(self.config.journal_path.read_bytes())
         contents[100:4000] = b"\xff" * 3900
         self.config.journal_path.write_bytes(contents)
-        aside = set_damaged_aside(self.config, BUNDLE)
+        aside = replace_damaged(self.config, BUNDLE)
         assert aside is not None
         assert aside.read_bytes() == contents
         self.door = self._door()
@@ -223,7 +223,7 @@ def test_a_sound_journal_is_left_alone(config: Config) -> None:
     site = Site(config)
     site.receive("1")
     assert fault_of(config.journal_path) == ""
-    assert set_damaged_aside(config, BUNDLE) is None
+    assert replace_damaged(config, BUNDLE) is None
     assert len(site.door.journal.scans()) == 1
 
 
@@ -264,14 +264,14 @@ def test_a_journal_that_may_not_be_read_is_not_thrown_out(
 
     monkeypatch.setattr(sqlite3, "connect", refuse)
     with pytest.raises(ConfigWrong, match=r"unable to open.*look at the disk"):
-        set_damaged_aside(config, BUNDLE)
+        replace_damaged(config, BUNDLE)
     assert config.journal_path.exists()
 
 
 def test_a_damaged_memory_of_the_watched_folder_is_begun_anew(config: Config) -> None:
     """It only spares work; the node starts without it."""
     (config.data_dir / "watched.sqlite").write_text("no database " * 100)
-    assert set_damaged_aside(config, BUNDLE) is None
+    assert replace_damaged(config, BUNDLE) is None
     (kept,) = config.data_dir.glob("watched.sqlite*")
     assert kept.name.startswith("watched.sqlite.corrupt-")
 

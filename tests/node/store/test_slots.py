@@ -58,7 +58,7 @@ def test_contents_are_synced_where_nothing_writes_through(slots, monkeypatch):
     """Write does not return before fsync has."""
     synced = []
     slots.write(b"the batch is made")
-    monkeypatch.setattr("limn.node.store.slots._THROUGH", 0)
+    monkeypatch.setattr("limn.node.store.slots._WRITE_THROUGH", 0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     slot = slots.write(b"x")
     assert synced == [slot.stat().st_ino]
@@ -101,11 +101,11 @@ def test_a_disk_without_room_leaves_no_slot_behind(slots, monkeypatch):
 
 def test_what_is_not_asked_for_is_discarded(slots):
     """A refusal, by return or by error, empties the slot that was written for it."""
-    with slots.offered(b"taken") as taken:
-        kept = taken()
-    with slots.offered(b"refused"):
+    with slots.written(b"taken") as take:
+        kept = take()
+    with slots.written(b"refused"):
         pass
-    with pytest.raises(KeyError), slots.offered(b"broken"):
+    with pytest.raises(KeyError), slots.written(b"broken"):
         raise KeyError
     assert kept.read_bytes() == b"taken"
     assert holding(slots) == [b"taken"]
@@ -114,10 +114,10 @@ def test_what_is_not_asked_for_is_discarded(slots):
 def test_a_failed_write_is_told_to_who_asks(slots, monkeypatch):
     """A duplicate needs no room, and is answered as one on a full disk too."""
     monkeypatch.setattr(slots, "write", raising(OSError(28, "No space left on device")))
-    with slots.offered(b"not asked for"):
+    with slots.written(b"not asked for"):
         pass
-    with slots.offered(b"asked for") as taken, pytest.raises(OSError, match="No space left"):
-        taken()
+    with slots.written(b"asked for") as take, pytest.raises(OSError, match="No space left"):
+        take()
 
 
 def raising(error):

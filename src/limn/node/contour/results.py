@@ -20,7 +20,7 @@ from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
 from limn.node.persist import DeferredWriter, write_until_done
 from limn.node.store.journal import Journal
-from limn.node.store.remedies import alarm, what_to_do
+from limn.node.store.remedies import hold_notice, quarantine_notice
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
 
@@ -110,7 +110,7 @@ class Results:
         if deaths >= DEATHS:
             reason = f"{deaths} tries gave nothing: {why}; look at the worker's log"
             self._end(row, "quarantined", reason, {})
-            line = alarm(self._journal.scan(row.id), self._config_path)
+            line = quarantine_notice(self._journal.scan(row.id), self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
             self._contoured()
         else:
@@ -171,5 +171,5 @@ class Results:
             record["device"],
         )
         if live and result.held is not None:
-            line = what_to_do(self._journal, row, self._config, self._config_path)
+            line = hold_notice(self._journal, row, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)

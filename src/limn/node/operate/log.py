@@ -17,7 +17,7 @@ from limn.domain.timing import ScanRecord
 from limn.node.config import load_config
 from limn.node.store import scanlog
 from limn.node.store.reader import JournalReader
-from limn.node.store.remedies import what_became, what_to_do
+from limn.node.store.remedies import discard_notice, hold_notice
 from limn.node.store.rows import DeliveryRow, ScanRow
 from limn.node.store.schema import LIVE
 
@@ -61,10 +61,10 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
             if scan.priority < LIVE or (animal is not None and scan.animal != animal):
                 continue
             if scan.id in held:
-                lines = [what_to_do(journal, scan, config, config_path)]
+                lines = [hold_notice(journal, scan, config, config_path)]
             elif scan.id in discarded:
                 # Once the node has seen it, it stands in the table.
-                lines = [] if scan.logged else [what_became(journal, scan)]
+                lines = [] if scan.logged else [discard_notice(journal, scan)]
             else:
                 lines = list(_unfinished(scan, journal.deliveries(scan.id)))
             for line in lines:

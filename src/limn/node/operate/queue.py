@@ -24,7 +24,7 @@ from limn.node.host.doorbell import engine_runs
 from limn.node.store import space
 from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import (
-    last_line,
+    end_reason,
     release_command,
     resend_command,
     retry_command,
@@ -183,7 +183,7 @@ def _ended(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntr
         do = f"mend what the reason names, then: {retry_command(row, config_path)}"
     else:
         do = f"look at limn.log, then: {retry_command(row, config_path)}"
-    return _entry(row, row.state, row.ready_at, tries=row.tries, reason=last_line(row), do=do)
+    return _entry(row, row.state, row.ready_at, tries=row.tries, reason=end_reason(row), do=do)
 
 
 def _print(

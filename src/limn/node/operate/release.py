@@ -16,7 +16,13 @@ from rich.console import Console
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.store.journal import Journal
-from limn.node.store.remedies import address, picture_path, release_command, shown_time, what_became
+from limn.node.store.remedies import (
+    address,
+    discard_notice,
+    picture_path,
+    release_command,
+    shown_time,
+)
 from limn.node.store.rows import ScanRow
 
 
@@ -95,7 +101,7 @@ def _list(journal: Journal, config: Config, config_path: Path, console: Console)
         console.print(f"  send it  {release_command(row, config_path)}")
         console.print(f"  drop it  {release_command(row, config_path)} --discard --why 'TEXT'")
     for row in journal.discarded():
-        console.print(f"{row.name} animal {row.animal}, {what_became(journal, row)}")
+        console.print(f"{row.name} animal {row.animal}, {discard_notice(journal, row)}")
 
 
 def _held(journal: Journal, names: Sequence[str], become: str) -> list[ScanRow]:

@@ -19,7 +19,7 @@ from limn.node.host.doorbell import engine_runs, send_wake
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import (
     address,
-    last_line,
+    end_reason,
     release_command,
     resend_command,
     shown_time,
@@ -52,7 +52,7 @@ def retry(config_path: Path, names: Sequence[str]) -> None:
                 console.print(f"{name} animal {row.animal} runs again already")
                 continue
             console.print(
-                f"{name} animal {row.animal} runs again; it was {row.state}: {last_line(row)}"
+                f"{name} animal {row.animal} runs again; it was {row.state}: {end_reason(row)}"
             )
             if row.id in newer:
                 console.print(f"  mind {newer[row.id]} is a newer version of the same series")
@@ -131,7 +131,7 @@ def _why_no_resend(journal: Journal, row: ScanRow | None, config_path: Path) -> 
     if row.state == "ready":
         return "is not contoured yet"
     if row.state != "contoured":
-        return f"was {row.state}, so there is nothing to send: {last_line(row)}"
+        return f"was {row.state}, so there is nothing to send: {end_reason(row)}"
     if row.priority < LIVE:
         return "was contoured for a folder and goes to nobody; send the series to the node instead"
     return _why_not_sent(journal.structure_set_of(row.id), row, config_path)

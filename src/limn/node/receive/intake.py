@@ -86,8 +86,8 @@ class Intake:
             if inflates(contents)
             else self._readers.submit(self._read, contents).result
         )
-        with self._slots.offered(contents) as taken:
-            return self._take(read, taken, source, arrived_s)
+        with self._slots.written(contents) as take:
+            return self._take(read, take, source, arrived_s)
 
     def _inflate(self, contents: bytes) -> ReceivedInstance:
         """In the association's own thread, so that a wait here holds up no other sender."""
@@ -97,7 +97,7 @@ class Intake:
     def _take(
         self,
         read: Callable[[], ReceivedInstance],
-        taken: Callable[[], Path],
+        take: Callable[[], Path],
         source: Source,
         arrived_s: float | None,
     ) -> StoreResult:
@@ -125,7 +125,7 @@ class Intake:
             if known is None:
                 try:
                     self._spool.place(
-                        taken(), instance.series_instance_uid, instance.sop_instance_uid
+                        take(), instance.series_instance_uid, instance.sop_instance_uid
                     )
                 except (OSError, SpoolFull) as error:
                     end = oplog.series_end(instance.series_instance_uid)

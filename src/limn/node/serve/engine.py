@@ -16,7 +16,7 @@ from limn.node.host import engine_tls, lifetime
 from limn.node.host.doorbell import listen_for_wakes
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.store.journal import Journal
-from limn.node.store.remedies import alarm, what_to_do
+from limn.node.store.remedies import hold_notice, quarantine_notice
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ def run_engine(config_path: Path) -> None:
 def _log_scans_for_people(journal: Journal, config: Config, config_path: Path) -> None:
     """Log at every start which scans wait for a person: nobody would remember them."""
     for row in journal.on_hold():
-        line = what_to_do(journal, row, config, config_path)
+        line = hold_notice(journal, row, config, config_path)
         log.warning("%s animal %s %s", row.name, row.animal, line)
     for row in journal.quarantined():
-        log.error("%s animal %s %s", row.name, row.animal, alarm(row, config_path))
+        log.error("%s animal %s %s", row.name, row.animal, quarantine_notice(row, config_path))
 
 
 def _run(

@@ -19,7 +19,7 @@ from limn.node.serve import prometheus
 from limn.node.serve.child import ChildProcess
 from limn.node.serve.ports import check_ports
 from limn.node.store import space
-from limn.node.store.salvage import set_damaged_aside
+from limn.node.store.salvage import replace_damaged
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Supervisor:
         if bundle is not None:
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
             if name == "limn":
-                set_damaged_aside(config, bundle.sha256)
+                replace_damaged(config, bundle.sha256)
         if shortage := space.shortage(config):
             # It starts all the same: what is in the journal still goes out.
             log.error("%s", shortage)

@@ -1,14 +1,15 @@
-"""The register of scans (SQLite): what came in, what must go out, and what became of it.
+"""The journal of scans (SQLite): which series came, where each structure set goes, how it ended.
 
-An outbox, not a queue: workers never touch it. Three tables: ``scan`` (one per distinct
-input, bundle and profile), ``structure_set`` (its UIDs and date fixed before anything is
-computed, so that a re-run or re-send is the same file) and ``delivery`` (one per
-destination). The states of scans and deliveries follow the tables of `limn.node.store.states`.
-A structure set that a person must see first is held: its deliveries are not ``waiting`` but
-``held``, so that no courier of any version claims them, until a person releases or discards it.
+It is an outbox, not a queue: workers never touch it. It has three tables: ``scan`` (one row per
+distinct input, bundle and profile), ``structure_set`` (UIDs and date are fixed before anything
+is computed, so that a second run gives the same file) and ``delivery`` (one row per destination).
+The states of scans and deliveries follow the tables of `limn.node.store.states`. A structure set
+that a person must see first is held: until the person releases or discards it, its deliveries are
+``held`` and not ``waiting``, so that no courier of any version takes them.
 
-Cohort scans (`limn contour DIR...`) stand here too, below every live scan: they have no
-delivery, so that no courier can ever take one to a planning system, and no row in the scan log.
+Scans of a cohort (`limn contour DIR...`) are in it too, with a lower priority than live scans.
+They have no delivery, so that no courier can take one to a planning system, and no row in the
+scan log.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ class Journal(JournalReader):
         return db
 
     def insert(self, arrived: Arrived, destinations: Sequence[str]) -> ScanRow | None:
-        """Register a series with its structure set and deliveries; None if it is known.
+        """Enter a series with its structure set and deliveries; None if it is known.
 
         The UIDs of the structure set follow from series, input, bundle and profile, so the
-        same input gives the same structure set, also after the register was lost.
+        same input gives the same structure set even after the journal was lost.
         """
         event = ScanEvent.REJECT if arrived.refused else ScanEvent.SETTLE
         with self._transaction() as db:
@@ -120,7 +121,10 @@ class Journal(JournalReader):
         return self.scan(scan_id)
 
     def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:
-        """A series that was rejected because its association broke, now sent whole: it may run."""
+        """Let a series run that was rejected for a broken association and now came complete.
+
+        Returns the number of its scan; 0 if there is none.
+        """
         row = db.execute(
             "select scan.id from scan left join structure_set on structure_set.scan = scan.id "
             "where scan.series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
@@ -152,12 +156,12 @@ class Journal(JournalReader):
         return int(row["id"])
 
     def number_from(self, least: int) -> None:
-        """Give no scan a lower number from now on: people have seen those already."""
+        """Give no new scan a number below ``least``: people have seen the lower ones already."""
         with self._transaction() as db:
             db.execute("insert into numbering values (?)", (least,))
 
     def started(self, scan_id: int) -> int:
-        """A worker reports that it began; returns how often that has happened."""
+        """Note that a worker began with a scan; returns how many times one has begun with it."""
         with self._transaction() as db:
             if next_of_scan(db, scan_id, ScanEvent.START) is not None:
                 db.execute(
@@ -167,21 +171,21 @@ class Journal(JournalReader):
         return self.scan(scan_id).tries
 
     def stopped(self, scan_id: int | None = None) -> None:
-        """No worker has this scan any more, or none has any: it waits again."""
+        """Note that no worker runs this scan any more (None: any scan); it waits for one."""
         with self._transaction() as db:
             rows = db.execute(
                 "select id from scan where id = coalesce(?, id) and started_at is not null",
                 (scan_id,),
             ).fetchall()
             for row in rows:
-                # When a worker began with a scan that has ended stays in the journal.
+                # The start of a scan that has ended stays in the journal.
                 if next_of_scan(db, row["id"], ScanEvent.STOP) is ScanState.READY:
                     db.execute("update scan set started_at = null where id = ?", (row["id"],))
 
     def retry(self, scan_id: int, now: float) -> bool:
         """Let a scan that ended without a structure set run again, under the same UIDs.
 
-        False if it did not end so, or was never whole.
+        False if it did not end so, or if its series was never complete.
         """
         with self._transaction() as db:
             if structure_set_id(db, scan_id) is None:
@@ -200,12 +204,12 @@ class Journal(JournalReader):
     def recontour(self, scan_id: int, arrived: Arrived, destinations: Sequence[str]) -> bool:
         """Let a delivered scan run again whose structure set was removed, under the same UIDs.
 
-        Its clock begins with the series that came again. False if it was not delivered, or was
-        discarded.
+        Its clock starts with the series that came this time. False if it was not delivered, or
+        if it was discarded.
 
         Parameters
         ----------
-        destinations : that get it; others that once had it do not
+        destinations : names of those that get it; any other that once had it does not
         """
         with self._transaction() as db:
             structure_set = structure_set_id(db, scan_id, MAY_GO)
@@ -227,7 +231,7 @@ class Journal(JournalReader):
                     scan_id,
                 ),
             )
-            # A person looked at what was removed, not at what comes now.
+            # The person looked at the structure set that was removed, not at the new one.
             db.execute(
                 "update structure_set set held = null, released_at = null, intervention_s = 0 "
                 "where id = ?",
@@ -244,8 +248,8 @@ class Journal(JournalReader):
     def resend(self, scan_id: int, destinations: Sequence[str], now: float) -> list[str]:
         """Offer a written structure set again; returns the destinations to which it goes.
 
-        One that a person must see first, or discarded, goes nowhere. A destination that the
-        scan never had gets it too; one that it waits for is tried at once.
+        A structure set that is held or was discarded goes nowhere. A destination that the scan
+        never had gets it too. A destination that it waits for is tried at once.
         """
         with self._transaction() as db:
             # MAY_GO is a constant.
@@ -262,7 +266,7 @@ class Journal(JournalReader):
                 (row["id"], DeliveryState.REFUSED),
             ).fetchall()
             if {each["destination"] for each in refused} & set(destinations):
-                # Somebody had to act; the scan log gets a second row, without that time.
+                # An operator had to act: the scan log gets a second row without that time.
                 began = row["released_at"] or json.loads(row["record"]).get("contoured_at", now)
                 db.execute("update scan set logged = 0 where id = ?", (scan_id,))
                 db.execute(
@@ -275,10 +279,10 @@ class Journal(JournalReader):
     def contoured(
         self, scan_id: int, path: str, record: dict[str, Any], held: str | None = None
     ) -> bool:
-        """The structure set is on disk. False if the scan had already ended (a late result).
+        """Note that the structure set is on disk; False if the scan had ended before.
 
-        With a reason in ``held`` its deliveries wait for `release`; in one transaction, so that
-        no courier ever sees them waiting.
+        With a reason in ``held`` its deliveries become ``held`` until `release`. It is one
+        transaction, so that no courier sees them as ``waiting``.
         """
         with self._transaction() as db:
             state = next_of_scan(db, scan_id, ScanEvent.CONTOUR)
@@ -296,7 +300,7 @@ class Journal(JournalReader):
         return True
 
     def release(self, scan_id: int, released_at: float) -> bool:
-        """A person lets a held structure set go. False if it was not held (any more)."""
+        """Let a held structure set be sent, by a person's order; False if it is not held."""
         with self._transaction() as db:
             structure_set = structure_set_id(db, scan_id, ON_HOLD)
             if structure_set is None:
@@ -309,7 +313,7 @@ class Journal(JournalReader):
         return True
 
     def discard(self, scan_id: int, why: str, discarded_at: float) -> bool:
-        """A person says that a held structure set must never go. False if it was not held."""
+        """Never send a held structure set, by a person's order; False if it is not held."""
         with self._transaction() as db:
             structure_set = structure_set_id(db, scan_id, ON_HOLD)
             if structure_set is None:
@@ -323,7 +327,7 @@ class Journal(JournalReader):
         return True
 
     def end(self, scan_id: int, end: str, reason: str, record: dict[str, Any]) -> None:
-        """A scan ended without a structure set: "refused", "failed" or "quarantined"."""
+        """Note that a scan ended without a structure set: "refused", "failed" or "quarantined"."""
         with self._transaction() as db:
             state = next_of_scan(db, scan_id, _ENDS[ScanState(end)])
             if state is not None:
@@ -333,29 +337,29 @@ class Journal(JournalReader):
                 )
 
     def delivered(self, delivery_id: int, status: str, accepted_at: float) -> None:
-        """A destination took the structure set."""
-        # The first acceptance stopped the clock; a resend does not start it again.
+        """Note that a destination accepted the structure set."""
+        # The first acceptance stopped the clock; a resend does not change that time.
         columns = "status = ?, accepted_at = coalesce(accepted_at, ?), tries = tries + 1"
-        self._answered(delivery_id, DeliveryEvent.ACCEPT, columns, (status, accepted_at))
+        self._write_answer(delivery_id, DeliveryEvent.ACCEPT, columns, (status, accepted_at))
 
     def postponed(self, delivery_id: int, status: str, next_at: float) -> None:
-        """A destination could not be reached or was out of resources; try again later."""
+        """Note that a destination can't be reached or has no room; next try at ``next_at``."""
         columns = "status = ?, next_at = ?, tries = tries + 1"
-        self._answered(delivery_id, DeliveryEvent.POSTPONE, columns, (status, next_at))
+        self._write_answer(delivery_id, DeliveryEvent.POSTPONE, columns, (status, next_at))
 
     def refused(self, delivery_id: int, status: str) -> None:
-        """A destination refused for good; somebody must act."""
+        """Note that a destination refused it for good; an operator must act."""
         columns = "status = ?, tries = tries + 1"
-        self._answered(delivery_id, DeliveryEvent.REFUSE, columns, (status,))
+        self._write_answer(delivery_id, DeliveryEvent.REFUSE, columns, (status,))
 
-    def _answered(
+    def _write_answer(
         self, delivery_id: int, event: DeliveryEvent, columns: str, values: Sequence[object]
     ) -> None:
         with self._transaction() as db:
             move_delivery(db, delivery_id, event, columns, values)
 
     def mark_logged(self, scan_id: int) -> None:
-        """The scan's row is in the scan log."""
+        """Note that the scan's row is in the scan log."""
         with self._transaction() as db:
             db.execute("update scan set logged = 1 where id = ?", (scan_id,))
 

@@ -1,4 +1,4 @@
-"""What the journal says, for whoever may not write in it."""
+"""Queries on the journal, over a connection that can't write."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class JournalReader:
         try:
             (version,) = db.execute("pragma user_version").fetchone()
             if version != VERSION:
-                # An earlier limn's: its node was stopped, and an operator asks before it runs anew.
+                # An earlier limn made it. No node has run since the update.
                 with closing(sqlite3.connect(path, timeout=timeout_s)) as writer:
                     prepare(writer, path)
         except BaseException:
@@ -73,7 +73,7 @@ class JournalReader:
         return list(self._scans("where state = 'ready' order by priority desc, id", ()))
 
     def find(self, arrived: Arrived) -> ScanRow | None:
-        """The scan of this very input, bundle and profile."""
+        """The scan of exactly this input, bundle and profile; None if there is none."""
         return next(
             self._scans(
                 "where series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
@@ -89,7 +89,7 @@ class JournalReader:
         )
 
     def knows(self, series_instance_uid: str, input_digest: str) -> bool:
-        """Whether this very input came before, whatever bundle it was contoured with."""
+        """Whether exactly this input came before, with any bundle."""
         values = (series_instance_uid, input_digest)
         return bool(
             self._all(
@@ -109,7 +109,7 @@ class JournalReader:
     def inputs(self, folder: str) -> list[tuple[str, ...]]:
         """The files of every scan that was made from a folder of the spool, oldest first.
 
-        A series that was refused at the door, before it was whole, is not among them.
+        A series that was rejected before it was complete is left out.
         """
         return [
             row.files
@@ -125,7 +125,7 @@ class JournalReader:
         return list(self._scans("where state = 'quarantined' order by id", ()))
 
     def unlogged_ends(self, destination: str) -> list[ScanRow]:
-        """Scans that ended, or that a destination answered for good, and are not logged yet."""
+        """Scans that ended, or have a destination's final answer, and have no row in the log."""
         return list(
             self._scans(
                 "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
@@ -169,7 +169,7 @@ class JournalReader:
         return structure_set_row(row)
 
     def scan_of_structure_set(self, sop_instance_uid: str) -> ScanRow | None:
-        """Whose structure set that is; None if it is not one of ours."""
+        """The scan of which this is the structure set; None if it is not one of limn's."""
         clause = "where id = (select scan from structure_set where sop_instance_uid = ?)"
         return next(self._scans(clause, (sop_instance_uid,)), None)
 
@@ -180,7 +180,7 @@ class JournalReader:
         )
 
     def deliveries(self, scan_id: int) -> list[DeliveryRow]:
-        """Where a scan's structure set goes, and how far that is."""
+        """The deliveries of a scan's structure set, one per destination."""
         rows = self._all(
             "select delivery.* from delivery join structure_set on structure_set.id = "
             "delivery.structure_set where structure_set.scan = ? order by delivery.id",
@@ -189,7 +189,7 @@ class JournalReader:
         return [delivery_row(row) for row in rows]
 
     def due(self, destination: str, now: float) -> DeliveryRow | None:
-        """The next delivery to a destination whose structure set is written."""
+        """The next delivery to a destination with its structure set on disk; None if none is."""
         rows = self._all(
             "select delivery.* from delivery join structure_set on structure_set.id = "
             "delivery.structure_set join scan on scan.id = structure_set.scan where "
@@ -209,10 +209,10 @@ class JournalReader:
         )
         return int(row["n"])
 
-    def had_since(self, before: float) -> list[tuple[int, str]]:
-        """Number and folder of scans that every destination has had since before a time (UTC s).
+    def delivered_before(self, before: float) -> list[tuple[int, str]]:
+        """Number and folder of scans that every destination accepted before a time (UTC s).
 
-        A structure set that is held, discarded or waited for anywhere is not among them.
+        A scan whose structure set is held or discarded, or that any destination lacks, is left out.
         """
         rows = self._all(
             "select scan.id, scan.folder from scan join structure_set on "
@@ -223,12 +223,12 @@ class JournalReader:
         )
         return [(row["id"], row["folder"]) for row in rows]
 
-    def of_folder(self, folder: str) -> list[ScanRow]:
+    def scans_of_folder(self, folder: str) -> list[ScanRow]:
         """Every scan that was made from a folder of the spool, oldest first."""
         return list(self._scans("where folder = ? order by id", (folder,)))
 
     def scan_counts(self) -> list[tuple[str, str, int]]:
-        """State, "live" or "cohort", and how many scans there are of each."""
+        """The number of scans by state and by "live" or "cohort"."""
         rows = self._all(
             "select state, case when priority >= ? then 'live' else 'cohort' end as kind, "
             "count(*) as n from scan group by state, kind",
@@ -237,7 +237,7 @@ class JournalReader:
         return [(row["state"], row["kind"], row["n"]) for row in rows]
 
     def oldest_ready_at(self) -> float | None:
-        """Since when the first live scan waits for a worker, UTC seconds; None if none does."""
+        """Since when the first live scan waits for a worker, UTC seconds; None if none waits."""
         query = "select min(ready_at) as at from scan where state = 'ready' and priority >= ?"
         at = self._one(query, (LIVE,))["at"]
         return None if at is None else float(at)
@@ -249,7 +249,7 @@ class JournalReader:
         return None if at is None else float(at)
 
     def delivery_counts(self) -> list[tuple[str, str, int, float | None]]:
-        """Destination, state, how many, and when the oldest that waits was contoured (UTC s)."""
+        """Destination, state, number, and when the oldest waiting one was contoured (UTC s)."""
         rows = self._all(
             "select destination, delivery.state, count(*) as n, min(case when delivery.state = "
             "'waiting' then json_extract(record, '$.contoured_at') end) as since from delivery "

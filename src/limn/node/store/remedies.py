@@ -12,30 +12,30 @@ from limn.node.store.rows import ScanRow
 
 
 def retry_command(row: ScanRow, config_path: Path) -> str:
-    """What an operator types to let a scan run again."""
+    """The command that lets a scan run again."""
     return f"limn retry --config {shlex.quote(str(config_path.resolve()))} {row.name}"
 
 
 def resend_command(row: ScanRow, config_path: Path) -> str:
-    """What an operator types to offer a structure set again."""
+    """The command that offers a structure set again."""
     return f"limn resend --config {shlex.quote(str(config_path.resolve()))} {row.name}"
 
 
-def alarm(row: ScanRow, config_path: Path) -> str:
-    """One line for an operator on a quarantined scan: why, and the exact command."""
+def quarantine_notice(row: ScanRow, config_path: Path) -> str:
+    """One line on a quarantined scan: the reason and the exact command."""
     return (
         f"QUARANTINED, not contoured: {row.reason}; once that is mended, run: "
         f"{retry_command(row, config_path)}"
     )
 
 
-def last_line(row: ScanRow) -> str:
-    """Why a scan ended, in one line; of a traceback the end says it."""
+def end_reason(row: ScanRow) -> str:
+    """Why a scan ended, in one line: the last one, where a traceback names the error."""
     return next(reversed(row.reason.strip().splitlines()), "")
 
 
-def what_to_do(journal: JournalReader, row: ScanRow, config: Config, config_path: Path) -> str:
-    """One line for an operator: that it is held, why, and the exact command that sends it."""
+def hold_notice(journal: JournalReader, row: ScanRow, config: Config, config_path: Path) -> str:
+    """One line on a held structure set: the reason and the exact command that sends it."""
     why = journal.structure_set_of(row.id).held
     return (
         f"HELD, not sent: {why}; look at {picture_path(row, config)} and, if it is right, run: "
@@ -43,8 +43,8 @@ def what_to_do(journal: JournalReader, row: ScanRow, config: Config, config_path
     )
 
 
-def what_became(journal: JournalReader, row: ScanRow) -> str:
-    """One line on a structure set that was discarded."""
+def discard_notice(journal: JournalReader, row: ScanRow) -> str:
+    """One line on a discarded structure set: when, why and where it lies."""
     structure_set = journal.structure_set_of(row.id)
     return (
         f"discarded at {shown_time(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
@@ -53,17 +53,17 @@ def what_became(journal: JournalReader, row: ScanRow) -> str:
 
 
 def picture_path(row: ScanRow, config: Config) -> Path:
-    """The picture of a scan."""
+    """Path of a scan's picture."""
     return config.results_dir / row.name / "picture.png"
 
 
 def release_command(row: ScanRow, config_path: Path) -> str:
-    """What an operator types to send what is held."""
+    """The command that sends a held structure set."""
     return f"limn release --config {shlex.quote(str(config_path.resolve()))} {row.name}"
 
 
 def address(destination: DicomDestination | FolderDestination) -> str:
-    """Where a destination is, for people."""
+    """A destination's folder or AE title, host and port, for people."""
     if isinstance(destination, FolderDestination):
         return str(destination.folder)
     return f"{destination.ae_title}@{destination.host}:{destination.port}"

@@ -1,7 +1,8 @@
-"""Removes from the disk what every destination has had for as long as the site keeps it.
+"""Removes files from the disk once every destination has had them as long as the site sets.
 
-The journal keeps every row. What waits, is held or was discarded, failed, was quarantined or is
-coming in stays, however old. It runs in the receiver, which alone knows what is coming in.
+The journal keeps every row. A scan that waits, is held, was discarded, failed or was quarantined
+keeps its files, however old, and so does a series that is still being received. Retention runs in
+the receiver, the only process that knows which series are being received.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 3600.0
 DAY_S = 86400.0
-# What the engine writes for a scan; anything else in its folder is somebody's own.
+# What the engine writes for a scan; any other file in its folder belongs to a user.
 RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
 
 
 class Retention:
-    """What a site's ``[retention]`` does to its disk.
+    """The removal that a site's ``[retention]`` settings ask for.
 
     Parameters
     ----------
-    clear : removes a series from the spool; False, and it stays, if slices of it are coming in
+    clear : removes a series from the spool; returns False and keeps it while slices of it come in
     """
 
     def __init__(self, config: Config, journal: Journal, clear: Callable[[Path], bool]) -> None:
@@ -45,13 +46,13 @@ class Retention:
         self._clear = clear
 
     def run(self, stopping: Event) -> None:
-        """Look now and then, until told to stop."""
+        """Remove what is due every hour, until the node stops."""
         while not stopping.is_set():
             self.work(time.time())
             stopping.wait(EVERY_S)
 
     def work(self, now: float) -> None:
-        """Remove what is due (``now`` in UTC seconds); what can't be removed is said and stays."""
+        """Remove what is due at ``now`` (UTC seconds); log what can't be removed, and keep it."""
         self._spool.sweep()
         for days, remove in (
             (self._settings.spool_days, self._remove_slices),
@@ -59,32 +60,34 @@ class Retention:
         ):
             if days is None:
                 continue
-            for scan_id, folder in self._journal.had_since(now - days * DAY_S):
+            for scan_id, folder in self._journal.delivered_before(now - days * DAY_S):
                 try:
                     remove(scan_id, Path(folder))
                 except OSError as error:
-                    log.error("scan-%05d is old and can't be removed: %s", scan_id, error)
+                    log.error(
+                        "scan-%05d: its files are due and can't be removed: %s", scan_id, error
+                    )
 
     def _remove_slices(self, scan_id: int, folder: Path) -> None:
         if folder.parent != self._spool.root:
             return
-        there = {path.name: path.stat().st_size for path in folder.glob("*.dcm")}
-        row = self._journal.scan(scan_id) if there else None
-        if row is None or not self._over(row, set(there)):
+        sizes = {path.name: path.stat().st_size for path in folder.glob("*.dcm")}
+        row = self._journal.scan(scan_id) if sizes else None
+        if row is None or not self._is_done_with(row, set(sizes)):
             return
         if self._clear(folder):
-            self._say(row, f"{len(there)} slices", sum(there.values()))
+            self._log_removal(row, f"{len(sizes)} slices", sum(sizes.values()))
 
-    def _over(self, row: ScanRow, there: set[str]) -> bool:
-        """Whether nothing in a series' folder is wanted any more by any of its versions."""
-        for other in self._journal.of_folder(row.folder):
+    def _is_done_with(self, row: ScanRow, names: set[str]) -> bool:
+        """Whether no version of a series needs any file in its folder any more."""
+        for other in self._journal.scans_of_folder(row.folder):
             if other.state in ("ready", "failed", "quarantined"):
                 return False
             if any(each.state != "delivered" for each in self._journal.deliveries(other.id)):
-                # A version that a worker refused has deliveries too, and they wait for ever.
+                # The deliveries of a version that a worker refused wait for ever.
                 return False
-        # Slices that came later and gave no structure set were delivered to nobody.
-        return there <= set(row.files)
+        # Slices that came later and gave no structure set are not in the scan's list: keep them.
+        return names <= set(row.files)
 
     def _remove_results(self, scan_id: int, _: Path) -> None:
         folder = self._results_dir / f"scan-{scan_id:05d}"
@@ -92,9 +95,9 @@ class Retention:
         if not files:
             return
         row = self._journal.scan(scan_id)
-        waited_for = any(e.state != "delivered" for e in self._journal.deliveries(scan_id))
-        if row.state != "contoured" or waited_for:
-            # Its series came again since this look began, and it is made anew.
+        undelivered = any(e.state != "delivered" for e in self._journal.deliveries(scan_id))
+        if row.state != "contoured" or undelivered:
+            # Its series came again after the query above, and is contoured again.
             return
         removed_bytes = sum(path.stat().st_size for path in files)
         structure_sets = list(folder.glob(RESULTS[0]))
@@ -104,16 +107,16 @@ class Retention:
             "why": "every destination has it (retention.results_days)",
             "files": names,
         }
-        # The structure set goes last, after the note: while it is there the next look goes on.
-        # Pictures and labels go first, or a full disk would have no room for the note.
+        # The structure set goes last, after the note: while it exists, the next run continues here.
+        # Pictures and labels go first, so that a full disk has room for the note.
         for path in set(files) - set(structure_sets):
             path.unlink()
         write_durably(folder / REMOVED, json.dumps(note).encode())
         for path in structure_sets:
             path.unlink()
-        self._say(row, ", ".join(names), removed_bytes)
+        self._log_removal(row, ", ".join(names), removed_bytes)
 
-    def _say(self, row: ScanRow, what: str, removed_bytes: int) -> None:
+    def _log_removal(self, row: ScanRow, what: str, removed_bytes: int) -> None:
         accepted_at = max(each.accepted_at or 0.0 for each in self._journal.deliveries(row.id))
         day = datetime.fromtimestamp(accepted_at, UTC).date().isoformat()
         with oplog.about(scan=row.name, animal=row.animal):

@@ -1,4 +1,4 @@
-"""The rows of the journal, as values."""
+"""The rows of the journal as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Arrived:
 
     @property
     def structure_set_uids(self) -> tuple[str, str]:
-        """SOP and Series Instance UID of its structure set, which follow from the input alone."""
+        """SOP and Series Instance UID of its structure set; they follow from the input alone."""
         seed = "|".join(
             (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
         )
@@ -43,12 +43,12 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanRow:
-    """One scan of the register.
+    """One scan of the journal.
 
     Attributes
     ----------
-    started_at : when the worker that has it now began, UTC seconds; None while none has it
-    intervention_s : how long it lay after a failure until somebody let it run again
+    started_at : when the worker that runs it began, UTC seconds; None while none runs it
+    intervention_s : seconds from its failures until an operator let it run again
     """
 
     id: int
@@ -87,11 +87,11 @@ class StructureSetRow:
 
     Attributes
     ----------
-    held : why a person must look before it is delivered; None if nobody must
-    released_at : when somebody did and let it go, UTC seconds
-    discarded : why somebody did and said that it must never go
-    discarded_at : when that was, UTC seconds
-    intervention_s : how long it lay after a destination refused it until somebody offered it again
+    held : why a person must look before it is delivered; None if that is not needed
+    released_at : when a person released it, UTC seconds
+    discarded : the reason that a person gave to discard it
+    discarded_at : when a person discarded it, UTC seconds
+    intervention_s : seconds from a destination's refusal until an operator sent it again
     """
 
     id: int

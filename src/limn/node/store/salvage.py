@@ -1,12 +1,12 @@
-"""A damaged register is set aside, and what lies on disk is taken up again, nothing sent twice.
+"""Replaces a damaged journal by a new one that knows the scans on disk, so that none goes twice.
 
-SQLite survives kills and power cuts; a failing disk or a careless copy it does not. The damaged
-file is kept for whoever can read it. A new register begins with what the scan log and the
-structure sets on disk prove: the UIDs of a structure set follow from its input, so that a
-series in the spool and a row in the scan log either fit exactly or not at all. A scan that the
-planning system accepted, or that a person discarded, is entered as such. One whose structure
-set was written is contoured again under the same UIDs and date, which gives the same file. What
-is left in the spool the receiver takes up as if it had just come.
+SQLite survives kills and power cuts, but not a failing disk or a careless copy. The damaged file
+is renamed and kept for an expert. The new journal starts with what the scan log and the structure
+sets on disk prove: the UIDs of a structure set follow from its input, so that a series in the
+spool and a row in the scan log match exactly or not at all. A scan that the planning system
+accepted, or that a person discarded, is entered as such. A scan whose structure set was written
+is contoured again under the same UIDs and date, which gives the same file. The receiver handles
+every other series of the spool as if it had just come.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from limn.node.store.spool import Spool
 log = logging.getLogger(__name__)
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-# What SQLite keeps beside a database.
+# Suffixes of a database's files: itself, write-ahead log and shared memory.
 COMPANIONS = ("", "-wal", "-shm")
 _COLUMNS = set(ScanRecord.columns())
 
 
 def fault_of(path: Path) -> str:
-    """What is wrong with a database; empty if it is sound or not there yet.
+    """What is wrong with a database; empty if it is sound or does not exist yet.
 
     Raises
     ------
     ConfigWrong
-        If it can't be read for another reason than damage: rights, a locked file, a full disk.
+        If it can't be read for a reason other than damage: rights, a locked file, a full disk.
     """
     if not path.exists():
         return ""
     try:
         with closing(sqlite3.connect(path, timeout=30)) as db:
-            (said,) = db.execute("pragma integrity_check(1)").fetchone()
-            return "" if said == "ok" else str(said)
+            (result,) = db.execute("pragma integrity_check(1)").fetchone()
+            return "" if result == "ok" else str(result)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
             return str(error)
@@ -60,8 +60,8 @@ def fault_of(path: Path) -> str:
         raise ConfigWrong(msg) from error
 
 
-def set_damaged_aside(config: Config, bundle_sha256: str) -> Path | None:
-    """Make sure of a sound register before any process opens it.
+def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
+    """Replace a damaged journal, before any process opens it.
 
     Parameters
     ----------
@@ -69,50 +69,50 @@ def set_damaged_aside(config: Config, bundle_sha256: str) -> Path | None:
 
     Returns
     -------
-    aside : where the damaged one is kept; None if it was sound
+    kept : path of the damaged journal; None if it was sound
     """
     watched = config.data_dir / "watched.sqlite"
     if fault := fault_of(watched):
-        aside = _set_aside(watched)
-        # It only spares reading files anew; the journal knows the series in them.
-        log.error("%s is damaged (%s), kept as %s, begun anew", watched, fault, aside.name)
+        kept = _rename_damaged(watched)
+        # Without it the files of the watched folder are read again; the journal knows their series.
+        log.error("%s is damaged (%s); kept as %s, a new one is created", watched, fault, kept.name)
     fault = fault_of(config.journal_path)
     if not fault:
         return None
-    aside = _set_aside(config.journal_path)
+    kept = _rename_damaged(config.journal_path)
     log.critical(
-        "THE JOURNAL IS DAMAGED: %s (%s). It is kept as %s", config.journal_path, fault, aside
+        "THE JOURNAL IS DAMAGED: %s (%s). It is kept as %s", config.journal_path, fault, kept
     )
-    known, again = _take_up(config, bundle_sha256)
+    ended, to_contour = _restore_scans(config, bundle_sha256)
     log.critical(
-        "a new journal was begun: %d scans of the spool are known to be delivered or discarded "
+        "a new journal was created: %d scans of the spool are known to be delivered or discarded "
         "and are not sent again; %d are contoured again under the same UIDs. Compare scans.csv "
         "with the planning system, and have the disk looked at",
-        known,
-        again,
+        ended,
+        to_contour,
     )
-    return aside
+    return kept
 
 
-def _set_aside(path: Path) -> Path:
+def _rename_damaged(path: Path) -> Path:
     stamp = datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S")
-    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+    kept = path.with_name(f"{path.name}.corrupt-{stamp}")
     for suffix in COMPANIONS:
         companion = path.with_name(path.name + suffix)
         if companion.exists():
-            companion.rename(aside.with_name(aside.name + suffix))
-    return aside
+            companion.rename(kept.with_name(kept.name + suffix))
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ContouredSeries:
     """A series of the spool that was contoured before.
 
     Attributes
     ----------
-    number : of its scan
-    path : its structure set; None if that was removed from the disk since
-    row : its row of the scan log; None if it has none yet
+    number : the number of its scan
+    path : its structure set; None if that was removed from the disk
+    row : its row of the scan log; None if it has none
     """
 
     number: int
@@ -122,28 +122,28 @@ class _Found:
 
     @property
     def outcome(self) -> str:
-        """What the scan log says became of it; empty if it must run again."""
+        """Its outcome in the scan log, if that is final; empty if it must run again."""
         outcome = self.row["outcome"] if self.row else ""
         return outcome if outcome in ("delivered", "discarded") else ""
 
 
-def _take_up(config: Config, bundle_sha256: str) -> tuple[int, int]:
-    """Fill a new journal; returns how many scans are known to have ended and how many run again."""
+def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
+    """Fill a new journal; returns how many scans have ended and how many run again."""
     logged = [row for row in scanlog.rows(config.scan_log_path) if row.keys() >= _COLUMNS]
     written = {path.stem.partition(".")[2]: path for path in config.results_dir.glob("*/RS.*.dcm")}
-    now = (bundle_sha256, config.planning_system.profile)
+    today = (bundle_sha256, config.planning_system.profile)
     found = [
         each
         for folder in Spool(config.spool_dir, 0).folders()
-        if (each := _recognise(folder, logged, written, now)) is not None
+        if (each := _recognise(folder, logged, written, today)) is not None
     ]
     with closing(Journal(config.journal_path)) as journal:
         for each in sorted(found, key=lambda each: each.number):
-            # People know the scan by its number, and its folder bears it.
+            # People know the scan by its number, and the folder of its results has it in its name.
             journal.number_from(each.number)
             scan = journal.insert(each.arrived, [d.name for d in config.destination])
             if scan is not None and each.outcome:
-                _end(journal, scan, each, config)
+                _enter_outcome(journal, scan, each, config)
         journal.number_from(_highest(config, logged) + 1)
     ended = sum(bool(each.outcome) for each in found)
     return ended, len(found) - ended
@@ -153,14 +153,14 @@ def _recognise(
     folder: Path,
     logged: Iterable[dict[str, str]],
     written: dict[str, Path],
-    now: tuple[str, str],
-) -> _Found | None:
-    """The structure set that was made of a series of the spool, if one was.
+    today: tuple[str, str],
+) -> _ContouredSeries | None:
+    """A series of the spool with the scan that was made of it; None if none was.
 
     Parameters
     ----------
     written : path of every structure set on disk, by its SOP Instance UID
-    now : bundle and profile of today, for a scan that has no row in the scan log yet
+    today : bundle and profile of today, for a scan that has no row in the scan log yet
     """
     files = sorted(folder.glob("*.dcm"))
     instances = _instances(files)
@@ -168,15 +168,15 @@ def _recognise(
         return None
     uid = instances[0].series_instance_uid
     rows = [row for row in logged if row["series_instance_uid"] == uid]
-    tries: list[tuple[str, str, dict[str, str] | None]] = [
+    candidates: list[tuple[str, str, dict[str, str] | None]] = [
         *((row["bundle_sha256"], row["profile"], row) for row in reversed(rows)),
-        (*now, None),
+        (*today, None),
     ]
-    for bundle_sha256, profile, row in tries:
+    for bundle_sha256, profile, row in candidates:
         arrived = _arrived(folder, files, instances, bundle_sha256, profile)
-        made, _ = arrived.structure_set_uids
-        path = written.get(made)
-        if row is not None and row["rtstruct_sop_instance_uid"] == made:
+        sop_instance_uid, _ = arrived.structure_set_uids
+        path = written.get(sop_instance_uid)
+        if row is not None and row["rtstruct_sop_instance_uid"] == sop_instance_uid:
             number = _number(row["scan_id"])
         elif row is None and path is not None:
             number = _number(path.parent.name)
@@ -186,7 +186,7 @@ def _recognise(
             ds = pydicom.dcmread(path)
             date, clock = str(ds.StructureSetDate), str(ds.StructureSetTime)
             arrived = replace(arrived, date=date, time=clock, sender=(row or {}).get("sender", ""))
-        return _Found(number, arrived, path, row)
+        return _ContouredSeries(number, arrived, path, row)
     return None
 
 
@@ -228,8 +228,10 @@ def _instances(files: Iterable[Path]) -> list[ReceivedInstance]:
     return instances
 
 
-def _end(journal: Journal, scan: ScanRow, found: _Found, config: Config) -> None:
-    """Enter what the scan log says became of a scan."""
+def _enter_outcome(
+    journal: Journal, scan: ScanRow, found: _ContouredSeries, config: Config
+) -> None:
+    """Enter the outcome that the scan log gives for a scan."""
     row = found.row or {}
     at = _seconds(row["accepted_utc"]) or time.time()
     discarded = row["reason"] if found.outcome == "discarded" else None
@@ -241,16 +243,16 @@ def _end(journal: Journal, scan: ScanRow, found: _Found, config: Config) -> None
         folders = {d.name: d.folder for d in config.destination if isinstance(d, FolderDestination)}
         for delivery in journal.deliveries(scan.id):
             folder = folders.get(delivery.destination)
-            there = folder is not None and (folder / Path(path).name).is_file()
-            # Another peer than the planning system is offered the same bytes once more: what it
-            # took is written down nowhere else. Without the file there is nothing to offer.
-            if delivery.destination == row["destination"] or there or not path:
+            exported = folder is not None and (folder / Path(path).name).is_file()
+            # Any other peer is offered the same bytes once more: only the lost journal noted what
+            # it took. Without the file there is nothing to offer.
+            if delivery.destination == row["destination"] or exported or not path:
                 journal.delivered(delivery.id, row["destination_status"], at)
     journal.mark_logged(scan.id)
 
 
 def _highest(config: Config, logged: Iterable[dict[str, str]]) -> int:
-    """The highest number that any scan ever had, as far as the disk tells."""
+    """The highest number of any scan in the scan log or the folder of results."""
     names = [row["scan_id"] for row in logged]
     names += [path.name for path in config.results_dir.glob("scan-*")]
     return max((_number(name) for name in names), default=0)

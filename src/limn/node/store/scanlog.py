@@ -1,4 +1,4 @@
-"""One row per scan in an append-only CSV, for the physicist."""
+"""The scan log: one row per scan in an append-only CSV, for the physicist."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from limn.domain.timing import ScanRecord
 
 DECIMALS = 4
-# What a row can't share with another.
-ONE_ROW = ("scan_id", "last_slice_utc", "outcome", "reason")
+# Two rows that agree in these columns are the same row.
+ROW_KEY = ("scan_id", "last_slice_utc", "outcome", "reason")
 
 
 def append(path: Path, record: ScanRecord) -> None:
-    """Add a scan's row, once: one that is already in the file is left alone.
+    """Add a scan's row, unless it is in the file already.
 
-    A refused series that came again and was contoured after all has two rows, and so has a scan
-    that a person let run or sent again; last slice, outcome and reason tell them apart. Of a row
-    that was torn, by a full disk or a kill, nothing stays.
+    A refused series that came again and was contoured then has two rows, and so has a scan that an
+    operator let run or sent again; they differ in last slice, outcome or reason. A row that a full
+    disk or a kill cut off is removed.
 
     Raises
     ------
@@ -30,51 +30,52 @@ def append(path: Path, record: ScanRecord) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _mend_end(path, record)
-    _put_aside_other_columns(path)
+    _rename_if_columns_differ(path)
     values = _values(record)
-    if any(all(row[name] == values[name] for name in ONE_ROW) for row in rows(path)):
+    if any(all(row[name] == values[name] for name in ROW_KEY) for row in rows(path)):
         return
-    whole_bytes = path.stat().st_size if path.exists() else 0
+    size_bytes = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
-            file.write(_text(record, begins=not whole_bytes))
+            file.write(_text(record, with_header=not size_bytes))
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         with suppress(FileNotFoundError):
-            os.truncate(path, whole_bytes)
+            os.truncate(path, size_bytes)
         raise
 
 
 def _values(record: ScanRecord) -> dict[str, object]:
-    values = {name: _shown(value) for name, value in asdict(record).items()}
+    values = {name: _csv_value(value) for name, value in asdict(record).items()}
     if not record.accepted_utc:
-        # Nothing was accepted, so there is no such time; a 0 would spoil every mean.
+        # No destination accepted it, so there is no such time; a 0 would distort every mean.
         values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")
     return values
 
 
-def _text(record: ScanRecord, *, begins: bool) -> bytes:
-    """A row, with the names of the columns where it begins the log."""
+def _text(record: ScanRecord, *, with_header: bool) -> bytes:
+    """A scan's row as bytes, after a header with the columns' names if that is asked for."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
-    if begins:
+    if with_header:
         writer.writeheader()
     writer.writerow(_values(record))
     return text.getvalue().encode()
 
 
 def _mend_end(path: Path, record: ScanRecord) -> None:
-    """Cut off what was begun of this very row; end any other unfinished line, which stays.
+    """Remove an unfinished copy of this very row; end any other unfinished line and keep it.
 
-    The journal marks a scan as logged after its row, so that a torn row is the next to come.
+    The journal marks a scan as logged after its row is written, so that the next row to come is the
+    one that was cut off.
     """
     found = path.read_bytes() if path.exists() else b""
-    for at in range(max(0, len(found) - len(_text(record, begins=True))), len(found)):
+    for at in range(max(0, len(found) - len(_text(record, with_header=True))), len(found)):
         if at and found[at - 1] != ord("\n"):
             continue
-        whole, begun = _text(record, begins=not at), found[at:]
-        if len(begun) < len(whole) and whole.startswith(begun):
+        whole, partial = _text(record, with_header=not at), found[at:]
+        if len(partial) < len(whole) and whole.startswith(partial):
             os.truncate(path, at)
             return
     in_quotes = _in_quotes(found)
@@ -90,8 +91,8 @@ def _in_quotes(found: bytes) -> bool:
     return last != ["end"]
 
 
-def _put_aside_other_columns(path: Path) -> None:
-    """A log that another version of limn began keeps its columns, under another name."""
+def _rename_if_columns_differ(path: Path) -> None:
+    """Rename a log with the columns of another version of limn; a new one is created."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
@@ -99,12 +100,12 @@ def _put_aside_other_columns(path: Path) -> None:
     if tuple(columns) == ScanRecord.columns():
         return
     version = next((row["schema_version"] for row in rows(path)), "none")
-    aside = path.with_name(f"{path.stem}-schema-{version}{path.suffix}")
+    renamed = path.with_name(f"{path.stem}-schema-{version}{path.suffix}")
     number = 2
-    while aside.exists():
-        aside = path.with_name(f"{path.stem}-schema-{version}-{number}{path.suffix}")
+    while renamed.exists():
+        renamed = path.with_name(f"{path.stem}-schema-{version}-{number}{path.suffix}")
         number += 1
-    path.rename(aside)
+    path.rename(renamed)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -115,8 +116,8 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _shown(value: object) -> object:
+def _csv_value(value: object) -> object:
     if isinstance(value, str):
-        # csv quotes a line feed, but not a carriage return, at which a reader ends the row.
+        # csv quotes a line feed but not a carriage return, and a reader ends the row at either.
         return value.replace("\r\n", "\n").replace("\r", "\n")
     return round(value, DECIMALS) if isinstance(value, float) else value

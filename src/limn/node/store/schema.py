@@ -1,4 +1,4 @@
-"""The journal's tables, and how a journal of an earlier limn becomes one of today."""
+"""The journal's tables, and the migration of a journal that an earlier limn made."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 
-# Kept in the database's user_version. 0: until limn 0.1, where `held` also meant that a
+# Kept in the database's user_version. In version 0 (until limn 0.1) `held` also meant that a
 # destination had refused a structure set.
 VERSION = 1
-# What goes wrong with the database: locked, full, damaged.
+# Any error of the database: locked, full, damaged.
 JournalError = sqlite3.Error
-# It is locked, its disk is full, or it can't be opened: this says nothing of its contents.
+# It is locked, its disk is full, or it can't be opened; its contents may be sound.
 JournalBusy = sqlite3.OperationalError
 _DELIVERY = """
 create table if not exists delivery (
@@ -76,8 +76,8 @@ create table if not exists structure_set (
     + _DELIVERY
     + "create table if not exists numbering (least integer not null);"
 )
-# What a journal of version 0 lacks, and what it names otherwise.
-_LATER_COLUMNS = {
+# Columns that a journal of version 0 lacks, or has under another name.
+_ADDED_COLUMNS = {
     "scan": {"started_at": "real", "intervention_s": "real not null default 0"},
     "structure_set": {
         "held": "text",
@@ -87,8 +87,8 @@ _LATER_COLUMNS = {
         "intervention_s": "real not null default 0",
     },
 }
-_FORMER_COLUMNS = {"intervention_s": "again_s"}
-# Priorities: an animal lies under anaesthesia for the one, nobody waits for the other.
+_FORMER_NAMES = {"intervention_s": "again_s"}
+# Priorities. An animal lies under anaesthesia during a live scan; nobody waits for a cohort scan.
 LIVE = 100
 COHORT = 0
 
@@ -124,29 +124,29 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     _execute(db, SCHEMA)
     if version < VERSION:
         _update_columns(db)
-        _part_held_from_refused(db)
+        _split_held(db)
         db.execute(f"pragma user_version = {VERSION}")
 
 
 def _execute(db: sqlite3.Connection, script: str) -> None:
-    """Statement by statement: ``executescript`` would end the transaction."""
+    """Run a script statement by statement: ``executescript`` would end the transaction."""
     for statement in script.split(";"):
         if statement.strip():
             db.execute(statement)
 
 
 def _update_columns(db: sqlite3.Connection) -> None:
-    for table, columns in _LATER_COLUMNS.items():
+    for table, columns in _ADDED_COLUMNS.items():
         known = {row[1] for row in db.execute(f"pragma table_info({table})")}
         for name in columns.keys() - known:
-            if (former := _FORMER_COLUMNS.get(name)) in known:
+            if (former := _FORMER_NAMES.get(name)) in known:
                 db.execute(f"alter table {table} rename column {former} to {name}")
             else:
                 db.execute(f"alter table {table} add column {name} {columns[name]}")
 
 
-def _part_held_from_refused(db: sqlite3.Connection) -> None:
-    """Version 0 said ``held`` also of what a person discarded and what a destination refused."""
+def _split_held(db: sqlite3.Connection) -> None:
+    """Give discarded and refused deliveries their own states: in version 0 they were ``held``."""
     db.execute("alter table delivery rename to delivery_before")
     _execute(db, _DELIVERY)
     db.execute(

@@ -1,9 +1,9 @@
 """Files whose names are on disk before their contents: one fsync an instance instead of two.
 
-A new name is safe from a power cut only after an fsync of its folder (POSIX), which costs as
-much as that of the contents. So names are made in batches, ahead of what they will hold. Once
-written, a slot is renamed to where it belongs; a power cut may undo that, never the contents,
-and what then still lies in a slot is taken up at the next start.
+A new name survives a power cut only after an fsync of its folder (POSIX), which costs as much as
+the fsync of the contents. So empty files (slots) are created in batches, before instances need
+them. A slot that was written is renamed to its place in the spool. A power cut may undo the
+rename but not the contents; the next start places an instance that still lies in a slot.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from limn.domain.files import fsync_folder
 from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
 
 BATCH = 64
-# One call that writes and waits for the disk: after each of several the interpreter has to be got
-# back from whoever reads an instance meanwhile. Windows has none.
-_THROUGH = getattr(os, "O_DSYNC", 0)
+# O_DSYNC writes and syncs in one call. With separate calls this thread would wait after each for
+# the interpreter lock, which a reader of an instance holds. Windows has no such flag.
+_WRITE_THROUGH = getattr(os, "O_DSYNC", 0)
 
 
 class Slots:
@@ -33,42 +33,42 @@ class Slots:
         self._free: list[Path] = []
 
     @contextmanager
-    def offered(self, contents: bytes) -> Iterator[Callable[[], Path]]:
-        """`write`, and discard what the caller then does not take.
+    def written(self, contents: bytes) -> Iterator[Callable[[], Path]]:
+        """Write a slot, and discard it at the end if the caller has not taken it.
 
         Yields
         ------
-        taken : gives what `write` gave, or raises what it raised
+        take : returns the slot, or raises the error of `write`
         """
-        left: Path | None = None
-        failed: OSError | None = None
+        slot: Path | None = None
+        failure: OSError | None = None
         try:
-            left = self.write(contents)
+            slot = self.write(contents)
         except OSError as error:
-            failed = error
+            failure = error
 
-        def taken() -> Path:
-            nonlocal left
-            if left is None:
-                raise failed or OSError("taken before")
-            slot, left = left, None
-            return slot
+        def take() -> Path:
+            nonlocal slot
+            if slot is None:
+                raise failure or OSError("the slot was taken before")
+            taken, slot = slot, None
+            return taken
 
         try:
-            yield taken
+            yield take
         finally:
-            if left is not None:
-                self.discard(left)
+            if slot is not None:
+                self.discard(slot)
 
     def write(self, contents: bytes) -> Path:
-        """The slot that holds the contents; both survive a power cut once this returns.
+        """Write the contents to a slot; name and contents survive a power cut once this returns.
 
         Raises
         ------
         OSError
             If the disk has no room.
         """
-        slot = self._next()
+        slot = self._free_slot()
         try:
             _write_through(slot, contents)
         except OSError:
@@ -77,14 +77,14 @@ class Slots:
         return slot
 
     def discard(self, slot: Path) -> None:
-        """What a slot holds is not wanted; it may hold the next."""
+        """Empty a slot and use it for another instance."""
         with suppress(FileNotFoundError):
             os.truncate(slot, 0)
         with self._lock:
             self._free.append(slot)
 
     def left_over(self) -> Iterator[Path]:
-        """Slots that an earlier process wrote and did not rename; its empty ones go."""
+        """Slots that an earlier process wrote and did not rename; removes its empty slots."""
         if not self._folder.is_dir():
             return
         for slot in sorted(self._folder.iterdir()):
@@ -93,35 +93,35 @@ class Slots:
             else:
                 slot.unlink()
 
-    def _next(self) -> Path:
+    def _free_slot(self) -> Path:
         with self._lock:
             while self._free:
                 slot = self._free.pop()
-                # Whoever tidies up may take an empty file for rubbish.
+                # A person who tidies up may have deleted the empty file.
                 if slot.exists():
                     return slot
-            self._free = self._made()
+            self._free = self._create_batch()
             return self._free.pop()
 
-    def _made(self) -> list[Path]:
+    def _create_batch(self) -> list[Path]:
         make_private_folder(self._folder.parent)
         make_private_folder(self._folder)
-        made = [self._folder / secrets.token_hex(16) for _ in range(BATCH)]
-        for slot in made:
+        slots = [self._folder / secrets.token_hex(16) for _ in range(BATCH)]
+        for slot in slots:
             os.close(os.open(slot, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY_FILE))
         fsync_folder(self._folder)
         fsync_folder(self._folder.parent)
-        return made
+        return slots
 
 
 def _write_through(path: Path, contents: bytes) -> None:
-    """Into a file that is there; on disk once this returns."""
-    descriptor = os.open(path, os.O_WRONLY | _THROUGH | getattr(os, "O_BINARY", 0))
+    """Write to a file that exists; the contents are on disk once this returns."""
+    descriptor = os.open(path, os.O_WRONLY | _WRITE_THROUGH | getattr(os, "O_BINARY", 0))
     try:
         rest = memoryview(contents)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        if not _THROUGH:
+        if not _WRITE_THROUGH:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

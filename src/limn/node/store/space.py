@@ -9,17 +9,17 @@ from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.permissions import make_private_folder
 
-# What journal, certificates and log need to begin with.
+# What journal, certificates and log need at the first start.
 LEAST_BYTES = 2**20
 
 
 def try_writing(config: Config) -> None:
-    """Write to the data folder what a start needs.
+    """Write as much to the data folder as a start needs.
 
     Raises
     ------
     ConfigWrong
-        If it can't be made or written, or is full; says what to do.
+        If the folder can't be made or written, or its disk is full.
     """
     folder = config.data_dir
     try:
@@ -36,17 +36,17 @@ def try_writing(config: Config) -> None:
 
 
 def shortage(config: Config) -> str:
-    """What the free space no longer allows, and what to do; empty if there is room."""
+    """What the free space no longer allows, and the remedy; empty if there is room."""
     free_mb = shutil.disk_usage(config.data_dir).free // 2**20
-    said = f"{config.data_dir} has {free_mb} MB free"
+    found = f"{config.data_dir} has {free_mb} MB free"
     if free_mb < config.receive.min_free_mb:
         return (
-            f"{said}, receive.min_free_mb is {config.receive.min_free_mb}: no scan is taken "
+            f"{found}, receive.min_free_mb is {config.receive.min_free_mb}: no scan is taken "
             "(0xA700); free some space"
         )
     if free_mb < config.receive.refuse_free_mb:
         return (
-            f"{said}, new associations are refused below {config.receive.refuse_free_mb} "
+            f"{found}, new associations are refused below {config.receive.refuse_free_mb} "
             "(receive.refuse_below_mb); free some space"
         )
     return ""

@@ -1,4 +1,4 @@
-"""Received instances on disk: atomic, durable, under names that come from no UID."""
+"""Received instances on disk: written atomically and durably, under names that no UID chooses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ RELEASED = "released.json"
 RELEASED_BYTES = 512
 MAX_SENDER = 60
 REMOVED = "removed.json"
-# A folder on its way out; no series lies in it. Its name goes on with the series' folder, how many
-# instances there were and the day: a rename needs no room on a full disk, and can't be half done.
-_GOING = ".going-"
-# A spool at its limit is measured again after so long: retention may have made room.
-MEASURE_AGAIN_S = 5.0
-# Beside the series: written and not yet named (`slots`).
+# Prefix of a folder that is being removed and counts as no series. After it the name gives the
+# folder of the series, its number of instances and the day: a rename is atomic and needs no room.
+_TRASH = ".going-"
+# A spool at its limit is measured again after this time: retention may have made room.
+REMEASURE_S = 5.0
+# Folder of instances that are written and not yet placed in a series (`slots`).
 SLOTS = ".slots"
 
 
@@ -37,7 +37,7 @@ class SpoolFull(Exception):
 
 
 class _Used:
-    """How many bytes lie in the spool; measured once, counted from then on."""
+    """The number of bytes in the spool; measured once, then counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,22 +49,22 @@ class _Used:
         with self._lock:
             now_s = time.monotonic()
             if self._bytes is None or (
-                self._bytes >= limit and now_s - self._measured_s > MEASURE_AGAIN_S
+                self._bytes >= limit and now_s - self._measured_s > REMEASURE_S
             ):
                 self._bytes = sum(map(_size, root.rglob("*")))
                 self._measured_s = now_s
             return self._bytes >= limit
 
-    def add(self, count: int) -> None:
-        """A file more."""
+    def add(self, size_bytes: int) -> None:
+        """Count a new file of so many bytes."""
         with self._lock:
             if self._bytes is not None:
-                self._bytes += count
+                self._bytes += size_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """How many instances a series had, and the day (UTC) on which they went."""
+    """How many instances a series had, and the day (UTC) on which they were removed."""
 
     instances: int
     date: str
@@ -77,8 +77,8 @@ class Spool:
     Attributes
     ----------
     root : folder of the spool
-    min_free_bytes : of the disk; below this nothing more is taken
-    max_bytes : of the spool itself; None for no limit
+    min_free_bytes : free space of the disk, below which no instance is taken
+    max_bytes : largest size of the spool itself; None for no limit
     """
 
     root: Path
@@ -87,7 +87,7 @@ class Spool:
     _used: _Used = field(default_factory=_Used, compare=False, repr=False)
 
     def folder(self, series_instance_uid: str) -> Path:
-        """Where a series lies; a hash, so that no sender chooses a path."""
+        """Folder of a series; its name is a hash, so that no sender chooses a path."""
         return self.root / _key(series_instance_uid)
 
     def file_name(self, sop_instance_uid: str) -> str:
@@ -101,18 +101,18 @@ class Spool:
         return self.max_bytes is not None and self._used.reaches(self.max_bytes, self.root)
 
     def free_bytes(self) -> int:
-        """What the spool's disk has left.
+        """Free bytes on the spool's disk.
 
         Raises
         ------
         OSError
-            If it is not there.
+            If the spool can't be reached.
         """
         make_private_folder(self.root)
         return shutil.disk_usage(self.root).free
 
     def place(self, slot: Path, series_instance_uid: str, sop_instance_uid: str) -> Path:
-        """Give an instance that was written (`slots`) its name.
+        """Move an instance that was written (`slots`) into its series; returns its path.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Spool:
             make_private_folder(self.root)
             if not folder.is_dir():
                 make_private_folder(folder)
-                # Room for the note at the end, when the disk may be full.
+                # Reserves the room for the note of `mark_released`: the disk may be full by then.
                 (folder / RELEASED).write_bytes(bytes(RELEASED_BYTES))
             slot.replace(path)
         except OSError as error:
@@ -134,7 +134,7 @@ class Spool:
         return path
 
     def mark_released(self, series_instance_uid: str, instances: int, sender: str) -> None:
-        """Note that every association of a series ended well; read after a restart."""
+        """Note that every association of a series was released; read after a restart."""
         text = json.dumps({"instances": instances, "sender": sender[:MAX_SENDER]})
         path = self.folder(series_instance_uid) / RELEASED
         with path.open("r+b") if path.exists() else path.open("wb") as file:
@@ -144,7 +144,7 @@ class Spool:
         fsync_folder(path.parent)
 
     def released(self, folder: Path) -> tuple[int, str]:
-        """How many instances were there at the last good release, and who sent them."""
+        """The number of instances at the last complete release, and their sender."""
         try:
             note = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
             return int(note["instances"]), str(note["sender"])
@@ -157,50 +157,50 @@ class Spool:
             yield from sorted(
                 path
                 for path in self.root.iterdir()
-                if path.is_dir() and path.name != SLOTS and not path.name.startswith(_GOING)
+                if path.is_dir() and path.name != SLOTS and not path.name.startswith(_TRASH)
             )
 
     def clear(self, folder: Path) -> None:
-        """Remove a series; a note stays, of how many instances there were and when they went.
+        """Remove a series; leave a note of how many instances it had and on which day.
 
         Raises
         ------
         OSError
-            If somebody reads it (Windows) or the disk fails; then it stays as it was.
+            If a process reads it (Windows) or the disk fails; then it stays as it was.
         """
         before = self.removed(folder)
         instances = max(len(list(folder.glob("*.dcm"))), before.instances if before else 0)
         today = datetime.now(UTC).date().isoformat()
-        going = folder.with_name(f"{_GOING}{folder.name}.{instances}.{today}")
-        # Renamed first: a crash in the middle must not leave half a series that looks late.
-        folder.rename(going)
-        # From here on it is gone; what fails now is done by `sweep`.
+        trash = folder.with_name(f"{_TRASH}{folder.name}.{instances}.{today}")
+        # Rename first: after a crash in the middle, half a series would look incomplete.
+        folder.rename(trash)
+        # From here on the series is gone; `sweep` finishes what fails now.
         with suppress(OSError):
             fsync_folder(self.root)
-            self._finish(going)
+            self._finish(trash)
 
     def sweep(self) -> None:
-        """Finish what a crash left of `clear`; what somebody still reads waits for another time."""
-        for going in self.root.glob(f"{_GOING}*"):
-            # Of a name that is not ours (ValueError) nothing is known.
+        """Finish each `clear` that a crash or a reading process interrupted, as far as possible."""
+        for trash in self.root.glob(f"{_TRASH}*"):
+            # A ValueError means that limn did not give this name.
             with suppress(OSError, ValueError):
-                self._finish(going)
+                self._finish(trash)
 
-    def _finish(self, going: Path) -> None:
-        """Slices, note, folder: whenever it ends, the same again goes on from there."""
-        for path in going.glob("*.dcm"):
+    def _finish(self, trash: Path) -> None:
+        """Remove slices, write the note, remove the folder; a second call goes on after a crash."""
+        for path in trash.glob("*.dcm"):
             path.unlink()
-        name, _, told = going.name.removeprefix(_GOING).partition(".")
-        instances, _, date = told.partition(".")
-        if told:
-            folder = going.with_name(name)
+        name, _, details = trash.name.removeprefix(_TRASH).partition(".")
+        instances, _, date = details.partition(".")
+        if details:
+            folder = trash.with_name(name)
             make_private_folder(folder)
             note = {"instances": int(instances), "date": date}
             write_durably(folder / REMOVED, json.dumps(note).encode())
-        shutil.rmtree(going)
+        shutil.rmtree(trash)
 
     def removed(self, folder: Path) -> Removed | None:
-        """What was removed of a series; None if nothing was."""
+        """The note on a series that was removed; None if it was not."""
         try:
             note = json.loads((folder / REMOVED).read_text(encoding="utf-8"))
             return Removed(int(note["instances"]), str(note["date"]))
@@ -209,7 +209,7 @@ class Spool:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; nothing if it has just gone."""
+    """Bytes of a file; 0 if it was removed meanwhile, or is no regular file."""
     try:
         found = path.lstat()
     except OSError:

@@ -1,7 +1,7 @@
 """The life of a scan and of a delivery as two tables: (state, event) -> state.
 
-Every change of a state in the journal is looked up here. An event that a table does not know in a
-state is refused, and the journal logs it.
+The journal looks up every change of a state here. It refuses and logs an event that the table
+does not list for the state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 
 class ScanState(StrEnum):
-    """Where a scan is. ``new`` stands for a scan that is not in the journal yet."""
+    """The state of a scan. ``new``: it is not in the journal yet."""
 
     NEW = "new"
     READY = "ready"
@@ -24,7 +24,7 @@ class ScanState(StrEnum):
 
 
 class ScanEvent(StrEnum):
-    """What happens to a scan; `SCAN_EVENTS` says it in words."""
+    """What happens to a scan; `SCAN_EVENTS` describes each."""
 
     SETTLE = "settle"
     REJECT = "reject"
@@ -40,7 +40,7 @@ class ScanEvent(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where a structure set is on its way to one destination. ``new``: not in the journal yet."""
+    """The state of a delivery to one destination. ``new``: it is not in the journal yet."""
 
     NEW = "new"
     WAITING = "waiting"
@@ -51,7 +51,7 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryEvent(StrEnum):
-    """What happens to a delivery; `DELIVERY_EVENTS` says it in words."""
+    """What happens to a delivery; `DELIVERY_EVENTS` describes each."""
 
     OFFER = "offer"
     HOLD = "hold"
@@ -107,7 +107,7 @@ SCAN_TABLE: ScanTable = MappingProxyType(
         (ScanState.FAILED, ScanEvent.RETRY): ScanState.READY,
         (ScanState.QUARANTINED, ScanEvent.RETRY): ScanState.READY,
         (ScanState.CONTOURED, ScanEvent.RECONTOUR): ScanState.READY,
-        # Its result came first; the worker's leaving changes nothing.
+        # The result came before the worker stopped, so the stop changes nothing.
         (ScanState.CONTOURED, ScanEvent.STOP): ScanState.CONTOURED,
         (ScanState.REFUSED, ScanEvent.STOP): ScanState.REFUSED,
         (ScanState.FAILED, ScanEvent.STOP): ScanState.FAILED,

@@ -1,4 +1,4 @@
-"""One event of a scan or a delivery: looked up in the tables, then written."""
+"""Looks up an event of a scan or a delivery in the tables and writes the new state."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from limn.node.store.states import (
 
 log = logging.getLogger(__name__)
 
-# Conditions on a structure set: it waits for a person; nobody keeps it back.
+# Conditions on a structure set: it waits for a person; it may be sent.
 ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
 MAY_GO = " and discarded_at is null and (held is null or released_at is not null)"
 
 
 def next_of_scan(db: sqlite3.Connection, scan_id: int, event: ScanEvent) -> ScanState | None:
-    """The state after an event; None, and a line in the log, if the table refuses it."""
+    """The state after an event; if the table refuses it, log that and return None."""
     row = db.execute("select state from scan where id = ?", (scan_id,)).fetchone()
     if row is None:
         return None
@@ -41,11 +41,11 @@ def move_delivery(
     columns: str = "",
     values: Sequence[object] = (),
 ) -> bool:
-    """Move a delivery by an event; False, and a line in the log, if the table refuses it.
+    """Move a delivery by an event; if the table refuses it, log that and return False.
 
     Parameters
     ----------
-    columns : what else is set, as SQL, with its ``values``
+    columns : other columns to set, as SQL; ``values`` are its parameters
     """
     row = db.execute(
         "select delivery.state, destination, scan from delivery join structure_set on "
@@ -76,7 +76,7 @@ def move_deliveries(
     columns: str,
     values: Sequence[object] = (),
 ) -> None:
-    """Move those deliveries of a scan that are in a state which knows the event."""
+    """Move the deliveries of a scan whose state allows the event."""
     rows = db.execute(
         "select delivery.id, delivery.state from delivery join structure_set on "
         "structure_set.id = delivery.structure_set where scan = ?",
@@ -93,7 +93,7 @@ def insert_structure_set(
     arrived: Arrived,
     destinations: Sequence[str],
 ) -> None:
-    """The structure set of a new scan, and its deliveries."""
+    """Insert the structure set of a new scan, and its deliveries."""
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
@@ -113,7 +113,7 @@ def insert_structure_set(
 
 
 def offer(db: sqlite3.Connection, structure_set: int, names: Iterable[str]) -> None:
-    """The structure set goes to these destinations, for the first time or again."""
+    """Offer the structure set to these destinations, for the first time or again."""
     for name in names:
         row = db.execute(
             "select id from delivery where structure_set = ? and destination = ?",
@@ -130,7 +130,7 @@ def offer(db: sqlite3.Connection, structure_set: int, names: Iterable[str]) -> N
 
 
 def structure_set_id(db: sqlite3.Connection, scan_id: int, also: str = "") -> int | None:
-    """Number of a scan's structure set; None if it has none, or none for which ``also`` holds."""
+    """Number of a scan's structure set; None if it has none that meets the condition ``also``."""
     row = db.execute(
         f"select id from structure_set where scan = ?{also}",  # noqa: S608
         (scan_id,),
