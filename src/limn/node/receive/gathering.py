@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -194,19 +193,15 @@ class Gathering:
         positions; they replace the old ones. Late slices lie beside the old ones.
         """
         new = self.instances.keys() - self.handed_over
-        both = self._version(self.newest | new)
-        batch = self._version(self.came | new)
+        both = self.version_of(self.newest | new)
+        batch = self.version_of(self.came | new)
         if len(batch.positions_mm) >= min_slices and not both.is_uniform and batch.is_uniform:
             return batch
         return both
 
-    def resent(self) -> SeriesVersion:
-        """What came since the last hand-over."""
-        return SeriesVersion(tuple(self.instances[uid] for uid in self.came))
-
-    def _version(self, uids: Iterable[str]) -> SeriesVersion:
-        wanted = set(uids)
-        return SeriesVersion(tuple(i for uid, i in self.instances.items() if uid in wanted))
+    def version_of(self, uids: set[str]) -> SeriesVersion:
+        """These instances as a version."""
+        return SeriesVersion(tuple(i for uid, i in self.instances.items() if uid in uids))
 
     def arrivals(self, version: SeriesVersion) -> Arrivals:
         """What `decide` needs to know."""
@@ -232,13 +227,7 @@ class Gathering:
 
 @dataclass(frozen=True, slots=True)
 class SettledSeries:
-    """A version that is ready for the journal.
-
-    Attributes
-    ----------
-    verdict : never WAIT
-    rules : by which the verdict was reached
-    """
+    """A version that is ready for the journal, with the verdict and the rules that led to it."""
 
     gathering: Gathering
     version: SeriesVersion

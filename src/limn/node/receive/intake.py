@@ -273,7 +273,7 @@ class Intake:
         """The version that came again as a whole, so that its structure set is offered again."""
         if not gathering.is_quiet(rules, now_s):
             return None
-        version = gathering.resent()
+        version = gathering.version_of(gathering.came)
         uid = gathering.series_instance_uid
         if not (version.instances and self._journal.knows(uid, version.digest)):
             # A part that came again means nothing until the rest has come again too.
