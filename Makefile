@@ -3,9 +3,11 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+RUNNER := pytest
+QUICK := not (node or peer or trains or slow or slow_in_fp32 or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo test lint fix bench soak study clean
+.PHONY: install demo quick test coverage lint fix bench soak study clean
 
 install: $(VENV)/.installed
 
@@ -31,7 +33,17 @@ lint: install
 # Two at a time: half of the suite waits for nodes, peers and timeouts. A file's tests share fixtures.
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/$(RUNNER) -n 2 --dist loadfile --durations-to tests/durations.txt
+
+# What to run between two edits: the tests that need no node, no other program and no training.
+quick: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK)"
+
+# Lines of limn that the whole suite runs, by room; the processes of a node are measured as well.
+coverage: RUNNER := coverage run -m pytest
+coverage: test
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python tests/support/coverage_by_room.py
 
 fix: install
 	$(BIN)/ruff format src tests bench
@@ -48,6 +60,7 @@ soak: install
 	PYTHONPATH=. $(BIN)/python bench/kill_study.py
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py --cases 100000 --minutes 30
 	$(BIN)/python bench/parity_v1.py
+	$(BIN)/pytest -m soak
 
 # The paper's study in small, on phantoms; a killed one goes on.
 study: install

@@ -2,11 +2,13 @@
 
 import atexit
 import functools
+import itertools
 import os
 import re
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,9 +33,36 @@ COLOURS = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker."""
-    config.addinivalue_line("markers", "slow_in_fp32: minutes on a processor without bf16")
+SLOWEST = 25
+BUDGET_S = 10.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--durations-to FILE``: keep the slowest tests of this run."""
+    parser.addoption("--durations-to", type=Path, help=f"write the {SLOWEST} slowest tests there")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Write the slowest tests, with setup and teardown, and the machine that they ran on."""
+    path = config.getoption("durations_to")
+    if path is None:
+        return
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid] += report.duration
+    import openvino  # noqa: PLC0415
+
+    processor = openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    over = sum(each > BUDGET_S for each in seconds.values())
+    head = (
+        f"# {len(seconds)} tests, {sum(seconds.values()):.0f} s in all, {over} of them over "
+        f"{BUDGET_S:.0f} s; {processor}\n"
+    )
+    rows = (f"{each:7.1f}  {name}\n" for name, each in seconds.most_common(SLOWEST))
+    path.write_text(head + "".join(rows), encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,24 +5,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from limn.node.dimse.client import Peer, store
 from tests.support.node.running import Node, children_of, wait_for
+from tests.support.node.siege import FakeNode
+from tests.support.node.toy import toy
 
 pytestmark = pytest.mark.node
 
 EXPORT = '[[destination]]\nkind = "folder"\nname = "export"\nfolder = "export"\n'
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    """A running node that exports into a folder."""
-    node = Node(tmp_path / "node", EXPORT)
+def running(node: Node) -> Iterator[Node]:
+    """The node, started, and stopped at the end."""
     node.start()
     yield node
     assert node.process is not None
@@ -30,11 +31,29 @@ def node(tmp_path: Path) -> Iterator[Node]:
         node.stop()
 
 
-def send(node: Node, series: Path) -> None:
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A running node with its real network, which exports into a folder."""
+    yield from running(Node(tmp_path / "node", EXPORT))
+
+
+@pytest.fixture
+def toy_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    """The same with a network that thresholds for a second: time to be stopped."""
+    monkeypatch.setenv("FAKE_INFERENCE_S", "1.0")
+    yield from running(FakeNode(tmp_path / "node", EXPORT))
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeNode]:
+    """One running node for every test that only looks at it."""
+    yield from running(FakeNode(tmp_path_factory.mktemp("untouched") / "node", EXPORT))
+
+
+def send(node: Node, datasets: Iterable[Dataset]) -> None:
     """Send a series over one association."""
-    datasets = [pydicom.dcmread(path) for path in sorted(series.iterdir())]
     peer = Peer("LIMN", "127.0.0.1", node.port, "SCANNER")
-    assert set(store(peer, datasets)) == {0}
+    assert set(store(peer, list(datasets))) == {0}
 
 
 def exported(node: Node) -> list[Path]:
@@ -66,7 +85,7 @@ def test_a_scan_survives_the_death_of_worker_and_engine(
     node: Node, make_series: Callable[[str], Path]
 ) -> None:
     """Worker killed while it contours, then the engine: one structure set all the same."""
-    send(node, make_series("21"))
+    send(node, [pydicom.dcmread(path) for path in sorted(make_series("21").iterdir())])
     wait_for(
         lambda: node.query("select tries from scan where animal = 'M21'") == [(1,)],
         60,
@@ -86,49 +105,47 @@ def test_a_scan_survives_the_death_of_worker_and_engine(
     assert pid_of(node, "dask_worker") == worker, "the model stays warm when the engine dies"
 
 
-def test_a_scan_survives_the_death_of_scheduler_and_receiver(
-    node: Node, make_series: Callable[[str], Path]
-) -> None:
+def test_a_scan_survives_the_death_of_scheduler_and_receiver(toy_node: FakeNode) -> None:
     """Scheduler killed while a scan runs, the receiver right after it was taken."""
-    send(node, make_series("22"))
-    wait_for(lambda: bool(node.query("select 1 from scan where animal = 'M22'")), 20)
-    os.kill(pid_of(node, "--only", "receiver"), signal.SIGKILL)
-    os.kill(pid_of(node, "dask_scheduler"), signal.SIGKILL)
-    assert node.wait_row("M22")["outcome"] == "delivered"
-    assert len(exported(node)) == 1
+    send(toy_node, toy(22).datasets)
+    wait_for(lambda: bool(toy_node.query("select 1 from scan")), 20)
+    os.kill(pid_of(toy_node, "--only", "receiver"), signal.SIGKILL)
+    os.kill(pid_of(toy_node, "dask_scheduler"), signal.SIGKILL)
+    assert toy_node.wait_row(toy(22).animal)["outcome"] == "delivered"
+    assert len(exported(toy_node)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
-    node: Node, make_series: Callable[[str], Path], number: signal.Signals
+    toy_node: FakeNode, number: signal.Signals
 ) -> None:
     """Ctrl-C, or systemd, while a scan runs: it is finished first; then no process is left."""
-    children = node.children()
+    children = toy_node.children()
     assert len(children) >= 4
-    send(node, make_series("23"))
-    wait_for(lambda: bool(node.query("select 1 from scan where tries = 1")), 60, node.explain)
-    assert node.stop(number) == 0
-    assert node.rows()["M23"]["outcome"] == "delivered"
+    send(toy_node, toy(23).datasets)
+    wait_for(lambda: bool(toy_node.query("select 1 from scan where tries = 1")), 60)
+    assert toy_node.stop(number) == 0
+    assert toy_node.rows()[toy(23).animal]["outcome"] == "delivered"
     assert not [pid for pid in children if alive(pid)]
 
 
-def test_killing_the_supervisor_takes_the_children_along(node: Node) -> None:
+def test_killing_the_supervisor_takes_the_children_along(toy_node: FakeNode) -> None:
     """Kill -9 on the supervisor: every child notices that its pipe closed."""
-    assert node.process is not None
-    children = node.children()
-    node.process.kill()
-    node.process.wait()
+    assert toy_node.process is not None
+    children = toy_node.children()
+    toy_node.process.kill()
+    toy_node.process.wait()
     # A restart at once finds ports that the dying children still hold, and waits for them.
-    (node.folder / "data" / "ready").unlink(missing_ok=True)
-    node.start()
+    (toy_node.folder / "data" / "ready").unlink(missing_ok=True)
+    toy_node.start()
     assert not any(alive(pid) for pid in children)
 
 
-def test_every_port_is_bound_to_loopback(node: Node) -> None:
+def test_every_port_is_bound_to_loopback(untouched: FakeNode) -> None:
     """No process of the node listens on an address that another machine can reach."""
-    assert node.process is not None
+    assert untouched.process is not None
     sockets = set()
-    for pid in [node.process.pid, *node.children()]:
+    for pid in [untouched.process.pid, *untouched.children()]:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 sockets.add(str(link.readlink()))
@@ -144,24 +161,24 @@ def test_every_port_is_bound_to_loopback(node: Node) -> None:
     assert not outside, f"bound beyond 127.0.0.1: {outside}"
 
 
-def test_a_port_in_use_is_named(node: Node, tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(untouched: FakeNode, tmp_path: Path) -> None:
     """A node whose port another one has does not start, and says which key to change."""
     other = Node(tmp_path / "other", EXPORT)
-    text = other.config.read_text().replace(f"port = {other.port}", f"port = {node.port}", 1)
+    text = other.config.read_text().replace(f"port = {other.port}", f"port = {untouched.port}", 1)
     other.config.write_text(text)
     refused = serve(other)
     assert refused.returncode == 1
-    assert f"receive.port {node.port}" in refused.stderr
+    assert f"receive.port {untouched.port}" in refused.stderr
 
 
-def test_no_second_node_starts_on_the_same_data(node: Node) -> None:
+def test_no_second_node_starts_on_the_same_data(untouched: FakeNode) -> None:
     """A second start is refused with what to do, and the first runs on."""
-    second = serve(node)
+    second = serve(untouched)
     assert second.returncode == 1
     assert "another limn runs on" in second.stderr
-    assert node.process is not None
-    assert node.process.poll() is None
-    assert children_of(node.process.pid)
+    assert untouched.process is not None
+    assert untouched.process.poll() is None
+    assert children_of(untouched.process.pid)
 
 
 def test_a_demonstration_bundle_does_not_deliver_unasked(tmp_path: Path) -> None:
