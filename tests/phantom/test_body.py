@@ -25,7 +25,7 @@ def field(shape=(104, 90, 96), middle_xyz_mm=(0.0, 0.0, -1.0)):
 
 @pytest.fixture(scope="module")
 def painted():
-    """Attenuation and one mask per organ of several mice."""
+    """Attenuation and one mask per organ, for several mice."""
     mice = []
     for seed in SEEDS:
         hu, shares = paint(conceive(seed), field())
@@ -35,7 +35,7 @@ def painted():
 
 
 def test_painting_is_repeatable():
-    """The same mouse is the same voxels; another one is not."""
+    """The same mouse has the same voxels; another mouse has others."""
     small = field((30, 76, 76))
     hu, shares = paint(conceive(1), small)
     again = paint(conceive(1), small)
@@ -50,7 +50,7 @@ def mm3(mask) -> float:
 
 
 def test_organs_are_as_large_as_measured(painted):
-    """Volumes lie where measured mice have them, the range a little wider than six mice show."""
+    """Medians lie within the range of measured mice; the range is wider than that of six mice."""
     lungs, hearts = [], []
     for _, organs in painted:
         hearts.append(mm3(organs[Organ.HEART]))
@@ -62,7 +62,7 @@ def test_organs_are_as_large_as_measured(painted):
 
 
 def test_the_right_lung_is_the_larger(painted):
-    """The right lung has 0.60-0.66 of both in real mice; the phantoms' middle is there."""
+    """The right lung's share is 0.60-0.66 in real mice; the phantoms' median is near it."""
     shares = []
     for _, organs in painted:
         right, left = mm3(organs[Organ.LUNG_R]), mm3(organs[Organ.LUNG_L])
@@ -72,14 +72,14 @@ def test_the_right_lung_is_the_larger(painted):
 
 
 def straight(seed: int, mask) -> np.ndarray:
-    """Middle of a mask in the mouse's own frame, x y z."""
+    """Middle of a mask in the frame of the mouse, x y z."""
     mouse = conceive(seed)
     axes = warped(field(), mouse.pose, mouse.build.size, (0.0, 0.0, 0.0))
     return np.array([axis[mask].mean() for axis in axes])
 
 
-def test_organs_lie_where_a_mouse_has_them(painted):
-    """The left lung lies to the left, the cord to the back, the heart's apex to left and tail."""
+def test_organs_lie_as_in_a_mouse(painted):
+    """The left lung lies left, the cord dorsal, the apex of the heart left and caudal."""
     for seed, (_, organs) in zip(SEEDS, painted, strict=True):
         heart, cord = straight(seed, organs[Organ.HEART]), straight(seed, organs[Organ.CORD])
         right, left = straight(seed, organs[Organ.LUNG_R]), straight(seed, organs[Organ.LUNG_L])
@@ -94,8 +94,8 @@ def test_organs_lie_where_a_mouse_has_them(painted):
         assert apex > base + 0.3
 
 
-def test_the_cord_ends_with_the_ribs(painted):
-    """One piece from T1 to T13: its length is that of thirteen vertebrae, 1.3-1.7 mm across."""
+def test_the_cord_has_the_length_of_the_thoracic_spine(painted):
+    """It is one piece, and 1.3-1.7 mm across over the length of thirteen vertebrae."""
     for seed, (_, organs) in zip(SEEDS, painted, strict=True):
         assert ndimage.label(organs[Organ.CORD], np.ones((3, 3, 3)))[1] == 1
         build = conceive(seed).build
@@ -105,7 +105,7 @@ def test_the_cord_ends_with_the_ribs(painted):
 
 
 def test_bone_surrounds_the_cord(painted):
-    """Around the cord, within 1.2 mm of it, there is bone in every direction."""
+    """A quarter of the voxels within 1.2 mm of the cord is bone."""
     for hu, organs in painted:
         near = ndimage.binary_dilation(organs[Organ.CORD], iterations=4)
         shell = near & ~ndimage.binary_dilation(organs[Organ.CORD], iterations=1)
@@ -113,7 +113,7 @@ def test_bone_surrounds_the_cord(painted):
 
 
 def test_labels_lie_in_fitting_tissue(painted):
-    """Inside their surfaces, cord and heart are soft and lungs are lung but for thin vessels."""
+    """Within their surfaces, cord and heart are soft tissue, and lungs are mostly air."""
     for seed, (hu, organs) in zip(SEEDS, painted, strict=True):
         tissue = conceive(seed).tissue
         for organ, (low, high) in {
@@ -127,14 +127,14 @@ def test_labels_lie_in_fitting_tissue(painted):
             assert ((core > -950) & (core < -150)).mean() > 0.9, (seed, organ)
 
 
-def test_a_neighbour_is_seen_and_not_labelled():
-    """A second animal has bones in the picture and takes nothing from the truth."""
+def test_a_neighbour_is_visible_and_not_labelled():
+    """A second animal has bones in the image and does not change the truth."""
     wide = field((60, 76, 240))
-    alone, alone_shares = paint(conceive(4), wide)
+    single, single_shares = paint(conceive(4), wide)
     beside, beside_shares = paint(conceive(4, neighbour=True), wide)
     bones = (beside > 500).sum()
-    assert bones > 1.5 * (alone > 500).sum()
-    agree = labels_of(alone_shares) == labels_of(beside_shares)
+    assert bones > 1.5 * (single > 500).sum()
+    agree = labels_of(single_shares) == labels_of(beside_shares)
     assert agree.mean() > 0.98
     x_mm = conceive(4, neighbour=True).around.neighbour_xyz_mm[0]
     columns_mm = (np.arange(240) - 119.5) * 0.3
@@ -142,7 +142,7 @@ def test_a_neighbour_is_seen_and_not_labelled():
 
 
 def test_the_spine_swings(painted):
-    """Within the chest the canal moves several mm between back and belly, as in real mice."""
+    """Within the chest the spine moves several mm between back and belly, as in real mice."""
     for seed in SEEDS:
         layout = Layout.of(conceive(seed))
         z = np.linspace(-8.0, 8.0, 50)
@@ -151,7 +151,7 @@ def test_the_spine_swings(painted):
 
 @pytest.mark.xfail(strict=True, reason="one heart of ten is painted 16 % too small")
 def test_hearts_have_the_volume_asked_for(painted):
-    """The heart that is painted is as large as the one conceived."""
+    """The painted heart has the requested volume."""
     for seed, (_, organs) in zip(SEEDS, painted, strict=True):
         wanted = conceive(seed).build.heart_volume_mm3
         assert mm3(organs[Organ.HEART]) == pytest.approx(wanted, rel=0.15)
@@ -159,10 +159,10 @@ def test_hearts_have_the_volume_asked_for(painted):
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 def test_real_labels_lie_within_the_phantoms(painted):
-    """A real mouse's heart and lungs are near what phantoms do: volumes, height of the lungs.
+    """Volumes and height of a real mouse's organs lie near the range of ten phantoms.
 
-    Ten phantoms are not all of them, so a quarter of their spread is allowed on either side. The
-    real heart is longer and farther from the lungs' middle: see "What they lack" in the docs.
+    A quarter of the range is allowed on either side. The real heart is longer and farther from the
+    middle of the lungs: see "What they lack" in the docs.
     """
     image = SimpleITK.ReadImage(str(REAL))
     labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
@@ -190,14 +190,14 @@ def test_real_labels_lie_within_the_phantoms(painted):
 
 
 def lies_within(real: float, made: list[float]) -> bool:
-    """Ten phantoms are not all of them, so a quarter of their spread is allowed on either side."""
+    """Whether a value lies in the range of the phantoms, widened by a quarter on either side."""
     slack = 0.25 * (max(made) - min(made))
     return min(made) - slack < real < max(made) + slack
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 def test_a_real_heart_is_as_long_as_the_phantoms(painted):
-    """A real heart's height, from tail to head, is what phantoms have."""
+    """The height of a real heart, from tail to head, lies in the range of the phantoms."""
     image = SimpleITK.ReadImage(str(REAL))
     labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
     made = [float(np.ptp(np.argwhere(o[Organ.HEART])[:, 0])) * 0.3 for _, o in painted]
@@ -206,7 +206,7 @@ def test_a_real_heart_is_as_long_as_the_phantoms(painted):
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
 def test_a_real_heart_lies_as_far_from_the_lungs_as_the_phantoms(painted):
-    """The distance of a real heart's middle from that of both lungs is what phantoms have."""
+    """The distance of a real heart from the lungs lies in the range of the phantoms."""
     image = SimpleITK.ReadImage(str(REAL))
     labels, mm = SimpleITK.GetArrayFromImage(image), image.GetSpacing()[0]
 

@@ -25,14 +25,14 @@ def grid(n=40, mm=0.25):
 
 
 def canvas(n=40, mm=0.25, pose=STILL):
-    """An empty canvas with one organ to label."""
+    """An empty canvas with labels."""
     x, y, z = warped(grid(n, mm), pose, 1.0, (0.0, 0.0, 0.0))
     shares = np.zeros((4, n, n, n), dtype=np.uint8)
     return Canvas(x, y, z, np.zeros((n, n, n), np.float32), shares, mm)
 
 
 def test_a_still_mouse_is_not_warped():
-    """Without pose the mouse's frame is the patient's, and size divides lengths."""
+    """Without a pose the mouse's frame is the patient's, and the size divides lengths."""
     axis = (np.arange(40) - 19.5) * 0.25
     x, y, z = warped(grid(), STILL, 1.25, (0.5, 0.0, -1.0))
     np.testing.assert_allclose(x[3, 7], (axis - 0.5) / 1.25, atol=1e-5)
@@ -42,7 +42,7 @@ def test_a_still_mouse_is_not_warped():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_pose_bends_without_tearing(seed):
-    """Whatever the pose, space is nowhere folded, nor squeezed or stretched threefold."""
+    """No pose folds space, or squeezes or stretches it threefold."""
     x, y, z = warped(grid(60, 0.5), conceive(seed).pose, 1.0, (0.0, 0.0, 0.0))
     gradients = np.stack([np.stack(np.gradient(a, 0.5)) for a in (x, y, z)])
     # Rows: mouse x y z; columns: array z y x. The determinant is the local change of volume.
@@ -87,7 +87,7 @@ def test_later_organs_take_their_share():
 
 
 def test_a_part_paints_the_whole():
-    """Painting the box of a shape paints the canvas, and nothing beyond the box is needed."""
+    """Painting a shape in its box gives the same canvas as painting it without a box."""
     whole, boxed = canvas(), canvas()
     centre, radii = (1.0, -1.0, 0.5), (1.5, 1.0, 2.0)
     whole.fill(ellipsoid(whole, centre, radii), 70.0)
@@ -100,7 +100,7 @@ def test_a_part_paints_the_whole():
 
 
 def test_profiles_pass_through_their_points():
-    """A profile hits its points, stays between them and holds its ends."""
+    """A profile passes through its points, is monotonic between them and constant beyond."""
     profile = AxialProfile({-2.0: 1.0, 0.0: 3.0, 5.0: 2.0}, scale=2.0)
     np.testing.assert_allclose(profile(np.array([-2.0, 0.0, 5.0])), [2.0, 6.0, 4.0], atol=0.02)
     np.testing.assert_allclose(profile(np.array([-9.0, 99.0])), [2.0, 4.0], atol=0.02)
@@ -108,8 +108,8 @@ def test_profiles_pass_through_their_points():
     assert (np.diff(between) <= 1e-6).all()
 
 
-def test_joined_shapes_are_round_in_the_crease():
-    """A union holds both shapes and more, what they share is less than either."""
+def test_unions_are_rounded_in_the_crease():
+    """A union contains both shapes and more; an intersection is smaller than either."""
     board = canvas()
     a = ellipsoid(board, (-1.0, 0.0, 0.0), (1.5, 1.5, 1.5))
     b = ellipsoid(board, (1.0, 0.0, 0.0), (1.5, 1.5, 1.5))

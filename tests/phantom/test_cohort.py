@@ -1,4 +1,4 @@
-"""A data set with the paper's numbers, divided by animal, of animals that stay themselves."""
+"""A data set with the paper's numbers, divided by animal, of animals that change little."""
 
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +17,7 @@ COARSE = Cohort(spacing_mm=0.7)
 
 
 def visits_of(cohort, animal):
-    """Scans of one animal, by its place in the cohort."""
+    """The scans of one animal, by its index in the cohort."""
     return [v for v in cohort.visits if v.animal == cohort.all_animals[animal]]
 
 
@@ -44,7 +44,7 @@ def test_the_paper_s_numbers():
 @pytest.mark.parametrize("animals", [1, 2, 3, 5, 20, 33])
 @pytest.mark.parametrize("contrast_animals", [0, 1, 8])
 def test_no_animal_is_on_two_sides(animals, contrast_animals):
-    """Each animal, by name and by seed, has its scans in one split; some test, always."""
+    """Each animal, by name and by seed, has its scans in one split; some animals always test."""
     cohort = Cohort(animals=animals, contrast_animals=contrast_animals)
     splits: dict[object, set[CohortSplit]] = {}
     for visit in cohort.visits:
@@ -58,13 +58,13 @@ def test_no_animal_is_on_two_sides(animals, contrast_animals):
 
 
 def test_cohorts_of_two_seeds_share_no_animal():
-    """Nor a scan's own seed."""
+    """They share no seed of an animal or of a scan."""
     seeds = [{s for v in Cohort(seed=k).visits for s in (v.seed, v.animal.seed)} for k in (0, 1, 2)]
     assert all(not a & b for a, b in combinations(seeds, 2))
 
 
-def test_a_cohort_is_its_seed():
-    """Same seed, same voxels; another seed, others."""
+def test_equal_seeds_give_equal_cohorts():
+    """One seed gives the same voxels, another seed others."""
     visit = COARSE.visits[3]
     volume, truth = image(COARSE, visit)
     again = image(COARSE, visit)
@@ -74,7 +74,7 @@ def test_a_cohort_is_its_seed():
     assert (image(other, other.visits[3])[1].labels_zyx != truth.labels_zyx).any()
 
 
-def test_days_of_one_animal_have_noise_of_their_own():
+def test_each_day_has_its_own_noise():
     """Time points differ in every voxel of air, not only where the animal moved."""
     one, two = (image(COARSE, v)[0].hu_zyx[:, :2] for v in visits_of(COARSE, 0)[:2])
     assert (one == two).mean() < 0.2
@@ -82,41 +82,41 @@ def test_days_of_one_animal_have_noise_of_their_own():
 
 @pytest.fixture(scope="module")
 def truths():
-    """Truths of three animals on three days each: [animal][day]."""
+    """The truths of three animals on three days each: [animal][day]."""
     return [[image(COARSE, v)[1] for v in visits_of(COARSE, k)[:5:2]] for k in (0, 7, 16)]
 
 
 def centred(truth):
-    """Heart, right and left lung about their common middle, (3, z, y, x) bool."""
+    """Heart, right and left lung, moved to a common middle: (3, z, y, x) bool."""
     masks = [truth.mask(organ) for organ in (Organ.HEART, Organ.LUNG_R, Organ.LUNG_L)]
     middle = np.round(np.argwhere(np.any(masks, axis=0)).mean(axis=0)).astype(int)
     shift = np.array(truth.labels_zyx.shape) // 2 - middle
     return np.stack([np.roll(mask, shift, axis=(0, 1, 2)) for mask in masks])
 
 
-def test_an_animal_changes_little_and_another_is_another(truths):
-    """Organs laid upon each other: days of one animal agree better than animals do."""
+def test_an_animal_changes_less_than_animals_differ(truths):
+    """Centred organs: days of one animal agree better than two animals do."""
     shapes = [[centred(truth) for truth in days] for days in truths]
 
-    def likeness(pairs):
+    def mean_dice(pairs):
         return np.mean([[dice(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs])
 
-    within = likeness([pair for days in shapes for pair in combinations(days, 2)])
-    between = likeness([(a[0], b[0]) for a, b in combinations(shapes, 2)])
+    within = mean_dice([pair for days in shapes for pair in combinations(days, 2)])
+    between = mean_dice([(a[0], b[0]) for a, b in combinations(shapes, 2)])
     assert within > 0.75
     assert within > between + 0.1
 
 
 def test_an_animal_s_heart_keeps_its_size(truths):
-    """Within 15 % from day to day; between animals it differs more."""
+    """It changes by less than 15 % from day to day; between animals it differs more."""
     hearts = np.array([[t.volumes_mm3()[Organ.HEART] for t in days] for days in truths])
     assert (np.ptp(hearts, axis=1) / hearts.mean(axis=1)).max() < 0.15
     assert np.ptp(hearts.mean(axis=1)) > 2 * np.ptp(hearts, axis=1).mean()
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_every_organ_is_in_the_picture(wide):
-    """No organ touches the field's edge, and the cord is there from end to end."""
+def test_every_organ_is_in_the_field_of_view(wide):
+    """No organ touches the edge of the field of view, and every organ has a volume."""
     cohort = replace(COARSE, wide=wide)
     picked = cohort.visits[2::25] if not wide else cohort.visits[2::60]
     for visit in picked:
@@ -128,7 +128,7 @@ def test_every_organ_is_in_the_picture(wide):
 
 
 def test_one_facility_has_one_bed_and_one_scanner():
-    """Native scans lie alike, on one bed, in HU that belong together; unlike any scanner's."""
+    """Native scans share position, bed and calibration, and vary less than random scanners."""
     cohort = Cohort()
     native = [v for v in cohort.visits if not v.animal.contrast]
     mice = [mouse_of(cohort, v) for v in native]
@@ -144,8 +144,8 @@ def test_one_facility_has_one_bed_and_one_scanner():
     assert np.std(soft) < 0.5 * np.std([conceive(v.animal.seed).tissue.soft for v in native])
 
 
-def test_wide_cohorts_come_from_everywhere():
-    """The same animals on other beds, every scan from a scanner of its own."""
+def test_every_scan_of_a_wide_cohort_has_its_own_scanner():
+    """The same animals, but every scan has its own bed and scanner."""
     paper, wide = Cohort(), Cohort(wide=True)
     assert paper.visits == wide.visits
     beds = {mouse_of(wide, v).around.bed_hu for v in wide.visits[:20]}
@@ -155,8 +155,8 @@ def test_wide_cohorts_come_from_everywhere():
     assert mouse_of(wide, one).build == mouse_of(paper, one).build
 
 
-def test_contrast_is_seen():
-    """Blood stands out from muscle in every enhanced animal and in no native one."""
+def test_contrast_brightens_the_blood():
+    """Blood is brighter than muscle in every enhanced animal and in no native one."""
     cohort = Cohort()
     enhanced = [mouse_of(cohort, v) for v in cohort.visits if v.animal.contrast]
     native = [mouse_of(cohort, v) for v in cohort.visits if not v.animal.contrast]
@@ -166,8 +166,8 @@ def test_contrast_is_seen():
     assert max(m.tissue.blood - m.tissue.soft for m in native) < 50
 
 
-def test_lungs_stay_apart():
-    """The right lung is the animal's own right, and the larger."""
+def test_the_right_lung_is_on_the_right():
+    """It has the lower columns, and is the larger."""
     truth = image(COARSE, COARSE.visits[0])[1]
     right, left = (np.argwhere(truth.labels_zyx == label) for label in (LUNG_R, LUNG_L))
     assert right[:, 2].mean() < left[:, 2].mean()
@@ -175,7 +175,7 @@ def test_lungs_stay_apart():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"seed": -1}, "seed -1"),
         ({"animals": -1}, "-1 animals"),
@@ -187,7 +187,7 @@ def test_lungs_stay_apart():
         ({"spacing_mm": 3.0}, "at least 16 voxels"),
     ],
 )
-def test_what_makes_no_cohort_is_refused(wrong, said):
-    """One sentence that says what was given and what is expected."""
-    with pytest.raises(ConfigWrong, match=said):
+def test_an_impossible_cohort_is_refused(wrong, message):
+    """The message states the value and what is expected."""
+    with pytest.raises(ConfigWrong, match=message):
         Cohort(**wrong)

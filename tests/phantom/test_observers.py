@@ -1,4 +1,4 @@
-"""Three people who agree as far as the paper's three did, and disagree where they did."""
+"""Three simulated observers, who agree and disagree as the paper's observers do."""
 
 from itertools import combinations
 
@@ -9,16 +9,16 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Volume, dice
 from limn.phantom.anatomy import CORD, HEART, LUNG_L, LUNG_R, TRUTH_LABELS
 from limn.phantom.cohort import Cohort, image
-from limn.phantom.observers import DRAWN_LABELS, LUNGS, observe
+from limn.phantom.observers import LUNGS, OBSERVER_LABELS, observe
 
-# As coarse as shows what is drawn.
+# As coarse as the tests allow.
 COHORT = Cohort(spacing_mm=0.28)
 PICKED = (105, 119, 133)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Truth and drawings of a scan of three animals."""
+    """Volume, truth and observers' labels for one scan of each of three animals."""
     out = []
     for k in PICKED:
         visit = COHORT.visits[k]
@@ -28,12 +28,12 @@ def drawn():
 
 
 def conformity(masks) -> float:
-    """Generalised conformity index: shared over joint volume, both summed over all pairs."""
+    """Generalised conformity index: intersections over unions, each summed over all pairs."""
     pairs = list(combinations(masks, 2))
     return sum((a & b).sum() for a, b in pairs) / sum((a | b).sum() for a, b in pairs)
 
 
-def test_they_agree_as_far_as_the_paper_s_observers(drawn):
+def test_observers_agree_as_the_paper_s_do(drawn):
     """Table 3, native: heart 0.79, both lungs 0.86, cord 0.60 (its two observers)."""
     found = {"heart": [], "lungs": [], "cord": []}
     for _, _, d in drawn:
@@ -46,27 +46,26 @@ def test_they_agree_as_far_as_the_paper_s_observers(drawn):
     assert np.mean(found["cord"]) == pytest.approx(0.60, abs=0.12)
 
 
-def test_the_first_follows_the_truth_best(drawn):
-    """Observer 1, whom the networks learn from, is the closest to the protocol."""
+def test_observer_1_is_closest_to_the_truth(drawn):
+    """The networks learn from observer 1, who follows the protocol best."""
     for _, truth, d in drawn:
         firsts = []
         for label in TRUTH_LABELS:
             own = truth.labels_zyx == label
             first, second = (dice(o == label, own) for o in (d.observer1, d.observer2))
             assert first > 0.85
-            # Two cords of conformity 0.48, the least that the paper's 0.60 allows above, have a
-            # DSC of 0.65.
+            # A conformity of 0.48, the least that the test above allows, is a DSC of 0.65.
             assert first > second > (0.65 if label == CORD else 0.9)
             firsts.append(first)
-        # A heart may come out right to the voxel on these coarse ones; a whole scan does not.
+        # On these coarse voxels one organ may equal the truth, but not all organs.
         assert np.mean(firsts) < 0.999
 
 
-def test_the_third_has_no_cord_and_one_lung(drawn):
-    """Its lungs bear a label that no truth has."""
+def test_observer_3_has_no_cord_and_one_lung(drawn):
+    """The lungs have a label that the truth does not use."""
     assert LUNGS not in TRUTH_LABELS
     own = {label: organ.value for label, organ in TRUTH_LABELS.items()}
-    assert own | {LUNGS: "Lungs"} == DRAWN_LABELS
+    assert own | {LUNGS: "Lungs"} == OBSERVER_LABELS
     for _, truth, d in drawn:
         assert set(np.unique(d.observer1)) == {0, *TRUTH_LABELS}
         assert set(np.unique(d.observer2)) == {0, *TRUTH_LABELS}
@@ -77,8 +76,8 @@ def test_the_third_has_no_cord_and_one_lung(drawn):
         assert {o.dtype for o in (d.observer1, d.observer2, d.observer3)} == {np.dtype(np.uint8)}
 
 
-def test_the_third_goes_by_the_threshold(drawn):
-    """What it calls lung is dark; hardly a voxel of it is as bright as a vessel."""
+def test_observer_3_uses_a_threshold(drawn):
+    """The lung is dark; hardly a voxel of it is as bright as a vessel."""
     for volume, truth, d in drawn:
         middle_hu = np.mean(
             [np.median(volume.hu_zyx[truth.labels_zyx == label]) for label in (HEART, LUNG_R)]
@@ -89,12 +88,12 @@ def test_the_third_goes_by_the_threshold(drawn):
 
 
 def masks_of_lungs(truth, d):
-    """The truth's lungs and observer 3's."""
+    """The lungs of the truth and of observer 3."""
     return np.isin(truth.labels_zyx, (LUNG_R, LUNG_L)), d.observer3 == LUNGS
 
 
-def test_they_part_at_the_cord_s_ends(drawn):
-    """A voxel within 3 mm of the ends is far more often disputed than one between."""
+def test_observers_differ_at_the_ends_of_the_cord(drawn):
+    """They agree less within 3 mm of the ends than between them."""
     for _, truth, d in drawn:
         z = np.flatnonzero((truth.labels_zyx == CORD).any(axis=(1, 2)))
         slices = np.arange(len(truth.labels_zyx))
@@ -114,8 +113,8 @@ def test_they_part_at_the_cord_s_ends(drawn):
     assert 0.3 < apart.mean() < 4.0
 
 
-def test_they_are_ragged_between_coronal_slices(drawn):
-    """Area jumps from one coronal slice to the next, not from one axial slice to the next."""
+def test_outlines_are_ragged_between_coronal_slices(drawn):
+    """Areas vary more between coronal slices than between axial slices."""
     for which in ("observer1", "observer2"):
         rough = {0: 0.0, 1: 0.0}
         for _, truth, d in drawn:
@@ -129,8 +128,8 @@ def test_they_are_ragged_between_coronal_slices(drawn):
         assert rough[1] > 1.5 * rough[0]
 
 
-def test_the_same_seed_is_the_same_drawing(drawn):
-    """Repeatable; another seed draws otherwise."""
+def test_equal_seeds_give_equal_labels(drawn):
+    """Another seed gives other labels."""
     volume, truth, first = drawn[0]
     again = observe(volume, truth, COHORT.visits[PICKED[0]].seed)
     other = observe(volume, truth, 1)
@@ -140,7 +139,7 @@ def test_the_same_seed_is_the_same_drawing(drawn):
 
 
 def toy(spacing_mm=0.1, *, without=()):
-    """Balls for a heart between two lungs, and a rod for a cord, in 8 x 8 x 8 mm."""
+    """Balls as heart and lungs, and a rod as cord, in 8 x 8 x 8 mm."""
     n = round(8.0 / spacing_mm)
     grid = axial_grid((n, n, n), SpacingMm(spacing_mm, spacing_mm, spacing_mm), np.zeros(3))
     z, y, x = np.indices((n, n, n)) * spacing_mm
@@ -153,8 +152,8 @@ def toy(spacing_mm=0.1, *, without=()):
     return Volume(hu, grid), Labels(labels, grid, TRUTH_LABELS)
 
 
-def test_the_third_drew_on_other_voxels():
-    """At 0.1 mm its planes come in twos along every axis; nobody else's do."""
+def test_observer_3_has_larger_voxels():
+    """At 0.1 mm its planes come in pairs along every axis; those of observer 1 do not."""
     volume, truth = toy()
     d = observe(volume, truth, 3)
     for axis in range(3):
@@ -170,16 +169,16 @@ def test_the_third_drew_on_other_voxels():
 
 
 @pytest.mark.parametrize("without", [(CORD,), (HEART,), (LUNG_L,), tuple(TRUTH_LABELS)])
-def test_what_is_not_there_is_not_drawn(without):
-    """A field that shows a part of the animal is no error."""
+def test_an_absent_organ_is_not_drawn(without):
+    """A field of view with a part of the animal is allowed."""
     volume, truth = toy(0.2, without=without)
     d = observe(volume, truth, 3)
     for own in (d.observer1, d.observer2, d.observer3):
         assert not np.isin(own, without).any()
 
 
-def test_a_straight_cord_is_followed_straight():
-    """Too long a cord goes on where the cord went: no voxel lies off its axis."""
+def test_a_straight_cord_is_extrapolated_straight():
+    """A cord that is drawn too long continues along its axis."""
     volume, truth = toy()
     for seed in range(4):
         d = observe(volume, truth, seed)

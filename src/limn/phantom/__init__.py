@@ -1,1 +1,1 @@
-"""The room that makes mice."""
+"""Phantom mice: anatomy, scanner, cohorts and observers."""

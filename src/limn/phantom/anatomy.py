@@ -1,13 +1,13 @@
-"""Who a phantom mouse is: everything that differs from one mouse, one day, one bed to the next.
+"""Draws a phantom mouse from its seed: everything that differs between mice, days and beds.
 
-The mouse is described in a frame of its own, straight and mm: x to its left, y to its back,
-z to its head, the origin in the middle of the heart. Where a figure has a range, it comes from
-measured mice: heart 138-264 mm3, both lungs 360-690 mm3 with 0.60-0.66 of it on the right,
-thoracic canal 1.6-2.0 mm across, cord 1.3-1.7 mm, 13 pairs of ribs, a spine that swings up to
-12 mm from back to belly within the thorax.
+A mouse is described in its own straight frame in mm: x to its left, y to its back, z to its head,
+the origin in the middle of the heart. Ranges come from measured mice: heart 138-264 mm3, both lungs
+360-690 mm3 with a share of 0.60-0.66 on the right, thoracic canal 1.6-2.0 mm across, cord
+1.3-1.7 mm, 13 pairs of ribs, a spine that swings up to 12 mm between back and belly within the
+thorax.
 
-A phantom is its seed: `conceive` draws the animal from it, and the day (pose, breath, gas) from
-the seed and the time point, so that the same animal changes little from day to day.
+`conceive` draws the animal from the seed, and the day (pose, breath, gas) from the seed and the
+time point, so that an animal changes little from day to day.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ TRUTH_LABELS: dict[int, Organ] = {
 HEART, CORD, LUNG_R, LUNG_L = TRUTH_LABELS
 
 THORACIC_VERTEBRAE = 13
-# A real mouse in its bed was found rolled by 45 degrees.
-MOST_ROLL_RAD = 0.87
+# A real mouse lay in its bed rolled by 45 degrees.
+MAX_ROLL_RAD = 0.87
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The animal itself. Lengths in mm for a mouse of size 1, times `size` in the end."""
+    """The body of the animal. Lengths are mm in a mouse of size 1, scaled by `size` in the end."""
 
     size: float
     chest_width: float
@@ -62,7 +62,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How it lies on the day of the scan, and the breath it holds."""
+    """How the animal lies on the day of the scan, and how far it has breathed in."""
 
     roll_rad: float
     pitch_rad: float
@@ -80,7 +80,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Tissue:
-    """What each tissue attenuates, HU before the scanner's own errors."""
+    """Attenuation of each tissue, HU before the errors of the scanner."""
 
     air: float
     lung: float
@@ -107,10 +107,10 @@ class Surroundings:
     Attributes
     ----------
     bed_rad : direction of the bed as seen from the animal: 0 under its back, pi under its belly
-    bed_radius_mm, bed_thick_mm, bed_hu : a curved plate; None where there is no bed in the field
+    bed_radius_mm, bed_thick_mm, bed_hu : a curved plate; radius None without a bed in the field
     nozzle : a mask over the snout
-    tubes, wires : how many
-    neighbour_xyz_mm : where a second animal lies, or None
+    tubes, wires : their numbers
+    neighbour_xyz_mm : position of a second animal, or None
     seed : of the shapes of all these
     """
 
@@ -143,7 +143,7 @@ class Mouse:
 
     @property
     def prone(self) -> bool:
-        """Whether it lies on its belly rather than on its back."""
+        """Whether the animal lies on its belly and not on its back."""
         return bool(np.cos(self.around.bed_rad) < 0.0)
 
 
@@ -160,15 +160,15 @@ def conceive(
     Parameters
     ----------
     seed : int
-        Same seed, same animal.
+        Equal seeds give equal animals.
     time_point : int
-        Same animal on another day: a new pose, breath, meal and bed; it has grown a little.
+        The same animal on another day: another pose, breath, meal and bed; it has grown a little.
     prone : bool, optional
-        Lie on the belly (the bed is ventral); by default the seed decides.
+        Whether the animal lies on its belly (the bed is ventral); by default the seed decides.
     neighbour : bool
-        Put a second animal into the field, on the bed beside the first.
+        Whether a second animal lies on the bed beside the first.
     contrast : bool
-        Give a contrast agent.
+        Whether the animal was given a contrast agent.
     """
     build = _build(np.random.default_rng([seed, 1]))
     day = np.random.default_rng([seed, 5, time_point])
@@ -235,11 +235,11 @@ def _build(rng: np.random.Generator) -> Build:
 
 
 def _pose(rng: np.random.Generator) -> Pose:
-    # Half are laid with some care, half as they fall.
+    # Half of the animals are laid out with care, half at any roll angle.
     careful = rng.random() < 0.5
-    roll_rad = 0.2 * rng.normal() if careful else rng.uniform(-MOST_ROLL_RAD, MOST_ROLL_RAD)
+    roll_rad = 0.2 * rng.normal() if careful else rng.uniform(-MAX_ROLL_RAD, MAX_ROLL_RAD)
     return Pose(
-        roll_rad=float(np.clip(roll_rad, -MOST_ROLL_RAD, MOST_ROLL_RAD)),
+        roll_rad=float(np.clip(roll_rad, -MAX_ROLL_RAD, MAX_ROLL_RAD)),
         pitch_rad=float(rng.normal(0.0, 0.1)),
         yaw_rad=float(rng.normal(0.0, 0.1)),
         bend_side_mm=float(rng.normal(0.0, 2.2)),
@@ -278,7 +278,7 @@ def _tissue(rng: np.random.Generator) -> Tissue:
 
 
 def _with_contrast(tissue: Tissue, rng: np.random.Generator) -> Tissue:
-    """Blood pool and liver brighter by 100-600 HU."""
+    """Raise blood pool and liver by 100 to 600 HU."""
     blood = float(rng.uniform(100.0, 600.0))
     liver = float(rng.uniform(100.0, 600.0))
     return replace(

@@ -1,4 +1,4 @@
-"""Liver, stomach, bowel, spleen and kidneys: what the thorax must be told from."""
+"""Paints liver, stomach, bowel, spleen and kidneys, which border on the thorax."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limn.phantom.layout import PELVIS_Z_MM, Layout
 
 
 def paint_belly(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
-    """Everything below the diaphragm."""
+    """Paint everything below the diaphragm."""
     box = canvas.box((-13.0, -11.0, PELVIS_Z_MM - 4.0), (13.0, 10.0, 1.0))
     if box is None:
         return
@@ -20,7 +20,7 @@ def paint_belly(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     behind = part.y - (layout.spine_y(part.z) - np.float32(2.4))
     inside = np.maximum(np.maximum(wall, behind), layout.dome(part))
     inside = np.maximum(inside, np.float32(PELVIS_Z_MM - 3.0) - part.z)
-    # In the cage's height the belly ends at the ribs, below it widens to the flanks.
+    # Beside the rib cage the belly ends at the ribs; below it widens to the flanks.
     widened = layout.cage(part) - 0.7 * np.maximum(np.float32(-7.0) - part.z, 0.0)
     inside = np.maximum(inside, widened)
     part.fill(inside, 0.6 * tissue.fat + 0.4 * tissue.soft)
@@ -53,7 +53,7 @@ def _paint_stomach(
     rng: np.random.Generator,
     day: np.random.Generator,
 ) -> None:
-    """On the left under the dome: food, often with a bubble of gas on top."""
+    """Paint the stomach, left under the diaphragm: food, often with a bubble of gas."""
     tissue = mouse.tissue
     full = float(day.uniform(0.65, 1.15))
     centre = (
@@ -77,7 +77,7 @@ def _paint_stomach(
 
 
 def _paint_bowel(part: Canvas, inside: np.ndarray, mouse: Mouse, day: np.random.Generator) -> None:
-    """Loops, each with fluid, food or gas in it."""
+    """Paint loops of bowel with fluid, food or gas in them."""
     tissue = mouse.tissue
     for _ in range(26):
         centre = (

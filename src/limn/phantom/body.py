@@ -1,4 +1,4 @@
-"""A whole mouse on its bed, from skin to marrow: attenuation and truth on any grid."""
+"""Paints a whole mouse on its bed: attenuation and truth on any grid."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from limn.phantom.canvas import Canvas, Field, PointXyzMm, rod, union, warped
 from limn.phantom.chest import paint_chest
 from limn.phantom.layout import Layout
 from limn.phantom.skeleton import limbs, paint_limb_bones, paint_ribs, paint_spine
-from limn.phantom.surroundings import bench, paint_surroundings
+from limn.phantom.surroundings import paint_surroundings, scanner_canvas
 
 SKIN_MM = 0.45
-# How far trunk and flesh reach from the heart, for a bed to touch them, where none is in view.
+# Distance of the bed from the heart if the trunk is outside the field of view.
 REACH_MM = 9.5
 
 
@@ -32,14 +32,16 @@ def paint(mouse: Mouse, grid: Grid) -> tuple[Field, npt.NDArray[np.uint8]]:
     Returns
     -------
     hu_zyx : (z, y, x) float32
-    shares : (organ, z, y, x) uint8, how much of each voxel the organs of `anatomy.TRUTH_LABELS`
-        fill, 255 for all of it. A neighbour is never labelled.
+    shares : (organ, z, y, x) uint8, the share of each voxel that each organ of
+        `anatomy.TRUTH_LABELS` fills, 255 for a full voxel. A neighbour is never labelled.
     """
     hu = np.full(grid.shape_zyx, mouse.tissue.air, dtype=np.float32)
     shares = np.zeros((len(TRUTH_LABELS), *grid.shape_zyx), dtype=np.uint8)
     animal = _canvas(mouse, grid, hu, shares, (0.0, 0.0, 0.0))
     outline = _outline(animal, mouse)
-    paint_surroundings(bench(grid, hu, (0.0, 0.0, 0.0)), mouse, _reach_mm(mouse, grid, outline))
+    paint_surroundings(
+        scanner_canvas(grid, hu, (0.0, 0.0, 0.0)), mouse, _reach_mm(mouse, grid, outline)
+    )
     beside = mouse.around.neighbour_xyz_mm
     if beside is not None:
         other = replace(
@@ -55,7 +57,7 @@ def paint(mouse: Mouse, grid: Grid) -> tuple[Field, npt.NDArray[np.uint8]]:
 
 
 def inside(mouse: Mouse, grid: Grid) -> npt.NDArray[np.bool_]:
-    """The voxels of the animal that is labelled, skin and limbs included: (z, y, x) bool."""
+    """The voxels of the labelled animal with skin and limbs: (z, y, x) bool."""
     unpainted = np.empty(grid.shape_zyx, dtype=np.float32)
     canvas = _canvas(mouse, grid, unpainted, None, (0.0, 0.0, 0.0))
     return np.asarray(_outline(canvas, mouse) < 0)
@@ -82,7 +84,7 @@ def _canvas(
 
 
 def _outline(canvas: Canvas, mouse: Mouse) -> Field:
-    """Signed distance to the skin, limbs included."""
+    """Signed distance to the skin with the limbs, mm."""
     skin = Layout.of(mouse).skin(canvas)
     for start, end, flesh, _ in limbs(mouse):
         low = tuple(min(a, b) - flesh - 1.5 for a, b in zip(start, end, strict=True))
@@ -99,7 +101,7 @@ def _outline(canvas: Canvas, mouse: Mouse) -> Field:
 
 
 def _reach_mm(mouse: Mouse, grid: Grid, outline: Field) -> float:
-    """How far the trunk reaches towards the bed."""
+    """How far the trunk reaches from the heart towards the bed, mm."""
     down_x, down_y = -np.sin(mouse.around.bed_rad), np.cos(mouse.around.bed_rad)
     step = 3
     inside = np.nonzero(outline[::step, ::step, ::step] < 0)
@@ -112,7 +114,7 @@ def _reach_mm(mouse: Mouse, grid: Grid, outline: Field) -> float:
 
 
 def _paint_animal(canvas: Canvas, mouse: Mouse, outline: Field) -> None:
-    """From the outside in; what comes later lies deeper or is harder."""
+    """Paint from the outside in; a later organ lies deeper or is harder."""
     tissue, layout = mouse.tissue, Layout.of(mouse)
     canvas.fill(outline, tissue.soft - 10.0)
     canvas.fill(outline + np.float32(SKIN_MM), tissue.fat)

@@ -1,8 +1,8 @@
-"""The canvas a mouse is painted on: voxels that know where in the straight mouse they lie.
+"""The canvas of a phantom: voxels with their positions in the straight mouse, and shapes.
 
-Shapes are signed distances in mm, negative inside. A voxel that a surface crosses takes the
-share of each side that the distance says, so that partial volume needs no finer grid, and only
-the box around a shape is touched, so that a scan takes seconds.
+A shape is a signed distance in mm, negative inside. A voxel on a surface mixes both sides in the
+shares that follow from the distance: partial volume without a finer grid. Only the box around a
+shape is computed, so that a scan takes seconds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Field: TypeAlias = npt.NDArray[np.float32]
 PointXyzMm: TypeAlias = tuple[float, float, float]
 BoxZyx: TypeAlias = tuple[slice, slice, slice]
 
-# Poses bend smoothly, so that a warp computed this coarsely is right to a few microns.
+# Poses bend smoothly: a warp computed on this coarse grid is exact to a few microns.
 WARP_STEP_MM = 1.0
 WOBBLE_WAVE_MM = (15.0, 34.0)
 
 
 class AxialProfile:
-    """A smooth function of z given by a few points, quick to look up for many voxels."""
+    """A smooth function of z through a few points, tabulated for fast evaluation."""
 
     def __init__(self, points: Mapping[float, float], scale: float = 1.0) -> None:
         z = np.array(sorted(points))
@@ -47,14 +47,14 @@ class AxialProfile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Canvas:
-    """Voxels of a scan and where each lies in the straight mouse.
+    """Voxels of a scan and their positions in the straight mouse.
 
     Attributes
     ----------
     x, y, z : (z, y, x) float32, mm in the mouse's own frame
     hu_zyx : (z, y, x) float32, painted in place
-    shares : (organ, z, y, x) uint8 truth: 255 where the organ of `TRUTH_LABELS` fills the voxel;
-        painted in place; None for what is never labelled
+    shares : (organ, z, y, x) uint8 truth, painted in place: 255 where the organ of `TRUTH_LABELS`
+        fills the voxel; None for an object without labels
     voxel_mm : width over which a surface mixes both sides
     """
 
@@ -66,7 +66,7 @@ class Canvas:
     voxel_mm: float
 
     def box(self, low_xyz: PointXyzMm, high_xyz: PointXyzMm) -> BoxZyx | None:
-        """The voxels that may lie between two corners given in the mouse's frame."""
+        """The voxels that may lie between two corners in the mouse's frame, if any."""
         step = 3
         coarse = [axis[::step, ::step, ::step] for axis in (self.x, self.y, self.z)]
         margin = 2.5 * step * self.voxel_mm
@@ -82,32 +82,32 @@ class Canvas:
         return (spans[0], spans[1], spans[2])
 
     def part(self, box: BoxZyx) -> Canvas:
-        """The same canvas, only the box of it; painting it paints the whole."""
+        """A view of the canvas in a box; painting it changes this canvas."""
         shares = None if self.shares is None else self.shares[(slice(None), *box)]
         return Canvas(
             self.x[box], self.y[box], self.z[box], self.hu_zyx[box], shares, self.voxel_mm
         )
 
     def fill(self, distance_mm: Field, hu: float | Field, strength: float = 1.0) -> None:
-        """Paint the inside of a shape, its surface mixed with what was there."""
+        """Paint the inside of a shape; its surface mixes with the present values."""
         share = self.covered(distance_mm)
         if strength != 1.0:
             share *= np.float32(strength)
         self.hu_zyx[...] += share * (hu - self.hu_zyx)
 
     def covered(self, distance_mm: Field) -> Field:
-        """Share of each voxel that lies inside a shape."""
+        """The share of each voxel inside a shape."""
         share = np.clip(0.5 - distance_mm / np.float32(self.voxel_mm), 0.0, 1.0)
         return np.asarray(share, dtype=np.float32)
 
     def label(self, share: Field, label: int) -> None:
-        """Set the truth: this organ takes its share of each voxel from the others."""
+        """Add an organ to the truth; it takes its share of each voxel from the other organs."""
         self.unlabel(share)
         if self.shares is not None:
             self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
 
     def unlabel(self, share: Field) -> None:
-        """Take a share of each voxel from every organ: bone is none of them."""
+        """Remove a share of each voxel from every organ, such as that of bone."""
         if self.shares is not None:
             for organ in self.shares:
                 organ[...] = np.rint(organ * (1.0 - share))
@@ -116,11 +116,11 @@ class Canvas:
 def warped(
     grid: Grid, pose: Pose, size: float, at_xyz_mm: PointXyzMm
 ) -> tuple[Field, Field, Field]:
-    """Where in the straight mouse of size 1 each voxel of a grid lies.
+    """The position of each voxel of a grid in the straight mouse of size 1.
 
     Parameters
     ----------
-    at_xyz_mm : where the middle of the heart lies, LPS
+    at_xyz_mm : position of the middle of the heart, LPS
 
     Returns
     -------
@@ -151,7 +151,7 @@ def _turn(pose: Pose) -> npt.NDArray[np.float64]:
 
 
 def _unbend(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float64]:
-    """Coordinates along and across the animal's bent axis; across stays at right angles to it."""
+    """Coordinates along the animal's bent axis and at right angles to it."""
     period = 24.0
 
     def axis(t: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
@@ -171,7 +171,7 @@ def _unbend(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float
     side, back, dside, dback = axis(t)
     length = np.sqrt(1.0 + dside**2 + dback**2)
     across = np.sqrt(1.0 + dside**2)
-    # Unit vectors at right angles to the axis: one in the frontal plane, the other from it.
+    # Unit vectors at right angles to the axis: one in the frontal plane, one out of it.
     new_x = ((x - side) - (z - t) * dside) / across
     e2 = np.stack([-dside * dback, across**2, -dback]) / (length * across)
     new_y = e2[0] * (x - side) + e2[1] * (y - back) + e2[2] * (z - t)
@@ -179,7 +179,7 @@ def _unbend(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float
 
 
 def _wobble(points: npt.NDArray[np.float64], pose: Pose) -> npt.NDArray[np.float64]:
-    """A smooth random displacement, a sum of waves: no two mice are the same shape."""
+    """A smooth random displacement, a sum of waves, that gives each mouse its own shape."""
     rng = np.random.default_rng(pose.wobble_seed)
     waves = 10
     moved = np.zeros_like(points)
@@ -205,7 +205,7 @@ def _refined(coarse: Field, shape_zyx: tuple[int, int, int]) -> Field:
 
 
 def ellipsoid(canvas: Canvas, centre: PointXyzMm, radii: PointXyzMm) -> Field:
-    """Signed distance, nearly exact at the surface."""
+    """Signed distance to an ellipsoid, nearly exact at its surface."""
     dx, dy, dz = canvas.x - centre[0], canvas.y - centre[1], canvas.z - centre[2]
     k0 = np.sqrt((dx / radii[0]) ** 2 + (dy / radii[1]) ** 2 + (dz / radii[2]) ** 2)
     k1 = np.sqrt((dx / radii[0] ** 2) ** 2 + (dy / radii[1] ** 2) ** 2 + (dz / radii[2] ** 2) ** 2)
@@ -213,7 +213,7 @@ def ellipsoid(canvas: Canvas, centre: PointXyzMm, radii: PointXyzMm) -> Field:
 
 
 def ellipse(dx: Field, dy: npt.NDArray[Any], rx: Field, ry: npt.NDArray[Any]) -> Field:
-    """Signed distance in a cross-section whose radii may differ from slice to slice."""
+    """Signed distance to an ellipse whose radii may differ from slice to slice."""
     k0 = np.sqrt((dx / rx) ** 2 + (dy / ry) ** 2)
     k1 = np.sqrt((dx / rx**2) ** 2 + (dy / ry**2) ** 2)
     return np.asarray(k0 * (k0 - 1.0) / np.maximum(k1, 1e-6), dtype=np.float32)
@@ -233,11 +233,11 @@ def rod(canvas: Canvas, start: PointXyzMm, end: PointXyzMm) -> Field:
 
 
 def union(a: Field, b: Field, round_mm: float) -> Field:
-    """Both shapes, the crease between them filled to a radius."""
+    """The union of two shapes, the crease between them filled to a radius."""
     h = np.maximum(round_mm - np.abs(a - b), 0.0) / round_mm
     return np.asarray(np.minimum(a, b) - h * h * (round_mm / 4), dtype=np.float32)
 
 
 def common(a: Field, b: Field, round_mm: float) -> Field:
-    """What two shapes share, its edge rounded."""
+    """The intersection of two shapes, its edge rounded."""
     return -union(-a, -b, round_mm)

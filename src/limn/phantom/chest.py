@@ -1,8 +1,8 @@
-"""Heart, lungs, airways, vessels and what lies between the lungs.
+"""Paints heart, lungs, airways, vessels and mediastinum.
 
-The truth follows the contouring protocol (`docs/protocol.md`): the heart is muscle, chambers and
-atria, up to where the great vessels leave it; the lungs are parenchyma with the vessels and
-airways inside it that are thinner than 0.6 mm, without thicker ones.
+The truth follows the contouring protocol (`docs/protocol.md`). The heart is muscle, chambers and
+atria, up to the origin of the great vessels. The lungs are parenchyma with the vessels and airways
+inside it that are thinner than 0.6 mm, without the thicker ones.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from limn.phantom.canvas import (
 from limn.phantom.layout import Layout, heart_middle_mm, heart_size_mm
 from limn.phantom.skeleton import paint_rod
 
-# The protocol's limit between what belongs to the lung and what does not.
+# The protocol's limit: thicker vessels do not belong to the lung.
 THICK_RADIUS_MM = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class HeartFrame:
-    """The heart's own axes: along towards the apex."""
+    """The axes of the heart; `along` points to the apex."""
 
     centre: tuple[float, float, float]
     along: tuple[float, float, float]
@@ -42,7 +42,7 @@ class HeartFrame:
 
     @classmethod
     def of(cls, layout: Layout, mouse: Mouse) -> HeartFrame:
-        """Where the heart lies: on the sternum, its apex to the left, the belly and the tail."""
+        """The heart of a mouse: on the sternum, its apex towards left, belly and tail."""
         axis = np.array(mouse.build.heart_axis_xyz)
         axis = axis / np.linalg.norm(axis)
         return cls(
@@ -52,7 +52,7 @@ class HeartFrame:
         )
 
     def at(self, along: float, left: float, back: float) -> PointXyzMm:
-        """A point in the heart: shares of its length and radius."""
+        """A point in the heart, given in shares of its length and radius."""
         a = np.array(self.along) * along * self.length_mm
         c = np.array(self.centre) + a
         return (
@@ -86,7 +86,7 @@ def heart_distance(canvas: Canvas, frame: HeartFrame) -> Field:
 
 
 def paint_chest(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
-    """Everything inside the rib cage and above the diaphragm."""
+    """Paint everything inside the rib cage and above the diaphragm."""
     box = canvas.box((-11.0, -9.5, -16.0), (11.0, 10.5, 9.0))
     if box is None:
         return
@@ -107,8 +107,8 @@ def paint_chest(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     _paint_heart(part, frame, mouse, heart)
     tubes = _paint_great_vessels(canvas, part, layout, frame, mouse)
     airway = _paint_airway(part, layout, frame, mouse)
-    open_ = (1.0 - part.covered(airway)) * (1.0 - part.covered(np.minimum(thick, tubes)))
-    parenchyma = part.covered(lungs) * open_
+    remainder = (1.0 - part.covered(airway)) * (1.0 - part.covered(np.minimum(thick, tubes)))
+    parenchyma = part.covered(lungs) * remainder
     part.label(np.where(left, 0.0, parenchyma).astype(np.float32), LUNG_R)
     part.label(np.where(left, parenchyma, 0.0).astype(np.float32), LUNG_L)
     part.label(part.covered(heart) * (1.0 - part.covered(airway)), HEART)
@@ -124,29 +124,29 @@ def _lungs(
     frame: HeartFrame,
     rng: np.random.Generator,
 ) -> tuple[Field, npt.NDArray[np.bool_]]:
-    """Signed distance to both lungs, and where the left one is."""
+    """Signed distance to both lungs, and the side of the left lung: (z, y, x) each."""
     build = mouse.build
     gap = float(rng.uniform(0.12, 0.5))
     canal_y = layout.spine_y(part.z)
     spine = np.sqrt(part.x**2 + (part.y - canal_y + np.float32(0.7)) ** 2) - np.float32(2.25)
-    # What parts the lungs: thin behind the heart, thick where vessels and thymus lie.
+    # The mediastinum: thin behind the heart, thick at the vessels and the thymus.
     rise = 1.0 / (1.0 + np.exp(-(part.z - np.float32(rng.uniform(2.6, 3.8))) / 0.7))
     ventral = 1.0 / (1.0 + np.exp((part.y + 2.0) / 0.8))
     thickness = 0.28 + 1.5 * rise + float(rng.uniform(0.3, 1.0)) * ventral
-    # The accessory lobe, a part of the right lung, crosses to the left behind the heart.
+    # The accessory lobe of the right lung crosses to the left behind the heart.
     behind_heart = np.exp(-(((part.y - np.float32(1.8)) / 2.2) ** 2)) / (
         1.0 + np.exp((part.z - np.float32(0.2)) / 0.7)
     )
     border = build.midline_mm + build.accessory_mm * behind_heart
-    sheet = np.abs(part.x - border) - thickness
+    mediastinum = np.abs(part.x - border) - thickness
     lungs = common(cage + np.float32(0.25), -dome + np.float32(rng.uniform(0.1, 0.35)), 0.8)
     lungs = common(lungs, np.float32(gap) - heart, 0.7)
     lungs = common(lungs, -spine, 0.6)
-    lungs = common(lungs, -sheet.astype(np.float32), 0.5)
-    # Before the heart the recess between chest wall and sternum holds fat, little lung or none.
+    lungs = common(lungs, -mediastinum.astype(np.float32), 0.5)
+    # In front of the heart, behind the sternum, there is fat and little or no lung.
     front = np.float32(frame.centre[1] - build.lung_front_mm) - part.y
     lungs = common(lungs, front.astype(np.float32), 1.2)
-    # The left lung is one lobe and stops short of the diaphragm's lowest edge; the right goes on.
+    # The left lung ends before the lowest edge of the diaphragm, the right one reaches it.
     shorter = -(part.z - np.float32(layout.dome_z_mm - 0.72 * build.dome_depth_mm))
     left = part.x > border
     lungs = np.where(left, common(lungs, shorter.astype(np.float32), 0.8), lungs)
@@ -154,7 +154,7 @@ def _lungs(
 
 
 def _parenchyma(part: Canvas, mouse: Mouse, rng: np.random.Generator) -> Field:
-    """Lung is denser where it hangs lowest, and uneven everywhere."""
+    """HU of the lung: denser towards one side, as by gravity, with a random texture."""
     down = float(rng.uniform(-8.0, 8.0))
     coarse = [max(3, n // 6) for n in part.x.shape]
     rough = ndimage.gaussian_filter(rng.standard_normal(coarse), 1.0)
@@ -173,7 +173,7 @@ def _paint_fissures(
     left: npt.NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> None:
-    """The seams between the right lung's lobes: cranial, middle, caudal."""
+    """Paint the fissures between the cranial, middle and caudal lobe of the right lung."""
     for level, tilt in ((float(rng.uniform(1.0, 2.6)), 0.5), (float(rng.uniform(-2.4, -0.6)), 0.8)):
         seam = (part.z - np.float32(level) - np.float32(tilt) * part.y) / np.float32(1.0 + tilt)
         seam = np.abs(seam) - np.float32(rng.uniform(0.02, 0.09))
@@ -190,7 +190,7 @@ def _paint_lung_tree(
     lungs: Field,
     rng: np.random.Generator,
 ) -> Field:
-    """Arteries and veins that branch from each hilum; returns the distance to the thick ones."""
+    """Paint arteries and veins from each hilum; return the distance to the thick ones."""
     thick = np.full(part.x.shape, 9.0, dtype=np.float32)
     in_lung = lungs < 0
     for side in (-1.0, 1.0):
@@ -255,7 +255,7 @@ def _vessel(
 
 
 def _paint_heart(part: Canvas, frame: HeartFrame, mouse: Mouse, heart: Field) -> None:
-    """Muscle with the blood of four chambers in it."""
+    """Paint the heart muscle and the blood of four chambers."""
     tissue = mouse.tissue
     part.fill(heart, tissue.heart)
     r = frame.radius_mm
@@ -276,9 +276,9 @@ def _paint_heart(part: Canvas, frame: HeartFrame, mouse: Mouse, heart: Field) ->
 def _paint_great_vessels(
     canvas: Canvas, part: Canvas, layout: Layout, frame: HeartFrame, mouse: Mouse
 ) -> Field:
-    """Aorta with its arch to the left, pulmonary trunk, venae cavae, oesophagus.
+    """Paint aorta with arch to the left, pulmonary trunk, venae cavae and oesophagus.
 
-    They go on into neck and belly; returns the distance to them in the chest's part.
+    They continue into neck and belly. Returns the distance to them within ``part``.
     """
     tissue = mouse.tissue
     nearest = np.full(part.x.shape, 9.0, dtype=np.float32)
@@ -329,7 +329,7 @@ def _paint_great_vessels(
 
 
 def _paint_airway(part: Canvas, layout: Layout, frame: HeartFrame, mouse: Mouse) -> Field:
-    """Trachea and main bronchi; returns the distance to them, wall included."""
+    """Paint trachea and main bronchi; return the distance to them with their walls."""
     tissue = mouse.tissue
 
     def throat(z: float) -> PointXyzMm:

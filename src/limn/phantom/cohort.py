@@ -1,13 +1,13 @@
-"""Animals scanned again and again: a phantom data set with the paper's own numbers.
+"""Plans a phantom data set with the paper's numbers: animals, time points, scanners.
 
 Malimban 2022, Methods, "Dataset": 20 animals at 7 time points, 15 of them (105 scans) to train
 and 5 (35 scans) to test, divided at the animal level; 35 contrast-enhanced scans of 8 animals of
-another strain, taken with other exposure settings, as a second test set. How many scans each of
-the 8 had is not said; here they have as equal a number as can be.
+another strain, taken with other exposure settings, as a second test set. The paper does not state
+how many scans each of the 8 had; here the numbers differ by one at most.
 
-A cohort is its seed. Its native animals share one facility, its contrast-enhanced ones another:
-the same bed, the same way to lie, the same scanner, HU that belong together. With `wide`, every
-scan comes from a facility of its own.
+A cohort follows from its seed. Its native animals share one facility, its contrast-enhanced animals
+another: one bed, one position, one scanner and its HU calibration. With `wide`, every scan comes
+from its own facility.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from limn.domain.scan import Labels, Volume
 from limn.phantom.anatomy import Mouse, Pose, Surroundings, Tissue, conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 
-# Far above every seed that training uses, so that no animal of a cohort was ever learnt from.
+# Far above every seed of training, so that no network has learnt from an animal of a cohort.
 FIRST_SEED = 700_000
-ANIMALS_AT_MOST = 1000
-# A scan has noise of its own; times more than any time point.
+MAX_ANIMALS = 1000
+# Each scan has its own noise; must exceed every time point.
 NOISE_STEP = 10_000
-# Share of the animals that train (15 of 20).
+# Share of the native animals that train (15 of 20).
 TRAINING_SHARE = 0.75
-# How much of the spread between animals of all makes is left between those of one facility.
+# Spread between the animals of one facility, relative to that between all animals.
 TISSUE_SPREAD = 0.35
 POSE_SPREAD = 0.5
-# How much of the spread between poses is left between days of one animal.
+# Spread between the poses of one animal on different days, relative to that between animals.
 DAY_SPREAD = 0.4
-# The field holds T1 to T13 of the longest animal: its middle lies tailward and dorsal of the heart.
+# The field contains T1 to T13 of the longest animal; so its middle lies caudal of the heart.
 SIZE_ZYX_MM = (30.8, 25.2, 28.0)
 CENTRE_XYZ_MM = (0.0, 1.0, -4.5)
 
 
 class CohortSplit(StrEnum):
-    """What a scan is for, in the paper's words: test set 1 is native, 2 contrast-enhanced."""
+    """The use of a scan; test set 1 is native, test set 2 contrast-enhanced, as in the paper."""
 
     TRAIN = "train"
     TEST1 = "test1"
@@ -57,7 +57,7 @@ class Animal:
     ----------
     name : such as "native-03"
     seed : of `anatomy.conceive`
-    time_points : how many scans it has
+    time_points : number of its scans
     """
 
     name: str
@@ -73,7 +73,7 @@ class Visit:
 
     Attributes
     ----------
-    name : such as "native-03-t2"; no other scan of the cohort has it
+    name : such as "native-03-t2"; unique in the cohort
     time_point : from 0
     """
 
@@ -82,28 +82,28 @@ class Visit:
 
     @property
     def name(self) -> str:
-        """The scan's own name."""
+        """Animal and time point."""
         return f"{self.animal.name}-t{self.time_point}"
 
     @property
     def seed(self) -> int:
-        """Of what belongs to this scan alone: its noise, the centring, the observers' hands."""
+        """Seed of what differs from scan to scan: noise, centring, contours of the observers."""
         return self.animal.seed * NOISE_STEP + self.time_point
 
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """A data set of phantoms, before anything is painted.
+    """The plan of a phantom data set; nothing is painted yet.
 
     Attributes
     ----------
     seed : int
-        Same seed and numbers, same cohort; another seed shares no animal with it.
+        Equal seeds and numbers give equal cohorts; cohorts of two seeds share no animal.
     animals, time_points : native animals, and scans of each
     contrast_animals, contrast_scans : contrast-enhanced animals, and scans of all of them
     spacing_mm : isotropic voxels
     size_zyx_mm : field of view
-    wide : every scan from a scanner, bed and position of its own, as in `random_scanner`
+    wide : every scan has its own scanner, bed and position, as in `random_scanner`
     """
 
     seed: int = 0
@@ -116,7 +116,7 @@ class Cohort:
     wide: bool = False
 
     def __post_init__(self) -> None:
-        _refuse_odd(self)
+        _refuse_impossible(self)
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
@@ -127,8 +127,8 @@ class Cohort:
     @property
     def all_animals(self) -> tuple[Animal, ...]:
         """Native animals that train, native ones that test, contrast-enhanced ones."""
-        first = FIRST_SEED + ANIMALS_AT_MOST * self.seed
-        # Seeds tell nothing about animals, so the last ones are as good a draw as any.
+        first = FIRST_SEED + MAX_ANIMALS * self.seed
+        # Seeds do not correlate with animals: the last ones are a random choice.
         train = min(round(TRAINING_SHARE * self.animals), max(self.animals - 1, 0))
         native = [
             Animal(
@@ -166,22 +166,24 @@ class Cohort:
 
 
 def image(cohort: Cohort, visit: Visit) -> tuple[Volume, Labels]:
-    """One scan of the cohort and its truth, axes S, P, L."""
+    """Make one scan of the cohort and its truth, axes S, P, L."""
     return scan(mouse_of(cohort, visit), scanner_of(cohort, visit), visit.seed)
 
 
 def mouse_of(cohort: Cohort, visit: Visit) -> Mouse:
-    """The animal as it lies on the day of a scan."""
+    """The animal on the day of a scan."""
     animal, t = visit.animal, visit.time_point
     pose = _pose_of(animal.seed, t)
     if cohort.wide:
         return replace(conceive(animal.seed, time_point=t, contrast=animal.contrast), pose=pose)
     site = _site(cohort, animal.contrast)
     plain = conceive(animal.seed, time_point=t, prone=site.prone)
-    tissue = _each(plain.tissue, site.tissue, lambda own, its: its + TISSUE_SPREAD * (own - its))
+    tissue = _each(
+        plain.tissue, site.tissue, lambda value, usual: usual + TISSUE_SPREAD * (value - usual)
+    )
     if animal.contrast:
         given = conceive(animal.seed, time_point=t, prone=site.prone, contrast=True).tissue
-        # What the agent adds is added whole: only the animals under it are alike.
+        # The agent's full effect is added: only the tissue without it is made alike.
         gain = _each(given, plain.tissue, lambda with_agent, without: with_agent - without)
         tissue = _each(tissue, gain, lambda without, more: without + more)
     rng = np.random.default_rng([visit.seed, 22])
@@ -196,11 +198,11 @@ def mouse_of(cohort: Cohort, visit: Visit) -> Mouse:
 
 
 def scanner_of(cohort: Cohort, visit: Visit) -> Scanner:
-    """The scanner of a scan: its facility's own on that day, or any at all."""
+    """The scanner of a scan: that of its facility on the day, or a random one if `wide`."""
     if cohort.wide:
-        drawn = random_scanner(visit.seed, cohort.spacing_mm, cohort.shape_zyx)
-        # What the observers draw must be in the picture.
-        return replace(drawn, centre_xyz_mm=CENTRE_XYZ_MM, truncation_mm=None)
+        scanner = random_scanner(visit.seed, cohort.spacing_mm, cohort.shape_zyx)
+        # The organs that the observers draw must lie in the field of view.
+        return replace(scanner, centre_xyz_mm=CENTRE_XYZ_MM, truncation_mm=None)
     usual = _site(cohort, visit.animal.contrast).scanner
     rng = np.random.default_rng([visit.seed, 23])
 
@@ -228,7 +230,7 @@ def scanner_of(cohort: Cohort, visit: Visit) -> Scanner:
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """What all scans of one facility share."""
+    """The settings that all scans of one facility share."""
 
     prone: bool
     tissue: Tissue
@@ -237,11 +239,11 @@ class _Site:
 
 
 def _site(cohort: Cohort, contrast: bool) -> _Site:
-    seed = FIRST_SEED + ANIMALS_AT_MOST * cohort.seed
+    seed = FIRST_SEED + MAX_ANIMALS * cohort.seed
     rng = np.random.default_rng([seed, 21, int(contrast)])
     prone = bool(rng.random() < 0.5)
-    # Nobody's animal: it lends the facility its bed and its calibration.
-    stranger = conceive(int(rng.integers(1 << 40)), prone=prone)
+    # This animal is not in the cohort; the facility takes its bed and its calibration.
+    donor = conceive(int(rng.integers(1 << 40)), prone=prone)
     spacing = cohort.spacing_mm
     scanner = Scanner(
         spacing_mm=SpacingMm(spacing, spacing, spacing),
@@ -257,13 +259,13 @@ def _site(cohort: Cohort, contrast: bool) -> _Site:
         offset_hu=float(rng.normal(0.0, 12.0)),
         scale=float(np.exp(rng.normal(0.0, 0.02))),
     )
-    bed_radius_mm = stranger.around.bed_radius_mm or 25.0
-    around = replace(stranger.around, bed_radius_mm=bed_radius_mm, wires=0)
-    return _Site(prone, stranger.tissue, around, scanner)
+    bed_radius_mm = donor.around.bed_radius_mm or 25.0
+    around = replace(donor.around, bed_radius_mm=bed_radius_mm, wires=0)
+    return _Site(prone, donor.tissue, around, scanner)
 
 
 def _each(first: Tissue, second: Tissue, joined: Callable[[float, float], float]) -> Tissue:
-    """Two tissues joined number by number."""
+    """Combine two tissues value by value."""
     return Tissue(
         **{
             one.name: joined(getattr(first, one.name), getattr(second, one.name))
@@ -273,37 +275,40 @@ def _each(first: Tissue, second: Tissue, joined: Callable[[float, float], float]
 
 
 def _pose_of(seed: int, time_point: int) -> Pose:
-    """The animal's own pose, and what the day makes of it.
+    """The pose of an animal on one day.
 
-    What waves through the whole animal is its shape, which swells and shrinks organs by a tenth:
-    that stays. Limbs, bends and breath come near what they were; the gut has moved on.
+    The wobble is part of the animal's shape (it changes organs by a tenth) and stays the same.
+    Limbs, bends and breath stay near those of day 0; the gas in the gut is new.
     """
-    own, day = (conceive(seed, time_point=t).pose for t in (0, time_point))
+    usual, day = (conceive(seed, time_point=t).pose for t in (0, time_point))
 
-    def near(own: float, day: float) -> float:
-        return own + DAY_SPREAD * (day - own)
+    def near(usual: float, day: float) -> float:
+        return usual + DAY_SPREAD * (day - usual)
 
     return Pose(
-        roll_rad=near(own.roll_rad, day.roll_rad),
-        pitch_rad=near(own.pitch_rad, day.pitch_rad),
-        yaw_rad=near(own.yaw_rad, day.yaw_rad),
-        bend_side_mm=near(own.bend_side_mm, day.bend_side_mm),
-        bend_back_mm=near(own.bend_back_mm, day.bend_back_mm),
-        bend_phase=near(own.bend_phase, day.bend_phase),
-        arms_rad=(near(own.arms_rad[0], day.arms_rad[0]), near(own.arms_rad[1], day.arms_rad[1])),
-        elbow_rad=(
-            near(own.elbow_rad[0], day.elbow_rad[0]),
-            near(own.elbow_rad[1], day.elbow_rad[1]),
+        roll_rad=near(usual.roll_rad, day.roll_rad),
+        pitch_rad=near(usual.pitch_rad, day.pitch_rad),
+        yaw_rad=near(usual.yaw_rad, day.yaw_rad),
+        bend_side_mm=near(usual.bend_side_mm, day.bend_side_mm),
+        bend_back_mm=near(usual.bend_back_mm, day.bend_back_mm),
+        bend_phase=near(usual.bend_phase, day.bend_phase),
+        arms_rad=(
+            near(usual.arms_rad[0], day.arms_rad[0]),
+            near(usual.arms_rad[1], day.arms_rad[1]),
         ),
-        breath_mm=near(own.breath_mm, day.breath_mm),
+        elbow_rad=(
+            near(usual.elbow_rad[0], day.elbow_rad[0]),
+            near(usual.elbow_rad[1], day.elbow_rad[1]),
+        ),
+        breath_mm=near(usual.breath_mm, day.breath_mm),
         gas_seed=day.gas_seed,
-        wobble_seed=own.wobble_seed,
-        wobble_mm=own.wobble_mm,
+        wobble_seed=usual.wobble_seed,
+        wobble_mm=usual.wobble_mm,
     )
 
 
 def _laid_with_care(pose: Pose) -> Pose:
-    """One person lays all animals of a facility, nearly straight."""
+    """A pose nearly straight, as one person lays out all animals of a facility."""
     return replace(
         pose,
         roll_rad=POSE_SPREAD * pose.roll_rad,
@@ -312,14 +317,14 @@ def _laid_with_care(pose: Pose) -> Pose:
     )
 
 
-def _refuse_odd(cohort: Cohort) -> None:
-    """Raise for numbers of which no cohort can be made."""
+def _refuse_impossible(cohort: Cohort) -> None:
+    """Raise for numbers that no cohort can have."""
     total = cohort.animals + cohort.contrast_animals
     wrong = [
         (cohort.seed < 0, f"seed {cohort.seed}: 0 or more expected"),
         (cohort.animals < 0, f"{cohort.animals} animals: 0 or more expected"),
         (cohort.contrast_animals < 0, f"{cohort.contrast_animals} contrast-enhanced animals"),
-        (not 0 < total <= ANIMALS_AT_MOST, f"{total} animals: 1 to {ANIMALS_AT_MOST} expected"),
+        (not 0 < total <= MAX_ANIMALS, f"{total} animals: 1 to {MAX_ANIMALS} expected"),
         (
             not 0 < cohort.time_points < NOISE_STEP,
             f"{cohort.time_points} time points: 1 or more expected",

@@ -1,4 +1,4 @@
-"""Where everything lies in the straight mouse of size 1: the curves that the organs share."""
+"""The curves of the straight mouse of size 1 that several organs share."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from limn.phantom.canvas import AxialProfile, Canvas, Field, ellipse
 # The cranial edge of the first thoracic vertebra and the bottom of the pelvis.
 INLET_Z_MM = 7.0
 PELVIS_Z_MM = -34.0
-# Canal, vertebral body and gullet lie between the canal's middle and the heart.
+# Room for canal, vertebral body and oesophagus between the middle of the canal and the heart.
 BENEATH_CANAL_MM = 3.6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Curves of z, and numbers.
+    """Curves of z, and numbers, for one mouse.
 
     Attributes
     ----------
-    spine_y, sternum_y : where the canal's middle and the sternum lie
-    cage_half_width : of the chest's inside
+    spine_y, sternum_y : of the middle of the canal and of the sternum
+    cage_half_width : of the inside of the rib cage
     back_y, front_y, body_half_width : of the skin
     vertebra : index along the spine, 0 at the cranial edge of T1, 13 at the caudal edge of T13
     """
@@ -52,7 +52,7 @@ class Layout:
         length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
         from_t1 = np.interp(INLET_Z_MM, z, length) - length
         deep, wide = build.chest_depth, build.chest_width
-        # Stockier towards the tail, so that the dome has room.
+        # Wider towards the tail, so that the diaphragm has room.
         cage: dict[float, float] = {
             -20: 8.6,
             -12: 8.4,
@@ -124,7 +124,7 @@ class Layout:
     def dome(self, canvas: Canvas) -> Field:
         """Height above the diaphragm, mm; negative in the belly.
 
-        Two cupolas, the right one higher; the rim falls furthest at the back.
+        The diaphragm has two cupolas, the right one higher; its rim is lowest at the back.
         """
         build = self.build
         x = canvas.x / np.float32(7.4 * build.chest_width)
@@ -147,9 +147,9 @@ class Layout:
 
 
 def heart_size_mm(build: Build) -> tuple[float, float]:
-    """Radius and half length of the ventricles' egg in the mouse of size 1.
+    """Radius and half length of the egg of the ventricles in the mouse of size 1.
 
-    The atria add a tenth to it.
+    The atria add a tenth to the volume.
     """
     volume = build.heart_volume_mm3 / build.size**3 / 1.12
     radius = (volume / (4.0 / 3.0 * np.pi * build.heart_slenderness)) ** (1 / 3)
@@ -157,13 +157,13 @@ def heart_size_mm(build: Build) -> tuple[float, float]:
 
 
 def heart_middle_mm(build: Build, sternum_y: AxialProfile) -> tuple[float, float, float]:
-    """Where the heart lies: on the sternum."""
+    """The middle of the heart, which lies on the sternum: x y z."""
     x, y, z = build.heart_centre_xyz_mm
     return x, y + float(sternum_y(z)) + heart_size_mm(build)[0] + 0.75, z
 
 
 def _clear_of_heart(build: Build, sternum_y: AxialProfile, z: np.ndarray) -> np.ndarray:
-    """The spine's curve, its swing moved towards the head until the heart has room below it."""
+    """The curve of the spine; its swing moves towards the head until the heart has room."""
     radius, length = heart_size_mm(build)
     _, middle_y, middle_z = heart_middle_mm(build, sternum_y)
     off = np.clip((z - middle_z) / (length + 1.0), -1.0, 1.0)
@@ -178,7 +178,7 @@ def _clear_of_heart(build: Build, sternum_y: AxialProfile, z: np.ndarray) -> np.
 
 
 def _spine_y(build: Build, z: np.ndarray, swing_z_mm: float) -> np.ndarray:
-    """From the neck in the middle of the body to the back, then along it to the pelvis."""
+    """The y of the spine: from the neck in the middle of the body to the back and the pelvis."""
     high = 7.5 * build.chest_depth
     fall = 1.0 / (1.0 + np.exp((swing_z_mm - z) / build.spine_swing_over_mm))
     neck = 1.6 * np.exp(-(((z - 17.0) / 4.0) ** 2))

@@ -1,14 +1,13 @@
-"""Three people who contour a phantom, with the disagreements of the paper's three observers.
+"""Simulates three observers of a phantom, who disagree as the paper's observers do.
 
-Malimban 2022: observers 1 and 2 were taught one protocol and drew in the coronal plane, in a
-program that lets no other plane be edited, so that their outlines are ragged from slice to slice
-("Best, intermediate, and worst segmentations"); they differ most "in the superior and inferior
-extent" of the cord ("Interobserver variability"). Observer 3 is another laboratory: no cord, the
-lungs as one organ, voxels of another size brought to the CT's own by nearest neighbour
-("Dataset").
+Malimban 2022: observers 1 and 2 followed one protocol and drew in the coronal plane, in a program
+that can edit no other plane, so that their outlines are ragged from slice to slice ("Best,
+intermediate, and worst segmentations"). They differ most "in the superior and inferior extent" of
+the cord ("Interobserver variability"). Observer 3 is another laboratory: no cord, the lungs as one
+organ, voxels of another size, resampled to the CT's by nearest neighbour ("Dataset").
 
-How far they disagree is tuned to Table 3, where the generalised conformity index of the native
-scans is 0.79 for the heart, 0.86 for both lungs and 0.60 for the cord.
+The disagreement is tuned to Table 3, where the generalised conformity index of the native scans is
+0.79 for the heart, 0.86 for both lungs and 0.60 for the cord.
 """
 
 from __future__ import annotations
@@ -31,63 +30,63 @@ Field: TypeAlias = npt.NDArray[np.float32]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 LabelArray: TypeAlias = npt.NDArray[np.uint8]
 
-# Observer 3's lungs, both in one: a label that no truth has, so that none is taken for the right.
+# Both lungs of observer 3; the truth does not use this label, so neither lung is confused with it.
 LUNGS = 5
-DRAWN_LABELS: Mapping[int, str] = MappingProxyType(
+OBSERVER_LABELS: Mapping[int, str] = MappingProxyType(
     {label: organ.value for label, organ in TRUTH_LABELS.items()} | {LUNGS: "Lungs"}
 )
 
-# No outline is further from the truth's surface than this, but for the cord's ends.
+# The largest distance of an outline from the true surface, except at the ends of the cord.
 REACH_MM = 1.2
-# A person draws no finer than this.
+# The finest detail that a person draws.
 PEN_MM = 0.08
-# The voxels on which observer 3 drew.
-OTHER_VOXEL_MM = 0.2
-# Beyond the truth's ends the cord is followed along the bend of its last millimetres.
+# The voxel size of observer 3.
+OBSERVER_3_VOXEL_MM = 0.2
+# Beyond its true ends the cord is extrapolated from the bend of its last millimetres.
 BEND_MM = 5.0
 BEYOND_MM = 5.0
 CORD_STEP_MM = 0.2
-# Too few voxels to tell where a cord runs.
-CORD_AT_LEAST = 20
+# With fewer voxels the course of the cord can't be determined.
+MIN_CORD_VOXELS = 20
 FAR_MM = 9.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hand:
-    """How one person follows the protocol.
+class ContouringStyle:
+    """How one observer deviates from the protocol.
 
     Attributes
     ----------
-    outward_mm : how far outside the true surface the person draws each organ, on average
-    taste_mm : spread of that from scan to scan
-    drift_mm : broad bulges, the same through neighbouring slices
+    outward_mm : mean distance of each organ's outline outside the true surface
+    outward_spread_mm : its standard deviation from scan to scan
+    bulge_mm : amplitude of broad bulges across neighbouring slices
     ragged_mm : spread from one coronal slice to the next, of whole outlines and along each
-    ends_vertebrae : spread of where the cord begins and ends
-    tail_vertebrae : how much further tailward than T13 the cord is followed, on average
+    ends_vertebrae : standard deviation of both ends of the cord
+    tail_vertebrae : mean distance of the cord's caudal end tailward of T13
     """
 
     outward_mm: Mapping[Organ, float]
-    taste_mm: float
-    drift_mm: float
+    outward_spread_mm: float
+    bulge_mm: float
     ragged_mm: float
     ends_vertebrae: float
     tail_vertebrae: float
 
 
-OBSERVER_1 = Hand(
+OBSERVER_1 = ContouringStyle(
     MappingProxyType({Organ.HEART: 0.0, Organ.CORD: 0.0, Organ.LUNG_R: 0.0, Organ.LUNG_L: 0.0}),
-    taste_mm=0.015,
-    drift_mm=0.05,
+    outward_spread_mm=0.015,
+    bulge_mm=0.05,
     ragged_mm=0.035,
     ends_vertebrae=0.3,
     tail_vertebrae=0.0,
 )
-OBSERVER_2 = Hand(
+OBSERVER_2 = ContouringStyle(
     MappingProxyType(
         {Organ.HEART: -0.16, Organ.CORD: 0.12, Organ.LUNG_R: -0.03, Organ.LUNG_L: -0.03}
     ),
-    taste_mm=0.03,
-    drift_mm=0.08,
+    outward_spread_mm=0.03,
+    bulge_mm=0.08,
     ragged_mm=0.05,
     ends_vertebrae=1.1,
     tail_vertebrae=0.7,
@@ -96,12 +95,12 @@ OBSERVER_2 = Hand(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawings:
-    """What three observers drew on one scan, (z, y, x) uint8 on its grid.
+    """The labels of three observers on one scan, (z, y, x) uint8 on its grid.
 
     Attributes
     ----------
     observer1, observer2 : labels of `anatomy.TRUTH_LABELS`
-    observer3 : the heart, and both lungs as `LUNGS`
+    observer3 : the heart, and both lungs with the label `LUNGS`
     """
 
     observer1: LabelArray
@@ -110,31 +109,32 @@ class Drawings:
 
 
 def observe(volume: Volume, truth: Labels, seed: int) -> Drawings:
-    """Let three people contour a scan.
+    """Simulate the contours of three observers on a scan.
 
     Parameters
     ----------
     volume : the CT, which observer 3 thresholds
     truth : labels of `anatomy.TRUTH_LABELS`, axes S, P, L: rows are coronal planes
-    seed : same seed, same drawings
+    seed : equal seeds give equal labels
     """
-    seen = tuple(_seen(truth, label) for label in TRUTH_LABELS)
+    organs = tuple(_view_of(truth, label) for label in TRUTH_LABELS)
     return Drawings(
-        observer1=_by_protocol(truth, seen, OBSERVER_1, np.random.default_rng([seed, 31])),
-        observer2=_by_protocol(truth, seen, OBSERVER_2, np.random.default_rng([seed, 32])),
-        observer3=_by_threshold(volume, truth, seen, np.random.default_rng([seed, 33])),
+        observer1=_by_protocol(truth, organs, OBSERVER_1, np.random.default_rng([seed, 31])),
+        observer2=_by_protocol(truth, organs, OBSERVER_2, np.random.default_rng([seed, 32])),
+        observer3=_by_threshold(volume, truth, organs, np.random.default_rng([seed, 33])),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _SharedView:
-    """An organ as everybody sees it.
+class _OrganView:
+    """One organ of the truth, as all observers see it.
 
     Attributes
     ----------
-    box : where in the scan
+    box : of the organ in the scan
     signed_mm : (z, y, x) of the box, distance to the organ's surface, negative inside
-    along_mm : way along the cord from its cranial end, and `length_mm` of it; None for others
+    along_mm : distance along the cord from its cranial end; None for other organs
+    length_mm : of the cord; 0 for other organs
     """
 
     label: int
@@ -144,16 +144,16 @@ class _SharedView:
     length_mm: float = 0.0
 
 
-def _seen(truth: Labels, label: int) -> _SharedView:
+def _view_of(truth: Labels, label: int) -> _OrganView:
     spacing = truth.grid.spacing_mm
     mask = np.asarray(truth.labels_zyx == label)
     if not mask.any():
         nothing = (slice(0, 0), slice(0, 0), slice(0, 0))
-        return _SharedView(label, nothing, np.empty((0, 0, 0), dtype=np.float32))
-    cord = label == CORD and int(mask.sum()) >= CORD_AT_LEAST
+        return _OrganView(label, nothing, np.empty((0, 0, 0), dtype=np.float32))
+    cord = label == CORD and int(mask.sum()) >= MIN_CORD_VOXELS
     box = _widened(occupied_box(mask), mask.shape, spacing, BEYOND_MM if cord else REACH_MM + 0.5)
     signed_mm = _signed_mm(mask[box], spacing)
-    return _cord(box, mask[box], signed_mm, spacing) if cord else _SharedView(label, box, signed_mm)
+    return _cord(box, mask[box], signed_mm, spacing) if cord else _OrganView(label, box, signed_mm)
 
 
 def _widened(box: Box, shape: tuple[int, ...], spacing: SpacingMm, margin_mm: float) -> Box:
@@ -165,36 +165,36 @@ def _widened(box: Box, shape: tuple[int, ...], spacing: SpacingMm, margin_mm: fl
 
 
 def _signed_mm(mask: Mask, spacing: SpacingMm) -> Field:
-    """Distance to the surface, negative inside; smooth, so that shifts below a voxel count."""
+    """Distance to the surface, negative inside; smooth, so that shifts below a voxel matter."""
     outside = ndimage.distance_transform_edt(~mask, sampling=spacing.zyx)
     inside = ndimage.distance_transform_edt(mask, sampling=spacing.zyx)
-    # Between voxel centres, where the surface runs, and not from centre to centre.
+    # The surface runs between voxel centres: subtract half a voxel.
     half_mm = float(np.mean(spacing.zyx)) / 2
     signed = np.where(mask, half_mm - inside, outside - half_mm)
     blurred = ndimage.gaussian_filter(signed, [PEN_MM / mm for mm in spacing.zyx])
     return np.asarray(blurred, dtype=np.float32)
 
 
-def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _SharedView:
-    """The cord with its way, so that it can be drawn too short or too long."""
+def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _OrganView:
+    """The view of the cord with the distance along it, so that its ends can move."""
     voxels_mm = np.asarray(np.argwhere(mask) * spacing.zyx, dtype=np.float64)
     centre_mm = _centre_line(voxels_mm, spacing.z)
     steps_mm = np.linalg.norm(np.diff(centre_mm, axis=0), axis=1)
-    way_mm = np.concatenate([[0.0], np.cumsum(steps_mm)])
+    distance_mm = np.concatenate([[0.0], np.cumsum(steps_mm)])
     tree = KDTree(centre_mm)
-    own_mm = way_mm[tree.query(voxels_mm)[1]]
-    # The ends of an oblique cut: a few stray voxels don't move them.
-    first_mm, last_mm = (float(mm) for mm in np.percentile(own_mm, [0.5, 99.5]))
+    voxel_distance_mm = distance_mm[tree.query(voxels_mm)[1]]
+    # Percentiles, so that a few stray voxels of an oblique cut do not move the ends.
+    first_mm, last_mm = (float(mm) for mm in np.percentile(voxel_distance_mm, [0.5, 99.5]))
     length_mm = last_mm - first_mm
     radius_mm = np.sqrt(len(voxels_mm) * spacing.voxel_mm3 / (np.pi * max(length_mm, 1.0)))
     near_mm, nearest = tree.query(
         np.argwhere(np.ones(mask.shape, dtype=np.bool_)) * spacing.zyx,
         distance_upper_bound=radius_mm + REACH_MM,
     )
-    along_mm = np.append(way_mm, -FAR_MM * 9)[nearest].reshape(mask.shape) - first_mm
+    along_mm = np.append(distance_mm, -FAR_MM * 9)[nearest].reshape(mask.shape) - first_mm
     tube_mm = np.minimum(near_mm - radius_mm, FAR_MM).reshape(mask.shape)
     within = (along_mm > 0.5) & (along_mm < length_mm - 0.5)
-    return _SharedView(
+    return _OrganView(
         CORD,
         box,
         np.where(within, signed_mm, tube_mm).astype(np.float32),
@@ -204,7 +204,7 @@ def _cord(box: Box, mask: Mask, signed_mm: Field, spacing: SpacingMm) -> _Shared
 
 
 def _centre_line(voxels_mm: npt.NDArray[np.float64], step_mm: float) -> npt.NDArray[np.float64]:
-    """(n, 3) points along the cord, tail to head, and on beyond both of its ends."""
+    """Points along the cord from tail to head, and beyond both ends: (n, 3), mm."""
     slices = np.round(voxels_mm[:, 0] / step_mm).astype(int)
     counts = np.bincount(slices)
     whole = np.flatnonzero(counts >= 0.6 * np.median(counts[counts > 0]))
@@ -228,41 +228,46 @@ def _centre_line(voxels_mm: npt.NDArray[np.float64], step_mm: float) -> npt.NDAr
 
 
 def _by_protocol(
-    truth: Labels, seen: tuple[_SharedView, ...], hand: Hand, rng: np.random.Generator
+    truth: Labels,
+    organs: tuple[_OrganView, ...],
+    style: ContouringStyle,
+    rng: np.random.Generator,
 ) -> LabelArray:
-    """Slice by slice in the coronal plane; where two outlines overlap, the deeper one counts."""
-    drawn = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
-    deepest = np.zeros(drawn.shape, dtype=np.float32)
+    """Labels drawn in coronal slices; where two outlines overlap, the deeper one counts."""
+    result_zyx = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
+    deepest = np.zeros(result_zyx.shape, dtype=np.float32)
     spacing = truth.grid.spacing_mm
-    for organ in seen:
+    for organ in organs:
         if not organ.signed_mm.size:
             continue
         shape = organ.signed_mm.shape
-        outward = hand.outward_mm[TRUTH_LABELS[organ.label]] + float(rng.normal(0.0, hand.taste_mm))
-        bulges = hand.drift_mm * _noise(rng, shape, spacing, (1.5, 1.5, 1.5))
+        outward = style.outward_mm[TRUTH_LABELS[organ.label]] + float(
+            rng.normal(0.0, style.outward_spread_mm)
+        )
+        bulges = style.bulge_mm * _noise(rng, shape, spacing, (1.5, 1.5, 1.5))
         ragged = _noise(rng, shape, spacing, (0.8, 0.0, 0.8))
         ragged += rng.standard_normal((1, shape[1], 1), dtype=np.float32)
         inside_mm = organ.signed_mm - np.clip(
-            outward + bulges + hand.ragged_mm * ragged, -REACH_MM, REACH_MM
+            outward + bulges + style.ragged_mm * ragged, -REACH_MM, REACH_MM
         )
         if organ.along_mm is not None:
-            inside_mm[_not_followed(organ, organ.along_mm, hand, rng)] = FAR_MM
+            inside_mm[_beyond_ends(organ, organ.along_mm, style, rng)] = FAR_MM
         here = inside_mm < np.minimum(deepest[organ.box], 0.0)
-        drawn[organ.box][here] = organ.label
+        result_zyx[organ.box][here] = organ.label
         deepest[organ.box][here] = inside_mm[here]
-    return drawn
+    return result_zyx
 
 
-def _not_followed(
-    organ: _SharedView, from_head_mm: Field, hand: Hand, rng: np.random.Generator
+def _beyond_ends(
+    organ: _OrganView, from_head_mm: Field, style: ContouringStyle, rng: np.random.Generator
 ) -> Mask:
-    """Where the person took the cord to have ended; a little elsewhere in every coronal slice."""
+    """The part beyond the drawn ends of the cord, which vary between coronal slices."""
     vertebra_mm = organ.length_mm / THORACIC_VERTEBRAE
     most = 0.8 * BEYOND_MM
     head_mm, tail_mm = np.clip(
-        rng.normal([0.0, hand.tail_vertebrae], hand.ends_vertebrae) * vertebra_mm, -most, most
+        rng.normal([0.0, style.tail_vertebrae], style.ends_vertebrae) * vertebra_mm, -most, most
     )
-    uneven = rng.normal(0.0, 3.0 * hand.ragged_mm, (2, 1, from_head_mm.shape[1], 1))
+    uneven = rng.normal(0.0, 3.0 * style.ragged_mm, (2, 1, from_head_mm.shape[1], 1))
     above = from_head_mm < -head_mm + uneven[0]
     return np.asarray(above | (from_head_mm > organ.length_mm + tail_mm + uneven[1]))
 
@@ -273,35 +278,36 @@ def _noise(
     spacing: SpacingMm,
     reach_zyx_mm: tuple[float, float, float],
 ) -> Field:
-    """Smooth along each axis as far as asked; mean 0, standard deviation 1."""
+    """Noise smoothed along each axis by `reach_zyx_mm`; mean 0, standard deviation 1."""
     sigma = [reach / mm for reach, mm in zip(reach_zyx_mm, spacing.zyx, strict=True)]
     noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
     return np.asarray(noise / max(float(noise.std()), 1e-9), dtype=np.float32)
 
 
-# Observer 3: where between lung and heart the threshold lies, how the heart is rounded off.
+# Observer 3: the threshold between lung and heart, and the margin of the heart.
 THRESHOLD_SHARE = 0.42
 HEART_OUTWARD_MM = 0.22
 BEYOND_LUNG_MM = 0.5
 
 
 def _by_threshold(
-    volume: Volume, truth: Labels, seen: tuple[_SharedView, ...], rng: np.random.Generator
+    volume: Volume, truth: Labels, organs: tuple[_OrganView, ...], rng: np.random.Generator
 ) -> LabelArray:
-    """All that is dark in the chest is lung; the heart is what bulges between, drawn roundly."""
-    drawn = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
-    by_label = {organ.label: organ for organ in seen if organ.signed_mm.size}
+    """Labels of observer 3: dark voxels in the chest are lung, between them a rounded heart."""
+    result_zyx = np.zeros(truth.labels_zyx.shape, dtype=np.uint8)
+    by_label = {organ.label: organ for organ in organs if organ.signed_mm.size}
     if not {HEART, LUNG_R, LUNG_L} <= by_label.keys():
-        return drawn
+        return result_zyx
     spacing = truth.grid.spacing_mm
     chest = np.isin(truth.labels_zyx, (HEART, LUNG_R, LUNG_L))
     box = _widened(occupied_box(chest), chest.shape, spacing, REACH_MM)
     labels_zyx, hu = truth.labels_zyx[box], volume.hu_zyx[box]
-    soft_hu = ndimage.gaussian_filter(hu, [0.5 * OTHER_VOXEL_MM / mm for mm in spacing.zyx])
+    soft_hu = ndimage.gaussian_filter(hu, [0.5 * OBSERVER_3_VOXEL_MM / mm for mm in spacing.zyx])
     lung_mm = np.minimum(
-        _spread(by_label[LUNG_R], box, drawn.shape), _spread(by_label[LUNG_L], box, drawn.shape)
+        _distance_in(by_label[LUNG_R], box, result_zyx.shape),
+        _distance_in(by_label[LUNG_L], box, result_zyx.shape),
     )
-    heart_mm = _spread(by_label[HEART], box, drawn.shape)
+    heart_mm = _distance_in(by_label[HEART], box, result_zyx.shape)
     lung_hu = float(np.median(hu[np.isin(labels_zyx, (LUNG_R, LUNG_L))]))
     heart_hu = float(np.median(hu[labels_zyx == HEART]))
     share = THRESHOLD_SHARE + float(rng.normal(0.0, 0.05))
@@ -309,30 +315,30 @@ def _by_threshold(
     outward = HEART_OUTWARD_MM + float(rng.normal(0.0, 0.05))
     heart_mm = heart_mm - outward - 0.12 * _noise(rng, heart_mm.shape, spacing, (1.5, 1.5, 1.5))
 
-    grid = _OtherGrid.over(labels_zyx.shape, spacing, rng)
+    grid = _CoarseGrid.over(labels_zyx.shape, spacing, rng)
     lungs = (grid.sampled(soft_hu) < threshold_hu) & (grid.sampled(lung_mm) < BEYOND_LUNG_MM)
     lungs = ndimage.binary_opening(lungs)
     heart = (grid.sampled(heart_mm) < 0.0) & ~lungs
     coarse = np.where(lungs, LUNGS, np.where(heart, HEART, 0)).astype(np.uint8)
-    drawn[box] = grid.back(coarse)
-    return drawn
+    result_zyx[box] = grid.resampled(coarse)
+    return result_zyx
 
 
-def _spread(organ: _SharedView, box: Box, shape: tuple[int, ...]) -> Field:
-    """An organ's signed distance in another box; far outside where it is not known."""
+def _distance_in(organ: _OrganView, box: Box, shape: tuple[int, ...]) -> Field:
+    """An organ's signed distance in another box; `FAR_MM` where it was not computed."""
     whole = np.full(shape, FAR_MM, dtype=np.float32)
     whole[organ.box] = organ.signed_mm
     return whole[box]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _OtherGrid:
-    """The voxels on which observer 3 drew, over a box of the scan.
+class _CoarseGrid:
+    """The voxels of observer 3 over a box of the scan.
 
     Attributes
     ----------
-    at : index in the box of every coarse voxel's centre, one array an axis
-    nearest : the coarse voxel nearest to every voxel of the box, one array an axis
+    at : index in the box of each coarse voxel's centre, one array per axis
+    nearest : the coarse voxel nearest to each voxel of the box, one array per axis
     """
 
     at: tuple[npt.NDArray[np.float64], ...]
@@ -341,25 +347,25 @@ class _OtherGrid:
     @classmethod
     def over(
         cls, shape: tuple[int, ...], spacing: SpacingMm, rng: np.random.Generator
-    ) -> _OtherGrid:
+    ) -> _CoarseGrid:
         at, nearest = [], []
         for size, mm in zip(shape, spacing.zyx, strict=True):
-            # The two grids meet nowhere in particular.
-            phase_mm = float(rng.uniform(-0.5, 0.5)) * OTHER_VOXEL_MM
-            count = int(np.ceil((size * mm - phase_mm) / OTHER_VOXEL_MM)) + 1
-            centres = (phase_mm + np.arange(count) * OTHER_VOXEL_MM) / mm
+            # The offset between the two grids is random.
+            phase_mm = float(rng.uniform(-0.5, 0.5)) * OBSERVER_3_VOXEL_MM
+            count = int(np.ceil((size * mm - phase_mm) / OBSERVER_3_VOXEL_MM)) + 1
+            centres = (phase_mm + np.arange(count) * OBSERVER_3_VOXEL_MM) / mm
             at.append(np.asarray(centres, dtype=np.float64))
-            own = np.round((np.arange(size) * mm - phase_mm) / OTHER_VOXEL_MM)
-            nearest.append(np.clip(own, 0, count - 1).astype(np.int64))
+            coarse = np.round((np.arange(size) * mm - phase_mm) / OBSERVER_3_VOXEL_MM)
+            nearest.append(np.clip(coarse, 0, count - 1).astype(np.int64))
         return cls(tuple(at), tuple(nearest))
 
     def sampled(self, array_zyx: Field) -> Field:
-        """Values at the coarse voxels' centres, linear in between."""
+        """Values at the centres of the coarse voxels, by linear interpolation."""
         where = np.meshgrid(*self.at, indexing="ij")
         return np.asarray(
             ndimage.map_coordinates(array_zyx, where, order=1, mode="nearest"), dtype=np.float32
         )
 
-    def back(self, coarse_zyx: LabelArray) -> LabelArray:
-        """Coarse labels on the box, nearest neighbour."""
+    def resampled(self, coarse_zyx: LabelArray) -> LabelArray:
+        """Coarse labels resampled to the box by nearest neighbour."""
         return np.asarray(coarse_zyx[np.ix_(*self.nearest)], dtype=np.uint8)

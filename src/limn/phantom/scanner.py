@@ -1,8 +1,8 @@
-"""Image formation: from ideal tissue to what a micro-CT writes.
+"""Simulates image formation: from ideal attenuation to the CT of a micro-CT scanner.
 
-Shapes reach the voxel grid with their partial volume (`canvas`); here come the scanner's own
-faults, in the order in which they arise: breathing, beam hardening, point spread, streaks, rings,
-noise, the edge of the field, and HU that nobody calibrated.
+`canvas` has applied the partial volume. This module adds the artefacts in the order in which they
+arise: breathing, beam hardening, point spread, streaks, rings, noise, truncation, and errors of the
+HU calibration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from limn.phantom.canvas import Field
 
 AIR_HU = -1000.0
 BONE_HU = 350.0
-# Attenuation is low-passed to this coarseness where only broad shading is wanted.
+# Width of the low-pass filter for the broad shading of beam hardening.
 SHADE_MM = 1.2
 
 
@@ -33,15 +33,15 @@ class Scanner:
     ----------
     spacing_mm : voxel spacing
     shape_zyx : voxels of the field of view
-    centre_xyz_mm : where its middle lies in the animal; 0 0 0 is the middle of the heart
+    centre_xyz_mm : middle of the field of view; 0 0 0 is the middle of the heart
     blur_mm : standard deviation of the point spread function
     noise_hu : standard deviation of the noise in soft tissue
-    grain_mm : how far noise reaches from voxel to voxel
-    breathing_mm : how far the diaphragm travels while the scan is taken
-    hardening_hu : cupping in the middle of the animal, and shadows between bones
-    rings_hu, streaks_hu : amplitude of each
-    truncation_mm : radius of the reconstructed cylinder; None where it covers the whole field
-    offset_hu, scale : how far its HU are from calibrated ones
+    grain_mm : correlation length of the noise
+    breathing_mm : travel of the diaphragm during the scan
+    hardening_hu : amplitude of cupping, and of shadows between bones
+    rings_hu, streaks_hu : amplitudes
+    truncation_mm : radius of the reconstructed cylinder; None if it covers the field of view
+    offset_hu, scale : deviation of its HU from calibrated ones
     """
 
     spacing_mm: SpacingMm
@@ -60,7 +60,7 @@ class Scanner:
 
 
 def random_scanner(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]) -> Scanner:
-    """Settings as they differ between makes, sites and days."""
+    """Random settings, as they vary between makes, sites and days."""
     rng = np.random.default_rng([seed, 12])
     cut = rng.random() < 0.12
 
@@ -89,13 +89,13 @@ def random_scanner(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]
 
 
 def scan(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, Labels]:
-    """A CT volume of the mouse and its truth, on the scanner's grid (axes S, P, L)."""
+    """Simulate a CT volume of the mouse and its truth, on the scanner's grid (axes S, P, L)."""
     volume, shares = expose(mouse, scanner, seed)
     return volume, Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
 
 
 def expose(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    """As `scan`, with the truth as shares of voxels (see `body.paint`)."""
+    """Like `scan`, with the truth as shares of voxels (see `body.paint`)."""
     grid = _field(scanner)
     hu, shares = paint(mouse, grid)
     rng = np.random.default_rng([seed, 13])
@@ -127,9 +127,9 @@ def _field(scanner: Scanner) -> Grid:
 def _breathe(
     hu: Field, shares: npt.NDArray[np.uint8], scanner: Scanner, rng: np.random.Generator
 ) -> None:
-    """Blur along the body near diaphragm and lungs: both ends of a breath in one picture.
+    """Blur along the body near diaphragm and lungs: both ends of a breath in one image.
 
-    The truth is what the reconstruction shows most of the time: the end of breathing out.
+    The truth is the state that dominates the reconstruction: the end of expiration.
     """
     lung_z = np.flatnonzero(shares[2:].any(axis=(0, 2, 3)))
     if not len(lung_z):
@@ -147,7 +147,7 @@ def _breathe(
 
 
 def _hardening(hu: Field, spacing: tuple[float, float, float], amplitude_hu: float) -> Field:
-    """Cupping within the animal, and dark bands between bones in a slice."""
+    """Cupping within the animal, and dark bands between the bones of a slice, HU."""
     body = ndimage.gaussian_filter(
         (hu > -300.0).astype(np.float32), [0, *(5.0 / mm for mm in spacing[1:])]
     )
@@ -164,7 +164,7 @@ def _hardening(hu: Field, spacing: tuple[float, float, float], amplitude_hu: flo
 
 
 def _streaks(hu: Field, amplitude_hu: float, rng: np.random.Generator) -> Field:
-    """Lines through the densest spots, a few slices long."""
+    """Lines through the densest voxels, over a few slices each, HU."""
     depth, rows, columns = hu.shape
     out = np.zeros_like(hu)
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
@@ -189,7 +189,7 @@ def _rings(
     amplitude_hu: float,
     rng: np.random.Generator,
 ) -> Field:
-    """Circles about the axis of rotation, each over a stretch of slices."""
+    """Rings about the axis of rotation, whose amplitude varies along it, HU."""
     rows, columns = shape[1:]
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
     centre = np.array([rows, columns]) / 2 + rng.normal(0.0, 2.0, 2) / np.array(spacing[1:])
@@ -208,7 +208,7 @@ def _rings(
 
 
 def _noise(rng: np.random.Generator, hu: Field, scanner: Scanner) -> Field:
-    """Grainy noise without slow drift, more of it where more was absorbed."""
+    """Band-pass noise, stronger in denser surroundings, HU."""
     white = rng.standard_normal(hu.shape, dtype=np.float32)
     sigma = [scanner.grain_mm / mm for mm in scanner.spacing_mm.zyx]
     grainy = ndimage.gaussian_filter(white, sigma)
@@ -219,7 +219,7 @@ def _noise(rng: np.random.Generator, hu: Field, scanner: Scanner) -> Field:
 
 
 def _truncate(hu: Field, spacing: tuple[float, float, float], radius_mm: float) -> None:
-    """Only a cylinder is reconstructed: brighter at its rim, air outside."""
+    """Keep a reconstructed cylinder: brighter at its rim, air outside."""
     rows, columns = hu.shape[1:]
     y = (np.arange(rows) - rows / 2) * spacing[1]
     x = (np.arange(columns) - columns / 2) * spacing[2]

@@ -1,4 +1,4 @@
-"""Spine, cord, ribs, sternum, shoulders, limbs, skull and pelvis."""
+"""Paints spine, cord, ribs, sternum, shoulders, limbs, skull and pelvis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LUMBAR_VERTEBRAE = 6
 
 
 def paint_ribs(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
-    """Thirteen pairs, each from its vertebra around the chest, and the sternum."""
+    """Paint thirteen pairs of ribs, each from its vertebra around the chest, and the sternum."""
     box = canvas.box((-11.0, -9.0, -22.0), (11.0, 11.0, INLET_MARGIN_Z))
     if box is None:
         return
@@ -34,7 +34,7 @@ def paint_ribs(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     along = (index - nearest) / (rate * slant)
     shell = layout.cage(part) - np.float32(0.25)
     distance = np.sqrt(along**2 + shell**2) - np.float32(build.rib_radius_mm)
-    # The last pairs float: they end before the sternum.
+    # The last pairs are floating ribs: they end before the sternum.
     longest = np.where(nearest > 10.5, 0.62, np.where(nearest > 7.5, 0.8, 0.94))
     counts = (nearest > 0) & (nearest < THORACIC_VERTEBRAE)
     outside = np.where(counts, 0.0, 9.0) + np.maximum(behind - longest, 0.0) * 12.0
@@ -57,10 +57,10 @@ def _paint_sternum(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
 
 
 def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
-    """Vertebrae with their canal, and the cord in it.
+    """Paint the vertebrae with their canal, and the cord in it.
 
-    The truth of the cord runs from the cranial edge of T1 to the caudal edge of T13; the cord
-    itself goes on into neck and loin.
+    The truth of the cord reaches from the cranial edge of T1 to the caudal edge of T13; the cord
+    itself continues into neck and loin.
     """
     box = canvas.box((-4.5, -6.0, -44.0), (4.5, 14.0, 22.0))
     if box is None:
@@ -101,20 +101,20 @@ def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
 def _paint_vertebrae(
     flat: Canvas, mouse: Mouse, canal: Field, dorsal: Field, index: Field
 ) -> Field:
-    """Bodies, discs, arches and processes; returns the share of bone in each voxel.
+    """Paint bodies, discs, arches and processes; return the share of bone in each voxel.
 
     Parameters
     ----------
     canal : signed distance to the canal
     dorsal : mm towards the back from the canal's middle
-    index : which vertebra, and how far along it
+    index : number of the vertebra, and the position along it as a fraction
     """
     build, tissue = mouse.build, mouse.tissue
     level = index - np.floor(index)
     exists = (index > -NECK_VERTEBRAE) & (index < THORACIC_VERTEBRAE + LUMBAR_VERTEBRAE)
     absent = np.where(exists, 0.0, 9.0)
     pitch = np.float32(build.vertebra_pitch_mm)
-    # Towards the loin vertebrae grow; in the neck they are slight.
+    # The vertebrae are larger towards the loin and smaller in the neck.
     stout = np.interp(index, [-6, 0, 8, 16], [0.85, 0.9, 1.05, 1.3]).astype(np.float32)
 
     solid = np.zeros(flat.x.shape, dtype=np.float32)
@@ -146,7 +146,7 @@ def _paint_vertebrae(
 def paint_rod(
     canvas: Canvas, start: PointXyzMm, end: PointXyzMm, radius_mm: float, hu: float
 ) -> None:
-    """A straight bone, vessel or wire."""
+    """Paint a straight bone, vessel or wire."""
     low = tuple(min(a, b) - radius_mm - 0.3 for a, b in zip(start, end, strict=True))
     high = tuple(max(a, b) + radius_mm + 0.3 for a, b in zip(start, end, strict=True))
     box = canvas.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
@@ -156,7 +156,7 @@ def paint_rod(
 
 
 def limbs(mouse: Mouse) -> list[tuple[PointXyzMm, PointXyzMm, float, float]]:
-    """Start, end, radius of the flesh and of the bone of each part of the four limbs."""
+    """Start, end, radius of the flesh and radius of the bone of each part of the four limbs."""
     parts = []
     for side, arm, elbow in zip(
         (-1.0, 1.0), mouse.pose.arms_rad, mouse.pose.elbow_rad, strict=True
@@ -185,7 +185,7 @@ def limbs(mouse: Mouse) -> list[tuple[PointXyzMm, PointXyzMm, float, float]]:
 
 
 def paint_limb_bones(canvas: Canvas, mouse: Mouse) -> None:
-    """Hollow long bones, shoulder blades, collar bones, skull and pelvis."""
+    """Paint hollow long bones, shoulder blades, collar bones, skull and pelvis."""
     tissue = mouse.tissue
     for start, end, _, radius in limbs(mouse):
         if radius:
@@ -204,7 +204,7 @@ def paint_limb_bones(canvas: Canvas, mouse: Mouse) -> None:
 
 
 def _paint_blade(canvas: Canvas, side: float, bone: float) -> None:
-    """A thin triangle beside the upper ribs, with its ridge."""
+    """Paint a shoulder blade: a thin triangle beside the upper ribs, with its ridge."""
     shoulder = (side * 6.1, 1.6, 7.2)
     for dorsal_y, tail_z in ((7.6, 6.8), (8.0, 4.6), (7.8, 2.4), (6.6, 0.8)):
         paint_rod(canvas, shoulder, (side * 5.0, dorsal_y, tail_z), 0.2, 0.8 * bone)

@@ -1,7 +1,6 @@
-"""What lies around the animal: bed, nozzle, tubes, wires, a heating pad.
+"""Paints the surroundings of the animal: bed, nozzle, tubes, wires, heating pad.
 
-These stand in the scanner's frame, not in the animal's: coordinates are LPS mm from the middle
-of the heart.
+Their frame is the scanner's and not the animal's: LPS mm from the middle of the heart.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from limn.phantom.canvas import Canvas, Field
 from limn.phantom.skeleton import paint_rod
 
 
-def bench(grid: Grid, hu_zyx: Field, at_xyz_mm: tuple[float, float, float]) -> Canvas:
-    """A canvas of the scanner's own straight frame."""
+def scanner_canvas(grid: Grid, hu_zyx: Field, at_xyz_mm: tuple[float, float, float]) -> Canvas:
+    """A canvas in the frame of the scanner."""
     shape = grid.shape_zyx
     first = grid.slice_origins_xyz_mm[0]
     axes = [
@@ -34,11 +33,11 @@ def bench(grid: Grid, hu_zyx: Field, at_xyz_mm: tuple[float, float, float]) -> C
 
 
 def paint_surroundings(canvas: Canvas, mouse: Mouse, reach_mm: float) -> None:
-    """Bed, pad, nozzle, tubes and wires.
+    """Paint bed, pad, nozzle, tubes and wires.
 
     Parameters
     ----------
-    reach_mm : how far the animal reaches from the heart towards the bed
+    reach_mm : distance from the heart to the side of the animal that touches the bed
     """
     around = mouse.around
     rng = np.random.default_rng(around.seed)

@@ -715,6 +715,6 @@ def test_a_phantom_cohort_is_imported_unchanged(tmp_path):
     assert {entry.scan: entry.split for entry in entries} == split_of
     assert {entry.fold for entry in entries if entry.split == "train"} == {"0"}
     for entry in entries:
-        for name in ("ct", *dataset.DRAWN):
+        for name in ("ct", *dataset.LABEL_SETS):
             before = source / "scans" / entry.scan / f"{name}.nii.gz"
             assert (out / getattr(entry, name)).read_bytes() == before.read_bytes()

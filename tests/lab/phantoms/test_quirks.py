@@ -1,4 +1,4 @@
-"""Every quirk: it is in the files, and limn reads the same HU or says why not."""
+"""Every quirk: it is in the files, and limn reads the same HU or refuses with the reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
 from limn.lab.phantoms.quirks import QUIRKS, SeriesFile, choose, save
 
-# Odd in rows and columns: an 8-bit image of it has an odd number of bytes.
+# Rows and columns are odd: an 8-bit image has an odd number of bytes.
 SHAPE = (24, 15, 17)
 ORIGIN = np.array([-3.21, -2.34, 5.67])
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What limn makes of a quirk: HU within a tolerance, flags, or a refusal."""
+    """How limn reads a quirk: HU within a tolerance, flags, or a refusal."""
 
     off_hu: float = 0.0
     flags: tuple[str, ...] = ()
@@ -60,27 +60,27 @@ READINGS = {
 }
 
 
-def syntax(wanted: UID) -> Callable[[list[Dataset]], bool]:
+def syntax(expected: UID) -> Callable[[list[Dataset]], bool]:
     """Every file is written in this transfer syntax."""
-    return lambda found: {each.file_meta.TransferSyntaxUID for each in found} == {wanted}
+    return lambda found: {each.file_meta.TransferSyntaxUID for each in found} == {expected}
 
 
 def absent(*keywords: str) -> Callable[[list[Dataset]], bool]:
-    """No file has any of these."""
+    """No file has any of these attributes."""
     return lambda found: not any(keyword in each for each in found for keyword in keywords)
 
 
 def every(check: Callable[[Dataset], bool]) -> Callable[[list[Dataset]], bool]:
-    """The same is true of every file."""
+    """The check holds for every file."""
     return lambda found: all(check(each) for each in found)
 
 
 def text(ds: Dataset, keyword: str) -> list[str]:
-    """Numbers as they are written."""
+    """Numbers as they are written in the file."""
     return [value.original_string for value in ds[keyword].value]
 
 
-# What is to be found in the files, read by pydicom in the order of their names.
+# What the files must show, read by pydicom in the order of their names.
 PROOFS: dict[str, Callable[[list[Dataset]], bool]] = {
     "rounded-positions": every(
         lambda ds: all(len(v.split(".")[1]) == 1 for v in text(ds, "ImagePositionPatient"))
@@ -160,7 +160,7 @@ PROOFS: dict[str, Callable[[list[Dataset]], bool]] = {
 
 @pytest.fixture(scope="module")
 def volume() -> Volume:
-    """Another value in every voxel of a slice, from -1000 to 1000 HU."""
+    """Random values from -1000 to 1000 HU."""
     rng = np.random.default_rng(5)
     hu = np.round(rng.uniform(-1000, 1000, SHAPE)).astype(np.float32)
     return Volume(hu, axial_grid(SHAPE, SpacingMm(0.3, 0.2, 0.1), ORIGIN))
@@ -168,14 +168,14 @@ def volume() -> Volume:
 
 @pytest.fixture(scope="module")
 def plain(volume: Volume, tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
-    """The same without quirks."""
+    """The series without quirks."""
     return [
         pydicom.dcmread(path) for path in write(volume, (), tmp_path_factory.mktemp("plain") / "ct")
     ]
 
 
 def write(volume: Volume, names: tuple[str, ...], folder: Path) -> list[Path]:
-    """The volume as a series with quirks."""
+    """Write the volume as a series with quirks."""
     identity = CtIdentity("M1", "2.25.31.4", ("20260101", "120000"))
     files = [
         SeriesFile(f"ct_{k:04d}.dcm", ds, (k,))
@@ -188,7 +188,7 @@ def write(volume: Volume, names: tuple[str, ...], folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_the_tables_here_speak_of_every_quirk():
+def test_the_tables_of_this_module_have_every_quirk():
     """A new quirk needs its proof."""
     assert set(PROOFS) == set(QUIRKS)
     assert set(READINGS) <= set(QUIRKS)
@@ -197,15 +197,15 @@ def test_the_tables_here_speak_of_every_quirk():
 
 @pytest.mark.parametrize("name", list(QUIRKS))
 def test_the_quirk_is_in_the_files(name: str, volume: Volume, plain: list[Dataset], tmp_path: Path):
-    """Read by pydicom alone; the series without quirks has it not."""
+    """Read by pydicom alone; the series without quirks does not pass the proof."""
     paths = write(volume, (name,), tmp_path / "ct")
     assert PROOFS[name]([pydicom.dcmread(path) for path in paths])
     assert not PROOFS[name](plain)
 
 
 @pytest.mark.parametrize("name", list(QUIRKS))
-def test_limn_reads_the_same_hu_or_says_why_not(name: str, volume: Volume, tmp_path: Path):
-    """The refusal names the thing; a flag is raised where one is due; nothing moves."""
+def test_limn_reads_the_same_hu_or_refuses(name: str, volume: Volume, tmp_path: Path):
+    """The refusal names its reason, the expected flags are raised, and no voxel moves."""
     reading = READINGS.get(name, Reading())
     instances = read_headers(write(volume, (name,), tmp_path / "ct"))
     if reading.refused:
@@ -238,26 +238,26 @@ def test_limn_reads_the_same_hu_or_says_why_not(name: str, volume: Volume, tmp_p
     ],
 )
 def test_quirks_together(names: tuple[str, ...], off_hu: float, volume: Volume, tmp_path: Path):
-    """In whatever order they are asked for."""
-    for k, asked in enumerate((names, names[::-1])):
-        series = assemble(read_headers(write(volume, asked, tmp_path / f"ct{k}")))
+    """The order of the names does not matter."""
+    for k, ordered in enumerate((names, names[::-1])):
+        series = assemble(read_headers(write(volume, ordered, tmp_path / f"ct{k}")))
         assert np.abs(read_volume(series).hu_zyx - volume.hu_zyx).max() <= off_hu
 
 
-def test_an_unknown_quirk_is_named_and_a_near_one_offered():
-    """The message says what to type."""
+def test_an_unknown_quirk_is_refused_with_a_suggestion():
+    """The message names a similar quirk."""
     with pytest.raises(ConfigWrong, match="quirk 'jpeg2000' is unknown; did you mean jpeg-2000"):
         choose(["jpeg2000"])
 
 
 def test_quirks_that_change_the_same_thing_exclude_each_other():
-    """The message names both and what they fight over."""
+    """The message names both quirks and what they change."""
     with pytest.raises(ConfigWrong, match="signed and eight-bit both change the stored values"):
         choose(["eight-bit", "signed"])
 
 
-def test_what_gdcm_can_not_compress_is_said(volume: Volume, tmp_path: Path):
-    """8 bits, rows and columns both odd; with an even number it can."""
+def test_an_image_that_gdcm_can_not_compress_is_refused(volume: Volume, tmp_path: Path):
+    """8 bits with odd rows and odd columns; an even number of columns works."""
     with pytest.raises(ConfigWrong, match="15 x 17 pixels of 8 bits can't be compressed"):
         write(volume, ("jpeg-lossless", "eight-bit"), tmp_path / "odd")
     even = Volume(
@@ -265,12 +265,12 @@ def test_what_gdcm_can_not_compress_is_said(volume: Volume, tmp_path: Path):
         axial_grid((24, 15, 16), SpacingMm(0.3, 0.2, 0.1), ORIGIN),
     )
     paths = write(even, ("jpeg-lossless", "eight-bit"), tmp_path / "even")
-    seen = read_volume(assemble(read_headers(paths))).hu_zyx
-    assert np.abs(seen - even.hu_zyx).max() <= 5.0
+    stored = read_volume(assemble(read_headers(paths))).hu_zyx
+    assert np.abs(stored - even.hu_zyx).max() <= 5.0
 
 
 def test_a_gap_needs_slices(volume: Volume, tmp_path: Path):
-    """Five slices with two missing are no series with a gap."""
+    """Five slices are too few for a gap of two."""
     few = Volume(volume.hu_zyx[:5], axial_grid((5, 15, 17), SpacingMm(0.3, 0.2, 0.1), ORIGIN))
     with pytest.raises(ConfigWrong, match="5 slices: a gap of 2 needs 6"):
         write(few, ("gap",), tmp_path / "ct")

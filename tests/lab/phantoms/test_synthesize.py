@@ -41,7 +41,7 @@ UM = 0.001
 
 @pytest.fixture(autouse=True)
 def painted_once(monkeypatch: pytest.MonkeyPatch):
-    """Each mouse is painted once: only how it is written differs here."""
+    """Paint each mouse once: these tests differ only in how it is written."""
     monkeypatch.setattr(module, "conceive", cached_conceive)
     monkeypatch.setattr(module, "scan", cached_scan)
 
@@ -50,13 +50,13 @@ cached_conceive = functools.lru_cache(conceive)
 cached_scan = functools.lru_cache(scan)
 
 
-def make(folder: Path, seed: int = 5, **wanted: object) -> PhantomFiles:
+def make(folder: Path, seed: int = 5, **options: object) -> PhantomFiles:
     """A coarse mouse of 36 x 32 x 38 voxels."""
-    return synthesize(folder, PhantomRequest(seed, SPACING_MM, SIZE_MM, **wanted))
+    return synthesize(folder, PhantomRequest(seed, SPACING_MM, SIZE_MM, **options))
 
 
 def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
-    """The same mouse on the scanner's own grid, axes S, P, L."""
+    """The mouse on the scanner's grid, axes S, P, L."""
     scanner = Scanner(module.SpacingMm(SPACING_MM, SPACING_MM, SPACING_MM), SHAPE, CHEST_XYZ_MM)
     return cached_scan(
         cached_conceive(seed, prone=prone, neighbour=False, contrast=False), scanner, seed
@@ -64,7 +64,7 @@ def truth_of(seed: int, *, prone: bool | None) -> tuple[Volume, Labels]:
 
 
 def prone(position: str) -> bool | None:
-    """What the position says of the animal's belly."""
+    """Whether the animal lies on its belly; None on its side."""
     return {"S": False, "P": True}.get(position[-1])
 
 
@@ -80,17 +80,15 @@ def series_image(folder: Path) -> SimpleITK.Image:
     [(position, "axial") for position in POSITIONS]
     + [(position, stack) for position in ("HFP", "FFDR") for stack in STACKS[1:]],
 )
-def test_simpleitk_finds_every_voxel_where_the_animal_has_it(
-    position: str, stack: str, tmp_path: Path
-):
-    """Whatever the position and the stack, HU at a point of the animal are the same."""
+def test_simpleitk_finds_every_voxel_at_its_place(position: str, stack: str, tmp_path: Path):
+    """Every position and stack gives the same HU at a point of the animal."""
     made = make(tmp_path / "p", position=position, stack=stack)
     volume, truth = truth_of(5, prone=prone(position))
-    seen = SimpleITK.DICOMOrient(series_image(made.series_dir), "LPS")
+    oriented = SimpleITK.DICOMOrient(series_image(made.series_dir), "LPS")
     wanted = nifti.to_image(volume.hu_zyx, volume.grid)
-    assert np.allclose(seen.GetOrigin(), wanted.GetOrigin(), atol=1e-5)
-    assert np.allclose(seen.GetSpacing(), wanted.GetSpacing(), atol=1e-6)
-    assert np.array_equal(SimpleITK.GetArrayFromImage(seen), volume.hu_zyx)
+    assert np.allclose(oriented.GetOrigin(), wanted.GetOrigin(), atol=1e-5)
+    assert np.allclose(oriented.GetSpacing(), wanted.GetSpacing(), atol=1e-6)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(oriented), volume.hu_zyx)
     labels = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "p" / "truth.nii.gz")), "LPS")
     assert np.array_equal(SimpleITK.GetArrayFromImage(labels), truth.labels_zyx)
     assert {pydicom.dcmread(path).PatientPosition for path in made.series_dir.iterdir()} == {
@@ -102,7 +100,7 @@ def test_simpleitk_finds_every_voxel_where_the_animal_has_it(
 @pytest.mark.peer
 @pytest.mark.parametrize("position", POSITIONS)
 def test_plastimatch_finds_the_truth_in_the_structure_set(position: str, tmp_path: Path):
-    """Every voxel of every organ, at its place in the animal, the left lung on the left."""
+    """Every voxel of every organ has its place in the animal; the left lung is on the left."""
     made = make(tmp_path / "p", position=position)
     program = require_peer("plastimatch")
     subprocess.run(
@@ -127,7 +125,7 @@ def test_plastimatch_finds_the_truth_in_the_structure_set(position: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("lie", "axes"),
+    ("changes", "axes"),
     [
         ({"turned": "x"}, (0, 1)),
         ({"turned": "y"}, (0, 2)),
@@ -138,26 +136,26 @@ def test_plastimatch_finds_the_truth_in_the_structure_set(position: str, tmp_pat
         ({"turned": "z", "mirrored": "z"}, (0, 1, 2)),
     ],
 )
-def test_a_lie_moves_the_pixels_and_no_tag(
-    lie: dict[str, str], axes: tuple[int, ...], tmp_path: Path
+def test_a_false_header_moves_the_pixels_and_no_tag(
+    changes: dict[str, str], axes: tuple[int, ...], tmp_path: Path
 ):
-    """The geometry stays; voxels, labels and outlines go together."""
-    honest = make(tmp_path / "honest", position="HFS")
-    lying = make(tmp_path / "lying", position="HFS", **lie)
+    """The geometry stays; voxels, labels and outlines move together."""
+    unchanged = make(tmp_path / "true", position="HFS")
+    changed = make(tmp_path / "false", position="HFS", **changes)
     first, second = (
-        assemble(read_headers(sorted(made.series_dir.iterdir()))) for made in (honest, lying)
+        assemble(read_headers(sorted(made.series_dir.iterdir()))) for made in (unchanged, changed)
     )
     assert np.array_equal(first.grid.slice_origins_xyz_mm, second.grid.slice_origins_xyz_mm)
     for keyword in ("ImageOrientationPatient", "PatientPosition"):
         assert first.first[keyword].value == second.first[keyword].value
     assert np.array_equal(read_volume(second).hu_zyx, np.flip(read_volume(first).hu_zyx, axes))
-    assert np.array_equal(lying.truth.labels_zyx, np.flip(honest.truth.labels_zyx, axes))
+    assert np.array_equal(changed.truth.labels_zyx, np.flip(unchanged.truth.labels_zyx, axes))
     assert first.first.SeriesInstanceUID != second.first.SeriesInstanceUID
-    outlined(tmp_path / "lying", lying)
+    outlined(tmp_path / "false", changed)
 
 
 def outlined(folder: Path, made: PhantomFiles) -> pydicom.FileDataset:
-    """The structure set, whose contours give back the truth on the series as limn reads it."""
+    """Check that the contours give the truth on the series that limn reads; return the file."""
     instances = {
         str(each.header.SOPInstanceUID): each
         for each in read_headers(sorted(made.series_dir.iterdir()))
@@ -173,23 +171,21 @@ def outlined(folder: Path, made: PhantomFiles) -> pydicom.FileDataset:
     return ds
 
 
-def test_a_scanner_that_takes_head_for_feet_swaps_the_lungs(tmp_path: Path):
-    """As one real scanner writes it: FFS in both tags, and the head at low z all the same."""
+def test_a_scanner_that_confuses_head_and_feet_swaps_the_lungs(tmp_path: Path):
+    """As by one real scanner: FFS in both tags, although the head lies at low z."""
     made = make(tmp_path / "p", position="FFS", turned="y")
     series = assemble(read_headers(sorted(made.series_dir.iterdir())))
     assert list(series.first.ImageOrientationPatient) == [-1, 0, 0, 0, 1, 0]
     assert made.flags == ()
     middle = {o: centroid_xyz_mm(made.truth.mask(o), made.truth) for o in Organ}
     assert middle[Organ.LUNG_L][0] < middle[Organ.LUNG_R][0]
-    # The back stays the back: a reader sees an animal that is whole, only the other way round.
+    # The back stays the back: a reader sees a plausible animal with its sides exchanged.
     assert middle[Organ.CORD][1] > middle[Organ.HEART][1]
 
 
 @pytest.mark.parametrize(("lies_prone", "position"), [(False, "HFS"), (True, "HFP")])
-def test_by_default_the_header_says_how_the_seed_lets_it_lie(
-    lies_prone: bool, position: str, tmp_path: Path
-):
-    """Supine and prone seeds: HFS and HFP, in PatientPosition and in the axes."""
+def test_by_default_the_header_follows_the_seed(lies_prone: bool, position: str, tmp_path: Path):
+    """Supine and prone seeds have HFS and HFP, in PatientPosition and in the axes."""
     seed = next(seed for seed in range(1, 50) if cached_conceive(seed).prone is lies_prone)
     made = make(tmp_path / "p", seed)
     header = pydicom.dcmread(next(iter(made.series_dir.iterdir())))
@@ -198,7 +194,7 @@ def test_by_default_the_header_says_how_the_seed_lets_it_lie(
 
 @pytest.mark.parametrize("name", list(QUIRKS))
 def test_the_structure_set_fits_the_series_whatever_the_quirk(name: str, tmp_path: Path):
-    """Every contour lies on a slice of the files, and gives back the truth there."""
+    """Every contour lies on a slice of the files and gives the truth there."""
     made = make(tmp_path / "p", position="FFP", quirks=(name,))
     files = [pydicom.dcmread(path) for path in made.series_dir.iterdir()]
     ds = rtstruct.read((tmp_path / "p" / "rtstruct.dcm").read_bytes())
@@ -220,24 +216,24 @@ def test_the_structure_set_fits_the_series_whatever_the_quirk(name: str, tmp_pat
 
 @pytest.mark.peer
 def test_the_truth_is_a_valid_structure_set_that_claims_no_algorithm(tmp_path: Path):
-    """Neither automatic nor intelligent; dciodvfy and drtdump find no fault."""
+    """It names no algorithm; dciodvfy and drtdump find no fault."""
     made = make(tmp_path / "p", position="HFP")
     ds = outlined(tmp_path / "p", made)
     assert {roi.ROIGenerationAlgorithm for roi in ds.StructureSetROISequence} == {""}
     assert "truth" in ds.StructureSetROISequence[0].ROIGenerationDescription
     for program in ("dciodvfy", "/usr/bin/drtdump"):
-        said = subprocess.run(
+        result = subprocess.run(
             [require_peer(program), str(tmp_path / "p" / "rtstruct.dcm")],
             capture_output=True,
             text=True,
             check=False,
         )
-        lines = (said.stdout + said.stderr).splitlines()
+        lines = (result.stdout + result.stderr).splitlines()
         assert not [ln for ln in lines if ln.startswith(("Error", "E:", "W:", "Warning"))]
 
 
-def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path: Path):
-    """UIDs follow from what was asked for; the order of the quirks is no difference."""
+def test_equal_requests_give_equal_files_and_other_requests_other_uids(tmp_path: Path):
+    """UIDs follow from the request; the order of the quirks does not matter."""
     first = make(tmp_path / "a", quirks=("signed", "monochrome1"))
     again = make(tmp_path / "b", quirks=("monochrome1", "signed"))
     other = make(tmp_path / "c", quirks=("signed",))
@@ -253,7 +249,7 @@ def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("options", "message"),
     [
         ({"quirks": ("jpg",)}, "quirk 'jpg' is unknown"),
         ({"quirks": ("rle", "big-endian")}, "big-endian and rle both change the transfer syntax"),
@@ -261,24 +257,24 @@ def test_the_same_wish_gives_the_same_files_and_another_one_other_uids(tmp_path:
         ({"turned": "w"}, "turned 'w': one of x, y, z expected"),
     ],
 )
-def test_what_can_not_be_made_is_said_before_anything_is_written(
-    wanted: dict[str, object], said: str, tmp_path: Path
+def test_an_impossible_request_is_refused_before_anything_is_written(
+    options: dict[str, object], message: str, tmp_path: Path
 ):
-    """No folder, no painting, one sentence."""
-    with pytest.raises(ConfigWrong, match=said):
-        make(tmp_path / "p", **wanted)
+    """No folder is made."""
+    with pytest.raises(ConfigWrong, match=message):
+        make(tmp_path / "p", **options)
     assert not (tmp_path / "p").exists()
 
 
-def test_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """What lies where, what lies to the reader, what limn makes of it."""
+def test_the_command_reports_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The files, the false header, and how limn reads the series."""
     common = ["--spacing", "0.75", "--size", "27", "24", "28.5", "--seed", "5"]
     wanted = ["--position", "HFDL", "--mirrored", "x", "--quirk", "gap", "--quirk", "no-rescale"]
     assert main(["phantom", str(tmp_path / "p"), *common, *wanted]) == 0
-    said = capsys.readouterr().out
-    assert f"34 axial slices, HFDL, in {tmp_path / 'p' / 'dicom'}" in said
-    assert "the header is wrong on purpose: the pixels are mirrored along x" in said
-    assert "limn refuses the series: RescaleSlope absent" in said
+    output = capsys.readouterr().out
+    assert f"34 axial slices, HFDL, in {tmp_path / 'p' / 'dicom'}" in output
+    assert "the header is wrong on purpose: the pixels are mirrored along x" in output
+    assert "limn refuses the series: RescaleSlope absent" in output
     assert main(["phantom", str(tmp_path / "q"), "--quirk", "no-such"]) == 1
     assert "quirk 'no-such' is unknown" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
@@ -288,8 +284,8 @@ def test_the_command_says_what_it_does(tmp_path: Path, capsys: pytest.CaptureFix
     assert [line.split()[0] for line in listed] == list(QUIRKS)
 
 
-def test_the_command_knows_every_position_and_stack():
-    """The command line repeats them, for it imports nothing heavy."""
+def test_the_command_offers_every_position_and_stack():
+    """The command line repeats them, because it must not import the lab."""
     (commands,) = [
         action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
     ]

@@ -65,18 +65,18 @@ def wrong_grid(name: str, grid: Grid, ct: Grid, *, resample: bool) -> list[str]:
 
 def missing_labels(name: str, labels_zyx: LabelArray, layout: ObserverLayout) -> list[str]:
     """Organs that the layout names and the observer did not draw."""
-    drawn = np.bincount(labels_zyx.ravel(), minlength=256)
+    counts = np.bincount(labels_zyx.ravel(), minlength=256)
     return [
         f"missing label: {name} has no {word} ({' or '.join(names)})"
         for word, names in layout.names.items()
-        if not drawn[LABEL_OF[word]]
+        if not counts[LABEL_OF[word]]
     ]
 
 
 def absent_organs(labels_zyx: LabelArray) -> list[str]:
     """Organs without a voxel."""
-    drawn = np.bincount(labels_zyx.ravel(), minlength=256)
-    return [word for word, label in LABEL_OF.items() if label != LUNGS and not drawn[label]]
+    counts = np.bincount(labels_zyx.ravel(), minlength=256)
+    return [word for word, label in LABEL_OF.items() if label != LUNGS and not counts[label]]
 
 
 def swapped_sides(name: str, labels_zyx: LabelArray) -> list[str]:
@@ -135,11 +135,11 @@ def doubtful_hu(labels_zyx: LabelArray, volume: Volume) -> list[str]:
     return [f"{mean:.0f} HU in the lungs: are the CT's values Hounsfield units?"]
 
 
-def misplaced_contours(drawn: Mapping[str, LabelArray], volume: Volume) -> list[str]:
+def misplaced_contours(labels: Mapping[str, LabelArray], volume: Volume) -> list[str]:
     """Contours that fit neither the image nor those of observer 1."""
     faults = []
-    first = drawn["observer1"]
-    for name, labels_zyx in drawn.items():
+    first = labels["observer1"]
+    for name, labels_zyx in labels.items():
         heart = labels_zyx == HEART
         lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L, LUNGS))
         if heart.any() and lungs.any():

@@ -50,7 +50,7 @@ MANIFEST = "dataset.csv"
 SPLIT = "split.toml"
 SCANS = "scans"
 TRUTH = "truth"
-DRAWN = (*OBSERVERS, TRUTH)
+LABEL_SETS = (*OBSERVERS, TRUTH)
 SEED = 1822
 LOCK = ".import.lock"
 # One fold to train on and one to validate with.
@@ -95,7 +95,7 @@ class Case:
 
     Attributes
     ----------
-    drawn : observer, or "truth", to (z, y, x) uint8 on the CT's grid
+    labels : observer, or "truth", to (z, y, x) uint8 on the CT's grid
     faults : why no system may learn from the scan
     doubts : what a person should look at
     files : name in the data set to a file that already holds the array, and is linked or copied
@@ -106,7 +106,7 @@ class Case:
     time: str
     contrast: bool
     volume: Volume | None
-    drawn: Mapping[str, npt.NDArray[np.uint8]]
+    labels: Mapping[str, npt.NDArray[np.uint8]]
     faults: tuple[str, ...]
     doubts: tuple[str, ...] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -218,8 +218,8 @@ def _refuse_untrainable(split: Split, animals: set[str]) -> None:
         )
         raise ConfigWrong(msg)
     if not animals & set(split.training):
-        wanted, here = ", ".join(split.training), ", ".join(sorted(animals))
-        msg = f"no animal that the split trains on is here: it names {wanted}; here are {here}"
+        named, here = ", ".join(split.training), ", ".join(sorted(animals))
+        msg = f"no animal that the split trains on is here: it names {named}; here are {here}"
         raise ConfigWrong(msg)
 
 
@@ -241,7 +241,7 @@ def _copy_dataset(source: Path, out: Path, split: Path | None, report: Report) -
                 msg = f"{source} was imported with another split than {split}: {entry.animal}"
                 raise ConfigWrong(msg)
     for entry in entries:
-        for name in ("ct", *DRAWN):
+        for name in ("ct", *LABEL_SETS):
             if path := getattr(entry, name):
                 if not (source / path).is_file():
                     msg = f"{source / MANIFEST} names {path}, which is missing; import again"
@@ -336,7 +336,7 @@ def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: R
     entries, bad = [], 0
     for number, case in enumerate(cases, start=1):
         side = split.side_of(case.animal)
-        absent = [] if case.faults else case_checks.absent_organs(case.drawn["observer1"])
+        absent = [] if case.faults else case_checks.absent_organs(case.labels["observer1"])
         faults, doubts = list(case.faults), list(case.doubts)
         if absent and side is Side.TRAIN:
             faults.append(
@@ -394,7 +394,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
         raise ValueError(msg)
     span = np.iinfo(np.int16)
     hu = np.clip(np.rint(case.volume.hu_zyx), span.min, span.max).astype(np.int16)
-    arrays: dict[str, npt.NDArray[Any]] = {"ct": hu, **case.drawn}
+    arrays: dict[str, npt.NDArray[Any]] = {"ct": hu, **case.labels}
     grid = case.volume.grid
     folder = out / SCANS / case.name
     if folder.exists():
@@ -408,7 +408,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
                 SimpleITK.WriteImage(to_image(array, grid), str(file))
     paths = {
         name: f"{SCANS}/{case.name}/{name}.nii.gz" if name in arrays else ""
-        for name in ("ct", *DRAWN)
+        for name in ("ct", *LABEL_SETS)
     }
     return Entry(
         scan=case.name,
@@ -426,7 +426,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
 
 def _read_site_case(scan: ScanFiles) -> Case:
     """Read and check a scan of a site's folder."""
-    drawn: dict[str, npt.NDArray[np.uint8]] = {}
+    labels: dict[str, npt.NDArray[np.uint8]] = {}
     faults: list[str] = []
     volume = None
     try:
@@ -448,30 +448,30 @@ def _read_site_case(scan: ScanFiles) -> Case:
         grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=layout.resample)
         faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layout)
         if not grid_faults:
-            drawn[name] = on_grid(labels_zyx, grid, volume.grid) if layout.resample else labels_zyx
+            labels[name] = on_grid(labels_zyx, grid, volume.grid) if layout.resample else labels_zyx
     absent = [name for name in scan.group.observers if name not in scan.contours]
     doubts = tuple(f"no contours of {name}; Table 3 is made without them" for name in absent)
-    case = Case(scan.name, scan.animal, scan.time, scan.group.contrast, volume, drawn, ())
+    case = Case(scan.name, scan.animal, scan.time, scan.group.contrast, volume, labels, ())
     return _check(replace(case, faults=tuple(faults), doubts=doubts))
 
 
 def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
     """Read and check a phantom as if a site had made it."""
-    layouts = {name: _cohort_layout(name) for name in DRAWN}
-    drawn: dict[str, npt.NDArray[np.uint8]] = {}
+    layouts = {name: _cohort_layout(name) for name in LABEL_SETS}
+    labels: dict[str, npt.NDArray[np.uint8]] = {}
     faults: list[str] = []
     volume = None
-    paths = {name: source / row[name] for name in ("ct", *DRAWN)}
+    paths = {name: source / row[name] for name in ("ct", *LABEL_SETS)}
     try:
         refuse_truncated(paths["ct"])
         volume = read_ct(paths["ct"], "")
-        for name in DRAWN:
+        for name in LABEL_SETS:
             refuse_truncated(paths[name])
             labels_zyx, grid = read_contours(paths[name], layouts[name], paths["ct"])
             grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=False)
             faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layouts[name])
             if not grid_faults:
-                drawn[name] = labels_zyx
+                labels[name] = labels_zyx
     except RefusedSeries as error:
         faults.append(str(error))
     return _check(
@@ -481,7 +481,7 @@ def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
             row["time_point"],
             row["contrast"] == "yes",
             volume,
-            drawn,
+            labels,
             tuple(faults),
             files=paths,
         )
@@ -491,13 +491,13 @@ def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
 def _check(case: Case) -> Case:
     """The case with the faults and doubts that its contours show."""
     faults, doubts = list(case.faults), list(case.doubts)
-    for name, labels_zyx in case.drawn.items():
+    for name, labels_zyx in case.labels.items():
         faults += case_checks.swapped_sides(name, labels_zyx)
         faults += case_checks.upside_down(name, labels_zyx)
         doubts += case_checks.doubtful_sides(name, labels_zyx)
-    if case.volume is not None and "observer1" in case.drawn:
-        faults += case_checks.misplaced_contours(case.drawn, case.volume)
-        doubts += case_checks.doubtful_hu(case.drawn["observer1"], case.volume)
+    if case.volume is not None and "observer1" in case.labels:
+        faults += case_checks.misplaced_contours(case.labels, case.volume)
+        doubts += case_checks.doubtful_hu(case.labels["observer1"], case.volume)
     return replace(case, faults=tuple(faults), doubts=tuple(doubts))
 
 

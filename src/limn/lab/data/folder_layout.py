@@ -145,9 +145,9 @@ def find_scans(folder: Path, group: Group) -> list[ScanFiles]:
             time,
             folder / path,
             {
-                name: folder / drawn[animal, time]
-                for name, drawn in contours.items()
-                if (animal, time) in drawn
+                name: folder / path_of[animal, time]
+                for name, path_of in contours.items()
+                if (animal, time) in path_of
             },
         )
         for (animal, time), path in sorted(images.items())
@@ -160,8 +160,8 @@ def contours_without_ct(folder: Path, group: Group) -> list[Path]:
     images, contours = _files_of(folder, group)
     return [
         folder / path
-        for drawn in contours.values()
-        for scan, path in sorted(drawn.items())
+        for path_of in contours.values()
+        for scan, path in sorted(path_of.items())
         if scan not in images
     ]
 

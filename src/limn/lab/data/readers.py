@@ -137,15 +137,15 @@ def read_contours(
         }
     else:
         numbers_of = {organ: [int(name) for name in names] for organ, names in layout.names.items()}
-    drawn = np.zeros(array.shape, dtype=np.uint8)
+    labels_zyx = np.zeros(array.shape, dtype=np.uint8)
     for organ, values in numbers_of.items():
-        drawn[np.isin(array, values)] = LABEL_OF[organ]
-    return drawn, grid
+        labels_zyx[np.isin(array, values)] = LABEL_OF[organ]
+    return labels_zyx, grid
 
 
-def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, wanted: Grid) -> npt.NDArray[np.uint8]:
+def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, target: Grid) -> npt.NDArray[np.uint8]:
     """Labels resampled to another grid by nearest neighbour: the label at each voxel's centre."""
-    reference = to_image(np.zeros(wanted.shape_zyx, dtype=np.uint8), wanted)
+    reference = to_image(np.zeros(target.shape_zyx, dtype=np.uint8), target)
     moved = SimpleITK.Resample(
         to_image(labels_zyx, grid),
         reference,
@@ -247,7 +247,7 @@ def _read_structure_set(
     by_name: dict[str, list[Structure]] = {}
     for structure in structures:
         by_name.setdefault(structure.name.strip().casefold(), []).append(structure)
-    drawn = np.zeros(series.grid.shape_zyx, dtype=np.uint8)
+    labels_zyx = np.zeros(series.grid.shape_zyx, dtype=np.uint8)
     for organ, names in layout.names.items():
         present = [name for name in names if name.strip().casefold() in by_name]
         if not present:
@@ -256,8 +256,8 @@ def _read_structure_set(
             raise RefusedSeries(msg)
         mask = mask_of(_whole_roi(path, by_name[present[0].strip().casefold()]), series)
         # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.
-        drawn[mask & (drawn == 0)] = LABEL_OF[organ]
-    labels_zyx, grid = _reoriented(drawn, series.grid, path)
+        labels_zyx[mask & (labels_zyx == 0)] = LABEL_OF[organ]
+    labels_zyx, grid = _reoriented(labels_zyx, series.grid, path)
     return labels_zyx.astype(np.uint8), grid
 
 

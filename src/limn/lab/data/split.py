@@ -104,9 +104,9 @@ def read_split(path: Path) -> Split:
 
 def draw_split(native: Sequence[str], contrast: Sequence[str], seed: int) -> Split:
     """Three of four native animals train in up to five folds; one seed gives one split."""
-    drawn = [str(animal) for animal in np.random.default_rng(seed).permutation(sorted(native))]
-    training = min(round(TRAINING_SHARE * len(drawn)), max(len(drawn) - 1, 0))
-    return folded(drawn[:training], sorted(drawn[training:]), sorted(contrast))
+    animals = [str(animal) for animal in np.random.default_rng(seed).permutation(sorted(native))]
+    training = min(round(TRAINING_SHARE * len(animals)), max(len(animals) - 1, 0))
+    return folded(animals[:training], sorted(animals[training:]), sorted(contrast))
 
 
 def folded(training: Sequence[str], test1: Sequence[str], test2: Sequence[str]) -> Split:

@@ -125,8 +125,8 @@ def animal_interval(values: FloatArray, animals: Sequence[str]) -> tuple[float, 
     scans = np.bincount(owner, minlength=len(names))
     rng = np.random.default_rng(SEED)
     # (resamples, animals): how often each animal was drawn.
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    means = (drawn @ sums) / (drawn @ scans)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
+    means = (counts @ sums) / (counts @ scans)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return (float(low), float(high))

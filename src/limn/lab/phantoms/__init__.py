@@ -1,1 +1,1 @@
-"""Phantoms as DICOM series and data sets."""
+"""Phantoms written as DICOM series and as data sets."""

@@ -29,12 +29,12 @@ def restack(volume: Volume, labels: Labels, position: str, stack: str) -> tuple[
     Parameters
     ----------
     position : PatientPosition, one of `POSITIONS`
-    stack : one of `STACKS`, cut along the scanner's own axes: the coronal slices of an animal
+    stack : one of `STACKS`, cut along the scanner's axes: the coronal slices of an animal
         on its side are sagittal cuts of the animal
     """
     along_x, along_y = axes_of(position, stack)
-    wanted = Grid(np.zeros((1, 3)), 1, 1, 1.0, 1.0, along_x, along_y).axis_letters
-    turn = Reorientation.between(volume.grid.axis_letters, wanted)
+    letters = Grid(np.zeros((1, 3)), 1, 1, 1.0, 1.0, along_x, along_y).axis_letters
+    turn = Reorientation.between(volume.grid.axis_letters, letters)
     grid = turn.grid(volume.grid)
     return (
         Volume(np.ascontiguousarray(turn.apply(volume.hu_zyx)), grid),

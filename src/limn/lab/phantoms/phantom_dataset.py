@@ -224,14 +224,14 @@ def _write_scans(
 def _write_scan(folder: Path, cohort: Cohort, visit: Visit) -> str:
     """Write one scan, its truth and its three observers; return its name."""
     volume, truth = image(cohort, visit)
-    drawn = observe(volume, truth, visit.seed)
+    observed = observe(volume, truth, visit.seed)
     span = np.iinfo(np.int16)
     arrays: dict[str, npt.NDArray[Any]] = {
         "ct": np.clip(volume.hu_zyx, span.min, span.max).astype(np.int16),
         "truth": truth.labels_zyx,
-        "observer1": drawn.observer1,
-        "observer2": drawn.observer2,
-        "observer3": drawn.observer3,
+        "observer1": observed.observer1,
+        "observer2": observed.observer2,
+        "observer3": observed.observer3,
     }
     target = _scan_folder(folder, visit)
     try:

@@ -1,10 +1,10 @@
-"""What scanners and archives do to a series: one small function each, in a table.
+"""A table of quirks: what scanners and archives do to a series, one small function each.
 
-A quirk takes the files of a series, changes them and gives them back; no voxel moves in the
-animal. Quirks are applied in the order of the table, whatever order they are asked for in:
-headers, stored values, slices, encoding, files. Two that change the same thing exclude each
-other. Most were seen on micro-CT scanners, in archives or in converters; with some the series
-can't be contoured, and a reader must say why.
+A quirk takes the files of a series, changes them and returns them; no voxel moves in the animal.
+Quirks are always applied in the order of the table: headers, stored values, slices, encoding,
+files. Two quirks that change the same thing exclude each other. Most were seen on micro-CT
+scanners, in archives or in converters. Some make a series that can't be contoured, and a reader
+must give the reason.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class SeriesFile:
 
     Attributes
     ----------
-    slices : which slices of the phantom it holds, in the order of its frames; none for what
-        only lies beside them
+    slices : indices of the phantom's slices in the order of its frames; empty for a file that
+        is not a slice of the phantom
     """
 
     name: str
@@ -58,9 +58,9 @@ class SeriesFile:
 
 Files: TypeAlias = list[SeriesFile]
 
-# As found on a real micro-CT.
+# Found on a real micro-CT.
 ODD_INTERCEPT = 8478
-# What was missing from a real series of 679; both sides keep neighbours.
+# Two slices were missing from a real series of 679; slices remain on both sides.
 GAP_SLICES, MIN_SLICES_FOR_GAP = 2, 6
 EIGHT_BIT_STEP_HU, EIGHT_BIT_LOWEST_HU = 10, -1000
 TWELVE_BIT_LOWEST_HU = -1024
@@ -68,13 +68,13 @@ TWELVE_BIT_LOWEST_HU = -1024
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """One way in which series are odd.
+    """One oddity of a series.
 
     Attributes
     ----------
-    meaning : one line for people
-    touches : what it changes; of two that change the same only one can be had. Empty where
-        nothing gets in the way
+    meaning : one line of explanation
+    touches : what it changes; two quirks that change the same thing exclude each other. Empty if
+        it excludes none
     """
 
     name: str
@@ -84,7 +84,7 @@ class Quirk:
 
     @classmethod
     def of(cls, function: Callable[[Files], Files], touches: str = "") -> Quirk:
-        """A quirk named and explained by its function."""
+        """A quirk with the name and the docstring of its function."""
         meaning = (function.__doc__ or "").splitlines()[0]
         return cls(function.__name__.replace("_", "-"), meaning, touches, function)
 
@@ -95,7 +95,7 @@ def choose(names: Sequence[str]) -> tuple[Quirk, ...]:
     Raises
     ------
     ConfigWrong
-        For a name that the table has not, or two quirks that exclude each other.
+        For a name that is not in the table, or two quirks that exclude each other.
     """
     for name in names:
         if name not in QUIRKS:
@@ -118,7 +118,7 @@ def choose(names: Sequence[str]) -> tuple[Quirk, ...]:
 def save(files: Files, folder: Path) -> None:
     """Write every file into the folder, in the transfer syntax that its meta header names."""
     for each in files:
-        # Not `save_as`, which does not turn what was made little endian into big endian.
+        # Not `save_as`, which does not convert little endian to big endian.
         dcmwrite(folder / each.name, each.ds, enforce_file_format=True)
 
 
@@ -153,14 +153,14 @@ def wobbling_orientation(files: Files) -> Files:
 
 
 def blank_orientation(files: Files) -> Files:
-    """ImageOrientationPatient empty, as a converter leaves it that knows one position only."""
+    """ImageOrientationPatient empty, as by a converter that knows only one position."""
     for each in files:
         each.ds.ImageOrientationPatient = None
     return files
 
 
 def wrong_thickness(files: Files) -> Files:
-    """SliceThickness and SpacingBetweenSlices say 1 mm, whatever the positions say."""
+    """SliceThickness and SpacingBetweenSlices are 1 mm, whatever the positions."""
     for each in files:
         each.ds.SliceThickness = each.ds.SpacingBetweenSlices = "1"
     return files
@@ -240,20 +240,20 @@ def undeclared_charset(files: Files) -> Files:
     tag = Tag("PatientName")
     for each in files:
         del each.ds.SpecificCharacterSet
-        # Raw, for pydicom would not encode what the character set has not.
+        # Raw, because pydicom does not encode characters outside the character set.
         each.ds[tag] = RawDataElement(tag, "PN", len(name), name, 0, False, True)
     return files
 
 
 def path_in_patient_id(files: Files) -> Files:
-    """A PatientID that would leave its folder if it were a file name."""
+    """A PatientID that, used as a file name, would point outside its folder."""
     for each in files:
         each.ds.PatientID = "../cage 12/left ear"
     return files
 
 
 def private_tags(files: Files) -> Files:
-    """A private block with a sequence in it, as vendors add it."""
+    """A private block with a sequence, as vendors add it."""
     for each in files:
         block = each.ds.private_block(0x0099, "LIMN QUIRK", create=True)
         block.add_new(0x01, "LO", "bin 2, 720 projections")
@@ -265,19 +265,19 @@ def private_tags(files: Files) -> Files:
 
 
 def no_rescale(files: Files) -> Files:
-    """RescaleSlope, RescaleIntercept and RescaleType absent: grey values of no unit."""
+    """RescaleSlope, RescaleIntercept and RescaleType absent: grey values without a unit."""
     return _without(files, "RescaleSlope", "RescaleIntercept", "RescaleType")
 
 
 def rescale_type_us(files: Files) -> Files:
-    """RescaleType US: the scanner does not claim that its numbers are HU."""
+    """RescaleType US: the scanner does not state that its values are HU."""
     for each in files:
         each.ds.RescaleType = "US"
     return files
 
 
 def signed(files: Files) -> Files:
-    """Signed 16-bit pixels that are HU as they stand: slope 1, intercept 0."""
+    """Signed 16-bit pixels that are HU: slope 1, intercept 0."""
     for each in files:
         _store(each.ds, _hu(each.ds), np.dtype("<i2"), intercept=0)
     return files
@@ -298,11 +298,11 @@ def fractional_slope(files: Files) -> Files:
 
 
 def rescale_per_slice(files: Files) -> Files:
-    """Each slice is stretched over all 16 bits by a rescale of its own."""
+    """Each slice uses all 16 bits, with its own rescale."""
     for each in files:
         hu_yx = _hu(each.ds)
         lowest = float(hu_yx.min())
-        # Rounded up to what the header will say, so that the brightest voxel still fits.
+        # Rounded up to the digits of the header, so that the brightest voxel still fits.
         slope = np.ceil(max(float(np.ptp(hu_yx)), 1.0) / 65535 * 1e9) / 1e9
         _store(each.ds, hu_yx, np.dtype("<u2"), slope=float(slope), intercept=lowest)
     return files
@@ -331,7 +331,7 @@ def twelve_bit(files: Files) -> Files:
 
 
 def monochrome1(files: Files) -> Files:
-    """PhotometricInterpretation MONOCHROME1: shown inverted, the same HU."""
+    """PhotometricInterpretation MONOCHROME1: displayed inverted, the same HU."""
     for each in files:
         each.ds.PhotometricInterpretation = "MONOCHROME1"
     return files
@@ -352,20 +352,20 @@ def gap_aside(files: Files) -> Files:
 
 def scout(files: Files) -> Files:
     """A localizer in the same series."""
-    extra = _another(files[len(files) // 2], "scout", "9001")
+    extra = _copy_of(files[len(files) // 2], "scout", "9001")
     extra.ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     return [extra, *files]
 
 
 def position_twice(files: Files) -> Files:
     """Another image at the position of the middle slice."""
-    return [*files, _another(files[len(files) // 2], "twice", "9002")]
+    return [*files, _copy_of(files[len(files) // 2], "twice", "9002")]
 
 
 def pet_beside(files: Files) -> Files:
     """Three PET slices of the session in the same folder: own series, own frame of reference."""
     extra = [
-        _another(each, f"pet_{k + 1}", f"9003.{k + 1}") for k, each in enumerate(files[1::2][:3])
+        _copy_of(each, f"pet_{k + 1}", f"9003.{k + 1}") for k, each in enumerate(files[1::2][:3])
     ]
     for each in extra:
         ds = each.ds
@@ -419,7 +419,7 @@ def jpeg_2000(files: Files) -> Files:
 
 
 def high_bit(files: Files) -> Files:
-    """HighBit is not BitsStored - 1: nobody knows which bits count."""
+    """HighBit is not BitsStored - 1: it is unknown which bits count."""
     for each in files:
         each.ds.HighBit = each.ds.BitsStored - 4
     return files
@@ -429,7 +429,7 @@ def high_bit(files: Files) -> Files:
 
 
 def enhanced(files: Files) -> Files:
-    """All slices as frames of one Enhanced CT instance (its bare geometry and pixels)."""
+    """All slices as frames of one Enhanced CT instance (only geometry and pixels)."""
     frames = [each for each in files if each.slices]
     rescales = {(str(f.ds.get("RescaleSlope")), str(f.ds.get("RescaleIntercept"))) for f in frames}
     ds = multi_frame([each.ds for each in frames], shared_rescale=len(rescales) == 1)
@@ -458,7 +458,7 @@ def no_extension(files: Files) -> Files:
 
 
 def uid_names(files: Files) -> Files:
-    """Files named by their SOP Instance UIDs, so that their order says nothing."""
+    """Files named by their SOP Instance UIDs, so that their order means nothing."""
     return [SeriesFile(str(each.ds.SOPInstanceUID), each.ds, each.slices) for each in files]
 
 
@@ -531,9 +531,9 @@ def _without_slices(files: Files, start: int) -> Files:
     return [*files[:start], *files[start + GAP_SLICES :]]
 
 
-def _another(like: SeriesFile, name: str, number: str) -> SeriesFile:
-    """A copy with a UID of its own that is no slice of the phantom."""
-    ds = copy.deepcopy(like.ds)
+def _copy_of(original: SeriesFile, name: str, number: str) -> SeriesFile:
+    """A copy with its own SOP Instance UID that is not a slice of the phantom."""
+    ds = copy.deepcopy(original.ds)
     ds.SOPInstanceUID = UID(f"{ds.StudyInstanceUID}.{number}")
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     return SeriesFile(f"{name}.dcm", ds, ())
@@ -553,7 +553,7 @@ def _store(
     slope: float = 1.0,
     intercept: float,
 ) -> None:
-    """Store HU in another kind of pixel; what does not fit is clipped."""
+    """Store HU in another pixel type; values outside its range are clipped."""
     limits = np.iinfo(kind)
     stored = np.clip(np.round((hu_yx - intercept) / slope), limits.min, limits.max).astype(kind)
     bits = 8 * kind.itemsize
@@ -572,7 +572,7 @@ def _in_syntax(files: Files, syntax: UID) -> Files:
 
 
 def _by_gdcm(files: Files, compressor: str, syntax: UID) -> Files:
-    """Compress as SimpleITK's GDCM does; only the code stream is taken, the header stays ours."""
+    """Compress the pixels by SimpleITK's GDCM; the header stays as it is."""
     writer = SimpleITK.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.UseCompressionOn()
@@ -585,11 +585,11 @@ def _by_gdcm(files: Files, compressor: str, syntax: UID) -> Files:
             try:
                 writer.Execute(SimpleITK.GetImageFromArray(stored[None]))
             except RuntimeError as error:
-                # GDCM gives up on JPEG Lossless of 8 bits with rows and columns both odd.
+                # GDCM fails on JPEG Lossless of 8 bits if rows and columns are both odd.
                 rows, columns = stored.shape
                 msg = (
                     f"{rows} x {columns} pixels of {each.ds.BitsAllocated} bits can't be "
-                    f"compressed by GDCM's {compressor}; another field of view helps"
+                    f"compressed by GDCM's {compressor}; give another field of view"
                 )
                 raise ConfigWrong(msg) from error
             code = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))

@@ -32,7 +32,7 @@ def draw_accuracy(scores: Sequence[Score], test_set: str, path: Path) -> bool:
     figure = Figure(figsize=(9.0, 3.2 * len(MEASURES)), layout="constrained")
     for panel, (measure, word) in enumerate(MEASURES.items(), start=1):
         axes = figure.add_subplot(len(MEASURES), 1, panel)
-        values = {key[:2]: own for key, own in values_of.items() if key[2] == measure}
+        values = {key[:2]: array for key, array in values_of.items() if key[2] == measure}
         _boxes(axes, values, [organ.value for organ in Organ], systems)
         axes.set_ylabel(word)
     _finish(figure, systems, SETS[test_set], path)
