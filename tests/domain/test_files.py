@@ -183,7 +183,7 @@ def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path):
 
 
 def test_a_folder_that_holds_files_is_not_replaced(tmp_path):
-    """It stays as it was; whoever wants another removes it first."""
+    """It stays as it was, and no part is left."""
     path = tmp_path / "folder"
     path.mkdir()
     (path / "mine").touch()

@@ -27,10 +27,10 @@ def record(tmp_path, monkeypatch):
 
 def test_the_record_is_the_nodes_own(record):
     """The columns of the node's ScanRecord, and the host."""
-    said = json.loads(record("2d", "some CPU").read_text(encoding="utf-8"))
-    assert set(said) == {*ScanRecord.columns(), "host"}
-    assert {name: said[name] for name in STAGES} == STAGES
-    assert (said["scan_id"], said["device"]) == ("s", "some CPU")
+    row = json.loads(record("2d", "some CPU").read_text(encoding="utf-8"))
+    assert set(row) == {*ScanRecord.columns(), "host"}
+    assert {name: row[name] for name in STAGES} == STAGES
+    assert (row["scan_id"], row["device"]) == ("s", "some CPU")
 
 
 def test_one_machine_is_named(record):

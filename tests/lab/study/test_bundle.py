@@ -27,9 +27,9 @@ iterations = 4
 def scan(number, fold, *, contrast="no", truth=""):
     """A scan that trains, two of each animal."""
     animal = f"a{number // 2}"
-    said = dict.fromkeys(Entry.__dataclass_fields__, "")
+    empty = dict.fromkeys(Entry.__dataclass_fields__, "")
     return Entry(
-        **said
+        **empty
         | {
             "scan": f"{animal}-t{number % 2}",
             "animal": animal,
@@ -64,8 +64,8 @@ def test_folds_that_learnt_from_phantoms_are_a_demonstration(study):
     assert own.not_for == NEVER_SEEN
     assert own.trained_on.startswith("4 scans of 2 digital phantom mice and no animal, by nnU-Net")
     assert "2 folds of 2 epochs of 4 steps, voxels of 0.3 mm" in own.trained_on
-    said = bundle_statement(study('[bundle]\nname = "mice"\nnot_for = "rats"'), PHANTOMS)
-    assert (said.name, said.not_for) == ("mice", f"{NEVER_SEEN}; rats")
+    named = bundle_statement(study('[bundle]\nname = "mice"\nnot_for = "rats"'), PHANTOMS)
+    assert (named.name, named.not_for) == ("mice", f"{NEVER_SEEN}; rats")
 
 
 def test_folds_that_learnt_from_animals_say_which(study):

@@ -91,11 +91,11 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
     assert {f"overlay-{name}.png" for name in ("test1-best", "test2-best")} <= names
     rows = (results / "table4.csv").read_text(encoding="utf-8")
     assert all(word in rows for word in ("3d_cascade", "UNet-768", "engine", "one biologist"))
-    told = (results / "tables.md").read_text(encoding="utf-8")
-    assert "in seconds a scan, all systems on one machine (" in told
-    assert "AIMOS | UNet-768, rebuilt | here" in told
-    assert "Trained on 2 scans of 2 animals in 2 folds (the paper: 105 scans of 15 animals" in told
-    assert "every second patch around an organ, no mirror images; 2 epochs of 3" in told
+    text = (results / "tables.md").read_text(encoding="utf-8")
+    assert "in seconds a scan, all systems on one machine (" in text
+    assert "AIMOS | UNet-768, rebuilt | here" in text
+    assert "Trained on 2 scans of 2 animals in 2 folds (the paper: 105 scans of 15 animals" in text
+    assert "every second patch around an organ, no mirror images; 2 epochs of 3" in text
     systems = {own.system for own in read_scores(results / "scores.csv")}
     assert systems == {
         "3d_fullres", "3d_lowres", "3d_cascade", "2d", "aimos", "limn", "observers",
@@ -125,23 +125,23 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
 
 def test_a_study_is_compared_with_the_papers(tmp_path):
     """Counts, and differences of the split and of the systems."""
-    said = dict.fromkeys(Entry.__dataclass_fields__, "") | {"spacing_mm": "0.7 0.7 0.7"}
+    empty = dict.fromkeys(Entry.__dataclass_fields__, "") | {"spacing_mm": "0.7 0.7 0.7"}
     entries = [
-        Entry(**said | {"animal": "a", "split": "train", "fold": "0", "contrast": "yes"}),
-        Entry(**said | {"animal": "b", "split": "train", "fold": "1", "contrast": "no"}),
-        Entry(**said | {"animal": "c", "split": "test2", "contrast": "yes"}),
+        Entry(**empty | {"animal": "a", "split": "train", "fold": "0", "contrast": "yes"}),
+        Entry(**empty | {"animal": "b", "split": "train", "fold": "1", "contrast": "no"}),
+        Entry(**empty | {"animal": "c", "split": "test2", "contrast": "yes"}),
     ]
     config = read_study(written(tmp_path / "one", HEAD + FULLRES + AIMOS))
-    told = described(config, entries)
-    assert "test set 2: 1 scans of 1 animals (35 of 8). Voxels" in told
-    assert "- Unlike the paper: contrast-enhanced animals train, in the paper none did: a." in told
-    assert "No system is shown mirror images when it predicts" in told
-    assert "aimos, rebuilt: 6 steps" in told
-    assert "averages the folds' logits" in told
-    assert "slices turned" not in told
+    text = described(config, entries)
+    assert "test set 2: 1 scans of 1 animals (35 of 8). Voxels" in text
+    assert "- Unlike the paper: contrast-enhanced animals train, in the paper none did: a." in text
+    assert "No system is shown mirror images when it predicts" in text
+    assert "aimos, rebuilt: 6 steps" in text
+    assert "averages the folds' logits" in text
+    assert "slices turned" not in text
     square = described(read_study(written(tmp_path / "two", WHOLE)), entries)
     assert "patch 32 x 32 at 0.7 mm, 4 to 16 features, slices turned by up to 180" in square
-    assert "Phantoms" not in told
+    assert "Phantoms" not in text
 
 
 def test_a_step_that_fails_stops_only_those_that_depend_on_it(tmp_path):
@@ -302,7 +302,7 @@ def test_no_such_config_is_an_error_of_one_line(tmp_path, capsys):
 def test_scans_that_are_not_there_leave_nothing_behind(tmp_path, capsys):
     """A wrong --data makes no work folder, so the right one starts the study."""
     out = tmp_path / "out"
-    asked = ["lab", "reproduce", str(REPOSITORY / "config" / "paper.toml"), "-o", str(out)]
-    assert main.main([*asked, "--data", str(tmp_path / "nowhere")]) != 0
+    command = ["lab", "reproduce", str(REPOSITORY / "config" / "paper.toml"), "-o", str(out)]
+    assert main.main([*command, "--data", str(tmp_path / "nowhere")]) != 0
     assert "nowhere is no folder; name the folder of the scans by --data" in capsys.readouterr().err
     assert not out.exists()

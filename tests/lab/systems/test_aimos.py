@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monke
     assert {path.name for path in folder.iterdir()} == {"latest.pt", "loss.csv"}
     assert len(losses(folder)) == 5
 
-    with pytest.raises(ConfigWrong, match="begun with other settings"):
+    with pytest.raises(ConfigWrong, match="belongs to other settings"):
         train_fold(cases, replace(QUICK, steps=41), 0, folder, lambda _: None)
 
     monkeypatch.setattr(loop, "REPORTED_EVERY", 5)

@@ -17,8 +17,8 @@ from limn.lab.systems.nnunet import ShortTrainer, splits
 
 def scan(animal, fold):
     """A scan that trains."""
-    said = dict.fromkeys(Entry.__dataclass_fields__, "")
-    return Entry(**said | {"scan": f"{animal}-t0", "animal": animal, "fold": str(fold)})
+    empty = dict.fromkeys(Entry.__dataclass_fields__, "")
+    return Entry(**empty | {"scan": f"{animal}-t0", "animal": animal, "fold": str(fold)})
 
 
 def test_a_fold_stands_where_nnunetv2_looks_for_it():

@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     """It is named by its folder, and stays as it was."""
     learn(settings_in(tmp_path))
     kept = (tmp_path / "line.pt").read_bytes()
-    with pytest.raises(ConfigWrong, match=f"{tmp_path.name} was begun with other settings"):
+    with pytest.raises(ConfigWrong, match=f"{tmp_path.name} belongs to other settings"):
         learn(settings_in(tmp_path, belongs_to={"seed": 2, "sizes": (2, 3)}))
     assert (tmp_path / "line.pt").read_bytes() == kept
 

@@ -47,20 +47,22 @@ def bundle_statement(config: StudyConfig, training: Sequence[Entry]) -> BundleSt
     )
 
 
-def seal_folds(trained: Path, bundle: Path, told: BundleStatement, profile: ProfileName) -> None:
-    """Make a bundle of nnunetv2's result folder, whole or not at all; one that is there stays.
+def seal_folds(
+    trained: Path, bundle: Path, statement: BundleStatement, profile: ProfileName
+) -> None:
+    """Seal nnunetv2's result folder as a bundle, unless the bundle is there already.
 
     Raises
     ------
     BundleUnfit
-        If the folds and what is told of them don't fit together.
+        If the folds and the statement don't fit together.
     """
     if bundle.exists():
         return
     with new_folder(bundle) as part:
         # `seal` makes the folder itself.
         part.rmdir()
-        seal(replace(read_v2(trained), profile=profile), told, part)
+        seal(replace(read_v2(trained), profile=profile), statement, part)
 
 
 def _learnt_from(training: Sequence[Entry], phantoms: int) -> str:

@@ -143,7 +143,7 @@ def _study(table: Mapping[str, Any], folder: Path) -> StudyConfig:
     systems = _table(table, "systems")
     _refuse_unknown(systems, (*NNUNET_SYSTEMS, AIMOS), "systems.")
     if REFERENCE_SYSTEM not in systems:
-        msg = f"systems.{REFERENCE_SYSTEM} is missing; the others are held against it"
+        msg = f"systems.{REFERENCE_SYSTEM} is missing; the other systems are compared with it"
         raise ConfigWrong(msg)
     if CASCADE in systems and LOWRES not in systems:
         msg = f"systems.{CASCADE} needs systems.{LOWRES}, its first stage"

@@ -76,7 +76,7 @@ class LoopSettings:
 
 
 class TrainingLoop:
-    """Goes on from the checkpoint if there is one, else from the network as it is given.
+    """Trains a network step by step, from its checkpoint if there is one.
 
     Attributes
     ----------
@@ -106,11 +106,6 @@ class TrainingLoop:
         if settings.losses is not None:
             settings.losses.drop_after(self.first)
 
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Of the network; their average if the settings ask for one."""
-        return self._network.state_dict() if self._averaged is None else self._averaged
-
     def run(
         self, loss_of: Callable[[int], torch.Tensor], report: Callable[[str], None]
     ) -> dict[str, torch.Tensor]:
@@ -122,7 +117,7 @@ class TrainingLoop:
 
         Returns
         -------
-        `weights` after the last step.
+        The weights after the last step; their average if the settings ask for one.
 
         Raises
         ------
@@ -147,7 +142,7 @@ class TrainingLoop:
                 )
             if done % SAVED_EVERY == 0 or done == own.steps:
                 self._save(done)
-        return self.weights
+        return self._network.state_dict() if self._averaged is None else self._averaged
 
     def _learn(self, step: int, loss: torch.Tensor) -> None:
         own = self._settings
@@ -184,9 +179,7 @@ class TrainingLoop:
         path = self._settings.checkpoint
         kept = torch.load(path, map_location="cpu", weights_only=True)
         if kept.get("begun", {}) != self._settings.belongs_to:
-            msg = (
-                f"{path.parent} was begun with other settings or scans; give another, or delete it"
-            )
+            msg = f"{path.parent} belongs to other settings or scans; give another, or delete it"
             raise ConfigWrong(msg)
         # In older checkpoints the onlooker's weights have another name, and AIMOS has no schedule.
         self._network.load_state_dict(kept.get("network", kept.get("onlooker")))

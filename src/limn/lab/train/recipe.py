@@ -19,7 +19,7 @@ class Recipe:
     Attributes
     ----------
     stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
-    phantoms : animals of the folds, a fifth of them held out by each
+    phantoms : animals of the folds; each fold leaves a fifth of them out
     average : how much of itself the average of the weights keeps at each step
     start : path of a bundle from whose folds the stems start; None for untrained networks
     """
