@@ -18,7 +18,7 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.draw.delineate import delineate
+from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import bridge, organs_in_gaps, unbridge
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
@@ -100,47 +100,24 @@ def contour(
     drawn = delineate(bridged, ensemble, options.two_animals, stopwatch, progress)
     with stopwatch.stage("clean_s"):
         if cut := organs_in_gaps(drawn.labels, series.rungs):
-            msg = _gap_refusal(series, cut)
-            raise RefusedSeries(msg)
+            raise RefusedSeries(_gap_refusal(series, cut))
         labels = unbridge(drawn.labels, series.rungs, series.grid)
         volumes_mm3 = labels.volumes_mm3()
     if not any(volumes_mm3.values()):
         raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
     if drawn.contradictions:
-        msg = (
-            f"the header contradicts the anatomy: {'; '.join(drawn.contradictions)}. Check how the "
-            f"animal lies against PatientPosition "
-            f"{series.first.get('PatientPosition', 'absent')} and ImageOrientationPatient "
-            f"{series.slices[0].plane.ImageOrientationPatient}: left and right may be swapped"
-        )
-        raise RefusedSeries(msg)
+        raise RefusedSeries(_contradiction(series, drawn.contradictions))
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
+        notes = _lie_notes(drawn.lie)
         structure_set = rtstruct.build(
-            series,
-            traced.contours,
-            volumes_mm3,
-            identity,
-            options.style,
-            notes=_lie_notes(drawn.lie),
+            series, traced.contours, volumes_mm3, identity, options.style, notes=notes
         )
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, options.style)
     with stopwatch.stage("picture_s"):
         picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
-    flags = [
-        *series.flags,
-        *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
-        *_lie_flags(drawn.lie),
-        *drawn.flags,
-        *_fold_flags(drawn.fold_dsc),
-        *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
-        *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
-        *_lung_flags(volumes_mm3),
-        *_hu_flags(volume, ensemble.bundle.expected_hu),
-        *(["demo-bundle"] if ensemble.bundle.demonstration else []),
-    ]
     return Product(
         structure_set,
         picture,
@@ -149,7 +126,15 @@ def contour(
         drawn.removed_voxels,
         drawn.fold_dsc,
         drawn.disagreement_zyx[series.rungs],
-        tuple(flags),
+        flags=(
+            *series.flags,
+            *_drawn_flags(drawn),
+            *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
+            *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
+            *_lung_flags(volumes_mm3),
+            *_hu_flags(volume, ensemble.bundle.expected_hu),
+            *(["demo-bundle"] if ensemble.bundle.demonstration else []),
+        ),
         held=_hold_reason(drawn.lie),
     )
 
@@ -207,6 +192,15 @@ def _gap_refusal(series: Series, cut: list[Organ]) -> str:
     )
 
 
+def _contradiction(series: Series, contradictions: Sequence[str]) -> str:
+    return (
+        f"the header contradicts the anatomy: {'; '.join(contradictions)}. Check how the "
+        f"animal lies against PatientPosition "
+        f"{series.first.get('PatientPosition', 'absent')} and ImageOrientationPatient "
+        f"{series.slices[0].plane.ImageOrientationPatient}: left and right may be swapped"
+    )
+
+
 def _caption(series: Series, identity: rtstruct.Identity) -> str:
     z, y, x = series.grid.shape_zyx
     mm = series.grid.spacing_mm
@@ -214,6 +208,15 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
         f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
         f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
     )
+
+
+def _drawn_flags(drawn: Delineated) -> list[str]:
+    return [
+        *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
+        *_lie_flags(drawn.lie),
+        *drawn.flags,
+        *_fold_flags(drawn.fold_dsc),
+    ]
 
 
 def _lie_flags(lie: Lie) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from limn.node import oplog
-from limn.node.config import load_config
+from limn.node.config import Config, load_config
 from limn.node.contour.site_bundle import deliverable_bundle
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.host import lifetime
@@ -63,7 +63,23 @@ def run_receiver(config_path: Path) -> None:
         CommitmentProvider(spool, config.receive.commitment, config.receive.ae_title),
         CommitmentRequester(journal, config.destination, config.receive.ae_title).on_n_event_report,
     )
-    retention = Retention(config, journal, intake.clear)
+    threads = _threads(config, intake, Retention(config, journal, intake.clear), shut)
+    run_until_stopped(threads, stopping)
+    intake.node_stopping()
+    server.shutdown()
+    # A series that has just arrived is complete once nothing new has come for settle_s.
+    until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)
+    while intake.settle() and time.monotonic() < until_s:
+        time.sleep(0.05)
+    shut.set()
+    for thread in threads:
+        thread.join()
+    journal.close()
+
+
+def _threads(
+    config: Config, intake: Intake, retention: Retention, shut: threading.Event
+) -> list[threading.Thread]:
     threads = [
         threading.Thread(target=intake.run, args=(shut,), name="settle"),
         threading.Thread(target=retention.run, args=(shut,), name="retention"),
@@ -76,14 +92,4 @@ def run_receiver(config_path: Path) -> None:
             config.receive.max_instance_mb * 2**20,
         )
         threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
-    run_until_stopped(threads, stopping)
-    intake.node_stopping()
-    server.shutdown()
-    # A series that has just arrived is complete once nothing new has come for settle_s.
-    until_s = time.monotonic() + min(config.settle.settle_s + 0.5, LAST_SETTLE_S)
-    while intake.settle() and time.monotonic() < until_s:
-        time.sleep(0.05)
-    shut.set()
-    for thread in threads:
-        thread.join()
-    journal.close()
+    return threads
