@@ -75,7 +75,7 @@ class Desk:
         return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
 
     def rows(self) -> list[dict[str, str]]:
-        """What the physicist reads."""
+        """The rows of the scan log."""
         return scanlog.rows(self.log)
 
 
@@ -167,7 +167,7 @@ def test_a_peer_that_comes_up_late_gets_everything(desk):
 
 @pytest.mark.parametrize("status", [0xC001, 0xA900, 0x0122])
 def test_a_refused_structure_set_is_kept_and_logged(desk, caplog, status):
-    """In the node's log with its path, in the scan log with its status; never sent again."""
+    """The node's log has its path, the scan log its status; it is not sent again."""
     scan = desk.contoured()
     archive = Archive(status)
     with peer(archive) as port:
@@ -201,7 +201,7 @@ def test_a_scan_that_ended_without_structure_set_gets_its_row(desk, state):
 
 
 def test_an_aborted_series_gets_its_row(desk):
-    """What the intake refused is in the scan log too."""
+    """A series that the intake refused is in the scan log too."""
     desk.journal.insert(arrived(refused="the association broke off"), ("tps",))
     desk.courier(free_port()).work()
     (logged,) = desk.rows()
@@ -240,7 +240,7 @@ def test_a_crash_after_the_row_writes_no_second(desk):
 
 
 def test_only_the_first_destination_writes_the_scan_log(desk, caplog):
-    """One row per scan, whoever is quicker; the other's delivery is in the node's log."""
+    """One row per scan, whichever courier is first; the node's log has the other delivery."""
     caplog.set_level(logging.INFO)
     scan = desk.contoured("tps", "export")
     desk.exporter(keeps_scan_log=False).work()
@@ -287,7 +287,7 @@ def test_a_courier_without_wake_delivers_soon(desk):
 
 
 def test_stopping_leaves_the_rest_in_the_journal(desk):
-    """What could not be delivered before the stop waits for the next start."""
+    """A structure set that was not delivered before the stop waits for the next start."""
     desk.contoured()
     stopping = threading.Event()
     stopping.set()
@@ -330,7 +330,7 @@ def test_the_time_that_a_person_took_is_flagged_and_left_out(desk):
 
 
 def test_a_released_structure_set_may_still_be_refused(desk):
-    """The planning system's no ends it, and the row says both."""
+    """The planning system's refusal ends it; the row has the release and the refusal."""
     scan = desk.contoured(held="mirrored image")
     desk.journal.release(scan.id, time.time())
     with peer(Archive(0xC000)) as port:
@@ -342,7 +342,7 @@ def test_a_released_structure_set_may_still_be_refused(desk):
 
 
 def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
-    """Its row says so and why, names no destination and no time of acceptance, and comes once."""
+    """Its one row has the reason, and neither a destination nor a time of acceptance."""
     scan = desk.contoured("tps", "export", held="mirrored image")
     desk.journal.discard(scan.id, "wrong export", 1.8e9)
     archive = Archive()

@@ -61,7 +61,7 @@ def tps(port: int, host: str = "127.0.0.1") -> DicomDestination:
 
 @pytest.mark.parametrize(("status", "outcome"), JUDGED.items(), ids=NAMES)
 def test_what_a_status_means(status, outcome):
-    """PS3.4 GG.4-1: accepted, try again, or somebody must act."""
+    """PS3.4 GG.4-1: accepted, retry later, or refused."""
     assert judge(status) is outcome
 
 
@@ -89,7 +89,7 @@ def test_the_peer_gets_the_structure_set_as_it_is_on_disk(path):
 
 
 def test_a_resend_is_byte_identical(path):
-    """What a peer gets the second time is what it got the first time."""
+    """A peer gets the same bytes the second time."""
     archive = Archive(0xA700, 0x0000)
     with peer(archive) as port:
         outcomes = [deliver(tps(port), path, "LIMN").outcome for _ in range(2)]
@@ -106,7 +106,7 @@ def test_an_association_is_released(path):
 
 
 def test_a_peer_that_does_not_listen_is_tried_again(path):
-    """Nobody at the port: the network's business, with the peer's name in the text."""
+    """No process listens on the port: retried later, with the peer's name in the text."""
     port = free_port()
     answer = deliver(tps(port), path, "LIMN")
     assert answer.outcome is Outcome.RETRY_LATER
@@ -137,7 +137,7 @@ def test_a_peer_without_structure_sets_is_tried_again(path):
 
 
 def test_a_peer_that_hangs_up_is_tried_again(path):
-    """Aborted in the middle of C-STORE: nothing is known, so it is sent again."""
+    """Aborted in the middle of C-STORE: the outcome is unknown, so it is sent again."""
 
     def hang_up(event: evt.Event) -> int:
         event.assoc.abort()
@@ -150,7 +150,7 @@ def test_a_peer_that_hangs_up_is_tried_again(path):
 
 
 def test_a_peer_that_hangs_up_between_two_files():
-    """Aborted after its first answer: the first status stands, then the text says it."""
+    """Aborted after its first answer: the first status stays; the text names the abort."""
 
     def answer_and_leave(event: evt.Event) -> int:
         threading.Timer(0.1, event.assoc.abort).start()
@@ -180,7 +180,7 @@ def test_a_port_that_speaks_no_dicom_is_tried_again(path):
 
 @pytest.mark.parametrize("contents", [None, b"no DICOM any more"])
 def test_a_file_that_is_gone_or_broken_is_held(path, contents):
-    """No peer can help with that: somebody must look at our own disk."""
+    """No peer can mend that: an operator must look at our own disk."""
     if contents is None:
         path.unlink()
     else:
@@ -235,7 +235,7 @@ def test_a_folder_that_can_not_be_written_is_tried_again(path, tmp_path):
 
 
 def test_a_missing_file_is_not_blamed_on_the_folder(path, tmp_path):
-    """Held, with the path of what is missing."""
+    """Refused, with the path of the missing file."""
     os.unlink(path)  # noqa: PTH108 - as somebody else would
     answer = deliver(export(tmp_path / "out"), path, "LIMN")
     assert answer.outcome is Outcome.REFUSED
@@ -306,7 +306,7 @@ def test_a_damaged_file_is_held_and_stops_no_other(tmp_path, kept):
 
 
 class Late:
-    """An event whose waiter is put aside by a busy machine just after it was let go."""
+    """An event whose waiter a busy machine delays just after it was set."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event = event

@@ -251,7 +251,9 @@ def test_a_destination_that_never_keeps_it_is_left_to_a_person(tmp_path, caplog)
     for _ in range(4):
         (delivery,) = desk.journal.deliveries(row.id)
         desk.journal.delivered(delivery.id, "0x0000", time.time())
-        requester.note("TPS", report_of(transaction_of(uid, "tps"), [], [(item, 0x0110)])[1])
+        requester.handle_report(
+            "TPS", report_of(transaction_of(uid, "tps"), [], [(item, 0x0110)])[1]
+        )
     assert desk.journal.deliveries(row.id)[0].state == "delivered"
     assert "took the structure set 4 times and does not keep it" in caplog.text
 
@@ -265,8 +267,8 @@ def test_a_forged_report_changes_nothing(tmp_path, caplog):
     desk.journal.delivered(delivery.id, "0x0000", time.time())
     uid = desk.journal.structure_set_of(row.id).sop_instance_uid
     failed = [(Item(RTStructureSetStorage, uid), 0x0110)]
-    requester.note("OTHER", report_of(transaction_of(uid, "tps"), [], failed)[1])
-    requester.note("TPS", report_of("2.25.1", [], failed)[1])
+    requester.handle_report("OTHER", report_of(transaction_of(uid, "tps"), [], failed)[1])
+    requester.handle_report("TPS", report_of("2.25.1", [], failed)[1])
     assert desk.journal.deliveries(row.id)[0].state == "delivered"
     assert caplog.text.count("nobody asked for") == 2
 

@@ -1,4 +1,4 @@
-"""`limn check` finds what is wrong before an animal is asleep: one line each, and what to do."""
+"""`limn check` finds faults before an animal is asleep: one line each, with the remedy."""
 
 import shutil
 import socket
@@ -41,7 +41,7 @@ port = {tps}
 
 
 class Site:
-    """A site's config, its planning system, and what the check says of them."""
+    """A site's config, its planning system, and the output of the check."""
 
     def __init__(self, folder: Path, tps: int, capsys: pytest.CaptureFixture[str]) -> None:
         names = ("receive", "engine", "wake", "metrics")
@@ -58,13 +58,13 @@ class Site:
         self.config.write_text(self.config.read_text().replace(old, new))
 
     def check(self, *arguments: str) -> tuple[int, list[str], list[str]]:
-        """Exit code, the lines of what failed, and all lines."""
+        """Exit code, the lines of failed tries, and all lines."""
         code = main.main(["check", "--config", str(self.config), *arguments])
         lines = self._capsys.readouterr().out.splitlines()
         return code, [line for line in lines if line.startswith("FAIL")], lines
 
     def fails(self, name: str) -> str:
-        """The only line that fails; what the check is called."""
+        """The only line that fails, which must be that of try ``name``."""
         code, (line,), lines = self.check()
         assert code == exits.EXIT_WRONG
         assert line.startswith(f"FAIL {name}: ")
@@ -87,7 +87,7 @@ def site(
 
 
 def test_all_is_well(site: Site) -> None:
-    """A line for each try, and the last one says so."""
+    """A line for each try, and the last one is "ready"."""
     code, failed, lines = site.check()
     assert (code, failed, lines[-1]) == (0, [], "ready")
     tried = [line.split(":")[0].removeprefix(" ok  ") for line in lines if line.startswith(" ok ")]
@@ -106,7 +106,7 @@ def test_all_is_well(site: Site) -> None:
 
 
 def test_a_disk_below_its_watermark(site: Site) -> None:
-    """The space, the key, what will happen."""
+    """The message has the free space, the config key and the effect."""
     site.change("min_free_mb = 1\n", "min_free_mb = 1000000000\n")
     said = site.fails("disk space")
     assert "receive.min_free_mb is 1000000000" in said
@@ -120,7 +120,7 @@ def test_a_disk_on_which_nobody_new_is_let_in(site: Site) -> None:
 
 
 def test_a_data_folder_that_can_t_be_written(site: Site) -> None:
-    """What rests on it is not tried; the operator reads one cause."""
+    """Tries that depend on it are left out; the operator reads one cause."""
     site.data.write_text("a file in its place")
     code, failed, lines = site.check()
     assert code == exits.EXIT_WRONG
@@ -130,17 +130,17 @@ def test_a_data_folder_that_can_t_be_written(site: Site) -> None:
 
 
 def test_a_damaged_journal(site: Site) -> None:
-    """It is only looked at: the node sets it aside when it starts."""
+    """The check only reads it: the node renames it when it starts."""
     site.data.mkdir()
     (site.data / "journal.sqlite").write_text("no database " * 100)
     said = site.fails("journal")
     assert "is damaged (file is not a database)" in said
-    assert "limn serve keeps it aside" in said
+    assert "limn serve renames it" in said
     assert (site.data / "journal.sqlite").read_text().startswith("no database")
 
 
 def test_a_planning_system_that_does_not_answer(site: Site) -> None:
-    """Who, where, and what to compare."""
+    """The message names the peer, its address and the settings to compare."""
     text = site.config.read_text()
     port = text.rpartition("port = ")[2].strip()
     site.change(f"port = {port}", f"port = {free_port()}")
@@ -185,7 +185,7 @@ def test_a_device_that_is_not_there(site: Site, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["receive", "engine", "metrics"])
 def test_a_port_that_is_taken(site: Site, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named with its key, for each port of the node."""
+    """The message names the config key, for each port of the node."""
     monkeypatch.setattr("limn.node.serve.ports.PORT_WAIT_S", 0.0)
     with socket.create_server(("127.0.0.1", site.ports[name])):
         said = site.fails("ports")
@@ -232,7 +232,7 @@ def test_a_certificate_that_ends_soon(site: Site, days_ago: int, said: str) -> N
     if not said:
         code, failed, lines = site.check()
         assert (code, failed) == (0, [])
-        assert any("certificates serve until 20" in line for line in lines)
+        assert any("certificates are valid until 20" in line for line in lines)
         return
     line = site.fails("TLS with DICOM peers")
     assert f"{paths['certificate']} {said}" in line
@@ -291,7 +291,7 @@ def test_a_part_is_asked_for_what_it_needs(
 ) -> None:
     """No journal on a worker's host, no network on a receiver's; beside a running part or not."""
     parted(site)
-    monkeypatch.setattr("limn.node.operate.check._workers_there", lambda config: 2)
+    monkeypatch.setattr("limn.node.operate.check._count_workers", lambda config: 2)
     for runs in (False, True):
         site.data.mkdir(exist_ok=True)
         name = "limn" if part == "receiver" else f"limn-{part}"
@@ -308,7 +308,7 @@ def test_a_receiver_without_workers_is_not_ready(
 ) -> None:
     """It would take scans and contour none; a worker's host may be the first to start."""
     parted(site)
-    monkeypatch.setattr("limn.node.operate.check._workers_there", lambda config: 0)
+    monkeypatch.setattr("limn.node.operate.check._count_workers", lambda config: 0)
     code, failed, _ = site.check("--only", "receiver")
     assert (code, [line.split(":")[0] for line in failed]) == (1, ["FAIL engine"])
     assert "no warm worker at" in failed[0]
@@ -318,7 +318,7 @@ def test_a_receiver_without_workers_is_not_ready(
 def test_a_part_s_ports_are_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The node beside it holds the doors, which are no worker's; the worker's own are tried."""
     parted(site)
-    monkeypatch.setattr("limn.node.operate.check._workers_there", lambda config: 2)
+    monkeypatch.setattr("limn.node.operate.check._count_workers", lambda config: 2)
     monkeypatch.setattr("limn.node.serve.ports.PORT_WAIT_S", 0.0)
     worker = int(site.config.read_text().partition("worker_port = ")[2].split()[0])
     with socket.create_server(("127.0.0.1", site.ports["receive"])):

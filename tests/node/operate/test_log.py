@@ -43,7 +43,7 @@ class Site:
         scanlog.append(self.data / "scans.csv", ScanRecord(**(values | changes)))
 
     def log(self, *options: str) -> str:
-        """What `limn log` prints."""
+        """The output of `limn log`."""
         assert main.main(["log", "--config", str(self.config), *options]) == 0
         return self._capsys.readouterr().out
 
@@ -89,7 +89,7 @@ def test_brackets_are_text(site):
 
 
 def test_csv_has_every_column(site):
-    """What a spreadsheet gets is the log itself."""
+    """The CSV output is the log itself."""
     assert site.log("--csv") == (site.data / "scans.csv").read_text()
 
 

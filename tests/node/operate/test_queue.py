@@ -55,14 +55,14 @@ def full(site):
 
 
 def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
-    """What waits for it waits in the engine's memory, which no journal tells."""
+    """The shortage is read from the disk: the journal does not have it."""
     monkeypatch.setattr(space, "shortage", lambda config: "data has 0 MB free; free some space")
     assert full.limn("queue").startswith("data has 0 MB free; free some space\n")
     assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
 
 
 def test_everything_in_the_node_by_kind(full):
-    """What runs, what waits in its order, where it goes, and whom it waits for."""
+    """Scans that run, scans that wait in their order, deliveries, and held structure sets."""
     said = json.loads(full.limn("queue", "--json"))
     assert said["node"] == "stopped"
     assert said["cohort"] == {"waiting": 2}
@@ -102,7 +102,7 @@ def test_the_table_is_for_people(full, monkeypatch):
     """Kinds, reasons in one line, commands unbroken, the cohort in one line, no markup eaten."""
     monkeypatch.setenv("COLUMNS", "160")
     out = full.limn("queue")
-    assert out.startswith("the node is stopped: what waits here goes on when it starts\n")
+    assert out.startswith("the node is stopped: these scans continue when it starts\n")
     assert "mirrored [image]" in out
     assert "number 2, try 2" in out
     assert "to tps: 1 tries; TPS@127.0.0.1:104 does not answer; next 08:00:00" in out
@@ -152,7 +152,7 @@ def test_old_and_mended_refusals_leave_the_list(site):
 
 
 def test_whether_the_node_is_there(full):
-    """An engine that listens is a node that runs; without a warm worker it says so."""
+    """An engine that listens is a running node; without a warm worker a line says so."""
     port = int(full.config.read_text().split("wake_port = ")[1].split()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as engine:
         engine.bind(("127.0.0.1", port))

@@ -28,7 +28,7 @@ WHY = "mirrored image [x]: no turn of the animal explains it"
 
 
 class Site:
-    """A site's config and journal, and what its operator sees."""
+    """A site's config and journal, and the output of its commands."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder / "a site"
@@ -49,7 +49,7 @@ class Site:
         return row
 
     def release(self, *scans: str) -> str:
-        """What `limn release` prints."""
+        """The output of `limn release`."""
         assert main.main(["release", "--config", str(self.config), *scans]) == 0
         return self._capsys.readouterr().out
 
@@ -59,7 +59,7 @@ class Site:
         return self._capsys.readouterr().err
 
     def states(self, row: ScanRow) -> list[str]:
-        """How far the deliveries of a scan are."""
+        """The states of a scan's deliveries."""
         journal = Journal(self.data / "journal.sqlite")
         states = [each.state for each in journal.deliveries(row.id)]
         journal.close()
@@ -86,7 +86,7 @@ def test_what_is_held_is_listed_with_the_command_that_sends_it(site):
 
 
 def test_a_newer_version_is_named(site):
-    """Who releases an old version of a series should know that there is another."""
+    """An operator who releases an old version of a series reads that there is a newer one."""
     site.scan(1, WHY)
     site.scan(1, WHY, input_digest="d2")
     assert site.release().count("scan-00002 is a newer version") == 1
@@ -131,7 +131,7 @@ def test_several_and_the_same_twice(site):
     ],
 )
 def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
-    """One wrong name among right ones: the error says which and why, and nothing goes out."""
+    """One wrong name among right ones: the error names it and why, and none is released."""
     held = site.scan(1, WHY)
     site.scan(2, None)
     journal = Journal(site.data / "journal.sqlite")
@@ -156,14 +156,14 @@ def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
 
 
 def test_a_site_without_scans(site):
-    """Nothing is held, any name is unknown, and nothing is made."""
+    """No scan is held, any name is unknown, and no file is created."""
     assert site.release() == "nothing is held\n"
     assert "scan-00001: unknown" in site.refused("scan-00001")
     assert not site.data.exists()
 
 
 def test_the_log_says_it_in_one_line(site, capsys):
-    """`limn log` shows below its table what is held, why, and what to do."""
+    """`limn log` shows below its table each held scan, the reason and the command."""
     site.scan(1, WHY)
     assert main.main(["log", "--config", str(site.config)]) == 0
     out = capsys.readouterr().out
@@ -176,11 +176,11 @@ def test_the_log_says_it_in_one_line(site, capsys):
 
 
 def test_discarding_says_where_the_file_stays(site):
-    """Held no more, released never, and listed with the reason, which is one line."""
+    """It is neither held nor released, and is listed with its reason on one line."""
     row, other = site.scan(1, WHY), site.scan(2, WHY)
     assert "scan-00001 --discard --why 'TEXT'\n" in site.release()
     out = site.release("--discard", "scan-00001", "--why", "wrong animal,\nsee [note]")
-    assert out == "scan-00001 animal M1 discarded, nobody gets it; it stays in /rs/1.dcm\n"
+    assert out == "scan-00001 animal M1 discarded, it is never sent; it stays in /rs/1.dcm\n"
     assert site.states(row) == ["discarded", "discarded"]
     listed = site.release()
     assert "send it" in listed
@@ -198,7 +198,7 @@ def test_discarding_says_where_the_file_stays(site):
 
 
 def test_the_log_shows_what_was_discarded(site, capsys):
-    """One line with the reason; neither held nor refused by anybody."""
+    """One line with the reason; it is neither held nor refused."""
     site.scan(1, WHY)
     site.release("scan-00001", "--discard", "--why", "wrong export")
     assert main.main(["log", "--config", str(site.config)]) == 0

@@ -22,7 +22,7 @@ def site(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])
 def test_a_scan_that_ended_badly_runs_again(site, state):
-    """It says what it was, and that a stopped node runs it when it starts."""
+    """The output has the former state, and that a stopped node runs it when it starts."""
     row = site.scan(1)
     site.journal.end(row.id, state, "Traceback\n  in worker\nOSError: disk", {})
     out = site.limn("retry", "scan-00001")
@@ -37,7 +37,7 @@ def test_a_scan_that_ended_badly_runs_again(site, state):
 
 
 def test_a_newer_version_is_named(site):
-    """Who runs an old version again should know that there is another."""
+    """An operator who runs an old version again reads that there is a newer one."""
     row = site.scan(1)
     site.journal.end(row.id, "failed", "no organ", {})
     site.scan(1, input_digest="d2")
@@ -45,7 +45,7 @@ def test_a_newer_version_is_named(site):
 
 
 def test_why_a_scan_does_not_run_again(site):
-    """Each with its reason and who must act; then none of the others runs either."""
+    """Each name with its reason and remedy; then no other scan runs either."""
     fine, gone, running = site.scan(1), site.scan(2), site.scan(3)
     site.contoured(4)
     site.scan(5, refused="the association broke off after 2 slices")
@@ -62,7 +62,7 @@ def test_why_a_scan_does_not_run_again(site):
         f"scan-00004 is contoured already; to send it once more: limn resend --config '{site}"[:60]
         in said
     )
-    assert "scan-00005 was never whole (the association broke off after 2 slices); send" in said
+    assert "scan-00005 was never complete (the association broke off after 2 slices); send" in said
     assert "scan-00009 is unknown" in said
     assert said.endswith("; nothing runs again\n")
     assert site.journal.scan(fine.id).state == "failed"
@@ -88,7 +88,7 @@ def test_a_delivered_structure_set_is_sent_again_byte_for_byte(site):
 
 
 def test_what_the_planning_system_refused_is_delivered_after_all(site):
-    """Held with 0xA900 and logged so; sent again and taken: a second row, the wait left out."""
+    """Refused with 0xA900 and logged so; sent again and accepted: a second row without the wait."""
     row = site.contoured(1, last_slice_at=time.time() - 3600)
     site.journal._db.execute(
         "update scan set record = ?", (json.dumps({"contoured_at": time.time() - 3590}),)
@@ -106,7 +106,7 @@ def test_what_the_planning_system_refused_is_delivered_after_all(site):
 
 
 def test_a_retried_scan_has_a_second_row_and_an_honest_clock(site):
-    """Failed, an hour later run again and delivered: the hour is flagged and left out."""
+    """It failed, ran again an hour later and was delivered: the hour is flagged and left out."""
     began = time.time() - 3600
     row = site.scan(1, last_slice_at=began - 0.5, ready_at=began)
     site.journal.end(row.id, "failed", "no organ", {})
@@ -125,7 +125,7 @@ def test_a_retried_scan_has_a_second_row_and_an_honest_clock(site):
 
 
 def test_why_a_structure_set_is_not_sent_again(site):
-    """Nothing goes past a person who must look, or has said no."""
+    """A held or discarded structure set is not sent."""
     site.contoured(1)
     site.contoured(2, held="mirrored image")
     discarded = site.contoured(3, held="mirrored image")
@@ -139,18 +139,18 @@ def test_why_a_structure_set_is_not_sent_again(site):
     names = [f"scan-0000{n}" for n in range(1, 9)]
     said = site.refused("resend", *names)
     assert "scan-00001" not in said
-    assert "scan-00002 is held until somebody has looked: mirrored image; then: limn rel" in said
+    assert "scan-00002 is held until a person has looked: mirrored image; then: limn rel" in said
     assert "scan-00003 was discarded at 2027-01-15 08:00:00 UTC: wrong export" in said
     assert "scan-00004 was failed, so there is nothing to send: no organ" in said
     assert "scan-00005 is not contoured yet" in said
     assert "scan-00006 has lost its structure set" in said
-    assert "scan-00007 was contoured for a folder and goes to nobody" in said
+    assert "scan-00007 was contoured for a folder and has no destination" in said
     assert "scan-00008 is unknown" in said
     assert said.endswith("; nothing is sent again\n")
 
 
 def test_a_destination_that_the_config_does_not_name(site):
-    """Asked for by name it is refused; where a scan had it, it is said."""
+    """`--to` refuses its name; a scan that had it is not sent there, and a line names it."""
     row = site.contoured(1, "old archive")
     said = site.refused("resend", "scan-00001", "--to", "old archive")
     assert said == "limn: --to old archive: no such destination; the config names tps, export\n"

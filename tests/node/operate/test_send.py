@@ -28,7 +28,7 @@ def series(tmp_path):
 
 
 def test_a_folder_is_sent(series, capsys):
-    """Every file below the folder, exit code 0, and a line that says so."""
+    """Every file below the folder is sent; exit code 0 and one line with the count."""
     archive = Archive()
     with peer(archive) as port:
         code = main.main(["send", str(series), "--to", f"127.0.0.1:{port}", "--aec", "TPS"])
@@ -104,14 +104,14 @@ def test_nobody_there(series, capsys):
     "to", ["127.0.0.1", "host:", ":104", "host:dicom", "host:0", "host:65536", "host:-1", "host:²"]
 )
 def test_an_address_that_is_none(series, to):
-    """HOST:PORT is asked for, with an example."""
+    """The message asks for HOST:PORT and gives an example."""
     with pytest.raises(ConfigWrong, match="HOST:PORT expected"):
         send_folder(series, to, called="LIMN", calling="LIMNSEND")
 
 
 @pytest.mark.parametrize("name", ["empty", "absent"])
 def test_a_folder_without_dicom(tmp_path, capsys, name):
-    """An empty folder and one that is not there are said to be so before anybody is called."""
+    """An empty and a missing folder are refused before limn connects to a peer."""
     (tmp_path / "empty").mkdir()
     assert main.main(["send", str(tmp_path / name), "--to", f"127.0.0.1:{free_port()}"]) == 1
-    assert f"{name} holds no DICOM file" in " ".join(capsys.readouterr().err.split())
+    assert f"{name} has no DICOM file" in " ".join(capsys.readouterr().err.split())

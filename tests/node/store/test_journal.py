@@ -84,7 +84,7 @@ def test_another_series_starts_at_version_one(journal):
 
 
 def test_another_bundle_contours_the_same_input_again(journal):
-    """The bundle is part of what a scan is."""
+    """The same input with another bundle is another scan."""
     journal.insert(arrived(), BOTH)
     again = journal.insert(arrived(bundle_sha256="c" * 64), BOTH)
     assert (again.version, again.predecessor) == (2, 1)
@@ -152,7 +152,7 @@ def test_a_refused_series_refused_intervention_stays_one_row(journal):
 
 
 def test_a_series_that_the_worker_refused_is_not_revived(journal):
-    """What can't be contoured is not tried again with the same input."""
+    """A series that can't be contoured is not tried again with the same input."""
     row = journal.insert(arrived(), BOTH)
     journal.end(row.id, "refused", "RescaleSlope absent", {})
     assert journal.insert(arrived(), BOTH) is None
@@ -191,7 +191,7 @@ def test_every_destination_has_its_own_delivery(journal):
 
 @pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])
 def test_a_late_result_after_the_end_is_ignored(journal, state):
-    """A worker that was thought dead may still answer; what was decided stays."""
+    """A worker that was taken for dead may still answer; the first outcome stays."""
     row = journal.insert(arrived(), BOTH)
     journal.end(row.id, state, "gone", {})
     assert not journal.contoured(row.id, "/late.dcm", {"read_s": 1})
@@ -361,7 +361,7 @@ def test_a_released_structure_set_is_due_at_once(path, journal):
 
 
 def test_releasing_is_not_sending_again(journal):
-    """What a destination refused stays refused: nobody held it, so nobody can release it."""
+    """A delivery that a destination refused is not held, so it can't be released."""
     row = journal.insert(arrived(), BOTH)
     assert not journal.release(row.id, 1.0)
     journal.contoured(row.id, "/rs.dcm", {}, "mirrored image")
@@ -375,7 +375,7 @@ def test_releasing_is_not_sending_again(journal):
 
 
 def test_a_late_result_holds_nothing(journal):
-    """The first result stands; a second that would be held changes nothing."""
+    """The first result stays; a second one that asks for a hold changes nothing."""
     row = journal.insert(arrived(), BOTH)
     journal.contoured(row.id, "/first.dcm", {})
     assert not journal.contoured(row.id, "/second.dcm", {}, "mirrored image")
@@ -403,7 +403,7 @@ def test_a_journal_of_an_earlier_limn_is_taken_over(path):
 
 
 def test_a_journal_that_could_not_discard_is_taken_over(path):
-    """What it held is still held, and may now be discarded."""
+    """A structure set that the old journal held is still held, and can now be discarded."""
     old = Journal(path)
     row = old.insert(arrived(), BOTH)
     old.contoured(row.id, "/rs.dcm", {}, "mirrored image")
@@ -440,7 +440,7 @@ def test_a_discarded_structure_set_is_never_due(path, journal):
 
 
 def test_only_what_is_held_can_be_discarded(journal):
-    """Neither what was never held nor what went out already."""
+    """A structure set that was never held, or was released, can't be discarded."""
     plain = journal.insert(arrived(), BOTH)
     journal.contoured(plain.id, "/rs.dcm", {})
     gone = journal.insert(arrived(series_instance_uid="2.25.7"), BOTH)
@@ -453,7 +453,7 @@ def test_only_what_is_held_can_be_discarded(journal):
 
 
 def test_a_journal_from_before_retry_is_taken_over(path):
-    """What it knows stays as it is; its quarantined scan runs, its refused one is offered."""
+    """Its rows stay as they are; its quarantined scan runs, its refused delivery is offered."""
     before_retry(path)
     for _ in range(2):
         journal = Journal(path)
@@ -499,7 +499,7 @@ def test_what_was_never_whole_does_not_run_again(journal):
 
 
 def test_a_structure_set_is_offered_again(journal):
-    """To whom it was asked for, at once, with fresh tries; the first acceptance stays."""
+    """To the named destinations, at once, with tries from zero; the first acceptance stays."""
     row = journal.insert(arrived(), BOTH)
     journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
     tps, archive = journal.deliveries(row.id)
@@ -520,7 +520,7 @@ def test_a_structure_set_is_offered_again(journal):
 
 
 def test_what_a_peer_refused_is_logged_anew_once_it_is_offered_again(journal):
-    """The time until somebody acted is kept, to be left out of the clock."""
+    """The time until an operator acted is kept, to be left out of the scan's times."""
     row = journal.insert(arrived(), BOTH)
     journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
     for delivery in journal.deliveries(row.id):
@@ -533,7 +533,7 @@ def test_what_a_peer_refused_is_logged_anew_once_it_is_offered_again(journal):
 
 @pytest.mark.parametrize("became", ["held", "discarded", "ready", "refused", "cohort"])
 def test_what_must_not_go_is_not_offered_again(journal, became):
-    """Neither what waits for a person, nor what never goes, nor what is not there."""
+    """A held, a discarded and a missing structure set are not offered."""
     row = journal.insert(arrived(priority=COHORT if became == "cohort" else LIVE), BOTH)
     if became in ("held", "discarded", "cohort"):
         held = None if became == "cohort" else "mirrored"
@@ -562,7 +562,7 @@ def test_live_scans_go_before_cohorts(journal):
 
 
 def test_who_runs_is_known(journal):
-    """Since when, until its worker dies or nobody knows of it any more."""
+    """The start is known until the worker dies or has lost the scan."""
     rows = [journal.insert(arrived(series_instance_uid=f"2.25.{n}"), BOTH) for n in range(3)]
     for row in rows:
         journal.started(row.id)
@@ -574,7 +574,7 @@ def test_who_runs_is_known(journal):
 
 
 def test_the_inputs_of_a_folder(journal):
-    """What was contoured of it, version by version; what was never whole does not count."""
+    """The files of each contoured version; a series that was never complete is left out."""
     journal.insert(arrived(input_digest="d0", refused="broke off", files=("z.dcm",)), BOTH)
     journal.insert(arrived(), BOTH)
     journal.insert(arrived(input_digest="d2", files=("c.dcm",)), BOTH)

@@ -1,4 +1,4 @@
-"""What retention removes, what it never does, and what becomes of slices that come late."""
+"""The files that retention removes, those that it keeps, and slices that come late."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ class Site:
         return self.door.wait_for_scans(before + 1)[-1]
 
     def contour(self, row: ScanRow, held: str | None = None) -> Path:
-        """What the engine writes for a scan."""
+        """The files that the engine writes for a scan."""
         folder = self.config.results_dir / row.name
         folder.mkdir(parents=True, exist_ok=True)
         for name in (f"RS.2.25.{row.id}.dcm", "picture.png", "labels.npz"):
@@ -86,7 +86,7 @@ def site(tmp_path: Path) -> Site:
 def test_what_was_delivered_long_ago_goes_and_its_row_stays(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Slices after 30 days; the journal still knows the scan, and the log says what went."""
+    """Slices after 30 days; the journal keeps the scan, and the log names the files."""
     old, new = site.delivered("1", 30.5), site.delivered("2", 29.5)
     with caplog.at_level(logging.INFO):
         site.retention.work(time.time())
@@ -99,7 +99,7 @@ def test_what_was_delivered_long_ago_goes_and_its_row_stays(
 
 
 def test_results_go_later_and_only_those_of_the_node(site: Site) -> None:
-    """Structure set, picture and labels after 90 days; what a person put beside them stays."""
+    """Structure set, picture and labels after 90 days; a file of a user beside them stays."""
     row = site.delivered("1", 91)
     folder = site.config.results_dir / row.name
     (folder / "my-notes.txt").write_text("mine")
@@ -109,7 +109,7 @@ def test_results_go_later_and_only_those_of_the_node(site: Site) -> None:
 
 
 def test_a_second_look_finds_nothing_to_do(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """What went is not removed, nor reported, every hour."""
+    """A removal is made and logged once, not every hour."""
     site.delivered("1", 91)
     site.retention.work(time.time())
     caplog.clear()
@@ -120,7 +120,7 @@ def test_a_second_look_finds_nothing_to_do(site: Site, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("settings", ["", "results_days = 1", "spool_days = 1"])
 def test_nothing_goes_that_the_site_did_not_ask_for(tmp_path: Path, settings: str) -> None:
-    """Each of the two keys is a wish of its own; without any everything stays."""
+    """Each of the two keys works alone; without both all files stay."""
     text = TEXT.replace("spool_days = 30\nresults_days = 90", settings)
     site = Site(tmp_path, text)
     row = site.delivered("1", 10000)
@@ -141,13 +141,13 @@ def held_for_a_person(site: Site, row: ScanRow) -> None:
 
 
 def discarded(site: Site, row: ScanRow) -> None:
-    """What must never be sent stays on disk."""
+    """A discarded structure set stays on disk."""
     site.contour(row, held="mirrored")
     site.door.journal.discard(row.id, "wrong animal", 1.0)
 
 
 def refused_by_the_peer(site: Site, row: ScanRow) -> None:
-    """The planning system said no for good."""
+    """The planning system refused the structure set for good."""
     site.contour(row)
     (delivery,) = site.door.journal.deliveries(row.id)
     site.door.journal.refused(delivery.id, "0xC000")
@@ -184,7 +184,7 @@ def test_what_nobody_has_yet_never_goes(site: Site, fate: Callable[[Site, ScanRo
 
 
 def test_one_of_two_destinations_is_not_enough(site: Site) -> None:
-    """The archive was down for a month: what it lacks stays."""
+    """The archive was down for a month: files that it lacks stay."""
     row = site.delivered()
     with sqlite3.connect(site.config.journal_path) as db:
         db.execute(
@@ -279,7 +279,7 @@ def test_the_whole_removed_series_again_is_known(site: Site) -> None:
 def test_a_removed_structure_set_is_made_anew_when_its_series_comes_again(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever sends it again wants its contours: contoured under the same UIDs, delivered anew."""
+    """A series that comes again is contoured under the same UIDs and delivered again."""
     row = site.delivered(days_ago=91)
     uid = site.door.journal.structure_set_of(row.id).sop_instance_uid
     site.retention.work(time.time())
@@ -418,7 +418,7 @@ def test_slices_that_a_crash_left_on_their_way_out_go_and_are_noted(
 def test_a_full_disk_is_no_reason_to_keep_what_fills_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A note has room only after what it speaks of has gone."""
+    """A full disk has room for the note only after the files are removed."""
     row = site.delivered("1", 91)
     folder = site.config.results_dir / row.name
 
@@ -440,7 +440,7 @@ def test_a_full_disk_is_no_reason_to_keep_what_fills_it(
 def test_a_folder_that_can_t_be_removed_is_said_and_stays(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Windows: somebody has a slice open. The next look tries again, the others go."""
+    """Windows: a process has a slice open. The next run tries again; the other files go."""
     first, second = site.delivered("1"), site.delivered("2")
     rename = Path.rename
 

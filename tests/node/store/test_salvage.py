@@ -57,7 +57,7 @@ class Site:
         return self.door.wait_for_scans(before + 1)[-1]
 
     def contour(self, row: ScanRow, held: str | None = None) -> Path:
-        """What the worker would return, filed as the engine files it."""
+        """Files a worker's result as the engine does."""
         known = self.door.journal.structure_set_of(row.id)
         ds = structure_set(known.sop_instance_uid)
         ds.StructureSetDate, ds.StructureSetTime = known.date, known.time
@@ -136,7 +136,7 @@ def test_one_that_is_sent_again_all_the_same_changes_nothing(config: Config) -> 
 
 
 def test_one_that_waits_runs_again_as_the_same_file(config: Config) -> None:
-    """The archive has it already: what the planning system gets later must be the same bytes."""
+    """The archive has it already: the planning system must get the same bytes later."""
     site = Site(config)
     row = site.receive("1")
     path = site.contour(row)
@@ -154,7 +154,7 @@ def test_one_that_waits_runs_again_as_the_same_file(config: Config) -> None:
 
 
 def test_one_that_was_discarded_stays_so(config: Config) -> None:
-    """A person said that it must never be sent; no loss of a file unsays it."""
+    """A person discarded it; the loss of the journal does not undo that."""
     site = Site(config)
     row = site.receive("1")
     site.contour(row, held="mirrored")
@@ -207,7 +207,7 @@ def test_a_series_that_was_not_contoured_is_taken_up_as_new(config: Config) -> N
 
 
 def test_it_is_said_loudly(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    """The file, where it is kept, and what to compare."""
+    """The message names the damaged file, its new name and what to compare."""
     site = Site(config)
     site.contour(site.receive("1"))
     site.deliver("tps", "archive")
@@ -279,7 +279,7 @@ def test_a_damaged_memory_of_the_watched_folder_is_begun_anew(config: Config) ->
 def test_a_command_says_that_the_journal_is_damaged(
     config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line and what to do instead of a traceback."""
+    """One line with the remedy instead of a traceback."""
     config.journal_path.write_text("no database " * 100)
     code = main.main(["release", "--config", str(config.data_dir / "limn.toml")])
     assert code == exits.EXIT_WRONG

@@ -30,7 +30,7 @@ def test_the_header_comes_once(path):
 
 
 def test_a_file_that_is_empty_gets_its_header(path):
-    """Somebody touched it; it is still a CSV."""
+    """An empty file that a user created becomes a CSV."""
     path.parent.mkdir()
     path.touch()
     scanlog.append(path, ScanRecord(scan_id="scan-1"))
@@ -38,7 +38,7 @@ def test_a_file_that_is_empty_gets_its_header(path):
 
 
 def test_rows_are_only_ever_appended(path):
-    """What was written stays byte for byte, also what a physicist added by hand."""
+    """Existing rows stay byte for byte, also those that a physicist added by hand."""
     scanlog.append(path, ScanRecord(scan_id="scan-1"))
     with path.open("a") as file:
         file.write("1,by-hand\n")
@@ -49,7 +49,7 @@ def test_rows_are_only_ever_appended(path):
 
 
 def test_a_scan_is_logged_once(path):
-    """The same scan again changes nothing, not even after others came."""
+    """A second copy of a row changes nothing, not even after other rows."""
     record = ScanRecord(scan_id="scan-1", last_slice_utc="2026-01-01T12:00:00.000+00:00")
     scanlog.append(path, record)
     scanlog.append(path, ScanRecord(scan_id="scan-2"))
@@ -59,7 +59,7 @@ def test_a_scan_is_logged_once(path):
 
 
 def test_commas_quotes_and_lines_stay_in_their_column(path):
-    """A reason may hold anything a header held."""
+    """A reason may have any text that a DICOM header may have."""
     scanlog.append(path, ScanRecord(scan_id="scan-1", animal=HARD, reason=HARD, flags="last"))
     (row,) = scanlog.rows(path)
     assert (row["animal"], row["reason"], row["flags"]) == (HARD, HARD, "last")
@@ -122,7 +122,7 @@ def test_a_row_that_was_torn_anywhere_is_made_whole(path):
 
 @pytest.mark.parametrize("count", [-1, -5, 230, 260, 300])
 def test_what_is_not_known_is_ended_and_kept(path, count):
-    """A line that somebody left unfinished spoils no row after it; not a byte of it is lost."""
+    """A line that a user left unfinished stays, and the next row is on a line of its own."""
     scanlog.append(path, ScanRecord(scan_id="scan-1"))
     header = path.read_bytes().splitlines(keepends=True)[0]
     scanlog.append(path, TORN)

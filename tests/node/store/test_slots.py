@@ -16,7 +16,7 @@ def slots(tmp_path):
 
 
 def holding(slots):
-    """What lies in every slot that is not empty."""
+    """The contents of every slot that is not empty."""
     return sorted(filter(None, (path.read_bytes() for path in slots._folder.iterdir())))
 
 
@@ -41,7 +41,7 @@ def test_a_name_is_on_disk_before_its_contents(slots, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "O_DSYNC"), reason="Windows: fsync, as below")
 def test_contents_are_written_through(slots, monkeypatch):
-    """The kernel says so of the descriptor that takes them."""
+    """The file descriptor of the write has the flag O_DSYNC."""
     through, write = [], os.write
 
     def seen(descriptor, contents):
@@ -73,7 +73,7 @@ def test_a_write_that_ends_early_goes_on(slots, monkeypatch):
 
 
 def test_a_discarded_slot_is_empty_and_used_again(slots):
-    """Nothing of a refused instance stays, and no file is leaked by refusals."""
+    """No byte of a refused instance stays, and refusals leak no file."""
     for n in range(3 * BATCH):
         slots.discard(slots.write(b"longer than the next %d" % n))
     assert holding(slots) == []
@@ -83,7 +83,7 @@ def test_a_discarded_slot_is_empty_and_used_again(slots):
 
 
 def test_a_disk_without_room_leaves_no_slot_behind(slots, monkeypatch):
-    """The reason comes through, and the half-written slot is empty again."""
+    """The error reaches the caller, and the half-written slot is emptied."""
     slots.write(b"whole")
 
     write = os.write
@@ -99,7 +99,7 @@ def test_a_disk_without_room_leaves_no_slot_behind(slots, monkeypatch):
     assert holding(slots) == [b"whole"]
 
 
-def test_what_is_not_asked_for_is_discarded(slots):
+def test_a_slot_that_is_not_taken_is_discarded(slots):
     """A refusal, by return or by error, empties the slot that was written for it."""
     with slots.written(b"taken") as take:
         kept = take()
@@ -111,7 +111,7 @@ def test_what_is_not_asked_for_is_discarded(slots):
     assert holding(slots) == [b"taken"]
 
 
-def test_a_failed_write_is_told_to_who_asks(slots, monkeypatch):
+def test_a_failed_write_is_raised_to_the_caller_that_takes(slots, monkeypatch):
     """A duplicate needs no room, and is answered as one on a full disk too."""
     monkeypatch.setattr(slots, "write", raising(OSError(28, "No space left on device")))
     with slots.written(b"not asked for"):
@@ -129,8 +129,8 @@ def raising(error):
     return does
 
 
-def test_somebody_who_tidies_up_breaks_nothing(slots):
-    """Empty slots that were deleted are made again."""
+def test_deleted_empty_slots_are_replaced(slots):
+    """Empty slots that a person deleted are created again."""
     slots.write(b"first")
     for path in slots._folder.iterdir():
         path.unlink()
@@ -159,7 +159,7 @@ def test_threads_never_share_a_slot(slots):
 
 
 def test_a_power_cut_that_undoes_names_loses_no_instance(tmp_path):
-    """Renames are not synced one by one: what lies in a slot after a crash is named again."""
+    """Renames are not synced one by one: an instance in a slot after a crash is placed again."""
     door = Door(tmp_path)
     door.send(slices())
     named = door.files()

@@ -58,7 +58,7 @@ def test_nothing_half_written_stays(spool):
 
 
 def test_a_part_file_of_a_crash_is_no_instance(spool):
-    """What was being written at a power cut, by this limn or an earlier one, is not listed."""
+    """A file that a power cut left unfinished, of this or an earlier limn, is not listed."""
     path = store(spool, "1", "1.1", b"whole")
     path.with_name(f".{spool.file_name('1.2')}.part").write_bytes(b"ha")
     Slots(spool.root / SLOTS).write(b"ha")
@@ -104,7 +104,7 @@ def test_the_watermark(tmp_path):
 
 
 def test_a_disk_that_can_not_be_written_is_full(tmp_path):
-    """Whatever the disk says comes as SpoolFull with its reason."""
+    """Every error of the disk becomes SpoolFull with its reason."""
     (tmp_path / "spool").write_text("a file where the folder should be")
     slot = Slots(tmp_path / "slots").write(b"x")
     with pytest.raises(SpoolFull, match=rf"Errno {errno.ENOTDIR}|Errno {errno.EEXIST}"):
@@ -112,7 +112,7 @@ def test_a_disk_that_can_not_be_written_is_full(tmp_path):
 
 
 def test_the_release_marker(spool):
-    """How many instances were there at the last good release, and who sent them."""
+    """The number of instances at the last complete release, and their sender."""
     store(spool, "1", "1.1", b"x")
     assert spool.released(spool.folder("1")) == (0, "unknown")
     spool.mark_released("1", 1, "SCANNER@10.0.0.1")

@@ -51,7 +51,7 @@ def drawn(title: str, table: dict, events: dict) -> str:
 
 
 def test_the_page_shows_the_tables():
-    """docs/states.md is what the code does."""
+    """docs/states.md is equal to the page that the tables give."""
     page = HEAD + drawn("A scan", SCAN_TABLE, SCAN_EVENTS)
     page += drawn("A delivery", DELIVERY_TABLE, DELIVERY_EVENTS)
     if os.environ.get("LIMN_DRAW"):
@@ -77,7 +77,7 @@ def test_every_state_and_event_has_its_place(table, states, events, words):
 
 
 def test_the_database_knows_the_same_states():
-    """What the schema allows is what the tables name."""
+    """The schema allows exactly the states of the tables."""
     for states in (ScanState, DeliveryState):
         assert any(
             set(states) - {states.NEW} == {part.strip(" '") for part in line.split(",")}
@@ -172,7 +172,7 @@ def test_an_answer_follows_the_delivery_table(tmp_path: Path, caplog, state, eve
 
 @pytest.mark.parametrize("state", [*DeliveryState][1:])
 def test_what_a_person_does_follows_the_delivery_table(tmp_path: Path, state):
-    """Release and discard move what is held; an offer moves what nobody keeps back."""
+    """Release and discard move a held delivery; an offer moves any other that may be sent."""
     person = {
         DeliveryEvent.RELEASE: lambda journal, scan: journal.release(scan, 4.0),
         DeliveryEvent.DISCARD: lambda journal, scan: journal.discard(scan, "wrong", 4.0),

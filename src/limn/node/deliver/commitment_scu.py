@@ -1,4 +1,4 @@
-"""Storage commitment as the asking side: does the destination keep what it took."""
+"""Storage commitment as SCU: asks whether a destination keeps the structure sets it accepted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class CommitmentRequester:
-    """Asks destinations to commit to what they took, and hears what they say."""
+    """Asks destinations to commit to what they accepted, and handles their reports."""
 
     def __init__(
         self,
@@ -50,32 +50,34 @@ class CommitmentRequester:
             if isinstance(each, DicomDestination) and each.commitment
         }
         self._calling_ae_title = calling_ae_title
-        self._again: Counter[tuple[str, str]] = Counter()
+        self._resends: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def wants(self, destination: str) -> bool:
-        """Whether this destination is asked."""
+        """Whether this destination is asked for a commitment."""
         return destination in self._destinations
 
     def ask_soon(self, destination: str, item: Item) -> None:
-        """Ask in a thread: a delivery waits for nobody's promise."""
+        """Ask in a thread, so that a delivery does not wait for the answer."""
         threading.Thread(
             target=self._ask, args=(destination, item), name="commitment", daemon=True
         ).start()
 
     def on_n_event_report(self, event: evt.Event) -> tuple[int, None]:
-        """N-EVENT-REPORT, on our association or on one of the peer's."""
-        who = event.assoc.acceptor if event.assoc.is_requestor else event.assoc.requestor
+        """Handle an N-EVENT-REPORT, on our association or on one of the peer's."""
+        peer = event.assoc.acceptor if event.assoc.is_requestor else event.assoc.requestor
         try:
-            self.note(str(who.ae_title).strip(), event.event_information)
+            self.handle_report(str(peer.ae_title).strip(), event.event_information)
         except DAMAGES as error:
-            log.warning("commitment report of %s: %s", who.ae_title, error)
+            log.warning("commitment report of %s: %s", peer.ae_title, error)
             return INVALID_ARGUMENT, None
         return SUCCESS, None
 
-    def note(self, who: str, report: Dataset) -> None:
-        """Log what a peer has committed to; what it has not is offered again."""
-        names = [name for name, each in self._destinations.items() if each.ae_title.strip() == who]
+    def handle_report(self, ae_title: str, report: Dataset) -> None:
+        """Log what a peer commits to, and offer again what it does not keep."""
+        names = [
+            name for name, each in self._destinations.items() if each.ae_title.strip() == ae_title
+        ]
         answered = [(item, "") for item in items_of(report)]
         answered += [
             (
@@ -85,23 +87,25 @@ class CommitmentRequester:
             for each in report.get("FailedSOPSequence") or ()
         ]
         for item, reason in answered:
-            asked = [
+            destinations = [
                 name
                 for name in names
                 if report.get("TransactionUID") == transaction_of(item.sop_instance_uid, name)
             ]
             row = self._journal.scan_of_structure_set(item.sop_instance_uid)
-            if not asked or row is None:
-                log.warning("%s reports a commitment that nobody asked for", who)
-            elif not reason:
-                log.info("%s animal %s: %s has committed to it", row.name, row.animal, asked[0])
+            if not destinations or row is None:
+                log.warning("%s reports a commitment that nobody asked for", ae_title)
+                continue
+            shown = f"{row.name} animal {row.animal}"
+            if not reason:
+                log.info("%s: %s has committed to it", shown, destinations[0])
             else:
-                self._offer_again(row.id, f"{row.name} animal {row.animal}", asked[0], item, reason)
+                self._resend(row.id, shown, destinations[0], item, reason)
 
-    def _offer_again(self, scan: int, shown: str, name: str, item: Item, reason: str) -> None:
+    def _resend(self, scan: int, shown: str, name: str, item: Item, reason: str) -> None:
         with self._lock:
-            self._again[name, item.sop_instance_uid] += 1
-            count = self._again[name, item.sop_instance_uid]
+            self._resends[name, item.sop_instance_uid] += 1
+            count = self._resends[name, item.sop_instance_uid]
         if count > MAX_AGAIN:
             log.error(
                 "%s: %s took the structure set %d times and does not keep it (%s); look there, "
@@ -126,7 +130,7 @@ class CommitmentRequester:
         )
         answered = threading.Event()
 
-        def heard(event: evt.Event) -> tuple[int, None]:
+        def on_report(event: evt.Event) -> tuple[int, None]:
             answer = self.on_n_event_report(event)
             answered.set()
             return answer
@@ -134,16 +138,16 @@ class CommitmentRequester:
         request = request_of([item], transaction_of(item.sop_instance_uid, name))
         try:
             association = associate(
-                peer, [(SOP_CLASS, SYNTAXES[0])], handlers=[(evt.EVT_N_EVENT_REPORT, heard)]
+                peer, [(SOP_CLASS, SYNTAXES[0])], handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
             )
             try:
                 status, _ = association.send_n_action(request, REQUEST, SOP_CLASS, WELL_KNOWN)
                 if status.get("Status") != SUCCESS:
                     log.error("%s takes no commitment request: %s", peer, status.get("Status"))
                     return
-                # Or it comes later, to our own port.
+                # A report that does not come now comes later, to our own port.
                 if answered.wait(REPORT_WAIT_S):
-                    # Our answer to it goes out after the handler; released sooner it is lost.
+                    # Our answer goes out after the handler; a release before that would lose it.
                     time.sleep(ANSWER_S)
             finally:
                 association.release()

@@ -1,8 +1,8 @@
-"""Carries written structure sets to one destination until it has them, and closes the record.
+"""Carries structure sets to one destination until it has them, and completes the scan's record.
 
-Each destination has its own courier, so that one which is down holds up no other, nor the
-worker. The first destination of the config is the planning system: when it has answered for
-good, the scan's row goes to the scan log.
+Each destination has its own courier, so that one that is down delays no other and no worker. The
+first destination of the config is the planning system: after its final answer the scan's row goes
+to the scan log.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Courier:
         self._stopping = Event()
 
     def wake(self) -> None:
-        """A structure set may be waiting."""
+        """Look at once for a delivery that is due."""
         self._woken.set()
 
     def run(self, stopping: Event) -> None:
-        """Deliver until told to stop; what is left then waits in the journal."""
+        """Deliver until the node stops; the other deliveries wait in the journal."""
         self._stopping = stopping
         while not stopping.is_set():
             self._woken.wait(POLL_S)
@@ -66,29 +66,31 @@ class Courier:
             self.work()
 
     def work(self) -> None:
-        """Everything that is due now."""
+        """Make every delivery that is due now."""
         try:
-            self._work()
+            self._deliver_due()
         except WriteAbandoned as unwritten:
             log.error("%s; it is offered again after the next start", unwritten)
 
-    def _work(self) -> None:
+    def _deliver_due(self) -> None:
         while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
             structure_set = self._journal.structure_set(delivery.structure_set)
             row = self._journal.scan(structure_set.scan)
             with oplog.about(scan=row.name, animal=row.animal):
-                self._carry(delivery, structure_set, row)
-            self._log_ends()
-        self._log_ends()
+                self._deliver(delivery, structure_set, row)
+            self._log_ended()
+        self._log_ended()
 
-    def _carry(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> None:
+    def _deliver(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> None:
         answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
         accepted_at = answer.answered_at
         name = self._destination.name
         if answer.outcome is Outcome.RETRY_LATER:
             wait_s = backoff_s(delivery.tries)
             next_at = accepted_at + wait_s
-            self._note(row, partial(self._journal.postponed, delivery.id, answer.status, next_at))
+            self._write_answer(
+                row, partial(self._journal.postponed, delivery.id, answer.status, next_at)
+            )
             log.warning(
                 "%s -> %s: %s; again in %.0f s, %d waiting",
                 row.name,
@@ -99,14 +101,14 @@ class Courier:
             )
             return
         if answer.outcome is Outcome.DELIVERED:
-            self._note(
+            self._write_answer(
                 row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
             )
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
         else:
-            self._note(row, partial(self._journal.refused, delivery.id, answer.status))
+            self._write_answer(row, partial(self._journal.refused, delivery.id, answer.status))
             log.error(
                 "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
                 row.name,
@@ -118,21 +120,21 @@ class Courier:
         if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
             log.info("%s delivered to %s (%s)", row.name, name, answer.status)
 
-    def _note(self, row: ScanRow, write: Callable[[], None]) -> None:
-        """Until the disk takes the answer nothing else is offered, nor the same again."""
+    def _write_answer(self, row: ScanRow, write: Callable[[], None]) -> None:
+        """Write an answer to the journal, and deliver nothing until the disk takes it."""
         name = self._destination.name
         write_until_done(
             write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping
         )
 
-    def _log_ends(self) -> None:
-        """Rows of scans that ended; asked of the journal, so that a crash loses none."""
+    def _log_ended(self) -> None:
+        """Log every scan that the journal knows to have ended, so that a crash loses no row."""
         if self._keeps_scan_log:
             for row in self._journal.unlogged_ends(self._destination.name):
                 with oplog.about(scan=row.name, animal=row.animal):
-                    self._log(row)
+                    self._log_row(row)
 
-    def _log(self, row: ScanRow) -> None:
+    def _log_row(self, row: ScanRow) -> None:
         answered = (
             each
             for each in self._journal.deliveries(row.id)

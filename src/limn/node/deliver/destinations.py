@@ -1,4 +1,4 @@
-"""Structure sets to planning systems (C-STORE SCU) and export folders."""
+"""Offers a structure set to a planning system (C-STORE SCU) or an export folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
-    """What a destination said, and when (UTC seconds)."""
+    """A destination's answer, and when it came (UTC seconds)."""
 
     outcome: Outcome
     status: str
@@ -43,10 +43,10 @@ class DeliveryAnswer:
 
 
 def judge(status: int) -> Outcome:
-    """A C-STORE status (PS3.4 GG.4-1): accepted, try again, or somebody must act.
+    """What a C-STORE status (PS3.4 GG.4-1) means: accepted, retry later, or refused.
 
     Success, warnings (0xBxxx and 0x0001) and 0x0111 "duplicate SOP Instance" mean that the
-    peer has the file; 0xA7xx "out of resources" passes.
+    peer has the file; 0xA7xx "out of resources" is temporary.
     """
     if status in (SUCCESS, 0x0001, DUPLICATE) or status & 0xF000 == 0xB000:
         return Outcome.DELIVERED
@@ -69,7 +69,7 @@ def deliver(
         return _export(destination, path.name, contents)
     try:
         dataset = pydicom.dcmread(io.BytesIO(contents))
-        # What an association is asked for.
+        # The association needs both.
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
     except (InvalidDicomError, *DAMAGES) as error:
         return DeliveryAnswer(
@@ -79,7 +79,7 @@ def deliver(
     try:
         answers = iter(store(peer, [dataset]))
         status = next(answers)
-        # Before the release, which a slow peer draws out: the answer is what counts.
+        # Taken before the release, which a slow peer delays: the time of the answer counts.
         answered_at = time.time()
         next(answers, None)
     except (PeerUnreachable, ConfigWrong) as error:
@@ -99,5 +99,5 @@ def _export(destination: FolderDestination, name: str, contents: bytes) -> Deliv
 
 
 def backoff_s(tries: int) -> float:
-    """Seconds until the next try: doubling from 1 s to a minute, a little random."""
+    """Seconds until the next try: doubles from 1 s to 60 s, varied at random by 20 %."""
     return float(min(LONGEST_WAIT_S, 2.0 ** min(tries, 10)) * random.uniform(0.8, 1.2))  # noqa: S311

@@ -1,4 +1,4 @@
-"""The closed record of a scan: its clock, from the journal's rows alone."""
+"""The final record of a scan and its times, from the journal's rows alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUTCOMES = {state: state.value for state in DeliveryState} | {
 def closed_record(
     row: ScanRow, delivery: DeliveryRow | None, structure_set: StructureSetRow | None
 ) -> ScanRecord:
-    """The scan's final record; ``overhead_s`` is what no stage claims."""
+    """The scan's final record; ``overhead_s`` is the time that belongs to no stage."""
     held_s = _held_s(row, structure_set)
     resent_s = structure_set.intervention_s if structure_set is not None else 0.0
     known: dict[str, Any] = {
@@ -55,7 +55,7 @@ def closed_record(
     if structure_set is not None and structure_set.discarded_at is not None:
         known |= {
             "outcome": "discarded",
-            # Nothing was offered to anybody.
+            # No destination was offered it.
             "destination": "",
             "destination_status": "",
             "reason": f"discarded at {_utc(structure_set.discarded_at)}: "
@@ -65,24 +65,24 @@ def closed_record(
 
 
 def _held_s(row: ScanRow, structure_set: StructureSetRow | None) -> float:
-    """How long a person let the structure set wait."""
+    """Seconds for which the structure set was held until a person released it."""
     if structure_set is None or structure_set.released_at is None:
         return 0.0
     return structure_set.released_at - float(row.record["contoured_at"])
 
 
 def _door_to_door(
-    row: ScanRow, known: dict[str, Any], accepted_at: float, left_out_s: float
+    row: ScanRow, known: dict[str, Any], accepted_at: float, excluded_s: float
 ) -> dict[str, Any]:
-    """``left_out_s`` is how long the structure set lay until a person acted."""
-    door_to_door_s = accepted_at - row.last_slice_at - row.intervention_s - left_out_s
-    deliver_s = accepted_at - float(row.record["contoured_at"]) - left_out_s
-    claimed_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
+    """Times up to the acceptance, without the ``excluded_s`` in which limn waited for a person."""
+    door_to_door_s = accepted_at - row.last_slice_at - row.intervention_s - excluded_s
+    deliver_s = accepted_at - float(row.record["contoured_at"]) - excluded_s
+    stages_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
     return {
         "accepted_utc": _utc(accepted_at),
         "deliver_s": deliver_s,
         "door_to_door_s": door_to_door_s,
-        "overhead_s": door_to_door_s - claimed_s,
+        "overhead_s": door_to_door_s - stages_s,
     }
 
 

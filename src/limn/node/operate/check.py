@@ -31,17 +31,19 @@ from limn.node.store.salvage import fault_of
 from limn.node.store.schema import JournalError
 
 ENGINE_S = 10.0
-# Renewing takes somebody's signature; a warning that lets the check pass is read by nobody.
+# To renew one takes a signature, and nobody reads a warning of a check that passes.
 CERTIFICATE_LEAST = timedelta(days=30)
 
 
 def check(config_path: Path, only: Part | None = None) -> bool:
-    """Print the resolved config, then try bundle, model, disk and peers; true if all is well.
+    """Print the resolved config, then try bundle, model, disk and peers; true if all work.
 
-    With ``only`` what that part of a node needs on this host, and no more.
+    Each try prints one line; that of a failed try gives the cause and the remedy. A try that
+    depends on a failed one is left out.
 
-    One line for each try. What fails says what is wrong and what to do, and nothing is tried that
-    rests on what has failed.
+    Parameters
+    ----------
+    only : part of a node; only what this part needs on this host is tried
     """
     console = Console(highlight=False)
     config = load_config(config_path)
@@ -63,31 +65,31 @@ def check(config_path: Path, only: Part | None = None) -> bool:
             for each in config.destination
         ),
     ]
-    well: dict[str, bool] = {}
+    passed: dict[str, bool] = {}
     for wanted, name, needs, action in tries:
         if not wanted:
             continue
-        if not well.get(needs, True):
+        if not passed.get(needs, True):
             console.print(f" --  {name}: not tried; mend {needs} first", soft_wrap=True)
-            well[name] = False
+            passed[name] = False
             continue
-        well[name] = _try(console, name, action)
-    wrong = [name for name, good in well.items() if not good]
-    if wrong:
-        console.print(f"not ready: {', '.join(wrong)}", style="bold red", soft_wrap=True)
+        passed[name] = _try(console, name, action)
+    failed = [name for name, good in passed.items() if not good]
+    if failed:
+        console.print(f"not ready: {', '.join(failed)}", style="bold red", soft_wrap=True)
     else:
         console.print("ready", style="bold green")
-    return not wrong
+    return not failed
 
 
 def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
     try:
-        said, word = action(), ("[green] ok [/]", True)
+        text, word, good = action(), "[green] ok [/]", True
     except (LimnError, OSError, JournalError) as error:
-        said, word = str(error), ("[red]FAIL[/]", False)
-    # On one line, and brackets in a message are no colours: a machine may read it.
-    console.print(word[0], escape(f"{name}: {' '.join(said.split())}"), soft_wrap=True)
-    return word[1]
+        text, word, good = str(error), "[red]FAIL[/]", False
+    # On one line, and brackets in a message are text: a program may read it.
+    console.print(word, escape(f"{name}: {' '.join(text.split())}"), soft_wrap=True)
+    return good
 
 
 def _bundle(config: Config) -> str:
@@ -102,7 +104,7 @@ def _model(config: Config) -> str:
         loaded_s = time.perf_counter()
         warm.ensemble.warm_up()
     except (RuntimeError, AssertionError) as error:
-        # What torch raises without a driver, or for a GPU that is too small.
+        # Torch raises these without a driver, or for a GPU that is too small.
         msg = (
             f"the networks do not run on model.device {config.model.device} ({error}); look at the "
             "GPU and its driver, or set model.device to another"
@@ -129,8 +131,8 @@ def _space(config: Config) -> str:
 def _journal(config: Config) -> str:
     if fault := fault_of(config.journal_path):
         msg = (
-            f"{config.journal_path} is damaged ({fault}); limn serve keeps it aside when it starts "
-            "and begins anew. Compare scans.csv with the planning system and look at the disk"
+            f"{config.journal_path} is damaged ({fault}); limn serve renames it when it starts "
+            "and creates a new one. Compare scans.csv with the planning system and look at the disk"
         )
         raise ConfigWrong(msg)
     return "sound" if config.journal_path.exists() else "none yet"
@@ -149,19 +151,19 @@ def _tls(config: Config) -> str:
     check_keys(config)
     own = config.receive.tls
     given = [*([own] if own is not None else []), *peers_tls(config)]
-    ends = [_lasts(path) for tls in given for path in (tls.certificate, tls.ca)]
+    ends = [_expiry(path) for tls in given for path in (tls.certificate, tls.ca)]
     if not ends:
         return "none: no tls table is set"
-    return f"certificates serve until {min(ends):%Y-%m-%d}"
+    return f"certificates are valid until {min(ends):%Y-%m-%d}"
 
 
-def _lasts(certificate: Path) -> datetime:
-    """When a certificate ends.
+def _expiry(certificate: Path) -> datetime:
+    """When a certificate expires.
 
     Raises
     ------
     ConfigWrong
-        If that is soon or past.
+        If it has expired or will soon.
     """
     end = valid_until(certificate)
     left = end - datetime.now(UTC)
@@ -177,33 +179,33 @@ def _lasts(certificate: Path) -> datetime:
 
 def _engine(config: Config, config_path: Path, only: Part | None) -> str:
     processes(config, config_path, only)
-    said = f"scheduler {config.engine.address}"
+    text = f"scheduler {config.engine.address}"
     if only in {None, "worker"}:
-        said = f"{said}, {config.engine.workers} workers on this host"
+        text = f"{text}, {config.engine.workers} workers on this host"
     if config.engine.tls_dir is None:
-        return f"{said}, certificates made anew at every start"
-    said = f"{said}, certificates {check_given(config.engine.tls_dir)}"
+        return f"{text}, new certificates at every start"
+    text = f"{text}, certificates {check_given(config.engine.tls_dir)}"
     for name in (CA, CERT):
-        _lasts(config.engine.tls_dir / name)
+        _expiry(config.engine.tls_dir / name)
     if config.engine.scheduler == "local" or only == "scheduler":
-        return said
-    workers = _workers_there(config)
+        return text
+    workers = _count_workers(config)
     if not workers and only == "receiver":
         msg = (
             f"no warm worker at {config.engine.address}: scans would wait; start "
             "limn serve --only worker on a worker's host"
         )
         raise PeerUnreachable(msg)
-    return f"{said}, {workers} warm workers there"
+    return f"{text}, {workers} warm workers connected"
 
 
-def _workers_there(config: Config) -> int:
+def _count_workers(config: Config) -> int:
     """How many workers at the scheduler compute with this node's limn and bundle.
 
     Raises
     ------
     PeerUnreachable
-        If the scheduler can't be reached, or takes no certificate of ours.
+        If the scheduler can't be reached, or does not accept our certificate.
     ConfigWrong
         If its workers run another limn or bundle.
     """

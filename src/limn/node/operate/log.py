@@ -1,4 +1,4 @@
-"""The scan log as a table for people, or as CSV."""
+"""Prints the scan log as a table for people, or as CSV."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from rich.table import Table
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import ScanRecord
-from limn.node.config import load_config
+from limn.node.config import Config, load_config
+from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store import scanlog
 from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import discard_notice, hold_notice
 from limn.node.store.rows import DeliveryRow, ScanRow
 from limn.node.store.schema import LIVE
 
-# Columns of a terminal from which on the stages are shown.
+# A terminal with this many columns shows the stages too.
 WIDE = 170
 SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
 
 
 def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | None) -> None:
-    """Print the scans, oldest first; below them what still waits.
+    """Print the scans, oldest first, and below them the live scans that are not finished.
 
     Raises
     ------
     ConfigWrong
-        If ``since`` is no date.
+        If ``since`` is not a date.
     """
     config = load_config(config_path)
     rows = [
@@ -46,35 +47,44 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
         writer.writeheader()
         writer.writerows(rows)
         return
-    # What a file says of its animal is text, never markup.
-    console = Console(markup=False, highlight=False)
+    console = plain_console(soft_wrap=False)
     console.print(_table(rows, wide=console.width >= WIDE))
     for row in rows:
         if row["reason"]:
             console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
-    if config.journal_path.exists():
-        journal = JournalReader(config.journal_path)
-        held, discarded = (
-            {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
-        )
-        for scan in journal.scans():
-            if scan.priority < LIVE or (animal is not None and scan.animal != animal):
-                continue
-            if scan.id in held:
-                lines = [hold_notice(journal, scan, config, config_path)]
-            elif scan.id in discarded:
-                # Once the node has seen it, it stands in the table.
-                lines = [] if scan.logged else [discard_notice(journal, scan)]
-            else:
-                lines = list(_unfinished(scan, journal.deliveries(scan.id)))
-            for line in lines:
-                # Unbroken: a command in it is there to be copied.
-                console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
-        journal.close()
+    with journal_to_read(config) as journal:
+        if journal is not None:
+            _print_unfinished(journal, config, config_path, console, animal)
+
+
+def _print_unfinished(
+    journal: JournalReader,
+    config: Config,
+    config_path: Path,
+    console: Console,
+    animal: str | None,
+) -> None:
+    """Print a line on each live scan that is held, waits or was refused."""
+    held, discarded = (
+        {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
+    )
+    for scan in journal.scans():
+        if scan.priority < LIVE or (animal is not None and scan.animal != animal):
+            continue
+        if scan.id in held:
+            lines = [hold_notice(journal, scan, config, config_path)]
+        elif scan.id in discarded:
+            # A scan that is logged stands in the table above.
+            lines = [] if scan.logged else [discard_notice(journal, scan)]
+        else:
+            lines = list(_unfinished(scan, journal.deliveries(scan.id)))
+        for line in lines:
+            # On one line, so that a command in it can be copied.
+            console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)
 
 
 def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str]:
-    """What still waits, or was refused."""
+    """Sentences on what a scan waits for, and on each destination that refused it."""
     if row.state == "ready":
         yield f"being contoured, try {row.tries}" if row.tries else "waits for a worker"
     for delivery in deliveries:
@@ -91,7 +101,7 @@ def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str
 
 
 def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
-    """One line a scan; the stages only where there is room for them."""
+    """One line for each scan; the stages only on a wide terminal."""
     table = Table(title=f"{len(rows)} scan{'' if len(rows) == 1 else 's'}", box=SIMPLE_HEAD)
     stages = SHOWN_S if wide else ()
     for name in ("scan", "last slice UTC", "animal", "outcome"):

@@ -1,6 +1,6 @@
-"""What is in the node now, for its operator: what waits, what runs, what somebody must do.
+"""Lists the scans in the node, for its operator: which wait, which run, which need an action.
 
-Reads the journal and asks the disk, nothing else, so that it answers whether the node runs or not.
+It reads the journal and the disk alone, so that it works with a running and a stopped node.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from limn.node.config import Config, load_config
 from limn.node.host.doorbell import engine_runs
+from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store import space
 from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import (
@@ -32,24 +31,24 @@ from limn.node.store.remedies import (
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
 
-# A refused or failed scan that nobody minds leaves the list after this long; `limn log` keeps it.
+# A refused or failed scan leaves the list after this time; `limn log` keeps it.
 SHOWN_DAYS = 7.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueEntry:
-    """One line: a scan that waits or runs, one of its deliveries, or what somebody must mend.
+    """One line: a scan that waits or runs, one of its deliveries, or a scan that needs an action.
 
     Attributes
     ----------
     state : "running", "waiting", "delivering", "held", "refused by peer", "refused", "failed" or
         "quarantined"
-    place : 1 for the scan that runs next; None for what does not wait for a worker
-    tries : of the worker, or of the delivery
-    since_utc : begin of the try that runs, else when it came, was contoured or was held
-    next_try_utc : of a delivery
+    place : 1 for the scan that runs next; None for a scan that waits for no worker
+    tries : tries of the worker, or of the delivery
+    since_utc : start of the try that runs, else the time when it came or was contoured
+    next_try_utc : time of the next try of a delivery
     status : the destination's last answer
-    do : what an operator types or does; empty where limn goes on by itself
+    do : the action or command of an operator; empty where limn continues by itself
     """
 
     scan: str
@@ -66,46 +65,46 @@ class QueueEntry:
 
 
 def show(config_path: Path, *, as_json: bool) -> None:
-    """Print what is in the node; one line if it is empty."""
+    """Print the scans in the node; one line if there are none."""
     config = load_config(config_path)
     entries: list[QueueEntry] = []
     cohort: Counter[str] = Counter()
-    if config.journal_path.exists():
-        with closing(JournalReader(config.journal_path)) as journal:
-            entries = list(standing(journal, config_path, time.time()))
+    with journal_to_read(config) as journal:
+        if journal is not None:
+            entries = list(unfinished_scans(journal, config_path, time.time()))
             cohort = cohort_counts(journal)
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
     if as_json:
-        said = {
+        answer = {
             "node": ("ready" if ready else "not ready") if runs else "stopped",
             "disk": _shortage(config),
             "entries": [asdict(entry) for entry in entries],
             "cohort": dict(cohort),
         }
-        sys.stdout.write(json.dumps(said, indent=2) + "\n")
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return
     _print(config, entries, cohort, runs=runs, ready=ready)
 
 
-def standing(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:
-    """Every live scan that is not done: what runs first, what somebody must mend last."""
-    yield from _for_a_worker(journal)
+def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:
+    """Every live scan that is not done: first those that run, last those that ended badly."""
+    yield from _worker_entries(journal)
     scans = [row for row in journal.scans() if row.priority >= LIVE]
     contoured = [row for row in scans if row.state == "contoured"]
     held = {row.id for row in journal.on_hold()}
     for row in contoured:
         if row.id in held:
-            yield _on_hold(journal, row, config_path)
-    nobody_waits = held | {row.id for row in journal.discarded()}
+            yield _held_entry(journal, row, config_path)
+    not_sent = held | {row.id for row in journal.discarded()}
     for row in contoured:
-        if row.id not in nobody_waits:
-            yield from _for_a_destination(journal, row, config_path)
-    mended = {row.predecessor for row in contoured}
+        if row.id not in not_sent:
+            yield from _delivery_entries(journal, row, config_path)
+    followed = {row.predecessor for row in contoured}
     for row in scans:
         old = now - row.ready_at > SHOWN_DAYS * 86400 and row.state != "quarantined"
-        if row.state in ("refused", "failed", "quarantined") and row.id not in mended and not old:
-            yield _ended(journal, row, config_path)
+        if row.state in ("refused", "failed", "quarantined") and row.id not in followed and not old:
+            yield _ended_entry(journal, row, config_path)
 
 
 def cohort_counts(journal: JournalReader) -> Counter[str]:
@@ -128,7 +127,7 @@ def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry
     return QueueEntry(**(values | more))  # type: ignore[arg-type]
 
 
-def _for_a_worker(journal: JournalReader) -> Iterator[QueueEntry]:
+def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
     ready = [row for row in journal.ready() if row.priority >= LIVE]
     for row in ready:
         if row.started_at is not None:
@@ -138,7 +137,7 @@ def _for_a_worker(journal: JournalReader) -> Iterator[QueueEntry]:
         yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries)
 
 
-def _on_hold(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
+def _held_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
     return _entry(
         row,
         "held",
@@ -148,7 +147,7 @@ def _on_hold(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEn
     )
 
 
-def _for_a_destination(
+def _delivery_entries(
     journal: JournalReader, row: ScanRow, config_path: Path
 ) -> Iterator[QueueEntry]:
     since = float(row.record.get("contoured_at", row.ready_at))
@@ -176,7 +175,7 @@ def _for_a_destination(
             )
 
 
-def _ended(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
+def _ended_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
     if journal.find_structure_set(row.id) is None:
         do = "send the series again from the scanner"
     elif row.state == "refused":
@@ -189,8 +188,7 @@ def _ended(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntr
 def _print(
     config: Config, entries: list[QueueEntry], cohort: Counter[str], *, runs: bool, ready: bool
 ) -> None:
-    # What a file says of its animal is text, never markup.
-    console = Console(markup=False, highlight=False)
+    console = plain_console(soft_wrap=False)
     if short := _shortage(config):
         console.print(short, soft_wrap=True)
     if not entries and not cohort["waiting"] and not cohort["running"]:
@@ -198,7 +196,7 @@ def _print(
         console.print(f"nothing waits in {config.data_dir}{node}", soft_wrap=True)
         return
     if not runs:
-        console.print("the node is stopped: what waits here goes on when it starts")
+        console.print("the node is stopped: these scans continue when it starts")
     elif not ready:
         console.print("no worker is ready: scans wait until one is")
     if entries:
@@ -208,11 +206,11 @@ def _print(
         table.add_column("details")
         for entry in entries:
             since = entry.since_utc[:19].replace("T", " ")
-            table.add_row(entry.scan, entry.animal, entry.state, since, _more(entry))
+            table.add_row(entry.scan, entry.animal, entry.state, since, _details(entry))
         console.print(table)
     for entry in entries:
         if entry.do:
-            # Unbroken: a command in it is there to be copied.
+            # On one line, so that a command in it can be copied.
             console.print(f"{entry.scan} animal {entry.animal}: {entry.do}", soft_wrap=True)
     if cohort["waiting"] or cohort["running"]:
         console.print(
@@ -229,15 +227,15 @@ def _shortage(config: Config) -> str:
         return ""
 
 
-def _more(entry: QueueEntry) -> str:
+def _details(entry: QueueEntry) -> str:
     if entry.state == "running":
         return f"try {entry.tries}"
     if entry.state == "waiting":
         return f"number {entry.place}" + (f", try {entry.tries + 1}" if entry.tries else "")
     if entry.state == "delivering":
         answer = f"; {entry.status}" if entry.status else ""
-        again = f"; next {entry.next_try_utc[11:19]}" if entry.next_try_utc else ""
-        return f"to {entry.destination}: {entry.tries} tries{answer}{again}"
+        next_try = f"; next {entry.next_try_utc[11:19]}" if entry.next_try_utc else ""
+        return f"to {entry.destination}: {entry.tries} tries{answer}{next_try}"
     return entry.reason
 
 

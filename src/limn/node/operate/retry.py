@@ -1,14 +1,14 @@
-"""Once more, because a person says so: a scan that ended badly runs, a structure set is offered.
+"""Lets a scan that ended badly run again, and offers a structure set again.
 
-Works on the journal, so it does not matter whether the node runs. A scan that runs again keeps
-the UIDs of its structure set; one that is offered again is the same file, byte for byte.
+Both commands change the journal alone, so that they work with a running and a stopped node. A scan
+that runs again keeps the UIDs of its structure set. A structure set that is offered again is the
+same file, byte for byte.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +16,8 @@ from rich.console import Console
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.host.doorbell import engine_runs, send_wake
-from limn.node.store.journal import Journal
+from limn.node.operate.journal_access import journal_to_change, plain_console
+from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import (
     address,
     end_reason,
@@ -29,24 +30,24 @@ from limn.node.store.schema import LIVE
 
 
 def retry(config_path: Path, names: Sequence[str]) -> None:
-    """Let scans that were refused, failed or quarantined run again, with all their tries.
+    """Let scans that were refused, failed or quarantined run again, with all tries.
 
     Raises
     ------
     ConfigWrong
-        Names every scan that can't, and why; then none of the others runs again.
+        If any scan can't: names each such scan and why, and no scan runs again.
     """
     config = load_config(config_path)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with closing(_journal(config, names)) as journal:
+    console = plain_console()
+    with journal_to_change(config, names) as journal:
         known = {row.name: row for row in journal.scans()}
-        wrong = {
+        obstacles = {
             name: _why_no_retry(journal, known.get(name), config_path)
             for name in dict.fromkeys(names)
         }
-        _refuse(wrong, "nothing runs again")
+        _raise_on_obstacle(obstacles, "nothing runs again")
         newer = {scan.predecessor: scan.name for scan in known.values()}
-        for name in wrong:
+        for name in obstacles:
             row = known[name]
             if not journal.retry(row.id, time.time()):
                 console.print(f"{name} animal {row.animal} runs again already")
@@ -56,7 +57,7 @@ def retry(config_path: Path, names: Sequence[str]) -> None:
             )
             if row.id in newer:
                 console.print(f"  mind {newer[row.id]} is a newer version of the same series")
-    _say_when(config, console, "starts")
+    _wake_node(config, console, "starts")
 
 
 def resend(config_path: Path, names: Sequence[str], to: str | None) -> None:
@@ -65,51 +66,44 @@ def resend(config_path: Path, names: Sequence[str], to: str | None) -> None:
     Raises
     ------
     ConfigWrong
-        Names every scan that can't be sent, and why; then none of the others is.
+        If any scan can't be sent: names each such scan and why, and none is sent.
     """
     config = load_config(config_path)
     peers = {destination.name: destination for destination in config.destination}
     if to is not None and to not in peers:
         msg = f"--to {to}: no such destination; the config names {', '.join(peers)}"
         raise ConfigWrong(msg)
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    with closing(_journal(config, names)) as journal:
+    console = plain_console()
+    with journal_to_change(config, names) as journal:
         known = {row.name: row for row in journal.scans()}
-        wrong = {
+        obstacles = {
             name: _why_no_resend(journal, known.get(name), config_path)
             for name in dict.fromkeys(names)
         }
-        _refuse(wrong, "nothing is sent again")
-        for name in wrong:
+        _raise_on_obstacle(obstacles, "nothing is sent again")
+        for name in obstacles:
             row = known[name]
             had = [delivery.destination for delivery in journal.deliveries(row.id)]
             path = journal.structure_set_of(row.id).path
-            goes = journal.resend(
+            offered = journal.resend(
                 row.id, [to] if to else [n for n in had if n in peers], time.time()
             )
             console.print(f"{name} animal {row.animal} is offered again")
-            for destination in goes:
+            for destination in offered:
                 console.print(f"  {path} -> {destination}, {address(peers[destination])}")
             if to is None:
                 for gone in sorted(set(had) - peers.keys()):
                     console.print(f"  {gone} is not in the config any more; nothing goes there")
-    _say_when(config, console, "sends")
+    _wake_node(config, console, "sends")
 
 
-def _journal(config: Config, names: Sequence[str]) -> Journal:
-    if not config.journal_path.exists():
-        msg = f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
-        raise ConfigWrong(msg)
-    return Journal(config.journal_path)
+def _raise_on_obstacle(obstacles: dict[str, str], consequence: str) -> None:
+    lines = [f"{name} {why}" for name, why in obstacles.items() if why]
+    if lines:
+        raise ConfigWrong("; ".join((*lines, consequence)))
 
 
-def _refuse(wrong: dict[str, str], then: str) -> None:
-    said = [f"{name} {why}" for name, why in wrong.items() if why]
-    if said:
-        raise ConfigWrong("; ".join((*said, then)))
-
-
-def _why_no_retry(journal: Journal, row: ScanRow | None, config_path: Path) -> str:
+def _why_no_retry(journal: JournalReader, row: ScanRow | None, config_path: Path) -> str:
     """Why a scan can't run again; empty if it can."""
     if row is None:
         return "is unknown; `limn queue` and `limn log` list the scans"
@@ -118,13 +112,13 @@ def _why_no_retry(journal: Journal, row: ScanRow | None, config_path: Path) -> s
     if row.state == "contoured":
         return f"is contoured already; to send it once more: {resend_command(row, config_path)}"
     if journal.find_structure_set(row.id) is None:
-        return f"was never whole ({row.reason}); send the series again from the scanner"
+        return f"was never complete ({row.reason}); send the series again from the scanner"
     gone = [name for name in row.files if not (Path(row.folder) / name).is_file()]
     lost = f"has lost {len(gone)} of its {len(row.files)} files in {row.folder}; send the series"
     return f"{lost} again from the scanner" if gone else ""
 
 
-def _why_no_resend(journal: Journal, row: ScanRow | None, config_path: Path) -> str:
+def _why_no_resend(journal: JournalReader, row: ScanRow | None, config_path: Path) -> str:
     """Why a structure set can't be offered again; empty if it can."""
     if row is None:
         return "is unknown; `limn queue` and `limn log` list the scans"
@@ -133,7 +127,7 @@ def _why_no_resend(journal: Journal, row: ScanRow | None, config_path: Path) -> 
     if row.state != "contoured":
         return f"was {row.state}, so there is nothing to send: {end_reason(row)}"
     if row.priority < LIVE:
-        return "was contoured for a folder and goes to nobody; send the series to the node instead"
+        return "was contoured for a folder and has no destination; send the series to the node"
     return _why_not_sent(journal.structure_set_of(row.id), row, config_path)
 
 
@@ -143,18 +137,19 @@ def _why_not_sent(structure_set: StructureSetRow, row: ScanRow, config_path: Pat
         return f"was discarded at {when}: {structure_set.discarded}"
     if structure_set.on_hold:
         return (
-            f"is held until somebody has looked: {structure_set.held}; then: "
+            f"is held until a person has looked: {structure_set.held}; then: "
             f"{release_command(row, config_path)}"
         )
     if not Path(structure_set.path).is_file():
         return (
             f"has lost its structure set: {structure_set.path} is gone; send the series again from "
-            "the scanner, and it is contoured anew"
+            "the scanner, and it is contoured again"
         )
     return ""
 
 
-def _say_when(config: Config, console: Console, does: str) -> None:
+def _wake_node(config: Config, console: Console, does: str) -> None:
+    """Wake a running node, and print when it acts."""
     if engine_runs(config):
         send_wake(config)
         console.print(f"the node runs and {does} within a second")

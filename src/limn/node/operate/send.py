@@ -1,4 +1,4 @@
-"""A folder of DICOM to a peer by C-STORE, with a progress bar."""
+"""Sends a folder of DICOM to a peer by C-STORE, with a progress bar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
     Raises
     ------
     ConfigWrong
-        If the address is no HOST:PORT or the folder holds no DICOM.
+        If the address is no HOST:PORT or the folder has no DICOM file.
     PeerUnreachable
         If the peer does not answer, or refused a file.
     """
@@ -33,13 +33,13 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
             ds = pydicom.dcmread(path)
-            # A DICOMDIR, for one, is no instance.
+            # A DICOMDIR, for example, is no instance.
             _ = ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
             datasets.append(ds)
         except (InvalidDicomError, AttributeError, EOFError, OSError) as error:
             console.print(f"left out {path}: {error}", highlight=False, markup=False)
     if not datasets:
-        msg = f"{folder} holds no DICOM file"
+        msg = f"{folder} has no DICOM file"
         raise ConfigWrong(msg)
     peer = Peer(called, host, int(port), calling)
     refused: dict[int, int] = {}

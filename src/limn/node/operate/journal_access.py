@@ -1,0 +1,49 @@
+"""The console and the journal, as the commands on scans open them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from rich.console import Console
+
+from limn.domain.errors import ConfigWrong
+from limn.node.config import Config
+from limn.node.store.journal import Journal
+from limn.node.store.reader import JournalReader
+
+
+def plain_console(*, soft_wrap: bool = True) -> Console:
+    """A console that prints an animal's name as text, never as markup.
+
+    Parameters
+    ----------
+    soft_wrap : leave a long line whole, so that a command in it can be copied
+    """
+    return Console(markup=False, highlight=False, soft_wrap=soft_wrap)
+
+
+@contextmanager
+def journal_to_read(config: Config) -> Iterator[JournalReader | None]:
+    """The journal, to read; None if no scan has come yet."""
+    if not config.journal_path.exists():
+        yield None
+        return
+    with closing(JournalReader(config.journal_path)) as journal:
+        yield journal
+
+
+@contextmanager
+def journal_to_change(config: Config, names: Sequence[str]) -> Iterator[Journal]:
+    """The journal, to change the scans of these names.
+
+    Raises
+    ------
+    ConfigWrong
+        If no scan has come yet.
+    """
+    if not config.journal_path.exists():
+        msg = f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
+        raise ConfigWrong(msg)
+    with closing(Journal(config.journal_path)) as journal:
+        yield journal
