@@ -39,11 +39,8 @@ def check(config_path: Path, only: Part | None = None) -> bool:
     """Print the resolved config, then try bundle, model, disk and peers; true if all work.
 
     Each try prints one line; that of a failed try gives the cause and the remedy. A try that
-    depends on a failed one is left out.
-
-    Parameters
-    ----------
-    only : part of a node; only what this part needs on this host is tried
+    depends on a failed one is left out. With ``only``, only what that part of a node needs on
+    this host is tried.
     """
     console = Console(highlight=False)
     config = load_config(config_path)

@@ -14,12 +14,7 @@ from limn.node.store.reader import JournalReader
 
 
 def plain_console(*, soft_wrap: bool = True) -> Console:
-    """A console that prints an animal's name as text, never as markup.
-
-    Parameters
-    ----------
-    soft_wrap : leave a long line whole, so that a command in it can be copied
-    """
+    """A console for text without markup; ``soft_wrap`` keeps a command whole, to be copied."""
     return Console(markup=False, highlight=False, soft_wrap=soft_wrap)
 
 
@@ -35,13 +30,7 @@ def journal_to_read(config: Config) -> Iterator[JournalReader | None]:
 
 @contextmanager
 def journal_to_change(config: Config, names: Sequence[str]) -> Iterator[Journal]:
-    """The journal, to change the scans of these names.
-
-    Raises
-    ------
-    ConfigWrong
-        If no scan has come yet.
-    """
+    """The journal, to change the scans of these names; ConfigWrong if no scan has come yet."""
     if not config.journal_path.exists():
         msg = f"{', '.join(names)}: unknown; no scan has come to {config.data_dir} yet"
         raise ConfigWrong(msg)

@@ -58,11 +58,7 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
 
 
 def _print_unfinished(
-    journal: JournalReader,
-    config: Config,
-    config_path: Path,
-    console: Console,
-    animal: str | None,
+    journal: JournalReader, config: Config, config_path: Path, console: Console, animal: str | None
 ) -> None:
     """Print a line on each live scan that is held, waits or was refused."""
     held, discarded = (

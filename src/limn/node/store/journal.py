@@ -121,10 +121,7 @@ class Journal(JournalReader):
         return self.scan(scan_id)
 
     def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:
-        """Let a series run that was rejected for a broken association and now came complete.
-
-        Returns the number of its scan; 0 if there is none.
-        """
+        """Let a rejected series run that now came complete; its scan's number, 0 if none."""
         row = db.execute(
             "select scan.id from scan left join structure_set on structure_set.scan = scan.id "
             "where scan.series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
