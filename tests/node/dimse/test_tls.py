@@ -186,7 +186,7 @@ def test_delivery_to_another_s_name_is_refused(archive, node_papers, tmp_path):
     """The CA is right, the host is not: not delivered, tried again, and the status says why."""
     wrong = archive.destination(node_papers, server_name="tps.example")
     answer = deliver(wrong, written(tmp_path), "LIMN")
-    assert answer.outcome is Outcome.AGAIN
+    assert answer.outcome is Outcome.RETRY_LATER
     assert "TLS failed" in answer.status
     assert "must name tps.example" in answer.status
     assert list(archive.folder.iterdir()) == []
@@ -202,7 +202,7 @@ def test_delivery_with_a_stranger_s_certificate_is_refused(
         archive.destination(node_papers, ca=str(stranger.ca)),
     ):
         answer = deliver(destination, written(tmp_path), "LIMN")
-        assert answer.outcome is Outcome.AGAIN
+        assert answer.outcome is Outcome.RETRY_LATER
         assert "TLS failed" in answer.status
     assert list(archive.folder.iterdir()) == []
     with pytest.raises(PeerUnreachable, match="TLS failed"):
