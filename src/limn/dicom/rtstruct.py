@@ -417,6 +417,14 @@ def _texts(item: Dataset) -> list[str]:
     return [getattr(value, "original_string", str(value)) for value in item.ContourData]
 
 
+def coordinates_of(item: Dataset) -> FloatArray:
+    """ContourData as it stands: x, y and z of each point in turn, mm; empty if it has none."""
+    element = item.get_item("ContourData")
+    if not getattr(element, "value", None):
+        return np.empty(0)
+    return np.array(_texts(item), dtype=np.float64)
+
+
 def points_of(item: Dataset) -> FloatArray:
     """(n, 3) patient coordinates of a contour, mm."""
-    return np.array(_texts(item), dtype=np.float64).reshape(-1, 3)
+    return coordinates_of(item).reshape(-1, 3)

@@ -176,6 +176,32 @@ def _letter(direction_xyz: FloatArray) -> str:
     return _TOWARDS[axis][0 if direction_xyz[axis] > 0 else 1]
 
 
+# How far a point may lie from a voxel's centre, as a share of a voxel, to count as that centre:
+# 0.1 mm voxels in a file with two decimals of a millimetre.
+CENTRE_TOLERANCE = 0.05
+
+
+def voxels_at(points_yx: FloatArray, shape_yx: tuple[int, int]) -> IntArray | None:
+    """The voxels of whose centres an outline consists, or None if a point is no centre.
+
+    Parameters
+    ----------
+    points_yx : (n, 2) fractional row and column
+    shape_yx : rows and columns of the image
+
+    Returns
+    -------
+    (n, 2) int64
+        Row and column of each voxel.
+    """
+    rounded = np.round(points_yx)
+    if (np.abs(points_yx - rounded) > CENTRE_TOLERANCE).any():
+        return None
+    if (rounded < 0).any() or (rounded >= np.array(shape_yx)).any():
+        return None
+    return rounded.astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Reorientation:
     """How to turn an array from one set of axis letters to another, and back.

@@ -1,5 +1,6 @@
 """Data sets imported from a site's folder: what they hold, and how each bad scan is named."""
 
+import copy
 import gzip
 import io
 import math
@@ -653,10 +654,38 @@ def aslant(ds):
     contour.ContourData[2] = float(contour.ContourData[2]) + 3.0
 
 
+def one_number(ds):
+    """Give the heart's number to another ROI."""
+    ds.StructureSetROISequence[1].ROINumber = ds.StructureSetROISequence[0].ROINumber
+
+
+def no_number(ds):
+    """Half of the heart's contours stand in an item that names no ROI."""
+    roi = ds.ROIContourSequence[0]
+    rest = copy.deepcopy(roi)
+    del rest.ReferencedROINumber
+    rest.ContourSequence, roi.ContourSequence = roi.ContourSequence[:3], roi.ContourSequence[3:]
+    ds.ROIContourSequence.append(rest)
+
+
+def lost_points(ds):
+    """One contour has fewer points than it says."""
+    ds.ROIContourSequence[0].ContourSequence[0].NumberOfContourPoints += 40
+
+
+def another_frame(ds):
+    """The heart was drawn on another scan than the other organs."""
+    ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "2.25.4711"
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         (two_of_a_name, "ROIs 1 and 2 are both called Heart"),
+        (one_number, "ROINumber 1 is that of Heart and of SpinalCord: nobody can tell whose"),
+        (no_number, "contours of no ROI: 3 without ReferencedROINumber; mend the export"),
+        (lost_points, "the CT: 1 NumberOfContourPoints differs from ContourData; mend"),
+        (another_frame, "drawn in another frame of reference; mend the export"),
         (every_second, "slices from its first to its last; interpolate the others"),
         (
             open_lines,
@@ -678,6 +707,36 @@ def test_incomplete_contours_are_refused(fault, message, site, tmp_path):
     with pytest.raises(ConfigWrong, match="1 of 2 scans"):
         import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lines.append)
     assert message in bad_lines(lines)[0]
+
+
+def test_contours_that_name_other_slices_are_reported(site, tmp_path):
+    """The points decide: the labels are as before, and a line for each ROI says what was wrong."""
+    folder = tmp_path / "site"
+    shutil.copytree(site, folder)
+    (path,) = folder.glob("mouse_4/day-1/RS*.dcm")
+    ds = pydicom.dcmread(path)
+    contours = ds.ROIContourSequence[0].ContourSequence
+    uids = [item.ContourImageSequence[0].ReferencedSOPInstanceUID for item in contours]
+    for item, uid in zip(contours, reversed(uids), strict=True):
+        item.ContourImageSequence[0].ReferencedSOPInstanceUID = uid
+    point = copy.deepcopy(contours[0])
+    point.ContourGeometricType = "POINT"
+    contours.append(point)
+    stray = copy.deepcopy(ds.ROIContourSequence[0])
+    stray.ReferencedROINumber = 77
+    ds.ROIContourSequence.append(stray)
+    ds.save_as(path)
+    lines: list[str] = []
+    import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lines.append)
+    import_folder(site, tmp_path / "as-it-was", CONFIG / "site-dicom.toml", None, lambda _: None)
+    (entry,) = [e for e in read_dataset(tmp_path / "out") if e.animal == "site-mouse_4"]
+    before = read(tmp_path / "as-it-was" / entry.observer1)
+    assert np.array_equal(read(tmp_path / "out" / entry.observer1), before)
+    warnings = "\n".join(line for line in lines if line.startswith(f"WARNING {entry.scan}"))
+    assert "observer1: contours of Heart: " in warnings
+    assert "ContourImageSequence names another slice than the points lie on" in warnings
+    assert "contours of Heart: 1 left out: ContourGeometricType POINT" in warnings
+    assert f"{len(contours)} left out, of no ROI: with ReferencedROINumber 77" in warnings
 
 
 def test_a_ct_that_lacks_a_slice_is_refused(site, tmp_path):

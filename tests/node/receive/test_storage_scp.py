@@ -258,6 +258,19 @@ def test_structure_sets_that_come_in_are_kept_and_never_contoured(receiver, tmp_
     assert f"animal 'M1', from STORESCU@127.0.0.1; kept in {kept[0]}" in caplog.text
 
 
+def test_a_structure_set_that_came_back_for_another_animal_is_named(receiver, tmp_path, caplog):
+    """The UID is that of a scan's own, the PatientID is not: the log doesn't call it its own."""
+    row = receiver.door.journal.insert(arrived(), ["tps"])
+    assert row is not None
+    ds = structure_set(receiver.door.journal.structure_set_of(row.id).sop_instance_uid)
+    ds.PatientID = "M2"
+    assert receiver.door.intake.keep_structure_set(encoded(ds), SCP).status == 0x0000
+    (line,) = [each.getMessage() for each in caplog.records if "with the UID" in each.getMessage()]
+    assert line.startswith("scan-00001 animal M1: a structure set with the UID of its own came")
+    assert "for animal 'M2'" in line
+    assert len(list((tmp_path / "returned").iterdir())) == 1
+
+
 def test_what_only_claims_to_be_a_structure_set_is_not_kept(receiver, tmp_path):
     """Other content under the class of a structure set: 0xC000; a full disk: 0xA700."""
     association = receiver.associate((RTStructureSetStorage, [ImplicitVRLittleEndian]))

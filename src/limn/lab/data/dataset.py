@@ -428,6 +428,7 @@ def _read_site_case(scan: ScanFiles) -> Case:
     """Read and check a scan of a site's folder."""
     labels: dict[str, npt.NDArray[np.uint8]] = {}
     faults: list[str] = []
+    doubts: list[str] = []
     volume = None
     try:
         refuse_truncated(scan.ct)
@@ -441,18 +442,19 @@ def _read_site_case(scan: ScanFiles) -> Case:
             break
         try:
             refuse_truncated(path)
-            labels_zyx, grid = read_contours(path, layout, scan.ct)
+            labels_zyx, grid, found = read_contours(path, layout, scan.ct)
         except RefusedSeries as error:
             faults.append(f"{name}: {error}")
             continue
+        doubts += [f"{name}: {doubt}" for doubt in found]
         grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=layout.resample)
         faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layout)
         if not grid_faults:
             labels[name] = on_grid(labels_zyx, grid, volume.grid) if layout.resample else labels_zyx
     absent = [name for name in scan.group.observers if name not in scan.contours]
-    doubts = tuple(f"no contours of {name}; Table 3 is made without them" for name in absent)
+    doubts += [f"no contours of {name}; Table 3 is made without them" for name in absent]
     case = Case(scan.name, scan.animal, scan.time, scan.group.contrast, volume, labels, ())
-    return _check(replace(case, faults=tuple(faults), doubts=doubts))
+    return _check(replace(case, faults=tuple(faults), doubts=tuple(doubts)))
 
 
 def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
@@ -467,7 +469,7 @@ def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
         volume = read_ct(paths["ct"], "")
         for name in LABEL_SETS:
             refuse_truncated(paths[name])
-            labels_zyx, grid = read_contours(paths[name], layouts[name], paths["ct"])
+            labels_zyx, grid, _ = read_contours(paths[name], layouts[name], paths["ct"])
             grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=False)
             faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layouts[name])
             if not grid_faults:

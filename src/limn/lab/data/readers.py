@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import SimpleITK
-from pydicom.errors import InvalidDicomError
 
 from limn.dicom.series import Series, assemble
-from limn.dicom.structures import Structure, structures_of
+from limn.dicom.structures import NO_NUMBER, Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume
 from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
-from limn.lab.data.rois import mask_of
+from limn.lab.data.rois import mask_of, read_structure_set
 from limn.lab.nifti import to_image
 
 AXES = "SPL"
@@ -114,8 +112,10 @@ def _is_of_file_manager(name: str) -> bool:
 
 def read_contours(
     path: Path, layout: ObserverLayout, ct: Path
-) -> tuple[npt.NDArray[np.uint8], Grid]:
-    """Read an observer's contours: (z, y, x) uint8 numbered by `LABEL_OF`, and their grid.
+) -> tuple[npt.NDArray[np.uint8], Grid, tuple[str, ...]]:
+    """Read an observer's contours: (z, y, x) uint8 numbered by `LABEL_OF`, their grid, and doubts.
+
+    Doubts are what a person should look at, such as contours that name another slice than theirs.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def read_contours(
     labels_zyx = np.zeros(array.shape, dtype=np.uint8)
     for organ, values in numbers_of.items():
         labels_zyx[np.isin(array, values)] = LABEL_OF[organ]
-    return labels_zyx, grid
+    return labels_zyx, grid, ()
 
 
 def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, target: Grid) -> npt.NDArray[np.uint8]:
@@ -237,13 +237,19 @@ def _classes(path: Path) -> dict[str, int]:
 
 def _read_structure_set(
     path: Path, layout: ObserverLayout, ct: Path
-) -> tuple[npt.NDArray[np.uint8], Grid]:
+) -> tuple[npt.NDArray[np.uint8], Grid, tuple[str, ...]]:
     series = read_series(ct)
+    ds = read_structure_set(path)
     try:
-        structures = structures_of(pydicom.dcmread(path), series)
-    except (InvalidDicomError, OSError) as error:
-        msg = f"{path} is not a readable DICOM file: {error}"
+        structures, no_roi = structures_of(ds, series), contours_of_no_roi(ds)
+    except RefusedSeries as error:
+        msg = f"{path}: {error}"
         raise RefusedSeries(msg) from error
+    if NO_NUMBER in no_roi:
+        # They may be of any organ.
+        msg = f"{path}: contours of no ROI: {no_roi[NO_NUMBER]} {NO_NUMBER}; mend the export"
+        raise RefusedSeries(msg)
+    doubts = [f"{count} left out, of no ROI: {why}" for why, count in no_roi.items()]
     by_name: dict[str, list[Structure]] = {}
     for structure in structures:
         by_name.setdefault(structure.name.strip().casefold(), []).append(structure)
@@ -254,11 +260,17 @@ def _read_structure_set(
             has = ", ".join(structure.name for structure in structures) or "none"
             msg = f"{path}: no ROI for {organ}: {' or '.join(names)} expected; it has {has}"
             raise RefusedSeries(msg)
-        mask = mask_of(_whole_roi(path, by_name[present[0].strip().casefold()]), series)
+        roi = _whole_roi(path, by_name[present[0].strip().casefold()])
+        doubts += [
+            f"contours of {roi.name}: {count} left out: {why}"
+            for why, count in roi.left_out.items()
+        ]
+        doubts += [f"contours of {roi.name}: {count} {why}" for why, count in roi.doubts.items()]
+        mask = mask_of(roi, series)
         # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.
         labels_zyx[mask & (labels_zyx == 0)] = LABEL_OF[organ]
     labels_zyx, grid = _reoriented(labels_zyx, series.grid, path)
-    return labels_zyx.astype(np.uint8), grid
+    return labels_zyx.astype(np.uint8), grid, tuple(doubts)
 
 
 def _whole_roi(path: Path, same_name: list[Structure]) -> Structure:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 import SimpleITK
+from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from limn.dicom.bounded import DAMAGES, read
 from limn.dicom.series import Series, assemble
-from limn.dicom.structures import Structure, structures_of
+from limn.dicom.structures import Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.lab.nifti import to_image
@@ -35,8 +36,26 @@ def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
     return mask
 
 
+def read_structure_set(path: Path) -> FileDataset:
+    """Parse the file of a structure set.
+
+    Raises
+    ------
+    RefusedSeries
+        If it can't be read.
+    """
+    try:
+        return read(path)
+    except (InvalidDicomError, *DAMAGES) as error:
+        msg = f"{path} is not a readable DICOM file: {error}"
+        raise RefusedSeries(msg) from error
+
+
 def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     """Print every ROI with its volume; with ``out``, also write one NIfTI mask per ROI.
+
+    Contours that lie on no slice, that belong to no ROI, or whose placement is in doubt are
+    counted below the table.
 
     Raises
     ------
@@ -44,11 +63,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
         If a file can't be read, or the two do not belong together.
     """
     console = Console()
-    try:
-        ds = pydicom.dcmread(structure_set)
-    except (InvalidDicomError, OSError) as error:
-        msg = f"{structure_set} is not a readable DICOM file: {error}"
-        raise RefusedSeries(msg) from error
+    ds = read_structure_set(structure_set)
     paths = sorted(path for path in series_dir.rglob("*") if path.is_file())
     headers = [
         instance
@@ -57,22 +72,35 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     ]
     series = assemble(headers, assume_hu=True)
     table = Table(title=escape(str(ds.get("StructureSetLabel", structure_set.name))))
-    for name in ("ROI", "type", "contours", "mm3", "left out"):
-        table.add_column(name, justify="right" if name in {"contours", "mm3"} else "left")
+    for name in ("ROI", "type", "contours", "mm3", "left out", "in doubt"):
+        table.add_column(name, justify="left" if name in {"ROI", "type"} else "right")
+    lines = [
+        f"of no ROI, left out: {count} x {why}" for why, count in contours_of_no_roi(ds).items()
+    ]
     for structure in structures_of(ds, series):
         mask = mask_of(structure, series)
-        left_out = ", ".join(f"{count} x {reason}" for reason, count in structure.left_out.items())
         table.add_row(
             escape(structure.name),
             structure.interpreted_type,
             str(len(structure.polygons)),
             f"{int(mask.sum()) * series.grid.spacing_mm.voxel_mm3:.1f}",
-            left_out,
+            str(sum(structure.left_out.values()) or ""),
+            str(sum(structure.doubts.values()) or ""),
         )
+        lines += [
+            f"{structure.name}, left out: {count} x {reason}"
+            for reason, count in structure.left_out.items()
+        ]
+        lines += [
+            f"{structure.name}, in doubt: {count} x {doubt}"
+            for doubt, count in structure.doubts.items()
+        ]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             image = to_image(mask.astype(np.uint8), series.grid)
             SimpleITK.WriteImage(image, str(out / f"roi_{structure.number:03d}.nii.gz"))
     console.print(table)
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)
     if out is not None:
         console.print(f"masks in {out}, one roi_NUMBER.nii.gz each")

@@ -50,7 +50,17 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         path = _store(folder, name, contents)
     except OSError as error:
         return StoreResult(OUT_OF_RESOURCES, f"{folder} can't be written: {error}")
-    if own is not None:
+    if own is not None and animal.strip() != own.animal.strip():
+        log.warning(
+            "%s animal %s: a structure set with the UID of its own came from %s, but for animal "
+            "%r; kept in %s, nothing is contoured; ask that system's administrator",
+            own.name,
+            own.animal,
+            sender,
+            animal,
+            path,
+        )
+    elif own is not None:
         log.info(
             "%s animal %s: its structure set came back from %s; kept in %s, nothing is contoured",
             own.name,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage import draw
 
-from limn.domain.geometry import FloatArray, Grid
+from limn.domain.geometry import FloatArray, Grid, IntArray, voxels_at
 from limn.domain.scan import Contour, Organ
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -43,12 +43,21 @@ def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) ->
     rings_yx : rows and columns of each ring, and whether it is CLOSEDPLANAR_XOR
 
     A ring that lies wholly inside the filled area is a hole, because many systems nest plain
-    polygons. A ring that occurs twice counts once.
+    polygons. A ring that occurs twice counts once. The corners of some rings are the outermost
+    voxels themselves (OpenCV's findContours): the voxels on such a ring belong to the structure,
+    on the ring of a hole too.
     """
     masks: list[tuple[Mask, bool]] = []
+    edges = np.zeros(shape, dtype=np.bool_)
     for ring_yx, xor in rings_yx:
+        voxels_yx = voxels_at(ring_yx, shape)
+        corners_yx = ring_yx if voxels_yx is None else voxels_yx
         mask = np.zeros(shape, dtype=np.bool_)
-        mask[draw.polygon(ring_yx[:, 0], ring_yx[:, 1], shape=shape)] = True
+        mask[draw.polygon(corners_yx[:, 0], corners_yx[:, 1], shape=shape)] = True
+        if voxels_yx is not None:
+            edge = _line(voxels_yx, shape)
+            edges |= edge
+            mask &= ~edge
         if not any(np.array_equal(mask, other) for other, _ in masks):
             masks.append((mask, xor))
     filled = np.zeros(shape, dtype=np.bool_)
@@ -57,4 +66,12 @@ def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) ->
             filled ^= mask
         else:
             filled |= mask
-    return filled
+    return filled | edges
+
+
+def _line(voxels_yx: IntArray, shape: tuple[int, int]) -> Mask:
+    """The voxels on a ring from voxel to voxel, (y, x) bool."""
+    mask = np.zeros(shape, dtype=np.bool_)
+    for start, end in zip(voxels_yx, np.roll(voxels_yx, -1, axis=0), strict=True):
+        mask[draw.line(*start, *end)] = True
+    return mask
