@@ -25,6 +25,8 @@ from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer
 from tests.support.dicom.stacks import squeezed, write
 
+pytestmark = pytest.mark.slow
+
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 IDENTITY = rtstruct.Identity(
     "2.25.1", "2.25.2", "20260101", "120000", "limn", "0", "limn", algorithm_version="1"

@@ -20,6 +20,8 @@ from limn.lab.phantoms.phantom_dataset import FILES, MANIFEST, UNFINISHED, manif
 from limn.lab.train.recipe import Recipe
 from limn.phantom.cohort import Cohort, image
 
+pytestmark = pytest.mark.slow
+
 SMALL = Cohort(animals=2, time_points=2, contrast_animals=1, contrast_scans=1, spacing_mm=0.9)
 OPTIONS = ["--animals", "2", "--time-points", "2", "--contrast-animals", "1"]
 OPTIONS += ["--contrast-scans", "1", "--spacing", "0.9"]

@@ -16,6 +16,8 @@ from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.orient import CERTAIN, Finder
 from tests.conftest import BUNDLE
 
+pytestmark = pytest.mark.slow
+
 REAL = Path(__file__).parents[4] / "shared/data/rosenhain-labels/CT140_organs_labels.nii.gz"
 
 

@@ -10,6 +10,8 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.report import figures
 from limn.lab.report.figures import draw_sheets
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(monkeypatch):
@@ -37,7 +39,10 @@ def organs(folder, labels):
 
 
 def test_every_sheet_is_drawn(small, tmp_path):
-    """Native phantoms, with contrast and of other scanners; each sheet shows its pictures."""
+    """Native phantoms, with contrast and of other scanners; each sheet shows its pictures.
+
+    Takes more than 10 s: every phantom of the docs is painted, though small.
+    """
     written = draw_sheets(tmp_path / "docs", None)
     assert [path.name for path in written] == [
         "phantom-native.png",

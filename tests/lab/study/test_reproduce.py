@@ -33,6 +33,8 @@ from tests.lab.data.test_dataset import hu, nifti
 from tests.support.lab.made_up_steps import be_killed, end_badly, end_well, leave_a_child
 from tests.support.lab.small_study import AIMOS, FULLRES, HEAD, SPLIT, WHOLE, started, written
 
+pytestmark = pytest.mark.slow
+
 CPU = (Device("", "CPU"),)
 
 
@@ -65,9 +67,13 @@ def by_nnunetv2(out, system, scan, folder):
     return predictor.predict_single_npy_array(image, properties, before, None, False)
 
 
+@pytest.mark.trains
 @pytest.mark.timeout(1200)
 def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path):
-    """All five systems, killed in the first folds; two are compared with an uninterrupted run."""
+    """All five systems, killed in the first folds; two are compared with an uninterrupted run.
+
+    Takes minutes: 18 steps, each a fresh interpreter that imports torch, and an unbroken run.
+    """
     config, out = written(tmp_path / "whole", WHOLE), tmp_path / "out"
     process = started(config, out)
     latest = "nnunet/nnUNet_results/*/*/fold_1/checkpoint_latest.pth"

@@ -21,6 +21,8 @@ from limn.lab.systems.aimos_net import UNet2d
 from limn.lab.systems.aimos_slices import picked_at, varied
 from limn.lab.train import loop
 
+pytestmark = pytest.mark.trains
+
 TINY = AimosPreset(
     spacing_mm=0.28,
     size=(64, 64),
@@ -106,7 +108,10 @@ def test_the_papers_network_has_32_channels_at_the_top_and_768_at_the_bottom():
 
 
 def test_it_learns_and_finds_the_organs_each_on_its_side(folds):
-    """Both lungs have the same HU, so only their place separates them."""
+    """Both lungs have the same HU, so only their place separates them.
+
+    Takes more than 10 s: the folds of all tests here are trained for this one.
+    """
     course = losses(folds[0])
     assert len(course) == 15
     assert course[-1] < course[0] - 0.5

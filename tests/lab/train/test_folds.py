@@ -35,6 +35,8 @@ from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.orient import Finder
 
+pytestmark = pytest.mark.trains
+
 TINY = Recipe(
     spacing_mm=0.7,
     shape_zyx=(44, 36, 40),
@@ -69,7 +71,10 @@ def cases(tmp_path_factory):
 
 
 def test_training_reports_and_keeps_its_loss(trained):
-    """Stems and folds report their loss with the time left, and it is kept as a table."""
+    """Stems and folds report their loss with the time left, and it is kept as a table.
+
+    Takes more than 10 s: the bundle of all tests here is trained for this one.
+    """
     for name in ("stem 0", "stem 1", "fold 0", "fold 1"):
         assert any(re.match(rf"{name} step 50/50 loss \S+ \d+ s, 0 s left", s) for s in trained[1])
         kept = rows_of(trained[0].parent / "work" / f"{name.replace(' ', '_')}_loss.csv")
@@ -126,7 +131,10 @@ def test_the_sealed_folder_is_a_bundle(trained):
 
 
 def test_a_course_lowers_the_loss_and_is_repeatable(cases, tmp_path):
-    """The same seed gives the same weights, another seed gives others, and the loss falls."""
+    """The same seed gives the same weights, another seed gives others, and the loss falls.
+
+    Takes more than 10 s: a hundred steps, three times.
+    """
     intensities = intensity_properties(cases)
     weights, losses = [], []
     for i, seed in enumerate((1, 1, 2)):

@@ -328,6 +328,7 @@ def engine(tmp_path, ensemble):
     return Engine(tmp_path, ensemble)
 
 
+@pytest.mark.slow
 def test_a_running_node_contours_them_behind_live_scans(data, engine, tmp_path, capsys):
     """Its journal has them below every live scan, with no delivery; nothing is loaded here."""
     for number in range(30, 44):

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
 from distributed import Client, LocalCluster
 
 from limn.node.contour.allocation import KIND
 from limn.node.contour.worker import NOT_WARM, Warm, offer, ready
 from tests.conftest import one_fold
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """\
 data_dir = "data"

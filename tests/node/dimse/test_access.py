@@ -475,6 +475,7 @@ def test_a_damaged_message_ends_the_association_and_no_more(listening, caplog):
     assert "after 25 slices" in row.reason
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_fourteen_scanners_at_once(listening, tmp_path):
     """Fourteen parallel associations: none refused, none mixed."""

@@ -10,6 +10,8 @@ from tests.node.store.test_spool import HOSTILE
 from tests.support.node.fuzzing import Limits, Run
 from tests.support.node.parts import SCP, Door, encoded, slices
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("imagecodecs")
 
 

@@ -306,6 +306,7 @@ def test_threads_share_a_journal(journal):
     _check_filled(journal)
 
 
+@pytest.mark.slow
 def test_processes_share_a_journal(path):
     """Receiver, engine and `limn log` open a fresh journal at the same moment and all write."""
     spawn = multiprocessing.get_context("spawn")

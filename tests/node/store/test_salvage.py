@@ -227,6 +227,7 @@ def test_a_sound_journal_is_left_alone(config: Config) -> None:
     assert len(site.door.journal.scans()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["no database", "cut off", "index"])
 def test_damage_is_found(config: Config, damage: str) -> None:
     """Another file in its place, half a file, and pages that contradict each other."""

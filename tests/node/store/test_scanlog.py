@@ -65,6 +65,7 @@ def test_commas_quotes_and_lines_stay_in_their_column(path):
     assert (row["animal"], row["reason"], row["flags"]) == (HARD, HARD, "last")
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40))
 def test_any_text_can_be_read_back(tmp_path_factory, text):
     """Whatever a PatientID holds, the row after it is still a row."""

@@ -84,7 +84,10 @@ def pid_of(node: Node, *words: str) -> int:
 def test_a_scan_survives_the_death_of_worker_and_engine(
     node: Node, make_series: Callable[[str], Path]
 ) -> None:
-    """Worker killed while it contours, then the engine: one structure set all the same."""
+    """Worker killed while it contours, then the engine: one structure set all the same.
+
+    Takes more than 10 s: the real network warms up twice and contours twice.
+    """
     send(node, [pydicom.dcmread(path) for path in sorted(make_series("21").iterdir())])
     wait_for(
         lambda: node.query("select tries from scan where animal = 'M21'") == [(1,)],
@@ -130,7 +133,10 @@ def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
 
 
 def test_killing_the_supervisor_takes_the_children_along(toy_node: FakeNode) -> None:
-    """Kill -9 on the supervisor: every child notices that its pipe closed."""
+    """Kill -9 on the supervisor: every child notices that its pipe closed.
+
+    Takes more than 10 s: two starts of a node.
+    """
     assert toy_node.process is not None
     children = toy_node.children()
     toy_node.process.kill()

@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.node, pytest.mark.peer]
 def test_a_worker_the_scheduler_and_a_link_fail_and_every_scan_is_delivered_once(
     tmp_path: Path,
 ) -> None:
-    """By configuration and certificates alone; the short form of ``bench/hosts.py``."""
+    """By configuration and certificates alone; the short form of ``bench/hosts.py``.
+
+    Takes a minute: five hosts start, and Dask needs its own time-outs to notice a cut link.
+    """
     require_peer("/usr/bin/storescp")
     found, site = endure(tmp_path)
     assert found.sound, f"{found}\n{site.explain()}"

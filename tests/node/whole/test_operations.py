@@ -74,7 +74,10 @@ def samples(node: FakeNode) -> dict[tuple[str, ...], float]:
 
 
 def test_log_metrics_and_health_of_a_node_with_a_scan(node: FakeNode) -> None:
-    """Every process speaks in one log, with the scan on its lines; the page knows the scan."""
+    """Every process speaks in one log, with the scan on its lines; the page knows the scan.
+
+    Takes more than 10 s: a worker is killed and warms up again.
+    """
     node.launch()
     wait_for(lambda: page(node, "/health")[0] == 503, 60, node.explain)
     reasons = json.loads(page(node, "/health")[1])["reasons"]
@@ -107,7 +110,10 @@ def test_log_metrics_and_health_of_a_node_with_a_scan(node: FakeNode) -> None:
 def test_a_node_on_a_damaged_journal_starts_clean_and_sends_nothing_twice(
     node: FakeNode,
 ) -> None:
-    """Set aside, said, the delivered scan known; the next animal is contoured as ever."""
+    """Set aside, said, the delivered scan known; the next animal is contoured as ever.
+
+    Takes more than 10 s: two starts of a node.
+    """
     node.start()
     send(node, 1)
     (first,) = delivered(node, 1)

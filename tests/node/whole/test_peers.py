@@ -70,7 +70,10 @@ def of_animal(site: Site, animal: str) -> list[Path]:
 def test_a_series_sent_by_dcmtk_reaches_every_destination(
     site: Site, make_series: Callable[[str], Path], mouse: tuple[Volume, Labels], tmp_path: Path
 ) -> None:
-    """Storescu sends; storescp, Orthanc and the folder get one proven structure set."""
+    """Storescu sends; storescp, Orthanc and the folder get one proven structure set.
+
+    Takes more than 10 s: the node of all tests here starts for this one, with its real network.
+    """
     series = make_series("1")
     assert site.node.storescu(series).returncode == 0
     row = site.node.wait_row("M1")

@@ -71,7 +71,10 @@ def tps(tmp_path: Path) -> Iterator[Tps]:
 
 
 def test_a_planning_system_that_hangs_delays_no_contouring(tmp_path: Path) -> None:
-    """Its C-STORE answers when told: meanwhile the next scans are contoured all the same."""
+    """Its C-STORE answers when told: meanwhile the next scans are contoured all the same.
+
+    Takes more than 10 s: a node starts, contours three scans, and six commands run.
+    """
     require_peer("/usr/bin/storescu")
     asked, answer = threading.Event(), threading.Event()
     taken: list[str] = []
@@ -115,7 +118,10 @@ def test_a_planning_system_that_hangs_delays_no_contouring(tmp_path: Path) -> No
 def test_a_scan_that_kills_its_worker(
     tmp_path: Path, tps: Tps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quarantined after three deaths, said at every start, run again and sent again on demand."""
+    """Quarantined after three deaths, said at every start, run again and sent again on demand.
+
+    Takes half a minute: three starts of a node, and a worker that warms up again three times.
+    """
     monkeypatch.setenv("FAKE_INFERENCE_S", "3.0")
     node = FakeNode(tmp_path / "node", tps.destination())
     try:

@@ -78,7 +78,10 @@ def said(node: Node, scan: str, animal: str) -> list[str]:
 def test_a_held_scan_waits_for_a_person_and_nobody_else(
     node: Node, make_series: Callable[[str], Path]
 ) -> None:
-    """Two are held, the next is delivered; one is released while the node is down, one while up."""
+    """Two are held, the next is delivered; one is released while the node is down, one while up.
+
+    Takes more than 10 s: two starts of a node with its real network, and three scans.
+    """
     for number in ("91", "92", "41"):
         send(node, make_series(number))
         wait_for(lambda n=number: bool(scan_of(node, f"M{n}")), 30, node.explain)

@@ -21,14 +21,20 @@ def _dcmtk():
 
 
 def test_every_process_killed_with_the_planning_system_down(tmp_path: Path) -> None:
-    """Each process dies once, the planning system in between: all delivered, byte for byte."""
+    """Each process dies once, the planning system in between: all delivered, byte for byte.
+
+    Takes half a minute: the node recovers from five kills, one process after the other.
+    """
     found = besiege(tmp_path, 12, KILLS, seed=1, tps_down=True, disk=None)
     assert found.sound, str(found)
     assert found.log_lines == {1: 12}, "one line a scan in the physicist's log"
 
 
 def test_every_process_killed_on_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """The last byte of the node's disk goes to somebody else; once it is freed all goes out."""
+    """The last byte of the node's disk goes to somebody else; once it is freed all goes out.
+
+    Takes a minute: five kills, and the disk stays full for up to 20 s.
+    """
     disk = mounted(tmp_path / "disk")
     if disk is None:
         pytest.skip("only root can mount a small disk")

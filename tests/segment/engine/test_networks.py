@@ -96,6 +96,7 @@ def test_the_cpu_gets_openvino():
     assert loaded.description in ("cpu openvino bf16", "cpu openvino fp32")
 
 
+@pytest.mark.slow
 def test_nothing_reports_its_use():
     """OpenVINO's telemetry is never loaded (P10)."""
     done = subprocess.run(

@@ -23,6 +23,8 @@ from limn.segment.engine.networks import TorchNetworks, _load_fold
 from tests.conftest import BUNDLE
 from tests.support.segment.bundles import architecture, random_bundle
 
+pytestmark = pytest.mark.slow
+
 CUBES = architecture(3, [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2)
 FLAT = architecture(2, [[1, 1], [2, 2]], [[3, 3]] * 2)
 
@@ -66,7 +68,10 @@ def run(ensemble, hu, spacing=NETWORKS_OWN):
 
 
 def test_stock_is_nnunetv2():
-    """The same labels in 99.99 % of the voxels, resampling included; nnunetv2 sums in fp16."""
+    """The same labels in 99.99 % of the voxels, resampling included; nnunetv2 sums in fp16.
+
+    Takes more than 10 s: nnunetv2 predicts with the bundle's own network, two folds, in fp32.
+    """
     volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
     bundle = open_bundle(BUNDLE)
     stock = Ensemble.load(replace(bundle, folds=(0, 1)), "cpu", "stock", half=False)
@@ -172,7 +177,10 @@ def fast(unseen):
 
 
 def test_fast_finds_the_organs_in_less(unseen, fast):
-    """A region smaller than the scan, with every organ as good as a phantom's must be."""
+    """A region smaller than the scan, with every organ as good as a phantom's must be.
+
+    Takes more than 10 s: two folds of the bundle's own network see a wide field.
+    """
     ensemble, prepared, inferred = fast
     assert np.prod(inferred.region.shape) < 0.7 * prepared.image_zyx.numel()
     labels = clean(ensemble.label(prepared, inferred), ensemble.bundle.clean).labels
