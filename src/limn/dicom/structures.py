@@ -195,7 +195,11 @@ def _refuse_shared_numbers(ds: Dataset) -> None:
 
 
 def _refuse_other_scan(ds: Dataset, series: Series) -> None:
-    """Compare frames of reference; where one is absent, compare the images that are named."""
+    """Compare frames of reference.
+
+    Some scanners give one to all animals, and some give none. So where it is absent, or the animals
+    differ, the structure set must not name images of other series alone.
+    """
     sequence = _items(ds, "ReferencedFrameOfReferenceSequence")
     rois = _items(ds, "StructureSetROISequence")
     frames = (
@@ -204,13 +208,14 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
         or _uids([ds], "FrameOfReferenceUID")
     )
     own = str(series.first.get("FrameOfReferenceUID") or "").strip()
-    if own and frames:
-        if own not in frames:
-            msg = (
-                f"FrameOfReferenceUID {', '.join(sorted(frames))} of the structure set is not the "
-                f"series' {own}: it was drawn on another scan"
-            )
-            raise RefusedSeries(msg)
+    if own and frames and own not in frames:
+        msg = (
+            f"FrameOfReferenceUID {', '.join(sorted(frames))} of the structure set is not the "
+            f"series' {own}: it was drawn on another scan"
+        )
+        raise RefusedSeries(msg)
+    animals = {str(each.get("PatientID") or "").strip() for each in (ds, series.first)} - {""}
+    if own and frames and len(animals) < 2:
         return
     studies = [each for frame in sequence for each in _items(frame, "RTReferencedStudySequence")]
     images = [each for study in studies for each in _items(study, "RTReferencedSeriesSequence")]
@@ -224,10 +229,14 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
         "ReferencedSOPInstanceUID",
     )
     if named and not named & {str(series.first.SeriesInstanceUID), *series.sop_instance_uids}:
+        why = (
+            f"PatientID {ds.PatientID!r}, but {series.first.PatientID!r} in the series"
+            if len(animals) > 1
+            else f"FrameOfReferenceUID absent from the {'structure set' if own else 'series'}"
+        )
         msg = (
-            f"FrameOfReferenceUID absent from the {'structure set' if own else 'series'}, and the "
-            f"structure set names no image of the series but {min(named)}: it was drawn on "
-            "another scan"
+            f"{why}, and the structure set names no image of the series but {min(named)}: it was "
+            "drawn on another scan"
         )
         raise RefusedSeries(msg)
 
@@ -302,6 +311,9 @@ class _Placing:
         if kind not in POLYGONS:
             reason = f"ContourGeometricType {kind}"
             raise _Unplaceable(reason)
+        # Retired, and to be added to every point; what it meant nobody can look up any more.
+        if any(float(mm) for mm in item.get("ContourOffsetVector") or ()):
+            raise _Unplaceable("ContourOffsetVector is not zero")
         points = _points(item)
         heights_mm = points @ self.series.grid.normal_xyz
         if float(np.ptp(heights_mm)) > PARALLEL_SHARE * self.spacing_mm:

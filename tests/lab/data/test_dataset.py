@@ -678,9 +678,18 @@ def another_frame(ds):
     ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "2.25.4711"
 
 
+def one_roi_twice(ds):
+    """The cord has the heart's contours."""
+    ds.ROIContourSequence[1].ContourSequence = ds.ROIContourSequence[0].ContourSequence
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        (
+            one_roi_twice,
+            "SpinalCord: 100% of their voxels lie in ROIs of the layout before it, most",
+        ),
         (two_of_a_name, "ROIs 1 and 2 are both called Heart"),
         (one_number, "ROINumber 1 is that of Heart and of SpinalCord: nobody can tell whose"),
         (no_number, "contours of no ROI: 3 without ReferencedROINumber; mend the export"),
@@ -737,6 +746,18 @@ def test_contours_that_name_other_slices_are_reported(site, tmp_path):
     assert "ContourImageSequence names another slice than the points lie on" in warnings
     assert "contours of Heart: 1 left out: ContourGeometricType POINT" in warnings
     assert f"{len(contours)} left out, of no ROI: with ReferencedROINumber 77" in warnings
+
+
+def test_one_label_of_two_classes_is_named(few, layout, tmp_path):
+    """A class list gives one number to two organs; one name with two numbers is one organ."""
+    path = few / "1_nativeCTdata" / "M01_0.25h" / "Organ.cls"
+    text = path.read_text()
+    path.write_text(text.replace("|9\n", "|1\n").replace("|Bone", "|Lung"))
+    path.write_text(re.sub(r"ClassIndices=.*", "ClassIndices=0|1|2|1", path.read_text()))
+    _, lines = refused_import(few, layout, tmp_path / "out")
+    assert "ClassIndices 1 is that of Heart and of Lung" in bad_lines(lines)[0]
+    path.write_text(text.replace("|Bone", "|Lung"))
+    import_folder(few, tmp_path / "out", layout, SPLIT, lambda _: None)
 
 
 def test_a_ct_that_lacks_a_slice_is_refused(site, tmp_path):

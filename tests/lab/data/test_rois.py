@@ -402,9 +402,15 @@ def beside(item: pydicom.Dataset) -> None:
     item.ContourData = [float(v) for v in points.ravel()]
 
 
+def offset(item: pydicom.Dataset) -> None:
+    """The retired attribute that moves every point."""
+    item.ContourOffsetVector = [0, 0.6, 0]
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
+        (offset, "ContourOffsetVector is not zero"),
         (set_data(r"1\2\3\4"), "ContourData is no multiple of 3 numbers"),
         (set_data(r"1,5\2\3\1\2\3\2\2\3"), "ContourData unreadable"),
         (set_data(r"nan\2\3\1\2\3\2\2\3"), "ContourData unreadable"),
@@ -470,6 +476,25 @@ def test_a_structure_set_without_frame_of_reference_names_an_image_of_the_series
             item.ContourImageSequence[0].ReferencedSOPInstanceUID = "2.25.4711"
     with pytest.raises(RefusedSeries, match=r"names no image of the series but 2\.25\.4711"):
         structures_of(ds, series)
+
+
+def test_another_animal_in_the_same_frame_of_reference_is_refused(
+    by_rt_utils: Path, series: Series
+) -> None:
+    """Some scanners give one FrameOfReferenceUID to all animals."""
+    ds = pydicom.dcmread(by_rt_utils)
+    ds.PatientID = "M2"
+    assert structures_of(ds, series)[0].polygons
+    study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].SeriesInstanceUID = "2.25.4712"
+    del study.RTReferencedSeriesSequence[0].ContourImageSequence
+    for roi in ds.ROIContourSequence:
+        for item in roi.ContourSequence:
+            item.ContourImageSequence[0].ReferencedSOPInstanceUID = "2.25.4711"
+    with pytest.raises(RefusedSeries, match="PatientID 'M2', but 'M1' in the series, and the str"):
+        structures_of(ds, series)
+    ds.PatientID = "M1"
+    assert structures_of(ds, series)[0].polygons
 
 
 def test_frames_of_a_multi_frame_series_are_named_by_number(

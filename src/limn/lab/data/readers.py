@@ -25,6 +25,10 @@ from limn.lab.nifti import to_image
 AXES = "SPL"
 # Share of the slices within an organ that may lack a contour: an island, a forgotten slice.
 MAX_EMPTY_SHARE = 0.1
+# Share of a ROI's voxels that may lie in a ROI read before it: two outlines of one border, drawn by
+# hand. With half of them the two are the same ROI, or one holds the other.
+MAX_OVERLAP_SHARE = 0.5
+REPORTED_OVERLAP_SHARE = 0.05
 FILE_MANAGER_FILES = ("Thumbs.db", "desktop.ini")
 
 
@@ -132,7 +136,7 @@ def read_contours(
     if layout.kind is Kind.CLASSES:
         numbers = _classes(path.with_suffix(".cls"))
         numbers_of = {
-            organ: [numbers[name] for name in names if name in numbers]
+            organ: [number for name in names for number in numbers.get(name, ())]
             for organ, names in layout.names.items()
         }
     else:
@@ -222,17 +226,25 @@ def _reoriented(array: npt.NDArray[Any], grid: Grid, path: Path) -> tuple[npt.ND
     return np.ascontiguousarray(turn.apply(array)), turn.grid(grid)
 
 
-def _classes(path: Path) -> dict[str, int]:
-    """Class name to label number, from the ``.cls`` file of Rosenhain's database."""
+def _classes(path: Path) -> dict[str, list[int]]:
+    """Class name to its label numbers, from the ``.cls`` file of Rosenhain's database."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         fields = dict(line.split("=", 1) for line in lines if "=" in line)
         numbers = [int(part) for part in fields["ClassIndices"].split("|") if part.strip()]
         names = [part.strip() for part in fields["ClassNames"].split("|") if part.strip()]
-        return dict(zip(names, numbers, strict=True))
+        pairs = set(zip(names, numbers, strict=True))
     except (OSError, KeyError, ValueError) as error:
         msg = f"{path}: as many ClassIndices as ClassNames expected ({error})"
         raise RefusedSeries(msg) from error
+    owners = {number: sorted(name for name, own in pairs if own == number) for _, number in pairs}
+    if shared := [number for number, names in owners.items() if len(names) > 1]:
+        msg = f"{path}: ClassIndices {shared[0]} is that of {' and of '.join(owners[shared[0]])}"
+        raise RefusedSeries(msg)
+    numbers_of: dict[str, list[int]] = {}
+    for name, number in sorted(pairs):
+        numbers_of.setdefault(name, []).append(number)
+    return numbers_of
 
 
 def _read_structure_set(
@@ -267,10 +279,33 @@ def _read_structure_set(
         ]
         doubts += [f"contours of {roi.name}: {count} {why}" for why, count in roi.doubts.items()]
         mask = mask_of(roi, series)
+        doubts += _overlap(path, roi.name, mask, labels_zyx)
         # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.
         labels_zyx[mask & (labels_zyx == 0)] = LABEL_OF[organ]
     labels_zyx, grid = _reoriented(labels_zyx, series.grid, path)
     return labels_zyx.astype(np.uint8), grid, tuple(doubts)
+
+
+def _overlap(
+    path: Path, name: str, mask: npt.NDArray[np.bool_], labels_zyx: npt.NDArray[np.uint8]
+) -> list[str]:
+    """A doubt about a ROI that shares voxels with those before it.
+
+    Raises
+    ------
+    RefusedSeries
+        If it shares most of them: it has the contours of another ROI, or holds another organ.
+    """
+    shared = np.bincount(labels_zyx[mask], minlength=256)[1:]
+    share = float(shared.sum()) / max(int(mask.sum()), 1)
+    if share <= REPORTED_OVERLAP_SHARE:
+        return []
+    other = next(word for word, label in LABEL_OF.items() if label == shared.argmax() + 1)
+    text = f"contours of {name}: {share:.0%} of their voxels lie in ROIs of the layout before it"
+    if share > MAX_OVERLAP_SHARE:
+        msg = f"{path}: {text}, most in that for {other}; one of the two has the other's contours"
+        raise RefusedSeries(msg)
+    return [f"{text}, most in that for {other}; they stay {other}"]
 
 
 def _whole_roi(path: Path, same_name: list[Structure]) -> Structure:
