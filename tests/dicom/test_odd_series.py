@@ -278,6 +278,50 @@ def test_tiny_differences_in_orientation_are_no_other_orientation(paths: list[Pa
     assert len(assemble(edit(paths, change)).slices) == SHAPE[0]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "even", "odd"),
+    [
+        ("PixelSpacing", [0.2000004, 0.1], [0.2000006, 0.1]),
+        ("PixelSpacing", [0.2, 0.09999949], [0.2, 0.09999951]),
+        ("ImageOrientationPatient", [1, 4.9e-5, 0, 0, 1, 0], [1, 5.1e-5, 0, 0, 1, 0]),
+        ("ImageOrientationPatient", [0.9999999, 0, 0, 0, 1, 0], [1, 0, 0, 0, 1, 1e-7]),
+    ],
+)
+def test_a_last_digit_decides_nothing_wherever_it_is_rounded(
+    keyword: str, even: list[float], odd: list[float], paths: list[Path]
+) -> None:
+    """Writers differ in the seventh digit; the grid is one, in whatever order the slices came."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        setattr(ds, keyword, odd if k % 2 else even)
+
+    instances = edit(paths, change)
+    grid, again = assemble(instances).grid, assemble(instances[::-1]).grid
+    assert grid.spacing_mm == again.spacing_mm
+    assert np.array_equal(grid.along_x_xyz, again.along_x_xyz)
+    assert np.allclose([grid.spacing_y_mm, grid.spacing_x_mm], [0.2, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PixelSpacing", [0.2, 0.10002]),
+        ("ImageOrientationPatient", [1, 2e-4, 0, -2e-4, 1, 0]),
+    ],
+)
+def test_a_geometry_that_moves_a_voxel_is_another(
+    keyword: str, value: list[float], paths: list[Path]
+) -> None:
+    """A fifth of a voxel over a thousand is more than last digits explain."""
+
+    def change(ds: pydicom.Dataset, k: int) -> None:
+        if k == 5:
+            setattr(ds, keyword, value)
+
+    with pytest.raises(RefusedSeries, match=rf"{keyword} differs .* in 1 instances, first .*\.6"):
+        assemble(edit(paths, change))
+
+
 def test_predecessor_strain_and_codes(paths: list[Path]) -> None:
     """A new version names the one it replaces; organs and algorithm are coded."""
     series = assemble(read_headers(paths))

@@ -19,11 +19,10 @@ from limn.dicom.bounded import (
     pixel_bytes,
     read,
 )
+from limn.dicom.identity import animal_of
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
+from limn.dicom.uids import is_usable_uid
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
-
-# PatientID is a Long String of at most 64 characters (PS3.5 6.2).
-MAX_TEXT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class ReceivedInstance:
 
     Attributes
     ----------
+    animal : PatientID, as `animal_of` shows it
     positions_mm : along the slice normal, one for each frame; None where the header gives none
     rounding_mm : size of the last decimal in which they are written
     announced_slices : ImagesInAcquisition (PS3.3 C.7.6.1), if given
@@ -85,7 +85,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
             sop_instance_uid=str(ds.SOPInstanceUID),
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.get("StudyInstanceUID", "")),
-            animal=_plain(str(ds.get("PatientID", ""))),
+            animal=animal_of(ds),
             positions_mm=tuple(_position_mm(plane) for plane in every),
             rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
             announced_slices=_count(ds.get("ImagesInAcquisition")),
@@ -118,10 +118,10 @@ def _check(ds: Dataset, total_bytes: int) -> None:
         msg = f"Modality {ds.get('Modality', 'absent')} ({name}), a CT image expected"
         raise Unreadable(msg)
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        uid = UID(str(ds.get(keyword) or ""))
+        uid = str(ds.get(keyword) or "")
         # Without a study UID the worker refuses the whole series and says so.
-        if not uid.is_valid and not (keyword == "StudyInstanceUID" and not uid):
-            msg = f"{keyword} {str(uid)[:70]!r} is not a valid UID"
+        if not is_usable_uid(uid) and not (keyword == "StudyInstanceUID" and not uid):
+            msg = f"{keyword} {uid[:70]!r} is not a valid UID"
             raise Unreadable(msg)
     if "PixelData" not in ds:
         raise Unreadable("PixelData absent: the file has no pixels or is cut off")
@@ -144,11 +144,6 @@ def _position_mm(ds: Dataset) -> float | None:
         return None
     along_mm = nx * x + ny * y + nz * z
     return along_mm if math.isfinite(along_mm) else None
-
-
-def _plain(text: str) -> str:
-    """Text for one line of a log: without control characters and line ends."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_TEXT])
 
 
 def _count(value: Any) -> int | None:

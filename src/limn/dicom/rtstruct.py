@@ -18,8 +18,10 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
+from limn.dicom.identity import copy_into
 from limn.dicom.series import Series
 from limn.dicom.uids import uid_from
 from limn.domain.geometry import FloatArray
@@ -231,7 +233,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     source = series.first
     for keyword in COPIED:
         if keyword in source:
-            ds[keyword] = source[keyword]
+            copy_into(ds, source, Tag(keyword), series.unread)
         elif keyword in ds:
             del ds[keyword]
     for keyword in TYPE_2:

@@ -7,14 +7,16 @@ are handled in the same way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     JPEG2000,
     CTImageStorage,
@@ -26,8 +28,17 @@ from pydicom.uid import (
 )
 
 from limn.dicom.bounded import DAMAGES
+from limn.dicom.identity import animal_of, unread_elements
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import OBLIQUE_TOLERANCE, FloatArray, Grid, IntArray, ladder
+from limn.domain.geometry import (
+    OBLIQUE_TOLERANCE,
+    FloatArray,
+    Grid,
+    IntArray,
+    ladder,
+    same_directions,
+    same_spacings,
+)
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
@@ -113,12 +124,16 @@ class Series:
     rungs : (n,) index of every slice on an even ladder, starting at 0; a skipped number is a
         missing slice
     flags : what is unusual about it, for the record
+    unread : elements of the first header with the bytes of their sender
+    animal : PatientID, as `animal_of` shows it
     """
 
     slices: tuple[Slice, ...]
     grid: Grid
     rungs: IntArray
     flags: tuple[str, ...]
+    unread: Mapping[BaseTag, RawDataElement] = field(default_factory=dict)
+    animal: str = ""
 
     @property
     def first(self) -> Dataset:
@@ -134,6 +149,9 @@ class Series:
     def headers(self) -> tuple[Dataset, ...]:
         """One per instance, in the order of the slices."""
         return tuple({str(s.header.SOPInstanceUID): s.header for s in self.slices}.values())
+
+
+_Part = TypeVar("_Part", Instance, Slice)
 
 
 def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Series:
@@ -159,33 +177,33 @@ def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Serie
 
 
 def _assembled(instances: Sequence[Instance], *, assume_hu: bool) -> Series:
-    for instance in instances:
-        _check_instance(instance.header)
+    _check_each(instances, lambda each: _check_instance(each.header))
     _check_uids(instances)
-    for keyword in (
-        *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "FrameOfReferenceUID"),
-        *("Rows", "Columns"),
-    ):
-        _check_same([(i.header, str(i.header.SOPInstanceUID)) for i in instances], keyword)
+    named = [(each.header, str(each.header.SOPInstanceUID)) for each in instances]
+    for keyword in ("SeriesInstanceUID", "StudyInstanceUID"):
+        _check_same(named, keyword, _shown)
+    # Not decoded: a structure set gets its bytes.
+    _check_same(named, "PatientID", lambda header, _: animal_of(header))
+    for keyword in ("FrameOfReferenceUID", "Rows", "Columns"):
+        _check_same(named, keyword, _shown)
     slices = [
         Slice(instance.header, plane, instance.path, frame)
         for instance in instances
         for frame, plane in planes(instance.header)
     ]
-    for each in slices:
-        _check_slice(each, assume_hu=assume_hu)
-    for keyword, decimals in (("PixelSpacing", 6), ("ImageOrientationPatient", 4)):
-        _check_same([(each.plane, each.name) for each in slices], keyword, decimals)
+    _check_each(slices, lambda each: _check_slice(each, assume_hu=assume_hu))
+    spacing = _common(slices, "PixelSpacing", 2, same_spacings)
+    orientation = _common(slices, "ImageOrientationPatient", 6, same_directions)
     if len(slices) < MIN_SLICES:
         msg = f"{len(slices)} slices, at least {MIN_SLICES} expected"
+        if len(slices) == 1:
+            msg += "; does the exporter give each slice a SeriesInstanceUID of its own?"
         raise RefusedSeries(msg)
-    return _stack(slices)
+    return _stack(slices, spacing, orientation)
 
 
-def _stack(slices: Sequence[Slice]) -> Series:
+def _stack(slices: Sequence[Slice], spacing: FloatArray, orientation: FloatArray) -> Series:
     first = slices[0].plane
-    orientation = _numbers(first, "ImageOrientationPatient", 6)
-    spacing = _numbers(first, "PixelSpacing", 2)
     origins = np.array([_numbers(each.plane, "ImagePositionPatient", 3) for each in slices])
     normal_xyz = np.cross(orientation[:3], orientation[3:])
     order = np.argsort(origins @ normal_xyz, kind="stable")
@@ -206,7 +224,9 @@ def _stack(slices: Sequence[Slice]) -> Series:
         msg = f"ImageOrientationPatient {_shown(first, 'ImageOrientationPatient')}: {error}"
         raise RefusedSeries(msg) from error
     rungs = _rungs(grid, ordered)
-    return Series(tuple(ordered), grid, rungs, _flags(ordered, rungs))
+    header = ordered[0].header
+    unread = unread_elements(header)
+    return Series(tuple(ordered), grid, rungs, _flags(ordered, rungs), unread, animal_of(header))
 
 
 def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
@@ -333,24 +353,53 @@ def _check_slice(each: Slice, *, assume_hu: bool) -> None:
         raise RefusedSeries(msg)
 
 
+def _check_each(every: Sequence[_Part], check: Callable[[_Part], None]) -> None:
+    """Refuse with the first fault, and say how many have one."""
+    refusals = []
+    for each in every:
+        try:
+            check(each)
+        except RefusedSeries as refusal:
+            refusals.append(str(refusal))
+    if len(refusals) == 1:
+        raise RefusedSeries(refusals[0])
+    if refusals:
+        msg = f"{refusals[0]}; {len(refusals)} of {len(every)} images are refused"
+        raise RefusedSeries(msg)
+
+
 def _check_same(
-    found: Sequence[tuple[Dataset, str]], keyword: str, decimals: int | None = None
+    found: Sequence[tuple[Dataset, str]], keyword: str, shown: Callable[[Dataset, str], str]
 ) -> None:
-    """Refuse a keyword whose value differs; numbers are compared to ``decimals`` places."""
+    """Refuse a keyword whose text differs."""
+    texts = [shown(ds, keyword) for ds, _ in found]
+    usual = Counter(texts).most_common(1)[0][0]
+    odd = [k for k, text in enumerate(texts) if text != usual]
+    _refuse_odd(keyword, usual, [(texts[k], found[k][1]) for k in odd])
 
-    def value(ds: Dataset) -> object:
-        if decimals is None:
-            return _shown(ds, keyword)
-        return tuple(round(float(number), decimals) + 0.0 for number in ds[keyword].value)
 
-    values = [value(ds) for ds, _ in found]
-    counted = Counter(values)
-    if len(counted) > 1:
-        usual = counted.most_common(1)[0][0]
-        odd = [each for each, own in zip(found, values, strict=True) if own != usual]
-        shown = _shown(found[values.index(usual)][0], keyword)
+def _common(
+    slices: Sequence[Slice],
+    keyword: str,
+    count: int,
+    same: Callable[[FloatArray, FloatArray], bool],
+) -> FloatArray:
+    """The median of a geometry that every slice writes; refuse one that is another's.
+
+    The median does not depend on the order in which the slices came.
+    """
+    numbers = np.array([_numbers(each.plane, keyword, count) for each in slices])
+    texts = [_shown(each.plane, keyword) for each in slices]
+    usual = texts.index(Counter(texts).most_common(1)[0][0])
+    odd = [k for k, own in enumerate(numbers) if not same(own, numbers[usual])]
+    _refuse_odd(keyword, texts[usual], [(texts[k], slices[k].name) for k in odd])
+    return np.asarray(np.median(numbers, axis=0), dtype=np.float64)
+
+
+def _refuse_odd(keyword: str, usual: str, odd: Sequence[tuple[str, str]]) -> None:
+    if odd:
         msg = (
-            f"{keyword} differs within the series: {shown}, but {_shown(odd[0][0], keyword)} in "
+            f"{keyword} differs within the series: {usual}, but {odd[0][0]} in "
             f"{len(odd)} instances, first {odd[0][1]}"
         )
         raise RefusedSeries(msg)

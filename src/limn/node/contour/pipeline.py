@@ -205,7 +205,7 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
     z, y, x = series.grid.shape_zyx
     mm = series.grid.spacing_mm
     return (
-        f"{series.first.get('PatientID', '')}   {x} x {y} x {z} voxels of "
+        f"{series.animal}   {x} x {y} x {z} voxels of "
         f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
     )
 

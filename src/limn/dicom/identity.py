@@ -1,0 +1,121 @@
+"""Keeps what names an animal as the sender wrote it, whatever character set the header declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+from pydicom.valuerep import STR_VR, TEXT_VR_DELIMS
+
+# PatientID is a Long String of at most 64 characters (PS3.5 6.2).
+MAX_TEXT = 64
+# Groups of the patient, the study and the acquisition; pixels are far behind them.
+LAST_GROUP = 0x0040
+ESCAPE = 0x1B
+CHARACTER_SET = 0x00080005
+
+
+def animal_of(header: Dataset) -> str:
+    r"""PatientID for the journal, the log and tables: one line, and never a guess.
+
+    A byte that the declared character set lacks is written ``\xfc``, an unprintable character
+    likewise, so two animals never share a name. PatientID itself can't contain a backslash.
+    """
+    element: Any = header.get_item("PatientID") if "PatientID" in header else None
+    value = None if element is None else element.value
+    if isinstance(value, bytes):
+        decoded = _decoded(value, header)
+        if decoded is None:
+            return _escaped(value.rstrip(b"\0 ").decode("latin-1")[:MAX_TEXT], ascii_only=True)
+        value = decoded.rstrip("\0 ")
+    if value is not None and not isinstance(value, str):
+        value = "\\".join(str(part) for part in value)
+    return _escaped((value or "")[:MAX_TEXT])
+
+
+def _decoded(value: bytes, header: Dataset) -> str | None:
+    """The text, or None if the declared character set lacks one of the bytes."""
+    encodings = convert_encodings(header.get("SpecificCharacterSet"))
+    try:
+        if ESCAPE not in value:
+            return value.decode(encodings[0])
+        text = decode_bytes(value, encodings, TEXT_VR_DELIMS)
+    except (LookupError, UnicodeError):
+        return None
+    return None if "\ufffd" in text else text
+
+
+def _escaped(text: str, *, ascii_only: bool = False) -> str:
+    def shown(letter: str) -> str:
+        plain = letter.isprintable() and letter != "\\" and (not ascii_only or letter.isascii())
+        if plain:
+            return letter
+        return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+
+    return "".join(shown(letter) for letter in text)
+
+
+def unread_elements(header: Dataset) -> dict[BaseTag, RawDataElement]:
+    """The elements that nobody has decoded yet, with the bytes of their sender.
+
+    Without SpecificCharacterSet, which pydicom must be able to read when it writes.
+    """
+    return {
+        each.tag: each
+        for each in header.values()
+        if isinstance(each, RawDataElement)
+        and each.tag.group <= LAST_GROUP
+        and each.tag != CHARACTER_SET
+    }
+
+
+def copy_of(element: DataElement | RawDataElement) -> DataElement | None:
+    """A text element that pydicom writes byte for byte; None if it isn't text as it came.
+
+    pydicom encodes a text again when it writes it, and replaces what it could not decode. It
+    writes bytes as they are, so the copy has no text. An odd length is padded (PS3.5 7.1.1).
+    """
+    value: Any = element.value
+    if not isinstance(element, RawDataElement) or not isinstance(value, bytes):
+        return None
+    vr = _vr(element)
+    if vr not in STR_VR:
+        return None
+    padding = b"\0" if vr == "UI" else b" "
+    value += padding * (len(value) % 2)
+    # OB, because pydicom turns UN into the VR of its dictionary.
+    return DataElement(element.tag, "OB", value, already_converted=True)
+
+
+def copy_into(
+    target: Dataset, source: Dataset, tag: BaseTag, unread: Mapping[BaseTag, RawDataElement]
+) -> None:
+    """Copy an element, its items included, as the sender wrote it.
+
+    ``target`` must be written in an implicit VR, since the copies have no VR of their own.
+    """
+    if tag not in unread or (copied := copy_of(unread[tag])) is None:
+        copied = source[tag]
+        if copied.VR == "SQ":
+            items = []
+            for item in copied.value or ():
+                inner = Dataset()
+                for own in list(item.keys()):
+                    copy_into(inner, item, own, unread_elements(item))
+                items.append(inner)
+            copied = DataElement(tag, "SQ", items)
+    target[tag] = copied
+
+
+def _vr(element: RawDataElement) -> str:
+    if element.VR is not None and element.VR != "UN":
+        return str(element.VR)
+    try:
+        return dictionary_VR(element.tag)
+    except KeyError:
+        return "UN"
