@@ -11,8 +11,10 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node import persist
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.courier import Courier
+from limn.node.deliver.destinations import backoff_s
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
+from limn.node.store.reader import LONGEST_PAUSE_S
 from limn.node.store.rows import ScanRow
 from tests.conftest import free_port
 from tests.support.node.parts import Archive, arrived, encoded, peer, running, structure_set, until
@@ -385,3 +387,105 @@ def test_an_answer_that_no_disk_takes_is_kept_and_nothing_sent_twice(desk, monke
     said = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
     assert len(said) == 1
     assert said[0].startswith(f"{row.name} animal M1: the answer of tps can't be written (database")
+
+
+class Shifted:
+    """The wall clock, put forward or back by hand; the monotonic clock goes on."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.by_s = 0.0
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + self.by_s)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that steps when the test says so."""
+    return Shifted(monkeypatch)
+
+
+@pytest.mark.parametrize("step_s", [-86400.0, 86400.0])
+def test_a_step_of_the_clock_changes_no_pause(desk, clock, monkeypatch, step_s):
+    """A delivery waits its second or two, whether the clock goes back or forward by a day."""
+    monkeypatch.setattr("limn.node.deliver.courier.backoff_s", lambda tries: 0.4)
+    desk.contoured()
+    archive = Archive(0xA700, 0x0000)
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        courier.work()
+        clock.by_s = step_s
+        courier.work()
+        assert len(archive.taken) == 1
+        time.sleep(0.45)
+        courier.work()
+    assert len(archive.taken) == 2
+
+
+def test_a_pause_that_another_process_ends_is_over(desk):
+    """``limn resend`` changes the next try, and the courier does not wait for its own pause."""
+    scan = desk.contoured()
+    archive = Archive(0xA700, 0x0000)
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        courier.work()
+        desk.journal.resend(scan.id, ["tps"], time.time())
+        courier.work()
+    assert len(archive.taken) == 2
+
+
+def test_a_start_after_the_clock_went_back_waits_no_day(desk):
+    """The next try that the journal has lies a day ahead: the new process tries at once."""
+    scan = desk.contoured()
+    (delivery,) = desk.journal.deliveries(scan.id)
+    desk.journal.postponed(delivery.id, "0xA700", time.time() + 86400)
+    archive = Archive()
+    with peer(archive) as port:
+        desk.courier(port).work()
+    assert len(archive.taken) == 1
+
+
+@pytest.mark.parametrize("tries", range(12))
+def test_the_longest_pause_is_known_to_the_journal(tries):
+    """A next try further away is one that the clock has moved."""
+    assert max(backoff_s(tries) for _ in range(200)) <= LONGEST_PAUSE_S
+
+
+@pytest.mark.parametrize("step_s", [-86400, 172800])
+def test_a_step_of_the_clock_is_no_time_of_the_scan(desk, clock, step_s):
+    """Between the last slice and the acceptance: the durations are true, and a flag says it."""
+    desk.contoured(last_slice_ago_s=20.0, settle_s=0.5)
+    with peer(Archive()) as port:
+        courier = desk.courier(port)
+        clock.by_s = step_s
+        courier.work()
+    (row,) = desk.rows()
+    assert float(row["door_to_door_s"]) == pytest.approx(20, abs=2.0)
+    assert 0 <= float(row["deliver_s"]) < 2.5
+    total_s = sum(float(row[stage]) for stage in DOOR_TO_DOOR_STAGES)
+    assert total_s == pytest.approx(float(row["door_to_door_s"]), abs=0.002)
+    assert row["flags"] == f"DEMO clock-stepped:{step_s}s"
+
+
+def test_a_step_back_before_the_engine_began_gives_no_negative_time(desk, clock):
+    """Only the wall clock tells here: the measured stages are the least that it can have been."""
+    clock.by_s = 86400.0
+    desk.contoured(last_slice_ago_s=20.0, settle_s=0.5)
+    clock.by_s = 0.0
+    with peer(Archive()) as port:
+        desk.courier(port).work()
+    (row,) = desk.rows()
+    assert float(row["door_to_door_s"]) == pytest.approx(0.5 + 12.06, abs=0.01)
+    assert (float(row["deliver_s"]), float(row["overhead_s"])) == (0, 0)
+    assert re.fullmatch(r"DEMO clock-stepped:-86\d{3}s", row["flags"])
+
+
+def test_a_stop_begins_no_delivery_to_a_destination_that_is_down(desk):
+    """One try of the first, and the others wait for the next start."""
+    scans = [desk.contoured(series_instance_uid=f"2.25.{n}", input_digest=f"d{n}") for n in "123"]
+    courier = desk.courier(free_port())
+    stopping = threading.Event()
+    stopping.set()
+    courier.run(stopping)
+    courier.work()
+    tries = [desk.journal.deliveries(scan.id)[0].tries for scan in scans]
+    assert sum(tries) == 1

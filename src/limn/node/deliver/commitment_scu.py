@@ -14,7 +14,7 @@ from pynetdicom import evt
 from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.node.config import DicomDestination, FolderDestination
-from limn.node.dimse.client import Peer, associate
+from limn.node.dimse.client import Peer, associate, deadline
 from limn.node.dimse.commitment import (
     ANSWER_S,
     MAX_AGAIN,
@@ -35,7 +35,12 @@ log = logging.getLogger(__name__)
 
 
 class CommitmentRequester:
-    """Asks destinations to commit to what they accepted, and handles their reports."""
+    """Asks destinations to commit to what they accepted, and handles their reports.
+
+    Attributes
+    ----------
+    stopping : set when the node stops; no association stays open long after that
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class CommitmentRequester:
             if isinstance(each, DicomDestination) and each.commitment
         }
         self._calling_ae_title = calling_ae_title
+        self.stopping = threading.Event()
         self._resends: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
@@ -135,15 +141,20 @@ class CommitmentRequester:
             answered.set()
             return answer
 
+        until = deadline(self.stopping, REPORT_WAIT_S)
         request = request_of([item], transaction_of(item.sop_instance_uid, name))
         try:
             association = associate(
-                peer, [(SOP_CLASS, SYNTAXES[0])], handlers=[(evt.EVT_N_EVENT_REPORT, on_report)]
+                peer,
+                [(SOP_CLASS, SYNTAXES[0])],
+                handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
+                until=until,
             )
             try:
                 status, _ = association.send_n_action(request, REQUEST, SOP_CLASS, WELL_KNOWN)
                 if status.get("Status") != SUCCESS:
-                    log.error("%s takes no commitment request: %s", peer, status.get("Status"))
+                    why = until.why or status.get("Status")
+                    log.error("%s takes no commitment request: %s", peer, why)
                     return
                 # A report that does not come now comes later, to our own port.
                 if answered.wait(REPORT_WAIT_S):

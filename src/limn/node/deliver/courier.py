@@ -8,6 +8,7 @@ to the scan log.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from pydicom.uid import RTStructureSetStorage
 
 from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
 from limn.node.deliver.scan_record import closed_record
@@ -30,6 +32,8 @@ from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+# After the node was told to stop, no further delivery begins once this time is over.
+STOP_S = 10.0
 
 
 class Courier:
@@ -52,6 +56,11 @@ class Courier:
         self._commitment = CommitmentRequester(journal, [destination], calling_ae_title)
         self._woken = Event()
         self._stopping = Event()
+        self._stop_by_s = math.inf
+        self._clock = ClockHistory()
+        # Deliveries that wait here: what the journal has as their next try, and the end of their
+        # pause on the monotonic clock.
+        self._pauses: dict[int, tuple[float, float]] = {}
 
     def wake(self) -> None:
         """Look at once for a delivery that is due."""
@@ -59,7 +68,7 @@ class Courier:
 
     def run(self, stopping: Event) -> None:
         """Deliver until the node stops; the other deliveries wait in the journal."""
-        self._stopping = stopping
+        self._stopping = self._commitment.stopping = stopping
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
@@ -73,21 +82,45 @@ class Courier:
             log.error("%s; it is offered again after the next start", unwritten)
 
     def _deliver_due(self) -> None:
-        while (delivery := self._journal.due(self._destination.name, time.time())) is not None:
+        self._clock.look()
+        while self._may_begin() and (delivery := self._next()) is not None:
             structure_set = self._journal.structure_set(delivery.structure_set)
             row = self._journal.scan(structure_set.scan)
             with oplog.about(scan=row.name, animal=row.animal):
-                self._deliver(delivery, structure_set, row)
+                delivered = self._deliver(delivery, structure_set, row)
             self._log_ended()
+            if not delivered and self._stopping.is_set():
+                # The next one would wait for this destination too, while the node wants to end.
+                break
         self._log_ended()
 
-    def _deliver(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> None:
-        answer = deliver(self._destination, Path(structure_set.path), self._calling_ae_title)
+    def _next(self) -> DeliveryRow | None:
+        """The next delivery; those that wait here do so on the monotonic clock."""
+        now_s = time.monotonic()
+        pauses = {number: (at, now_s >= until) for number, (at, until) in self._pauses.items()}
+        delivery = self._journal.due(self._destination.name, time.time(), pauses)
+        if delivery is not None:
+            self._pauses.pop(delivery.id, None)
+        return delivery
+
+    def _may_begin(self) -> bool:
+        """Whether there is time for another delivery: always, until the node stops."""
+        if not self._stopping.is_set():
+            return True
+        self._stop_by_s = min(self._stop_by_s, time.monotonic() + STOP_S)
+        return time.monotonic() < self._stop_by_s
+
+    def _deliver(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> bool:
+        """Offer a structure set once; False if it must be offered again."""
+        path = Path(structure_set.path)
+        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
+        self._clock.look()
         accepted_at = answer.answered_at
         name = self._destination.name
         if answer.outcome is Outcome.RETRY_LATER:
             wait_s = backoff_s(delivery.tries)
-            next_at = accepted_at + wait_s
+            next_at = time.time() + wait_s
+            self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
             self._write_answer(
                 row, partial(self._journal.postponed, delivery.id, answer.status, next_at)
             )
@@ -99,7 +132,7 @@ class Courier:
                 wait_s,
                 self._journal.waiting(name),
             )
-            return
+            return False
         if answer.outcome is Outcome.DELIVERED:
             self._write_answer(
                 row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
@@ -119,6 +152,7 @@ class Courier:
             )
         if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
             log.info("%s delivered to %s (%s)", row.name, name, answer.status)
+        return True
 
     def _write_answer(self, row: ScanRow, write: Callable[[], None]) -> None:
         """Write an answer to the journal, and deliver nothing until the disk takes it."""
@@ -144,7 +178,7 @@ class Courier:
         structure_set = None
         if delivery is not None:
             structure_set = self._journal.structure_set_of(row.id)
-        record = closed_record(row, delivery, structure_set)
+        record = closed_record(row, delivery, structure_set, self._clock)
 
         def write() -> None:
             scanlog.append(self._scan_log, record)

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Event
 
 import pydicom
 from pydicom.errors import InvalidDicomError
@@ -59,8 +60,14 @@ def deliver(
     destination: DicomDestination | FolderDestination,
     path: Path,
     calling_ae_title: str,
+    stopping: Event | None = None,
 ) -> DeliveryAnswer:
-    """Offer one structure set to one destination."""
+    """Offer one structure set to one destination.
+
+    Parameters
+    ----------
+    stopping : set when the node stops; a planning system then has a few seconds to answer
+    """
     try:
         contents = path.read_bytes()
     except OSError as error:
@@ -77,7 +84,7 @@ def deliver(
         )
     peer = peer_of(destination, calling_ae_title)
     try:
-        answers = iter(store(peer, [dataset]))
+        answers = iter(store(peer, [dataset], stopping))
         status = next(answers)
         # Taken before the release, which a slow peer delays: the time of the answer counts.
         answered_at = time.time()

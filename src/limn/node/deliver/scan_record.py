@@ -7,9 +7,12 @@ from typing import Any
 
 from limn import __version__
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.node.deliver.clock_history import ClockHistory
 from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.states import DeliveryState
 
+# A difference of the clocks that is a step, and no rounding.
+_STEP_S = 1.0
 # In the scan log "refused" is a scan that limn refused.
 _OUTCOMES = {state: state.value for state in DeliveryState} | {
     DeliveryState.REFUSED: "refused by peer"
@@ -17,11 +20,20 @@ _OUTCOMES = {state: state.value for state in DeliveryState} | {
 
 
 def closed_record(
-    row: ScanRow, delivery: DeliveryRow | None, structure_set: StructureSetRow | None
+    row: ScanRow,
+    delivery: DeliveryRow | None,
+    structure_set: StructureSetRow | None,
+    clock: ClockHistory | None = None,
 ) -> ScanRecord:
-    """The scan's final record; ``overhead_s`` is the time that belongs to no stage."""
-    held_s = _held_s(row, structure_set)
-    resent_s = structure_set.intervention_s if structure_set is not None else 0.0
+    """The scan's final record; ``overhead_s`` is the time that belongs to no stage.
+
+    Parameters
+    ----------
+    clock : knows the steps of the wall clock since this process began; None if none is known
+    """
+    clock = clock or ClockHistory()
+    held_s = _held_s(row, structure_set, clock)
+    resent_s = max(0.0, structure_set.intervention_s) if structure_set is not None else 0.0
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
@@ -46,8 +58,9 @@ def closed_record(
     if delivery is not None:
         known |= {"destination": delivery.destination, "destination_status": delivery.status}
         if delivery.accepted_at is not None:
-            known |= _door_to_door(row, known, delivery.accepted_at, held_s + resent_s)
-    if intervention_s := row.intervention_s + resent_s:
+            excluded_s = max(0.0, row.intervention_s) + held_s + resent_s
+            known |= _door_to_door(row, known, delivery.accepted_at, excluded_s, clock)
+    if intervention_s := max(0.0, row.intervention_s) + resent_s:
         known["flags"] = f"{known.get('flags', '')} again:{intervention_s:.0f}s".strip()
     if structure_set is not None and structure_set.released_at is not None:
         known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
@@ -64,26 +77,39 @@ def closed_record(
     return ScanRecord(**known)
 
 
-def _held_s(row: ScanRow, structure_set: StructureSetRow | None) -> float:
+def _held_s(row: ScanRow, structure_set: StructureSetRow | None, clock: ClockHistory) -> float:
     """Seconds for which the structure set was held until a person released it."""
     if structure_set is None or structure_set.released_at is None:
         return 0.0
-    return structure_set.released_at - float(row.record["contoured_at"])
+    contoured_at = float(row.record["contoured_at"])
+    return max(0.0, clock.elapsed_s(contoured_at, structure_set.released_at))
 
 
 def _door_to_door(
-    row: ScanRow, known: dict[str, Any], accepted_at: float, excluded_s: float
+    row: ScanRow, known: dict[str, Any], accepted_at: float, excluded_s: float, clock: ClockHistory
 ) -> dict[str, Any]:
-    """Times up to the acceptance, without the ``excluded_s`` in which limn waited for a person."""
-    door_to_door_s = accepted_at - row.last_slice_at - row.intervention_s - excluded_s
-    deliver_s = accepted_at - float(row.record["contoured_at"]) - excluded_s
+    """Times up to the acceptance, without the ``excluded_s`` in which limn waited for a person.
+
+    The stages are measured on monotonic clocks. A sum that is longer than the whole shows a step
+    back that came before this process; a step forward at that time looks like a node that was off.
+    """
+    intervened_s = max(0.0, row.intervention_s)
+    contoured_at = float(row.record["contoured_at"])
+    whole_s = clock.elapsed_s(row.last_slice_at, accepted_at)
+    delivered_s = clock.elapsed_s(contoured_at, accepted_at) - (excluded_s - intervened_s)
+    deliver_s = max(0.0, delivered_s)
     stages_s = deliver_s + sum(float(known.get(stage, 0.0)) for stage in DOOR_TO_DOOR_STAGES)
-    return {
+    door_to_door_s = max(stages_s, whole_s - excluded_s)
+    found = {
         "accepted_utc": _utc(accepted_at),
         "deliver_s": deliver_s,
         "door_to_door_s": door_to_door_s,
         "overhead_s": door_to_door_s - stages_s,
     }
+    step_s = (accepted_at - row.last_slice_at - excluded_s) - door_to_door_s
+    if abs(step_s) >= _STEP_S:
+        found["flags"] = f"{known.get('flags', '')} clock-stepped:{step_s:.0f}s".strip()
+    return found
 
 
 def _utc(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -17,12 +18,16 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from limn.domain.errors import PeerUnreachable
 from limn.node.config import DicomDestination, PeerTls
 from limn.node.dimse import routing
+from limn.node.dimse.deadline import Deadline
 from limn.node.dimse.status import SUCCESS
 from limn.node.dimse.tls import requestor_context
 
 MAX_PDU = 131072
 CONNECT_S = 5.0
 REPLY_S = 60.0
+# For all that is neither a connection nor a reply: encoding, the release, a loaded machine.
+REST_S = 20.0
+LAST_MESSAGE_ID = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +55,47 @@ def peer_of(destination: DicomDestination, calling_ae_title: str) -> Peer:
     )
 
 
-def store(peer: Peer, datasets: Iterable[Dataset]) -> Iterator[int]:
+def deadline(stopping: Event | None = None, more_s: float = 0.0) -> Deadline:
+    """The deadline of an association with one request, or of each request of many.
+
+    Parameters
+    ----------
+    stopping : set when the node stops
+    more_s : that the caller waits after the reply
+    """
+    return Deadline(2 * CONNECT_S + REPLY_S + REST_S + more_s, stopping)
+
+
+def store(peer: Peer, datasets: Iterable[Dataset], stopping: Event | None = None) -> Iterator[int]:
     """C-STORE over one association; yields the status of each dataset.
+
+    Parameters
+    ----------
+    stopping : set when the node stops; the association then has a few seconds left
 
     Raises
     ------
     PeerUnreachable
-        If there is no association or no response.
+        If there is no association or no response to this very request, or if it takes too long.
     """
     waiting = list(datasets)
     contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in waiting}
-    association = associate(peer, sorted(contexts))
+    until = deadline(stopping)
+    association = associate(peer, sorted(contexts), until=until)
     try:
-        for ds in waiting:
+        for number, ds in enumerate(waiting):
+            until.renew()
             try:
-                status = association.send_c_store(ds)
+                # Each request its own number: a response that comes twice answers no other.
+                status = association.send_c_store(ds, msg_id=1 + number % LAST_MESSAGE_ID)
             except ValueError as error:
                 msg = f"{peer} accepts no {UID(ds.SOPClassUID).name}: {error}"
                 raise PeerUnreachable(msg) from error
             except RuntimeError as error:
-                msg = f"{peer} broke off before C-STORE"
+                msg = f"{peer} {until.why or 'broke off before C-STORE'}"
                 raise PeerUnreachable(msg) from error
             if "Status" not in status:
-                msg = f"{peer} broke off during C-STORE"
+                msg = f"{peer} {until.why or 'broke off during C-STORE'}"
                 raise PeerUnreachable(msg)
             yield int(status.Status)
     finally:
@@ -88,16 +111,18 @@ def echo(peer: Peer) -> None:
     PeerUnreachable
         If the peer does not answer with success.
     """
-    association = associate(peer, [(Verification, UID("1.2.840.10008.1.2"))])
+    until = deadline()
+    association = associate(peer, [(Verification, UID("1.2.840.10008.1.2"))], until=until)
     try:
         status = association.send_c_echo()
     except (ValueError, RuntimeError) as error:
-        msg = f"{peer} takes no C-ECHO: {error}"
+        msg = f"{peer} takes no C-ECHO: {until.why or error}"
         raise PeerUnreachable(msg) from error
     finally:
         association.release()
     if "Status" not in status or status.Status != SUCCESS:
-        msg = f"{peer} answered C-ECHO with {status.get('Status', 'nothing')}"
+        answer = until.why or f"answered C-ECHO with {status.get('Status', 'nothing')}"
+        msg = f"{peer} {answer}"
         raise PeerUnreachable(msg)
 
 
@@ -107,8 +132,13 @@ def associate(
     *,
     handlers: Sequence[EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    until: Deadline | None = None,
 ) -> Association:
     """An association with a peer.
+
+    Parameters
+    ----------
+    until : the deadline that ends it; without one it has the time of one request
 
     Raises
     ------
@@ -117,6 +147,7 @@ def associate(
     ConfigWrong
         If TLS is configured and a certificate or key can't be used.
     """
+    until = until or deadline()
     ae = AE(ae_title=peer.calling_ae_title)
     ae.connection_timeout = CONNECT_S
     ae.acse_timeout = CONNECT_S
@@ -133,7 +164,7 @@ def associate(
             ae_title=peer.ae_title,
             max_pdu=MAX_PDU,
             tls_args=tls,
-            evt_handlers=list(handlers),
+            evt_handlers=[*handlers, *until.handlers()],
             ext_neg=list(roles),
         )
     except OSError as error:
@@ -146,9 +177,9 @@ def associate(
                 f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
                 f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
             )
-        msg = f"{peer} {why}"
+        msg = f"{peer} {until.why or why}"
         raise PeerUnreachable(msg)
-    routing.install(association)
+    routing.install(association, until.note)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from limn.node.store.rows import (
     structure_set_row,
 )
 from limn.node.store.schema import LIVE, VERSION, prepare
+
+# The longest pause between two tries of a delivery.
+LONGEST_PAUSE_S = 72.0
 
 
 class JournalReader:
@@ -188,16 +191,41 @@ class JournalReader:
         )
         return [delivery_row(row) for row in rows]
 
-    def due(self, destination: str, now: float) -> DeliveryRow | None:
-        """The next delivery to a destination with its structure set on disk; None if none is."""
+    def due(
+        self,
+        destination: str,
+        now: float,
+        pauses: Mapping[int, tuple[float, bool]] | None = None,
+    ) -> DeliveryRow | None:
+        """The next delivery to a destination with its structure set on disk; None if none is.
+
+        A next try that lies further ahead than the longest pause was written before the clock was
+        put back: it is due.
+
+        Parameters
+        ----------
+        now : the wall clock (UTC seconds)
+        pauses : of the deliveries that the caller waits for itself, by their number: the next try
+            as the caller wrote it, and whether its pause is over. The clock does not count for
+            them, unless an operator has changed the next try
+        """
+        pauses = pauses or {}
+        over = json.dumps([number for number, (_, is_over) in pauses.items() if is_over])
         rows = self._all(
             "select delivery.* from delivery join structure_set on structure_set.id = "
             "delivery.structure_set join scan on scan.id = structure_set.scan where "
             "delivery.state = 'waiting' and scan.state = 'contoured' and discarded_at is null "
-            "and destination = ? and next_at <= ? order by scan.priority desc, delivery.id limit 1",
-            (destination, now),
+            "and destination = ? and (next_at <= ? or next_at > ? "
+            "or delivery.id in (select value from json_each(?))) "
+            "order by scan.priority desc, delivery.id limit ?",
+            # Of those, the caller waits for at most so many.
+            (destination, now, now + LONGEST_PAUSE_S, over, len(pauses) + 1),
         )
-        return delivery_row(rows[0]) if rows else None
+        for row in rows:
+            next_at, is_over = pauses.get(row["id"], (None, True))
+            if is_over or next_at != row["next_at"]:
+                return delivery_row(row)
+        return None
 
     def waiting(self, destination: str) -> int:
         """How many written structure sets a destination still lacks."""
