@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid, ladder
+from limn.domain.geometry import (
+    Grid,
+    Reorientation,
+    SpacingMm,
+    axial_grid,
+    ladder,
+    voxels_at,
+)
 
 # ImageOrientationPatient of the eight patient positions (PS3.3 C.7.3.1.1.2, table-independent:
 # rows and columns as a scanner writes them), then a coronal and a sagittal stack.
@@ -256,3 +263,12 @@ def test_spacing_leaves_gaps_out():
     kept = np.delete(np.arange(30), [10, 11])
     gappy = replace(whole, slice_origins_xyz_mm=whole.slice_origins_xyz_mm[kept])
     assert gappy.spacing_mm.z == pytest.approx(0.14)
+
+
+def test_voxels_are_found_only_where_every_point_is_a_centre():
+    """Rounded to two decimals of a millimetre they still are; beside the image there is none."""
+    centres = np.array([[0.0, 4.0], [2.04, 2.96], [6.0, 0.0]])
+    assert voxels_at(centres, (7, 5)).tolist() == [[0, 4], [2, 3], [6, 0]]
+    assert voxels_at(centres + np.array([0.0, 0.06]), (7, 5)) is None
+    assert voxels_at(centres, (6, 5)) is None
+    assert voxels_at(centres - 1, (7, 5)) is None

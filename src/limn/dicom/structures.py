@@ -188,7 +188,7 @@ def _refuse_shared_numbers(ds: Dataset) -> None:
     ]
     if shared:
         msg = (
-            f"{'; '.join(shared)}: nobody can tell whose contours are whose; give each ROI a "
+            f"{'; '.join(shared)}: contours name their ROI by this number alone; give each ROI a "
             "number of its own and export again"
         )
         raise RefusedSeries(msg)
@@ -311,7 +311,7 @@ class _Placing:
         if kind not in POLYGONS:
             reason = f"ContourGeometricType {kind}"
             raise _Unplaceable(reason)
-        # Retired, and to be added to every point; what it meant nobody can look up any more.
+        # A retired attribute: a vector to add to every point. Without it the points lie elsewhere.
         if any(float(mm) for mm in item.get("ContourOffsetVector") or ()):
             raise _Unplaceable("ContourOffsetVector is not zero")
         points = _points(item)

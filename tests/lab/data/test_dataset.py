@@ -691,7 +691,7 @@ def one_roi_twice(ds):
             "SpinalCord: 100% of their voxels lie in ROIs of the layout before it, most",
         ),
         (two_of_a_name, "ROIs 1 and 2 are both called Heart"),
-        (one_number, "ROINumber 1 is that of Heart and of SpinalCord: nobody can tell whose"),
+        (one_number, "ROINumber 1 is that of Heart and of SpinalCord: contours name their ROI"),
         (no_number, "contours of no ROI: 3 without ReferencedROINumber; mend the export"),
         (lost_points, "the CT: 1 NumberOfContourPoints differs from ContourData; mend"),
         (another_frame, "drawn in another frame of reference; mend the export"),

@@ -7,6 +7,7 @@ import time
 
 import pydicom
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.uid import (
     JPEG2000MC,
     MPEG2MPML,
@@ -269,6 +270,20 @@ def test_a_structure_set_that_came_back_for_another_animal_is_named(receiver, tm
     assert line.startswith("scan-00001 animal M1: a structure set with the UID of its own came")
     assert "for animal 'M2'" in line
     assert len(list((tmp_path / "returned").iterdir())) == 1
+
+
+def test_a_structure_set_of_many_megabytes_is_kept(receiver, tmp_path):
+    """Thirty organs on four hundred slices: a refusal would be tried again for ever."""
+    ds = structure_set("2.25.405")
+    contour = pydicom.Dataset()
+    text = "\\".join(["-12.3456"] * 900_000)
+    contour[0x30060050] = DataElement(0x30060050, "DS", text, already_converted=True)
+    roi = pydicom.Dataset()
+    roi.ContourSequence = [contour]
+    ds.ROIContourSequence = [roi]
+    assert receiver.door.intake.keep_structure_set(encoded(ds), SCP).status == 0x0000
+    (path,) = (tmp_path / "returned").iterdir()
+    assert path.stat().st_size > 8_000_000
 
 
 def test_what_only_claims_to_be_a_structure_set_is_not_kept(receiver, tmp_path):

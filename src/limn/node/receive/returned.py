@@ -14,7 +14,7 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
 
-from limn.dicom.bounded import DAMAGES, check_header_bytes, read
+from limn.dicom.bounded import DAMAGES, read
 from limn.domain.files import write_durably
 from limn.node.dimse.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
@@ -31,8 +31,8 @@ TRANSFER_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreResult:
     """Store a structure set beside the spool, once; a planning system's edit is another file."""
     try:
+        # Contours alone may have many megabytes; receive.max_instance_mb bounds the whole.
         ds = read(contents)
-        check_header_bytes(ds, len(contents))
         if ds.get("SOPClassUID") != SOP_CLASS:
             return StoreResult(CANNOT_UNDERSTAND, "offered as an RT Structure Set, but it is none")
         uid, animal = str(ds.get("SOPInstanceUID", "")), str(ds.get("PatientID", ""))
