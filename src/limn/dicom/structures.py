@@ -17,6 +17,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from limn.dicom.bounded import DAMAGES
+from limn.dicom.identity import animal_of
 from limn.dicom.rtstruct import coordinates_of
 from limn.dicom.series import Series
 from limn.domain.errors import RefusedSeries
@@ -214,8 +215,9 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
             f"series' {own}: it was drawn on another scan"
         )
         raise RefusedSeries(msg)
-    animals = {str(each.get("PatientID") or "").strip() for each in (ds, series.first)} - {""}
-    if own and frames and len(animals) < 2:
+    animal, scanned = animal_of(ds).strip(), animal_of(series.first).strip()
+    differ = bool(animal and scanned and animal != scanned)
+    if own and frames and not differ:
         return
     studies = [each for frame in sequence for each in _items(frame, "RTReferencedStudySequence")]
     images = [each for study in studies for each in _items(study, "RTReferencedSeriesSequence")]
@@ -230,8 +232,8 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
     )
     if named and not named & {str(series.first.SeriesInstanceUID), *series.sop_instance_uids}:
         why = (
-            f"PatientID {ds.PatientID!r}, but {series.first.PatientID!r} in the series"
-            if len(animals) > 1
+            f"PatientID '{animal}', but '{scanned}' in the series"
+            if differ
             else f"FrameOfReferenceUID absent from the {'structure set' if own else 'series'}"
         )
         msg = (

@@ -15,6 +15,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from limn.dicom.bounded import DAMAGES, read
+from limn.dicom.identity import animal_of
 from limn.domain.files import write_durably
 from limn.node.dimse.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
@@ -35,7 +36,7 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         ds = read(contents)
         if ds.get("SOPClassUID") != SOP_CLASS:
             return StoreResult(CANNOT_UNDERSTAND, "offered as an RT Structure Set, but it is none")
-        uid, animal = str(ds.get("SOPInstanceUID", "")), str(ds.get("PatientID", ""))
+        uid, animal = str(ds.get("SOPInstanceUID", "")), animal_of(ds)
     except InvalidDicomError:
         return StoreResult(CANNOT_UNDERSTAND, "not a DICOM file")
     except DAMAGES as error:
@@ -53,7 +54,7 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
     if own is not None and animal.strip() != own.animal.strip():
         log.warning(
             "%s animal %s: a structure set with the UID of its own came from %s, but for animal "
-            "%r; kept in %s, nothing is contoured; ask that system's administrator",
+            "'%s'; kept in %s, nothing is contoured; ask that system's administrator",
             own.name,
             own.animal,
             sender,
@@ -70,7 +71,7 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         )
     else:
         log.info(
-            "structure set of another make, animal %r, from %s; kept in %s, nothing is contoured",
+            "structure set of another make, animal '%s', from %s; kept in %s, nothing is contoured",
             animal,
             sender,
             path,
