@@ -278,3 +278,30 @@ def test_a_message_that_can_t_be_formatted_ends_nothing(tmp_path: Path) -> None:
         logging.raiseExceptions = before
     logging.getLogger().info("next")
     assert [line["message"] for line in lines(tmp_path)] == ["next"]
+
+
+def test_a_message_forges_no_line(tmp_path: Path) -> None:
+    """A name with line ends or escape sequences, in a message, an error or the scan's animal."""
+    oplog.set_up(tmp_path, "limn", Log())
+    forged = "x\n2026-11-29 10:00:00,000 receiver   ERROR forged\x1b[2J\u2028forged\udce4.dcm"
+    logging.getLogger().warning("file %s refused", forged)
+    with oplog.about(animal=forged):
+        logging.getLogger().warning("it waits")
+    try:
+        int(forged)
+    except ValueError:
+        logging.getLogger().exception("it broke")
+    text_lines = readable(tmp_path)
+    at_the_margin = [line for line in text_lines if not line.startswith("    ")]
+    assert [" ".join(line.split()[2:4]) for line in at_the_margin] == [
+        "limn WARNING",
+        "limn WARNING",
+        "limn ERROR",
+    ]
+    assert all(line.isprintable() for line in text_lines)
+    assert "\\u2028" in (tmp_path / "limn.jsonl").read_text()
+    assert [line["message"] for line in lines(tmp_path)] == [
+        f"file {forged} refused",
+        "it waits",
+        "it broke",
+    ]

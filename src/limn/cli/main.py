@@ -9,21 +9,27 @@ import argparse
 import sqlite3
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from limn import __version__
 from limn.cli import lab, models, node, phantom
 from limn.cli.exits import EXIT_WRONG
 from limn.cli.phantom import COHORT
 from limn.domain.errors import LimnError
+from limn.domain.one_line import plain_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; limn's own errors are printed, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name may be no UTF-8, and no terminal needs to show every letter.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed) or 0)
     except LimnError as error:
-        print(f"limn: {error}", file=sys.stderr)
+        print(f"limn: {plain_lines(str(error))}", file=sys.stderr)
         return EXIT_WRONG
     except sqlite3.DatabaseError as error:
         print(

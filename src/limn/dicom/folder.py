@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from limn.dicom.instance import ReceivedInstance, Unreadable, inspect
 from limn.dicom.series import Instance
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
+from limn.domain.folders import files_below
+from limn.domain.one_line import one_line
 
 
 def one_series(folder: Path, console: Console) -> list[Instance]:
@@ -22,11 +25,12 @@ def one_series(folder: Path, console: Console) -> list[Instance]:
     """
     found: dict[str, list[Path]] = {}
     digests: dict[str, str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in files_below(folder):
         try:
             instance = inspect(path.read_bytes())
-        except Unreadable as error:
-            console.print(f"[yellow]left out[/] {path}: {error}", highlight=False)
+        except (OSError, Unreadable) as error:
+            left_out = escape(one_line(f"{path}: {error}"))
+            console.print(f"[yellow]left out[/] {left_out}", highlight=False)
             continue
         if is_new(instance, path, digests):
             found.setdefault(instance.series_instance_uid, []).append(path)
@@ -53,6 +57,7 @@ def is_new(instance: ReceivedInstance, path: Path, digests: dict[str, str]) -> b
         digests[uid] = instance.digest
         return True
     if digests[uid] != instance.digest:
-        msg = f"SOPInstanceUID {uid} stands in two files with different content, one of them {path}"
+        msg = f"SOPInstanceUID {uid} stands in two files with different content, one of them "
+        msg += one_line(path)
         raise RefusedSeries(msg)
     return False

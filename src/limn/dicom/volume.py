@@ -39,6 +39,7 @@ from pydicom.uid import (
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
+from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 
 NATIVE_SYNTAXES = (
@@ -80,7 +81,7 @@ def _read_header(path: Path) -> Dataset:
     try:
         return read(path, stop_before_pixels=True)
     except (InvalidDicomError, *DAMAGES) as error:
-        msg = f"{path.name} is not a readable DICOM file: {error}"
+        msg = f"{one_line(path.name)} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
 
 

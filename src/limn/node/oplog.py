@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, cast
 
+from limn.domain.one_line import indented, one_line
 from limn.node.permissions import make_private_folder
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ UID_END = 12
 _SCAN_NAME = re.compile(r"\bscan-\d{5,}\b")
 # Level of a child's line that limn did not write: output of a library or the interpreter.
 _OTHERS_LEVEL = logging.WARNING
+# Raw in JSON they are allowed, but some readers take them for the end of a line.
+_UNSHOWN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Line(TypedDict):
@@ -161,7 +164,10 @@ def _subject(record: logging.LogRecord) -> _About:
 
 
 class _Readable(logging.Formatter):
-    """Local time, process, level, scan and animal, message."""
+    """Local time, process, level, scan and animal, message.
+
+    Only the first line of a record begins at the margin: no name in a message forges a record.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__("%(asctime)s %(speaker)-10s %(levelname)-7s %(subject)s%(message)s")
@@ -172,10 +178,10 @@ class _Readable(logging.Formatter):
         known = _subject(record)
         # A name that is in the message already is left out.
         names = (each for each in (known.scan, known.animal, known.series) if each not in message)
-        subject = " ".join(names)
+        subject = one_line(" ".join(names))
         record.subject = f"{subject} " if subject else ""
         record.speaker = getattr(record, "speaker", self._process)
-        return super().format(record)
+        return indented(super().format(record))
 
 
 class _Json(logging.Formatter):
@@ -200,7 +206,8 @@ class _Json(logging.Formatter):
             message=record.getMessage(),
             exception=exception,
         )
-        return json.dumps(line, ensure_ascii=False)
+        text = json.dumps(line, ensure_ascii=False)
+        return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class LineFile(logging.Handler):

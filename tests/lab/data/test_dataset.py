@@ -4,6 +4,7 @@ import copy
 import gzip
 import io
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -19,10 +20,11 @@ import SimpleITK
 from filelock import FileLock
 
 from limn.cli import main
-from limn.domain.errors import ConfigWrong
+from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.lab.data import case_checks, dataset
 from limn.lab.data.dataset import import_folder, read_dataset, refuse_leaks
 from limn.lab.data.folder_layout import find_scans, read_layout
+from limn.lab.data.readers import read_ct, refuse_truncated
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.synthesize import PhantomRequest, synthesize
 from limn.phantom.cohort import Cohort
@@ -184,6 +186,32 @@ def test_a_split_for_other_animals_is_refused_before_anything_is_read(few, layou
     message, lines = refused_import(few, layout, tmp_path / "out", split)
     assert "no animal that the split trains on is here: it names native-M99; here are" in message
     assert not [line for line in lines if line.startswith("1/")]
+
+
+def test_names_that_no_table_takes_are_named_once_and_passed_over(few, layout, tmp_path):
+    """A file that is no UTF-8 beside the scans, and a copy of a group under an odd name."""
+    odd = few / "zenodo" / "native" / "observer1" / os.fsdecode(b"M\xe403_002h.nii.gz")
+    odd.write_bytes(contoured())
+    shutil.copytree(few / "zenodo", few / "a\nb")
+    split = tmp_path / "split.toml"
+    split.write_text('test1 = []\ntest2 = []\nfolds = [["native-M01"]]\n')
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, split, lines.append)
+    assert {entry.animal for entry in read_dataset(tmp_path / "out")} == {"native-M01"}
+    named = [line for line in lines if "rename it" in line]
+    assert len(named) == 2
+    assert any(r"observer1/M\xe403_002h.nii.gz: " in line for line in named)
+    assert any(r"/a\nb: " in line for line in named)
+
+
+def test_an_image_whose_name_is_no_utf8_is_refused_and_ends_no_process(tmp_path):
+    """SimpleITK would abort the process."""
+    path = tmp_path / os.fsdecode(b"M\xe4use.nii.gz")
+    path.write_bytes(contoured())
+    with pytest.raises(RefusedSeries, match=r"M\\xe4use.nii.gz: a letter .* rename it"):
+        read_ct(path, "")
+    with pytest.raises(RefusedSeries, match="rename it"):
+        refuse_truncated(path)
 
 
 def test_an_animal_that_the_split_does_not_name_is_left_out_and_reported(few, layout, tmp_path):

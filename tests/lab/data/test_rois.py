@@ -1,6 +1,7 @@
 """Structure sets of other makers, read onto the series that they were drawn on."""
 
 import copy
+import os
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -539,3 +540,21 @@ def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path) -> None:
     """Cut off, or no DICOM at all: a message and no traceback."""
     (tmp_path / "RS.dcm").write_bytes(b"PK" + bytes(300))
     assert main(["rois", str(tmp_path / "RS.dcm"), str(folder)]) == 1
+
+
+def test_slices_are_read_whatever_their_names(
+    by_rt_utils: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No UTF-8, a line end, 255 bytes; a file that is no DICOM is refused by its escaped name."""
+    odd = tmp_path / os.fsdecode(b"M\xe4use\n")
+    odd.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        name = (b"M\xe4\n%03d.dcm", b"\x1b[2J%03d", b"n" * 252 + b"%03d")[number % 3] % number
+        (odd / os.fsdecode(name)).write_bytes(path.read_bytes())
+    assert main(["rois", str(by_rt_utils), str(odd)]) == 0
+    capsys.readouterr()
+    (odd / os.fsdecode(b"\xe4\nno.dcm")).write_text("mouse 12")
+    assert main(["rois", str(by_rt_utils), str(odd)]) == 1
+    error = capsys.readouterr().err
+    assert r"\xe4\nno.dcm is not a readable DICOM file" in error
+    assert error.replace("\n", "", 1).rstrip("\n").isprintable()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import UID
+from rich.console import Console
 
 from limn.cli import exits, main
 from limn.node.batch import here, many_folders, notes, on_node
+from limn.node.batch.find_series import find_series, read_series
 from limn.node.contour.job import Job, Result
 from limn.node.store.journal import Journal
 from limn.node.store.schema import COHORT
@@ -149,6 +151,44 @@ def test_a_bad_series_never_stops_the_rest(data, ensemble, tmp_path, capsys):
     assert "day 3: REFUSED: SOPInstanceUID 2.25.88.4" in said
     assert f"day 4: left out {cut}: PixelData has " in said
     assert said.endswith(f"4 of 6 series contoured, 2 not; table in {out}/cohort.csv\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"M\xe4use", b"a\n\x1b[2Jb", b"n" * 251, b"[red]", "\u202e".encode()],
+    ids=["no UTF-8", "control characters", "251 bytes", "markup", "right to left"],
+)
+def test_series_are_contoured_whatever_their_files_are_called(
+    data, ensemble, tmp_path, capsys, name
+):
+    """Names are escaped where they are shown; the series get folders that every system takes."""
+    odd = data / os.fsdecode(name)
+    odd.mkdir()
+    for number, ds in enumerate(slices("5")):
+        (odd / os.fsdecode(name + b".%02d" % number)).write_bytes(encoded(ds))
+    (odd / os.fsdecode(name + b".dcm")).write_bytes(encoded(slices("5", 30)[-1])[:-50])
+    out = tmp_path / "out"
+    assert contour(out, data) == 0
+    assert sorted(ensemble.animals) == ["M1", "M2", "M3", "M5", "M9"]
+    assert all(path.isprintable() for path in outcomes(out))
+    assert len(list(csv.DictReader((out / "cohort.csv").open(newline="")))) == 5
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable()
+    assert "PixelData has" in said
+
+
+def test_a_series_in_a_folder_of_an_odd_name_goes_to_a_node(tmp_path):
+    """The journal takes no text that is no UTF-8: the odd name stands with the files' names."""
+    odd = tmp_path / os.fsdecode(b"M\xe4use")
+    write_slices(odd, slices("5"))
+    (series,) = find_series([odd], tmp_path / "out", Console(quiet=True))
+    scan = read_series(series).arrived("profile", "0" * 64)
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal:
+        row = journal.insert(scan, ())
+        assert row is not None
+        row = journal.scan(row.id)
+    assert Path(row.folder) == tmp_path
+    assert all((Path(row.folder) / name).is_file() for name in row.files)
 
 
 def test_a_second_run_does_what_is_left(data, ensemble, tmp_path, capsys):

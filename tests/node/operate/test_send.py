@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
@@ -59,6 +61,22 @@ def test_what_is_no_dicom_is_left_out_by_name(series, capsys):
     assert "notes [1].txt" in out
     assert "empty.dcm" in out
     assert len(archive.taken) == COUNT
+
+
+def test_files_are_sent_whatever_their_names(tmp_path, capsys):
+    """No UTF-8, with line ends, or of 255 bytes; what is no DICOM is named and escaped."""
+    names = [b"M\xe4use.dcm", b"a\nb\x1b[2J.dcm", b"n" * 255]
+    for name, ds in zip(names, slices(), strict=False):
+        (tmp_path / os.fsdecode(name)).write_bytes(encoded(ds))
+        (tmp_path / os.fsdecode(b"no" + name[:250])).write_text("mouse 12")
+    archive = Archive()
+    with peer(archive) as port:
+        assert main.main(["send", str(tmp_path), "--to", f"127.0.0.1:{port}"]) == 0
+    assert len(archive.taken) == len(names)
+    out = capsys.readouterr().out
+    assert r"noM\xe4use.dcm" in out
+    assert r"noa\nb\x1b[2J.dcm" in out
+    assert out.replace("\n", "").isprintable()
 
 
 def test_a_dicomdir_is_left_out(series, capsys):

@@ -10,8 +10,10 @@ import pytest
 
 from limn.node.config import Watch
 from limn.node.dimse.status import OUT_OF_RESOURCES
+from limn.node.receive import unlinked
 from limn.node.receive.store_result import StoreResult
-from limn.node.receive.watched_folder import FolderWatch, _is_within, _read_regular
+from limn.node.receive.unlinked import UnlinkedFolder, is_within, read_regular
+from limn.node.receive.watched_folder import FolderWatch
 from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
 SETTLE_S = 0.2
@@ -197,20 +199,125 @@ def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
     """Between scan and reading a link takes the place of the file, or of its folder."""
     place = Place(tmp_path)
     (path,) = write_slices(place.folder, slices()[:1])
-    size = path.stat().st_size
+    found = path.stat()
     (secret,) = write_slices(tmp_path / "elsewhere", slices("2")[:1])
-    assert _read_regular(str(path), size) == path.read_bytes()
+    os.utime(secret, ns=(found.st_mtime_ns, found.st_mtime_ns))
+    version = (found.st_size, found.st_mtime_ns)
+    assert read_regular(str(path), *version) == path.read_bytes()
     path.unlink()
     path.symlink_to(secret)
     with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
-        _read_regular(str(path), secret.stat().st_size)
+        read_regular(str(path), *version)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(OSError, match="no regular file"):
-        _read_regular(str(path), size)
+        read_regular(str(path), *version)
     (place.folder / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert not _is_within(str(place.folder / "sub"), place.folder)
-    assert _is_within(str(place.folder), place.folder)
+    assert not is_within(str(place.folder / "sub"), place.folder)
+    assert is_within(str(place.folder), place.folder)
+
+
+@pytest.mark.parametrize("swapped", ["in", "in/sub", "parent"])
+def test_a_folder_that_turns_into_a_link_after_the_look_is_not_read_through(tmp_path, swapped):
+    """The watched folder, one in it, or one above it becomes a link between look and read."""
+    top = tmp_path / "parent"
+    (path,) = write_slices(top / "in" / "sub", slices()[:1])
+    folder = UnlinkedFolder(top / "in")
+    (found,) = folder.files()
+    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+    target = top if swapped == "parent" else top / swapped
+    target.rename(tmp_path / "elsewhere")
+    target.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert path.exists()
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOTDIR))):
+        folder.read(found.path, found.size, found.modified_ns)
+    assert not [each for each in folder.files() if not each.why_left]
+
+
+def test_a_link_that_was_there_at_the_start_is_followed(tmp_path):
+    """An administrator may give a link as the watched folder; links in it are still left alone."""
+    (path,) = write_slices(tmp_path / "disk" / "in", slices()[:1])
+    (tmp_path / "in").symlink_to(tmp_path / "disk" / "in", target_is_directory=True)
+    (tmp_path / "disk" / "in" / "out").symlink_to(tmp_path, target_is_directory=True)
+    folder = UnlinkedFolder(tmp_path / "in")
+    link, found = sorted(folder.files(), key=lambda each: not each.why_left)
+    assert link.why_left == "a link to a folder"
+    assert found.path.startswith(str(tmp_path / "in"))
+    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+
+
+def test_without_descriptors_of_folders_links_are_left_alone_too(tmp_path, monkeypatch):
+    """As on Windows: paths are resolved and compared."""
+    monkeypatch.setattr(unlinked, "_BY_DESCRIPTOR", False)
+    (path,) = write_slices(tmp_path / "in" / "sub", slices()[:1])
+    folder = UnlinkedFolder(tmp_path / "in")
+    (found,) = folder.files()
+    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+    path.parent.rename(tmp_path / "elsewhere")
+    path.parent.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(OSError, match="leads out"):
+        folder.read(found.path, found.size, found.modified_ns)
+    assert [each.why_left for each in folder.files()] == ["a link to a folder"]
+
+
+def test_folders_within_folders_end_somewhere(tmp_path):
+    """A tree of more levels than descriptors is looked at down to a limit, and named."""
+    deep = tmp_path / "in" / "/".join(["d"] * 70)
+    (path,) = write_slices(deep, slices()[:1])
+    assert path.exists()
+    (found,) = UnlinkedFolder(tmp_path / "in").files()
+    assert found.why_left == "more than 64 folders deep"
+
+
+ODD_NAMES = {
+    "no UTF-8": b"M\xe4use.dcm",
+    "a line end": b"a\n2026-11-29 10:00:00,000 receiver ERROR forged.dcm",
+    "other line ends": "a\u2028forged\x85forged\x0cforged\r.dcm".encode(),
+    "escape sequences": b"\x1b[2J\x1b[31mred.dcm",
+    "255 bytes": b"n" * 251 + b".dcm",
+    "markup": b"[red] %s %d {0}.dcm",
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES)
+def test_a_file_is_taken_whatever_its_name(tmp_path, caplog, name):
+    """In a folder of an odd name too; it is remembered, and no name stands raw in the log."""
+    place = Place(tmp_path, rescan_s=0.05)
+    folder = place.folder / os.fsdecode(name.removesuffix(b".dcm"))
+    folder.mkdir()
+    for number, ds in enumerate(slices()):
+        (folder / os.fsdecode(b"%02d" % number + name[2:])).write_bytes(encoded(ds))
+    (place.folder / os.fsdecode(name)).write_text("no DICOM")
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+        until(lambda: "refused: not a DICOM file" in caplog.text)
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert row.sender.isprintable()
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    caplog.clear()
+    with place.watching():
+        place.let_settle()
+    assert caplog.text == ""
+
+
+def test_a_surprise_with_one_file_does_not_end_the_watch(tmp_path, caplog, monkeypatch):
+    """An error that nobody expected is logged once with the file's name; the others are taken."""
+    place = Place(tmp_path, rescan_s=0.05)
+    paths = write_slices(place.folder, slices())
+    taken = place.door.intake.accept
+
+    def accept(contents, *more):
+        if contents == paths[3].read_bytes():
+            raise ZeroDivisionError
+        return taken(contents, *more)
+
+    monkeypatch.setattr(place.door.intake, "accept", accept)
+    with place.watching():
+        until(lambda: place.taken() == COUNT - 1)
+        place.let_settle()
+    surprised = [r.getMessage() for r in caplog.records if "passed over" in r.getMessage()]
+    assert len(surprised) == 1
+    assert str(paths[3]) in surprised[0]
 
 
 def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):

@@ -26,6 +26,7 @@ import SimpleITK
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
+from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.lab.data import case_checks
 from limn.lab.data.folder_layout import (
@@ -37,6 +38,7 @@ from limn.lab.data.folder_layout import (
     ScanFiles,
     contours_without_ct,
     find_scans,
+    odd_names,
     read_layout,
 )
 from limn.lab.data.readers import on_grid, read_contours, read_ct, refuse_truncated
@@ -185,6 +187,8 @@ def _find_contoured(
     source: Path, groups: Sequence[Group], layout: Path, report: Report
 ) -> list[ScanFiles]:
     """The scans of a site's folder that observer 1 contoured; the others are reported."""
+    for path in odd_names(source):
+        report(f"left out: {one_line(path)}: the name is no UTF-8 or can't be shown; rename it")
     scans = [scan for group in groups for scan in find_scans(source, group)]
     contoured = [scan for scan in scans if "observer1" in scan.contours]
     if not contoured:

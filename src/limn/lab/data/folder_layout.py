@@ -155,6 +155,16 @@ def find_scans(folder: Path, group: Group) -> list[ScanFiles]:
     ]
 
 
+def odd_names(folder: Path) -> list[Path]:
+    """Files and folders that are passed over, because no table takes their names."""
+    return [
+        Path(walked, name)
+        for walked, folders, files in os.walk(folder)
+        for name in sorted((*folders, *files))
+        if not name.isprintable() and walked.removeprefix(str(folder)).isprintable()
+    ]
+
+
 def contours_without_ct(folder: Path, group: Group) -> list[Path]:
     """Contours whose CT is missing or has another name than theirs."""
     images, contours = _files_of(folder, group)
@@ -180,7 +190,10 @@ def _files_of(
 
 
 def _paths_below(folder: Path) -> list[str]:
-    """Relative paths of files and folders; follows links to folders, where large data may lie."""
+    """Relative paths of files and folders; follows links to folders, where large data may lie.
+
+    Names that can't be shown are left out (`odd_names`).
+    """
     paths: list[str] = []
     for walked, folders, files in os.walk(folder, followlinks=True):
         here = Path(walked)
@@ -189,7 +202,9 @@ def _paths_below(folder: Path) -> list[str]:
         parents = [here, *here.parents][: len(here.relative_to(folder).parts) + 1]
         above.update(parent.resolve() for parent in parents)
         folders[:] = [name for name in folders if (here / name).resolve() not in above]
-        paths += ((here / name).relative_to(folder).as_posix() for name in (*folders, *files))
+        names = [name for name in (*folders, *files) if name.isprintable()]
+        folders[:] = [name for name in folders if name.isprintable()]
+        paths += ((here / name).relative_to(folder).as_posix() for name in names)
     return sorted(paths)
 
 

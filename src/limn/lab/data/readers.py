@@ -16,7 +16,9 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.structures import NO_NUMBER, Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
+from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
+from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
 from limn.lab.data.rois import mask_of, read_structure_set
@@ -61,8 +63,9 @@ def read_ct(path: Path, axes: str) -> Volume:
 
 def read_series(folder: Path) -> Series:
     """Read the CT series of a folder; skips other modalities and files of file managers."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    headers = read_headers([path for path in files if not _is_of_file_manager(path.name)])
+    headers = read_headers(
+        [path for path in files_below(folder) if not _is_of_file_manager(path.name)]
+    )
     return assemble(
         [each for each in headers if each.header.get("Modality") == "CT"], assume_hu=True
     )
@@ -78,6 +81,7 @@ def refuse_truncated(path: Path) -> None:
     """
     if path.is_dir() or not path.name.endswith((".nii", ".nii.gz", ".hdr", ".img")):
         return
+    _refuse_odd_name(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
@@ -96,6 +100,15 @@ def refuse_truncated(path: Path) -> None:
     if length < required:
         msg = f"{data} is not whole: {length} bytes, its voxels need {required}; copy it again"
         raise RefusedSeries(msg)
+
+
+def _refuse_odd_name(path: Path) -> None:
+    """SimpleITK ends the process at a name that is no UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        msg = f"{one_line(path)}: a letter of this path is no UTF-8; rename it"
+        raise RefusedSeries(msg) from error
 
 
 def _length(path: Path) -> int:
@@ -177,6 +190,7 @@ def corners_mm(grid: Grid) -> FloatArray:
 
 
 def _read_image(path: Path, axes: str) -> tuple[npt.NDArray[Any], Grid]:
+    _refuse_odd_name(path)
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     # ITK warns twice for every Analyze file that the format is deprecated.
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)

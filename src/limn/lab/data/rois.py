@@ -18,6 +18,8 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.structures import Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
+from limn.domain.folders import files_below
+from limn.domain.one_line import one_line
 from limn.lab.nifti import to_image
 from limn.segment.draw.rasterise import fill
 
@@ -47,7 +49,7 @@ def read_structure_set(path: Path) -> FileDataset:
     try:
         return read(path)
     except (InvalidDicomError, *DAMAGES) as error:
-        msg = f"{path} is not a readable DICOM file: {error}"
+        msg = f"{one_line(path)} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
 
 
@@ -64,14 +66,15 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     """
     console = Console()
     ds = read_structure_set(structure_set)
-    paths = sorted(path for path in series_dir.rglob("*") if path.is_file())
     headers = [
         instance
-        for instance in read_headers([path for path in paths if path != structure_set])
+        for instance in read_headers(
+            [path for path in files_below(series_dir) if path != structure_set]
+        )
         if instance.header.get("Modality") == "CT"
     ]
     series = assemble(headers, assume_hu=True)
-    table = Table(title=escape(str(ds.get("StructureSetLabel", structure_set.name))))
+    table = Table(title=escape(one_line(ds.get("StructureSetLabel", structure_set.name))))
     for name in ("ROI", "type", "contours", "mm3", "left out", "in doubt"):
         table.add_column(name, justify="left" if name in {"ROI", "type"} else "right")
     lines = [
@@ -80,7 +83,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     for structure in structures_of(ds, series):
         mask = mask_of(structure, series)
         table.add_row(
-            escape(structure.name),
+            escape(one_line(structure.name)),
             structure.interpreted_type,
             str(len(structure.polygons)),
             f"{int(mask.sum()) * series.grid.spacing_mm.voxel_mm3:.1f}",
@@ -101,6 +104,6 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
             SimpleITK.WriteImage(image, str(out / f"roi_{structure.number:03d}.nii.gz"))
     console.print(table)
     for line in lines:
-        console.print(escape(line), soft_wrap=True, highlight=False)
+        console.print(escape(one_line(line)), soft_wrap=True, highlight=False)
     if out is not None:
         console.print(f"masks in {out}, one roi_NUMBER.nii.gz each")

@@ -19,6 +19,8 @@ from limn.dicom.folder import is_new
 from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.dicom.series import CT_CLASSES
 from limn.domain.errors import RefusedSeries
+from limn.domain.folders import files_below
+from limn.domain.one_line import name_from, one_line
 from limn.node.store.rows import Arrived
 from limn.node.store.schema import COHORT
 
@@ -41,7 +43,7 @@ class FoundSeries:
             except OSError:
                 continue
             lines.append(f"{path} {found.st_size} {found.st_mtime_ns}")
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
 def find_series(folders: Sequence[Path], out: Path, console: Console) -> list[FoundSeries]:
@@ -78,8 +80,8 @@ def _files(folders: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
     seen: set[Path] = set()
     for folder in folders:
         root = folder.resolve()
-        for path in sorted(root.rglob("*")):
-            if path not in seen and out not in path.parents and path.is_file():
+        for path in files_below(root):
+            if path not in seen and out not in path.parents:
                 seen.add(path)
                 yield root, path
 
@@ -99,7 +101,7 @@ def _name(paths: Sequence[Path], root: Path, *, several: bool) -> str:
     folder = Path(os.path.commonpath([p.parent for p in paths if p.is_relative_to(root)]))
     below = folder.relative_to(root)
     name = Path(root.name) / below if several or below == Path() else below
-    return name.as_posix()
+    return "/".join(map(name_from, name.parts)) or "."
 
 
 def _distinct_name(name: str, uid: str, taken: Sequence[str]) -> str:
@@ -122,7 +124,7 @@ class ReadSeries:
         The node then takes the same series from a sender as another scan.
         """
         first = next(iter(self.instances.values()))
-        folder = Path(os.path.commonpath([path.parent for path in self.instances]))
+        folder = _in_utf8(Path(os.path.commonpath([path.parent for path in self.instances])))
         now = datetime.now(UTC).astimezone()
         return Arrived(
             series_instance_uid=self.series_instance_uid,
@@ -131,7 +133,7 @@ class ReadSeries:
             profile=f"{profile} cohort",
             study_instance_uid=first.study_instance_uid,
             animal=first.animal,
-            sender=f"folder {folder}",
+            sender=f"folder {one_line(folder)}",
             folder=str(folder),
             files=tuple(path.relative_to(folder).as_posix() for path in self.instances),
             receive_s=0.0,
@@ -142,6 +144,17 @@ class ReadSeries:
             time=now.strftime("%H%M%S"),
             priority=COHORT,
         )
+
+
+def _in_utf8(folder: Path) -> Path:
+    """The folder, or the nearest one above it whose name a database takes as text."""
+    for each in (folder, *folder.parents):
+        try:
+            str(each).encode()
+        except UnicodeEncodeError:
+            continue
+        return each
+    return folder
 
 
 def read_series(series: FoundSeries) -> ReadSeries:
@@ -159,7 +172,7 @@ def read_series(series: FoundSeries) -> ReadSeries:
         try:
             instance = inspect(path.read_bytes())
         except (OSError, Unreadable) as error:
-            left_out.append(f"{path}: {error}")
+            left_out.append(one_line(f"{path}: {error}"))
             continue
         if is_new(instance, path, digests):
             instances[path] = instance

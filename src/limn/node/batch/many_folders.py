@@ -83,7 +83,7 @@ def _contour_series(
     if node is not None:
         console.print("the node contours them, behind every live scan")
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

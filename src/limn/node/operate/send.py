@@ -9,7 +9,10 @@ from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import ConfigWrong, PeerUnreachable
+from limn.domain.folders import files_below
+from limn.domain.one_line import one_line
 from limn.node.deliver.destinations import Outcome, judge
 from limn.node.dimse.client import Peer, store
 
@@ -30,14 +33,15 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
         raise ConfigWrong(msg)
     console = Console()
     datasets = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in files_below(folder):
         try:
             ds = pydicom.dcmread(path)
             # A DICOMDIR, for example, is no instance.
             _ = ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
             datasets.append(ds)
-        except (InvalidDicomError, AttributeError, EOFError, OSError) as error:
-            console.print(f"left out {path}: {error}", highlight=False, markup=False)
+        except (InvalidDicomError, *DAMAGES) as error:
+            left_out = one_line(f"left out {path}: {error}")
+            console.print(left_out, highlight=False, markup=False)
     if not datasets:
         msg = f"{folder} has no DICOM file"
         raise ConfigWrong(msg)

@@ -2,7 +2,8 @@
 
 Notifications make it fast; a rescan makes it reliable, because shares (SMB, NFS) send none. A file
 is taken once its size and time have not changed for ``settle_s``. The folder is only read, and
-nothing outside it is read: links, pipes and devices are left alone and logged once.
+nothing outside it is read: links, pipes and devices are left alone and logged once. Names come
+from others: they may be no UTF-8, and a file that brings a surprise is logged and passed over.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import errno
 import logging
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from limn.domain.one_line import one_line
 from limn.node.config import Watch
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
+from limn.node.receive.unlinked import FoundFile, UnlinkedFolder
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +61,25 @@ class _TakenFiles:
         return (
             self._db.execute(
                 "select 1 from taken where path = ? and size = ? and modified_ns = ?",
-                (path, size, modified_ns),
+                (_key(path), size, modified_ns),
             ).fetchone()
             is not None
         )
 
     def add(self, path: str, size: int, modified_ns: int) -> None:
         """Remember that it was taken."""
-        self._db.execute("insert or replace into taken values (?, ?, ?)", (path, size, modified_ns))
+        self._db.execute(
+            "insert or replace into taken values (?, ?, ?)", (_key(path), size, modified_ns)
+        )
+
+
+def _key(path: str) -> str | bytes:
+    """A path as SQLite takes it: a name that is no UTF-8 as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
 
 
 class _ChangeHandler(FileSystemEventHandler):
@@ -87,6 +101,8 @@ class FolderWatch:
         self._settings = settings
         self._max_bytes = max_bytes
         self._left_alone: set[str] = set()
+        self._surprises: dict[str, tuple[int, int]] = {}
+        self._folder = UnlinkedFolder(settings.folder)
         self._intake = intake
         self._taken = _TakenFiles(memory)
         self._pending: dict[str, _SeenFile] = {}
@@ -108,29 +124,57 @@ class FolderWatch:
         self._stop_observer()
 
     def _scan(self, now_s: float) -> None:
-        # Not Path.is_dir: it raises for a stale share (ESTALE, EHOSTDOWN).
-        if not os.path.isdir(self._settings.folder):  # noqa: PTH112
+        try:
+            self._folder.check()
+        # Any error of a share counts: a stale one gives ESTALE or EHOSTDOWN.
+        except OSError as error:
             if self._reachable:
                 log.error(
-                    "watched folder %s can't be reached; waiting for it to come back",
-                    self._settings.folder,
+                    "watched folder %s can't be reached (%s); waiting for it to come back%s",
+                    one_line(self._settings.folder),
+                    error.strerror,
+                    "; a link is only followed if it was there when limn started"
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR)
+                    else "",
                 )
             self._reachable = False
             self._stop_observer()
             return
         if not self._reachable:
-            log.info("watched folder %s is back", self._settings.folder)
+            log.info("watched folder %s is back", one_line(self._settings.folder))
             self._reachable = True
         self._start_observer()
-        for path, size, modified_ns, why_left in _files(self._settings.folder):
-            if why_left:
-                self._leave(path, why_left)
-                continue
-            if self._taken.has(path, size, modified_ns):
-                continue
-            seen = self._pending.get(path)
-            if seen is None or (seen.size, seen.modified_ns) != (size, modified_ns):
-                self._pending[path] = _SeenFile(size, modified_ns, now_s)
+        for found in self._folder.files():
+            with self._guard(found.path, (found.size, found.modified_ns)):
+                self._note(found, now_s)
+
+    def _note(self, found: FoundFile, now_s: float) -> None:
+        """Wait for a file to settle, if it was not taken before."""
+        version = (found.size, found.modified_ns)
+        if found.why_left:
+            self._leave(found.path, found.why_left)
+            return
+        if self._surprises.get(found.path) == version or self._taken.has(found.path, *version):
+            self._pending.pop(found.path, None)
+            return
+        seen = self._pending.get(found.path)
+        if seen is None or (seen.size, seen.modified_ns) != version:
+            self._pending[found.path] = _SeenFile(*version, now_s)
+
+    @contextmanager
+    def _guard(self, path: str, version: tuple[int, int]) -> Iterator[None]:
+        """Log an error that nobody expected with the file's name; the watch goes on without it."""
+        try:
+            yield
+        except Exception:
+            if len(self._surprises) >= MAX_LOGGED:
+                return
+            self._surprises[path] = version
+            log.exception(
+                "watched file %s is passed over until it changes or limn starts again: a fault of "
+                "limn, please report it",
+                one_line(path),
+            )
 
     def _take_settled(self, now_s: float) -> None:
         settled = [
@@ -141,43 +185,48 @@ class FolderWatch:
         incomplete = set()
         for path, seen in settled:
             del self._pending[path]
-            if not self._take(path, seen):
+            taken = False
+            with self._guard(path, (seen.size, seen.modified_ns)):
+                taken = self._take(path, seen)
+            if not taken:
                 incomplete.add(os.path.dirname(path))  # noqa: PTH120
         # A folder with files that are still being written is like an open association.
         busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
-            self._intake.association_ended(self._source(folder).key, aborted=folder in incomplete)
+            with self._guard(folder, (0, 0)):
+                self._intake.association_ended(
+                    self._source(folder).key, aborted=folder in incomplete
+                )
 
     def _take(self, path: str, seen: _SeenFile) -> bool:
         """Take a file; False if it must be tried again."""
+        shown = one_line(path)
+        if seen.size > self._max_bytes:
+            log.error(
+                "watched file %s refused: %d MB, receive.max_instance_mb is %d",
+                shown,
+                seen.size // 2**20,
+                self._max_bytes // 2**20,
+            )
+            self._taken.add(path, seen.size, seen.modified_ns)
+            return True
         try:
-            now = Path(path).lstat()
-            if (now.st_size, now.st_mtime_ns) != (seen.size, seen.modified_ns):
-                self._pending[path] = _SeenFile(now.st_size, now.st_mtime_ns, time.monotonic())
-                return True
-            if now.st_size > self._max_bytes:
-                log.error(
-                    "watched file %s refused: %d MB, receive.max_instance_mb is %d",
-                    path,
-                    now.st_size // 2**20,
-                    self._max_bytes // 2**20,
-                )
-                self._taken.add(path, seen.size, seen.modified_ns)
-                return True
-            if not _is_within(os.path.dirname(path), self._settings.folder):  # noqa: PTH120
-                self._leave(path, "it leads out of the folder")
-                return True
-            contents = _read_regular(path, seen.size)
+            contents = self._folder.read(path, seen.size, seen.modified_ns)
+        except BlockingIOError:
+            # It has changed; the next scan finds its size and time. Its folder stays busy.
+            self._pending[path] = _SeenFile(-1, 0, time.monotonic())
+            self._notified.set()
+            return True
         except OSError as error:
-            log.warning("watched file %s: %s; tried again at the next scan", path, error.strerror)
+            log.warning("watched file %s: %s; tried again at the next scan", shown, error.strerror)
             return False
         source = self._source(os.path.dirname(path))  # noqa: PTH120
         result = self._intake.accept(contents, source, seen.since_s)
         if result.retry_later:
-            log.error("watched file %s not taken: %s", path, result.why)
+            log.error("watched file %s not taken: %s", shown, one_line(result.why))
             return False
         if not result.stored:
-            log.error("watched file %s refused: %s", path, result.why)
+            log.error("watched file %s refused: %s", shown, one_line(result.why))
         self._taken.add(path, seen.size, seen.modified_ns)
         return True
 
@@ -185,10 +234,10 @@ class FolderWatch:
         if path in self._left_alone or len(self._left_alone) >= MAX_LOGGED:
             return
         self._left_alone.add(path)
-        log.warning("watched file %s left alone: %s", path, why)
+        log.warning("watched file %s left alone: %s", one_line(path), why)
 
     def _source(self, folder: str) -> Source:
-        return Source(f"watch-{folder}", f"folder {folder}", self._settings.settle_s)
+        return Source(f"watch-{folder}", f"folder {one_line(folder)}", self._settings.settle_s)
 
     def _start_observer(self) -> None:
         if self._observer is not None and self._observer.is_alive():
@@ -215,56 +264,3 @@ class FolderWatch:
         if self._observer is not None:
             self._observer.stop()
             self._observer = None
-
-
-def _files(folder: Path) -> Iterator[tuple[str, int, int, str]]:
-    """The files below the folder: path, size, time of change, and why to leave it alone."""
-    for root, folders, names in os.walk(folder, followlinks=False):
-        # Not is_symlink alone: a Windows junction is no symbolic link, and os.walk enters it.
-        for name in [each for each in folders if not _is_own(os.path.join(root, each), folder)]:  # noqa: PTH118
-            folders.remove(name)
-            yield os.path.join(root, name), 0, 0, "a link to a folder"  # noqa: PTH118
-        for name in names:
-            path = os.path.join(root, name)  # noqa: PTH118
-            try:
-                found = Path(path).lstat()
-            except OSError:
-                continue
-            why = ""
-            if stat.S_ISLNK(found.st_mode):
-                why = "a link"
-            elif not stat.S_ISREG(found.st_mode):
-                why = "no regular file"
-            yield path, found.st_size, found.st_mtime_ns, why
-
-
-def _is_own(path: str, folder: Path) -> bool:
-    return not os.path.islink(path) and _is_within(path, folder)  # noqa: PTH114
-
-
-def _is_within(path: str, folder: Path) -> bool:
-    """Whether a folder lies in the watched one after every link is followed."""
-    try:
-        return Path(path).resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):
-        return False
-
-
-def _read_regular(path: str, size: int) -> bytes:
-    """Read a file if it is still a regular one; never waits for a pipe.
-
-    Raises
-    ------
-    OSError
-        If it has become something else, or has grown.
-    """
-    flags = os.O_RDONLY
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
-        flags |= getattr(os, name, 0)
-    with open(path, "rb", opener=lambda found, _: os.open(found, flags)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "no regular file any more")
-        contents = file.read(size + 1)
-    if len(contents) != size:
-        raise OSError(errno.EAGAIN, "it changed while it was read")
-    return contents

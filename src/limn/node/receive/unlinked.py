@@ -1,0 +1,210 @@
+"""Lists and reads the files below a folder and follows no link on the way to them.
+
+Every folder is opened relative to the one above it and no link is opened (openat, O_NOFOLLOW), so
+that nobody can put a link in the place of a folder between a look and a read. Windows has no such
+calls: there a path is resolved and compared before it is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+# Each level of folders takes a descriptor while it is listed.
+MAX_DEPTH = 64
+_BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+_CLOSE = getattr(os, "O_CLOEXEC", 0)
+_TO_LIST = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | _CLOSE
+# With O_PATH a folder that may be entered but not listed can be passed through.
+_TO_PASS = getattr(os, "O_PATH", os.O_RDONLY) | (_TO_LIST & ~os.O_RDONLY)
+_TO_READ = os.O_RDONLY | _CLOSE
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+    _TO_READ |= getattr(os, _name, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file, or what is not to be read.
+
+    Attributes
+    ----------
+    why_left : why it is left alone; empty for a regular file
+    """
+
+    path: str
+    size: int
+    modified_ns: int
+    why_left: str = ""
+
+
+class UnlinkedFolder:
+    """A folder and what lies below it.
+
+    Links in the folder's own path are followed once, here: an administrator may have made them. A
+    link that takes a folder's place later is not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self._real = folder.resolve()
+        except (OSError, RuntimeError):
+            self._real = folder.absolute()
+
+    def check(self) -> None:
+        """Raise if it can't be listed now.
+
+        Raises
+        ------
+        OSError
+            As the system gives it; ELOOP if a link has taken its place.
+        """
+        with ExitStack() as opened:
+            if _BY_DESCRIPTOR:
+                self._open(opened, (), _TO_LIST)
+            elif self._folder.resolve() != self._real:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            else:
+                os.scandir(self._folder).close()
+
+    def files(self) -> Iterator[FoundFile]:
+        """The files below it, in no order; what can't be listed is passed over."""
+        if not _BY_DESCRIPTOR:
+            yield from self._files_by_path()
+            return
+        with ExitStack() as opened:
+            try:
+                top = self._open(opened, (), _TO_LIST)
+            except OSError:
+                return
+            yield from _files_in(top, str(self._folder), 0)
+
+    def read(self, path: str, size: int, modified_ns: int) -> bytes:
+        """Read a file that `files` found.
+
+        Raises
+        ------
+        OSError
+            If it, or a folder above it, has become a link, or it is no regular file of this size
+            and time any more.
+        """
+        if not _BY_DESCRIPTOR:
+            if not is_within(os.path.dirname(path), self._real):  # noqa: PTH120
+                raise OSError(errno.ELOOP, "it leads out of the folder")
+            return read_regular(path, size, modified_ns)
+        *folders, name = Path(path).relative_to(self._folder).parts
+        with ExitStack() as opened:
+            return read_regular(name, size, modified_ns, self._open(opened, folders, _TO_PASS))
+
+    def _open(self, opened: ExitStack, folders: tuple[str, ...] | list[str], last: int) -> int:
+        """Open the folder, or one below it, with the flags ``last``; a descriptor."""
+        *above, name = (*self._real.parts[1:], *folders) or (".",)
+        at = _opened(opened, self._real.anchor, _TO_PASS, None)
+        # Without O_PATH a folder above the watched one may not be readable, so that one is opened
+        # by its path.
+        if not hasattr(os, "O_PATH"):
+            above = list(folders[:-1])
+            name = folders[-1] if folders else "."
+            at = _opened(opened, str(self._real), _TO_LIST, None)
+        for folder in above:
+            at = _opened(opened, folder, _TO_PASS, at)
+        return _opened(opened, name, last, at)
+
+    def _files_by_path(self) -> Iterator[FoundFile]:
+        for root, folders, names in os.walk(self._folder, followlinks=False):
+            # Not is_symlink alone: a Windows junction is no link, and os.walk enters it.
+            for name in list(folders):
+                path = os.path.join(root, name)  # noqa: PTH118
+                if os.path.islink(path) or not is_within(path, self._real):  # noqa: PTH114
+                    folders.remove(name)
+                    yield FoundFile(path, 0, 0, "a link to a folder")
+            for name in names:
+                path = os.path.join(root, name)  # noqa: PTH118
+                try:
+                    yield _found(path, Path(path).lstat())
+                except OSError:
+                    continue
+
+
+def _opened(opened: ExitStack, name: str, flags: int, at: int | None) -> int:
+    descriptor = os.open(name, flags, dir_fd=at)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        inside = os.path.join(path, name)  # noqa: PTH118
+        try:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                to_folder = stat.S_ISLNK(found.st_mode) and _leads_to_a_folder(name, folder)
+                yield _found(inside, found, "a link to a folder" if to_folder else "a link")
+                continue
+            if depth >= MAX_DEPTH:
+                yield FoundFile(inside, 0, 0, f"more than {MAX_DEPTH} folders deep")
+                continue
+            descriptor = os.open(name, _TO_LIST, dir_fd=folder)
+        except OSError:
+            continue
+        try:
+            yield from _files_in(descriptor, inside, depth + 1)
+        finally:
+            os.close(descriptor)
+
+
+def _leads_to_a_folder(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode)
+    except OSError:
+        return False
+
+
+def _found(path: str, found: os.stat_result, link: str = "a link") -> FoundFile:
+    why = ""
+    if stat.S_ISLNK(found.st_mode):
+        why = link
+    elif not stat.S_ISREG(found.st_mode):
+        why = "no regular file"
+    return FoundFile(path, found.st_size, found.st_mtime_ns, why)
+
+
+def is_within(path: str, real: Path) -> bool:
+    """Whether a path lies in a resolved folder after every link is followed."""
+    try:
+        return Path(path).resolve().is_relative_to(real)
+    except (OSError, RuntimeError):
+        return False
+
+
+def read_regular(path: str, size: int, modified_ns: int, folder: int | None = None) -> bytes:
+    """Read a file if it is still a regular one of this size and time; never waits for a pipe.
+
+    Parameters
+    ----------
+    folder : descriptor of the folder that ``path`` is relative to
+
+    Raises
+    ------
+    OSError
+        If it has become something else, or has changed.
+    """
+    with open(path, "rb", opener=lambda name, _: os.open(name, _TO_READ, dir_fd=folder)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "no regular file any more")
+        if (found.st_size, found.st_mtime_ns) != (size, modified_ns):
+            raise OSError(errno.EAGAIN, "it has changed since it was found")
+        contents = file.read(size + 1)
+    if len(contents) != size:
+        raise OSError(errno.EAGAIN, "it changed while it was read")
+    return contents
