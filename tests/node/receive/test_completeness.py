@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limn.node.receive.completeness import Arrivals, Rules, Verdict, decide, is_uniform
+from limn.node.receive.completeness import (
+    Arrivals,
+    Opening,
+    Rules,
+    Verdict,
+    decide,
+    is_uniform,
+    judge,
+)
 
 RULES = Rules(min_slices=5, settle_s=0.5, hold_s=30.0)
 WHOLE = tuple(0.2 * k for k in range(10))
@@ -26,17 +34,33 @@ COMPLETE = [
     ("quiet for settle_s", arrivals(), RULES, 0.5),
     ("quiet for long", arrivals(), RULES, 1000.0),
     ("exactly min_slices", arrivals(positions_mm=WHOLE[:5]), RULES, 0.5),
-    ("the header's count, open", arrivals(announced_slices=10, open_associations=1), RULES, 0),
     ("the site's count, open", arrivals(open_associations=2), site_says(10), 0),
-    ("the count below min_slices", arrivals(positions_mm=WHOLE[:3], announced_slices=3), RULES, 0),
-    ("the count, though aborted", arrivals(announced_slices=10, aborted=True), RULES, 0),
+    ("the site's count, though aborted", arrivals(aborted=True), site_says(10), 0),
     ("fewer announced than came", arrivals(announced_slices=9), RULES, 0.5),
     ("backwards", arrivals(positions_mm=WHOLE[::-1]), RULES, 0.5),
     ("more than the site's count", arrivals(), site_says(9), 0.5),
+    ("one association, whatever its pauses", arrivals(longest_pause_s=9.0), RULES, 0.5),
+    ("many associations, a quick sender", arrivals(associations=10, longest_pause_s=0.1), RULES, 2),
+    ("many associations, a slow sender", arrivals(associations=10, longest_pause_s=1.0), RULES, 8),
+    ("few associations, a slow sender", arrivals(associations=2, longest_pause_s=9.0), RULES, 30),
+    ("an idle association, for long", arrivals(openings=[Opening(0.3, receiving=False)]), RULES, 3),
+    ("another association, much later", arrivals(openings=[Opening(9, receiving=True)]), RULES, 9),
 ]  # fmt: skip
 WAITING = [
     ("not quiet yet", arrivals(), RULES, 0.49),
     ("an association is open", arrivals(open_associations=1), RULES, 1000.0),
+    ("the header's count, open", arrivals(announced_slices=10, open_associations=1), RULES, 9),
+    ("the header's count, aborted", arrivals(announced_slices=10, aborted=True), RULES, 29.9),
+    (
+        "fewer announced than min_slices",
+        arrivals(positions_mm=WHOLE[:3], announced_slices=3),
+        RULES,
+        9,
+    ),
+    ("a quick sender between two", arrivals(associations=10, longest_pause_s=0.1), RULES, 1.9),
+    ("a slow sender between two", arrivals(associations=10, longest_pause_s=1.0), RULES, 7.9),
+    ("an association just opened", arrivals(openings=[Opening(0.3, receiving=False)]), RULES, 2.2),
+    ("a slice on its way", arrivals(openings=[Opening(0.3, receiving=True)]), RULES, 1000.0),
     ("aborted, within hold_s", arrivals(aborted=True), RULES, 29.9),
     ("a gap", arrivals(positions_mm=GAP), RULES, 29.9),
     ("a position twice", arrivals(positions_mm=TWICE), RULES, 29.9),
@@ -145,11 +169,30 @@ def test_a_missing_slice_never_completes_before_hold_s(
 
 
 @given(stacks(), st.none() | st.integers(1, 80), st.integers(1, 4), st.floats(0, 1e6))
-def test_an_open_association_completes_by_count_alone(stack, announced, open_associations, now_s):
-    """While slices may still come, only the announced count makes a series complete."""
-    came = Arrivals(stack, announced, open_associations, aborted=False, last_arrival_s=0.0)
-    whole = announced == len(stack)
-    assert decide(came, RULES, now_s) is (Verdict.COMPLETE if whole else Verdict.WAIT)
+def test_an_open_association_completes_by_the_sites_count_alone(
+    stack, count, open_associations, now_s
+):
+    """A count in a header ends no series while slices may still come; the site's own count does."""
+    came = Arrivals(stack, count, open_associations, aborted=False, last_arrival_s=0.0)
+    assert decide(came, RULES, now_s) is Verdict.WAIT
+    whole = count == len(stack)
+    site = replace(RULES, expected_slices=count)
+    assert decide(came, site, now_s) is (Verdict.COMPLETE if whole else Verdict.WAIT)
+
+
+@pytest.mark.parametrize(
+    ("came", "now_s", "awaits", "until_s"),
+    [
+        (arrivals(announced_slices=20), 0.5, "20 slices, which its headers announce", 30.0),
+        (arrivals(positions_mm=WHOLE[:4]), 0.5, "at least 5 slices (settle.min_slices)", 30.0),
+        (arrivals(open_associations=1), 9.0, "the end of its association", None),
+        (arrivals(associations=10, longest_pause_s=1.0), 1, "more slices, by its pace so far", 8.0),
+    ],
+)
+def test_a_series_that_waits_says_what_for_and_how_long(came, now_s, awaits, until_s):
+    """Half a minute of silence is explained from its beginning."""
+    decision = judge(came, RULES, now_s)
+    assert (decision.awaits, decision.until_s) == (awaits, until_s)
 
 
 @given(stacks(), st.floats(0, 60))

@@ -82,15 +82,21 @@ def test_the_order_of_slices_does_not_matter(door, tmp_path):
     assert uids[0] == uids[1]
 
 
-def test_a_header_count_completes_with_the_association_open(door):
-    """ImagesInAcquisition is reached: the series does not wait for the release."""
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_header_count_ends_no_series_that_is_still_coming(tmp_path, aborted):
+    """A scan of two acquisitions announces 15 and has 20 slices; if it breaks off, none leaves."""
+    door = Door(tmp_path, min_slices=5, hold_s=0.2)
     sent = slices()
     for ds in sent:
-        ds.ImagesInAcquisition = COUNT
-    door.send(sent[:-1])
+        ds.ImagesInAcquisition = 15
+    door.send(sent[:15])
+    time.sleep(0.1)
     assert door.scans() == []
-    door.send(sent[-1:])
-    assert len(door.scans()) == 1
+    if not aborted:
+        door.send(sent[15:])
+    door.intake.association_ended(SCP.key, aborted=aborted)
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == (("refused", 15) if aborted else ("ready", 20))
 
 
 def test_two_series_over_one_association_are_two_scans(door):
@@ -669,6 +675,22 @@ def test_a_series_that_a_stopping_node_may_cut_off_waits(door, tmp_path):
     rows = {row.animal: row for row in again.wait_for_scans(2)}
     assert (rows["M1"].state, rows["M2"].state) == ("refused", "ready")
     again.journal.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_slice_that_breaks_off_on_an_association_of_its_own_is_missed(tmp_path, again):
+    """Nineteen even slices look whole; the part of the twentieth says that they are not."""
+    door = Door(tmp_path, min_slices=5, hold_s=0.4)
+    sent = slices()
+    for number, ds in enumerate(sent[:-1]):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    door.intake.associations.opened("last", SCP.sender, time.monotonic())
+    door.intake.associations.instance_began("last", time.monotonic())
+    door.intake.association_ended("last", aborted=True)
+    if again:
+        whole(door, sent[-1], source=replace(SCP, key="again"))
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == (("ready", 20) if again else ("refused", 19))
 
 
 def test_an_offer_that_fails_is_made_later(door, monkeypatch):

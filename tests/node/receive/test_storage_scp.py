@@ -93,6 +93,27 @@ def test_an_echo_is_answered(receiver):
     association.release()
 
 
+def test_an_association_counts_from_its_request_and_a_slice_from_its_first_byte(receiver):
+    """Between its opening and its first slice it may feed any series of its sender."""
+    openings = receiver.door.intake.associations.openings
+    began = []
+    accept = receiver.door.intake.accept
+
+    def look(contents, source):
+        began.extend(openings(source.sender))
+        return accept(contents, source)
+
+    receiver.door.intake.accept = look
+    association = receiver.associate()
+    (opening,) = openings("SCANNER@127.0.0.1")
+    assert not opening.receiving
+    assert association.send_c_store(slices()[0]).Status == 0
+    assert [each.receiving for each in began] == [True]
+    assert openings("SCANNER@127.0.0.1") == ()
+    association.release()
+    until(lambda: not receiver.door.intake.associations._open)
+
+
 @pytest.mark.peer
 def test_echoscu(receiver):
     """C-ECHO from dcmtk gets Success."""

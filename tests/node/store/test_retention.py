@@ -257,7 +257,8 @@ def test_half_of_a_removed_series_is_not_contoured_as_if_it_were_whole(tmp_path:
     site = Site(tmp_path)
     row = site.delivered()
     site.retention.work(time.time())
-    site.door.intake._rules = replace(site.door.intake._rules, min_slices=3)
+    settling = site.door.intake._settling
+    site.door.intake._settling = replace(settling, rules=replace(settling.rules, min_slices=3))
     site.door.send(slices("1")[: COUNT // 2], LATER)
     site.door.intake.association_ended(LATER.key, aborted=False)
     second = site.door.wait_for_scans(2)[-1]

@@ -1,4 +1,4 @@
-"""Decides whether a series is complete; pure (P2 in DESIGN.md)."""
+"""Decides whether a series is complete, and says what one that waits waits for; pure (P2)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from enum import Enum
 import numpy as np
 
 from limn.domain.geometry import ladder
+
+# A pause ends a series of several associations once it is so many times as long as the longest
+# pause so far. Without a pause worth measuring, settle_s takes its place.
+PAUSES = 4.0
+FEW = 10.0
 
 
 class Verdict(Enum):
@@ -31,6 +36,20 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """An association of the same sender that has not brought a slice yet: it may feed any series.
+
+    Attributes
+    ----------
+    opened_s : same clock as ``now_s``
+    receiving : the first bytes of an instance have come
+    """
+
+    opened_s: float
+    receiving: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Arrivals:
     """What has come of one series.
 
@@ -44,6 +63,9 @@ class Arrivals:
         were refused
     last_arrival_s : same clock as ``now_s``
     rounding_mm : size of the last decimal in which positions are written
+    associations : how many brought it, one after another or at once
+    longest_pause_s : from the first byte of one slice to that of the next
+    openings : associations of its sender that may bring more of it
     """
 
     positions_mm: Sequence[float | None]
@@ -52,26 +74,100 @@ class Arrivals:
     aborted: bool
     last_arrival_s: float
     rounding_mm: float = 0.0
+    associations: int = 1
+    longest_pause_s: float = 0.0
+    openings: Sequence[Opening] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, and for a series that waits why and how long.
+
+    Attributes
+    ----------
+    awaits : what it waits for, without a figure that changes with each slice
+    until_s : when the wait ends if nothing comes; None while an association must end first
+    unusual : its associations have ended and it is not complete: a person may want to know
+    """
+
+    verdict: Verdict
+    awaits: str = ""
+    until_s: float | None = None
+    unusual: bool = False
 
 
 def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
     """Complete, not yet, or no longer worth waiting for."""
-    quiet_s = now_s - arrivals.last_arrival_s
+    return judge(arrivals, rules, now_s).verdict
+
+
+def judge(arrivals: Arrivals, rules: Rules, now_s: float) -> Decision:  # noqa: PLR0911 - a ladder
+    """As `decide`, with what a series that waits waits for."""
+    count, last_s = len(arrivals.positions_mm), arrivals.last_arrival_s
+    if count == rules.expected_slices and _is_whole(arrivals):
+        return Decision(Verdict.COMPLETE)
+    if busy := _busy(arrivals, rules, now_s):
+        return Decision(Verdict.WAIT, busy)
+    quiet_s, silence_s = now_s - last_s, silence_needed_s(arrivals, rules)
+    if quiet_s < rules.settle_s:
+        return Decision(Verdict.WAIT, "more slices", last_s + silence_s)
+    if obstacle := _obstacle(arrivals, rules):
+        if quiet_s < rules.hold_s:
+            return Decision(Verdict.WAIT, obstacle, last_s + rules.hold_s, unusual=True)
+        aborted = arrivals.aborted
+        return Decision(Verdict.GIVE_UP_ABORTED if aborted else Verdict.GIVE_UP_INCOMPLETE)
+    if quiet_s < silence_s:
+        return Decision(Verdict.WAIT, "more slices, by its pace so far", last_s + silence_s)
+    return Decision(Verdict.COMPLETE)
+
+
+def silence_needed_s(arrivals: Arrivals, rules: Rules) -> float:
+    """How long nothing must come before a series may be complete.
+
+    A sender that keeps one association says by its release that it is done. One that opens an
+    association for each slice does not, and only its pace tells a pause from the end.
+    """
+    if arrivals.associations <= 1:
+        return rules.settle_s
+    # Of few associations the longest pause says little.
+    doubt = 1.0 + FEW / arrivals.associations
+    pause_s = PAUSES * max(doubt * arrivals.longest_pause_s, rules.settle_s)
+    return max(rules.settle_s, min(pause_s, rules.hold_s))
+
+
+def _busy(arrivals: Arrivals, rules: Rules, now_s: float) -> str:
+    """Which association must end or bring a slice first; empty if none must."""
+    if arrivals.open_associations:
+        return "the end of its association"
+    silence_s = silence_needed_s(arrivals, rules)
+    # An association that brings nothing holds the series up for so long, and one that began after
+    # the series would have been complete does not concern it.
+    idle_s = max(silence_s, PAUSES * rules.settle_s)
+    for opening in arrivals.openings:
+        in_time = opening.opened_s - arrivals.last_arrival_s < silence_s
+        if in_time and (opening.receiving or now_s - opening.opened_s < idle_s):
+            return "the first slice of another association of its sender"
+    return ""
+
+
+def _obstacle(arrivals: Arrivals, rules: Rules) -> str:
+    """What a series of which nothing comes any more lacks; empty if nothing."""
     count = len(arrivals.positions_mm)
-    expected = rules.expected_slices or arrivals.announced_slices
-    busy = bool(arrivals.open_associations) or quiet_s < rules.settle_s
-    if busy and expected != count:
-        return Verdict.WAIT
-    whole = is_uniform(arrivals.positions_mm, arrivals.rounding_mm)
-    if whole and expected == count:
-        return Verdict.COMPLETE
-    if busy:
-        return Verdict.WAIT
-    if not arrivals.aborted and whole and count >= max(rules.min_slices, expected or 0):
-        return Verdict.COMPLETE
-    if quiet_s < rules.hold_s:
-        return Verdict.WAIT
-    return Verdict.GIVE_UP_ABORTED if arrivals.aborted else Verdict.GIVE_UP_INCOMPLETE
+    if arrivals.aborted:
+        return "the rest of it: its association broke off, or slices of it were not taken"
+    if rules.expected_slices and count < rules.expected_slices:
+        return f"{rules.expected_slices} slices (settle.expected_slices)"
+    if not rules.expected_slices and count < (arrivals.announced_slices or 0):
+        return f"{arrivals.announced_slices} slices, which its headers announce"
+    if count < rules.min_slices:
+        return f"at least {rules.min_slices} slices (settle.min_slices)"
+    if not _is_whole(arrivals):
+        return "slices at even distances: some are missing, or two are in one place"
+    return ""
+
+
+def _is_whole(arrivals: Arrivals) -> bool:
+    return is_uniform(arrivals.positions_mm, arrivals.rounding_mm)
 
 
 def is_uniform(positions_mm: Sequence[float | None], rounding_mm: float = 0.0) -> bool:

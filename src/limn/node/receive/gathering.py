@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, input_digest
-from limn.node.receive.completeness import Arrivals, Rules, Verdict, is_uniform
+from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
 
 # If the node stops so soon after the last slice, a series that came over several associations may
 # be incomplete.
 MID_SERIES_S = 5.0
+# A slice that comes after a longer silence is no sign of its sender's pace.
+FORGET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,11 @@ class Gathering:
     handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
-    sources : keys of the sources that brought something since then
+    associations : how many brought slices without a longer silence between them; a watched folder
+        counts anew each time it was quiet
+    longest_pause_s : between the first bytes of two slices of these
+    began_s : when the first byte of the newest slice came; None before the first and after an abort
+    reported : what it waited for when that was logged
     changed : something came since then
     writing : lock of the one thread that writes into the series
     pins : threads that are taking an instance into it; while there are any it stays in memory
@@ -103,13 +110,15 @@ class Gathering:
     came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
-    sources: set[str] = field(default_factory=set)
+    associations: int = 0
+    longest_pause_s: float = 0.0
+    began_s: float | None = None
+    reported: set[str] = field(default_factory=set)
     pins: int = 0
 
     @classmethod
-    def begin(cls, instance: ReceivedInstance, folder: Path) -> Gathering:
+    def begin(cls, instance: ReceivedInstance, folder: Path, now_s: float) -> Gathering:
         """A series without instances, of which this one is the first to come."""
-        now_s = time.monotonic()
         return cls(
             series_instance_uid=instance.series_instance_uid,
             folder=folder,
@@ -130,16 +139,29 @@ class Gathering:
         """Whether nothing of it is pending or coming in."""
         return not (self.pending or self.open_sources or self.pins)
 
-    def add(self, instance: ReceivedInstance, source: Source, arrived_s: float | None) -> None:
-        """Note an instance that lies in the spool."""
-        now_s = time.monotonic()
+    def add(
+        self,
+        instance: ReceivedInstance,
+        source: Source,
+        now_s: float,
+        *,
+        arrived_s: float | None = None,
+        began_s: float | None = None,
+    ) -> None:
+        """Note an instance that lies in the spool.
+
+        Parameters
+        ----------
+        arrived_s : when it had come, if that was before now
+        began_s : when its first byte came, if that is known
+        """
         arrived_s = now_s if arrived_s is None else arrived_s
+        self._note_pace(source, arrived_s if began_s is None else began_s)
         if not self.instances:
             self.first_s = arrived_s
         self.first_s = min(self.first_s, arrived_s)
         self.instances[instance.sop_instance_uid] = instance
         self.came.add(instance.sop_instance_uid)
-        self.sources.add(source.key)
         if arrived_s >= self.last_s or len(self.instances) == 1:
             self.last_s = arrived_s
             self.last_at = time.time() - (now_s - arrived_s)
@@ -148,18 +170,37 @@ class Gathering:
         self.settle_s = source.settle_s
         self.changed = True
 
+    def _note_pace(self, source: Source, began_s: float) -> None:
+        if not self.open_sources and began_s - self.last_s > FORGET_S:
+            self.associations, self.longest_pause_s, self.began_s = 0, 0.0, None
+        if self.began_s is not None:
+            self.longest_pause_s = max(self.longest_pause_s, began_s - self.began_s)
+        self.began_s = began_s if self.began_s is None else max(self.began_s, began_s)
+        self.associations += source.key not in self.open_sources
+
     def end_source(self, key: str, now_s: float, *, aborted: bool) -> bool:
         """An association that brought a slice ended; returns whether all have ended well."""
         began_s = self.open_sources.pop(key)
         if aborted:
-            self.aborted_s = self.last_s = now_s
+            # What comes over its next association is a resend: the break is no pause of a scanner.
+            self.associations -= 1
+            self.break_off(now_s)
         elif self.aborted_s is not None and began_s > self.aborted_s:
             self.aborted_s = None
         return self.aborted_s is None and not self.open_sources
 
+    def break_off(self, now_s: float) -> None:
+        """A slice of it was lost on the way; it waits for the resend."""
+        self.aborted_s = self.last_s = now_s
+        self.began_s = None
+
+    def is_between_associations(self, sender: str) -> bool:
+        """Whether the next association of this sender may bring more of it."""
+        return self.pending and self.associations > 1 and self.sender == sender
+
     def may_be_cut_off(self, now_s: float) -> bool:
         """Whether the sender may be in the middle of it, over one association after another."""
-        return self.pending and now_s - self.last_s < MID_SERIES_S and len(self.sources) > 1
+        return self.pending and now_s - self.last_s < MID_SERIES_S and self.associations > 1
 
     def forget_instances(self) -> None:
         """Its files were removed from the spool."""
@@ -177,10 +218,8 @@ class Gathering:
         """Whether `decide` can only say WAIT; this is cheaper, and runs often while slices come."""
         if self.is_quiet(rules, now_s):
             return False
-        instances = self.instances.values()
-        announced = (each.announced_slices for each in instances if each.announced_slices)
-        expected = rules.expected_slices or min(announced, default=None)
-        return expected is None or sum(len(each.positions_mm) for each in instances) < expected
+        count = sum(len(each.positions_mm) for each in self.instances.values())
+        return rules.expected_slices is None or count < rules.expected_slices
 
     def is_quiet(self, rules: Rules, now_s: float) -> bool:
         """Whether no association is open and nothing came for ``settle_s``."""
@@ -203,7 +242,7 @@ class Gathering:
         """These instances as a version."""
         return SeriesVersion(tuple(i for uid, i in self.instances.items() if uid in uids))
 
-    def arrivals(self, version: SeriesVersion) -> Arrivals:
+    def arrivals(self, version: SeriesVersion, openings: Sequence[Opening] = ()) -> Arrivals:
         """What `decide` needs to know."""
         return Arrivals(
             positions_mm=version.positions_mm,
@@ -212,13 +251,19 @@ class Gathering:
             open_associations=len(self.open_sources),
             aborted=self.aborted_s is not None,
             last_arrival_s=self.last_s,
+            associations=self.associations,
+            longest_pause_s=self.longest_pause_s,
+            openings=openings,
         )
 
     def mark_handed_over(self, version: SeriesVersion, *, is_new: bool, refused: bool) -> None:
         """The journal has taken a version, or knew it already."""
         self.changed = False
         self.came.clear()
-        self.sources.clear()
+        self.reported.clear()
+        if self.associations <= 2:
+            # It came in one piece; the time until the next piece is no pace.
+            self.associations, self.longest_pause_s, self.began_s = 1, 0.0, None
         if not refused:
             self.handed_over |= version.uids
             if is_new or not self.newest:
@@ -227,9 +272,15 @@ class Gathering:
 
 @dataclass(frozen=True, slots=True)
 class SettledSeries:
-    """A version that is ready for the journal, with the verdict and the rules that led to it."""
+    """A version that is ready for the journal, with the verdict and the rules that led to it.
+
+    Attributes
+    ----------
+    settled_s : when the verdict was given, monotonic
+    """
 
     gathering: Gathering
     version: SeriesVersion
     verdict: Verdict
     rules: Rules
+    settled_s: float

@@ -125,7 +125,7 @@ class Handover:
             folder=str(gathering.folder),
             files=tuple(sorted(self._spool.file_name(uid) for uid in version.uids)),
             receive_s=max(0.0, gathering.last_s - gathering.first_s),
-            settle_s=time.monotonic() - gathering.last_s,
+            settle_s=settled.settled_s - gathering.last_s,
             last_slice_at=gathering.last_at,
             ready_at=time.time(),
             date=now.strftime("%Y%m%d"),

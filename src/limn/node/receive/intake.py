@@ -15,9 +15,11 @@ from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.receive import returned
-from limn.node.receive.completeness import Rules, Verdict, decide
-from limn.node.receive.gathering import Gathering, SettledSeries, Source
+from limn.node.receive.completeness import Rules
+from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
+from limn.node.receive.open_associations import OpenAssociations
+from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.slots import Slots
@@ -35,7 +37,12 @@ READERS = 32
 
 
 class Intake:
-    """Everything that has come in and is not yet in the journal."""
+    """Everything that has come in and is not yet in the journal.
+
+    Attributes
+    ----------
+    associations : the open ones, of which the Storage SCP reports
+    """
 
     def __init__(
         self,
@@ -49,7 +56,6 @@ class Intake:
     ) -> None:
         self._spool = spool
         self._journal = journal
-        self._rules = rules
         self._handover = handover
         self._max_in_memory = max_in_memory
         self._read = read
@@ -60,6 +66,8 @@ class Intake:
         self._inflating = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gatherings: dict[str, Gathering] = {}
+        self.associations = OpenAssociations()
+        self._settling = Settling(rules, journal.knows, self.associations.openings)
 
     def accept(
         self, contents: bytes, source: Source, arrived_s: float | None = None
@@ -132,7 +140,10 @@ class Intake:
                     why = f"{end}: the spool can't be written: {error}"
                     return StoreResult(OUT_OF_RESOURCES, why)
             with self._lock:
-                gathering.add(instance, source, arrived_s)
+                began_s = self.associations.began_s(source.key)
+                now_s = time.monotonic()
+                gathering.add(instance, source, now_s, arrived_s=arrived_s, began_s=began_s)
+                self.associations.named(source.key)
         return StoreResult()
 
     @contextmanager
@@ -170,6 +181,12 @@ class Intake:
         """
         now_s = time.monotonic()
         with self._lock:
+            ended = self.associations.ended(source_key)
+            if ended is not None and aborted and ended.offered and not ended.named:
+                # It brought no slice, but part of one: which series is short of it is not known.
+                for gathering in self._gatherings.values():
+                    if gathering.is_between_associations(ended.sender):
+                        gathering.break_off(now_s)
             for gathering in self._gatherings.values():
                 if source_key not in gathering.open_sources:
                     continue
@@ -242,7 +259,7 @@ class Intake:
         now_s = time.monotonic()
         with self._lock:
             for gathering in [each for each in self._gatherings.values() if each.pending]:
-                settled = self._settled(gathering, now_s)
+                settled = self._settling.settled(gathering, now_s)
                 if settled is not None:
                     with oplog.about(
                         animal=gathering.animal, series_instance_uid=gathering.series_instance_uid
@@ -255,31 +272,6 @@ class Intake:
         """Settle until the node stops."""
         while not stopping.wait(SETTLE_EVERY_S):
             self.settle()
-
-    def _settled(self, gathering: Gathering, now_s: float) -> SettledSeries | None:
-        """The version that is ready for the journal; None while the series must wait."""
-        rules = gathering.rules(self._rules)
-        if gathering.is_coming_in(rules, now_s):
-            return None
-        if gathering.instances.keys() <= gathering.handed_over:
-            return self._resent(gathering, rules, now_s)
-        version = gathering.next_version(rules.min_slices)
-        verdict = decide(gathering.arrivals(version), rules, now_s)
-        if verdict is Verdict.WAIT:
-            return None
-        return SettledSeries(gathering, version, verdict, rules)
-
-    def _resent(self, gathering: Gathering, rules: Rules, now_s: float) -> SettledSeries | None:
-        """The version that came again as a whole, so that its structure set is offered again."""
-        if not gathering.is_quiet(rules, now_s):
-            return None
-        version = gathering.version_of(gathering.came)
-        uid = gathering.series_instance_uid
-        if not (version.instances and self._journal.knows(uid, version.digest)):
-            # A part that came again means nothing until the rest has come again too.
-            gathering.changed = False
-            return None
-        return SettledSeries(gathering, version, Verdict.COMPLETE, rules)
 
     def _forget(self) -> None:
         """Drop the oldest of the handed-over series from memory; the spool knows as much."""
@@ -294,7 +286,7 @@ class Intake:
         if series not in self._gatherings:
             folder = self._spool.folder(series)
             if not (folder.is_dir() and self._load(folder)):
-                self._gatherings[series] = Gathering.begin(instance, folder)
+                self._gatherings[series] = Gathering.begin(instance, folder, time.monotonic())
         return self._gatherings[series]
 
     def _load(self, folder: Path) -> bool:
@@ -311,7 +303,7 @@ class Intake:
         if not instances:
             return False
         first = next(iter(instances.values()))
-        gathering = Gathering.begin(first, folder)
+        gathering = Gathering.begin(first, folder, time.monotonic())
         gathering.sender = sender
         gathering.instances = instances
         names = {uid: self._spool.file_name(uid) for uid in instances}

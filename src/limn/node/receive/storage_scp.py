@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import EventHandlerType
-from pynetdicom.pdu import A_RELEASE_RQ
+from pynetdicom.pdu import A_RELEASE_RQ, P_DATA_TF
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from limn.dicom.series import CT_CLASSES
@@ -154,14 +155,19 @@ class StorageScp:
             )
         if not result.missing:
             self._not_stored[source.key].discard(sop_instance_uid)
+        self._intake.associations.instance_ended(source.key)
         return result.status
 
     def on_pdu_recv(self, event: evt.Event) -> None:
-        """End the source at A-RELEASE-RQ.
+        """Note the first bytes of an instance; end the source at A-RELEASE-RQ.
 
         Not at EVT_RELEASED: it comes after the answer, and a peer that has closed its connection by
         then would count as one that broke off.
         """
+        if isinstance(event.pdu, P_DATA_TF):
+            key, associations = _key(event.assoc), self._intake.associations
+            if associations.began_s(key) is None and _is_instance(event.assoc, event.pdu):
+                associations.instance_began(key, time.monotonic())
         if not isinstance(event.pdu, A_RELEASE_RQ):
             return
         source = self._source(event.assoc)
@@ -176,23 +182,36 @@ class StorageScp:
 
     def on_broken_off(self, event: evt.Event) -> None:
         """The association was aborted or its connection closed."""
-        self._intake.association_ended(self._source(event.assoc).key, aborted=True)
+        self._intake.association_ended(_key(event.assoc), aborted=True)
 
     def on_association_ended(self, association: Association) -> None:
         """The connection's thread is done with it, however it ended."""
         self._admission.on_ended(association)
-        key = self._source(association).key
+        key = _key(association)
         # After a release the source is no longer open, and this changes nothing.
         self._intake.association_ended(key, aborted=True)
         self._not_stored.pop(key, None)
 
     def _source(self, association: Association) -> Source:
-        requestor = association.requestor
-        return Source(
-            key=f"association-{id(association)}",
-            sender=f"{requestor.ae_title or 'unknown'}@{requestor.address}",
-            settle_s=self._settle_s,
-        )
+        return Source(_key(association), _sender(association), self._settle_s)
+
+
+def _key(association: Association) -> str:
+    return f"association-{id(association)}"
+
+
+def _sender(association: Association) -> str:
+    requestor = association.requestor
+    return f"{requestor.ae_title or 'unknown'}@{requestor.address}"
+
+
+def _is_instance(association: Association, pdu: P_DATA_TF) -> bool:
+    """Whether the PDU belongs to a C-STORE of a CT instance."""
+    context_ids = {item.presentation_context_id for item in pdu.presentation_data_value_items}
+    return any(
+        each.context_id in context_ids and each.abstract_syntax in CT_CLASSES
+        for each in association.accepted_contexts
+    )
 
 
 class Admission:
@@ -225,6 +244,11 @@ class Admission:
                 )
                 if refusal is None:
                     self._open.add(id(association))
+            if refusal is None and caller.stores:
+                # Before it is accepted: its first bytes may come at once.
+                self._intake.associations.opened(
+                    _key(association), _sender(association), time.monotonic()
+                )
         except OSError as error:
             # pynetdicom would swallow it and let the caller in.
             refusal = Refusal(LIMIT_EXCEEDED, f"the disk can't be read: {error}")

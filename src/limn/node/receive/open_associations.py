@@ -1,0 +1,76 @@
+"""The associations that are open, and which of them have not brought a slice yet."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from limn.node.receive.completeness import Opening
+
+
+@dataclass(slots=True)
+class OpenAssociation:
+    """One association over which instances may come. Times are monotonic.
+
+    Attributes
+    ----------
+    began_s : when the first byte of the instance that comes in now came; None between instances
+    offered : an instance has begun to come over it
+    named : it has brought a slice, so that its series is known
+    """
+
+    sender: str
+    opened_s: float
+    began_s: float | None = None
+    offered: bool = False
+    named: bool = False
+
+
+class OpenAssociations:
+    """Who may be about to send a slice; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, OpenAssociation] = {}
+        self._lock = threading.Lock()
+
+    def opened(self, key: str, sender: str, now_s: float) -> None:
+        """An association that may bring instances was accepted."""
+        with self._lock:
+            self._open[key] = OpenAssociation(sender, now_s)
+
+    def instance_began(self, key: str, now_s: float) -> None:
+        """Bytes of an instance came; the first of them count."""
+        association = self._open.get(key)
+        if association is not None and association.began_s is None:
+            association.began_s, association.offered = now_s, True
+
+    def instance_ended(self, key: str) -> None:
+        """The instance is on disk, or was refused."""
+        association = self._open.get(key)
+        if association is not None:
+            association.began_s = None
+
+    def began_s(self, key: str) -> float | None:
+        """When the first byte of the instance came that comes in now; None if nobody noted it."""
+        association = self._open.get(key)
+        return None if association is None else association.began_s
+
+    def named(self, key: str) -> None:
+        """A slice came over it: the series that it feeds is known."""
+        association = self._open.get(key)
+        if association is not None:
+            association.named = True
+
+    def ended(self, key: str) -> OpenAssociation | None:
+        """Forget an association; returns what was known of it, the first time."""
+        with self._lock:
+            return self._open.pop(key, None)
+
+    def openings(self, sender: str) -> tuple[Opening, ...]:
+        """The associations of a sender that may feed any series."""
+        with self._lock:
+            return tuple(
+                Opening(each.opened_s, each.began_s is not None)
+                for each in self._open.values()
+                if each.sender == sender and not each.named
+            )

@@ -1,0 +1,186 @@
+"""Senders of any pace, on a simulated clock: one scan each, never half of one."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from limn.dicom.instance import ReceivedInstance
+from limn.node.receive.completeness import Rules, Verdict
+from limn.node.receive.gathering import Gathering, SettledSeries, Source
+from limn.node.receive.open_associations import OpenAssociations
+from limn.node.receive.settling import Settling
+
+RULES = Rules(min_slices=20, settle_s=0.5, hold_s=30.0)
+SENDER = "SCANNER@10.0.0.1"
+COUNT = 40
+TICK_S = 0.05
+
+
+def instance(number: int, announced: int | None = None) -> ReceivedInstance:
+    """One slice of an animal, without its pixels."""
+    return ReceivedInstance(
+        f"1.{number}", "1", "2", "M1", (0.2 * number,), 0.0, announced, f"digest {number}"
+    )
+
+
+@dataclass
+class Receiver:
+    """The receiver's rooms without disk and network.
+
+    Attributes
+    ----------
+    scans : every version that was handed over, and when
+    """
+
+    rules: Rules = RULES
+    gathering: Gathering | None = None
+    associations: OpenAssociations = field(default_factory=OpenAssociations)
+    scans: list[tuple[SettledSeries, float]] = field(default_factory=list)
+    now_s: float = 0.0
+
+    def wait_until(self, then_s: float) -> None:
+        """Settle at every tick, as the receiver's own thread does."""
+        settling = Settling(self.rules, lambda _uid, _digest: False, self.associations.openings)
+        while self.now_s < then_s:
+            gathering = self.gathering
+            if gathering is not None and gathering.pending:
+                settled = settling.settled(gathering, self.now_s)
+                if settled is not None:
+                    self.scans.append((settled, self.now_s))
+                    refused = settled.verdict is not Verdict.COMPLETE
+                    gathering.mark_handed_over(settled.version, is_new=True, refused=refused)
+            self.now_s += TICK_S
+
+    def opened(self, key: str) -> None:
+        """The sender opens an association."""
+        self.associations.opened(key, SENDER, self.now_s)
+
+    def slice(self, key: str, number: int, takes_s: float, announced: int | None = None) -> None:
+        """One slice comes, from its first byte until it is on disk."""
+        came = instance(number, announced)
+        self.associations.instance_began(key, self.now_s)
+        self.wait_until(self.now_s + takes_s)
+        if self.gathering is None:
+            self.gathering = Gathering.begin(came, None, self.now_s)
+        source = Source(key, SENDER, self.rules.settle_s)
+        began_s = self.associations.began_s(key)
+        self.gathering.add(came, source, self.now_s, began_s=began_s)
+        self.associations.named(key)
+        self.associations.instance_ended(key)
+
+    def ended(self, key: str, *, aborted: bool = False) -> None:
+        """The association is released, or breaks off."""
+        self.associations.ended(key)
+        if self.gathering is not None and key in self.gathering.open_sources:
+            self.gathering.end_source(key, self.now_s, aborted=aborted)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How one sender sends; times in s.
+
+    Attributes
+    ----------
+    slice_s : from one slice to the next
+    takes_s : a slice on the line and to the disk
+    chunk : slices for each association; None for all
+    long_pause : one pause in ten is so many times as long
+    abort_at : an association breaks off after this slice, and its slices are sent again
+    """
+
+    slice_s: float
+    takes_s: float
+    chunk: int | None
+    long_pause: float
+    abort_at: int | None
+
+
+def paces() -> Iterator[Pace]:
+    """Forty senders; a quarter keeps one association."""
+    for seed in range(40):
+        chance = random.Random(seed)  # noqa: S311 - no secret
+        slice_s = 10 ** chance.uniform(-2, 0.7)
+        yield Pace(
+            slice_s=slice_s,
+            takes_s=slice_s * chance.uniform(0.05, 0.9),
+            chunk=None if seed % 4 == 0 else chance.choice([1, 1, 1, 2, 5]),
+            long_pause=chance.uniform(1.0, min(3.0, 24.0 / slice_s)),
+            abort_at=chance.randrange(5, COUNT) if seed % 5 == 1 else None,
+        )
+
+
+def send(receiver: Receiver, pace: Pace, seed: int) -> None:
+    """Send a series as a sender of this pace does."""
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    starts = range(0, COUNT, pace.chunk or COUNT)
+    for start, end in pairwise([*starts, COUNT]):
+        key = f"association-{start}"
+        receiver.opened(key)
+        for number in range(start, end):
+            receiver.slice(key, number, pace.takes_s)
+            rest_s = max(0.0, pace.slice_s * chance.uniform(0.5, 1.5) - pace.takes_s)
+            rest_s *= pace.long_pause if chance.random() < 0.1 else 1.0
+            is_last = number == COUNT - 1
+            if number == pace.abort_at:
+                receiver.ended(key, aborted=True)
+                receiver.wait_until(receiver.now_s + chance.uniform(1.0, 20.0))
+                key = f"again-{start}"
+                receiver.opened(key)
+                for again in range(start, number + 1):
+                    receiver.slice(key, again, pace.takes_s)
+            if number < end - 1:
+                receiver.wait_until(receiver.now_s + rest_s)
+        receiver.ended(key)
+        if not is_last:
+            receiver.wait_until(receiver.now_s + rest_s)
+
+
+@pytest.mark.parametrize(("seed", "pace"), [*enumerate(paces())])
+def test_a_sender_of_any_pace_gives_one_whole_scan(seed, pace):
+    """One association or one for each slice, pauses, breaks, resends: no half and none lost."""
+    receiver = Receiver()
+    send(receiver, pace, seed)
+    last_s = receiver.now_s
+    receiver.wait_until(last_s + 40.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [COUNT]
+    ((settled, at_s),) = receiver.scans
+    assert settled.verdict is Verdict.COMPLETE
+    if pace.chunk is None and pace.abort_at is None:
+        assert at_s - last_s < 0.7
+
+
+def test_a_count_of_one_acquisition_ends_no_scan_of_two():
+    """ImagesInAcquisition says 30, and 40 slices come over one association at a steady pace."""
+    receiver = Receiver()
+    receiver.opened("one")
+    for number in range(COUNT):
+        receiver.slice("one", number, 0.05, announced=30)
+    receiver.ended("one")
+    receiver.wait_until(receiver.now_s + 1.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [COUNT]
+
+
+def test_an_idle_association_does_not_hold_a_series_up_for_ever():
+    """The sender opens one more association after the last slice and leaves it open."""
+    receiver = Receiver()
+    send(receiver, Pace(0.1, 0.05, 1, 1.0, None), 1)
+    receiver.opened("idle")
+    last_s = receiver.now_s
+    receiver.wait_until(last_s + 10.0)
+    ((settled, at_s),) = receiver.scans
+    assert len(settled.version.instances) == COUNT
+    assert at_s - last_s < 3.0
+
+
+def test_the_last_slice_that_comes_slowly_counts_from_its_first_byte():
+    """Nineteen quick slices are even; the last needs a minute on the line."""
+    receiver = Receiver(Rules(min_slices=5, settle_s=0.5, hold_s=30.0))
+    for number in range(20):
+        receiver.opened(f"association-{number}")
+        receiver.slice(f"association-{number}", number, 60.0 if number == 19 else 0.05)
+        receiver.ended(f"association-{number}")
+    receiver.wait_until(receiver.now_s + 40.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [20]
