@@ -98,6 +98,16 @@ def test_everything_in_the_node_by_kind(full):
     assert {does[number] for number in ("01", "02", "03", "04")} == {""}
 
 
+def test_a_version_that_a_newer_one_replaced_is_named(site):
+    """It waits no more; the newer one says so, and the log keeps why."""
+    old = site.scan(1)
+    site.scan(1, input_digest="d2", supersedes=True)
+    (entry,) = json.loads(site.limn("queue", "--json"))["entries"]
+    assert (entry["scan"], entry["place"]) == ("scan-00002", 1)
+    assert entry["reason"] == "replaces scan-00001, which no worker had begun"
+    assert f"{old.name} animal M1: not contoured: scan-00002, a newer" in site.limn("log")
+
+
 def test_the_table_is_for_people(full, monkeypatch):
     """Kinds, reasons in one line, commands unbroken, the cohort in one line, no markup eaten."""
     monkeypatch.setenv("COLUMNS", "160")

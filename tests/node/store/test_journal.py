@@ -1,6 +1,8 @@
 import multiprocessing
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from pydicom.uid import UID
 
 from limn.node.store.journal import Journal
-from limn.node.store.schema import COHORT, LIVE
+from limn.node.store.schema import COHORT, LIVE, SCHEMA
 from tests.support.node.journals import before_retry
 from tests.support.node.parts import arrived
 
@@ -594,3 +596,40 @@ def test_a_superseded_version(journal):
     journal.contoured(second.id, "/rs.dcm", {})
     assert journal.superseded(first.id)
     assert not journal.superseded(second.id)
+
+
+def test_a_whole_version_replaces_one_that_waits(journal):
+    """Of a series that grows while no worker is free one version runs, the newest."""
+    for number in range(4):
+        journal.insert(arrived(input_digest=f"d{number}", supersedes=number != 2), ("tps",))
+    states = [(row.state, row.version) for row in journal.scans()]
+    assert states == [("superseded", 1), ("superseded", 2), ("superseded", 3), ("ready", 4)]
+    assert journal.scan(2).reason.startswith("scan-00004, a newer version of its series")
+    assert [row.id for row in journal.ready()] == [4]
+
+
+def test_a_version_that_runs_or_waits_for_a_broken_one_stays(journal):
+    """A worker has begun with the first; what came later is not whole, or of another series."""
+    first = journal.insert(arrived(), ("tps",))
+    journal.started(first.id)
+    journal.insert(arrived(input_digest="d2"), ("tps",))
+    journal.insert(arrived(input_digest="d3", refused="broke off"), ("tps",))
+    journal.insert(arrived(series_instance_uid="2.25.7", supersedes=True), ("tps",))
+    assert [row.state for row in journal.scans()] == ["ready", "ready", "refused", "ready"]
+
+
+def test_a_journal_that_knows_no_superseded_scans_learns_the_state(tmp_path):
+    """Version 1 of the journal: its rows stay, and the check of its table takes the new state."""
+    path = tmp_path / "journal.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA.replace(", 'superseded'", ""))
+        db.execute("pragma user_version = 1")
+    with closing(Journal(path)) as journal:
+        journal.insert(arrived(), ("tps",))
+        journal.insert(arrived(input_digest="d2", supersedes=True), ("tps",))
+        assert [row.state for row in journal.scans()] == ["superseded", "ready"]
+        assert journal.is_sound()
+        with pytest.raises(sqlite3.IntegrityError):
+            journal._db.execute("update scan set state = 'lost'")
+    with closing(Journal(path)) as journal:
+        assert [row.state for row in journal.scans()] == ["superseded", "ready"]

@@ -231,6 +231,19 @@ def test_an_older_version_does_not_take_a_newer_one_along(site: Site) -> None:
     assert site.slices(row) == 0
 
 
+def test_a_version_that_was_never_contoured_keeps_no_slices(site: Site) -> None:
+    """The newer version that replaced it was delivered."""
+    row = site.receive("1")
+    site.door.send(slices("1", COUNT + 1)[COUNT:], LATER)
+    site.door.intake.association_ended(LATER.key, aborted=False)
+    second = site.door.wait_for_scans(2)[-1]
+    assert site.door.journal.scan(row.id).state == "superseded"
+    site.contour(second)
+    site.deliver(second, 40)
+    site.retention.work(time.time())
+    assert site.slices(row) == 0
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_late_slice_of_a_removed_series_is_refused_with_what_to_do(
     site: Site, restarted: bool

@@ -93,6 +93,8 @@ def scan_in(journal: Journal, state: ScanState) -> int:
     assert whole is not None
     if state is ScanState.CONTOURED:
         journal.contoured(whole.id, "/rs.dcm", {"contoured_at": 1.0})
+    elif state is ScanState.SUPERSEDED:
+        journal.insert(arrived(input_digest="d2", supersedes=True), ("tps",))
     elif state is not ScanState.READY:
         journal.end(whole.id, state, "a reason", {})
     return whole.id

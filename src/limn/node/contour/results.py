@@ -119,7 +119,8 @@ class Results:
     def _file(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
         if row.state != "ready":
             # A structure set is written once; the first may be at the planning system already.
-            log.warning("%s: a second result came late and is dropped", row.name)
+            why = "a newer version came" if row.state == "superseded" else "it is a second one"
+            log.warning("%s: a result came late and is dropped: %s", row.name, why)
         elif result.ended == UNFIT:
             log.error(
                 "%s waits: worker %s can't take it: %s. That worker is asked again in %g s",

@@ -83,6 +83,8 @@ def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str
     """Sentences on what a scan waits for, and on each destination that refused it."""
     if row.state == "ready":
         yield f"being contoured, try {row.tries}" if row.tries else "waits for a worker"
+    if row.state == "superseded":
+        yield f"not contoured: {row.reason}"
     for delivery in deliveries:
         if row.state == "contoured" and delivery.state == "waiting":
             yield (

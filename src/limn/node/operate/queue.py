@@ -133,8 +133,11 @@ def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
         if row.started_at is not None:
             yield _entry(row, "running", row.started_at, tries=row.tries)
     waiting = [row for row in ready if row.started_at is None]
+    superseded = {row.id: row.name for row in journal.superseded_scans()} if waiting else {}
     for place, row in enumerate(waiting, 1):
-        yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries)
+        replaced = superseded.get(row.predecessor or 0)
+        reason = f"replaces {replaced}, which no worker had begun" if replaced else ""
+        yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries, reason=reason)
 
 
 def _held_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
@@ -231,7 +234,8 @@ def _details(entry: QueueEntry) -> str:
     if entry.state == "running":
         return f"try {entry.tries}"
     if entry.state == "waiting":
-        return f"number {entry.place}" + (f", try {entry.tries + 1}" if entry.tries else "")
+        tries = f", try {entry.tries + 1}" if entry.tries else ""
+        return f"number {entry.place}{tries}" + (f"; {entry.reason}" if entry.reason else "")
     if entry.state == "delivering":
         answer = f"; {entry.status}" if entry.status else ""
         next_try = f"; next {entry.next_try_utc[11:19]}" if entry.next_try_utc else ""

@@ -131,6 +131,7 @@ class Handover:
             date=now.strftime("%Y%m%d"),
             time=now.strftime("%H%M%S"),
             refused=refused,
+            supersedes=settled.verdict is Verdict.COMPLETE and not refused,
         )
 
     def _offer_again(self, arrived: Arrived) -> str:
@@ -140,6 +141,8 @@ class Handover:
             return ""
         if row.state == "ready":
             return f"; {row.name} is still being contoured"
+        if row.state == "superseded":
+            return f"; {row.name} was never begun: {row.reason}"
         if row.state != "contoured":
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):

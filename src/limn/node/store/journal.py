@@ -43,6 +43,7 @@ from limn.node.store.transitions import (
     next_of_scan,
     offer,
     structure_set_id,
+    supersede,
 )
 
 _ENDS = {
@@ -118,6 +119,8 @@ class Journal(JournalReader):
                 return None
             if not arrived.refused:
                 insert_structure_set(db, scan_id, arrived, destinations)
+            if arrived.supersedes:
+                supersede(db, scan_id, arrived)
         return self.scan(scan_id)
 
     def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:

@@ -109,6 +109,10 @@ class JournalReader:
         )
         return bool(self._all(newer, (scan_id,)))
 
+    def superseded_scans(self) -> list[ScanRow]:
+        """Versions of a series that a newer one replaced before a worker began, oldest first."""
+        return list(self._scans("where state = 'superseded' order by id", ()))
+
     def inputs(self, folder: str) -> list[tuple[str, ...]]:
         """The files of every scan that was made from a folder of the spool, oldest first.
 

@@ -83,6 +83,9 @@ class Retention:
         for other in self._journal.scans_of_folder(row.folder):
             if other.state in ("ready", "failed", "quarantined"):
                 return False
+            if other.state == "superseded":
+                # Its deliveries wait for ever; a newer version has its slices.
+                continue
             if any(each.state != "delivered" for each in self._journal.deliveries(other.id)):
                 # The deliveries of a version that a worker refused wait for ever.
                 return False

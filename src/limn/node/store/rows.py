@@ -12,7 +12,12 @@ from limn.node.store.schema import LIVE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """A settled series, as the receiver hands it over. Times are UTC seconds."""
+    """A settled series, as the receiver hands it over. Times are UTC seconds.
+
+    Attributes
+    ----------
+    supersedes : it is whole, so that an earlier version needs no worker any more
+    """
 
     series_instance_uid: str
     input_digest: str
@@ -31,6 +36,7 @@ class Arrived:
     time: str
     refused: str = ""
     priority: int = LIVE
+    supersedes: bool = False
 
     @property
     def structure_set_uids(self) -> tuple[str, str]:

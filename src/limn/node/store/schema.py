@@ -8,8 +8,8 @@ from pathlib import Path
 from limn.domain.errors import ConfigWrong
 
 # Kept in the database's user_version. In version 0 (until limn 0.1) `held` also meant that a
-# destination had refused a structure set.
-VERSION = 1
+# destination had refused a structure set. Until version 1 no scan could be `superseded`.
+VERSION = 2
 # Any error of the database: locked, full, damaged.
 JournalError = sqlite3.Error
 # It is locked, its disk is full, or it can't be opened; its contents may be sound.
@@ -47,7 +47,8 @@ create table if not exists scan (
     last_slice_at real not null,
     ready_at real not null,
     priority integer not null default 100,
-    state text not null check (state in ('ready', 'contoured', 'refused', 'failed', 'quarantined')),
+    state text not null
+        check (state in ('ready', 'contoured', 'refused', 'failed', 'quarantined', 'superseded')),
     tries integer not null default 0,
     reason text not null default '',
     record text not null default '{}',
@@ -124,7 +125,9 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     _execute(db, SCHEMA)
     if version < VERSION:
         _update_columns(db)
-        _split_held(db)
+        if version < 1:
+            _split_held(db)
+        _allow_superseded(db)
         db.execute(f"pragma user_version = {VERSION}")
 
 
@@ -157,3 +160,19 @@ def _split_held(db: sqlite3.Connection) -> None:
         "join structure_set on structure_set.id = delivery_before.structure_set"
     )
     db.execute("drop table delivery_before")
+
+
+def _allow_superseded(db: sqlite3.Connection) -> None:
+    """Let a scan be `superseded`.
+
+    SQLite can't alter a check, and a table that others refer to can't be made anew within a
+    transaction; https://sqlite.org/lang_altertable.html#otheralter gives this way.
+    """
+    (number,) = db.execute("pragma schema_version").fetchone()
+    db.execute("pragma writable_schema = on")
+    db.execute(
+        "update sqlite_master set sql = replace(sql, ?, ?) where type = 'table' and name = 'scan'",
+        ("'quarantined')", "'quarantined', 'superseded')"),
+    )
+    db.execute(f"pragma schema_version = {number + 1}")
+    db.execute("pragma writable_schema = reset")

@@ -21,6 +21,7 @@ class ScanState(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     QUARANTINED = "quarantined"
+    SUPERSEDED = "superseded"
 
 
 class ScanEvent(StrEnum):
@@ -35,6 +36,7 @@ class ScanEvent(StrEnum):
     REFUSE = "refuse"
     FAIL = "fail"
     QUARANTINE = "quarantine"
+    SUPERSEDE = "supersede"
     RETRY = "retry"
     RECONTOUR = "recontour"
 
@@ -73,6 +75,7 @@ SCAN_EVENTS: Mapping[ScanEvent, str] = MappingProxyType(
         ScanEvent.REFUSE: "The pipeline refuses the series.",
         ScanEvent.FAIL: "The pipeline fails.",
         ScanEvent.QUARANTINE: "It killed its worker too often.",
+        ScanEvent.SUPERSEDE: "A newer version of its series is complete before a worker begins.",
         ScanEvent.RETRY: "An operator lets it run again; its series was complete.",
         ScanEvent.RECONTOUR: "The sender sends it again after its structure set was removed.",
     }
@@ -103,15 +106,18 @@ SCAN_TABLE: ScanTable = MappingProxyType(
         (ScanState.READY, ScanEvent.REFUSE): ScanState.REFUSED,
         (ScanState.READY, ScanEvent.FAIL): ScanState.FAILED,
         (ScanState.READY, ScanEvent.QUARANTINE): ScanState.QUARANTINED,
+        (ScanState.READY, ScanEvent.SUPERSEDE): ScanState.SUPERSEDED,
         (ScanState.REFUSED, ScanEvent.RETRY): ScanState.READY,
         (ScanState.FAILED, ScanEvent.RETRY): ScanState.READY,
         (ScanState.QUARANTINED, ScanEvent.RETRY): ScanState.READY,
+        (ScanState.SUPERSEDED, ScanEvent.RETRY): ScanState.READY,
         (ScanState.CONTOURED, ScanEvent.RECONTOUR): ScanState.READY,
         # The result came before the worker stopped, so the stop changes nothing.
         (ScanState.CONTOURED, ScanEvent.STOP): ScanState.CONTOURED,
         (ScanState.REFUSED, ScanEvent.STOP): ScanState.REFUSED,
         (ScanState.FAILED, ScanEvent.STOP): ScanState.FAILED,
         (ScanState.QUARANTINED, ScanEvent.STOP): ScanState.QUARANTINED,
+        (ScanState.SUPERSEDED, ScanEvent.STOP): ScanState.SUPERSEDED,
     }
 )
 DELIVERY_TABLE: DeliveryTable = MappingProxyType(

@@ -145,3 +145,16 @@ def next_number(db: sqlite3.Connection) -> int:
         "coalesce((select max(least) from numbering), 1)) as number"
     ).fetchone()
     return int(row["number"])
+
+
+def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
+    """End the earlier versions of a series that no worker has begun with."""
+    rows = db.execute(
+        "select id from scan where series_instance_uid = ? and profile = ? and priority = ? "
+        "and state = 'ready' and started_at is null and id <> ?",
+        (arrived.series_instance_uid, arrived.profile, arrived.priority, scan_id),
+    ).fetchall()
+    for row in rows:
+        state = next_of_scan(db, row["id"], ScanEvent.SUPERSEDE)
+        reason = f"scan-{scan_id:05d}, a newer version of its series, came before a worker began"
+        db.execute("update scan set state = ?, reason = ? where id = ?", (state, reason, row["id"]))
