@@ -379,6 +379,10 @@ class Config(_Table):
         """Exists while a warm worker waits for scans."""
         return self.data_dir / "ready"
 
+    def heartbeat_path(self, process: str) -> Path:
+        """Written by a process while its work moves; see `heartbeat`."""
+        return self.data_dir / "heartbeats" / process
+
     def paths_resolved(self, folder: Path) -> Config:
         """A copy whose relative paths are taken from ``folder``."""
         watch, tls_dir = self.watch, self.engine.tls_dir

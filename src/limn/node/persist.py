@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
+from limn.node.heartbeat import HEART
+
 log = logging.getLogger(__name__)
 
 # Pause between two attempts on a full disk.
@@ -49,6 +51,7 @@ def write_until_done(write: Callable[[], Written], what: str, stopping: Event) -
     """
     waits = False
     while True:
+        HEART.moved()
         try:
             written = write()
         except (OSError, sqlite3.OperationalError) as error:

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import time
 
@@ -59,6 +60,27 @@ def test_a_disk_that_is_short_is_said_first(full, monkeypatch):
     monkeypatch.setattr(space, "shortage", lambda config: "data has 0 MB free; free some space")
     assert full.limn("queue").startswith("data has 0 MB free; free some space\n")
     assert json.loads(full.limn("queue", "--json"))["disk"].startswith("data has 0 MB")
+
+
+def test_a_process_whose_work_stands_still_is_named(full, monkeypatch):
+    """The engine runs, and its last sign of life is older than five seconds."""
+    monkeypatch.setattr("limn.node.operate.queue.engine_runs", lambda config: True)
+    folder = full.config.parent / "data" / "heartbeats"
+    folder.mkdir()
+    now = time.time()
+    for name, ago_s, contents in (
+        ("engine", 8.0, b"0000120.0\n"),
+        ("receiver", 1.0, b"0000120.0\n"),
+        ("scheduler", 99.0, b"0000000.0\n"),
+    ):
+        (folder / name).write_bytes(contents)
+        os.utime(folder / name, (now - ago_s, now - ago_s))
+    said = json.loads(full.limn("queue", "--json"))
+    assert said["node"] == "degraded"
+    assert [line.partition(" for ")[0] for line in said["silent"]] == [
+        "engine has given no sign of life"
+    ]
+    assert full.limn("queue").startswith("degraded: engine has given no sign of life for ")
 
 
 def test_everything_in_the_node_by_kind(full):

@@ -3,13 +3,16 @@
 import json
 import socket
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import psutil
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,11 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.config import Config, load_config
+from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
 from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
+from tests.support.node.running import wait_for
 
 ALL_UP = tuple(
     ProcessState(name, True, 0) for name in ("scheduler", "worker", "engine", "receiver")
@@ -178,6 +183,7 @@ def test_health_is_200_while_all_is_well(config: Config) -> None:
         ("worker", "no warm worker"),
         ("disk", "MB free, receive.min_free_mb is"),
         ("process", "engine does not run"),
+        ("stuck", "engine has given no sign of life for 7 s"),
     ],
 )
 def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) -> None:
@@ -187,8 +193,12 @@ def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) 
     if fault == "disk":
         receive = config.receive.model_copy(update={"min_free_mb": 10**9})
         config = config.model_copy(update={"receive": receive})
-    down = [ProcessState("engine", False, 1), *ALL_UP[:2], ALL_UP[3]]
-    processes: Sequence[ProcessState] = down if fault == "process" else ALL_UP
+    silence = "engine has given no sign of life for 7 s"
+    engine = {
+        "process": ProcessState("engine", False, 1),
+        "stuck": ProcessState("engine", True, 0, silence),
+    }
+    processes: Sequence[ProcessState] = [*ALL_UP[:2], engine.get(fault, ALL_UP[2]), ALL_UP[3]]
     port = free_port() if fault == "door" else config.receive.port
     with serving(config, lambda: processes), listening(port):
         status, _, text = get(config, "/health")
@@ -227,6 +237,49 @@ def test_metrics_over_http(config: Config) -> None:
         assert list(text_string_to_metric_families(text))
         assert get(config, "/")[0] == 404
         assert get(config, "/metrics/../../etc/passwd")[0] == 404
+
+
+def test_connections_that_drip_leave_the_page_and_the_files_of_the_supervisor_alone(
+    config: Config,
+) -> None:
+    """Many clients send one byte of a header and stay; the page answers, few descriptors are open.
+
+    The supervisor starts its children in the same process and needs descriptors for them.
+    """
+    assert config.metrics.port is not None
+    address = ("127.0.0.1", config.metrics.port)
+    own = psutil.Process()
+    with ExitStack() as clients, serving(config, lambda: ALL_UP):
+        before = own.num_fds()
+        for _ in range(4 * MAX_CONNECTIONS):
+            client = clients.enter_context(socket.create_connection(address, timeout=10))
+            with suppress(OSError):
+                client.sendall(b"G")
+        assert get(config, "/metrics")[0] == 200
+        wait_for(lambda: own.num_fds() - before < 5.5 * MAX_CONNECTIONS, 10)
+
+
+def test_a_request_that_never_ends_is_ended(config: Config) -> None:
+    """Each byte comes in time, but the whole request has a time too."""
+    address = ("127.0.0.1", config.metrics.port or 0)
+    with BoundedHttpServer(address, BaseHTTPRequestHandler, connection_s=0.3) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            with socket.create_connection(address, timeout=10) as client:
+                wait_for(lambda: _is_cut_off(client), 10)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _is_cut_off(client: socket.socket) -> bool:
+    """Whether one more byte of a header finds the connection closed."""
+    try:
+        client.sendall(b"G")
+    except OSError:
+        return True
+    return False
 
 
 def test_no_port_no_page(config: Config) -> None:

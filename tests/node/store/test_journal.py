@@ -53,6 +53,12 @@ def test_a_series_becomes_a_scan(journal):
     ]
 
 
+def test_a_scan_that_is_not_there_is_named(journal):
+    """The number comes from a person, or from a note of another journal."""
+    with pytest.raises(LookupError, match="no scan 7"):
+        journal.scan(7)
+
+
 def test_the_same_input_again_is_ignored(journal):
     """Exactly once in effect: no second scan, structure set or delivery."""
     first = journal.insert(arrived(), BOTH)

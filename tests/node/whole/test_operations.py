@@ -107,6 +107,32 @@ def test_log_metrics_and_health_of_a_node_with_a_scan(node: FakeNode) -> None:
     assert not [path for path in node.data.glob("*.log") if path.name != "limn.log"]
 
 
+def test_processes_that_are_stopped_are_named_and_the_scheduler_is_started_again(
+    node: FakeNode,
+) -> None:
+    """SIGSTOP: each is alive for the system. The scan that waits meanwhile is delivered.
+
+    Takes more than 10 s: each silence is noticed after 5 s, the scheduler's ended after 30 s.
+    """
+    node.start()
+    wait_for(lambda: page(node, "/health")[0] == 200, 60, node.explain)
+    for name in ("receiver", "worker"):
+        stopped = node.pid(name)
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        silence = f"{name} has given no sign of life"
+        wait_for(lambda said=silence: said in page(node, "/health")[1], 20, node.explain)
+        os.kill(stopped, signal.SIGCONT)
+        wait_for(lambda: page(node, "/health")[0] == 200, 30, node.explain)
+    scheduler = node.pid("scheduler")
+    assert scheduler is not None
+    os.kill(scheduler, signal.SIGSTOP)
+    assert send(node, 1) == {0}
+    delivered(node, 1)
+    assert "scheduler has given no sign of life" in node.log()
+    wait_for(lambda: page(node, "/health")[0] == 200, 90, node.explain)
+
+
 def test_a_node_on_a_damaged_journal_starts_clean_and_sends_nothing_twice(
     node: FakeNode,
 ) -> None:

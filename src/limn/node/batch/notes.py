@@ -127,7 +127,7 @@ class Notes:
         with closing(JournalReader(self._config.journal_path)) as journal:
             try:
                 return journal.scan(int(note.record["scan"])).state != "quarantined"
-            except (LookupError, StopIteration):
+            except LookupError:
                 # The node has begun a new journal since.
                 return True
 

@@ -26,6 +26,7 @@ from limn.node.contour.flights import Flights, JobInFlight
 from limn.node.contour.results import Results
 from limn.node.contour.site_bundle import kind_of, label_of
 from limn.node.contour.worker import ready as ready_on_worker
+from limn.node.heartbeat import HEART
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
@@ -76,7 +77,9 @@ class Dispatcher:
 
     def run(self) -> None:
         """Dispatch until the node stops; then finish what is in flight."""
+        HEART.register()
         while not self._stopping.is_set():
+            HEART.moved()
             try:
                 with Client(
                     self._scheduler,
@@ -103,6 +106,7 @@ class Dispatcher:
 
     def _serve(self, client: Client) -> None:
         while client.status == "running":
+            HEART.moved()
             if self._stopping.is_set() and not self._flights:
                 return
             self._results.flush()

@@ -31,6 +31,7 @@ from limn.node.config import Config, load_config
 from limn.node.contour.allocation import KIND, TOPIC
 from limn.node.contour.job import UNFIT, Job, Result
 from limn.node.contour.site_bundle import algorithm_of, kind_of
+from limn.node.heartbeat import HEART, LIMIT_S
 from limn.node.host import lifetime
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def offer(worker: Any, warm: Warm) -> None:
     """Give the Dask worker its ensemble; its heartbeat names the kind to every node."""
     worker.extensions[KIND] = warm
     worker.metrics[KIND] = lambda _: warm.kind
+    lifetime.beat_in(worker.loop)
     log.info("warm on %s", warm.ensemble.description)
 
 
@@ -159,7 +161,11 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
     worker.log_event(TOPIC, {"started": worker.get_current_task()})
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
     try:
-        with oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal):
+        with (
+            # Native code may hold the interpreter lock, and with it the event loop, until then.
+            HEART.allowing(job.deadline_s + LIMIT_S),
+            oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal),
+        ):
             # Log the start, so that after a crash the last line names the scan.
             log.info("begins, %d files", len(job.paths))
             return _result_or_failure(job, lambda began: _contour_sent(job, label, began, pixels))

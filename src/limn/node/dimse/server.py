@@ -28,6 +28,7 @@ from limn.node.dimse.bounds import Bounds
 from limn.node.dimse.memory import MemoryBudget
 from limn.node.dimse.messages import BoundedMessages
 from limn.node.dimse.timed_socket import TimedSocket
+from limn.node.heartbeat import HEART
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,16 @@ class Listener(ThreadedAssociationServer):
         )
         self._thread = threading.Thread(target=self.serve_forever, name="listener", daemon=True)
         self._thread.start()
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept connections, as a thread that gives signs of life."""
+        HEART.register()
+        super().serve_forever(poll_interval)
+
+    def service_actions(self) -> None:
+        """Called after each wait for a connection."""
+        HEART.moved()
+        super().service_actions()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether to take a connection, by its address and by how many are open."""

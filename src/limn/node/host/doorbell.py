@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from limn.node.config import Config
+from limn.node.heartbeat import HEART
 
 LOOPBACK = "127.0.0.1"
 
@@ -35,7 +36,9 @@ def listen_for_wakes(config: Config, wake: Callable[[], None], stopping: threadi
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, config.engine.wake_port))
         listener.settimeout(0.2)
+        HEART.register()
         while not stopping.is_set():
+            HEART.moved()
             try:
                 listener.recv(16)
             except TimeoutError:

@@ -14,12 +14,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from limn.node import oplog
+from limn.node.heartbeat import EVERY_S, HEART
 
 log = logging.getLogger(__name__)
 
 STOP = b"stop\n"
+SCHEDULER_LIMIT_S = 30.0
+# A receiver or an engine may wait for a slow disk, a lock on the journal or the scheduler.
+LIMIT_S = 120.0
 
 
 def end_with_supervisor() -> None:
@@ -45,11 +50,19 @@ def request_stop(child: subprocess.Popen[bytes]) -> None:
     child.stdin.flush()
 
 
-def dask_setup(scheduler: object) -> None:
+def dask_setup(scheduler: Any) -> None:
     """Called by ``dask scheduler --preload limn.node.host.lifetime``."""
-    del scheduler
     oplog.to_supervisor("scheduler")
     end_with_supervisor()
+    # Every node waits for its answers: it may be silent for half as long as they may.
+    HEART.allow(SCHEDULER_LIMIT_S)
+    beat_in(scheduler.loop)
+
+
+def beat_in(loop: Any) -> None:
+    """Give signs of life from the event loop that does the work (tornado's, of Dask)."""
+    HEART.beat()
+    loop.call_later(EVERY_S, beat_in, loop)
 
 
 def stop_on_signal() -> threading.Event:
@@ -68,11 +81,14 @@ def run_until_stopped(
 ) -> None:
     """Run the threads; if one breaks, end the process so that the supervisor restarts it.
 
-    ``others`` run already and are watched too.
+    ``others`` run already and are watched too. Signs of life are given while those threads move
+    that have registered.
     """
+    HEART.allow(LIMIT_S)
     for thread in threads:
         thread.start()
     while not stopping.wait(0.1):
         if not all(thread.is_alive() for thread in (*threads, *others)):
             log.critical("a thread of this process broke; restarting")
             os._exit(4)
+        HEART.beat()

@@ -18,7 +18,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from limn.node.config import Config, load_config
+from limn.node.heartbeat import SILENT_S, silent_since
 from limn.node.host.doorbell import engine_runs
+from limn.node.host.processes import processes
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store import space
 from limn.node.store.reader import JournalReader
@@ -75,16 +77,38 @@ def show(config_path: Path, *, as_json: bool) -> None:
             cohort = cohort_counts(journal)
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
+    silent = silent_processes(config, config_path, time.time()) if runs else []
     if as_json:
         answer = {
-            "node": ("ready" if ready else "not ready") if runs else "stopped",
+            "node": _node_state(runs=runs, ready=ready, silent=bool(silent)),
+            "silent": silent,
             "disk": _shortage(config),
             "entries": [asdict(entry) for entry in entries],
             "cohort": dict(cohort),
         }
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return
+    for line in silent:
+        plain_console(soft_wrap=True).print(f"degraded: {line}")
     _print(config, entries, cohort, runs=runs, ready=ready)
+
+
+def _node_state(*, runs: bool, ready: bool, silent: bool) -> str:
+    if not runs:
+        return "stopped"
+    if silent:
+        return "degraded"
+    return "ready" if ready else "not ready"
+
+
+def silent_processes(config: Config, config_path: Path, now: float) -> list[str]:
+    """A sentence for each process of this host that runs and whose work stands still."""
+    found = []
+    for name in (each.name for each in processes(config, config_path, None)):
+        silent_s = silent_since(config.heartbeat_path(name), now)
+        if silent_s is not None and silent_s > SILENT_S:
+            found.append(f"{name} has given no sign of life for {silent_s:.0f} s")
+    return found
 
 
 def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
+from limn.node.heartbeat import HEART
 from limn.node.receive import returned
 from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Gathering, Source
@@ -259,6 +260,7 @@ class Intake:
         now_s = time.monotonic()
         with self._lock:
             for gathering in [each for each in self._gatherings.values() if each.pending]:
+                HEART.moved()
                 settled = self._settling.settled(gathering, now_s)
                 if settled is not None:
                     with oplog.about(
@@ -270,8 +272,10 @@ class Intake:
 
     def run(self, stopping: threading.Event) -> None:
         """Settle until the node stops."""
+        HEART.register()
         while not stopping.wait(SETTLE_EVERY_S):
             self.settle()
+            HEART.moved()
 
     def _forget(self) -> None:
         """Drop the oldest of the handed-over series from memory; the spool knows as much."""

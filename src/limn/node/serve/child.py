@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from limn.node import oplog
+from limn.node import heartbeat, oplog
 from limn.node.host import lifetime
 from limn.node.host.processes import ENVIRONMENT
 
@@ -32,40 +32,76 @@ class ChildProcess:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    watch: heartbeat.Watch | None = None
     restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _log_reader: threading.Thread | None = None
     _started_s: float = 0.0
     _pause_s: float = RESTART_S
     _start_at_s: float = 0.0
+    _killed: bool = False
 
     @property
     def runs(self) -> bool:
         """Whether it runs now."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def silence(self) -> str:
+        """How long its work has stood still, in words; empty if it moves."""
+        if self.watch is None or not (self.runs and self.watch.is_silent):
+            return ""
+        return (
+            f"{self.name} has given no sign of life for {self.watch.silent_s:.0f} s; after "
+            f"{self.watch.limit_s:.0f} s it is started again"
+        )
+
     def keep_alive(self) -> None:
-        """Start it if it does not run; called again and again, it waits longer each time."""
+        """Start it if it does not run; called again and again, it waits longer each time.
+
+        Whatever fails here is tried again: the other processes must not end with this one.
+        """
         now_s = time.monotonic()
         if self._process is None:
             if now_s >= self._start_at_s:
-                self._start(now_s)
+                self._try_to_start(now_s)
             return
         code = self._process.poll()
         if code is None:
             if now_s - self._started_s > STABLE_S:
                 self._pause_s = RESTART_S
+            self._kill_if_stuck(now_s)
             return
         log.error("%s ended (%s); it is started again in %.1f s", self.name, code, self._pause_s)
         self._process = None
         self.restarts += 1
+        self._start_later(now_s)
+
+    def _start_later(self, now_s: float) -> None:
         self._start_at_s = now_s + self._pause_s
         self._pause_s = min(SLOWEST_RESTART_S, self._pause_s * 2)
+
+    def _kill_if_stuck(self, now_s: float) -> None:
+        if self.watch is None or self._process is None or self._killed:
+            return
+        self.watch.look(now_s)
+        if self.watch.silent_s > self.watch.limit_s:
+            log.critical(
+                "%s has given no sign of life for %.0f s and is killed; what it had in hand is in "
+                "the journal and is done again",
+                self.name,
+                self.watch.silent_s,
+            )
+            self._killed = True
+            self._process.kill()
 
     def stop(self, within_s: float) -> None:
         """Let it finish what it has in hand, and kill it when its time is over."""
         if self._process is None or not self.runs:
             return
+        if self.watch is not None:
+            # It may finish a long scan now, and its threads end one after another.
+            self.watch.end()
         with suppress(OSError):
             lifetime.request_stop(self._process)
         try:
@@ -79,17 +115,39 @@ class ChildProcess:
             )
             self._process.kill()
             self._process.wait()
+        if self.watch is not None:
+            self.watch.end()
         if self._log_reader is not None:
             self._log_reader.join(LAST_LINES_S)
 
+    def _try_to_start(self, now_s: float) -> None:
+        try:
+            self._start(now_s)
+        except (OSError, RuntimeError, MemoryError) as error:
+            # No more files, memory or threads may be open: that passes.
+            log.error(
+                "%s can't be started (%s); next try in %.1f s", self.name, error, self._pause_s
+            )
+            if self._process is not None:
+                # It runs, but nothing reads its log.
+                self._process.kill()
+                self._process.wait()
+                self._process = None
+            self._start_later(now_s)
+
     def _start(self, now_s: float) -> None:
+        environment = dict(self.environment)
+        if self.watch is not None:
+            self.watch.begin(now_s)
+            environment[heartbeat.PATH_VARIABLE] = str(self.watch.path)
+        self._killed = False
         # Its own session: Ctrl-C reaches the supervisor alone, which then stops them in order.
         self._process = subprocess.Popen(  # noqa: S603
             self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT, oplog.TO_SUPERVISOR: "1", **self.environment},
+            env={**os.environ, **ENVIRONMENT, oplog.TO_SUPERVISOR: "1", **environment},
             start_new_session=True,
             # The same on Windows.
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from limn import __version__
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
+from limn.node.serve.bounded_http import BoundedHttpServer
 from limn.node.store import scanlog, space
 from limn.node.store.reader import JournalReader
 from limn.node.store.schema import JournalBusy, JournalError
@@ -43,11 +44,12 @@ INTEGRITY_EVERY_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """One child of the supervisor."""
+    """One child of the supervisor; ``silence`` says that it runs and its work stands still."""
 
     name: str
     up: bool
     restarts: int
+    silence: str = ""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Metrics:
     def faults(self) -> list[str]:
         """Why the next scan would not be contoured now; empty if all is well."""
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
+        found += [each.silence for each in self._processes() if each.silence]
         if any(each.name == "receiver" for each in self._processes()):
             found += [*self._receiving_faults(), *self._disk_faults()]
         return found
@@ -276,7 +279,7 @@ def serving(config: Config, processes: Callable[[], Sequence[ProcessState]]) -> 
         return
     host, port = config.metrics.host, config.metrics.port
     try:
-        server = _Server((host, port), _page(Metrics(config, processes)))
+        server = BoundedHttpServer((host, port), _page(Metrics(config, processes)))
     except OSError as error:
         msg = (
             f"metrics.port {port} on {host} can't be used ({error.strerror or error}); stop what "
@@ -291,12 +294,6 @@ def serving(config: Config, processes: Callable[[], Sequence[ProcessState]]) -> 
     finally:
         server.shutdown()
         server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    # On Windows the option would let two processes share the port.
-    allow_reuse_address = sys.platform != "win32"
 
 
 def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from limn.domain.errors import ConfigWrong
-from limn.node import oplog
+from limn.node import heartbeat, oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.site_bundle import deliverable_bundle
 from limn.node.dimse.tls import check_keys
 from limn.node.host import engine_tls
 from limn.node.host.lifetime import stop_on_signal
 from limn.node.host.processes import Part, name_of, processes
+from limn.node.permissions import make_private_folder
 from limn.node.serve import prometheus
 from limn.node.serve.child import ChildProcess
 from limn.node.serve.ports import check_ports
@@ -76,7 +78,15 @@ class Supervisor:
 
     def _children(self) -> list[ChildProcess]:
         found = processes(self._config, self._config_path, self._only)
-        return [ChildProcess(each.name, each.command, each.environment) for each in found]
+        return [
+            ChildProcess(
+                each.name,
+                each.command,
+                each.environment,
+                heartbeat.Watch(self._config.heartbeat_path(each.name)),
+            )
+            for each in found
+        ]
 
     def _prepare(self, name: str) -> None:
         """Check bundle, keys, ports and disk, and leave nothing of an earlier run in the way."""
@@ -93,6 +103,9 @@ class Supervisor:
             # It starts all the same: what is in the journal still goes out.
             log.error("%s", shortage)
         self._clear_ready(name)
+        with suppress(OSError):
+            # A start may need more room than there is; then nobody looks for signs of life.
+            make_private_folder(config.heartbeat_path(name).parent)
         engine_tls.prepare(config)
 
     def _clear_ready(self, name: str) -> None:
@@ -112,4 +125,4 @@ def drain_s(config: Config, process: str) -> float:
 
 
 def _state_of(child: ChildProcess) -> prometheus.ProcessState:
-    return prometheus.ProcessState(child.name, child.runs, child.restarts)
+    return prometheus.ProcessState(child.name, child.runs, child.restarts, child.silence)

@@ -64,8 +64,17 @@ class JournalReader:
             self._db.close()
 
     def scan(self, scan_id: int) -> ScanRow:
-        """One scan by its number."""
-        return next(self._scans("where id = ?", (scan_id,)))
+        """One scan by its number.
+
+        Raises
+        ------
+        LookupError
+            If the journal has no such scan.
+        """
+        for row in self._scans("where id = ?", (scan_id,)):
+            return row
+        msg = f"the journal has no scan {scan_id}"
+        raise LookupError(msg)
 
     def scans(self) -> list[ScanRow]:
         """Every scan, oldest first."""
