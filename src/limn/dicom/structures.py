@@ -33,12 +33,15 @@ NEAREST_SHARE = 0.45
 OFF_SHARE = 0.25
 # The height of a contour's points, and of the contours of one slice, may vary by this share.
 PARALLEL_SHARE = 0.1
+# No image has a row or column beyond it; a point there is no place in an animal.
+FARTHEST_INDEX = 1e6
 # Rounding errors of a sum of a few lengths.
 EPSILON_MM = 1e-6
 
 TOO_FEW = "fewer than 3 points"
 OTHER_FRAME = "drawn in another frame of reference"
 OTHER_SLICE = "ContourImageSequence names another slice than the points lie on; the points count"
+JOINED = "joined from a further item of ROIContourSequence with the same number"
 NO_NUMBER = "without ReferencedROINumber"
 
 
@@ -103,8 +106,12 @@ def _structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
     _refuse_shared_numbers(ds)
     # A second item of one ROI goes on where the first one ended.
     contours = defaultdict[int | None, list[Dataset]](list)
+    joined = Counter[int | None]()
     for item in _items(ds, "ROIContourSequence"):
-        contours[_number(item, "ReferencedROINumber")] += _items(item, "ContourSequence")
+        number = _number(item, "ReferencedROINumber")
+        if contours[number]:
+            joined[number] += len(_items(item, "ContourSequence"))
+        contours[number] += _items(item, "ContourSequence")
     types: dict[int | None, str] = {}
     for item in _items(ds, "RTROIObservationsSequence"):
         kind = str(item.get("RTROIInterpretedType") or "")
@@ -121,6 +128,8 @@ def _structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
             left_out[OTHER_FRAME] = len(contours[number])
         else:
             polygons, left_out, doubts = placing.place(contours[number])
+        if joined[number]:
+            doubts[JOINED] = joined[number]
         found.append(
             Structure(
                 number, _name(roi), types.get(number, ""), polygons, dict(+left_out), dict(doubts)
@@ -172,7 +181,9 @@ def _number(item: Dataset, keyword: str) -> int | None:
 
 
 def _name(roi: Dataset) -> str:
-    return str(roi.get("ROIName") or f"ROI {_number(roi, 'ROINumber')}")
+    """The name in one line, for tables and messages."""
+    name = str(roi.get("ROIName") or f"ROI {_number(roi, 'ROINumber')}")
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _refuse_shared_numbers(ds: Dataset) -> None:
@@ -332,7 +343,8 @@ class _Placing:
         if len(points) < 3 and voxels_at(indices_yx, shape_yx) is None:
             raise _Unplaceable(TOO_FEW)
         low, high = indices_yx.min(axis=0), indices_yx.max(axis=0)
-        if (high < -0.5).any() or (low > np.array(shape_yx) - 0.5).any():
+        out_of_bounds = float(np.abs(indices_yx).max()) > FARTHEST_INDEX
+        if out_of_bounds or (high < -0.5).any() or (low > np.array(shape_yx) - 0.5).any():
             raise _Unplaceable("outside the image")
         if (low < -1).any() or (high > np.array(shape_yx)).any():
             doubts.append("reach beyond the image")

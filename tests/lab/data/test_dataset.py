@@ -756,6 +756,12 @@ def test_contours_that_name_other_slices_are_reported(site, tmp_path):
     uids = [item.ContourImageSequence[0].ReferencedSOPInstanceUID for item in contours]
     for item, uid in zip(contours, reversed(uids), strict=True):
         item.ContourImageSequence[0].ReferencedSOPInstanceUID = uid
+    other = copy.deepcopy(ds.StructureSetROISequence[0])
+    other.ROINumber, other.ROIName = 50, "Heart_old"
+    ds.StructureSetROISequence.append(other)
+    layout = tmp_path / "layout.toml"
+    text = (CONFIG / "site-dicom.toml").read_text()
+    layout.write_text(text.replace('Heart = "Heart"', 'Heart = ["Heart", "Heart_old"]'))
     point = copy.deepcopy(contours[0])
     point.ContourGeometricType = "POINT"
     contours.append(point)
@@ -764,7 +770,7 @@ def test_contours_that_name_other_slices_are_reported(site, tmp_path):
     ds.ROIContourSequence.append(stray)
     ds.save_as(path)
     lines: list[str] = []
-    import_folder(folder, tmp_path / "out", CONFIG / "site-dicom.toml", None, lines.append)
+    import_folder(folder, tmp_path / "out", layout, None, lines.append)
     import_folder(site, tmp_path / "as-it-was", CONFIG / "site-dicom.toml", None, lambda _: None)
     (entry,) = [e for e in read_dataset(tmp_path / "out") if e.animal == "site-mouse_4"]
     before = read(tmp_path / "as-it-was" / entry.observer1)
@@ -773,6 +779,7 @@ def test_contours_that_name_other_slices_are_reported(site, tmp_path):
     assert "observer1: contours of Heart: " in warnings
     assert "ContourImageSequence names another slice than the points lie on" in warnings
     assert "contours of Heart: 1 left out: ContourGeometricType POINT" in warnings
+    assert "Heart is read from ROI Heart, not from heart_old" in warnings
     assert f"{len(contours)} left out, of no ROI: with ReferencedROINumber 77" in warnings
 
 

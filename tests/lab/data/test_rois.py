@@ -341,6 +341,9 @@ def test_items_of_one_roi_are_joined(
     ds.ROIContourSequence.append(rest)
     heart = structures_of(ds, series)[0]
     assert np.array_equal(mask_of(heart, series), mouse[1].mask(Organ.HEART))
+    # They may as well be another ROI's under a wrong number.
+    reason = "joined from a further item of ROIContourSequence with the same number"
+    assert heart.doubts == {reason: len(contours) - 10}
 
 
 def test_contours_of_no_roi_are_counted(
@@ -403,6 +406,11 @@ def beside(item: pydicom.Dataset) -> None:
     item.ContourData = [float(v) for v in points.ravel()]
 
 
+def far_away(item: pydicom.Dataset) -> None:
+    """A number that no image has a column for."""
+    item.ContourData = ["1e30", *list(item.ContourData)[1:]]
+
+
 def offset(item: pydicom.Dataset) -> None:
     """The retired attribute that moves every point."""
     item.ContourOffsetVector = [0, 0.6, 0]
@@ -421,6 +429,7 @@ def offset(item: pydicom.Dataset) -> None:
         (lose_points, "NumberOfContourPoints differs from ContourData"),
         (open_line, "ContourGeometricType OPEN_NONPLANAR"),
         (beside, "outside the image"),
+        (far_away, "outside the image"),
     ],
 )
 def test_a_damaged_contour_is_left_out_and_counted(
@@ -534,6 +543,13 @@ def test_the_command_prints_what_was_overruled_and_left_out(
     count = len(heart_contours(ds)) - 1
     assert f"Heart, in doubt: {count} x ContourImageSequence names another slice" in output
     assert "Heart, left out: 1 x ContourGeometricType OPEN_NONPLANAR" in output
+
+
+def test_a_name_stays_in_one_line(by_rt_utils: Path, series: Series) -> None:
+    """Line ends and terminal commands in an ROIName are replaced."""
+    ds = pydicom.dcmread(by_rt_utils)
+    ds.StructureSetROISequence[0].ROIName = "Heart\n\x1b[2Jok"
+    assert structures_of(ds, series)[0].name == "Heart??[2Jok"
 
 
 def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -287,6 +287,10 @@ def _read_structure_set(
             msg = f"{path}: no ROI for {organ}: {' or '.join(names)} expected; it has {has}"
             raise RefusedSeries(msg)
         roi = _whole_roi(path, by_name[present[0].strip().casefold()])
+        keys = {name.strip().casefold() for name in present}
+        if len(keys) > 1:
+            others = " and ".join(sorted(keys - {roi.name.strip().casefold()}))
+            doubts.append(f"{organ} is read from ROI {roi.name}, not from {others}")
         doubts += [
             f"contours of {roi.name}: {count} left out: {why}"
             for why, count in roi.left_out.items()
