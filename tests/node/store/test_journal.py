@@ -513,7 +513,7 @@ def test_a_structure_set_is_offered_again(journal):
     journal.contoured(row.id, "/rs.dcm", {"contoured_at": 40.0})
     tps, archive = journal.deliveries(row.id)
     journal.delivered(tps.id, "0x0000", 50.0)
-    journal.postponed(archive.id, "does not answer", 1e12)
+    journal.postponed(archive.id, "does not answer", 150.0)
     journal.mark_logged(row.id)
     assert journal.resend(row.id, ["tps"], 100.0) == ["tps"]
     assert journal.due("tps", 0.0).id == tps.id

@@ -467,3 +467,65 @@ def test_a_folder_that_can_t_be_removed_is_said_and_stays(
     site.retention.work(time.time())
     assert f"{first.name}: its files are due and can't be removed" in caplog.text
     assert (site.slices(first), site.slices(second)) == (COUNT, 0)
+
+
+@pytest.mark.parametrize("looked_before", [True, False])
+def test_a_start_with_a_clock_far_ahead_removes_nothing(
+    site: Site, caplog: pytest.LogCaptureFixture, looked_before: bool
+) -> None:
+    """Files of minutes ago are kept, also after more starts and scans, and the log says why."""
+    row = site.delivered("1", days_ago=0.01)
+    if looked_before:
+        site.retention.work(time.time())
+    ahead = time.time() + 60 * DAY_S
+    for number in ("2", "3"):
+        again = Retention(site.config, site.door.journal, site.door.intake.clear)
+        again.work(ahead)
+        new = site.receive(number)
+        site.contour(new)
+        site.deliver(new, days_ago=-60)
+        again.work(ahead + 3600)
+    assert site.slices(row) == COUNT
+    assert list((site.config.results_dir / row.name).glob("RS*"))
+    assert "the files of 1 scans, due by that clock, are kept" in caplog.text
+    assert f"touch {site.config.data_dir / 'clock-is-right'}" in caplog.text
+    caplog.clear()
+    site.retention.work(time.time())
+    assert not caplog.records, "the clock is right again"
+
+
+def test_an_operator_says_that_the_clock_is_right(site: Site) -> None:
+    """The node was off for two months: what is due goes once that is confirmed."""
+    row = site.delivered("1", days_ago=1)
+    site.retention.work(time.time())
+    later = Retention(site.config, site.door.journal, site.door.intake.clear)
+    later.work(time.time() + 60 * DAY_S)
+    assert site.slices(row) == COUNT
+    (site.config.data_dir / "clock-is-right").touch()
+    later.work(time.time() + 60 * DAY_S)
+    assert site.slices(row) == 0
+    assert not (site.config.data_dir / "clock-is-right").exists()
+
+
+def test_what_was_due_before_the_clock_jumped_still_goes(site: Site) -> None:
+    """The jump keeps only what is due because of it."""
+    old, new = site.delivered("1", 31), site.delivered("2", 1)
+    site.retention.work(time.time() + 60 * DAY_S)
+    assert (site.slices(old), site.slices(new)) == (0, COUNT)
+
+
+def test_a_node_that_runs_for_months_asks_nothing(site: Site) -> None:
+    """Looks a few days apart, as after holidays, are the ordinary passing of time."""
+    row = site.delivered("1", days_ago=0.01)
+    for days in range(0, 36, 5):
+        looks = Retention(site.config, site.door.journal, site.door.intake.clear)
+        looks.work(time.time() + days * DAY_S)
+        assert site.slices(row) == (COUNT if days < 30 else 0)
+
+
+def test_a_clock_that_jumps_while_the_node_runs_removes_nothing(site: Site) -> None:
+    """An hour later by its own count, the clock is two months on."""
+    row = site.delivered("1", days_ago=1)
+    site.retention.work(time.time())
+    site.retention.work(time.time() + 60 * DAY_S)
+    assert site.slices(row) == COUNT

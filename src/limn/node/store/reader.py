@@ -264,6 +264,18 @@ class JournalReader:
         )
         return [(row["id"], row["folder"]) for row in rows]
 
+    def newest_at(self) -> float | None:
+        """The latest time at which a slice came or a destination accepted (UTC s).
+
+        None if no destination has accepted anything.
+        """
+        query = (
+            "select max(accepted_at) as accepted, (select max(last_slice_at) from scan) as came "
+            "from delivery"
+        )
+        row = self._one(query, ())
+        return None if row["accepted"] is None else max(row["accepted"], row["came"])
+
     def scans_of_folder(self, folder: str) -> list[ScanRow]:
         """Every scan that was made from a folder of the spool, oldest first."""
         return list(self._scans("where folder = ? order by id", (folder,)))

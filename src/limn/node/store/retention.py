@@ -3,6 +3,8 @@
 The journal keeps every row. A scan that waits, is held, was discarded, failed or was quarantined
 keeps its files, however old, and so does a series that is still being received. Retention runs in
 the receiver, the only process that knows which series are being received.
+
+A clock that is wrong after a start must not make everything old: `TrustedClock`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -26,8 +28,57 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 3600.0
 DAY_S = 86400.0
+# The clock at the last look, and the file by which an operator says that a jump of it is right.
+LOOKED_AT = "retention.json"
+CLOCK_IS_RIGHT = "clock-is-right"
+# A node may be off as long without a question, but for no more than half the shortest retention.
+MOST_OFF_S = 7 * DAY_S
 # What the engine writes for a scan; any other file in its folder belongs to a user.
 RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
+
+
+class TrustedClock:
+    """The wall clock, but no further on than time can have passed since it was last looked at.
+
+    Time passes by the monotonic clock within a process, and by at most ``jump_s`` more, for which
+    the node may have been off. What goes beyond that counts only once an operator says so.
+
+    Parameters
+    ----------
+    seen_at : a time that has certainly passed (UTC seconds), if none was kept before
+    """
+
+    def __init__(self, data_dir: Path, jump_s: float, seen_at: float) -> None:
+        self._path = data_dir / LOOKED_AT
+        self.is_right_path = data_dir / CLOCK_IS_RIGHT
+        self._jump_s = jump_s
+        self._looked_at = self._kept() or seen_at
+        self._looked_s = time.monotonic()
+
+    def _kept(self) -> float | None:
+        try:
+            return float(json.loads(self._path.read_bytes())["looked_at"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def at(self, now: float) -> float:
+        """The time that is trusted when the wall clock shows ``now`` (UTC seconds)."""
+        now_s = time.monotonic()
+        passed_at = self._looked_at + now_s - self._looked_s
+        if self.is_right_path.exists():
+            self.is_right_path.unlink()
+            log.info("%s was there: the clock is taken as right", self.is_right_path)
+        elif now > passed_at + self._jump_s:
+            now = passed_at
+        self._looked_at, self._looked_s = now, now_s
+        return now
+
+    def keep(self) -> None:
+        """Keep the time of the last look for the next start; a full disk is no error."""
+        try:
+            write_durably(self._path, json.dumps({"looked_at": self._looked_at}).encode())
+        except OSError as error:
+            log.warning("%s can't be written: %s", self._path, error)
 
 
 class Retention:
@@ -44,6 +95,8 @@ class Retention:
         self._results_dir = config.results_dir
         self._journal = journal
         self._clear = clear
+        self._data_dir = config.data_dir
+        self._clock: TrustedClock | None = None
 
     def run(self, stopping: Event) -> None:
         """Remove what is due every hour, until the node stops."""
@@ -54,19 +107,43 @@ class Retention:
     def work(self, now: float) -> None:
         """Remove what is due at ``now`` (UTC seconds); log what can't be removed, and keep it."""
         self._spool.sweep()
-        for days, remove in (
-            (self._settings.spool_days, self._remove_slices),
-            (self._settings.results_days, self._remove_results),
+        settings = self._settings
+        days = [each for each in (settings.spool_days, settings.results_days) if each is not None]
+        seen_at = self._journal.newest_at()
+        if not days or seen_at is None:
+            return
+        if self._clock is None:
+            jump_s = min(MOST_OFF_S, min(days) * DAY_S / 2)
+            self._clock = TrustedClock(self._data_dir, jump_s, seen_at)
+        trusted_at = self._clock.at(now)
+        kept: set[int] = set()
+        for own_days, remove in (
+            (settings.spool_days, self._remove_slices),
+            (settings.results_days, self._remove_results),
         ):
-            if days is None:
-                continue
-            for scan_id, folder in self._journal.delivered_before(now - days * DAY_S):
-                try:
-                    remove(scan_id, Path(folder))
-                except OSError as error:
-                    log.error(
-                        "scan-%05d: its files are due and can't be removed: %s", scan_id, error
-                    )
+            if own_days is not None:
+                due = self._journal.delivered_before(trusted_at - own_days * DAY_S)
+                self._remove(due, remove)
+                by_clock = self._journal.delivered_before(now - own_days * DAY_S)
+                kept |= {scan_id for scan_id, _ in by_clock} - {scan_id for scan_id, _ in due}
+        self._clock.keep()
+        if kept:
+            log.error(
+                "the clock says %s, %.0f days more than can have passed since limn last looked at "
+                "it: the files of %d scans, due by that clock, are kept. If it is wrong, set it. "
+                "If it is right, say so, and they go within the hour: touch %s",
+                datetime.fromtimestamp(now, UTC).date().isoformat(),
+                (now - trusted_at) / DAY_S,
+                len(kept),
+                self._clock.is_right_path,
+            )
+
+    def _remove(self, due: Sequence[tuple[int, str]], remove: Callable[[int, Path], None]) -> None:
+        for scan_id, folder in due:
+            try:
+                remove(scan_id, Path(folder))
+            except OSError as error:
+                log.error("scan-%05d: its files are due and can't be removed: %s", scan_id, error)
 
     def _remove_slices(self, scan_id: int, folder: Path) -> None:
         if folder.parent != self._spool.root:
