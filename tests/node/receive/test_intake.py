@@ -693,6 +693,57 @@ def test_a_slice_that_breaks_off_on_an_association_of_its_own_is_missed(tmp_path
     assert (row.state, len(row.files)) == (("ready", 20) if again else ("refused", 19))
 
 
+def test_half_a_series_that_looks_whole_waits_after_a_crash(tmp_path):
+    """One association a slice, and the receiver is killed in the middle: the sender goes on."""
+    door = Door(tmp_path, min_slices=5)
+    sent = slices()
+    for number, ds in enumerate(sent[:12]):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    whole(door, *slices("2"), source=replace(SCP, key="another"))
+    door.journal.close()
+    again = Door(tmp_path, min_slices=5, hold_s=2.0)
+    again.intake.recover()
+    (ready,) = again.wait_for_scans()
+    assert ready.animal == "M2"
+    time.sleep(0.5)
+    assert len(again.scans()) == 1
+    for number, ds in enumerate(sent[12:]):
+        whole(again, ds, source=replace(SCP, key=f"later-{number}"))
+    row = again.wait_for_scans(2)[-1]
+    assert (row.animal, row.version, row.state, len(row.files)) == ("M1", 1, "ready", COUNT)
+
+
+def test_a_series_of_many_associations_is_not_lost_in_a_crash(tmp_path):
+    """The receiver was killed after its last slice: it is contoured after hold_s."""
+    door = Door(tmp_path)
+    for number, ds in enumerate(slices()):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    door.journal.close()
+    again = Door(tmp_path, hold_s=0.4)
+    began_s = time.monotonic()
+    again.intake.recover()
+    (row,) = again.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert time.monotonic() - began_s >= 0.4
+
+
+def test_a_slice_that_the_spool_has_lost_is_written_again(door, caplog):
+    """An antivirus program took one file and damaged another; the series is sent again."""
+    whole(door, *slices())
+    (row,) = door.wait_for_scans()
+    before = {path: path.read_bytes() for path in door.files()}
+    gone, damaged, *_ = before
+    gone.unlink()
+    damaged.write_bytes(before[damaged][:-2] + b"xx")
+    whole(door, *slices())
+    assert {path: path.read_bytes() for path in door.files()} == before
+    settled(door)
+    assert [each.id for each in door.journal.scans()] == [row.id]
+    said = [each.getMessage() for each in caplog.records if "antivirus" in each.getMessage()]
+    assert len(said) == 2
+    assert all(any(path.name in line for line in said) for path in (gone, damaged))
+
+
 def test_an_offer_that_fails_is_made_later(door, monkeypatch):
     """The disk is full when a series has come again: it is offered once there is room."""
     whole(door, *slices())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from limn.domain.files import write_durably
 from limn.node.store.slots import Slots
-from limn.node.store.spool import RELEASED, SLOTS, Spool, SpoolFull
+from limn.node.store.spool import RELEASED, SLOTS, Released, Spool, SpoolFull
 
 HOSTILE = [
     "../../etc/passwd",
@@ -114,11 +114,11 @@ def test_a_disk_that_can_not_be_written_is_full(tmp_path):
 def test_the_release_marker(spool):
     """The number of instances at the last complete release, and their sender."""
     store(spool, "1", "1.1", b"x")
-    assert spool.released(spool.folder("1")) == (0, "unknown")
-    spool.mark_released("1", 1, "SCANNER@10.0.0.1")
-    assert spool.released(spool.folder("1")) == (1, "SCANNER@10.0.0.1")
-    spool.mark_released("1", 2, "OTHER@10.0.0.2")
-    assert spool.released(spool.folder("1")) == (2, "OTHER@10.0.0.2")
+    assert spool.released(spool.folder("1")) == Released()
+    spool.mark_released("1", Released(1, "SCANNER@10.0.0.1", 3, 2.5))
+    assert spool.released(spool.folder("1")) == Released(1, "SCANNER@10.0.0.1", 3, 2.5)
+    spool.mark_released("1", Released(2, "OTHER@10.0.0.2"))
+    assert spool.released(spool.folder("1")) == Released(2, "OTHER@10.0.0.2")
     assert len(list(spool.folder("1").glob("*.dcm"))) == 1
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_marker_means_not_released(spool, text):
     """When in doubt the series counts as half-sent."""
     store(spool, "1", "1.1", b"x")
     (spool.folder("1") / RELEASED).write_text(text)
-    assert spool.released(spool.folder("1")) == (0, "unknown")
+    assert spool.released(spool.folder("1")) == Released()
 
 
 def test_an_absent_spool_is_empty(spool):
@@ -139,7 +139,7 @@ def test_the_release_marker_needs_no_room(spool):
     """A disk that is full when the association ends still takes the marker."""
     path = store(spool, "1", "1.1", b"x").with_name(RELEASED)
     before = path.stat()
-    spool.mark_released("1", 400, "A" * 16 + "@" + "ffff:" * 8 + "x" * 500)
+    spool.mark_released("1", Released(400, "A" * 16 + "@" + "\u00e9" * 500, 400, 29.123))
     assert path.stat().st_ino == before.st_ino
     assert path.stat().st_size == before.st_size
-    assert spool.released(spool.folder("1"))[0] == 400
+    assert spool.released(spool.folder("1")).instances == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, input_digest
 from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
+from limn.node.store.spool import Released
 
 # If the node stops so soon after the last slice, a series that came over several associations may
 # be incomplete.
@@ -87,6 +89,7 @@ class Gathering:
         counts anew each time it was quiet
     longest_pause_s : between the first bytes of two slices of these
     began_s : when the first byte of the newest slice came; None before the first and after an abort
+    recovered : it was read from the spool and nothing came since
     reported : what it waited for when that was logged
     changed : something came since then
     writing : lock of the one thread that writes into the series
@@ -113,6 +116,7 @@ class Gathering:
     associations: int = 0
     longest_pause_s: float = 0.0
     began_s: float | None = None
+    recovered: bool = False
     reported: set[str] = field(default_factory=set)
     pins: int = 0
 
@@ -157,6 +161,7 @@ class Gathering:
         """
         arrived_s = now_s if arrived_s is None else arrived_s
         self._note_pace(source, arrived_s if began_s is None else began_s)
+        self.recovered = False
         if not self.instances:
             self.first_s = arrived_s
         self.first_s = min(self.first_s, arrived_s)
@@ -201,6 +206,12 @@ class Gathering:
     def may_be_cut_off(self, now_s: float) -> bool:
         """Whether the sender may be in the middle of it, over one association after another."""
         return self.pending and now_s - self.last_s < MID_SERIES_S and self.associations > 1
+
+    @property
+    def released(self) -> Released:
+        """The note for its folder while no association is open."""
+        count, pause_s = len(self.instances), round(self.longest_pause_s, 3)
+        return Released(count, self.sender, self.associations, pause_s)
 
     def forget_instances(self) -> None:
         """Its files were removed from the spool."""
@@ -252,7 +263,8 @@ class Gathering:
             aborted=self.aborted_s is not None,
             last_arrival_s=self.last_s,
             associations=self.associations,
-            longest_pause_s=self.longest_pause_s,
+            # Its sender may not know yet that limn runs again: hold_s.
+            longest_pause_s=math.inf if self.recovered else self.longest_pause_s,
             openings=openings,
         )
 

@@ -24,7 +24,7 @@ from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.slots import Slots
-from limn.node.store.spool import SLOTS, Spool, SpoolFull
+from limn.node.store.spool import SLOTS, Released, Spool, SpoolFull
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Intake:
                     "content; the first one is kept"
                 )
                 return StoreResult(DUPLICATE, why)
-            if known is None:
+            if known is None or not self._is_intact(known):
                 try:
                     self._spool.place(
                         take(), instance.series_instance_uid, instance.sop_instance_uid
@@ -146,6 +146,25 @@ class Intake:
                 gathering.add(instance, source, now_s, arrived_s=arrived_s, began_s=began_s)
                 self.associations.named(source.key)
         return StoreResult()
+
+    def _is_intact(self, instance: ReceivedInstance) -> bool:
+        """Whether the file of an instance that came before is still as it was written."""
+        uids = instance.series_instance_uid, instance.sop_instance_uid
+        try:
+            contents = self._spool.read(*uids)
+            read = self._inflate if inflates(contents) else self._read
+            intact = read(contents).digest == instance.digest
+        except (OSError, Unreadable):
+            intact = False
+        if not intact:
+            log.error(
+                "animal %s: the spool had lost or damaged %s of %s; it came again and is written "
+                "again. Does an antivirus program watch this folder?",
+                instance.animal,
+                self._spool.file_name(uids[1]),
+                self._spool.folder(uids[0]),
+            )
+        return intact
 
     @contextmanager
     def _pinned(self, instance: ReceivedInstance) -> Iterator[Gathering]:
@@ -192,9 +211,8 @@ class Intake:
                 if source_key not in gathering.open_sources:
                     continue
                 if gathering.end_source(source_key, now_s, aborted=aborted):
-                    self._spool.mark_released(
-                        gathering.series_instance_uid, len(gathering.instances), gathering.sender
-                    )
+                    uid = gathering.series_instance_uid
+                    self._spool.mark_released(uid, gathering.released)
 
     def node_stopping(self) -> None:
         """Let a series wait for its resend if it may be cut off here, also after the restart.
@@ -206,7 +224,8 @@ class Intake:
             for gathering in self._gatherings.values():
                 if gathering.may_be_cut_off(now_s):
                     gathering.aborted_s = now_s
-                    self._spool.mark_released(gathering.series_instance_uid, 0, gathering.sender)
+                    broken = Released(sender=gathering.sender)
+                    self._spool.mark_released(gathering.series_instance_uid, broken)
 
     def recover(self) -> None:
         """After a restart, load the series that lie in the spool and not in the journal."""
@@ -295,7 +314,7 @@ class Intake:
 
     def _load(self, folder: Path) -> bool:
         """Rebuild a series from its files; an incomplete one counts as aborted."""
-        released, sender = self._spool.released(folder)
+        released = self._spool.released(folder)
         instances: dict[str, ReceivedInstance] = {}
         for path in sorted(folder.glob("*.dcm")):
             try:
@@ -308,14 +327,17 @@ class Intake:
             return False
         first = next(iter(instances.values()))
         gathering = Gathering.begin(first, folder, time.monotonic())
-        gathering.sender = sender
+        gathering.sender = released.sender
+        gathering.associations = released.associations
+        gathering.longest_pause_s = released.longest_pause_s
+        gathering.recovered = True
         gathering.instances = instances
         names = {uid: self._spool.file_name(uid) for uid in instances}
         for files in self._journal.inputs(str(folder)):
             # The last version is the newest.
             gathering.newest = {uid for uid, name in names.items() if name in files}
             gathering.handed_over |= gathering.newest
-        if released != len(instances):
+        if released.instances != len(instances):
             gathering.aborted_s = gathering.last_s
         self._gatherings[first.series_instance_uid] = gathering
         return True

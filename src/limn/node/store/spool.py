@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +68,24 @@ class Removed:
 
     instances: int
     date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The last moment at which every association of a series had been released.
+
+    Attributes
+    ----------
+    instances : how many lay in the spool then
+    sender : for people
+    associations : how many had brought them
+    longest_pause_s : between two slices of these
+    """
+
+    instances: int = 0
+    sender: str = "unknown"
+    associations: int = 1
+    longest_pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +151,9 @@ class Spool:
         self._used.add(path.stat().st_size)
         return path
 
-    def mark_released(self, series_instance_uid: str, instances: int, sender: str) -> None:
+    def mark_released(self, series_instance_uid: str, released: Released) -> None:
         """Note that every association of a series was released; read after a restart."""
-        text = json.dumps({"instances": instances, "sender": sender[:MAX_SENDER]})
+        text = json.dumps(asdict(replace(released, sender=released.sender[:MAX_SENDER])))
         path = self.folder(series_instance_uid) / RELEASED
         with path.open("r+b") if path.exists() else path.open("wb") as file:
             file.write(text.encode().ljust(RELEASED_BYTES))
@@ -143,13 +161,28 @@ class Spool:
             os.fsync(file.fileno())
         fsync_folder(path.parent)
 
-    def released(self, folder: Path) -> tuple[int, str]:
-        """The number of instances at the last complete release, and their sender."""
+    def released(self, folder: Path) -> Released:
+        """The note of the last release; that of no instance if there is none."""
         try:
             note = json.loads((folder / RELEASED).read_text(encoding="utf-8"))
-            return int(note["instances"]), str(note["sender"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0, "unknown"
+            return Released(
+                int(note["instances"]),
+                str(note["sender"]),
+                int(note.get("associations", 1)),
+                float(note.get("longest_pause_s", 0.0)),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Released()
+
+    def read(self, series_instance_uid: str, sop_instance_uid: str) -> bytes:
+        """The bytes of an instance.
+
+        Raises
+        ------
+        OSError
+            If its file is gone or can't be read.
+        """
+        return (self.folder(series_instance_uid) / self.file_name(sop_instance_uid)).read_bytes()
 
     def folders(self) -> Iterator[Path]:
         """Every series in the spool."""
