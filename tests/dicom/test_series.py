@@ -1,8 +1,12 @@
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import (
     EnhancedCTImageStorage,
     MRImageStorage,
@@ -144,6 +148,87 @@ def test_a_slice_that_comes_twice_is_refused(instances):
     with pytest.raises(
         RefusedSeries, match=r"ImagePositionPatient .*twice.*3\.4 and 2\.25\.5\.3\.5"
     ):
+        assemble(instances)
+
+
+def phases(keyword: str, values: list, per_position: int = 4) -> list[Instance]:
+    """Several images at each of six positions."""
+    several = []
+    for phase in range(per_position):
+        for k, instance in enumerate(turned((1, 0, 0, 0, 1, 0))):
+            change(
+                instance,
+                SOPInstanceUID=f"2.25.5.3.{k}.{phase + 1}",
+                **{keyword: values[phase]},
+            )
+            several.append(instance)
+    return several
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "shown"),
+    [
+        ("AcquisitionNumber", [1, 2, 3, 4], "AcquisitionNumber 1..4"),
+        ("TemporalPositionIdentifier", [8, 9, 10, 11], "TemporalPositionIdentifier 8..11"),
+        ("ConvolutionKernel", ["B", "A", "C", "D"], "ConvolutionKernel A, B, C, D"),
+        (
+            "StationName",
+            ["x"] * 4,
+            r"the first two are instances 2\.25\.5\.3\.0\.1 and 2\.25\.5\.3\.0\.2",
+        ),
+    ],
+)
+def test_several_images_at_each_position_are_counted(keyword, values, shown):
+    """Once for the series, with what tells the images apart."""
+    why = f"ImagePositionPatient: 4 images at each of 6 positions; {shown}; export one of them"
+    with pytest.raises(RefusedSeries, match=why):
+        assemble(phases(keyword, values))
+
+
+def test_a_second_phase_of_some_slices_is_counted():
+    """A broken off second phase."""
+    twice = phases("AcquisitionNumber", [1, 2], 2)[:9]
+    why = "2 images at each of 3 positions, one at each other; AcquisitionNumber 1..2"
+    with pytest.raises(RefusedSeries, match=why):
+        assemble(twice)
+
+
+def test_a_fault_of_every_slice_is_told_once_with_the_count(instances):
+    """A whole series without rescale."""
+    for each in instances:
+        change(each, RescaleSlope=None)
+    with pytest.raises(RefusedSeries, match=r"RescaleSlope absent: .*; 6 of 6 images are refused"):
+        assemble(instances)
+
+
+@pytest.mark.parametrize("vr", ["UT", "LT", "ST", "LO", "UN"])
+def test_numbers_are_read_in_any_vr_of_text(instances, vr):
+    """Some converters write numbers as texts."""
+    plain = assemble(instances).grid
+    for each in instances:
+        for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"):
+            text = "\\".join(str(v) for v in each.header[keyword].value)
+            each.header[keyword] = DataElement(
+                tag_for_keyword(keyword),
+                vr,
+                text.encode() if vr == "UN" else text,
+                already_converted=vr != "LO",
+            )
+    grid = assemble(instances).grid
+    assert grid.spacing_mm == plain.spacing_mm
+    assert np.array_equal(grid.slice_origins_xyz_mm, plain.slice_origins_xyz_mm)
+
+
+@pytest.mark.parametrize("vr", ["DS", "UT"])
+@pytest.mark.parametrize("text", ["0.2,0.1", "0,2\\0,1"])
+def test_a_comma_in_numbers_is_named(instances, vr, text):
+    """Read from the file as it stands there."""
+    for each in instances:
+        each.header[0x00280030] = RawDataElement(
+            Tag(0x00280030), vr, len(text), text.encode(), 0, False, True
+        )
+    why = "a decimal point in each and a backslash between them, and no comma"
+    with pytest.raises(RefusedSeries, match=rf"PixelSpacing {re.escape(text)}, 2 .*{why}"):
         assemble(instances)
 
 

@@ -16,10 +16,17 @@ from typing import BinaryIO, cast
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.errors import BytesLengthException
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 # Exceptions of pydicom, the decoders and NumPy for damaged bytes. pydicom raises OSError too, for a
 # sequence whose items end early, and parses elements on access, so any access may raise.
@@ -54,6 +61,8 @@ MAX_HEADER_BYTES_PER_FRAME = 2**16
 # Longer pixel data are not copied: half a megabyte costs the scanner half a millisecond.
 LONG_BYTES = 2**16
 UNDEFINED_LENGTH = 0xFFFFFFFF
+# Enough for a preamble, or for two elements.
+OPENING_BYTES = 512
 
 
 class Overlarge(ValueError):
@@ -95,6 +104,14 @@ def pixel_bytes(header: Dataset, total_bytes: int) -> int:
     if isinstance(pixels, RawDataElement) and _is_left(pixels):
         return max(0, min(pixels.length, total_bytes - pixels.value_tell))
     return len(pixels.value) if pixels is not None and isinstance(pixels.value, bytes) else 0
+
+
+def is_encapsulated(header: Dataset) -> bool:
+    """Whether the pixel data are compressed fragments, whatever the file meta declares."""
+    pixels = next((each for each in header.values() if each.tag == PIXEL_DATA), None)
+    if isinstance(pixels, RawDataElement):
+        return pixels.length == UNDEFINED_LENGTH
+    return pixels is not None and bool(pixels.is_undefined_length)
 
 
 def _is_left(element: RawDataElement) -> bool:
@@ -176,17 +193,20 @@ def _jpeg_size(code: bytes) -> tuple[int, int] | None:
 
 def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = None) -> FileDataset:
     metered = cast(BinaryIO, _Metered(file))
-    preamble = read_preamble(metered, force=False)
+    preamble = _preamble(metered)
     meta = read_dataset(
         metered,
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=lambda tag, vr, length: tag.group != 2,
     )
-    syntax = meta.get("TransferSyntaxUID")
     start = metered.tell()
-    command_set = metered.read(2) == b"\0\0"
+    opening = metered.read(OPENING_BYTES)
+    command_set = opening[:2] == b"\0\0"
     metered.seek(start)
+    if "TransferSyntaxUID" not in meta and (plain := plain_syntax(opening)) is not None:
+        meta.TransferSyntaxUID = plain
+    syntax = meta.get("TransferSyntaxUID")
     if command_set or not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
         # pydicom knows the usual faults of other writers.
         metered.seek(0)
@@ -209,6 +229,66 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     found = FileDataset("", ds, preamble, FileMetaDataset(meta), implicit, little)
     found.set_original_encoding(implicit, little, ds.original_character_set)
     return found
+
+
+def meta_offset(contents: bytes) -> int:
+    """Where the file meta, or the first element, begins: after DICM if there is one."""
+    if contents[128:132] == b"DICM":
+        return 132
+    return 4 if contents[:4] == b"DICM" else 0
+
+
+def _preamble(file: BinaryIO) -> bytes | None:
+    """Go to the first element: after a preamble, after DICM alone, or at the start.
+
+    Raises
+    ------
+    InvalidDicomError
+        If there is no DICM, and the first bytes are no plain element either.
+    """
+    opening = file.read(OPENING_BYTES)
+    offset = meta_offset(opening)
+    if offset == 0 and opening[:2] != b"\x02\0" and plain_syntax(opening) is None:
+        raise InvalidDicomError(_no_opening(opening))
+    file.seek(offset)
+    return opening[:128] if offset == 132 else None
+
+
+def _no_opening(opening: bytes) -> str:
+    if opening[:2] == b"\0\x08":
+        return (
+            "it has no preamble and no file meta, and begins in big endian, which only "
+            "the file meta can declare; export it as a DICOM file (PS3.10)"
+        )
+    return (
+        "DICM does not stand after 128 bytes, and the first bytes are no element in explicit or "
+        "implicit little endian"
+    )
+
+
+def plain_syntax(opening: bytes) -> UID | None:
+    """The syntax of a data set without file meta, by its first two elements; None if unclear.
+
+    The first one is of group 0008, where every image has its class; the second one must have a
+    higher tag, which no length or VR that was guessed wrongly leads to.
+    """
+    if opening[:2] != b"\x08\0":
+        return None
+    vr = opening[4:6].decode("latin-1")
+    if vr in EXPLICIT_VR_LENGTH_32:
+        end, syntax = 12 + int.from_bytes(opening[8:12], "little"), ExplicitVRLittleEndian
+    elif vr in STANDARD_VR:
+        end, syntax = 8 + int.from_bytes(opening[6:8], "little"), ExplicitVRLittleEndian
+    else:
+        end, syntax = 8 + int.from_bytes(opening[4:8], "little"), ImplicitVRLittleEndian
+    if end + 4 > len(opening):
+        return None
+    return syntax if _tag(opening, 0) < _tag(opening, end) else None
+
+
+def _tag(contents: bytes, at: int) -> tuple[int, int]:
+    group, element = struct.unpack_from("<HH", contents, at)
+    return group, element
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -16,11 +16,13 @@ from limn.dicom.bounded import (
     DAMAGES,
     check_header_bytes,
     check_promise,
+    is_encapsulated,
+    meta_offset,
     pixel_bytes,
     read,
 )
 from limn.dicom.identity import animal_of
-from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm
+from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm, written_numbers
 from limn.dicom.uids import is_usable_uid
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
@@ -92,7 +94,8 @@ def inspect(contents: bytes) -> ReceivedInstance:
             digest=digest,
         )
     except InvalidDicomError as error:
-        raise Unreadable("not a DICOM file") from error
+        msg = f"not a DICOM file: {error}"
+        raise Unreadable(msg) from error
     except DAMAGES as error:
         msg = f"damaged DICOM: {error}"
         raise Unreadable(msg) from error
@@ -101,15 +104,20 @@ def inspect(contents: bytes) -> ReceivedInstance:
 def _dataset_offset(contents: bytes) -> int:
     """Where the data set begins, after the file meta, which differs from sender to sender.
 
-    After 128 bytes and DICM comes the meta's length, (0002,0000) UL (PS3.10 7.1).
+    The meta begins with its own length, (0002,0000) UL (PS3.10 7.1).
     """
-    if contents[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
-        return 0
-    return 144 + int.from_bytes(contents[140:144], "little")
+    start = meta_offset(contents)
+    if contents[start : start + 8] != b"\x02\x00\x00\x00UL\x04\x00":
+        return start if contents[start : start + 2] == b"\x08\x00" else 0
+    return start + 12 + int.from_bytes(contents[start + 8 : start + 12], "little")
 
 
 def _check(ds: Dataset, total_bytes: int) -> None:
     syntax = ds.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise Unreadable(
+            "TransferSyntaxUID absent, and the first elements do not show it: can't be decoded"
+        )
     if syntax not in TRANSFER_SYNTAXES:
         msg = f"TransferSyntaxUID {syntax} can't be decoded here"
         raise Unreadable(msg)
@@ -124,9 +132,18 @@ def _check(ds: Dataset, total_bytes: int) -> None:
             msg = f"{keyword} {uid[:70]!r} is not a valid UID"
             raise Unreadable(msg)
     if "PixelData" not in ds:
+        for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
+            if keyword in ds:
+                msg = (
+                    f"{keyword} is not read; export whole numbers (PixelData) with a rescale to HU"
+                )
+                raise Unreadable(msg)
         raise Unreadable("PixelData absent: the file has no pixels or is cut off")
     check_promise(ds)
     if syntax in NATIVE_SYNTAXES:
+        if is_encapsulated(ds):
+            msg = f"PixelData is compressed, but the file declares {UID(syntax).name}, or nothing"
+            raise Unreadable(msg)
         frames = int(ds.get("NumberOfFrames") or 1)
         expected = ds.Rows * ds.Columns * frames * ds.get("SamplesPerPixel", 1)
         expected = expected * ds.BitsAllocated // 8
@@ -138,7 +155,7 @@ def _check(ds: Dataset, total_bytes: int) -> None:
 
 def _position_mm(ds: Dataset) -> float | None:
     try:
-        x, y, z = (float(v) for v in ds.ImagePositionPatient)
+        x, y, z = written_numbers(ds, "ImagePositionPatient")
         nx, ny, nz = normal_xyz(ds)
     except (AttributeError, TypeError, ValueError):
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -51,6 +52,25 @@ UNFLAGGED_OBLIQUE = 0.001
 # Positions may be rounded to this size at most.
 COARSEST_ROUNDING_MM = 0.1
 SIDEWAYS_MM = 0.01
+# What tells the images apart that lie at one position, the plainest first.
+PHASES = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "NominalPercentageOfCardiacPhase",
+    "GatingCycleNumber",
+    "TriggerTime",
+    "EchoNumbers",
+    "KVP",
+    "ConvolutionKernel",
+    "ImageType",
+    "ReconstructionDiameter",
+    "AcquisitionTime",
+    "ContentTime",
+    "SeriesNumber",
+)
+# Of more values than this the first few are listed.
+LISTED = 6
 
 # ImageOrientationPatient of an axial stack for each PatientPosition (PS3.3 C.7.3.1.1.2).
 AXIAL_ORIENTATIONS = {
@@ -257,7 +277,7 @@ def normal_xyz(plane: Dataset) -> tuple[float, float, float]:
     AttributeError, TypeError, ValueError
         If the header has no usable ImageOrientationPatient.
     """
-    ax, ay, az, bx, by, bz = (float(v) for v in plane.ImageOrientationPatient)
+    ax, ay, az, bx, by, bz = written_numbers(plane, "ImageOrientationPatient")
     return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
@@ -266,7 +286,10 @@ def rounding_mm(plane: Dataset) -> float:
     try:
         along = [abs(part) for part in normal_xyz(plane)]
         axis = along.index(max(along))
-        value = plane.ImagePositionPatient[axis]
+        position: Any = plane.ImagePositionPatient
+        if isinstance(position, str):
+            position = position.split("\\")
+        value = position[axis]
         text = Decimal(getattr(value, "original_string", str(value)).strip())
         exponent = text.normalize().as_tuple().exponent
         return float(min(COARSEST_ROUNDING_MM, 10.0 ** int(exponent)))
@@ -411,12 +434,7 @@ def _rungs(grid: Grid, ordered: Sequence[Slice]) -> IntArray:
     steps_mm = np.diff(positions_mm)
     same = np.flatnonzero(steps_mm <= SAME_POSITION_MM)
     if len(same):
-        first, second = (ordered[int(same[0]) + i] for i in (0, 1))
-        msg = (
-            f"ImagePositionPatient {_shown(first.plane, 'ImagePositionPatient')} twice: "
-            f"instances {first.name} and {second.name}"
-        )
-        raise RefusedSeries(msg)
+        raise RefusedSeries(_several_at_one_place(ordered, steps_mm > SAME_POSITION_MM))
     rounded_mm = min(rounding_mm(each.plane) for each in ordered)
     rungs = ladder(positions_mm, rounded_mm)
     spacing_mm = float(np.median(steps_mm))
@@ -439,6 +457,44 @@ def _rungs(grid: Grid, ordered: Sequence[Slice]) -> IntArray:
     return rungs
 
 
+def _several_at_one_place(ordered: Sequence[Slice], is_step: npt.NDArray[np.bool_]) -> str:
+    """Say how many images lie at one position, and what tells them apart."""
+    place = np.concatenate(([0], np.cumsum(is_step)))
+    counts = np.bincount(place)
+    most, places = int(counts.max()), len(counts)
+    repeated = int(np.count_nonzero(counts > 1))
+    apart = [told for keyword in PHASES if (told := _told_apart(ordered, place, keyword))]
+    k = int(np.argmax(counts[place] > 1))
+    pair = f"instances {ordered[k].name} and {ordered[k + 1].name}"
+    if counts.min() < most and not apart:
+        # Coarsely rounded positions, or one image too many.
+        where = _shown(ordered[k].plane, "ImagePositionPatient")
+        also = f"; {repeated} positions of {places} have several images" if repeated > 1 else ""
+        return f"ImagePositionPatient {where} twice: {pair}{also}"
+    shown = f"{most} images at each of {repeated} positions"
+    if places > repeated:
+        least = int(counts[counts > 1].min())
+        shown = f"{shown if least == most else f'{least} to {shown}'}, one at each other"
+    told = apart[0] if apart else f"the first two are {pair}"
+    return (
+        f"ImagePositionPatient: {shown}; {told}; export one of them, under a SeriesInstanceUID of "
+        "its own"
+    )
+
+
+def _told_apart(ordered: Sequence[Slice], place: IntArray, keyword: str) -> str:
+    """The values of a keyword if they differ among all images of each position, else nothing."""
+    values = [_shown(each.header, keyword) for each in ordered]
+    if len(set(zip(place.tolist(), values, strict=True))) < len(ordered) or "absent" in values:
+        return ""
+    every = sorted(set(values), key=lambda text: (len(text), text))
+    if len(every) > int(np.bincount(place).max()):
+        return ""
+    if all(text.isdecimal() for text in every) and int(every[-1]) - int(every[0]) == len(every) - 1:
+        return f"{keyword} {every[0]}..{every[-1]}"
+    return f"{keyword} {', '.join(every[:LISTED])}{', ...' if len(every) > LISTED else ''}"
+
+
 def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
     first = ordered[0].header
     flags = [
@@ -457,12 +513,12 @@ def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
     flags += [f"rescale-type:{kind}" for kind in sorted(kinds - {"HU"})]
     off_axis = max(
         float(np.sort(np.abs(axis))[-2])
-        for axis in np.reshape([float(v) for v in ordered[0].plane.ImageOrientationPatient], (2, 3))
+        for axis in np.reshape(written_numbers(ordered[0].plane, "ImageOrientationPatient"), (2, 3))
     )
     if off_axis > UNFLAGGED_OBLIQUE:
         flags.append(f"oblique:{np.degrees(np.arcsin(off_axis)):.2f}deg")
     position = str(first.get("PatientPosition", "")).strip()
-    orientation = np.array(ordered[0].plane.ImageOrientationPatient, dtype=np.float64)
+    orientation = np.array(written_numbers(ordered[0].plane, "ImageOrientationPatient"))
     fitting = [
         name
         for name, axes in AXIAL_ORIENTATIONS.items()
@@ -481,16 +537,34 @@ def _is_lossy(header: Dataset) -> bool:
 
 
 def _numbers(header: Dataset, keyword: str, count: int, name: str = "") -> FloatArray:
-    value: Any = header.get(keyword)
+    shown = _shown(header, keyword)
     try:
-        numbers = np.array([float(v) for v in value], dtype=np.float64)
-    except (TypeError, ValueError):
+        numbers = np.array(written_numbers(header, keyword), dtype=np.float64)
+    except (AttributeError, TypeError, ValueError):
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
-        shown = "absent" if value is None else _shown(header, keyword)
-        msg = f"{keyword} {shown}, {count} numbers expected (instance {name})"
+        why = f"{count} numbers expected"
+        if "," in shown:
+            why += ", with a decimal point in each and a backslash between them, and no comma"
+        msg = f"{keyword} {shown}, {why} (instance {name})"
         raise RefusedSeries(msg)
     return numbers
+
+
+def written_numbers(header: Dataset, keyword: str) -> list[float]:
+    """The numbers of an element in whatever VR they were written.
+
+    pydicom does not split a text of one value, such as UT, ST or LT.
+
+    Raises
+    ------
+    AttributeError, TypeError, ValueError
+        If the element is absent or holds something else.
+    """
+    value: Any = getattr(header, keyword)
+    if isinstance(value, bytes):
+        value = value.decode("ascii").rstrip("\0 ")
+    return [float(part) for part in (value.split("\\") if isinstance(value, str) else value)]
 
 
 def _float(value: object) -> float | None:
@@ -503,7 +577,13 @@ def _float(value: object) -> float | None:
 
 
 def _shown(header: Dataset, keyword: str) -> str:
-    value: Any = header.get(keyword)
+    try:
+        value: Any = header.get(keyword)
+    except ValueError:
+        # pydicom reads no number in it: as it was written.
+        value = header.get_item(keyword).value
+    if isinstance(value, bytes):
+        value = value.decode("latin-1").rstrip("\0 ")
     if value is None:
         return "absent"
     if isinstance(value, str) or not hasattr(value, "__iter__"):

@@ -37,6 +37,7 @@ from pydicom.uid import (
 )
 
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
+from limn.dicom.padding import fill_with_air
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
 from limn.domain.one_line import one_line
@@ -88,7 +89,8 @@ def _read_header(path: Path) -> Dataset:
 def read_volume(series: Series) -> Volume:
     """Decode every slice once: HU = stored value * RescaleSlope + RescaleIntercept.
 
-    Source: PS3.3 C.11.1. PhotometricInterpretation MONOCHROME1 only concerns display.
+    Padding is air. PhotometricInterpretation MONOCHROME1 only concerns display. Source: PS3.3
+    C.11.1, C.7.5.1.1.2.
 
     Raises
     ------
@@ -131,10 +133,12 @@ def _rescale(each: Slice, stored_yx: Stored, hu_yx: npt.NDArray[np.float32]) -> 
     if stored_yx.shape != hu_yx.shape:
         msg = f"PixelData of {each.name} is {stored_yx.shape}, not Rows x Columns"
         raise RefusedSeries(msg)
-    slope, intercept = each.plane.get("RescaleSlope"), each.plane.get("RescaleIntercept")
-    rescaled = np.multiply(stored_yx, float(slope or 1), dtype=np.float64)
-    rescaled += float(intercept or 0)
+    slope = float(each.plane.get("RescaleSlope") or 1)
+    intercept = float(each.plane.get("RescaleIntercept") or 0)
+    rescaled = np.multiply(stored_yx, slope, dtype=np.float64)
+    rescaled += intercept
     hu_yx[:] = rescaled
+    fill_with_air(stored_yx, hu_yx, each.header, (slope, intercept))
 
 
 def _decode(each: Slice) -> Stored:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from limn.dicom.bounded import DAMAGES, read
-from limn.dicom.folder import is_new
+from limn.dicom.folder import by_reason, is_new
 from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.dicom.series import CT_CLASSES
 from limn.domain.errors import RefusedSeries
@@ -167,15 +167,16 @@ def read_series(series: FoundSeries) -> ReadSeries:
     """
     digests: dict[str, str] = {}
     instances: dict[Path, ReceivedInstance] = {}
-    left_out = []
+    left_out: list[tuple[Path, str]] = []
     for path in series.paths:
         try:
             instance = inspect(path.read_bytes())
         except (OSError, Unreadable) as error:
-            left_out.append(one_line(f"{path}: {error}"))
+            left_out.append((path, str(error)))
             continue
         if is_new(instance, path, digests):
             instances[path] = instance
+    reasons = tuple(by_reason(left_out))
     if not instances:
-        raise RefusedSeries(left_out[0])
-    return ReadSeries(series.series_instance_uid, instances, tuple(left_out))
+        raise RefusedSeries(reasons[0])
+    return ReadSeries(series.series_instance_uid, instances, reasons)

@@ -111,9 +111,14 @@ def _summary(notes: Sequence[Note], done_before: int, table: Path, console: Cons
             console.print(f"{note.series}: left out {line}", soft_wrap=True)
         if note.held is not None:
             console.print(f"{note.series}: LOOK at picture.png: {note.held}", soft_wrap=True)
+    alike: dict[tuple[str, str], list[str]] = {}
     for note in bad:
         why = next(reversed(note.reason.strip().splitlines()), "")
-        console.print(f"{note.series}: {note.outcome.upper()}: {why}", soft_wrap=True)
+        alike.setdefault((note.outcome.upper(), why), []).append(note.series)
+    for (outcome, why), series in alike.items():
+        names = series if len(series) < 4 else [f"{len(series)} series, first {series[0]}"]
+        for name in names:
+            console.print(f"{name}: {outcome}: {why}", soft_wrap=True)
     console.print(
         f"{len(contoured)} of {len(notes)} series contoured"
         f"{f', {done_before} of them before' if done_before else ''}"

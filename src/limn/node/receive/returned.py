@@ -37,8 +37,8 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         if ds.get("SOPClassUID") != SOP_CLASS:
             return StoreResult(CANNOT_UNDERSTAND, "offered as an RT Structure Set, but it is none")
         uid, animal = str(ds.get("SOPInstanceUID", "")), animal_of(ds)
-    except InvalidDicomError:
-        return StoreResult(CANNOT_UNDERSTAND, "not a DICOM file")
+    except InvalidDicomError as error:
+        return StoreResult(CANNOT_UNDERSTAND, f"not a DICOM file: {error}")
     except DAMAGES as error:
         return StoreResult(CANNOT_UNDERSTAND, f"damaged DICOM: {error}")
     own = journal.scan_of_structure_set(uid)
