@@ -379,6 +379,11 @@ class Config(_Table):
         """Exists while a warm worker waits for scans."""
         return self.data_dir / "ready"
 
+    @property
+    def receiving_path(self) -> Path:
+        """The series that are coming in; see `limn.node.store.receiving`."""
+        return self.data_dir / "receiving.json"
+
     def heartbeat_path(self, process: str) -> Path:
         """Written by a process while its work moves; see `heartbeat`."""
         return self.data_dir / "heartbeats" / process

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from limn.node.store import space
+from limn.node.store.receiving import ReceivingSeries, write_receiving
 from limn.node.store.schema import COHORT
 from tests.support.node.parts import arrived
 from tests.support.node.site import Site
@@ -128,6 +129,31 @@ def test_a_version_that_a_newer_one_replaced_is_named(site):
     assert (entry["scan"], entry["place"]) == ("scan-00002", 1)
     assert entry["reason"] == "replaces scan-00001, which no worker had begun"
     assert f"{old.name} animal M1: not contoured: scan-00002, a newer" in site.limn("log")
+
+
+def test_a_series_that_is_coming_in_says_what_it_waits_for(site):
+    """The receiver wrote it a moment ago; what it wrote before it died is not believed."""
+    coming = ReceivingSeries(
+        animal="M7",
+        sender="SCANNER@10.0.0.1",
+        series_instance_uid="2.25.7",
+        since_utc="2026-01-01T12:00:00+00:00",
+        slices=120,
+        expected=240,
+        waits_for="240 slices, which its headers announce",
+        until_utc="2026-01-01T12:00:30+00:00",
+    )
+    path = site.data / "receiving.json"
+    write_receiving(path, [coming], time.time() - 5)
+    assert site.limn("queue") == (
+        "coming in: animal M7 from SCANNER@10.0.0.1, 120 of 240 slices; waits for 240 slices, "
+        "which its headers announce, until 12:00:30 UTC\n"
+    )
+    (found,) = json.loads(site.limn("queue", "--json"))["receiving"]
+    assert (found["animal"], found["slices"], found["expected"]) == ("M7", 120, 240)
+    write_receiving(path, [coming], time.time() - 60)
+    assert json.loads(site.limn("queue", "--json"))["receiving"] == []
+    assert site.limn("queue").startswith("nothing waits")
 
 
 def test_the_table_is_for_people(full, monkeypatch):

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 
 import pydicom
 import pytest
@@ -29,8 +30,10 @@ from pydicom.uid import (
 from limn.dicom import bounded
 from limn.dicom.instance import Unreadable, inspect
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.gathering import Source
 from limn.node.receive.store_result import StoreResult
+from limn.node.store.receiving import read_receiving
 from tests.support.node.parts import (
     COUNT,
     SCP,
@@ -742,6 +745,45 @@ def test_a_slice_that_the_spool_has_lost_is_written_again(door, caplog):
     said = [each.getMessage() for each in caplog.records if "antivirus" in each.getMessage()]
     assert len(said) == 2
     assert all(any(path.name in line for line in said) for path in (gone, damaged))
+
+
+def test_what_an_incomplete_series_waits_for_is_said_at_once(tmp_path, caplog):
+    """Twenty slices of forty have come and the association is released: half a minute to wait."""
+    caplog.set_level(logging.INFO)
+    door = Door(tmp_path)
+    sent = slices()
+    for ds in sent:
+        ds.ImagesInAcquisition = 40
+    assert set(door.send(sent)) == {SUCCESS}
+    (open_still,) = door.intake.receiving()
+    assert (open_still.waits_for, open_still.until_utc) == ("the end of its association", "")
+    door.intake.association_ended(SCP.key, aborted=False)
+    time.sleep(SCP.settle_s + 0.05)
+    (shown, *_) = [each for _ in range(3) for each in door.intake.receiving()]
+    assert (shown.animal, shown.sender, shown.slices, shown.expected) == ("M1", SCP.sender, 20, 40)
+    assert shown.waits_for == "40 slices, which its headers announce"
+    left_s = datetime.fromisoformat(shown.until_utc).timestamp() - time.time()
+    assert 25.0 < left_s < 31.0
+    (line,) = [each.getMessage() for each in caplog.records if "have come" in each.getMessage()]
+    assert line.startswith(f"animal M1 from {SCP.sender}: 20 slices have come; limn waits for 40")
+
+
+def test_the_file_of_what_comes_in_is_written_on_a_change_alone(tmp_path, door):
+    """Once a second at most, private, and empty when nothing comes in any more."""
+    file = ReceivingFile(tmp_path / "receiving.json")
+    file.update(door.intake.receiving())
+    door.send(slices())
+    for _ in range(3):
+        file.update(door.intake.receiving())
+    before = file.path.stat()
+    file.update(door.intake.receiving())
+    assert file.path.stat().st_ino == before.st_ino
+    (series,) = read_receiving(file.path, time.time())
+    assert series.slices == COUNT
+    whole(door)
+    door.wait_for_scans()
+    file.update(door.intake.receiving())
+    assert read_receiving(file.path, time.time()) == []
 
 
 def test_an_offer_that_fails_is_made_later(door, monkeypatch):

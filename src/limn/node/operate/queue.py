@@ -24,6 +24,7 @@ from limn.node.host.processes import processes
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store import space
 from limn.node.store.reader import JournalReader
+from limn.node.store.receiving import ReceivingSeries, read_receiving
 from limn.node.store.remedies import (
     end_reason,
     release_command,
@@ -77,12 +78,14 @@ def show(config_path: Path, *, as_json: bool) -> None:
             cohort = cohort_counts(journal)
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
+    receiving = read_receiving(config.receiving_path, time.time())
     silent = silent_processes(config, config_path, time.time()) if runs else []
     if as_json:
         answer = {
             "node": _node_state(runs=runs, ready=ready, silent=bool(silent)),
             "silent": silent,
             "disk": _shortage(config),
+            "receiving": [asdict(series) for series in receiving],
             "entries": [asdict(entry) for entry in entries],
             "cohort": dict(cohort),
         }
@@ -90,7 +93,20 @@ def show(config_path: Path, *, as_json: bool) -> None:
         return
     for line in silent:
         plain_console(soft_wrap=True).print(f"degraded: {line}")
+    for series in receiving:
+        plain_console(soft_wrap=True).print(_receiving_line(series))
+    if receiving and not entries and not cohort["waiting"] and not cohort["running"]:
+        return
     _print(config, entries, cohort, runs=runs, ready=ready)
+
+
+def _receiving_line(series: ReceivingSeries) -> str:
+    of = f" of {series.expected}" if series.expected else ""
+    until = f", until {series.until_utc[11:19]} UTC" if series.until_utc else ""
+    return (
+        f"coming in: animal {series.animal} from {series.sender}, {series.slices}{of} slices; "
+        f"waits for {series.waits_for}{until}"
+    )
 
 
 def _node_state(*, runs: bool, ready: bool, silent: bool) -> str:

@@ -16,6 +16,7 @@ from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.heartbeat import HEART
 from limn.node.receive import returned
+from limn.node.receive.awaiting import log_once, series_shown
 from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
@@ -23,6 +24,7 @@ from limn.node.receive.open_associations import OpenAssociations
 from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
+from limn.node.store.receiving import ReceivingSeries
 from limn.node.store.slots import Slots
 from limn.node.store.spool import SLOTS, Released, Spool, SpoolFull
 
@@ -288,6 +290,20 @@ class Intake:
                         self._handover.hand_over(settled)
             self._forget()
             return sum(gathering.pending for gathering in self._gatherings.values())
+
+    def receiving(self) -> list[ReceivingSeries]:
+        """The series that are coming in; logs what an unusual one waits for, once."""
+        found, rules = [], self._settling.rules
+        with self._lock:
+            now_s, now = time.monotonic(), time.time()
+            for gathering in self._gatherings.values():
+                if not gathering.pending or gathering.instances.keys() <= gathering.handed_over:
+                    continue
+                decision = self._settling.decision(gathering, now_s)
+                shown = series_shown(gathering, decision, rules, now_s, now)
+                log_once(gathering, decision, shown)
+                found.append(shown)
+        return found
 
     def run(self, stopping: threading.Event) -> None:
         """Settle until the node stops."""

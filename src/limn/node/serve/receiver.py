@@ -13,6 +13,7 @@ from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.host import lifetime
 from limn.node.host.doorbell import send_wake
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
+from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.completeness import Rules
 from limn.node.receive.handover import Handover
@@ -80,9 +81,11 @@ def run_receiver(config_path: Path) -> None:
 def _threads(
     config: Config, intake: Intake, retention: Retention, shut: threading.Event
 ) -> list[threading.Thread]:
+    shown = ReceivingFile(config.receiving_path)
     threads = [
         threading.Thread(target=intake.run, args=(shut,), name="settle"),
         threading.Thread(target=retention.run, args=(shut,), name="retention"),
+        threading.Thread(target=shown.run, args=(intake.receiving, shut), name="receiving"),
     ]
     if config.watch is not None:
         watch = FolderWatch(

@@ -1,0 +1,85 @@
+"""Says what a series that is coming in waits for: once in the log, and in a file for the queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from limn.node import oplog
+from limn.node.receive.completeness import Decision, Rules
+from limn.node.receive.gathering import Gathering
+from limn.node.store.receiving import REWRITE_S, ReceivingSeries, write_receiving
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+
+
+def series_shown(
+    gathering: Gathering, decision: Decision, rules: Rules, now_s: float, now: float
+) -> ReceivingSeries:
+    """A series that is coming in, for people; it is ``now_s`` (monotonic) and ``now`` (UTC s)."""
+    version = gathering.next_version(rules.min_slices)
+    until_s = decision.until_s
+    return ReceivingSeries(
+        animal=gathering.animal,
+        sender=gathering.sender,
+        series_instance_uid=gathering.series_instance_uid,
+        since_utc=_utc(now - (now_s - gathering.first_s)),
+        slices=len(version.positions_mm),
+        expected=rules.expected_slices or version.announced_slices,
+        waits_for=decision.awaits,
+        until_utc="" if until_s is None else _utc(now + until_s - now_s),
+    )
+
+
+def log_once(gathering: Gathering, decision: Decision, shown: ReceivingSeries) -> None:
+    """Log what a series waits for although its associations have ended, when that begins."""
+    if not decision.unusual or decision.awaits in gathering.reported:
+        return
+    gathering.reported.add(decision.awaits)
+    uid = shown.series_instance_uid
+    with oplog.about(animal=shown.animal, series_instance_uid=uid):
+        log.info(
+            "animal %s from %s: %d slices have come; limn waits for %s, until %s if nothing more "
+            "comes (settle.hold_s)",
+            shown.animal,
+            shown.sender,
+            shown.slices,
+            shown.waits_for,
+            shown.until_utc[11:19] + " UTC",
+        )
+
+
+@dataclass(slots=True)
+class ReceivingFile:
+    """Keeps the file of `limn queue` up to date.
+
+    It is written on a change, and every `REWRITE_S` while any series comes in.
+    """
+
+    path: Path
+    _last: tuple[ReceivingSeries, ...] | None = None
+    _written_s: float = 0.0
+
+    def run(self, look: Callable[[], Sequence[ReceivingSeries]], stopping: threading.Event) -> None:
+        """Look once a second until the node stops; then nothing comes in any more."""
+        while not stopping.wait(EVERY_S):
+            self.update(look())
+        self.update(())
+
+    def update(self, series: Sequence[ReceivingSeries]) -> None:
+        """Write what is coming in now, if that is news."""
+        now_s, every = time.monotonic(), tuple(series)
+        if every != self._last or (every and now_s - self._written_s >= REWRITE_S):
+            write_receiving(self.path, every, time.time())
+            self._last, self._written_s = every, now_s
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(round(seconds), UTC).isoformat(timespec="seconds")
