@@ -21,6 +21,7 @@ from limn.dicom.bounded import (
     pixel_bytes,
     read,
 )
+from limn.dicom.elements import check_elements
 from limn.dicom.identity import animal_of
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm, written_numbers
 from limn.dicom.uids import is_usable_uid
@@ -79,6 +80,8 @@ def inspect(contents: bytes) -> ReceivedInstance:
     try:
         # The hash first: it releases the interpreter to the thread that writes these bytes.
         digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
+        if not inflates(contents):
+            check_elements(contents)
         ds = read(contents, leave_pixels=True)
         _check(ds, len(contents))
         check_header_bytes(ds, len(contents))

@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from limn.dicom import bounded
+from limn.dicom.elements import FEW_ELEMENTS
 from limn.dicom.instance import Unreadable, inspect
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.receive.awaiting import ReceivingFile
@@ -961,9 +962,11 @@ def test_changed_content_under_old_uids_is_refused_and_offers_nothing(door):
     assert [d.state for d in door.journal.deliveries(1)] == ["delivered"]
 
 
-@pytest.mark.parametrize(("syntax", "at_once"), [("deflated", 1), ("native", 4)])
-def test_one_is_inflated_at_a_time(tmp_path, syntax, at_once):
-    """A deflated one is small on the wire and up to a gigabyte in memory; no other one waits."""
+@pytest.mark.parametrize(
+    ("syntax", "at_once"), [("deflated", 1), ("many elements", 1), ("native", 4)]
+)
+def test_one_that_swells_is_read_at_a_time(tmp_path, syntax, at_once):
+    """Deflated or with many elements: small on the wire, large in memory; no other one waits."""
     inside, most, all_in = [], [], threading.Barrier(at_once)
 
     def slow(contents):
@@ -980,6 +983,9 @@ def test_one_is_inflated_at_a_time(tmp_path, syntax, at_once):
     for ds in slices(count=4):
         if syntax == "deflated":
             ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        if syntax == "many elements":
+            for number in range(FEW_ELEMENTS):
+                ds.add_new(0x00110000 + 0x1000 + number, "LO", "")
         contents.append(encoded(ds))
     with ThreadPoolExecutor(4) as senders:
         answers = list(senders.map(lambda each: door.intake.accept(each, SCP).status, contents))

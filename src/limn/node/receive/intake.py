@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+from limn.dicom.elements import has_many_elements
 from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
@@ -64,8 +65,8 @@ class Intake:
         self._read = read
         self._slots = Slots(spool.root / SLOTS)
         self._lock = threading.RLock()
-        # Inflated data can be a gigabyte each, and the limit on received bytes does not bound it:
-        # inflate one at a time.
+        # What is deflated or has very many elements takes a hundred times its bytes and more, which
+        # the limit on received bytes does not bound: such instances are read one at a time.
         self._inflating = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gatherings: dict[str, Gathering] = {}
@@ -93,14 +94,14 @@ class Intake:
         # The disk writes while the processor reads, some milliseconds each. The reading goes to
         # another thread, because it holds the interpreter and the writer would wait for it.
         read = (
-            partial(self._inflate, contents)
-            if inflates(contents)
+            partial(self._read_alone, contents)
+            if _swells(contents)
             else self._readers.submit(self._read, contents).result
         )
         with self._slots.written(contents) as take:
             return self._take(read, take, source, arrived_s)
 
-    def _inflate(self, contents: bytes) -> ReceivedInstance:
+    def _read_alone(self, contents: bytes) -> ReceivedInstance:
         """In the association's own thread, so that a wait here holds up no other sender."""
         with self._inflating:
             return self._read(contents)
@@ -154,7 +155,7 @@ class Intake:
         uids = instance.series_instance_uid, instance.sop_instance_uid
         try:
             contents = self._spool.read(*uids)
-            read = self._inflate if inflates(contents) else self._read
+            read = self._read_alone if _swells(contents) else self._read
             intact = read(contents).digest == instance.digest
         except (OSError, Unreadable):
             intact = False
@@ -192,7 +193,8 @@ class Intake:
 
     def keep_structure_set(self, contents: bytes, source: Source) -> StoreResult:
         """Store a structure set and contour nothing; as `accept`."""
-        return returned.keep(contents, source.sender, self._spool, self._journal)
+        with self._inflating if _swells(contents) else nullcontext():
+            return returned.keep(contents, source.sender, self._spool, self._journal)
 
     def association_ended(self, source_key: str, *, aborted: bool) -> None:
         """No more instances come from this source.
@@ -357,3 +359,7 @@ class Intake:
             gathering.aborted_s = gathering.last_s
         self._gatherings[first.series_instance_uid] = gathering
         return True
+
+
+def _swells(contents: bytes) -> bool:
+    return inflates(contents) or has_many_elements(contents)
