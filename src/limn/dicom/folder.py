@@ -51,17 +51,21 @@ def one_series(folder: Path, console: Console) -> list[Instance]:
     return read_headers(next(iter(found.values())))
 
 
-def by_reason(left_out: Sequence[tuple[Path, str]]) -> list[str]:
+def by_reason(left_out: Sequence[tuple[object, str]]) -> list[str]:
     """A line for each reason: one file by its path, several by their count and the first path."""
-    kinds: dict[str, list[tuple[Path, str]]] = {}
+    return [
+        one_line(f"{f'{count} files, first ' if count > 1 else ''}{path}: {reason}")
+        for count, path, reason in counted(left_out)
+    ]
+
+
+def counted(left_out: Sequence[tuple[object, str]]) -> list[tuple[int, object, str]]:
+    """How many files have each reason, the first of them, and its reason."""
+    kinds: dict[str, list[tuple[object, str]]] = {}
     for path, reason in left_out:
         # Sizes and UIDs differ from file to file.
         kinds.setdefault(re.sub(r"[0-9][0-9.]*", "#", reason), []).append((path, reason))
-    return [
-        one_line(f"{'' if len(kind) == 1 else f'{len(kind)} files, first '}{first}: {reason}")
-        for kind in kinds.values()
-        for first, reason in kind[:1]
-    ]
+    return [(len(kind), *kind[0]) for kind in kinds.values()]
 
 
 def _several(folder: Path, found: dict[str, list[Path]]) -> str:

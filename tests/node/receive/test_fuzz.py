@@ -53,7 +53,7 @@ def test_a_uid_is_never_a_path(tmp_path, keyword, hostile):
 
 
 def test_names_of_animals_stay_in_one_line_of_the_log(tmp_path):
-    """Line ends and terminal commands in a PatientID are replaced."""
+    """Line ends, terminal commands and bytes without a letter in a PatientID are escaped."""
     ds = slices()[0]
     ds.PatientID = "M1"
     contents = encoded(ds).replace(b"LO\x02\x00M1", b"LO\x0e\x00M1\n\x1b[2JOK \r\n\xff ", 1)
@@ -61,4 +61,4 @@ def test_names_of_animals_stay_in_one_line_of_the_log(tmp_path):
     assert door.intake.accept(contents, SCP).stored
     (gathering,) = door.intake._gatherings.values()
     assert gathering.animal.isprintable()
-    assert gathering.animal.startswith("M1??[2JOK")
+    assert gathering.animal == r"M1\x0a\x1b[2JOK \x0d\x0a\xff"

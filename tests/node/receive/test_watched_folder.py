@@ -444,6 +444,20 @@ def test_bad_files_are_logged_once_and_remembered(tmp_path, caplog):
     assert place.taken() == 0
 
 
+def test_a_fault_of_many_files_is_logged_once_with_the_count(tmp_path, caplog):
+    """A converter's folder of 120 files, and a note among them."""
+    place = Place(tmp_path)
+    for k in range(120):
+        (place.folder / f"{k:03}.dcm").write_bytes(encoded(slices()[0])[: -50 - k])
+    (place.folder / "notes.txt").write_text("mouse 12")
+    with place.watching():
+        until(lambda: "notes.txt refused: not a DICOM file" in caplog.text)
+    lines = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    counts = [int(count) + 1 for count in re.findall(r"and (\d+) more files", " ".join(lines))]
+    assert sum(counts) + len(lines) - len(counts) == 121
+    assert len(lines) < 20
+
+
 def test_bad_files_among_good_ones_do_no_harm(place):
     """A text file of the scanner beside the slices does not disturb the series."""
     write_slices(place.folder, slices())

@@ -23,6 +23,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from limn.dicom.folder import counted
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
 from limn.node.receive.gathering import Source
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 # A share may hold any number of links and pipes; so many are logged.
 MAX_LOGGED = 1000
+# Of more files that are refused at one moment, a line for each reason is logged.
+MANY_REFUSED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class FolderWatch:
         self._max_bytes = max_bytes
         self._left_alone: set[str] = set()
         self._surprises: dict[str, tuple[int, int]] = {}
+        self._refused: list[tuple[str, str]] = []
         self._folder = UnlinkedFolder(settings.folder)
         self._intake = intake
         self._taken = _TakenFiles(memory)
@@ -183,6 +187,7 @@ class FolderWatch:
             if now_s - seen.since_s >= self._settings.settle_s
         ]
         incomplete = set()
+        self._refused.clear()
         for path, seen in settled:
             del self._pending[path]
             taken = False
@@ -190,6 +195,7 @@ class FolderWatch:
                 taken = self._take(path, seen)
             if not taken:
                 incomplete.add(os.path.dirname(path))  # noqa: PTH120
+        self._log_refused()
         # A folder with files that are still being written is like an open association.
         busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
@@ -226,9 +232,17 @@ class FolderWatch:
             log.error("watched file %s not taken: %s", shown, one_line(result.why))
             return False
         if not result.stored:
-            log.error("watched file %s refused: %s", shown, one_line(result.why))
+            self._refused.append((path, result.why))
         self._taken.add(path, seen.size, seen.modified_ns)
         return True
+
+    def _log_refused(self) -> None:
+        """A line for each file, or for each reason if many files are refused at one moment."""
+        many = len(self._refused) > MANY_REFUSED
+        lines = counted(self._refused) if many else [(1, *each) for each in self._refused]
+        for count, path, why in lines:
+            also = f", and {count - 1} more files of this kind" if count > 1 else ""
+            log.error("watched file %s refused: %s%s", one_line(path), one_line(why), also)
 
     def _leave(self, path: str, why: str) -> None:
         if path in self._left_alone or len(self._left_alone) >= MAX_LOGGED:
