@@ -2,9 +2,11 @@ import functools
 import io
 import logging
 import sqlite3
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -45,6 +47,7 @@ from tests.support.node.parts import (
     slices,
     until,
 )
+from tests.support.node.siege import mounted
 
 OTHER = replace(SCP, key="association-2", sender="OTHER@127.0.0.2")
 
@@ -369,6 +372,36 @@ def test_a_full_disk_is_answered_out_of_resources(tmp_path):
     assert result.status == OUT_OF_RESOURCES
     assert "receive.min_free_mb" in result.why
     assert door.files() == []
+
+
+def test_a_disk_without_inodes_is_answered_out_of_resources(tmp_path):
+    """A real disk with room for bytes and none for files: no slot takes what is freed."""
+    disk = mounted(tmp_path / "disk", "nr_inodes=300")
+    if disk is None:
+        pytest.skip("this user may not mount a disk")
+    try:
+        door = Door(disk)
+        sent = slices()
+        assert door.send(sent[:5]) == [0] * 5
+        ballast = [disk / f"other-{number}" for number in range(300)]
+        with suppress(OSError):
+            for path in ballast:
+                path.touch()
+        assert door.intake.is_low(0)
+        files = sum(1 for _ in disk.rglob("*"))
+        for path in ballast[:5]:
+            path.unlink()
+            result = door.intake.accept(encoded(sent[5]), SCP)
+            assert result.status == OUT_OF_RESOURCES
+            assert "inodes free and keeps 15; delete files there" in result.why
+        assert sum(1 for _ in disk.rglob("*")) == files - 5
+        for path in ballast[5:]:
+            path.unlink(missing_ok=True)
+        assert not door.intake.is_low(0)
+        assert door.send(sent[5:]) == [0] * (len(sent) - 5)
+        door.journal.close()
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_spool_that_can_not_be_written_is_answered_out_of_resources(door):

@@ -22,7 +22,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.config import Config, load_config
 from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
 from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving
-from limn.node.store import scanlog
+from limn.node.store import scanlog, space
 from limn.node.store.journal import Journal
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
@@ -182,14 +182,19 @@ def test_health_is_200_while_all_is_well(config: Config) -> None:
         ("door", "nothing listens on 127.0.0.1:"),
         ("worker", "no warm worker"),
         ("disk", "MB free, receive.min_free_mb is"),
+        ("inodes", "has 3 inodes free (files it can still take): no scan is taken below 500"),
         ("process", "engine does not run"),
         ("stuck", "engine has given no sign of life for 7 s"),
     ],
 )
-def test_health_is_503_with_the_reason(config: Config, fault: str, reason: str) -> None:
+def test_health_is_503_with_the_reason(
+    config: Config, fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each fault alone is enough, and is the only one named."""
     if fault != "worker":
         config.ready_path.write_text("1\n")
+    if fault == "inodes":
+        monkeypatch.setattr(space, "inodes_of", lambda folder: space.Inodes(3, 10**6))
     if fault == "disk":
         receive = config.receive.model_copy(update={"min_free_mb": 10**9})
         config = config.model_copy(update={"receive": receive})

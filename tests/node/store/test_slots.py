@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 import threading
@@ -63,6 +64,26 @@ def test_contents_are_synced_where_nothing_writes_through(slots, monkeypatch):
     slot = slots.write(b"x")
     assert synced == [slot.stat().st_ino]
     assert slot.read_bytes() == b"x"
+
+
+def test_the_last_inodes_are_left_to_others(slots, monkeypatch):
+    """A batch that the disk does not take whole keeps one file, and a failed one keeps none."""
+    left, create = [5], os.open
+
+    def creates(path, flags, *mode, **more):
+        if flags & os.O_CREAT:
+            if not left[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            left[0] -= 1
+        return create(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", creates)
+    assert slots.write(b"first").read_bytes() == b"first"
+    assert len(list(slots._folder.iterdir())) == 1
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            slots.write(b"second")
+    assert len(list(slots._folder.iterdir())) == 1
 
 
 def test_a_write_that_ends_early_goes_on(slots, monkeypatch):

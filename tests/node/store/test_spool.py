@@ -1,6 +1,8 @@
 import errno
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from limn.domain.files import write_durably
 from limn.node.store.slots import Slots
+from limn.node.store.space import Inodes
 from limn.node.store.spool import RELEASED, SLOTS, Released, Spool, SpoolFull
 
 HOSTILE = [
@@ -101,6 +104,39 @@ def test_the_watermark(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     assert Spool(tmp_path / "a", free * 2).is_full()
     assert not Spool(tmp_path / "b", free // 2).is_full()
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "full", "low"),
+    [
+        (400, 10**6, True, True),
+        (4000, 10**6, False, True),
+        (6000, 10**6, False, False),
+        (60, 1000, False, True),
+        (40, 1000, True, True),
+        (0, 10, False, True),
+    ],
+)
+def test_inodes_have_watermarks_too(spool, monkeypatch, free, total, full, low):
+    """A disk with room for bytes may have none for files; a small disk keeps a small part."""
+    inodes = Inodes(free, total)
+    monkeypatch.setattr("limn.node.store.spool.inodes_of", lambda folder: inodes)
+    assert spool.is_full() is full
+    assert spool.is_low(0) is low
+    assert (f"{free} inodes free and keeps" in spool.shortage()) is full
+
+
+def test_a_disk_without_inodes_of_its_own_has_no_watermark_for_them(spool, monkeypatch):
+    """Btrfs says 0 of 0."""
+    real = os.statvfs(spool.root.parent)
+    none = SimpleNamespace(
+        **{name: getattr(real, name) for name in ("f_bavail", "f_frsize", "f_blocks", "f_bfree")},
+        f_files=0,
+        f_favail=0,
+    )
+    monkeypatch.setattr(os, "statvfs", lambda folder: none)
+    assert not spool.is_full()
+    assert not spool.is_low(0)
 
 
 def test_a_disk_that_can_not_be_written_is_full(tmp_path):

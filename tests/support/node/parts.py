@@ -42,7 +42,7 @@ def only_sends(association: Association) -> Association:
     """Set up a sender's association: no delayed acknowledgement, no lost response."""
     opened = association.dul.socket
     if association.is_established and opened is not None and opened.socket is not None:
-        routing.install(association)
+        routing.install(association, lambda why: None)
         # Without it every C-STORE waits 40 ms.
         opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association

@@ -527,13 +527,21 @@ def _fill_and_free(disk: Path, node: FakeNode, killer: Killer) -> Actor:
     return act
 
 
-def mounted(folder: Path) -> Path | None:
+def mounted(folder: Path, *options: str) -> Path | None:
     """Mount a disk of 64 MB; None if this user may not mount one."""
     folder.mkdir()
     if os.name != "posix" or os.geteuid() != 0:
         return None
     done = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)],
+        [
+            "/bin/mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            ",".join((f"size={DISK_MB}m", *options)),
+            "tmpfs",
+            str(folder),
+        ],
         check=False,
         capture_output=True,
     )

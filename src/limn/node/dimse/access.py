@@ -58,7 +58,7 @@ def refusal_of(
     Parameters
     ----------
     open_associations : how many are open beside this one
-    disk_is_low : below ``receive.refuse_below_mb``
+    disk_is_low : below ``receive.refuse_below_mb``, or few inodes are left
     """
     called, calling = caller.called_ae.strip(), caller.calling_ae.strip()
     if settings.require_called_ae and called != settings.ae_title.strip():
@@ -74,6 +74,7 @@ def refusal_of(
     if caller.stores and disk_is_low:
         return Refusal(
             CONGESTED,
-            f"the disk has less than {settings.refuse_free_mb} MB free; make room in data_dir",
+            f"the disk has less than {settings.refuse_free_mb} MB or too few inodes free; make "
+            "room in data_dir",
         )
     return None

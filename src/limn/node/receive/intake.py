@@ -83,14 +83,11 @@ class Intake:
         arrived_s : when it came in (monotonic), if that was before this call
         """
         try:
-            full = self._spool.is_full()
+            full = self._spool.shortage()
         except OSError as error:
             return StoreResult(OUT_OF_RESOURCES, f"the spool can't be reached: {error}")
         if full:
-            return StoreResult(
-                OUT_OF_RESOURCES,
-                "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room",
-            )
+            return StoreResult(OUT_OF_RESOURCES, full)
         # The disk writes while the processor reads, some milliseconds each. The reading goes to
         # another thread, because it holds the interpreter and the writer would wait for it.
         read = (
@@ -182,14 +179,14 @@ class Intake:
                 gathering.pins -= 1
 
     def is_low(self, free_mb: int) -> bool:
-        """Whether the spool's disk has less free than that, or the spool is full.
+        """Whether the spool's disk has less free than that, few inodes, or the spool is full.
 
         Raises
         ------
         OSError
             If the disk can't be read.
         """
-        return self._spool.free_bytes() < free_mb * 2**20 or self._spool.is_full()
+        return self._spool.is_low(free_mb) or self._spool.is_full()
 
     def keep_structure_set(self, contents: bytes, source: Source) -> StoreResult:
         """Store a structure set and contour nothing; as `accept`."""

@@ -46,8 +46,8 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
     name = f"{own.name if own else 'foreign'}-{hashlib.sha256(contents).hexdigest()[:16]}.dcm"
     folder = spool.root.parent / "returned"
     try:
-        if spool.is_full():
-            return StoreResult(OUT_OF_RESOURCES, "the disk is below its watermark; make room")
+        if shortage := spool.shortage():
+            return StoreResult(OUT_OF_RESOURCES, shortage)
         path = _store(folder, name, contents)
     except OSError as error:
         return StoreResult(OUT_OF_RESOURCES, f"{folder} can't be written: {error}")

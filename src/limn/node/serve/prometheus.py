@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -138,6 +138,11 @@ class Metrics:
         least = Family("limn_disk_watermark_bytes", "gauge", "Below this senders are refused.")
         least.add(self._config.receive.refuse_free_mb * 2**20)
         yield least
+        inodes = Family("limn_disk_free_inodes", "gauge", "Files that the disk can still take.")
+        with suppress(OSError):
+            if (found := space.inodes_of(self._config.data_dir)) is not None:
+                inodes.add(found.free)
+        yield inodes
 
     def _of_journal(self) -> Iterator[Family]:
         sound = Family("limn_journal_ok", "gauge", "Whether the journal is readable and sound.")

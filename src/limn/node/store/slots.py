@@ -106,9 +106,18 @@ class Slots:
     def _create_batch(self) -> list[Path]:
         make_private_folder(self._folder.parent)
         make_private_folder(self._folder)
-        slots = [self._folder / secrets.token_hex(16) for _ in range(BATCH)]
-        for slot in slots:
-            os.close(os.open(slot, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY_FILE))
+        slots: list[Path] = []
+        try:
+            while len(slots) < BATCH:
+                slot = self._folder / secrets.token_hex(16)
+                os.close(os.open(slot, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ONLY_FILE))
+                slots.append(slot)
+        except OSError:
+            # The last inodes belong to journal and structure sets: keep one for this instance.
+            while len(slots) > 1:
+                slots.pop().unlink()
+            if not slots:
+                raise
         fsync_folder(self._folder)
         fsync_folder(self._folder.parent)
         return slots

@@ -1,9 +1,12 @@
-"""Whether a folder can be written, and whether its disk has room."""
+"""Whether a folder can be written, and whether its disk has room: bytes and inodes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
@@ -11,6 +14,42 @@ from limn.node.permissions import make_private_folder
 
 # What journal, certificates and log need at the first start.
 LEAST_BYTES = 2**20
+# Every slice is a file. What journal, structure sets and log need must stay, as with the bytes.
+MIN_FREE_INODES = 500
+# A scan of some thousand slices.
+REFUSE_FREE_INODES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Inodes:
+    """How many more files a disk can take."""
+
+    free: int
+    total: int
+
+    @property
+    def least(self) -> int:
+        """Below this no instance is taken; a small disk keeps a small part."""
+        return min(MIN_FREE_INODES, self.total // 20)
+
+    @property
+    def low(self) -> int:
+        """Below this no association that brings instances is let in."""
+        return min(REFUSE_FREE_INODES, self.total // 10)
+
+
+def inodes_of(folder: Path) -> Inodes | None:
+    """The inodes of the folder's disk; None where they are not limited (Windows, Btrfs).
+
+    Raises
+    ------
+    OSError
+        If the folder can't be reached.
+    """
+    if not hasattr(os, "statvfs"):
+        return None
+    found = os.statvfs(folder)
+    return Inodes(found.f_favail, found.f_files) if found.f_files else None
 
 
 def try_writing(config: Config) -> None:
@@ -48,5 +87,16 @@ def shortage(config: Config) -> str:
         return (
             f"{found}, new associations are refused below {config.receive.refuse_free_mb} "
             "(receive.refuse_below_mb); free some space"
+        )
+    inodes = inodes_of(config.data_dir)
+    if inodes is not None and inodes.free < inodes.low:
+        what = (
+            f"no scan is taken below {inodes.least} (0xA700)"
+            if inodes.free < inodes.least
+            else f"new associations are refused below {inodes.low}"
+        )
+        return (
+            f"the disk of {config.data_dir} has {inodes.free} inodes free (files it can still "
+            f"take): {what}; delete files there"
         )
     return ""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from limn.domain.files import fsync_folder, write_durably
 from limn.node.permissions import make_private_folder
+from limn.node.store.space import inodes_of
 
 RELEASED = "released.json"
 # One sector of a disk: written as a whole or not at all.
@@ -113,10 +114,43 @@ class Spool:
         return f"{_key(sop_instance_uid)}.dcm"
 
     def is_full(self) -> bool:
-        """Whether the disk is below its watermark, or the spool at its limit."""
-        if self.free_bytes() < self.min_free_bytes:
+        """Whether the disk is below a watermark, or the spool at its limit."""
+        return bool(self.shortage())
+
+    def shortage(self) -> str:
+        """Why no instance is taken, and the remedy; empty if there is room.
+
+        Raises
+        ------
+        OSError
+            If the spool can't be reached.
+        """
+        if self.free_bytes() < self.min_free_bytes or (
+            self.max_bytes is not None and self._used.reaches(self.max_bytes, self.root)
+        ):
+            return (
+                "the spool is at its limit (receive.min_free_mb, receive.max_spool_mb); make room"
+            )
+        inodes = inodes_of(self.root)
+        if inodes is not None and inodes.free < inodes.least:
+            return (
+                f"the disk of the spool has {inodes.free} inodes free and keeps {inodes.least}; "
+                "delete files there"
+            )
+        return ""
+
+    def is_low(self, free_mb: int) -> bool:
+        """Whether the disk has fewer megabytes or inodes free than a new association needs.
+
+        Raises
+        ------
+        OSError
+            If the spool can't be reached.
+        """
+        if self.free_bytes() < free_mb * 2**20:
             return True
-        return self.max_bytes is not None and self._used.reaches(self.max_bytes, self.root)
+        inodes = inodes_of(self.root)
+        return inodes is not None and inodes.free < inodes.low
 
     def free_bytes(self) -> int:
         """Free bytes on the spool's disk.
