@@ -104,6 +104,15 @@ def test_a_part_alone_needs_the_sites_certificates(part):
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_waits_for_the_clock(path: Path) -> None:
+    """A clock in local time is hours off until a time server sets it."""
+    lines = path.read_text().splitlines()
+    for key in ("Wants", "After"):
+        (line,) = [line for line in lines if line.startswith(f"{key}=")]
+        assert "time-sync.target" in line
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
 def test_the_units_start_what_they_say(path, served):
     """The command parses; the part is that of the unit's name; no root; children are drained."""
     text = path.read_text()

@@ -5,10 +5,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
+from limn.node.config import load_config
 from limn.node.contour.allocation import KIND
-from limn.node.contour.worker import NOT_WARM, Warm, offer, ready
+from limn.node.contour.worker import NOT_WARM, Warm, offer, ready, warm_up
 from tests.conftest import one_fold
 
 pytestmark = pytest.mark.slow
@@ -48,6 +50,17 @@ def test_a_worker_that_cannot_warm_up_ends(tmp_path):
     logged = (tmp_path / "data" / "worker.log").read_text()
     assert "can't warm up its model" in logged
     assert "the model does not load" in logged
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_named_and_flagged(tmp_path, caplog):
+    """The worker starts on the CPU; its log names the key, and each scan has the flag."""
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(bundle=one_fold()) + 'device = "cuda"\n')
+    warm = warm_up(load_config(config))
+    assert "model.device is cuda, but the GPU can't be used (" in caplog.text
+    assert warm.ensemble.lost_gpu
+    assert warm.ensemble._flags == ("gpu-failed:cpu",)
 
 
 def test_a_worker_keeps_its_ensemble_for_its_jobs():

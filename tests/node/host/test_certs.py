@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from distributed import Client
+from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from limn.cli import exits, main
 from limn.domain.errors import ConfigWrong
-from limn.node.config import PeerTls, Tls
+from limn.node.config import PeerTls, Tls, load_config
 from limn.node.dimse.tls import acceptor_context, requestor_context
+from limn.node.host import engine_tls
 from limn.node.host.certs import CA, CA_KEY, CERT, DICOM, ENGINE, KEY, TLS_FILES, Host, make, read
 from limn.node.host.engine_tls import check_given
 from tests.conftest import free_port
@@ -50,6 +51,42 @@ def test_keys_are_their_owners_alone(made):
     keys = [*made.rglob(KEY), *made.rglob(CA_KEY)]
     assert len(keys) == 7
     assert {path.stat().st_mode & 0o777 for path in keys} == {0o600}
+
+
+@pytest.mark.parametrize("year", [1970, 2026, 2038, 2106])
+def test_a_node_s_own_certificate_is_valid_whatever_the_clock_says(tmp_path, year):
+    """The clock may be ahead at the start and set back an hour later, or have no battery."""
+    _own(tmp_path)
+    certificate = read(tmp_path / "tls" / CERT)
+    then = datetime(year, 6, 1, tzinfo=UTC)
+    assert certificate.not_valid_before_utc < then < certificate.not_valid_after_utc
+
+
+def test_a_node_s_own_certificate_opens_its_engine_and_no_other(tmp_path):
+    """Scheduler and client of one start trust each other; a certificate of another start fails."""
+    ours, others = _own(tmp_path / "a"), _own(tmp_path / "b")
+    with LocalCluster(
+        n_workers=0, processes=False, dashboard_address=None, security=ours, protocol="tls"
+    ) as cluster:
+        address = cluster.scheduler_address
+        with Client(address, security=ours, set_as_default=False, timeout=10) as client:
+            assert client.status == "running"
+        with pytest.raises(OSError, match=r"certificate|Timed out"):
+            Client(address, security=others, set_as_default=False, timeout=1)
+
+
+def _own(folder: Path) -> Security:
+    """What a node on one host makes at its start."""
+    folder.mkdir(exist_ok=True)
+    config = folder / "node.toml"
+    config.write_text(
+        'data_dir = "."\nmodel.bundle = "b"\n'
+        '[[destination]]\nkind = "folder"\nname = "o"\nfolder = "o"\n'
+    )
+    found = load_config(config)
+    engine_tls.prepare(found)
+    assert (folder / "tls" / KEY).stat().st_mode & 0o777 == 0o600
+    return engine_tls.security_of(found)
 
 
 def test_the_certificates_have_names_and_an_end(made):

@@ -78,7 +78,7 @@ def site(
 ) -> Iterator[Site]:
     """All is well; the networks are not loaded, which the demo and the node tests do."""
     ensemble = SimpleNamespace(
-        bundle=SimpleNamespace(folds=(0, 1)), description="cpu", warm_up=lambda: None
+        bundle=SimpleNamespace(folds=(0, 1)), description="cpu", warm_up=lambda: None, lost_gpu=""
     )
     warm = SimpleNamespace(ensemble=ensemble)
     monkeypatch.setattr("limn.node.operate.check.warm_up", lambda config: warm)
@@ -181,6 +181,19 @@ def test_a_device_that_is_not_there(site: Site, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("limn.node.operate.check.warm_up", refuse)
     said = site.fails("model")
     assert "model.device cpu (Found no NVIDIA driver on your system)" in said
+
+
+def test_a_gpu_that_the_networks_had_to_leave(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node would compute on the CPU, an hour instead of a minute; a check does not pass."""
+    ensemble = SimpleNamespace(
+        bundle=SimpleNamespace(folds=(0,)),
+        description="cpu",
+        warm_up=lambda: None,
+        lost_gpu="Torch not compiled with CUDA enabled",
+    )
+    warm = SimpleNamespace(ensemble=ensemble)
+    monkeypatch.setattr("limn.node.operate.check.warm_up", lambda config: warm)
+    assert "(Torch not compiled with CUDA enabled)" in site.fails("model")
 
 
 @pytest.mark.parametrize("name", ["receive", "engine", "metrics"])

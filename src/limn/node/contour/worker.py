@@ -120,6 +120,13 @@ def warm_up(config: Config) -> Warm:
         bundle, device, config.model.profile or bundle.profile, mirroring=config.model.mirroring
     )
     ensemble.warm_up()
+    if ensemble.lost_gpu:
+        log.error(
+            "model.device is %s, but the GPU can't be used (%s): this worker computes on the CPU, "
+            "every scan takes longer and is flagged gpu-failed:cpu; look at the GPU and its driver",
+            config.model.device,
+            ensemble.lost_gpu,
+        )
     return Warm(ensemble, options_of(config))
 
 

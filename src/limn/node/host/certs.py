@@ -31,6 +31,9 @@ CA_LIFE = timedelta(days=3650)
 HOST_LIFE = timedelta(days=825)
 # Clocks of scanners are often off.
 BACKDATED = timedelta(days=1)
+ALWAYS_FROM = datetime(1970, 1, 2, tzinfo=UTC)
+# What RFC 5280 (4.1.2.5) gives for a certificate without an end.
+ALWAYS_UNTIL = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 
@@ -88,6 +91,22 @@ def make(out: Path, hosts: Sequence[Host], peers: Sequence[Host], now: datetime)
         certificate, key = authorities[kind]
         _issue(folder, host, kind, certificate, key, now)
     return folders
+
+
+def own_certificate() -> tuple[bytes, bytes]:
+    """A certificate that is its own authority, and its key (PEM), for one host and one run.
+
+    It is valid at every time: the clock may be hours or years off when the node starts, and is set
+    while it runs. Its life ends with its files.
+    """
+    key, name = _new_key(ENGINE), _name("limn, this host")
+    certificate = (
+        _builder(name, name, key, ALWAYS_FROM, ALWAYS_UNTIL)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName(_alternatives(["localhost"])), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), _pem_of_key(key)
 
 
 def valid_until(certificate: Path) -> datetime:

@@ -13,7 +13,7 @@ from distributed.security import Security
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
-from limn.node.host.certs import CA, CERT, KEY, TLS_FILES, read, valid_until
+from limn.node.host.certs import CA, CERT, KEY, TLS_FILES, own_certificate, read, valid_until
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,9 @@ def _check_issuer(folder: Path) -> None:
 def _write_own(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    made = Security.temporary()
-    for name, text in zip(
-        TLS_FILES,
-        (made.tls_ca_file, made.tls_scheduler_cert, made.tls_scheduler_key),
-        strict=True,
-    ):
+    certificate, key = own_certificate()
+    for name, text in zip(TLS_FILES, (certificate, certificate, key), strict=True):
         path = folder / name
         path.touch(mode=0o600)
         path.chmod(0o600)
-        path.write_text(str(text), encoding="utf-8")
+        path.write_bytes(text)

@@ -23,6 +23,9 @@ ENVIRONMENT = {
     # Dask would keep a sample of the stack of every second for an hour, which nothing reads.
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
+    # Dask's HTTP pages ask nobody who they are, not even another user of this host.
+    "DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": "[]",
+    "DASK_DISTRIBUTED__WORKER__HTTP__ROUTES": "[]",
     # The kernel's probes, which no interpreter lock delays, detect a host behind a cut link.
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s",
     "DASK_LOGGING__DISTRIBUTED": "warning",
@@ -81,7 +84,7 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
 
 
 _RECEIVING = ("engine", "receiver")
-# Dask opens its HTTP pages on every interface even without a dashboard.
+# Dask opens its HTTP port on every interface even without a dashboard and without pages.
 _NO_PAGE = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 
 

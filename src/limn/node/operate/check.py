@@ -96,17 +96,20 @@ def _bundle(config: Config) -> str:
 
 def _model(config: Config) -> str:
     started_s = time.perf_counter()
+    no_device = (
+        "the networks do not run on model.device {} ({}); look at the GPU and its driver, or set "
+        "model.device to another"
+    )
     try:
         warm = warm_up(config)
         loaded_s = time.perf_counter()
         warm.ensemble.warm_up()
     except (RuntimeError, AssertionError) as error:
         # Torch raises these without a driver, or for a GPU that is too small.
-        msg = (
-            f"the networks do not run on model.device {config.model.device} ({error}); look at the "
-            "GPU and its driver, or set model.device to another"
-        )
-        raise StageFailed(msg) from error
+        raise StageFailed(no_device.format(config.model.device, error)) from error
+    if lost := warm.ensemble.lost_gpu:
+        # A node would start all the same, on the CPU.
+        raise StageFailed(no_device.format(config.model.device, lost))
     pass_s = time.perf_counter() - loaded_s
     return (
         f"{len(warm.ensemble.bundle.folds)} folds on {warm.ensemble.description}, loaded in "

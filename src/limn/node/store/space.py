@@ -46,9 +46,11 @@ def inodes_of(folder: Path) -> Inodes | None:
     OSError
         If the folder can't be reached.
     """
-    if not hasattr(os, "statvfs"):
+    # Windows has no such call.
+    ask = getattr(os, "statvfs", None)
+    if ask is None:
         return None
-    found = os.statvfs(folder)
+    found = ask(folder)
     return Inodes(found.f_favail, found.f_files) if found.f_files else None
 
 

@@ -41,6 +41,8 @@ TISSUE_HU = -400.0
 AIR_SHARE = 0.001
 # After so many growths of the region the whole scan is segmented.
 MOST_GROWTHS = 3
+# The flag of every scan that the CPU does because the GPU can't.
+GPU_FAILED = "gpu-failed:cpu"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,6 +117,7 @@ class Ensemble:
         # Flags of every scan, and flags of this scan.
         self._lasting: tuple[str, ...] = ()
         self._flags: tuple[str, ...] = ()
+        self._lost_gpu = ""
         self._half = True
 
     @classmethod
@@ -145,16 +148,23 @@ class Ensemble:
         if mirroring and not bundle.mirror_axes:
             msg = f"bundle {bundle.label} was trained without mirroring; set mirroring to false"
             raise BundleUnfit(msg)
-        networks, flags = _on_a_device(bundle, plan, device, half=half)
+        networks, lost_gpu = _on_a_device(bundle, plan, device, half=half)
+        flags = (GPU_FAILED,) if lost_gpu else ()
         axes = bundle.mirror_axes if mirroring else ()
         ensemble = cls(bundle, networks, plan, PROFILES[profile], axes)
         ensemble._lasting, ensemble._flags, ensemble._half = flags, flags, half
+        ensemble._lost_gpu = lost_gpu
         return ensemble
 
     @property
     def description(self) -> str:
         """Device and precision with which the last scan ended, for the record."""
         return self._networks.description
+
+    @property
+    def lost_gpu(self) -> str:
+        """Why the CPU computes although a GPU was asked for; empty if none was or it works."""
+        return self._lost_gpu
 
     def warm_up(self) -> None:
         """Run every fold once at the real patch shape; on the CPU if the GPU fails."""
@@ -226,6 +236,7 @@ class Ensemble:
                 short = _out_of_memory(error)
                 if not (short or _gpu_failed(error)):
                     raise
+                why = str(error)
                 smaller = short and not isinstance(error, GpuTooSmall) and self._networks.batch > 1
             # Only here has the error released the memory of the failed attempt.
             if short:
@@ -234,7 +245,7 @@ class Ensemble:
                 self._networks.batch //= 2
                 self._flags = (*self._lasting, f"gpu-out-of-memory:batch-{self._networks.batch}")
             else:
-                self._leave_gpu(for_good=not short)
+                self._leave_gpu("" if short else why)
                 left = True
         return step()
 
@@ -374,28 +385,27 @@ class Ensemble:
             f"{self.bundle.label}'s grid",
         )
 
-    def _leave_gpu(self, *, for_good: bool) -> None:
-        """Let the CPU do this scan, and every later scan if the GPU is broken."""
+    def _leave_gpu(self, broken: str) -> None:
+        """Let the CPU do this scan, and every later scan if the GPU is broken, and why."""
         self._networks = load_networks(self.bundle, self._plan, "cpu", half=self._half)
-        if for_good:
+        if broken:
+            self._lost_gpu = broken
             # CUDA repeats such an error at every later call.
             self._home, self._batch = self._networks, self._networks.batch
-            self._lasting = (*self._lasting, "gpu-failed:cpu")
+            self._lasting = (*self._lasting, GPU_FAILED)
             self._flags = self._lasting
         else:
             self._flags = (*self._lasting, "gpu-out-of-memory:cpu")
 
 
-def _on_a_device(
-    bundle: Bundle, plan: Plan, device: str, *, half: bool
-) -> tuple[Networks, tuple[str, ...]]:
-    """The networks on the device, or on the CPU if the GPU fails; and a flag if it does."""
+def _on_a_device(bundle: Bundle, plan: Plan, device: str, *, half: bool) -> tuple[Networks, str]:
+    """The networks on the device, or on the CPU if the GPU fails; and the reason if it does."""
     try:
-        return load_networks(bundle, plan, device, half=half), ()
+        return load_networks(bundle, plan, device, half=half), ""
     except (RuntimeError, AssertionError) as error:
         if not _gpu_failed(error):
             raise
-        return load_networks(bundle, plan, "cpu", half=half), ("gpu-failed:cpu",)
+        return load_networks(bundle, plan, "cpu", half=half), str(error) or repr(error)
 
 
 def _out_of_memory(error: Exception) -> bool:
