@@ -1,8 +1,9 @@
 """``kill -9`` at random at every process of a node in turn, and the sums at the end.
 
 The worker's network thresholds, all else is the node as a site runs it; the planning system is
-dcmtk's storescp. Three ways: as it is; with the planning system killed for a while; with
-everything that the node writes on a disk of 64 MB that fills up (needs root, for the mount).
+dcmtk's storescp. Four ways: as it is; with an association for each slice, so that half a series
+looks whole between two of them; with the planning system killed for a while; with everything that
+the node writes on a disk of 64 MB that fills up (needs root, for the mount).
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from pathlib import Path
 
 from tests.support.node.siege import besiege, mounted
 
+WAYS = ("plain", "per-slice", "tps-down", "disk-full")
+
 
 def main() -> int:
     """Run the ways that were asked for; 1 if one was not sound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("ways", nargs="*", choices=["plain", "tps-down", "disk-full", []])
+    parser.add_argument("ways", nargs="*", choices=[*WAYS, []])
     parser.add_argument("--scans", type=int, default=200)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=6)
@@ -31,7 +34,7 @@ def main() -> int:
     logging.getLogger("siege").setLevel(logging.INFO)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     sound = True
-    for way in parsed.ways or ["plain", "tps-down", "disk-full"]:
+    for way in parsed.ways or WAYS:
         print(f"--- {way}: {parsed.scans} scans, seed {parsed.seed}", flush=True)
         folder = Path(tempfile.mkdtemp(prefix=f"limn-{way}-", dir=parsed.keep))
         disk = mounted(folder / "disk") if way == "disk-full" else None
@@ -46,6 +49,7 @@ def main() -> int:
                 parsed.seed,
                 tps_down=way == "tps-down",
                 disk=disk,
+                per_slice=way == "per-slice",
             )
             sound &= found.sound
         finally:

@@ -38,6 +38,7 @@ from tests.support.node.parts import (
     arrived,
     encoded,
     only_sends,
+    running,
     slices,
     stop,
     structure_set,
@@ -112,6 +113,23 @@ def test_an_association_counts_from_its_request_and_a_slice_from_its_first_byte(
     assert openings("SCANNER@127.0.0.1") == ()
     association.release()
     until(lambda: not receiver.door.intake.associations._open)
+
+
+def test_a_slow_disk_and_an_association_for_each_slice_make_one_scan(tmp_path, monkeypatch):
+    """Each slice takes longer to disk than settle_s; no half of the series is whole meanwhile."""
+    listening = Listening(Door(tmp_path, min_slices=5))
+    write = listening.door.intake._slots.write
+    monkeypatch.setattr(
+        listening.door.intake._slots, "write", lambda contents: time.sleep(0.07) or write(contents)
+    )
+    with running(listening.door.intake.run):
+        for ds in slices(count=12):
+            association = listening.associate()
+            assert association.send_c_store(ds).Status == 0
+            association.release()
+        (row,) = listening.door.wait_for_scans()
+    assert (row.version, len(row.files)) == (1, 12)
+    stop(listening.server)
 
 
 @pytest.mark.peer

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
+from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
@@ -23,7 +24,7 @@ from limn.node.dimse.status import OUT_OF_RESOURCES
 from tests.conftest import BUNDLE, REPOSITORY, free_port, require_peer
 from tests.support.node.parts import only_sends
 from tests.support.node.running import ENVIRONMENT, Node, children_of, wait_for
-from tests.support.node.toy import Toy, slices_named_by, toy
+from tests.support.node.toy import Toy, slices_named_by, slices_referenced_by, toy
 
 # The words that identify a process of a node on its command line.
 PROCESSES = {
@@ -195,12 +196,17 @@ class Scanner:
 
     Other slices are sent again over a new association. If an association breaks off between the
     last answer and its release, the scanner's job has failed, and it sends the whole series again.
+
+    Attributes
+    ----------
+    per_slice : one association for each slice; if one breaks off, its slice is sent again
     """
 
     port: int
     queue: list[Toy]
     may_send: Callable[[int], bool] = lambda sent: True
     title: str = "SCANNER"
+    per_slice: bool = False
     statuses: Counter[int] = field(default_factory=Counter)
     refused: int = 0
     broken: int = 0
@@ -215,7 +221,14 @@ class Scanner:
             self.sent += 1
 
     def _send(self, series: Toy, stopping: threading.Event) -> None:
-        left = list(series.datasets)
+        every = list(series.datasets)
+        for part in [[ds] for ds in every] if self.per_slice else [every]:
+            self._send_over_one_association(part, stopping)
+
+    def _send_over_one_association(
+        self, datasets: list[FileDataset], stopping: threading.Event
+    ) -> None:
+        left = list(datasets)
         while not stopping.is_set():
             association = self.associate()
             if association is None:
@@ -243,7 +256,7 @@ class Scanner:
                 stopping.wait(1.0)
                 continue
             self.broken += 1
-            left = left or list(series.datasets)
+            left = left or list(datasets)
 
     def associate(self):
         """An association to the node; None while its port is closed."""
@@ -369,7 +382,9 @@ def sums(node: FakeNode, tps: Tps, toys: Iterable[Toy]) -> Sums:
         group = int(ds.file_meta.FileMetaInformationGroupLength)
         copies.setdefault(uid, []).append(path.read_bytes()[144 + group :])
         animals[uid] = animal
-        if not named or not named <= by_animal[animal].uids:
+        uids = by_animal[animal].uids
+        # Half a series under an animal's name is as bad as another animal's slices.
+        if not named or not named <= uids or slices_referenced_by(path) != uids:
             mixed.append(animal)
     different = []
     for uid, bodies in copies.items():
@@ -432,7 +447,14 @@ class Siege:
 
 
 def besiege(
-    folder: Path, scans: int, kills: int, seed: int, *, tps_down: bool, disk: Path | None
+    folder: Path,
+    scans: int,
+    kills: int,
+    seed: int,
+    *,
+    tps_down: bool,
+    disk: Path | None,
+    per_slice: bool = False,
 ) -> Sums:
     """Run one siege; all files go below ``folder``, or to ``disk``."""
     tps = Tps(folder / "tps")
@@ -445,8 +467,8 @@ def besiege(
         return 2 * sent < scans * (len(killer.done) + 1) / kills + 4
 
     scanners = [
-        Scanner(node.port, toys[::2], may_send, "SCANNER1"),
-        Scanner(node.port, toys[1::2], may_send, "SCANNER2"),
+        Scanner(node.port, toys[::2], may_send, "SCANNER1", per_slice),
+        Scanner(node.port, toys[1::2], may_send, "SCANNER2", per_slice),
     ]
     actors = [killer.run, *(scanner.run for scanner in scanners)]
     if tps_down:

@@ -86,3 +86,15 @@ def slices_named_by(structure_set: Path) -> set[str]:
         for contour in roi.ContourSequence
         for image in contour.ContourImageSequence
     }
+
+
+def slices_referenced_by(structure_set: Path) -> set[str]:
+    """SOP Instance UIDs of every slice of the series that a structure set was drawn on."""
+    ds = pydicom.dcmread(structure_set)
+    return {
+        str(image.ReferencedSOPInstanceUID)
+        for frame in ds.ReferencedFrameOfReferenceSequence
+        for study in frame.RTReferencedStudySequence
+        for series in study.RTReferencedSeriesSequence
+        for image in series.ContourImageSequence
+    }
