@@ -202,7 +202,11 @@ def _key(association: Association) -> str:
 
 def _sender(association: Association) -> str:
     requestor = association.requestor
-    return f"{requestor.ae_title or 'unknown'}@{requestor.address}"
+    # pynetdicom sets the title after EVT_REQUESTED.
+    title = requestor.ae_title or (
+        requestor.primitive.calling_ae_title if requestor.primitive else ""
+    )
+    return f"{(title or 'unknown').strip()}@{requestor.address}"
 
 
 def _is_instance(association: Association, pdu: P_DATA_TF) -> bool:
