@@ -115,10 +115,11 @@ def test_an_error_after_the_rename_is_raised_and_the_new_contents_stay(tmp_path,
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
+@pytest.mark.parametrize("left", [".file.part", ".file.0123456789abcdef.part"])
+def test_what_a_killed_process_left_is_removed(tmp_path, left):
     """A part that is longer than the new contents, and that other users could read."""
     path = tmp_path / "file"
-    (tmp_path / ".file.part").write_bytes(b"half of something longer")
+    (tmp_path / left).write_bytes(b"half of something longer")
     write_durably(path, b"new", 0o600)
     assert path.read_bytes() == b"new"
     if os.name != "nt":
@@ -191,3 +192,75 @@ def test_a_folder_that_holds_files_is_not_replaced(tmp_path):
         fill(part)
     assert [own.name for own in path.iterdir()] == ["mine"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def guessed(monkeypatch):
+    """Names of parts that somebody else knows: the strongest that a neighbour could be."""
+    monkeypatch.setattr(files, "_new_part", lambda path, ending="": path.with_name("part" + ending))
+
+
+def links(folder: Path, name: str) -> Path:
+    """A link at this name to a file of importance; returns that file."""
+    precious = folder / "scans.csv"
+    precious.write_bytes(b"precious")
+    (folder / name).symlink_to(precious)
+    return precious
+
+
+@POSIX
+def test_a_link_at_the_name_of_the_part_is_not_followed(tmp_path, guessed):
+    """Nothing is written through it; the write fails and can be tried again."""
+    precious = links(tmp_path, "part")
+    with pytest.raises(FileExistsError):
+        write_durably(tmp_path / "file", b"contents")
+    assert precious.read_bytes() == b"precious"
+
+
+@POSIX
+@pytest.mark.timeout(10)
+def test_a_fifo_at_the_name_of_the_part_does_not_hang(tmp_path, guessed):
+    """Neither in the write nor in the sync of a part that another writer made."""
+    os.mkfifo(tmp_path / "part")
+    with pytest.raises(FileExistsError):
+        write_durably(tmp_path / "file", b"contents")
+    with pytest.raises(OSError, match="no regular file"), replacement(tmp_path / "file"):
+        pass
+    assert not (tmp_path / "file").exists()
+
+
+@POSIX
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["file", ".file.part", ".file.0123456789abcdef.part"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_others_put_at_the_names_is_replaced_or_removed(tmp_path, name, kind):
+    """A link or FIFO at the name itself, or where an earlier limn had its part."""
+    precious = links(tmp_path, name)
+    if kind == "fifo":
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+    write_durably(tmp_path / "file", b"contents")
+    assert precious.read_bytes() == b"precious"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "scans.csv"]
+    assert (tmp_path / "file").read_bytes() == b"contents"
+    assert not (tmp_path / "file").is_symlink()
+
+
+@POSIX
+def test_a_link_in_the_place_of_a_part_is_not_synced_through(tmp_path):
+    """Swapped after it was written: the writer's part is not what gets the name."""
+    precious = links(tmp_path, "other")
+    with pytest.raises(OSError), replacement(tmp_path / "file") as part:  # noqa: PT011
+        part.symlink_to(precious)
+    assert not (tmp_path / "file").exists()
+
+
+def test_the_name_of_a_part_is_another_each_time(tmp_path):
+    """So nothing can stand there before."""
+    names = set()
+    for _ in range(5):
+        with replacement(tmp_path / "file", ".csv") as part:
+            part.touch()
+            names.add(part.name)
+    assert len(names) == 5
+    assert all(name.startswith(".file.") and name.endswith(".part.csv") for name in names)

@@ -6,7 +6,10 @@ several files that belong together. All of them promise:
 - A reader finds the old contents or the new ones under the name, never a part of them.
 - Once the call or the ``with`` block has returned, the contents and the name survive a power cut.
 - An error before the rename leaves the old contents as they were, and no part is left beside them.
-- A process that is killed may leave a hidden ``.NAME.part``; the next write removes it first.
+- No link that others put in the folder is followed, and no FIFO waited for: a part is made anew,
+  under a name that nobody knows before, and what stands at the name itself is replaced.
+- A process that is killed may leave a hidden part, ``.NAME.<16 digits>.part``; the next write of
+  the name removes it first.
 - If only the last step fails, the fsync of the folder's names, the error is raised and the new
   contents stay.
 
@@ -15,20 +18,35 @@ One writer at a time is expected for a name. Readers need no lock.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# Windows changes line ends in a file that is not opened as binary, and has none of the others.
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
+
 
 def write_durably(path: Path, contents: bytes, mode: int = 0o666) -> None:
     """Write a file or replace it; the umask is taken off ``mode``."""
-    with (
-        replacement(path) as part,
-        open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
-    ):
-        file.write(contents)
+    part = _new_part(path)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
 
 
 @contextmanager
@@ -39,8 +57,7 @@ def replacement(path: Path, ending: str = "") -> Iterator[Path]:
     ----------
     ending : of the part's name, such as ".nii.gz", for a writer that takes the format from it
     """
-    part = path.with_name(f".{path.name}.part{ending}")
-    part.unlink(missing_ok=True)
+    part = _new_part(path, ending)
     try:
         yield part
         _fsync_file(part)
@@ -61,9 +78,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     OSError
         If a file or a folder with files stands at ``path``; it stays as it was.
     """
-    part = path.with_name(f".{path.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
+    part = _new_part(path)
     part.mkdir()
     try:
         yield part
@@ -80,12 +95,33 @@ def new_folder(path: Path) -> Iterator[Path]:
     fsync_folder(path.parent)
 
 
+def _new_part(path: Path, ending: str = "") -> Path:
+    """A name for a part that nobody can guess; what a killed process left is removed."""
+    name = re.escape(f".{path.name}")
+    # Earlier limn had no digits in the name.
+    left = re.compile(rf"{name}(\.[0-9a-f]{{16}})?\.part{re.escape(ending)}", re.DOTALL)
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if left.fullmatch(entry.name):
+                _remove(Path(entry.path))
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part{ending}")
+
+
+def _remove(part: Path) -> None:
+    """Remove a part, whatever it is; one that belongs to somebody else may stay."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            part.unlink()
+
+
 def fsync_folder(folder: Path) -> None:
     """Names that were made or changed in a folder survive a power cut once this returns."""
     if os.name == "nt":
         # Folders can't be opened there; NTFS keeps a journal of names itself.
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
@@ -97,5 +133,10 @@ def _fsync_file(path: Path) -> None:
     if windows and not os.access(path, os.W_OK):
         # Windows syncs only what was opened for writing; this file is a link to one written before.
         return
-    with path.open("r+b") if windows else path.open("rb") as file:
-        os.fsync(file.fileno())
+    descriptor = os.open(path, (os.O_RDWR if windows else os.O_RDONLY) | _FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

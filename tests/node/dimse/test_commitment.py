@@ -1,5 +1,6 @@
 """Storage commitment both ways: limn as SCP of a scanner and SCU of an archive, and Orthanc."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from limn.node.dimse.commitment import (
     transaction_of,
 )
 from limn.node.dimse.server import Listener
+from limn.node.receive import commitment_scp
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.storage_scp import listen
 from tests.conftest import free_port
@@ -324,3 +326,31 @@ def test_orthanc_as_scu_and_as_scp(tmp_path, caplog):
 
 def _read(desk: Desk, uid: str) -> list[Dataset]:
     return [pydicom.dcmread(desk.folder / f"RS.{uid}.dcm")]
+
+
+def test_many_unknown_instances_are_looked_up_in_one_pass(tmp_path, monkeypatch):
+    """Thousands of names in a spool of many series: each folder is read once, no file asked for."""
+    door = Door(tmp_path)
+    known = stored(door)
+    for number in range(40):
+        (door.spool.root / f"{number:064x}").mkdir()
+    provider = CommitmentProvider(door.spool, [], "LIMN")
+    looks: list[str] = []
+    exists, listdir = Path.exists, os.listdir
+    monkeypatch.setattr(Path, "exists", lambda path: looks.append(str(path)) or exists(path))
+    monkeypatch.setattr(os, "listdir", lambda path: looks.append(str(path)) or listdir(path))
+    unknown = [Item(CTImageStorage, f"2.25.{number + 1000}") for number in range(5000)]
+    committed, failed = provider._check([*unknown, *known])
+    assert committed == known
+    assert [item for item, _ in failed] == unknown
+    assert len(looks) <= 50
+
+
+@pytest.mark.parametrize("item_bytes", [200, 50])
+def test_a_request_of_too_many_instances_is_refused(node, monkeypatch, caplog, item_bytes):
+    """By its length before it is decoded, or by their number; the log says what to do."""
+    monkeypatch.setattr(commitment_scp, "MAX_ITEMS", 20)
+    monkeypatch.setattr(commitment_scp, "MAX_ITEM_BYTES", item_bytes)
+    items = [Item(CTImageStorage, f"2.25.{number}") for number in range(21)]
+    assert request_commitment(node.port, items, [], stay=False) == 0x0213
+    assert "it names more than 20 instances; let it ask in parts" in caplog.text

@@ -69,13 +69,18 @@ def test_a_part_file_of_a_crash_is_no_instance(spool):
     assert list(spool.folders()) == [spool.folder("1")]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """The rename comes last: a reader never sees half of the new contents."""
     path = tmp_path / "file"
     write_durably(path, b"old")
-    (tmp_path / ".file.part").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_durably(path, b"new")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_durably(path, b"new")
     assert path.read_bytes() == b"old"
 
 

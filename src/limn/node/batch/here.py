@@ -74,5 +74,5 @@ def _file(result: Result, note: Note, notes: Notes) -> None:
         return
     folder = notes.folder(note.series)
     write_durably(folder / "RS.dcm", result.structure_set)
-    (folder / "picture.png").write_bytes(result.picture)
+    write_durably(folder / "picture.png", result.picture)
     notes.write(replace(note, outcome="contoured", held=result.held, record=result.record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from contextlib import closing
@@ -134,11 +135,12 @@ class Notes:
 
 def write_table(path: Path, notes: Iterable[Note]) -> None:
     """Write a CSV file with one row for each series."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for note in notes:
-            known = {name: note.record[name] for name in COLUMNS if name in note.record}
-            values = {name: value for name, value in asdict(note).items() if name in COLUMNS}
-            values["reason"] = note.held or note.reason
-            writer.writerow(known | values)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for note in notes:
+        known = {name: note.record[name] for name in COLUMNS if name in note.record}
+        values = {name: value for name, value in asdict(note).items() if name in COLUMNS}
+        values["reason"] = note.held or note.reason
+        writer.writerow(known | values)
+    write_durably(path, text.getvalue().encode())

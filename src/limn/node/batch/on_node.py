@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -94,4 +93,4 @@ def _copy_picture(picture: Path, folder: Path) -> None:
     while not picture.exists() and time.monotonic() < give_up_s:
         time.sleep(POLL_S / 5)
     if picture.exists():
-        shutil.copyfile(picture, folder / "picture.png")
+        write_durably(folder / "picture.png", picture.read_bytes())

@@ -61,7 +61,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
     write_durably(out / "RS.dcm", product.structure_set)
-    (out / "picture.png").write_bytes(product.picture)
+    write_durably(out / "picture.png", product.picture)
     _print(product, stopwatch, out, console)
 
 

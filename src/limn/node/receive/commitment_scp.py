@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -39,7 +40,12 @@ from limn.node.store.spool import Spool
 
 log = logging.getLogger(__name__)
 
-MAX_ITEMS = 100_000
+# Ten times the largest series; a request keeps one core busy for seconds at most.
+MAX_ITEMS = 10_000
+# An item has two UIDs of at most 64 characters.
+MAX_ITEM_BYTES = 200
+# So few files are asked for one by one; for more of them a folder is listed.
+FEW = 20
 MAX_WAITING = 64
 TRIES = 5
 
@@ -63,17 +69,20 @@ class CommitmentProvider:
         if getattr(event.request, "RequestedSOPInstanceUID", None) != WELL_KNOWN:
             return NO_SUCH_INSTANCE, None
         try:
-            information = event.action_information
-            transaction_uid, items = str(information.TransactionUID), items_of(information)
-            if not items or not transaction_uid:
-                raise ValueError("it names no instance or no transaction")
+            asked = _asked(event)
         except DAMAGES as error:
             log.warning("commitment request of %s: %s", event.assoc.requestor.ae_title, error)
             return INVALID_ARGUMENT, None
-        if len(items) > MAX_ITEMS:
+        if asked is None:
+            log.warning(
+                "commitment request of %s refused: it names more than %d instances; let it ask "
+                "in parts",
+                event.assoc.requestor.ae_title,
+                MAX_ITEMS,
+            )
             return RESOURCE_LIMITATION, None
         try:
-            self._requests.put_nowait((event.assoc, transaction_uid, items))
+            self._requests.put_nowait((event.assoc, *asked))
         except queue.Full:
             return RESOURCE_LIMITATION, None
         return SUCCESS, None
@@ -101,20 +110,31 @@ class CommitmentProvider:
     def _check(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
         """Which instances lie in the spool; for the others the FailureReason."""
         committed, failed = [], []
-        folders = list(self._spool.folders())
-        for item in items:
-            name = self._spool.file_name(item.sop_instance_uid)
-            found = next((folder for folder in folders if (folder / name).exists()), None)
+        names = [self._spool.file_name(item.sop_instance_uid) for item in items]
+        folders = self._folders_of(set(names))
+        for item, name in zip(items, names, strict=True):
+            found = folders.get(name)
             reason = NO_SUCH_INSTANCE if found is None else _failure_reason(found / name, item)
-            if found is not None:
-                # The next item probably lies in the same folder.
-                folders.remove(found)
-                folders.insert(0, found)
             if reason == SUCCESS:
                 committed.append(item)
             else:
                 failed.append((item, reason))
         return committed, failed
+
+    def _folders_of(self, names: set[str]) -> dict[str, Path]:
+        """The folder of each file that lies in the spool; the spool is gone through once."""
+        found: dict[str, Path] = {}
+        # A request mostly follows its series.
+        for folder in sorted(self._spool.folders(), key=_changed_at, reverse=True):
+            left = names - found.keys()
+            if not left:
+                break
+            if len(left) <= FEW:
+                here = {name for name in left if (folder / name).exists()}
+            else:
+                here = left.intersection(_listed(folder))
+            found |= dict.fromkeys(here, folder)
+        return found
 
     def _report(
         self, association: Association, ae_title: str, event_type: int, information: Dataset
@@ -151,6 +171,34 @@ def _send_report(association: Association, event_type: int, information: Dataset
     if status.get("Status") != SUCCESS:
         msg = f"answered {status.get('Status', 'nothing')}"
         raise PeerUnreachable(msg)
+
+
+def _asked(event: evt.Event) -> tuple[str, list[Item]] | None:
+    """Transaction and instances of a request; None if they are too many."""
+    encoded = getattr(event.request, "ActionInformation", None)
+    if encoded is not None and len(encoded.getbuffer()) > MAX_ITEMS * MAX_ITEM_BYTES:
+        # Not decoded: that would be most of the work.
+        return None
+    information = event.action_information
+    transaction_uid, items = str(information.TransactionUID), items_of(information)
+    if not items or not transaction_uid:
+        raise ValueError("it names no instance or no transaction")
+    return None if len(items) > MAX_ITEMS else (transaction_uid, items)
+
+
+def _changed_at(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        # Retention has just removed it.
+        return 0.0
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names, of which most are not looked at
+    except OSError:
+        return []
 
 
 def _failure_reason(path: Path, item: Item) -> int:

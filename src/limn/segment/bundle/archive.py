@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
+from limn.domain.files import replacement
 
 # Five folds of the largest nnU-Net with their optimisers stay below this; a zip bomb does not.
 MAX_BYTES = 16 * 2**30
@@ -114,9 +115,11 @@ def pack(folder: Path, names: Iterable[str], top: str, archive: Path) -> None:
     The files are stored without compression: weights hardly shrink, and the output of a
     compressor changes with its version.
     """
-    partial = archive.with_name(archive.name + ".part")
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as packed:
+        with (
+            replacement(archive) as part,
+            zipfile.ZipFile(part, "x", zipfile.ZIP_STORED) as packed,
+        ):
             for name in sorted(names):
                 entry = zipfile.ZipInfo(f"{top}/{name}", _EPOCH)
                 entry.create_system = 3
@@ -125,8 +128,6 @@ def pack(folder: Path, names: Iterable[str], top: str, archive: Path) -> None:
                 entry.file_size = path.stat().st_size
                 with path.open("rb") as source, packed.open(entry, "w") as target:
                     shutil.copyfileobj(source, target, CHUNK)
-        partial.replace(archive)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         msg = f"{archive}: {error.strerror or error}"
         raise BundleUnfit(msg) from error
