@@ -491,3 +491,19 @@ def test_uids_of_series_are_no_paths(tmp_path, ensemble):
     assert len(names) == 2
     assert all(name.startswith("x-") and len(name) == 10 for name in names)
     assert len(ensemble.jobs) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_what_others_link_in_the_output_is_not_written_through(data, ensemble, tmp_path):
+    """The table and a picture replace a link; the file that it names stays."""
+    del ensemble
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    series = out / "day 2" / "b"
+    series.mkdir(parents=True)
+    for link in (out / notes.TABLE, series / "picture.png"):
+        link.symlink_to(precious)
+    contour(out, data)
+    assert precious.read_bytes() == b"precious"
+    assert not (out / notes.TABLE).is_symlink()
+    assert not (series / "picture.png").is_symlink()

@@ -226,6 +226,25 @@ def test_a_folder_export_is_atomic(path, tmp_path):
     assert [found.name for found in folder.iterdir()] == [path.name]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs, and links need a privilege")
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["{}", ".{}.part"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_folder_in_which_others_write_does_no_harm(path, tmp_path, name, kind):
+    """A link to another file, or a FIFO that would stop the courier, where limn writes."""
+    folder, precious = tmp_path / "out", tmp_path / "scans.csv"
+    folder.mkdir()
+    precious.write_text("precious")
+    if kind == "link":
+        (folder / name.format(path.name)).symlink_to(precious)
+    else:
+        os.mkfifo(folder / name.format(path.name))
+    assert deliver(export(folder), path, "LIMN").outcome is Outcome.DELIVERED
+    assert precious.read_text() == "precious"
+    assert [each.name for each in folder.iterdir()] == [path.name]
+    assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_folder_that_can_not_be_written_is_tried_again(path, tmp_path):
     """A share that is away comes back."""
     (tmp_path / "share").write_text("no folder")
