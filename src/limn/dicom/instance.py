@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -14,6 +15,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from limn.dicom.bounded import (
     DAMAGES,
+    OPENING_BYTES,
     check_header_bytes,
     check_promise,
     is_encapsulated,
@@ -53,8 +55,27 @@ class ReceivedInstance:
 
 def input_digest(instances: Iterable[ReceivedInstance]) -> str:
     """SHA-256 that identifies the content of a series, in any order of its instances."""
-    lines = sorted(f"{each.sop_instance_uid} {each.digest}" for each in instances)
+    return digest_of_series((each.sop_instance_uid, each.digest) for each in instances)
+
+
+def digest_of_series(contents: Iterable[tuple[str, str]]) -> str:
+    """As `input_digest`, of each instance's SOP Instance UID and digest."""
+    lines = sorted(f"{uid} {digest}" for uid, digest in contents)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """The digest of the instance in a file, as `inspect` gives it; reads it once, in pieces.
+
+    Raises
+    ------
+    OSError
+        If it can't be read.
+    """
+    with path.open("rb") as file:
+        opening = file.read(OPENING_BYTES)
+        file.seek(_dataset_offset(opening))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Unreadable(Exception):

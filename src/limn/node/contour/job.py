@@ -29,6 +29,10 @@ class Job:
     time: str
     predecessor_uid: str
     deadline_s: float
+    # Of the whole series (`limn.dicom.instance.input_digest`); empty if nobody knows it.
+    input_digest: str = ""
+    # When the series had come, UTC seconds.
+    received_at: float = 0.0
     # Bytes of each file, if the contents travel with the job.
     sizes: tuple[int, ...] = ()
 

@@ -264,10 +264,12 @@ def _contour(
     job: Job, label: str, warm: Warm, started_at: float, paths: list[Path], stopwatch: Stopwatch
 ) -> Result:
     from limn.dicom.volume import read_headers  # noqa: PLC0415
+    from limn.node.contour.content import Content  # noqa: PLC0415
     from limn.node.contour.pipeline import contour  # noqa: PLC0415
 
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
+        content = Content(job, instances)
     product = contour(
         instances,
         warm.ensemble,
@@ -276,6 +278,7 @@ def _contour(
         stopwatch,
         lambda done, total: None,
     )
+    content.check_unchanged()
     # The labels are packed in the picture's time: both are for people, not for the peer.
     with stopwatch.stage("picture_s"):
         labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)

@@ -61,6 +61,7 @@ class ScanRow:
     version: int
     predecessor: int | None
     series_instance_uid: str
+    input_digest: str
     study_instance_uid: str
     animal: str
     sender: str
