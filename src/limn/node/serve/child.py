@@ -40,6 +40,7 @@ class ChildProcess:
     _pause_s: float = RESTART_S
     _start_at_s: float = 0.0
     _killed: bool = False
+    _named: bool = False
 
     @property
     def runs(self) -> bool:
@@ -85,6 +86,9 @@ class ChildProcess:
         if self.watch is None or self._process is None or self._killed:
             return
         self.watch.look(now_s)
+        if self.watch.is_silent != self._named:
+            self._named = self.watch.is_silent
+            log.warning("%s", self.silence or f"{self.name} gives signs of life again")
         if self.watch.silent_s > self.watch.limit_s:
             log.critical(
                 "%s has given no sign of life for %.0f s and is killed; what it had in hand is in "
@@ -140,7 +144,7 @@ class ChildProcess:
         if self.watch is not None:
             self.watch.begin(now_s)
             environment[heartbeat.PATH_VARIABLE] = str(self.watch.path)
-        self._killed = False
+        self._killed = self._named = False
         # Its own session: Ctrl-C reaches the supervisor alone, which then stops them in order.
         self._process = subprocess.Popen(  # noqa: S603
             self.command,
