@@ -207,6 +207,19 @@ def test_a_process_that_may_be_silent_is_not_killed(path, monkeypatch):
     assert not path.exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a process can't be stopped like this")
+def test_a_stopped_process_does_not_hold_up_the_stop_of_the_node(path, monkeypatch):
+    """An engine may take eleven minutes to end, but not if its work stands still."""
+    monkeypatch.setattr(heartbeat, "SILENT_S", 0.2)
+    child = beating_child(path, 2.0)
+    keep_alive_until(child, lambda: child.watch.limit_s == 2.0)
+    child._process.send_signal(signal.SIGSTOP)
+    keep_alive_until(child, lambda: child.silence)
+    began_s = time.monotonic()
+    child.stop(60.0)
+    assert time.monotonic() - began_s < 10
+
+
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
 def test_a_child_that_cannot_be_started_is_tried_again(monkeypatch, caplog, error):
     """No file descriptor is left: the supervisor goes on and the other children with it."""

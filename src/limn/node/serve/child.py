@@ -104,6 +104,9 @@ class ChildProcess:
         if self._process is None or not self.runs:
             return
         if self.watch is not None:
+            if self.watch.is_silent:
+                # Its work stands still: it would be killed then anyway.
+                within_s = min(within_s, max(0.0, self.watch.limit_s - self.watch.silent_s))
             # It may finish a long scan now, and its threads end one after another.
             self.watch.end()
         with suppress(OSError):
