@@ -232,6 +232,14 @@ def test_a_comma_in_numbers_is_named(instances, vr, text):
         assemble(instances)
 
 
+def test_a_comma_in_the_rescale_is_named(instances):
+    """The value as it was written, and not as damage."""
+    raw = RawDataElement(Tag(0x00281053), "DS", 4, b"1,5 ", 0, False, True)
+    instances[2].header[0x00281053] = raw
+    with pytest.raises(RefusedSeries, match=r"^RescaleSlope 1,5 is no number that gives HU"):
+        assemble(instances)
+
+
 def test_a_missing_slice_is_refused(instances):
     """A gap is named by its slices, its width and the width expected."""
     del instances[2]

@@ -356,18 +356,19 @@ def _check_uids(instances: Sequence[Instance]) -> None:
 
 def _check_slice(each: Slice, *, assume_hu: bool) -> None:
     for keyword in ("RescaleSlope", "RescaleIntercept"):
-        value = each.plane.get(keyword)
-        if value in (None, "") and not assume_hu:
+        text = _shown(each.plane, keyword).strip()
+        missing = text in {"absent", ""}
+        if missing and not assume_hu:
             msg = (
                 f"{keyword} absent: pixels are not in HU (instance {each.name}); set "
                 "assume_hu in the site's config if this scanner writes HU"
             )
             raise RefusedSeries(msg)
-        if value in (None, ""):
+        if missing:
             continue
-        number = _float(value)
+        number = _float(text)
         if number is None or (keyword == "RescaleSlope" and number == 0):
-            msg = f"{keyword} {value!s} is no number that gives HU (instance {each.name})"
+            msg = f"{keyword} {text} is no number that gives HU (instance {each.name})"
             raise RefusedSeries(msg)
     _numbers(each.plane, "ImageOrientationPatient", 6, each.name)
     _numbers(each.plane, "ImagePositionPatient", 3, each.name)
