@@ -3,6 +3,7 @@ import re
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node import persist
 from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
+from limn.node.deliver.scan_record import closed_record
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
 from limn.node.store.reader import LONGEST_PAUSE_S
@@ -489,3 +492,20 @@ def test_a_stop_begins_no_delivery_to_a_destination_that_is_down(desk):
     courier.work()
     tries = [desk.journal.deliveries(scan.id)[0].tries for scan in scans]
     assert sum(tries) == 1
+
+
+@pytest.mark.parametrize("step_s", [-86400.0, 172800.0])
+def test_a_step_of_the_clock_is_no_time_in_the_queue(desk, clock, step_s):
+    """The scan waited 3 s for a worker, and the clock stepped meanwhile."""
+    history = ClockHistory()
+    row = desk.contoured(ready_at=time.time() - 3.0)
+    clock.by_s = step_s
+    row = replace(row, record=row.record | {"queue_s": 3.0 + step_s})
+    assert closed_record(row, None, None, history).queue_s == pytest.approx(3.0, abs=0.5)
+
+
+def test_a_queue_is_never_negative(desk):
+    """The clock went back before this engine began: how long the scan waited is not known."""
+    row = desk.contoured()
+    row = replace(row, record=row.record | {"queue_s": -86390.0})
+    assert closed_record(row, None, None).queue_s == 0

@@ -1,6 +1,8 @@
 """Planning systems that hang in the middle of something, or answer another request."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -166,6 +168,24 @@ def test_a_stop_of_the_node_ends_a_delivery_that_hangs(path, monkeypatch):
         assert time.monotonic() - began_s < 10
     assert answer.outcome is Outcome.RETRY_LATER
     assert "when limn stopped" in answer.status
+
+
+def test_the_end_of_the_process_ends_what_hangs(tmp_path):
+    """Pynetdicom's threads are no daemons: a process would wait for them until the deadline."""
+    program = tmp_path / "ends.py"
+    program.write_text(
+        "import sys, threading, time\n"
+        "from limn.node.dimse import deadline\n"
+        "from limn.node.dimse.client import Peer, echo\n"
+        "deadline.STOP_S = 0.2\n"
+        "peer = Peer('TPS', '127.0.0.1', int(sys.argv[1]), 'LIMN')\n"
+        "threading.Thread(target=echo, args=(peer,), daemon=True).start()\n"
+        "time.sleep(0.5)\n"
+    )
+    with raw_peer(starts_a_pdu) as port:
+        began_s = time.monotonic()
+        subprocess.run([sys.executable, str(program), str(port)], check=False, timeout=60)
+        assert time.monotonic() - began_s < 40
 
 
 def test_echo_ends_in_time():

@@ -37,6 +37,8 @@ def closed_record(
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
+    if "queue_s" in known:
+        known["queue_s"] = _queue_s(row, float(known["queue_s"]), clock)
     known |= {
         "scan_id": row.name,
         "version": row.version,
@@ -75,6 +77,12 @@ def closed_record(
             f"{structure_set.discarded}; it was held: {structure_set.held}",
         }
     return ScanRecord(**known)
+
+
+def _queue_s(row: ScanRow, queue_s: float, clock: ClockHistory) -> float:
+    """The one stage that is a difference of wall-clock times, without a step of the clock."""
+    true_s = clock.elapsed_s(row.ready_at, row.ready_at + queue_s)
+    return max(0.0, true_s if abs(true_s - queue_s) >= _STEP_S else queue_s)
 
 
 def _held_s(row: ScanRow, structure_set: StructureSetRow | None, clock: ClockHistory) -> float:

@@ -84,7 +84,7 @@ class Deadline:
     def _watch(self) -> None:
         while self._association is not None and self._association.dul.is_alive():
             now_s = time.monotonic()
-            if self._stopping is not None and self._stopping.is_set():
+            if self._is_stopping():
                 self._stop_by_s = min(self._stop_by_s, now_s + STOP_S)
             allowed_s = self._allowed_s + self._sent_bytes / SLOWEST_BYTES_PER_S
             if now_s > self._stop_by_s:
@@ -95,6 +95,12 @@ class Deadline:
                     "hangs"
                 )
             time.sleep(LOOK_S)
+
+    def _is_stopping(self) -> bool:
+        """Whether the node stops, or this process ends and waits for pynetdicom's threads."""
+        if self._stopping is not None and self._stopping.is_set():
+            return True
+        return not threading.main_thread().is_alive()
 
     def _cut(self, why: str) -> None:
         self.note(why)
