@@ -135,6 +135,19 @@ def test_a_full_disk_takes_a_beat(path, clock):
     assert watch.limit_s == 600.0
 
 
+@pytest.mark.parametrize("takes_it", [True, False])
+def test_a_disk_that_takes_no_beat_blames_nobody(path, clock, monkeypatch, takes_it):
+    """Full with a file system that copies on writing, or read-only: then silence says nothing."""
+    heart, watch = Heart(path, clock), watching(path, clock)
+    heart.beat()
+    watch.look(clock.now_s)
+    if not takes_it:
+        monkeypatch.setattr(heartbeat, "_FLAGS", os.O_RDONLY)
+    silences = []
+    pass_time(watch, clock, LIMIT_S + 0.5, lambda: silences.append(watch.silent_s))
+    assert (max(*silences, watch.silent_s) > watch.limit_s) is takes_it
+
+
 def test_other_processes_read_the_silence_by_the_wall_clock(path, clock):
     """`limn queue` reads the file, whichever way the clock was set."""
     Heart(path, clock).beat()

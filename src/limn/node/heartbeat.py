@@ -87,15 +87,18 @@ class Heart:
             _write(self._path, self._limit_s)
 
 
-def _write(path: Path, limit_s: float) -> None:
+def _write(path: Path, limit_s: float) -> bool:
+    """Write the file; False if the disk does not take it."""
     # Without a file a process is never judged.
     with suppress(OSError):
-        # Always as many bytes in the same place: a full disk takes them too.
+        # Always as many bytes in the same place: most full disks take them too.
         file = os.open(path, _FLAGS, OWNER_ONLY_FILE)
         try:
             os.write(file, b"%09.1f\n" % limit_s)
         finally:
             os.close(file)
+        return True
+    return False
 
 
 _given = os.environ.get(PATH_VARIABLE)
@@ -137,6 +140,10 @@ class Watch:
             self._limit_s = None if found is None else allowed_s(found[1])
         else:
             self.silent_s += min(now_s - self._looked_s, EVERY_S)
+            if self.silent_s > self.limit_s and not _write(self.path, self._limit_s or NOT_BEGUN):
+                # A full disk that copies on writing (Btrfs, ZFS), or one that went read-only, takes
+                # nobody's signs of life: silence says nothing.
+                self.silent_s = 0.0
         self._looked_s = now_s
 
     @property

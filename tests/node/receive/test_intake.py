@@ -679,6 +679,20 @@ def test_a_damaged_spool_file_is_named_after_a_restart(door, tmp_path, caplog):
     assert row.state == "refused"
 
 
+def test_a_spool_file_that_can_not_be_read_does_not_keep_the_receiver_down(door, tmp_path, caplog):
+    """A disk gives an error for one file: it is named, and the other series go on."""
+    door.send(slices())
+    door.intake.association_ended(SCP.key, aborted=False)
+    damaged = door.files()[3]
+    damaged.unlink()
+    damaged.mkdir()
+    restarted = Door(tmp_path, hold_s=0.1)
+    restarted.intake.recover()
+    (row,) = restarted.wait_for_scans()
+    assert str(damaged) in caplog.text
+    assert row.state == "refused"
+
+
 def contoured(door: Door, number: int = 1, held: str | None = None) -> None:
     """Scan ``number`` is contoured, and the planning system has accepted the structure set."""
     path = door.spool.root.parent / "rs.dcm"

@@ -246,6 +246,20 @@ def test_a_link_that_was_there_at_the_start_is_followed(tmp_path):
     assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
 
 
+@pytest.mark.parametrize("target", ["next", "in"])
+def test_a_link_that_was_turned_elsewhere_is_named_and_not_passed_over(tmp_path, target):
+    """Some sites turn a link to each day's folder: the old one is not watched in silence."""
+    for name in ("today", "next"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in").symlink_to(tmp_path / "today", target_is_directory=True)
+    folder = UnlinkedFolder(tmp_path / "in")
+    folder.check()
+    (tmp_path / "in").unlink()
+    (tmp_path / "in").symlink_to(tmp_path / target, target_is_directory=True)
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
+        folder.check()
+
+
 def test_without_descriptors_of_folders_links_are_left_alone_too(tmp_path, monkeypatch):
     """As on Windows: paths are resolved and compared."""
     monkeypatch.setattr(unlinked, "_BY_DESCRIPTOR", False)

@@ -614,6 +614,15 @@ def test_a_whole_version_replaces_one_that_waits(journal):
     assert [row.id for row in journal.ready()] == [4]
 
 
+def test_other_content_under_the_same_uid_replaces_nothing(journal):
+    """It may be the second half of the animal. A late slice replaces the version that it is of."""
+    journal.insert(arrived(), ("tps",))
+    journal.insert(arrived(input_digest="d2", files=("c.dcm",), supersedes=True), ("tps",))
+    grown = arrived(input_digest="d3", files=("c.dcm", "d.dcm"), supersedes=True)
+    journal.insert(grown, ("tps",))
+    assert [row.state for row in journal.scans()] == ["ready", "superseded", "ready"]
+
+
 def test_a_version_that_runs_or_waits_for_a_broken_one_stays(journal):
     """A worker has begun with the first; what came later is not whole, or of another series."""
     first = journal.insert(arrived(), ("tps",))

@@ -269,6 +269,9 @@ class Intake:
         except Unreadable:
             slot.unlink()
             return
+        except OSError as error:
+            log.error("spool file %s: %s; it stays there", slot, error)
+            return
         uids = instance.series_instance_uid, instance.sop_instance_uid
         if (self._spool.folder(uids[0]) / self._spool.file_name(uids[1])).exists():
             slot.unlink()
@@ -334,7 +337,7 @@ class Intake:
         for path in sorted(folder.glob("*.dcm")):
             try:
                 instance = self._read(path.read_bytes())
-            except Unreadable as error:
+            except (OSError, Unreadable) as error:
                 log.error("spool file %s: %s", path, error)
             else:
                 instances[instance.sop_instance_uid] = instance

@@ -64,11 +64,16 @@ class UnlinkedFolder:
         OSError
             As the system gives it; ELOOP if a link has taken its place.
         """
+        try:
+            same = self._folder.resolve() == self._real
+        except RuntimeError:
+            # Links in a circle.
+            same = False
+        if not same:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         with ExitStack() as opened:
             if _BY_DESCRIPTOR:
                 self._open(opened, (), _TO_LIST)
-            elif self._folder.resolve() != self._real:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             else:
                 os.scandir(self._folder).close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -148,13 +149,19 @@ def next_number(db: sqlite3.Connection) -> int:
 
 
 def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
-    """End the earlier versions of a series that no worker has begun with."""
+    """End the earlier versions of a series that no worker has begun with.
+
+    Only those whose every file is in the newer one: other content under the same UID may be another
+    part of the animal.
+    """
     rows = db.execute(
-        "select id from scan where series_instance_uid = ? and profile = ? and priority = ? "
+        "select id, files from scan where series_instance_uid = ? and profile = ? and priority = ? "
         "and state = 'ready' and started_at is null and id <> ?",
         (arrived.series_instance_uid, arrived.profile, arrived.priority, scan_id),
     ).fetchall()
     for row in rows:
+        if not set(json.loads(row["files"])) <= set(arrived.files):
+            continue
         state = next_of_scan(db, row["id"], ScanEvent.SUPERSEDE)
         reason = f"scan-{scan_id:05d}, a newer version of its series, came before a worker began"
         db.execute("update scan set state = ?, reason = ? where id = ?", (state, reason, row["id"]))
