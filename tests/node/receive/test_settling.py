@@ -16,7 +16,6 @@ from limn.node.receive.settling import Settling
 RULES = Rules(min_slices=20, settle_s=0.5, hold_s=30.0)
 SENDER = "SCANNER@10.0.0.1"
 COUNT = 40
-TICK_S = 0.05
 
 
 def instance(number: int, announced: int | None = None) -> ReceivedInstance:
@@ -39,20 +38,25 @@ class Receiver:
     gathering: Gathering | None = None
     associations: OpenAssociations = field(default_factory=OpenAssociations)
     scans: list[tuple[SettledSeries, float]] = field(default_factory=list)
+    several: set[str] = field(default_factory=set)
     now_s: float = 0.0
+    tick_s: float = 0.05
 
     def wait_until(self, then_s: float) -> None:
         """Settle at every tick, as the receiver's own thread does."""
-        settling = Settling(self.rules, lambda _uid, _digest: False, self.associations.openings)
+        settling = Settling(
+            self.rules, lambda _uid, _digest: False, self.associations.openings, self.several
+        )
         while self.now_s < then_s:
             gathering = self.gathering
             if gathering is not None and gathering.pending:
                 settled = settling.settled(gathering, self.now_s)
                 if settled is not None:
+                    settling.remember(gathering)
                     self.scans.append((settled, self.now_s))
                     refused = settled.verdict is not Verdict.COMPLETE
                     gathering.mark_handed_over(settled.version, is_new=True, refused=refused)
-            self.now_s += TICK_S
+            self.now_s += self.tick_s
 
     def opened(self, key: str) -> None:
         """The sender opens an association."""
@@ -163,6 +167,17 @@ def test_a_count_of_one_acquisition_ends_no_scan_of_two():
     assert [len(settled.version.instances) for settled, _ in receiver.scans] == [COUNT]
 
 
+def test_a_very_slow_sender_at_a_site_that_waits_long():
+    """A slice every 70 s; the site's hold_s is five minutes."""
+    receiver = Receiver(Rules(min_slices=5, settle_s=0.5, hold_s=300.0), tick_s=1.0)
+    for number in range(12):
+        receiver.opened(f"association-{number}")
+        receiver.slice(f"association-{number}", number, 0.1)
+        receiver.ended(f"association-{number}")
+        receiver.wait_until(receiver.now_s + (70.0 if number < 11 else 310.0))
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [12]
+
+
 def test_an_idle_association_does_not_hold_a_series_up_for_ever():
     """The sender opens one more association after the last slice and leaves it open."""
     receiver = Receiver()
@@ -184,3 +199,32 @@ def test_the_last_slice_that_comes_slowly_counts_from_its_first_byte():
         receiver.ended(f"association-{number}")
     receiver.wait_until(receiver.now_s + 40.0)
     assert [len(settled.version.instances) for settled, _ in receiver.scans] == [20]
+
+
+def test_a_sender_of_large_parts_is_known_from_its_first_series_on():
+    """Twenty slices an association look whole; the second series of this sender gives one scan."""
+    receiver = Receiver()
+    parts = Pace(1.0, 0.1, 20, 1.0, None)
+    send(receiver, parts, 1)
+    receiver.wait_until(receiver.now_s + 40.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [20, COUNT]
+    receiver.gathering, receiver.scans = None, []
+    send(receiver, parts, 2)
+    receiver.wait_until(receiver.now_s + 40.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [COUNT]
+
+
+def test_a_sender_that_keeps_one_association_again_is_quick_again():
+    """After one series in parts comes one over one association, and then the next."""
+    receiver = Receiver()
+    waited_s = []
+    for chunk in (5, None, None):
+        receiver.gathering, receiver.scans = None, []
+        send(receiver, Pace(0.1, 0.05, chunk, 1.0, None), 1)
+        last_s = receiver.now_s
+        receiver.wait_until(last_s + 40.0)
+        ((_, at_s),) = receiver.scans
+        waited_s.append(at_s - last_s)
+    assert waited_s[0] > 2.0
+    assert waited_s[1] > 1.9
+    assert waited_s[2] < 0.7

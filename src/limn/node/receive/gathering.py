@@ -16,7 +16,7 @@ from limn.node.store.spool import Released
 # If the node stops so soon after the last slice, a series that came over several associations may
 # be incomplete.
 MID_SERIES_S = 5.0
-# A slice that comes after a longer silence is no sign of its sender's pace.
+# A slice that comes so long after a series was handed over is no sign of its sender's pace.
 FORGET_S = 60.0
 
 
@@ -176,7 +176,7 @@ class Gathering:
         self.changed = True
 
     def _note_pace(self, source: Source, began_s: float) -> None:
-        if not self.open_sources and began_s - self.last_s > FORGET_S:
+        if not (self.pending or self.open_sources) and began_s - self.last_s > FORGET_S:
             self.associations, self.longest_pause_s, self.began_s = 0, 0.0, None
         if self.began_s is not None:
             self.longest_pause_s = max(self.longest_pause_s, began_s - self.began_s)

@@ -286,6 +286,7 @@ class Intake:
                 HEART.moved()
                 settled = self._settling.settled(gathering, now_s)
                 if settled is not None:
+                    self._settling.remember(gathering)
                     with oplog.about(
                         animal=gathering.animal, series_instance_uid=gathering.series_instance_uid
                     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from limn.node.receive.completeness import Decision, Opening, Rules, Verdict, judge
 from limn.node.receive.gathering import Gathering, SeriesVersion, SettledSeries
@@ -17,11 +17,13 @@ class Settling:
     ----------
     knows : whether the journal has a version with this Series Instance UID and digest
     openings : associations of a sender that may feed any series
+    several : senders whose last series came over more than one association
     """
 
     rules: Rules
     knows: Callable[[str, str], bool]
     openings: Callable[[str], Sequence[Opening]]
+    several: set[str] = field(default_factory=set)
 
     def settled(self, gathering: Gathering, now_s: float) -> SettledSeries | None:
         """The version that is ready for the journal; None while the series must wait."""
@@ -36,6 +38,13 @@ class Settling:
             return None
         return SettledSeries(gathering, version, decision.verdict, rules, now_s)
 
+    def remember(self, gathering: Gathering) -> None:
+        """Note how a series that is complete came: its sender's next one may come so too."""
+        if gathering.associations > 1:
+            self.several.add(gathering.sender)
+        else:
+            self.several.discard(gathering.sender)
+
     def decision(self, gathering: Gathering, now_s: float) -> Decision:
         """What is decided on a series that is coming in."""
         rules = gathering.rules(self.rules)
@@ -45,8 +54,11 @@ class Settling:
     def _judge(
         self, gathering: Gathering, version: SeriesVersion, rules: Rules, now_s: float
     ) -> Decision:
-        openings = self.openings(gathering.sender)
-        return judge(gathering.arrivals(version, openings), rules, now_s)
+        arrivals = gathering.arrivals(version, self.openings(gathering.sender))
+        if gathering.sender in self.several:
+            # With one association released, more may follow: the pace decides from the first on.
+            arrivals = replace(arrivals, associations=max(2, arrivals.associations))
+        return judge(arrivals, rules, now_s)
 
     def _resent(self, gathering: Gathering, rules: Rules, now_s: float) -> SettledSeries | None:
         """The version that came again as a whole, so that its structure set is offered again."""
