@@ -388,6 +388,10 @@ class Config(_Table):
         """Written by a process while its work moves; see `heartbeat`."""
         return self.data_dir / "heartbeats" / process
 
+    def restarts_path(self, process: str) -> Path:
+        """Written while a process ends again and again; see `restarts`."""
+        return self.data_dir / "heartbeats" / f"{process}.restarts"
+
     def paths_resolved(self, folder: Path) -> Config:
         """A copy whose relative paths are taken from ``folder``."""
         watch, tls_dir = self.watch, self.engine.tls_dir

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from limn.node.restarts import RestartLoop
 from limn.node.store import space
 from limn.node.store.receiving import ReceivingSeries, write_receiving
 from limn.node.store.schema import COHORT
@@ -82,6 +83,17 @@ def test_a_process_whose_work_stands_still_is_named(full, monkeypatch):
         "engine has given no sign of life"
     ]
     assert full.limn("queue").startswith("degraded: engine has given no sign of life for ")
+
+
+def test_a_process_that_ends_again_and_again_is_named(full):
+    """Also while no engine runs, because the engine may be that process."""
+    folder = full.config.parent / "data" / "heartbeats"
+    folder.mkdir()
+    loop = RestartLoop("engine", folder / "engine.restarts")
+    for _ in range(3):
+        loop.ended(1)
+    assert json.loads(full.limn("queue", "--json"))["restarting"] == [loop.line]
+    assert full.limn("queue").startswith("degraded: engine has ended 3 times in a row")
 
 
 def test_everything_in_the_node_by_kind(full):

@@ -1,6 +1,7 @@
 import functools
 import io
 import logging
+import os
 import sqlite3
 import subprocess
 import threading
@@ -37,6 +38,7 @@ from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.gathering import Source
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.receiving import read_receiving
+from limn.node.store.spool import SLOTS
 from tests.support.node.parts import (
     COUNT,
     SCP,
@@ -46,6 +48,7 @@ from tests.support.node.parts import (
     running,
     slices,
     until,
+    write_slices,
 )
 from tests.support.node.siege import mounted
 
@@ -639,6 +642,28 @@ def test_a_crash_between_two_associations_keeps_the_first(door, tmp_path):
     restarted.intake.recover()
     (row,) = restarted.wait_for_scans()
     assert row.state == "refused"
+
+
+def test_odd_things_in_the_spool_do_not_fail_a_start(door, caplog):
+    """Folders and files that limn did not make are named and passed over; the series is there."""
+    door.send(slices())
+    odd = os.fsdecode(b"M\xe4use\n.dcm")
+    series = door.files()[0].parent
+    (series / odd).mkdir()
+    (series / "text.dcm").write_text("mouse 12")
+    foreign = door.spool.root / odd
+    write_slices(foreign, slices("2"))
+    slots = door.spool.root / SLOTS
+    (slots / odd).mkdir(parents=True)
+    (slots / odd / "x").touch()
+    door.journal.close()
+    restarted = Door(door.spool.root.parent, hold_s=0.1)
+    restarted.intake.recover()
+    (row,) = [row for row in restarted.wait_for_scans() if row.animal == "M1"]
+    assert len(row.files) == COUNT
+    messages = [record.getMessage() for record in caplog.records]
+    assert any(r"M\xe4use\n.dcm" in message for message in messages)
+    assert all(message.isprintable() for message in messages)
 
 
 def test_what_is_in_the_journal_is_not_recovered(door, tmp_path):

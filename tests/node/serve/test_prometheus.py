@@ -315,3 +315,9 @@ def test_the_page_leaves_the_journal_alone(config: Config) -> None:
             found = parsed(Metrics(config, lambda: ALL_UP))
             writer.execute("rollback")
     assert values(found["limn_scans"], "state") == {("ready",): 1}
+
+
+def test_a_process_that_ends_again_and_again_is_named_while_it_is_up(config: Config) -> None:
+    """Between two deaths it runs; the health page is 503 all the same."""
+    looping = [ProcessState("worker", True, 9, loop="worker has ended 9 times in a row")]
+    assert Metrics(config, lambda: looping).faults() == ["worker has ended 9 times in a row"]

@@ -22,6 +22,7 @@ from limn.node.heartbeat import SILENT_S, silent_since
 from limn.node.host.doorbell import engine_runs
 from limn.node.host.processes import processes
 from limn.node.operate.journal_access import journal_to_read, plain_console
+from limn.node.restarts import loop_noted
 from limn.node.store import space
 from limn.node.store.reader import JournalReader
 from limn.node.store.receiving import ReceivingSeries, read_receiving
@@ -80,10 +81,15 @@ def show(config_path: Path, *, as_json: bool) -> None:
     ready = runs and config.ready_path.exists()
     receiving = read_receiving(config.receiving_path, time.time())
     silent = silent_processes(config, config_path, time.time()) if runs else []
+    loops = [
+        loop_noted(config.restarts_path(each.name)) for each in processes(config, config_path, None)
+    ]
+    restarting = [line for line in loops if line]
     if as_json:
         answer = {
             "node": _node_state(runs=runs, ready=ready, silent=bool(silent)),
             "silent": silent,
+            "restarting": restarting,
             "disk": _shortage(config),
             "receiving": [asdict(series) for series in receiving],
             "entries": [asdict(entry) for entry in entries],
@@ -91,7 +97,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
         }
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
         return
-    for line in silent:
+    for line in (*silent, *restarting):
         plain_console(soft_wrap=True).print(f"degraded: {line}")
     for series in receiving:
         plain_console(soft_wrap=True).print(_receiving_line(series))

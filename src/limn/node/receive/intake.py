@@ -13,6 +13,7 @@ from pathlib import Path
 
 from limn.dicom.elements import has_many_elements
 from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
+from limn.domain.one_line import one_line
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.heartbeat import HEART
@@ -26,6 +27,7 @@ from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.receiving import ReceivingSeries
+from limn.node.store.schema import JournalError
 from limn.node.store.slots import Slots
 from limn.node.store.spool import SLOTS, Released, Spool, SpoolFull
 
@@ -233,14 +235,15 @@ class Intake:
         # Before a slice comes: it must find the note of what was removed.
         self._spool.sweep()
         for slot in self._slots.left_over():
-            self._take_up(slot)
+            with _named(slot):
+                self._take_up(slot)
         journaled: dict[str, set[str]] = {}
         for row in self._journal.scans():
             journaled.setdefault(row.folder, set()).update(row.files)
         for folder in self._spool.folders():
-            files = {path.name for path in folder.glob("*.dcm")}
-            if files - journaled.get(str(folder), set()):
-                with self._lock:
+            with _named(folder), self._lock:
+                files = {path.name for path in folder.glob("*.dcm")}
+                if files - journaled.get(str(folder), set()):
                     self._load(folder)
 
     def clear(self, folder: Path) -> bool:
@@ -270,7 +273,7 @@ class Intake:
             slot.unlink()
             return
         except OSError as error:
-            log.error("spool file %s: %s; it stays there", slot, error)
+            log.error("spool file %s: %s; it stays there", one_line(slot), one_line(error))
             return
         uids = instance.series_instance_uid, instance.sop_instance_uid
         if (self._spool.folder(uids[0]) / self._spool.file_name(uids[1])).exists():
@@ -339,7 +342,7 @@ class Intake:
             try:
                 instance = self._read(path.read_bytes())
             except (OSError, Unreadable) as error:
-                log.error("spool file %s: %s", path, error)
+                log.error("spool file %s: %s", one_line(path), one_line(error))
             else:
                 instances[instance.sop_instance_uid] = instance
         if not instances:
@@ -360,6 +363,20 @@ class Intake:
             gathering.aborted_s = gathering.last_s
         self._gatherings[first.series_instance_uid] = gathering
         return True
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Log an error that nobody expected with the path, and go on: a start must not fail for it."""
+    try:
+        yield
+    except (OSError, SpoolFull, JournalError):
+        # Of the disk or the journal: the next start tries again.
+        raise
+    except Exception:
+        log.exception(
+            "%s in the spool is passed over: a fault of limn, please report it", one_line(path)
+        )
 
 
 def _swells(contents: bytes) -> bool:

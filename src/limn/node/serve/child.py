@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from limn.node import heartbeat, oplog
 from limn.node.host import lifetime
 from limn.node.host.processes import ENVIRONMENT
+from limn.node.restarts import RestartLoop
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class ChildProcess:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     watch: heartbeat.Watch | None = None
+    loop: RestartLoop | None = None
     restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _log_reader: threading.Thread | None = None
@@ -71,11 +73,15 @@ class ChildProcess:
         if code is None:
             if now_s - self._started_s > STABLE_S:
                 self._pause_s = RESTART_S
+                if self.loop is not None:
+                    self.loop.is_over()
             self._kill_if_stuck(now_s)
             return
         log.error("%s ended (%s); it is started again in %.1f s", self.name, code, self._pause_s)
         self._process = None
         self.restarts += 1
+        if self.loop is not None:
+            self.loop.ended(code)
         self._start_later(now_s)
 
     def _start_later(self, now_s: float) -> None:

@@ -44,12 +44,19 @@ INTEGRITY_EVERY_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """One child of the supervisor; ``silence`` says that it runs and its work stands still."""
+    """One child of the supervisor.
+
+    Attributes
+    ----------
+    silence : says that it runs and its work stands still
+    loop : says that it ends again and again soon after its start
+    """
 
     name: str
     up: bool
     restarts: int
     silence: str = ""
+    loop: str = ""
 
 
 @dataclass(slots=True)
@@ -95,6 +102,7 @@ class Metrics:
         """Why the next scan would not be contoured now; empty if all is well."""
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
         found += [each.silence for each in self._processes() if each.silence]
+        found += [each.loop for each in self._processes() if each.loop]
         if any(each.name == "receiver" for each in self._processes()):
             found += [*self._receiving_faults(), *self._disk_faults()]
         return found

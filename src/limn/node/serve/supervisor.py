@@ -17,6 +17,7 @@ from limn.node.host import engine_tls
 from limn.node.host.lifetime import stop_on_signal
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.permissions import make_private_folder
+from limn.node.restarts import RestartLoop
 from limn.node.serve import prometheus
 from limn.node.serve.child import ChildProcess
 from limn.node.serve.ports import check_ports
@@ -84,6 +85,7 @@ class Supervisor:
                 each.command,
                 each.environment,
                 heartbeat.Watch(self._config.heartbeat_path(each.name)),
+                RestartLoop(each.name, self._config.restarts_path(each.name)),
             )
             for each in found
         ]
@@ -117,6 +119,8 @@ class Supervisor:
         log.info("stopping: no new scans; finishing what runs")
         for child in reversed(children):
             child.stop(drain_s(self._config, child.name))
+            if child.loop is not None:
+                child.loop.is_over()
 
 
 def drain_s(config: Config, process: str) -> float:
@@ -125,4 +129,5 @@ def drain_s(config: Config, process: str) -> float:
 
 
 def _state_of(child: ChildProcess) -> prometheus.ProcessState:
-    return prometheus.ProcessState(child.name, child.runs, child.restarts, child.silence)
+    loop = "" if child.loop is None else child.loop.line
+    return prometheus.ProcessState(child.name, child.runs, child.restarts, child.silence, loop)
