@@ -32,14 +32,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"limn: {plain_lines(str(error))}", file=sys.stderr)
         return EXIT_WRONG
     except sqlite3.DatabaseError as error:
-        print(
-            f"limn: the journal can't be read ({error}); `limn check` says more, and "
-            "`limn serve` sets a damaged one aside when it starts",
-            file=sys.stderr,
-        )
+        print(f"limn: {_journal_unusable(error)}", file=sys.stderr)
+        return EXIT_WRONG
+    except PermissionError as error:
+        print(f"limn: {_not_permitted(error)}", file=sys.stderr)
         return EXIT_WRONG
     except KeyboardInterrupt:
         return 130
+
+
+def _journal_unusable(error: sqlite3.Error) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return (
+            "another program holds a lock on the journal; close it (a database browser, a backup) "
+            "and run this again. Nothing was changed"
+        )
+    return (
+        f"the journal can't be read ({error}); `limn check` says more, and `limn serve` sets a "
+        "damaged one aside when it starts"
+    )
+
+
+def _not_permitted(error: PermissionError) -> str:
+    return (
+        f"{error.filename}: {error.strerror}; did limn run as another user (root) before? Give its "
+        "data_dir to the user that runs it: chown -R USER data_dir"
+    )
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

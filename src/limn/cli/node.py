@@ -9,12 +9,13 @@ from limn.cli.exits import EXIT_WRONG, Commands
 
 
 def add_commands(commands: Commands) -> None:
-    """Commands that set up and run a node: serve, check, contour, certs, send."""
+    """Commands that set up and run a node: serve, check, contour, certs, send, backup."""
     _add_serve(commands)
     _add_check(commands)
     _add_contour(commands)
     _add_certs(commands)
     _add_send(commands)
+    _add_backup(commands)
 
 
 def add_scan_commands(commands: Commands) -> None:
@@ -144,18 +145,39 @@ def _send(parsed: argparse.Namespace) -> None:
     send_folder(parsed.folder, parsed.to, called=parsed.aec, calling=parsed.aet)
 
 
+def _add_backup(commands: Commands) -> None:
+    backup = _with_config(commands, "backup", "copy journal and scan log, also of a running node")
+    backup.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    backup.set_defaults(run=_backup)
+
+
+def _backup(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.backup import back_up
+
+    back_up(parsed.config, parsed.out)
+
+
 def _add_log(commands: Commands) -> None:
     log = _with_config(commands, "log", "the scans and their timings")
     log.add_argument("--csv", action="store_true", help="every column, to standard output")
     log.add_argument("--since", metavar="YYYY-MM-DD", help="scans of this day and later (UTC)")
     log.add_argument("--animal", help="only this PatientID")
+    log.add_argument(
+        "--last", type=int, default=100, metavar="N", help="so many (%(default)s); 0: all"
+    )
     log.set_defaults(run=_log)
 
 
 def _log(parsed: argparse.Namespace) -> None:
     from limn.node.operate.log import show
 
-    show(parsed.config, as_csv=parsed.csv, since=parsed.since, animal=parsed.animal)
+    show(
+        parsed.config,
+        as_csv=parsed.csv,
+        since=parsed.since,
+        animal=parsed.animal,
+        last=max(0, parsed.last),
+    )
 
 
 def _add_release(commands: Commands) -> None:

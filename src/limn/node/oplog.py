@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, cast
 
 from limn.domain.one_line import indented, one_line
-from limn.node.permissions import make_private_folder
+from limn.node.permissions import make_private_file, make_private_folder
 
 if TYPE_CHECKING:
     from limn.node.config import Log
@@ -256,6 +256,7 @@ class LineFile(logging.Handler):
             self._rotate()
         if self._file is None:
             # Unbuffered: bytes that found no space must not be written later, within another line.
+            make_private_file(self._path)
             self._file = self._path.open("ab", buffering=0)
             self._size = self._file.tell()
         if self._torn:

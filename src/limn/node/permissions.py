@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
@@ -36,6 +37,39 @@ def check_not_others(path: Path, what: str) -> None:
     if os.name == "posix" and path.exists() and (mode := path.stat().st_mode) & 0o002:
         msg = f"{what} {path} can be changed by anybody (mode {mode & 0o777:04o}): chmod o-w {path}"
         raise ConfigWrong(msg)
+
+
+def check_usable(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse a data folder that everybody may change, or with a file that this user can't use.
+
+    Parameters
+    ----------
+    patterns : of the files and folders in it that limn makes
+
+    Raises
+    ------
+    ConfigWrong
+        The text names the first such file and the mend.
+    """
+    check_not_others(folder, "data_dir")
+    for path in (each for pattern in patterns for each in folder.glob(pattern)):
+        wanted = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+        if not os.access(path, wanted) and path.exists():
+            msg = (
+                f"{path} can't be read and written by this user{_owner(path)}; did limn run as "
+                "another user before? Give data_dir to the user that runs limn: "
+                f"chown -R USER {folder}"
+            )
+            raise ConfigWrong(msg)
+        if path.is_dir():
+            check_not_others(path, "folder")
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f", it belongs to {path.owner()}"
+    except (KeyError, OSError, NotImplementedError):
+        return ""
 
 
 def check_private(path: Path, what: str) -> None:

@@ -10,6 +10,7 @@ from threading import Event
 from typing import TypeVar
 
 from limn.node.heartbeat import HEART
+from limn.node.permissions import make_private_file
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,10 @@ def write_until_done(write: Callable[[], Written], what: str, stopping: Event) -
                 raise
             if not waits:
                 log.error(
-                    "%s can't be written (%s) and waits in memory; make room on the disk of "
-                    "data_dir, and it goes on by itself",
+                    "%s can't be written (%s) and waits in memory; %s, and it goes on by itself",
                     what,
                     error,
+                    _remedy(error),
                 )
             waits = True
             if stopping.wait(PAUSE_S):
@@ -75,6 +76,12 @@ def write_until_done(write: Callable[[], Written], what: str, stopping: Event) -
             if waits:
                 log.info("%s is written", what)
             return written
+
+
+def _remedy(error: Exception) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 255 == sqlite3.SQLITE_BUSY:
+        return "another program holds a lock on the journal: close it (a database browser, a copy)"
+    return "make room on the disk of data_dir"
 
 
 class DeferredWriter:
@@ -109,6 +116,7 @@ class DeferredWriter:
             if path.parent.is_dir():
                 part = path.with_name(f"{path.name}.part")
                 try:
+                    make_private_file(part)
                     part.write_bytes(self._waiting[path])
                     part.replace(path)
                 except OSError:

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pydicom
@@ -11,8 +12,9 @@ from limn.cli import exits, main
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.deliver.courier import Courier
-from limn.node.store import scanlog
+from limn.node.store import evidence, scanlog
 from limn.node.store.journal import Journal
+from limn.node.store.reader import JournalReader
 from limn.node.store.rows import ScanRow
 from limn.node.store.salvage import fault_of, replace_damaged
 from tests.support.node.parts import SCP, Door, slices, structure_set
@@ -94,6 +96,26 @@ class Site:
         self.door.intake.recover()
         self.door.intake.settle()
         return aside
+
+    def keep_a_copy(self) -> None:
+        """What a careless backup of a stopped node has."""
+        with closing(JournalReader(self.config.journal_path)) as journal:
+            journal.copy_to(self.config.data_dir / "yesterday.sqlite")
+        with closing(sqlite3.connect(self.config.data_dir / "yesterday.sqlite")) as db:
+            db.execute("delete from copied")
+            db.commit()
+
+    def start_without_journal(self, *, with_copy: bool = False) -> None:
+        """Delete the journal, or put the copy back; the node is stopped and starts again."""
+        self.door.journal.close()
+        for path in self.config.data_dir.glob("journal.sqlite*"):
+            path.unlink()
+        if with_copy:
+            (self.config.data_dir / "yesterday.sqlite").rename(self.config.journal_path)
+        replace_damaged(self.config, BUNDLE)
+        self.door = self._door()
+        self.door.intake.recover()
+        self.door.intake.settle()
 
     def states(self) -> dict[str, list[tuple[str, str]]]:
         """Every scan of the journal with its deliveries."""
@@ -287,3 +309,117 @@ def test_a_command_says_that_the_journal_is_damaged(
     said = capsys.readouterr().err
     assert said.startswith("limn: the journal can't be read (file is not a database)")
     assert said.count("\n") == 1
+
+
+def test_a_journal_that_was_deleted_is_restored(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One scan was delivered, one waited for its worker: each keeps its number, none goes again."""
+    site = Site(config)
+    site.receive("1")
+    site.contour(site.receive("2"))
+    site.deliver("tps", "archive")
+    site.start_without_journal()
+    site.door.wait_for_scans(2)
+    assert site.states() == {
+        "scan-00001 ready": [("tps", "waiting"), ("archive", "waiting")],
+        "scan-00002 contoured": [("tps", "delivered"), ("archive", "delivered")],
+    }
+    assert [row.animal for row in site.door.journal.scans()] == ["M1", "M2"]
+    assert site.receive("3").name == "scan-00003"
+    assert "THE JOURNAL HAS LOST SCANS" in caplog.text
+    assert "scan-00002" in caplog.text
+
+
+def test_a_number_without_any_file_is_not_given_to_another_animal(config: Config) -> None:
+    """A scan that waited has no row and no result, and its slices were lost with the journal."""
+    site = Site(config)
+    row = site.receive("1")
+    for name in row.files:
+        (Path(row.folder) / name).unlink()
+    site.start_without_journal()
+    assert site.receive("2").name == "scan-00002"
+
+
+def test_an_older_copy_is_brought_up_to_date(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Since the copy one scan was delivered and another came; the copy knows neither."""
+    site = Site(config)
+    first = site.receive("1")
+    site.keep_a_copy()
+    site.contour(first)
+    site.contour(site.receive("2"))
+    site.deliver("tps", "archive")
+    before = site.states()
+    uids = [site.door.journal.structure_set_of(number).sop_instance_uid for number in (1, 2)]
+    site.start_without_journal(with_copy=True)
+    assert site.states() == before
+    journal = site.door.journal
+    assert [journal.structure_set_of(number).sop_instance_uid for number in (1, 2)] == uids
+    assert journal.due("tps", 4e9) is None
+    assert journal.unlogged_ends("tps") == []
+    assert site.receive("3").name == "scan-00003"
+    assert "older copy" in caplog.text
+    assert len(list(config.data_dir.glob("journal.sqlite.older-*"))) == 1
+
+
+def test_a_copy_by_which_a_delivered_scan_waits_is_noticed(config: Config) -> None:
+    """No scan came since, but one was delivered: it is not sent again."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.keep_a_copy()
+    site.deliver("tps", "archive")
+    before = site.states()
+    site.start_without_journal(with_copy=True)
+    assert site.states() == before
+
+
+def test_a_structure_set_that_may_be_at_a_peer_keeps_its_contents_or_gets_another_uid(
+    config: Config,
+) -> None:
+    """Its slices are gone with the journal; the series comes again on another day."""
+    site = Site(config)
+    known = []
+    for number in ("1", "2"):
+        row = site.receive(number)
+        path = site.contour(row)
+        ds = pydicom.dcmread(path)
+        ds.StructureSetDate, ds.StructureSetTime = "20260102", "030405"
+        ds.save_as(path, enforce_file_format=True)
+        known.append((str(ds.SOPInstanceUID), path))
+        for name in row.files:
+            (Path(row.folder) / name).unlink()
+    site.deliver("tps", "archive")
+    known[1][1].unlink()
+    site.start_without_journal()
+    site.receive("1")
+    site.receive("2")
+    first, second = (site.door.journal.structure_set_of(row.id) for row in site.door.scans())
+    assert (first.sop_instance_uid, first.date) == (known[0][0], "20260102")
+    assert second.sop_instance_uid != known[1][0]
+
+
+def test_what_a_node_leaves_behind_at_a_kill_is_no_loss(config: Config) -> None:
+    """A structure set is on disk and a row is in the log before the journal says so."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.deliver("tps", "archive")
+    row = site.receive("2")
+    path = config.results_dir / row.name / "RS.2.25.1.dcm"
+    path.parent.mkdir()
+    path.write_bytes(b"half")
+    with sqlite3.connect(config.journal_path) as db:
+        db.execute("update scan set logged = 0")
+    assert evidence.loss_of(config) == ""
+    assert replace_damaged(config, BUNDLE) is None
+
+
+def test_a_mended_journal_is_sound_at_the_next_start(config: Config) -> None:
+    """The evidence is still there, and says nothing new."""
+    site = Site(config)
+    site.contour(site.receive("1"))
+    site.receive("2")
+    site.deliver("tps", "archive")
+    site.start_without_journal()
+    assert evidence.loss_of(config) == ""

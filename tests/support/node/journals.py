@@ -99,6 +99,9 @@ BEFORE_STATES = BEFORE_RETRY.replace(
 )
 
 
+FILES = "(select files from today.scan_files where scan_files.scan = scan.id)"
+
+
 def as_before_states(path: Path) -> None:
     """Rewrite a journal of today as the limn before it would have written it."""
     today = path.with_name("today.sqlite")
@@ -112,7 +115,7 @@ def as_before_states(path: Path) -> None:
     db.execute("attach ? as today", (str(today),))
     for table in ("scan", "structure_set", "numbering"):
         columns = [row[1] for row in db.execute(f"pragma table_info({table})")]
-        then = ", ".join("intervention_s" if name == "again_s" else name for name in columns)
+        then = ", ".join({"again_s": "intervention_s", "files": FILES}.get(n, n) for n in columns)
         db.execute(f"insert into {table} select {then} from today.{table}")  # noqa: S608
     db.execute(
         "insert into delivery select id, structure_set, destination, case when state in "

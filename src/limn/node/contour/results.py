@@ -18,6 +18,7 @@ from limn.node import oplog
 from limn.node.config import Config
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
+from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
 from limn.node.persist import DeferredWriter, write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice
@@ -154,8 +155,8 @@ class Results:
             record["held"] = result.held
 
         def write() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(path, result.structure_set)
+            make_private_folder(folder)
+            write_durably(path, result.structure_set, OWNER_ONLY_FILE)
             held = result.held if live else None
             self._journal.contoured(row.id, str(path), record, held)
 

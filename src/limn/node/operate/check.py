@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from distributed import Client
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 
@@ -25,8 +25,10 @@ from limn.node.host.certs import CA, CERT, valid_until
 from limn.node.host.engine_tls import check_given, security_of
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.serve import prometheus
+from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store import space
+from limn.node.store.evidence import loss_of
 from limn.node.store.salvage import fault_of
 from limn.node.store.schema import JournalError
 
@@ -135,6 +137,12 @@ def _journal(config: Config) -> str:
             "and creates a new one. Compare scans.csv with the planning system and look at the disk"
         )
         raise ConfigWrong(msg)
+    if loss := loss_of(config):
+        msg = (
+            f"{config.journal_path} has lost scans: {loss}; limn serve restores it from the disk "
+            "when it starts, and sends nothing twice"
+        )
+        raise ConfigWrong(msg)
     return "sound" if config.journal_path.exists() else "none yet"
 
 
@@ -232,12 +240,11 @@ def _count_workers(config: Config) -> int:
 
 def _ports(config: Config, only: Part | None) -> str:
     name = name_of(only)
-    lock = FileLock(config.data_dir / f"{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return f"in use by the {only or 'node'} that runs on this data folder"
-    with lock:
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_node(config, name))
+        except ConfigWrong:
+            return f"in use by the {only or 'node'} that runs on this data folder"
         free = check_ports(config, only)
         with prometheus.serving(config, tuple):
             page = f", {config.metrics.port}" if config.metrics.port else ""

@@ -20,15 +20,27 @@ from limn.node.store import scanlog
 from limn.node.store.reader import JournalReader
 from limn.node.store.remedies import discard_notice, hold_notice
 from limn.node.store.rows import DeliveryRow, ScanRow
-from limn.node.store.schema import LIVE
 
 # A terminal with this many columns shows the stages too.
 WIDE = 170
+# A table of thousands of scans takes minutes to lay out, and nobody reads it.
+LAST = 100
 SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
 
 
-def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | None) -> None:
-    """Print the scans, oldest first, and below them the live scans that are not finished.
+def show(
+    config_path: Path,
+    *,
+    as_csv: bool,
+    since: str | None,
+    animal: str | None,
+    last: int = LAST,
+) -> None:
+    """Print the last scans, oldest first, and below them the live scans that are not finished.
+
+    Parameters
+    ----------
+    last : how many scans; 0 for all. With ``as_csv`` all are printed
 
     Raises
     ------
@@ -36,18 +48,25 @@ def show(config_path: Path, *, as_csv: bool, since: str | None, animal: str | No
         If ``since`` is not a date.
     """
     config = load_config(config_path)
+    all_rows = as_csv or since is not None or animal is not None or not last
+    path = config.scan_log_path
+    # One more than is shown, to know whether there are more.
+    found = scanlog.rows(path) if all_rows else scanlog.last_rows(path, last + 1)
     rows = [
         row
-        for row in scanlog.rows(config.scan_log_path)
+        for row in found
         if (animal is None or row["animal"] == animal)
         and (since is None or row["last_slice_utc"][:10] >= _day(since))
     ]
     if as_csv:
         writer = csv.DictWriter(sys.stdout, ScanRecord.columns(), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(scanlog.neutral, rows))
         return
     console = plain_console(soft_wrap=False)
+    if last and len(rows) > last:
+        console.print(f"the last {last} scans; --last 0 lists all, --since and --animal choose")
+        rows = rows[-last:]
     console.print(_table(rows, wide=console.width >= WIDE))
     for row in rows:
         if row["reason"]:
@@ -64,8 +83,8 @@ def _print_unfinished(
     held, discarded = (
         {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
     )
-    for scan in journal.scans():
-        if scan.priority < LIVE or (animal is not None and scan.animal != animal):
+    for scan in journal.unfinished():
+        if animal is not None and scan.animal != animal:
             continue
         if scan.id in held:
             lines = [hold_notice(journal, scan, config, config_path)]

@@ -136,8 +136,7 @@ def silent_processes(config: Config, config_path: Path, now: float) -> list[str]
 def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:
     """Every live scan that is not done: first those that run, last those that ended badly."""
     yield from _worker_entries(journal)
-    scans = [row for row in journal.scans() if row.priority >= LIVE]
-    contoured = [row for row in scans if row.state == "contoured"]
+    contoured = [row for row in journal.unfinished() if row.state == "contoured"]
     held = {row.id for row in journal.on_hold()}
     for row in contoured:
         if row.id in held:
@@ -146,20 +145,18 @@ def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> I
     for row in contoured:
         if row.id not in not_sent:
             yield from _delivery_entries(journal, row, config_path)
-    followed = {row.predecessor for row in contoured}
-    for row in scans:
-        old = now - row.ready_at > SHOWN_DAYS * 86400 and row.state != "quarantined"
-        if row.state in ("refused", "failed", "quarantined") and row.id not in followed and not old:
+    followed = journal.newer_versions("contoured")
+    for row in journal.ended_badly(now - SHOWN_DAYS * 86400):
+        if row.id not in followed:
             yield _ended_entry(journal, row, config_path)
 
 
 def cohort_counts(journal: JournalReader) -> Counter[str]:
     """How many scans of `limn contour DIR...` wait, run, are contoured, refused and so on."""
     counts: Counter[str] = Counter()
-    for row in journal.scans():
-        if row.priority < LIVE:
-            running = row.state == "ready" and row.started_at is not None
-            counts["running" if running else "waiting" if row.state == "ready" else row.state] += 1
+    for state, started, count in journal.cohort_counts():
+        word = ("running" if started else "waiting") if state == "ready" else state
+        counts[word] += count
     return counts
 
 

@@ -84,7 +84,7 @@ def _print_held(
         console.print("nothing is held")
     if journal is None:
         return
-    newer = {scan.predecessor: scan.name for scan in journal.scans()}
+    newer = journal.newer_versions()
     for row in rows:
         why = journal.structure_set_of(row.id).held
         since = shown_time(row.record["contoured_at"])
@@ -100,7 +100,7 @@ def _print_held(
 
 def _held_scans(journal: JournalReader, names: Sequence[str], done: str) -> list[ScanRow]:
     """The scans of these names, if all of them are held; ``done`` is "released" or "discarded"."""
-    known = {row.name: row for row in journal.scans()}
+    known = journal.named(names)
     wrong = [
         f"{name} is unknown; `limn log` lists the scans"
         if name not in known

@@ -40,13 +40,13 @@ def retry(config_path: Path, names: Sequence[str]) -> None:
     config = load_config(config_path)
     console = plain_console()
     with journal_to_change(config, names) as journal:
-        known = {row.name: row for row in journal.scans()}
+        known = journal.named(names)
         obstacles = {
             name: _why_no_retry(journal, known.get(name), config_path)
             for name in dict.fromkeys(names)
         }
         _raise_on_obstacle(obstacles, "nothing runs again")
-        newer = {scan.predecessor: scan.name for scan in known.values()}
+        newer = journal.newer_versions()
         for name in obstacles:
             row = known[name]
             if not journal.retry(row.id, time.time()):
@@ -75,7 +75,7 @@ def resend(config_path: Path, names: Sequence[str], to: str | None) -> None:
         raise ConfigWrong(msg)
     console = plain_console()
     with journal_to_change(config, names) as journal:
-        known = {row.name: row for row in journal.scans()}
+        known = journal.named(names)
         obstacles = {
             name: _why_no_resend(journal, known.get(name), config_path)
             for name in dict.fromkeys(names)

@@ -11,11 +11,14 @@ from pathlib import Path
 from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import SettledSeries
 from limn.node.store.journal import Journal
+from limn.node.store.remedies import journal_remedy
 from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.schema import JournalBusy
+from limn.node.store.schema import JournalBusy, is_locked
 from limn.node.store.spool import Spool
 
 log = logging.getLogger(__name__)
+
+AFTER_LOCK_S = 1.0
 
 
 class Handover:
@@ -38,18 +41,27 @@ class Handover:
         self._bundle_sha256 = bundle_sha256
         self._wake = wake
         self._journal_failed = False
+        self._not_before_s = 0.0
 
     def hand_over(self, settled: SettledSeries) -> None:
-        """Hand over, or leave it for the next call if the journal can't be written now."""
+        """Hand over, or leave it for a later call if the journal can't be written now.
+
+        A call waits for a locked journal under the intake's lock, so a pause follows: slices go on
+        to the spool meanwhile.
+        """
+        if time.monotonic() < self._not_before_s:
+            return
         try:
             self._insert(settled)
         except (OSError, JournalBusy) as error:
+            if is_locked(error):
+                self._not_before_s = time.monotonic() + AFTER_LOCK_S
             if not self._journal_failed:
                 log.error(
-                    "animal %s is complete and waits: the journal can't be written (%s); "
-                    "make room on its disk",
+                    "animal %s is complete and waits: the journal can't be written (%s); %s",
                     settled.gathering.animal,
                     error,
+                    journal_remedy(error, self._journal.path),
                 )
             self._journal_failed = True
         else:

@@ -26,6 +26,7 @@ from watchdog.observers.api import BaseObserver
 from limn.dicom.folder import counted
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
+from limn.node.permissions import make_private_file
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
 from limn.node.receive.unlinked import FoundFile, UnlinkedFolder
@@ -52,6 +53,7 @@ class _TakenFiles:
     """Which files were taken, across restarts: path, size and time of change."""
 
     def __init__(self, path: Path) -> None:
+        make_private_file(path)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("pragma journal_mode = wal")
         self._db.execute(

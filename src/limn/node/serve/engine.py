@@ -15,6 +15,7 @@ from limn.node.deliver.courier import Courier
 from limn.node.host import engine_tls, lifetime
 from limn.node.host.doorbell import listen_for_wakes
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
+from limn.node.serve.journal_watch import end_if_replaced
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice
 
@@ -31,6 +32,7 @@ def run_engine(config_path: Path) -> None:
     stopping = stop_on_signal()
     lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
+    end_if_replaced(journal, stopping)
     couriers = [
         Courier(
             destination,

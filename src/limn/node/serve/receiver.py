@@ -20,11 +20,13 @@ from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.receive.watched_folder import FolderWatch
+from limn.node.serve.journal_watch import end_if_replaced
 from limn.node.store.journal import Journal
 from limn.node.store.retention import Retention
 from limn.node.store.spool import Spool
 
 LAST_SETTLE_S = 10.0
+JOURNAL_WAIT_S = 0.5
 
 
 def run_receiver(config_path: Path) -> None:
@@ -35,7 +37,9 @@ def run_receiver(config_path: Path) -> None:
     # Set last: instances that arrive while limn stops are still taken in and handed over.
     shut = threading.Event()
     lifetime.end_with_supervisor()
-    journal = Journal(config.journal_path)
+    # While it waits for the journal, no slice is taken.
+    journal = Journal(config.journal_path, JOURNAL_WAIT_S)
+    end_if_replaced(journal, shut)
     spool = Spool(
         config.spool_dir,
         config.receive.min_free_mb * 2**20,

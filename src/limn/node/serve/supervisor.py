@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from limn.domain.errors import ConfigWrong
+from limn.domain.errors import LimnError
 from limn.node import heartbeat, oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.site_bundle import deliverable_bundle
@@ -20,14 +19,19 @@ from limn.node.permissions import make_private_folder
 from limn.node.restarts import RestartLoop
 from limn.node.serve import prometheus
 from limn.node.serve.child import ChildProcess
+from limn.node.serve.journal_watch import JournalWatch
+from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store import space
 from limn.node.store.salvage import replace_damaged
+from limn.node.store.schema import JournalError
 
 log = logging.getLogger(__name__)
 
 # A process may take this long to end if it has no scan in hand, or has just got the last one back.
 STOP_S = 60.0
+# A process whose journal is gone has nothing to finish.
+STOP_WITHOUT_JOURNAL_S = 2.0
 
 
 class Supervisor:
@@ -58,18 +62,16 @@ class Supervisor:
         children = self._children()
         space.try_writing(config)
         oplog.set_up(config.data_dir, name, config.log)
-        lock = FileLock(config.data_dir / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            msg = f"another limn runs on {config.data_dir}; stop it first"
-            raise ConfigWrong(msg) from error
-        with lock:
+        with only_node(config, name):
             self._prepare(name)
+            watch = JournalWatch(config.journal_path)
             stopping = stop_on_signal()
             try:
                 with prometheus.serving(config, lambda: [_state_of(child) for child in children]):
                     while not stopping.wait(0.1):
+                        if name == "limn" and watch.is_replaced():
+                            self._restore_journal(children, watch)
+                            continue
                         for child in children:
                             child.keep_alive()
             finally:
@@ -109,6 +111,24 @@ class Supervisor:
             # A start may need more room than there is; then nobody looks for signs of life.
             make_private_folder(config.heartbeat_path(name).parent)
         engine_tls.prepare(config)
+
+    def _restore_journal(self, children: list[ChildProcess], watch: JournalWatch) -> None:
+        """Restore a journal that was deleted or replaced, while no process has it open."""
+        log.critical(
+            "%s was deleted or replaced while the node runs; receiver and engine are stopped, it "
+            "is restored from the disk, and they are started again",
+            self._config.journal_path,
+        )
+        for child in children:
+            if child.name in ("receiver", "engine"):
+                child.stop(STOP_WITHOUT_JOURNAL_S)
+        try:
+            replace_damaged(self._config, deliverable_bundle(self._config).sha256)
+        except (LimnError, OSError, JournalError) as error:
+            log.error("the journal can't be restored (%s); it is tried again", error)
+            time.sleep(1.0)
+        else:
+            watch.accept()
 
     def _clear_ready(self, name: str) -> None:
         if name == "limn":

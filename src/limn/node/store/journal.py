@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from limn.node.permissions import make_private_file, make_private_folder
+from limn.node.store.evidence import note_number
 from limn.node.store.reader import JournalReader
 from limn.node.store.rows import Arrived, ScanRow
 from limn.node.store.schema import LIVE, prepare
@@ -84,7 +85,7 @@ class Journal(JournalReader):
                 (arrived.series_instance_uid, arrived.profile),
             ).fetchone()
             values = {
-                "id": next_number(db),
+                "id": next_number(db, arrived.input_digest),
                 "series_instance_uid": arrived.series_instance_uid,
                 "input_digest": arrived.input_digest,
                 "bundle_sha256": arrived.bundle_sha256,
@@ -95,7 +96,6 @@ class Journal(JournalReader):
                 "animal": arrived.animal,
                 "sender": arrived.sender,
                 "folder": arrived.folder,
-                "files": json.dumps(arrived.files),
                 "receive_s": arrived.receive_s,
                 "settle_s": arrived.settle_s,
                 "last_slice_at": arrived.last_slice_at,
@@ -117,10 +117,15 @@ class Journal(JournalReader):
                 scan_id = int(cursor.lastrowid or 0)
             if scan_id == 0:
                 return None
+            db.execute(
+                "insert or ignore into scan_files values (?, ?)",
+                (scan_id, json.dumps(arrived.files)),
+            )
             if not arrived.refused:
                 insert_structure_set(db, scan_id, arrived, destinations)
             if arrived.supersedes:
                 supersede(db, scan_id, arrived)
+            note_number(self.path, scan_id, arrived.input_digest)
         return self.scan(scan_id)
 
     def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:
@@ -159,6 +164,25 @@ class Journal(JournalReader):
         """Give no new scan a number below ``least``: people have seen the lower ones already."""
         with self._transaction() as db:
             db.execute("insert into numbering values (?)", (least,))
+
+    def is_copy(self) -> bool:
+        """Whether `copy_to` made this journal and no node has begun with it; asked once."""
+        with self._transaction() as db:
+            return db.execute("delete from copied").rowcount > 0
+
+    def reserve(self, numbers: Mapping[int, str]) -> None:
+        """Keep numbers that were given for the inputs that had them, by the input's digest."""
+        with self._transaction() as db:
+            db.executemany("insert or ignore into reserved values (?, ?)", numbers.items())
+
+    def enter_issued(self, structure_sets: Iterable[tuple[str, str, str]]) -> None:
+        """Enter UID, date and time of structure sets that may be at a destination already.
+
+        A scan that comes again gets the same date, or another UID if the date is not known: no UID
+        is sent with other contents.
+        """
+        with self._transaction() as db:
+            db.executemany("insert or ignore into issued values (?, ?, ?)", structure_sets)
 
     def started(self, scan_id: int) -> int:
         """Note that a worker began with a scan; returns how many times one has begun with it."""

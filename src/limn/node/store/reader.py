@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from limn.node.permissions import make_private_file
 from limn.node.store.rows import (
     Arrived,
     DeliveryRow,
@@ -22,6 +24,24 @@ from limn.node.store.schema import LIVE, VERSION, prepare
 
 # The longest pause between two tries of a delivery.
 LONGEST_PAUSE_S = 72.0
+# Structure sets that wait for a person.
+_ON_HOLD = (
+    "select scan from structure_set where held is not null and released_at is null "
+    "and discarded_at is null"
+)
+# SQLite's integers have 64 bits.
+MOST_DIGITS = 19
+# So long a query or a transaction waits for another process; limn's own take milliseconds.
+BUSY_S = 5.0
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class JournalReader:
@@ -39,9 +59,11 @@ class JournalReader:
         If it can't be opened or read.
     """
 
-    def __init__(self, path: Path, timeout_s: float = 30.0) -> None:
+    def __init__(self, path: Path, timeout_s: float = BUSY_S) -> None:
+        self.path = path
         self._lock = threading.RLock()
         self._db = self._connect(path, timeout_s)
+        self._identity = identity_of(path)
         self._db.row_factory = sqlite3.Row
 
     def _connect(self, path: Path, timeout_s: float) -> sqlite3.Connection:
@@ -63,6 +85,22 @@ class JournalReader:
         with self._lock:
             self._db.close()
 
+    def is_replaced(self) -> bool:
+        """Whether the file was deleted or replaced since it was opened.
+
+        What is written to it then is lost.
+        """
+        return identity_of(self.path) != self._identity
+
+    def copy_to(self, path: Path) -> None:
+        """Write a sound copy to a new file while other processes write; it says that it is one."""
+        make_private_file(path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            with self._lock:
+                self._db.backup(copy)
+            copy.execute("pragma journal_mode = delete")
+            copy.execute("insert into copied values (?)", (datetime.now(UTC).isoformat(),))
+
     def scan(self, scan_id: int) -> ScanRow:
         """One scan by its number.
 
@@ -79,6 +117,57 @@ class JournalReader:
     def scans(self) -> list[ScanRow]:
         """Every scan, oldest first."""
         return list(self._scans("order by id", ()))
+
+    def unfinished(self) -> list[ScanRow]:
+        """Live scans that wait for a worker, a person or a destination's "yes", oldest first."""
+        return list(
+            self._scans(
+                # _ON_HOLD is a constant.
+                "where priority >= ? and (state = 'ready' or id in (select structure_set.scan "  # noqa: S608
+                "from structure_set join delivery on delivery.structure_set = structure_set.id "
+                f"where delivery.state <> 'delivered') or id in ({_ON_HOLD})) order by id",
+                (LIVE,),
+            )
+        )
+
+    def ended_badly(self, since: float) -> list[ScanRow]:
+        """Live scans refused or failed since then (UTC s), and all in quarantine, oldest first."""
+        return list(
+            self._scans(
+                "where priority >= ? and (state = 'quarantined' or "
+                "(state in ('refused', 'failed') and ready_at >= ?)) order by id",
+                (LIVE, since),
+            )
+        )
+
+    def named(self, names: Iterable[str]) -> dict[str, ScanRow]:
+        """The scans of these names that exist."""
+        found = {}
+        for name in names:
+            digits = name.rpartition("-")[2]
+            number = int(digits) if digits.isdecimal() and len(digits) < MOST_DIGITS else 0
+            row = next(self._scans("where id = ?", (number,)), None)
+            if row is not None and row.name == name:
+                found[name] = row
+        return found
+
+    def newer_versions(self, state: str = "%") -> dict[int, str]:
+        """Name of the newer version of each scan that has one; only newer ones in this state."""
+        rows = self._all(
+            "select id, predecessor from scan where predecessor is not null and state like ? "
+            "and priority >= ? order by id",
+            (state, LIVE),
+        )
+        return {row["predecessor"]: f"scan-{row['id']:05d}" for row in rows}
+
+    def cohort_counts(self) -> list[tuple[str, bool, int]]:
+        """The number of a cohort's scans by state, and by whether a worker runs them."""
+        rows = self._all(
+            "select state, started_at is not null as started, count(*) as n from scan "
+            "where priority < ? group by state, started",
+            (LIVE,),
+        )
+        return [(row["state"], bool(row["started"]), row["n"]) for row in rows]
 
     def ready(self) -> list[ScanRow]:
         """Scans that wait for a worker, in the order in which they should run."""
@@ -157,9 +246,7 @@ class JournalReader:
         """Scans whose structure set waits for a person, oldest first."""
         return list(
             self._scans(
-                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
-                "and held is not null and released_at is null and discarded_at is null) "
-                "order by id",
+                f"where id in ({_ON_HOLD}) order by id",
                 (),
             )
         )
@@ -168,8 +255,8 @@ class JournalReader:
         """Scans whose structure set a person discarded, oldest first."""
         return list(
             self._scans(
-                "where exists (select 1 from structure_set where structure_set.scan = scan.id "
-                "and discarded_at is not null) order by id",
+                "where id in (select scan from structure_set where discarded_at is not null) "
+                "order by id",
                 (),
             )
         )
@@ -319,9 +406,11 @@ class JournalReader:
 
     def _scans(self, clause: str, values: tuple[Any, ...]) -> Iterator[ScanRow]:
         names = list(ScanRow.__dataclass_fields__)
-        for row in self._all(f"select * from scan {clause}", values):  # noqa: S608
+        # The names of files stand in a table of their own: most queries skip them.
+        query = "select scan.*, files from scan left join scan_files on scan_files.scan = scan.id"
+        for row in self._all(f"{query} {clause}", values):
             fields = {name: row[name] for name in names}
-            fields["files"] = tuple(json.loads(row["files"]))
+            fields["files"] = tuple(json.loads(row["files"] or "[]"))
             fields["record"] = json.loads(row["record"])
             fields["logged"] = bool(row["logged"])
             yield ScanRow(**fields)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import shlex
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.node.config import Config, DicomDestination, FolderDestination
 from limn.node.store.reader import JournalReader
 from limn.node.store.rows import ScanRow
+from limn.node.store.schema import is_locked
+
+
+def journal_remedy(error: Exception, path: Path) -> str:
+    """What to do when the journal can't be used: for a lock another thing than for a disk."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if is_locked(error):
+        return (
+            f"another program holds a lock on {path}; close that program (a database browser, a "
+            "backup), and limn goes on by itself"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return f"make room on the disk of {path.parent}"
+    return f"look at the disk and at the rights of {path.parent}"
 
 
 def retry_command(row: ScanRow, config_path: Path) -> str:

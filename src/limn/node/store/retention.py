@@ -20,6 +20,7 @@ from threading import Event
 from limn.domain.files import write_durably
 from limn.node import oplog
 from limn.node.config import Config
+from limn.node.permissions import OWNER_ONLY_FILE
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
 from limn.node.store.spool import REMOVED, Spool
@@ -191,7 +192,7 @@ class Retention:
         # Pictures and labels go first, so that a full disk has room for the note.
         for path in set(files) - set(structure_sets):
             path.unlink()
-        write_durably(folder / REMOVED, json.dumps(note).encode())
+        write_durably(folder / REMOVED, json.dumps(note).encode(), OWNER_ONLY_FILE)
         for path in structure_sets:
             path.unlink()
         self._log_removal(row, ", ".join(names), removed_bytes)

@@ -1,4 +1,4 @@
-"""Replaces a damaged journal by a new one that knows the scans on disk, so that none goes twice.
+"""Mends a damaged, lost or older journal from the scans on disk, so that none goes twice.
 
 SQLite survives kills and power cuts, but not a failing disk or a careless copy. The damaged file
 is renamed and kept for an expert. The new journal starts with what the scan log and the structure
@@ -7,6 +7,10 @@ spool and a row in the scan log match exactly or not at all. A scan that the pla
 accepted, or that a person discarded, is entered as such. A scan whose structure set was written
 is contoured again under the same UIDs and date, which gives the same file. The receiver handles
 every other series of the spool as if it had just come.
+
+A journal that was deleted, or an older copy that was put back, is noticed by what the disk has
+beside it (`limn.node.store.evidence`). An older copy is kept as it was, and the same facts are
+entered into it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,10 +28,12 @@ import pydicom
 
 from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.domain.errors import ConfigWrong
-from limn.domain.timing import ScanRecord
 from limn.node.config import Config, FolderDestination
-from limn.node.store import scanlog
+from limn.node.permissions import make_private_file
+from limn.node.store import evidence
 from limn.node.store.journal import Journal
+from limn.node.store.reader import BUSY_S
+from limn.node.store.remedies import journal_remedy
 from limn.node.store.rows import Arrived, ScanRow
 from limn.node.store.spool import Spool
 
@@ -36,7 +42,8 @@ log = logging.getLogger(__name__)
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Suffixes of a database's files: itself, write-ahead log and shared memory.
 COMPANIONS = ("", "-wal", "-shm")
-_COLUMNS = set(ScanRecord.columns())
+# A backup on a new disk doesn't know how many scans came after it: their numbers are left out.
+NUMBERS_LEFT_OUT = 1000
 
 
 def fault_of(path: Path) -> str:
@@ -50,18 +57,18 @@ def fault_of(path: Path) -> str:
     if not path.exists():
         return ""
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as db:
+        with closing(sqlite3.connect(path, timeout=BUSY_S)) as db:
             (result,) = db.execute("pragma integrity_check(1)").fetchone()
             return "" if result == "ok" else str(result)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED:
             return str(error)
-        msg = f"{path} can't be read ({error}); look at the disk and at the rights of {path.parent}"
+        msg = f"{path} can't be read ({error}); {journal_remedy(error, path)}"
         raise ConfigWrong(msg) from error
 
 
 def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
-    """Replace a damaged journal, before any process opens it.
+    """Mend a journal that is damaged, gone or an older copy, before any process opens it.
 
     Parameters
     ----------
@@ -69,7 +76,7 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
 
     Returns
     -------
-    kept : path of the damaged journal; None if it was sound
+    kept : path of the damaged journal or the older copy; None if it was sound or is gone
     """
     watched = config.data_dir / "watched.sqlite"
     if fault := fault_of(watched):
@@ -78,25 +85,65 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
         log.error("%s is damaged (%s); kept as %s, a new one is created", watched, fault, kept.name)
     fault = fault_of(config.journal_path)
     if not fault:
-        return None
+        return _complete_older(config, bundle_sha256)
     kept = _rename_damaged(config.journal_path)
     log.critical(
         "THE JOURNAL IS DAMAGED: %s (%s). It is kept as %s", config.journal_path, fault, kept
     )
-    ended, to_contour = _restore_scans(config, bundle_sha256)
+    _log_restored(_restore_scans(config, bundle_sha256))
+    return kept
+
+
+def _complete_older(config: Config, bundle_sha256: str) -> Path | None:
+    """Make a journal anew that is gone, or bring an older copy up to date; keep it as it was."""
+    path = config.journal_path
+    loss = evidence.loss_of(config)
+    if not loss:
+        return None
+    kept = None
+    if path.exists() and path.stat().st_size:
+        kept = _stamped(path, "older")
+        make_private_file(kept)
+        with (
+            closing(sqlite3.connect(path, timeout=BUSY_S)) as source,
+            closing(sqlite3.connect(kept)) as copy,
+        ):
+            source.backup(copy)
+    else:
+        # What a write-ahead log without its database holds would be applied to the new one.
+        _rename_damaged(path)
     log.critical(
-        "a new journal was created: %d scans of the spool are known to be delivered or discarded "
+        "THE JOURNAL HAS LOST SCANS: %s: %s.%s",
+        path,
+        loss,
+        f" It is kept as {kept}" if kept else "",
+    )
+    _log_restored(_restore_scans(config, bundle_sha256))
+    return kept
+
+
+def _log_restored(restored: tuple[int, int]) -> None:
+    ended, to_contour = restored
+    log.critical(
+        "the journal was restored: %d scans of the spool are known to be delivered or discarded "
         "and are not sent again; %d are contoured again under the same UIDs. Compare scans.csv "
         "with the planning system, and have the disk looked at",
         ended,
         to_contour,
     )
+
+
+def _stamped(path: Path, word: str) -> Path:
+    """A new name beside a file, with the local time."""
+    stamp = datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+    kept, number = path.with_name(f"{path.name}.{word}-{stamp}"), 2
+    while kept.exists():
+        kept, number = path.with_name(f"{path.name}.{word}-{stamp}-{number}"), number + 1
     return kept
 
 
 def _rename_damaged(path: Path) -> Path:
-    stamp = datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S")
-    kept = path.with_name(f"{path.name}.corrupt-{stamp}")
+    kept = _stamped(path, "corrupt")
     for suffix in COMPANIONS:
         companion = path.with_name(path.name + suffix)
         if companion.exists():
@@ -124,12 +171,14 @@ class _ContouredSeries:
     def outcome(self) -> str:
         """Its outcome in the scan log, if that is final; empty if it must run again."""
         outcome = self.row["outcome"] if self.row else ""
-        return outcome if outcome in ("delivered", "discarded") else ""
+        return outcome if outcome in evidence.FINAL else ""
 
 
 def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
     """Fill a new journal; returns how many scans have ended and how many run again."""
-    logged = [row for row in scanlog.rows(config.scan_log_path) if row.keys() >= _COLUMNS]
+    logged = evidence.logged_scans(config)
+    noted = evidence.noted_numbers(config.journal_path)
+    highest = max(evidence.highest_number(config, logged), *noted, 0)
     written = {path.stem.partition(".")[2]: path for path in config.results_dir.glob("*/RS.*.dcm")}
     today = (bundle_sha256, config.planning_system.profile)
     found = [
@@ -138,13 +187,24 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
         if (each := _recognise(folder, logged, written, today)) is not None
     ]
     with closing(Journal(config.journal_path)) as journal:
+        taken = {row.id for row in journal.scans()}
+        if journal.is_copy():
+            highest = max(highest, *taken, 0) + NUMBERS_LEFT_OUT
         for each in sorted(found, key=lambda each: each.number):
-            # People know the scan by its number, and the folder of its results has it in its name.
-            journal.number_from(each.number)
-            scan = journal.insert(each.arrived, [d.name for d in config.destination])
-            if scan is not None and each.outcome:
-                _enter_outcome(journal, scan, each, config)
-        journal.number_from(_highest(config, logged) + 1)
+            known = journal.find(each.arrived)
+            if known is None:
+                # People know the scan by its number, and the folder of its results has it in its
+                # name.
+                free = each.number > max(taken, default=0)
+                journal.number_from(each.number if free else highest + 1)
+                known = journal.insert(each.arrived, [d.name for d in config.destination])
+            if known is not None:
+                taken.add(known.id)
+                if each.outcome and not known.logged:
+                    _enter_outcome(journal, known, each, config)
+        journal.number_from(highest + 1)
+        journal.reserve(noted)
+        journal.enter_issued(_issued(written, logged))
     ended = sum(bool(each.outcome) for each in found)
     return ended, len(found) - ended
 
@@ -177,9 +237,9 @@ def _recognise(
         sop_instance_uid, _ = arrived.structure_set_uids
         path = written.get(sop_instance_uid)
         if row is not None and row["rtstruct_sop_instance_uid"] == sop_instance_uid:
-            number = _number(row["scan_id"])
+            number = evidence.number_of(row["scan_id"])
         elif row is None and path is not None:
-            number = _number(path.parent.name)
+            number = evidence.number_of(path.parent.name)
         else:
             continue
         if path is not None:
@@ -236,31 +296,37 @@ def _enter_outcome(
     at = _seconds(row["accepted_utc"]) or time.time()
     discarded = row["reason"] if found.outcome == "discarded" else None
     path = str(found.path or "")
+    # By an older copy it may have failed, or wait for a person.
+    if scan.state not in ("ready", "contoured"):
+        journal.retry(scan.id, time.time())
     journal.contoured(scan.id, path, {"contoured_at": at}, discarded)
     if discarded is not None:
         journal.discard(scan.id, discarded, at)
     elif found.outcome == "delivered":
+        journal.release(scan.id, at)
         folders = {d.name: d.folder for d in config.destination if isinstance(d, FolderDestination)}
         for delivery in journal.deliveries(scan.id):
             folder = folders.get(delivery.destination)
             exported = folder is not None and (folder / Path(path).name).is_file()
             # Any other peer is offered the same bytes once more: only the lost journal noted what
             # it took. Without the file there is nothing to offer.
-            if delivery.destination == row["destination"] or exported or not path:
+            taken = delivery.destination == row["destination"] or exported or not path
+            if taken and delivery.state == "waiting":
                 journal.delivered(delivery.id, row["destination_status"], at)
     journal.mark_logged(scan.id)
 
 
-def _highest(config: Config, logged: Iterable[dict[str, str]]) -> int:
-    """The highest number of any scan in the scan log or the folder of results."""
-    names = [row["scan_id"] for row in logged]
-    names += [path.name for path in config.results_dir.glob("scan-*")]
-    return max((_number(name) for name in names), default=0)
-
-
-def _number(name: str) -> int:
-    digits = name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+def _issued(
+    written: dict[str, Path], logged: Iterable[dict[str, str]]
+) -> Iterator[tuple[str, str, str]]:
+    """UID, date and time of every structure set on disk or in the scan log; none if it is gone."""
+    for uid, path in written.items():
+        ds = pydicom.dcmread(path, specific_tags=["StructureSetDate", "StructureSetTime"])
+        yield uid, str(ds.get("StructureSetDate", "")), str(ds.get("StructureSetTime", ""))
+    for row in logged:
+        uid = row["rtstruct_sop_instance_uid"]
+        if uid and uid not in written:
+            yield uid, "", ""
 
 
 def _seconds(utc: str) -> float:

@@ -5,36 +5,50 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.domain.timing import ScanRecord
+from limn.node.permissions import make_private_file, make_private_folder
 
 DECIMALS = 4
 # Two rows that agree in these columns are the same row.
 ROW_KEY = ("scan_id", "last_slice_utc", "outcome", "reason")
+# So much of the log is read for a new row, and shown without being asked for more.
+TAIL_BYTES = 2**17
+_ROW_START = re.compile(rb"\n\d+,scan-\d{5,},")
+_TEXTS = {each.name for each in fields(ScanRecord) if each.type in ("str", str)}
+# A spreadsheet takes a value with such a beginning for a formula, whatever quotes the CSV has. An
+# apostrophe in front makes it text. One that begins so already gets one more, so that reading gives
+# back what was written.
+_FORMULA = re.compile(r"'*(\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])")
 
 
 def append(path: Path, record: ScanRecord) -> None:
-    """Add a scan's row, unless it is in the file already.
+    """Add a scan's row, unless it is among the last rows already.
 
     A refused series that came again and was contoured then has two rows, and so has a scan that an
     operator let run or sent again; they differ in last slice, outcome or reason. A row that a full
-    disk or a kill cut off is removed.
+    disk or a kill cut off is removed. Only the end of the file is read: a row that was written and
+    not noted in the journal is among the last.
 
     Raises
     ------
     OSError
         If the disk has no room; the log is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
+    make_private_file(path)
     _mend_end(path, record)
     _rename_if_columns_differ(path)
-    values = _values(record)
-    if any(all(row[name] == values[name] for name in ROW_KEY) for row in rows(path)):
+    make_private_file(path)
+    if is_logged(path, record):
         return
-    size_bytes = path.stat().st_size if path.exists() else 0
+    size_bytes = path.stat().st_size
     try:
         with path.open("ab") as file:
             file.write(_text(record, with_header=not size_bytes))
@@ -44,6 +58,40 @@ def append(path: Path, record: ScanRecord) -> None:
         with suppress(FileNotFoundError):
             os.truncate(path, size_bytes)
         raise
+
+
+def is_logged(path: Path, record: ScanRecord) -> bool:
+    """Whether a scan's row is among the last rows of the log."""
+    values = {name: str(value) for name, value in _values(record).items()}
+    columns = ScanRecord.columns()
+    for found in _parsed(_last_rows(path)):
+        row = dict(zip(columns, found, strict=False))
+        if all(row.get(name) == values[name] for name in ROW_KEY):
+            return True
+    return False
+
+
+def _last_rows(path: Path) -> bytes:
+    """The end of the log, from the beginning of a row on; all of a short log."""
+    with path.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        start = max(0, size_bytes - TAIL_BYTES)
+        file.seek(start)
+        found = file.read()
+    if not start:
+        return found
+    columns = len(ScanRecord.columns())
+    for begin in _ROW_START.finditer(found):
+        rest = found[begin.start() + 1 :]
+        first = next(iter(_parsed(rest)), [])
+        # Such a beginning may also stand inside a reason of several lines.
+        if len(first) == columns:
+            return rest
+    return path.read_bytes()
+
+
+def _parsed(contents: bytes) -> Iterator[list[str]]:
+    yield from csv.reader(io.StringIO(contents.decode(errors="replace"), newline=""))
 
 
 def _values(record: ScanRecord) -> dict[str, object]:
@@ -70,13 +118,14 @@ def _mend_end(path: Path, record: ScanRecord) -> None:
     The journal marks a scan as logged after its row is written, so that the next row to come is the
     one that was cut off.
     """
-    found = path.read_bytes() if path.exists() else b""
+    found = _last_rows(path)
+    before = path.stat().st_size - len(found)
     for at in range(max(0, len(found) - len(_text(record, with_header=True))), len(found)):
         if at and found[at - 1] != ord("\n"):
             continue
-        whole, partial = _text(record, with_header=not at), found[at:]
+        whole, partial = _text(record, with_header=not before + at), found[at:]
         if len(partial) < len(whole) and whole.startswith(partial):
-            os.truncate(path, at)
+            os.truncate(path, before + at)
             return
     in_quotes = _in_quotes(found)
     if in_quotes or (found and not found.endswith(b"\n")):
@@ -113,11 +162,51 @@ def rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return list(csv.DictReader(file))
+        return [_plain(row) for row in csv.DictReader(file)]
+
+
+def last_rows(path: Path, count: int) -> list[dict[str, str]]:
+    """The last rows of the log, oldest first; at most ``count``, fewer if they are very long."""
+    if not path.exists():
+        return []
+    columns = ScanRecord.columns()
+    with path.open("rb") as file:
+        header = file.readline()
+    if header.decode(errors="replace").rstrip("\r\n") != ",".join(columns):
+        return rows(path)[-count:]
+    found = [
+        _plain(dict(zip(columns, values, strict=True)))
+        for values in _parsed(_last_rows(path))
+        if len(values) == len(columns) and tuple(values) != columns
+    ]
+    return found[-count:]
+
+
+def neutral(row: Mapping[str, str]) -> dict[str, str]:
+    """A row for a CSV that people open: a spreadsheet takes no value for a formula."""
+    return {name: _neutral(text) if name in _TEXTS else text for name, text in row.items()}
+
+
+def _neutral(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _plain(row: dict[str, str]) -> dict[str, str]:
+    """The values as they were before `neutral`."""
+    for name in _TEXTS & row.keys():
+        text = row[name]
+        if text and text.startswith("'") and _FORMULA.match(text):
+            row[name] = text[1:]
+    return row
+
+
+def utc(seconds: float) -> str:
+    """UTC seconds as the scan log has them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _csv_value(value: object) -> object:
     if isinstance(value, str):
         # csv quotes a line feed but not a carriage return, and a reader ends the row at either.
-        return value.replace("\r\n", "\n").replace("\r", "\n")
+        return _neutral(value.replace("\r\n", "\n").replace("\r", "\n"))
     return round(value, DECIMALS) if isinstance(value, float) else value

@@ -9,7 +9,8 @@ from limn.domain.errors import ConfigWrong
 
 # Kept in the database's user_version. In version 0 (until limn 0.1) `held` also meant that a
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
-VERSION = 2
+# Until version 2 the names of a scan's files stood in its row, so that every query read them.
+VERSION = 3
 # Any error of the database: locked, full, damaged.
 JournalError = sqlite3.Error
 # It is locked, its disk is full, or it can't be opened; its contents may be sound.
@@ -41,7 +42,6 @@ create table if not exists scan (
     animal text not null,
     sender text not null,
     folder text not null,
-    files text not null,
     receive_s real not null,
     settle_s real not null,
     last_slice_at real not null,
@@ -75,8 +75,31 @@ create table if not exists structure_set (
 );
 """
     + _DELIVERY
-    + "create table if not exists numbering (least integer not null);"
+    + """
+create table if not exists numbering (least integer not null);
+create table if not exists scan_files (
+    scan integer primary key references scan(id),
+    files text not null
+);
+create table if not exists issued (
+    sop_instance_uid text primary key,
+    date text not null,
+    time text not null
+);
+create table if not exists reserved (
+    number integer primary key,
+    input_digest text not null
+);
+create table if not exists copied (at text not null);
+"""
 )
+# What the engine asks every half second, and the queue: few rows of many.
+_INDEXES = """
+create index if not exists scan_by_state on scan(state);
+create index if not exists scan_unlogged on scan(id) where logged = 0;
+create index if not exists scan_by_folder on scan(folder);
+create index if not exists delivery_open on delivery(destination, state) where state <> 'delivered';
+"""
 # Columns that a journal of version 0 lacks, or has under another name.
 _ADDED_COLUMNS = {
     "scan": {"started_at": "real", "intervention_s": "real not null default 0"},
@@ -94,6 +117,12 @@ LIVE = 100
 COHORT = 0
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether an error means that another program holds a lock, and no fault of a disk or file."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring those of an earlier limn up to date, in one transaction.
 
@@ -103,6 +132,9 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
         If a newer limn made the journal.
     """
     db.isolation_level = None
+    if db.execute("pragma user_version").fetchone()[0] == VERSION:
+        # A start waits for no lock that another program holds.
+        return
     db.execute("begin immediate")
     try:
         _prepare(db, path)
@@ -127,7 +159,10 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         _update_columns(db)
         if version < 1:
             _split_held(db)
-        _allow_superseded(db)
+        if version < 2:
+            _allow_superseded(db)
+        _move_files(db)
+        _execute(db, _INDEXES)
         db.execute(f"pragma user_version = {VERSION}")
 
 
@@ -176,3 +211,10 @@ def _allow_superseded(db: sqlite3.Connection) -> None:
     )
     db.execute(f"pragma schema_version = {number + 1}")
     db.execute("pragma writable_schema = reset")
+
+
+def _move_files(db: sqlite3.Connection) -> None:
+    """Give the names of files a table of their own."""
+    if "files" in {row[1] for row in db.execute("pragma table_info(scan)")}:
+        db.execute("insert or ignore into scan_files select id, files from scan")
+        db.execute("alter table scan drop column files")

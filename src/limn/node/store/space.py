@@ -10,10 +10,16 @@ from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
-from limn.node.permissions import make_private_folder
+from limn.node.permissions import check_usable, make_private_folder
 
 # What journal, certificates and log need at the first start.
 LEAST_BYTES = 2**20
+# What limn makes in the data folder; the site may keep other files there.
+MADE = (
+    *("*.lock", "*.log", "*.jsonl", "scans.csv", "numbers", "ready"),
+    *("journal.sqlite*", "watched.sqlite*", "dask"),
+    *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
+)
 # Every slice is a file. What journal, structure sets and log need must stay, as with the bytes.
 MIN_FREE_INODES = 500
 # A scan of some thousand slices.
@@ -60,7 +66,8 @@ def try_writing(config: Config) -> None:
     Raises
     ------
     ConfigWrong
-        If the folder can't be made or written, or its disk is full.
+        If the folder can't be made or written, its disk is full, everybody may write there, or a
+        file in it can't be used by this user.
     """
     folder = config.data_dir
     try:
@@ -74,6 +81,7 @@ def try_writing(config: Config) -> None:
             "user that runs limn the right to write there"
         )
         raise ConfigWrong(msg) from error
+    check_usable(folder, MADE)
 
 
 def shortage(config: Config) -> str:

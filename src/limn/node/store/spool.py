@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.domain.files import fsync_folder, write_durably
-from limn.node.permissions import make_private_folder
+from limn.node.permissions import OWNER_ONLY_FILE, make_private_file, make_private_folder
 from limn.node.store.space import inodes_of
 
 RELEASED = "released.json"
@@ -178,6 +178,7 @@ class Spool:
             if not folder.is_dir():
                 make_private_folder(folder)
                 # Reserves the room for the note of `mark_released`: the disk may be full by then.
+                make_private_file(folder / RELEASED)
                 (folder / RELEASED).write_bytes(bytes(RELEASED_BYTES))
             slot.replace(path)
         except OSError as error:
@@ -189,7 +190,8 @@ class Spool:
         """Note that every association of a series was released; read after a restart."""
         text = json.dumps(asdict(replace(released, sender=released.sender[:MAX_SENDER])))
         path = self.folder(series_instance_uid) / RELEASED
-        with path.open("r+b") if path.exists() else path.open("wb") as file:
+        make_private_file(path)
+        with path.open("r+b") as file:
             file.write(text.encode().ljust(RELEASED_BYTES))
             file.flush()
             os.fsync(file.fileno())
@@ -263,7 +265,7 @@ class Spool:
             folder = trash.with_name(name)
             make_private_folder(folder)
             note = {"instances": int(instances), "date": date}
-            write_durably(folder / REMOVED, json.dumps(note).encode())
+            write_durably(folder / REMOVED, json.dumps(note).encode(), OWNER_ONLY_FILE)
         shutil.rmtree(trash)
 
     def removed(self, folder: Path) -> Removed | None:

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from limn.dicom.uids import uid_from
 from limn.node.store.rows import Arrived
 from limn.node.store.states import (
     DELIVERY_TABLE,
@@ -95,16 +96,16 @@ def insert_structure_set(
     destinations: Sequence[str],
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
+    uids, date, time = arrived.structure_set_uids, arrived.date, arrived.time
+    issued = db.execute("select * from issued where sop_instance_uid = ?", uids[:1]).fetchone()
+    if issued is not None and issued["date"]:
+        date, time = issued["date"], issued["time"]
+    elif issued is not None:
+        uids = uid_from(f"{uids[0]}|again"), uid_from(f"{uids[1]}|again")
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
-        (
-            scan_id,
-            arrived.profile,
-            *arrived.structure_set_uids,
-            arrived.date,
-            arrived.time,
-        ),
+        (scan_id, arrived.profile, *uids, date, time),
     )
     state = DELIVERY_TABLE[DeliveryState.NEW, DeliveryEvent.OFFER]
     db.executemany(
@@ -139,8 +140,15 @@ def structure_set_id(db: sqlite3.Connection, scan_id: int, also: str = "") -> in
     return None if row is None else int(row["id"])
 
 
-def next_number(db: sqlite3.Connection) -> int:
-    """The number that the next scan gets."""
+def next_number(db: sqlite3.Connection, input_digest: str) -> int:
+    """The number that the next scan gets: that which its input had before, else a new one."""
+    had = db.execute(
+        "select min(number) as number from reserved where input_digest = ? "
+        "and number not in (select id from scan)",
+        (input_digest,),
+    ).fetchone()
+    if had["number"] is not None:
+        return int(had["number"])
     row = db.execute(
         "select max(coalesce((select max(id) from scan), 0) + 1, "
         "coalesce((select max(least) from numbering), 1)) as number"

@@ -1,0 +1,54 @@
+"""Notices within a second that the journal of a running node was deleted or replaced.
+
+On POSIX a process goes on with the deleted file, and what it writes is lost. So each process that
+holds the journal ends when the name leads to another file, and the supervisor restores the journal
+from the disk before it starts them again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from limn.node.store.journal import Journal
+from limn.node.store.reader import identity_of
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+# Exit code of a process whose journal is gone.
+JOURNAL_LOST = 5
+
+
+def end_if_replaced(journal: Journal, stopping: threading.Event) -> None:
+    """End this process as soon as its journal is another file than the one at the path."""
+
+    def watch() -> None:
+        while not stopping.wait(LOOK_S):
+            if journal.is_replaced():
+                log.critical("%s was deleted or replaced; this process ends", journal.path)
+                os._exit(JOURNAL_LOST)
+
+    threading.Thread(target=watch, name="journal", daemon=True).start()
+
+
+class JournalWatch:
+    """The supervisor's look at the journal, which it does not open itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = identity_of(path)
+
+    def is_replaced(self) -> bool:
+        """Whether the file was deleted or replaced since the last `accept`."""
+        found = identity_of(self._path)
+        if self._known is None:
+            # The receiver or the engine has just made it, at the first start.
+            self._known = found
+        return found != self._known
+
+    def accept(self) -> None:
+        """The file that is there now is the right one."""
+        self._known = identity_of(self._path)

@@ -1,0 +1,136 @@
+"""What the disk proves of scans beside the journal, so that a lost or an older journal is noticed.
+
+The numbers are also kept in a file of their own: a scan that was not contoured yet has left no
+other trace, and another animal must not get its number.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from limn.domain.timing import ScanRecord
+from limn.node.config import Config
+from limn.node.permissions import make_private_file
+from limn.node.store import scanlog
+from limn.node.store.spool import Spool
+
+NUMBERS = "numbers"
+_COLUMNS = set(ScanRecord.columns())
+# Outcomes in the scan log after which nothing is sent any more.
+FINAL = ("delivered", "discarded")
+
+
+def note_number(journal_path: Path, number: int, digest: str) -> None:
+    """Note the number that an input gets, before the journal's transaction ends."""
+    path = journal_path.with_name(NUMBERS)
+    make_private_file(path)
+    with path.open("ab") as file:
+        # A line that a full disk cut off is ended by the line feed of the next one.
+        file.write(b"\n%d %s" % (number, digest.encode()))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def noted_numbers(journal_path: Path) -> dict[int, str]:
+    """Every number that was noted, with the digest of its input."""
+    try:
+        text = journal_path.with_name(NUMBERS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(" ") for line in text.splitlines())
+    return {int(number): digest for number, _, digest in lines if number.isdecimal()}
+
+
+def number_of(name: str) -> int:
+    """The number in a scan's name; 0 if it has none."""
+    digits = name.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def logged_scans(config: Config) -> list[dict[str, str]]:
+    """The rows of the scan log that have every column."""
+    return [row for row in scanlog.rows(config.scan_log_path) if row.keys() >= _COLUMNS]
+
+
+def highest_number(config: Config, logged: Iterable[Mapping[str, str]]) -> int:
+    """The highest number of any scan in the scan log or the folder of results."""
+    names = [row["scan_id"] for row in logged]
+    names += [path.name for path in config.results_dir.glob("scan-*")]
+    return max(map(number_of, names), default=0)
+
+
+def loss_of(config: Config) -> str:
+    """What a sound or absent journal has lost; empty if it knows all that the disk proves.
+
+    Raises
+    ------
+    sqlite3.Error
+        If the journal can't be read.
+    """
+    # The evidence first: a node that runs writes it after its journal.
+    path = config.journal_path
+    noted = max(noted_numbers(path), default=0)
+    logged = logged_scans(config)
+    highest = highest_number(config, logged)
+    if not path.exists() or not path.stat().st_size:
+        series = next(Spool(config.spool_dir, 0).folders(), None)
+        found = {
+            f"numbers up to {noted} were given": noted > 0,
+            f"{config.scan_log_path} has {len(logged)} scans": bool(logged),
+            f"{config.results_dir} has scan-{highest:05d}": highest > 0,
+            f"{config.spool_dir} has series": series is not None,
+        }
+        proofs = [text for text, holds in found.items() if holds]
+        return f"it is gone, but {'; '.join(proofs)}" if proofs else ""
+    with closing(sqlite3.connect(path, timeout=5.0)) as db:
+        db.row_factory = sqlite3.Row
+        tables = {row["name"] for row in db.execute("select name from sqlite_schema")}
+        if "copied" in tables and (copy := db.execute("select at from copied").fetchone()):
+            return f"it is the backup of {copy['at'][:16]} UTC"
+        following = _following_number(db, tables)
+        if highest >= following or noted > following:
+            last = max(highest, noted)
+            return f"it is an older copy: it ends before scan-{following:05d}, scan-{last:05d} came"
+        return _unknown_ends(db, tables, logged)
+
+
+def _following_number(db: sqlite3.Connection, tables: set[str]) -> int:
+    """The number that this journal would give to the next scan."""
+    numbers = [1]
+    if "scan" in tables:
+        numbers.append(db.execute("select coalesce(max(id), 0) + 1 from scan").fetchone()[0])
+    if "numbering" in tables:
+        numbers.append(db.execute("select coalesce(max(least), 1) from numbering").fetchone()[0])
+    return max(numbers)
+
+
+def _unknown_ends(
+    db: sqlite3.Connection, tables: set[str], logged: Sequence[Mapping[str, str]]
+) -> str:
+    """A scan that ended by the scan log and waits by the journal; empty if there is none."""
+    if not {"scan", "structure_set", "delivery"} <= tables or "issued" not in tables:
+        # An earlier limn made it; the next start looks again.
+        return ""
+    ends = {(row["rtstruct_sop_instance_uid"], row["last_slice_utc"]): row for row in logged}
+    # A scan that an operator sends again waits too, and its time is noted.
+    waiting = db.execute(
+        "select scan.id, sop_instance_uid, last_slice_at, destination from scan "
+        "join structure_set on structure_set.scan = scan.id "
+        "join delivery on delivery.structure_set = structure_set.id "
+        "where logged = 0 and delivery.state in ('waiting', 'held') "
+        "and scan.intervention_s = 0 and structure_set.intervention_s = 0"
+    )
+    for scan in waiting:
+        end = ends.get((scan["sop_instance_uid"], scanlog.utc(scan["last_slice_at"])))
+        if end is None or end["outcome"] not in FINAL:
+            continue
+        if end["outcome"] == "discarded" or end["destination"] == scan["destination"]:
+            return (
+                f"it is an older copy: by it scan-{scan['id']:05d} waits, by the scan log it was "
+                f"{end['outcome']}"
+            )
+    return ""
