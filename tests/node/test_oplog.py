@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -305,3 +306,15 @@ def test_a_message_forges_no_line(tmp_path: Path) -> None:
         "it waits",
         "it broke",
     ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+def test_log_files_are_for_their_owner_alone(tmp_path):
+    """They name animals; a rotated file too."""
+    handler = oplog.LineFile(tmp_path / "limn.log", 10, 2)
+    for _ in range(3):
+        handler.emit(logging.makeLogRecord({"msg": "a line that is long enough"}))
+    handler.close()
+    found = sorted(tmp_path.iterdir())
+    assert len(found) == 3
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}

@@ -1,5 +1,7 @@
 import errno
 import logging
+import os
+import sqlite3
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -270,3 +272,31 @@ def test_pictures_that_wait_are_bounded(tmp_path, monkeypatch, caplog):
         later.write(tmp_path / str(k) / "picture.png", b"PNG")
     assert f"{tmp_path / '0' / 'picture.png'} is given up" in caplog.text
     assert list(later._waiting) == [tmp_path / str(k) / "picture.png" for k in (1, 2)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+def test_results_are_for_their_owner_alone(desk):
+    """Also in a data folder that others may list: structure set, picture and labels."""
+    desk.config.data_dir.chmod(0o755)
+    row = desk.began()
+    desk.lands(row, "finished", product())
+    files = [*(desk.config.results_dir / row.name).iterdir()]
+    assert len(files) == 3
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert files[0].parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_locked_journal_is_not_called_a_full_disk(desk, monkeypatch, caplog):
+    """The log names the lock; the result waits as it does for a disk."""
+    monkeypatch.setattr(persist, "PAUSE_S", 0.01)
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    tries = iter([error, error])
+
+    def write():
+        if found := next(tries, None):
+            raise found
+
+    persist.write_until_done(write, "the journal", threading.Event())
+    assert "another program holds a lock on the journal" in caplog.text
+    assert "make room" not in caplog.text

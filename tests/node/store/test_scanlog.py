@@ -158,3 +158,95 @@ def test_no_log_has_no_rows(path):
     """Before the first scan there is nothing, and nothing is made."""
     assert scanlog.rows(path) == []
     assert not path.exists()
+
+
+FORMULAS = ["=cmd|'/C calc'!A0", "@SUM(1+1)*2", "+1", "-2+3", "\t=1", " =1", "'=1", "＝1"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_spreadsheet_takes_no_name_for_a_formula(path, text):
+    """A PatientID is what a stranger typed; the file shows it as text, limn reads it unchanged."""
+    scanlog.append(path, ScanRecord(scan_id="scan-00001", animal=text, reason=text))
+    with path.open(newline="") as file:
+        (raw,) = csv.DictReader(file)
+    assert raw["animal"] == raw["reason"] == f"'{text}"
+    (row,) = scanlog.rows(path)
+    assert row["animal"] == row["reason"] == text
+    assert scanlog.last_rows(path, 1) == [row]
+    before = path.read_bytes()
+    scanlog.append(path, ScanRecord(scan_id="scan-00001", animal=text, reason=text))
+    assert path.read_bytes() == before
+
+
+def test_a_negative_duration_stays_a_number(path):
+    """Only what a person or a device typed gets an apostrophe."""
+    scanlog.append(path, ScanRecord(scan_id="scan-00001", queue_s=-0.5))
+    with path.open(newline="") as file:
+        (raw,) = csv.DictReader(file)
+    assert raw["queue_s"] == "-0.5"
+
+
+def test_a_long_log_is_never_read_whole(path, monkeypatch):
+    """Nor for a new row, nor for the last ones; a row that is there already is still found."""
+    records = [ScanRecord(scan_id=f"scan-{k:05d}", reason="two\nlines") for k in range(1, 200)]
+    for record in records[:3]:
+        scanlog.append(path, record)
+    with path.open("ab") as file:
+        for record in records[3:]:
+            file.write(scanlog._text(record, with_header=False))
+    monkeypatch.setattr(scanlog, "TAIL_BYTES", 4000)
+
+    def whole(*_):
+        pytest.fail("the whole log was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scanlog, "rows", whole)
+        patched.setattr(type(path), "read_bytes", whole)
+        before = path.stat().st_size
+        scanlog.append(path, records[-1])
+        assert path.stat().st_size == before
+        scanlog.append(path, ScanRecord(scan_id="scan-00200"))
+        names = [row["scan_id"] for row in scanlog.last_rows(path, 3)]
+        assert names == ["scan-00198", "scan-00199", "scan-00200"]
+    assert len(scanlog.rows(path)) == 200
+
+
+def test_a_row_that_was_torn_at_the_end_of_a_long_log_is_made_whole(path, monkeypatch):
+    """The end alone says where the last whole row ends."""
+    monkeypatch.setattr(scanlog, "TAIL_BYTES", 2000)
+    for k in range(20):
+        scanlog.append(path, ScanRecord(scan_id=f"scan-{k:05d}", reason="two\nlines"))
+    before = path.stat().st_size
+    scanlog.append(path, TORN)
+    whole = path.read_bytes()
+    for count in range(before, len(whole), 7):
+        path.write_bytes(whole[:count])
+        scanlog.append(path, TORN)
+        assert path.read_bytes() == whole
+
+
+def test_a_follower_reads_each_row_once(path):
+    """The metrics page sees a log that grows, is replaced and has a row that is half written."""
+    scanlog.append(path, ScanRecord(scan_id="scan-00001", reason="two\nlines"))
+    follower = scanlog.LogFollower(path)
+    assert [row["scan_id"] for row in follower.rows()] == ["scan-00001"]
+    whole = path.read_bytes()
+    scanlog.append(path, ScanRecord(scan_id="scan-00002", animal="=1"))
+    grown = path.read_bytes()
+    path.write_bytes(grown[:-5])
+    assert len(follower.rows()) == 1
+    path.write_bytes(grown)
+    assert [row["animal"] for row in follower.rows()] == ["", "=1"]
+    path.write_bytes(whole)
+    assert len(follower.rows()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+def test_a_new_log_is_for_its_owner_alone(path):
+    """As journal and spool are; the mode that a site gave to its log stays."""
+    path.parent.mkdir(mode=0o755)
+    scanlog.append(path, ScanRecord(scan_id="scan-00001"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    scanlog.append(path, ScanRecord(scan_id="scan-00002"))
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -88,8 +88,7 @@ class Metrics:
         self._config = config
         self._processes = processes
         self._lock = threading.Lock()
-        self._logged: list[dict[str, str]] = []
-        self._logged_version: tuple[int, int] = (0, 0)
+        self._log = scanlog.LogFollower(config.scan_log_path)
         self._sound = True
         self._checked_s = float("-inf")
 
@@ -190,19 +189,12 @@ class Metrics:
         yield stages
 
     def _rows(self) -> list[dict[str, str]]:
-        """The scan log, read again only when it has changed."""
-        path = self._config.scan_log_path
+        """The scan log, of which only new rows are read."""
         with self._lock:
             try:
-                found = path.stat()
-                now = (found.st_size, found.st_mtime_ns)
-                if now != self._logged_version:
-                    # A row that is just being written has fewer columns; the next request has it.
-                    self._logged = [row for row in scanlog.rows(path) if None not in row.values()]
-                    self._logged_version = now
+                return list(self._log.rows())
             except OSError:
-                self._logged, self._logged_version = [], (0, 0)
-            return self._logged
+                return []
 
     def _workers(self) -> int:
         try:

@@ -37,6 +37,8 @@ class Arrived:
     refused: str = ""
     priority: int = LIVE
     supersedes: bool = False
+    # The UIDs may be at a destination with contents that are lost: it gets others.
+    again: bool = False
 
     @property
     def structure_set_uids(self) -> tuple[str, str]:
@@ -44,6 +46,8 @@ class Arrived:
         seed = "|".join(
             (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
         )
+        if self.again:
+            seed = f"{seed}|again"
         return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import pydicom
@@ -36,6 +37,7 @@ from limn.node.store.reader import BUSY_S
 from limn.node.store.remedies import journal_remedy
 from limn.node.store.rows import Arrived, ScanRow
 from limn.node.store.spool import Spool
+from limn.node.store.transitions import ANY_UID
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +190,8 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
     ]
     with closing(Journal(config.journal_path)) as journal:
         taken = {row.id for row in journal.scans()}
-        if journal.is_copy():
+        is_copy = journal.is_copy()
+        if is_copy:
             highest = max(highest, *taken, 0) + NUMBERS_LEFT_OUT
         for each in sorted(found, key=lambda each: each.number):
             known = journal.find(each.arrived)
@@ -205,6 +208,9 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
         journal.number_from(highest + 1)
         journal.reserve(noted)
         journal.enter_issued(_issued(written, logged))
+        if is_copy:
+            # Nor does it know what was sent after it.
+            journal.enter_issued([(ANY_UID, "", "")])
     ended = sum(bool(each.outcome) for each in found)
     return ended, len(found) - ended
 
@@ -232,8 +238,9 @@ def _recognise(
         *((row["bundle_sha256"], row["profile"], row) for row in reversed(rows)),
         (*today, None),
     ]
-    for bundle_sha256, profile, row in candidates:
+    for (bundle_sha256, profile, row), again in product(candidates, (False, True)):
         arrived = _arrived(folder, files, instances, bundle_sha256, profile)
+        arrived = replace(arrived, again=again)
         sop_instance_uid, _ = arrived.structure_set_uids
         path = written.get(sop_instance_uid)
         if row is not None and row["rtstruct_sop_instance_uid"] == sop_instance_uid:

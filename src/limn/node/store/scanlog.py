@@ -165,6 +165,47 @@ def rows(path: Path) -> list[dict[str, str]]:
         return [_plain(row) for row in csv.DictReader(file)]
 
 
+class LogFollower:
+    """The rows of a log that grows; each is read once.
+
+    A log that was replaced or cut is read anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[dict[str, str]] = []
+        self._columns: list[str] = []
+        self._read_bytes = 0
+        self._inode = 0
+
+    def rows(self) -> list[dict[str, str]]:
+        """Every whole row until now, oldest first.
+
+        Raises
+        ------
+        OSError
+            If there is no log or it can't be read.
+        """
+        with self._path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_ino != self._inode or found.st_size < self._read_bytes:
+                self._rows, self._columns, self._read_bytes = [], [], 0
+                self._inode = found.st_ino
+            file.seek(self._read_bytes)
+            new = file.read()
+        # A row that is just being written has fewer columns; the next call has it.
+        whole = new[: new.rfind(b"\n") + 1]
+        if whole and not _in_quotes(whole[:-1]):
+            for values in _parsed(whole):
+                if not self._columns:
+                    self._columns = values
+                elif len(values) == len(self._columns):
+                    row = dict(zip(self._columns, values, strict=True))
+                    self._rows.append(_plain(row))
+            self._read_bytes += len(whole)
+        return self._rows
+
+
 def last_rows(path: Path, count: int) -> list[dict[str, str]]:
     """The last rows of the log, oldest first; at most ``count``, fewer if they are very long."""
     if not path.exists():

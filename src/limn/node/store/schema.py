@@ -98,7 +98,8 @@ _INDEXES = """
 create index if not exists scan_by_state on scan(state);
 create index if not exists scan_unlogged on scan(id) where logged = 0;
 create index if not exists scan_by_folder on scan(folder);
-create index if not exists delivery_open on delivery(destination, state) where state <> 'delivered';
+create index if not exists delivery_by_state on delivery(state, destination);
+create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that a journal of version 0 lacks, or has under another name.
 _ADDED_COLUMNS = {

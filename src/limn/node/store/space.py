@@ -17,7 +17,7 @@ LEAST_BYTES = 2**20
 # What limn makes in the data folder; the site may keep other files there.
 MADE = (
     *("*.lock", "*.log", "*.jsonl", "scans.csv", "numbers", "ready"),
-    *("journal.sqlite*", "watched.sqlite*", "dask"),
+    *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
     *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
 )
 # Every slice is a file. What journal, structure sets and log need must stay, as with the bytes.

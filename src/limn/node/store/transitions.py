@@ -6,8 +6,8 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from limn.dicom.uids import uid_from
 from limn.node.store.rows import Arrived
 from limn.node.store.states import (
     DELIVERY_TABLE,
@@ -19,6 +19,9 @@ from limn.node.store.states import (
 )
 
 log = logging.getLogger(__name__)
+
+# In the table of issued UIDs: any UID may have been issued. It sorts before every UID.
+ANY_UID = "*"
 
 # Conditions on a structure set: it waits for a person; it may be sent.
 ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
@@ -97,11 +100,15 @@ def insert_structure_set(
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
     uids, date, time = arrived.structure_set_uids, arrived.date, arrived.time
-    issued = db.execute("select * from issued where sop_instance_uid = ?", uids[:1]).fetchone()
+    issued = db.execute(
+        "select date, time from issued where sop_instance_uid in (?, ?) "
+        "order by sop_instance_uid desc",
+        (uids[0], ANY_UID),
+    ).fetchone()
     if issued is not None and issued["date"]:
         date, time = issued["date"], issued["time"]
     elif issued is not None:
-        uids = uid_from(f"{uids[0]}|again"), uid_from(f"{uids[1]}|again")
+        uids = replace(arrived, again=True).structure_set_uids
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",

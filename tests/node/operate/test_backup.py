@@ -1,0 +1,103 @@
+"""`limn backup`: a sound copy of a running node, which sends nothing twice when it is put back."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from limn.cli import exits, main
+from limn.node.config import load_config
+from limn.node.store import evidence, scanlog
+from limn.node.store.journal import Journal
+from limn.node.store.salvage import NUMBERS_LEFT_OUT, fault_of, replace_damaged
+from tests.node.store.test_salvage import BUNDLE, TEXT
+from tests.node.store.test_salvage import Site as Disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """A node's disk with its config."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    (folder / "limn.toml").write_text(TEXT)
+    return Disk(load_config(folder / "limn.toml"))
+
+
+def backup(disk: Disk, out: Path) -> int:
+    """Run the command while the node has its journal open."""
+    config = disk.config.data_dir / "limn.toml"
+    return main.main(["backup", str(out), "--config", str(config)])
+
+
+def test_a_backup_of_a_running_node_is_whole(disk: Disk, tmp_path: Path) -> None:
+    """Journal, scan log, and the structure set that waits; for its owner alone."""
+    disk.contour(disk.receive("1"))
+    disk.deliver("tps", "archive")
+    path = disk.contour(disk.receive("2"))
+    out = tmp_path / "backup"
+    assert backup(disk, out) == 0
+    assert fault_of(out / "journal.sqlite") == ""
+    assert len(scanlog.rows(out / "scans.csv")) == 1
+    assert [each.name for each in out.glob("scans/scan-00002/*")] == [path.name]
+    if stat.S_IMODE(disk.config.journal_path.stat().st_mode) == 0o600:
+        assert stat.S_IMODE(out.stat().st_mode) == 0o700
+        files = [each for each in out.rglob("*") if each.is_file()]
+        assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+    # The live journal is no copy.
+    assert evidence.loss_of(disk.config) == ""
+
+
+def test_a_folder_that_exists_is_refused(
+    disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half an older backup must not be mixed with this one."""
+    disk.receive("1")
+    (tmp_path / "backup").mkdir()
+    assert backup(disk, tmp_path / "backup") == exits.EXIT_WRONG
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_backup_put_back_in_place_sends_nothing_twice(disk: Disk, tmp_path: Path) -> None:
+    """Since the backup one scan was delivered and another came and was delivered."""
+    disk.contour(disk.receive("1"))
+    assert backup(disk, tmp_path / "backup") == 0
+    disk.deliver("tps", "archive")
+    disk.contour(disk.receive("2"))
+    disk.deliver("tps", "archive")
+    before = disk.states()
+    shutil.copyfile(tmp_path / "backup" / "journal.sqlite", tmp_path / "yesterday.sqlite")
+    (tmp_path / "yesterday.sqlite").rename(disk.config.data_dir / "yesterday.sqlite")
+    disk.start_without_journal(with_copy=True)
+    assert disk.states() == before
+    assert disk.door.journal.due("tps", 4e9) is None
+    number = disk.receive("3").id
+    assert number > 2
+    assert evidence.loss_of(disk.config) == ""
+
+
+def test_a_backup_on_a_new_disk_gives_no_number_twice(
+    disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing says how many scans came after it, so their numbers are left out."""
+    disk.contour(disk.receive("1"))
+    disk.deliver("tps", "archive")
+    out = tmp_path / "backup"
+    assert backup(disk, out) == 0
+    config = load_config(out / "limn.toml")
+    replace_damaged(config, BUNDLE)
+    assert "it is the backup of 20" in caplog.text
+    new = Disk(config)
+    assert new.states() == {
+        "scan-00001 contoured": [("tps", "delivered"), ("archive", "delivered")]
+    }
+    assert new.receive("9").id == 1 + NUMBERS_LEFT_OUT + 1
+    # The same series may have been delivered by the lost disk, with another date.
+    lost = disk.receive("9")
+    uids = [
+        each.door.journal.structure_set_of(row.id)
+        for each, row in ((new, new.door.scans()[-1]), (disk, lost))
+    ]
+    assert uids[0].sop_instance_uid != uids[1].sop_instance_uid
+    assert replace_damaged(config, BUNDLE) is None
+    Journal(config.journal_path).close()
