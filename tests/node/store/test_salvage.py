@@ -423,3 +423,26 @@ def test_a_mended_journal_is_sound_at_the_next_start(config: Config) -> None:
     site.deliver("tps", "archive")
     site.start_without_journal()
     assert evidence.loss_of(config) == ""
+
+
+def test_a_number_that_a_kill_left_unused_is_kept_for_its_input(config: Config) -> None:
+    """It was noted, and the journal's transaction did not end; another series comes first."""
+    site = Site(config)
+    row = site.receive("1")
+    with sqlite3.connect(config.journal_path) as db:
+        for table in ("delivery", "structure_set", "scan_files", "scan"):
+            db.execute(f"delete from {table}")  # noqa: S608
+    site.door.journal.close()
+    for name in row.files:
+        (Path(row.folder) / name).unlink()
+    assert replace_damaged(config, BUNDLE) is None
+    site.door = site._door()
+    assert site.receive("2").name == "scan-00002"
+    assert sorted(each.name for each in [*site.door.scans()]) == ["scan-00002"]
+    site.door.send(slices("1"))
+    site.door.intake.association_ended(SCP.key, aborted=False)
+    site.door.wait_for_scans(2)
+    assert {each.animal: each.name for each in site.door.journal.scans()} == {
+        "M1": "scan-00001",
+        "M2": "scan-00002",
+    }

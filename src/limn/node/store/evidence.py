@@ -98,6 +98,21 @@ def loss_of(config: Config) -> str:
         return _unknown_ends(db, tables, logged)
 
 
+def unused_numbers(config: Config) -> dict[int, str]:
+    """Numbers that were noted, with the digest of their input, and are in no scan of the journal.
+
+    A kill between the note and the journal's transaction leaves one.
+    """
+    noted = noted_numbers(config.journal_path)
+    if not noted or not config.journal_path.exists():
+        return {}
+    with closing(sqlite3.connect(config.journal_path, timeout=5.0)) as db:
+        db.row_factory = sqlite3.Row
+        tables = {row["name"] for row in db.execute("select name from sqlite_schema")}
+        following = _following_number(db, tables)
+    return {number: digest for number, digest in noted.items() if number >= following}
+
+
 def _following_number(db: sqlite3.Connection, tables: set[str]) -> int:
     """The number that this journal would give to the next scan."""
     numbers = [1]

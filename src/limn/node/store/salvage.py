@@ -101,6 +101,10 @@ def _complete_older(config: Config, bundle_sha256: str) -> Path | None:
     path = config.journal_path
     loss = evidence.loss_of(config)
     if not loss:
+        if unused := evidence.unused_numbers(config):
+            with closing(Journal(path)) as journal:
+                journal.reserve(unused)
+                journal.number_from(max(unused) + 1)
         return None
     kept = None
     if path.exists() and path.stat().st_size:
