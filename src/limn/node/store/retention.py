@@ -77,7 +77,9 @@ class TrustedClock:
     def keep(self) -> None:
         """Keep the time of the last look for the next start; a full disk is no error."""
         try:
-            write_durably(self._path, json.dumps({"looked_at": self._looked_at}).encode())
+            write_durably(
+                self._path, json.dumps({"looked_at": self._looked_at}).encode(), OWNER_ONLY_FILE
+            )
         except OSError as error:
             log.warning("%s can't be written: %s", self._path, error)
 
