@@ -54,8 +54,8 @@ _ENDS = {
 }
 
 
-class Journal(JournalReader):
-    """A connection to the journal that may write; safe to share between threads."""
+class WritableJournal(JournalReader):
+    """Transactions on the journal, and the numbers and UIDs that it must not give again."""
 
     def _connect(self, path: Path, timeout_s: float) -> sqlite3.Connection:
         make_private_folder(path.parent)
@@ -70,6 +70,47 @@ class Journal(JournalReader):
             db.close()
             raise
         return db
+
+    def number_from(self, least: int) -> None:
+        """Give no new scan a number below ``least``: people have seen the lower ones already."""
+        with self._transaction() as db:
+            db.execute("insert into numbering values (?)", (least,))
+
+    def is_copy(self) -> bool:
+        """Whether `copy_to` made this journal and no node has begun with it; asked once."""
+        with self._transaction() as db:
+            return db.execute("delete from copied").rowcount > 0
+
+    def reserve(self, numbers: Mapping[int, str]) -> None:
+        """Keep numbers that were given for the inputs that had them, by the input's digest."""
+        with self._transaction() as db:
+            db.executemany("insert or ignore into reserved values (?, ?)", numbers.items())
+
+    def enter_issued(self, structure_sets: Iterable[tuple[str, str, str]]) -> None:
+        """Enter UID, date and time of structure sets that may be at a destination already.
+
+        A scan that comes again gets the same date, or another UID if the date is not known: no UID
+        is sent with other contents.
+        """
+        with self._transaction() as db:
+            db.executemany("insert or ignore into issued values (?, ?, ?)", structure_sets)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+                self._db.execute("commit")
+            except BaseException:
+                # On a full disk SQLite may have rolled back by itself, or only the commit fails.
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                raise
+
+
+class Journal(WritableJournal):
+    """A connection to the journal that may write; safe to share between threads."""
 
     def insert(self, arrived: Arrived, destinations: Sequence[str]) -> ScanRow | None:
         """Enter a series with its structure set and deliveries; None if it is known.
@@ -159,30 +200,6 @@ class Journal(JournalReader):
             ),
         )
         return int(row["id"])
-
-    def number_from(self, least: int) -> None:
-        """Give no new scan a number below ``least``: people have seen the lower ones already."""
-        with self._transaction() as db:
-            db.execute("insert into numbering values (?)", (least,))
-
-    def is_copy(self) -> bool:
-        """Whether `copy_to` made this journal and no node has begun with it; asked once."""
-        with self._transaction() as db:
-            return db.execute("delete from copied").rowcount > 0
-
-    def reserve(self, numbers: Mapping[int, str]) -> None:
-        """Keep numbers that were given for the inputs that had them, by the input's digest."""
-        with self._transaction() as db:
-            db.executemany("insert or ignore into reserved values (?, ?)", numbers.items())
-
-    def enter_issued(self, structure_sets: Iterable[tuple[str, str, str]]) -> None:
-        """Enter UID, date and time of structure sets that may be at a destination already.
-
-        A scan that comes again gets the same date, or another UID if the date is not known: no UID
-        is sent with other contents.
-        """
-        with self._transaction() as db:
-            db.executemany("insert or ignore into issued values (?, ?, ?)", structure_sets)
 
     def started(self, scan_id: int) -> int:
         """Note that a worker began with a scan; returns how many times one has begun with it."""
@@ -386,16 +403,3 @@ class Journal(JournalReader):
         """Note that the scan's row is in the scan log."""
         with self._transaction() as db:
             db.execute("update scan set logged = 1 where id = ?", (scan_id,))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield self._db
-                self._db.execute("commit")
-            except BaseException:
-                # On a full disk SQLite may have rolled back by itself, or only the commit fails.
-                if self._db.in_transaction:
-                    self._db.execute("rollback")
-                raise

@@ -44,8 +44,8 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-class JournalReader:
-    """A connection to the journal that can't write; safe to share between threads.
+class JournalConnection:
+    """A connection to the journal file, which may be replaced under it; safe to share.
 
     Parameters
     ----------
@@ -100,6 +100,36 @@ class JournalReader:
                 self._db.backup(copy)
             copy.execute("pragma journal_mode = delete")
             copy.execute("insert into copied values (?)", (datetime.now(UTC).isoformat(),))
+
+    def is_sound(self) -> bool:
+        """Whether SQLite finds no damage in the file; reads all of it."""
+        return bool(self._all("pragma quick_check(1)", ())[0][0] == "ok")
+
+    def _scans(self, clause: str, values: tuple[Any, ...]) -> Iterator[ScanRow]:
+        names = list(ScanRow.__dataclass_fields__)
+        # The names of files stand in a table of their own: most queries skip them.
+        query = "select scan.*, files from scan left join scan_files on scan_files.scan = scan.id"
+        for row in self._all(f"{query} {clause}", values):
+            fields = {name: row[name] for name in names}
+            fields["files"] = tuple(json.loads(row["files"] or "[]"))
+            fields["record"] = json.loads(row["record"])
+            fields["logged"] = bool(row["logged"])
+            yield ScanRow(**fields)
+
+    def _all(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> sqlite3.Row:
+        rows = self._all(query, values)
+        if not rows:
+            msg = f"the journal has no row for {values}"
+            raise LookupError(msg)
+        return rows[0]
+
+
+class JournalReader(JournalConnection):
+    """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:
         """One scan by its number.
@@ -399,29 +429,3 @@ class JournalReader:
             (),
         )
         return [(row["destination"], row["state"], row["n"], row["since"]) for row in rows]
-
-    def is_sound(self) -> bool:
-        """Whether SQLite finds no damage in the file; reads all of it."""
-        return bool(self._all("pragma quick_check(1)", ())[0][0] == "ok")
-
-    def _scans(self, clause: str, values: tuple[Any, ...]) -> Iterator[ScanRow]:
-        names = list(ScanRow.__dataclass_fields__)
-        # The names of files stand in a table of their own: most queries skip them.
-        query = "select scan.*, files from scan left join scan_files on scan_files.scan = scan.id"
-        for row in self._all(f"{query} {clause}", values):
-            fields = {name: row[name] for name in names}
-            fields["files"] = tuple(json.loads(row["files"] or "[]"))
-            fields["record"] = json.loads(row["record"])
-            fields["logged"] = bool(row["logged"])
-            yield ScanRow(**fields)
-
-    def _all(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
-
-    def _one(self, query: str, values: tuple[Any, ...]) -> sqlite3.Row:
-        rows = self._all(query, values)
-        if not rows:
-            msg = f"the journal has no row for {values}"
-            raise LookupError(msg)
-        return rows[0]
