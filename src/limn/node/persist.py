@@ -10,7 +10,6 @@ from threading import Event
 from typing import TypeVar
 
 from limn.node.heartbeat import HEART
-from limn.node.permissions import make_private_file
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,8 @@ class DeferredWriter:
             if path.parent.is_dir():
                 part = path.with_name(f"{path.name}.part")
                 try:
-                    make_private_file(part)
+                    # For its owner alone, as all of limn below data_dir.
+                    part.touch(mode=0o600)
                     part.write_bytes(self._waiting[path])
                     part.replace(path)
                 except OSError:
