@@ -77,9 +77,8 @@ class TrustedClock:
     def keep(self) -> None:
         """Keep the time of the last look for the next start; a full disk is no error."""
         try:
-            write_durably(
-                self._path, json.dumps({"looked_at": self._looked_at}).encode(), OWNER_ONLY_FILE
-            )
+            write_durably(self._path, json.dumps({"looked_at": self._looked_at}).encode())
+            self._path.chmod(OWNER_ONLY_FILE)
         except OSError as error:
             log.warning("%s can't be written: %s", self._path, error)
 
@@ -194,7 +193,8 @@ class Retention:
         # Pictures and labels go first, so that a full disk has room for the note.
         for path in set(files) - set(structure_sets):
             path.unlink()
-        write_durably(folder / REMOVED, json.dumps(note).encode(), OWNER_ONLY_FILE)
+        write_durably(folder / REMOVED, json.dumps(note).encode())
+        (folder / REMOVED).chmod(OWNER_ONLY_FILE)
         for path in structure_sets:
             path.unlink()
         self._log_removal(row, ", ".join(names), removed_bytes)

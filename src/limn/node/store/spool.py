@@ -265,7 +265,8 @@ class Spool:
             folder = trash.with_name(name)
             make_private_folder(folder)
             note = {"instances": int(instances), "date": date}
-            write_durably(folder / REMOVED, json.dumps(note).encode(), OWNER_ONLY_FILE)
+            write_durably(folder / REMOVED, json.dumps(note).encode())
+            (folder / REMOVED).chmod(OWNER_ONLY_FILE)
         shutil.rmtree(trash)
 
     def removed(self, folder: Path) -> Removed | None:
