@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from distributed import Client, LocalCluster
 
 from limn.node.config import load_config
+from limn.node.contour import worker as worker_module
 from limn.node.contour.allocation import KIND
 from limn.node.contour.worker import NOT_WARM, Warm, offer, ready, warm_up
 from tests.conftest import one_fold
@@ -75,3 +77,13 @@ def test_a_worker_keeps_its_ensemble_for_its_jobs():
         offer(worker, Warm(ensemble, None))
         assert client.submit(ready, pure=False).result(timeout=30) == "threshold"
         assert worker.metrics[KIND](worker).endswith("bundle abababababab")
+
+
+def test_files_of_one_name_in_two_folders_stay_two(tmp_path, monkeypatch):
+    """A cohort's series may lie in several folders; its bytes come to a host without them."""
+    here = SimpleNamespace(local_directory=str(tmp_path))
+    monkeypatch.setattr(worker_module, "get_worker", lambda: here)
+    job = SimpleNamespace(paths=("/a/1.dcm", "/b/1.dcm"), sizes=(3, 2))
+    with ExitStack() as temporary:
+        paths = worker_module._written(job, b"onetw", temporary)
+        assert [path.read_bytes() for path in paths] == [b"one", b"tw"]

@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from limn.node.config import Watch
 from limn.node.dimse.status import OUT_OF_RESOURCES
-from limn.node.receive import unlinked
+from limn.node.receive import unlinked, watched_folder
 from limn.node.receive.store_result import StoreResult
 from limn.node.receive.unlinked import UnlinkedFolder, is_within, read_regular
 from limn.node.receive.watched_folder import FolderWatch
@@ -332,6 +333,25 @@ def test_a_surprise_with_one_file_does_not_end_the_watch(tmp_path, caplog, monke
     surprised = [r.getMessage() for r in caplog.records if "passed over" in r.getMessage()]
     assert len(surprised) == 1
     assert str(paths[3]) in surprised[0]
+
+
+def test_a_disk_that_is_full_for_a_moment_loses_no_file(tmp_path, caplog, monkeypatch):
+    """The list of taken files can't be written: the file is tried again, the series whole."""
+    place = Place(tmp_path, rescan_s=0.05)
+    paths = write_slices(place.folder, slices())
+    add, failures = watched_folder._TakenFiles.add, iter(range(2))
+
+    def full_at_first(taken, path, *more):
+        if path == str(paths[3]) and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        add(taken, path, *more)
+
+    monkeypatch.setattr(watched_folder._TakenFiles, "add", full_at_first)
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert "can't write down that it was taken (database or disk is full)" in caplog.text
+    assert "passed over" not in caplog.text
 
 
 def test_a_file_beyond_its_limit_is_not_read(tmp_path, caplog):

@@ -246,7 +246,8 @@ def _written(job: Job, pixels: bytes, temporary: ExitStack) -> list[Path]:
             dir=get_worker().local_directory, prefix="scan-", ignore_cleanup_errors=True
         )
     )
-    here = [Path(folder) / Path(path).name for path in job.paths]
+    # Files of a cohort may have one name in several folders.
+    here = [Path(folder, f"{number}-{Path(path).name}") for number, path in enumerate(job.paths)]
     start = 0
     for path, size in zip(here, job.sizes, strict=True):
         path.write_bytes(memoryview(pixels)[start : start + size])

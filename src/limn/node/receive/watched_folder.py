@@ -116,6 +116,7 @@ class FolderWatch:
         self._observer: BaseObserver | None = None
         self._reachable = True
         self._logged_silent = False
+        self._logged_busy = False
 
     def run(self, stopping: threading.Event) -> None:
         """Watch until the node stops; survives that the folder vanishes and comes back."""
@@ -172,6 +173,17 @@ class FolderWatch:
         """Log an error that nobody expected with the file's name; the watch goes on without it."""
         try:
             yield
+        except sqlite3.OperationalError as error:
+            # A full disk or a lock passes, and the next scan finds the file again.
+            if not self._logged_busy:
+                log.error(
+                    "watched file %s: limn can't write down that it was taken (%s); tried again "
+                    "every %g s. Make room on the disk of data_dir",
+                    one_line(path),
+                    error,
+                    self._settings.rescan_s,
+                )
+            self._logged_busy = True
         except Exception:
             if len(self._surprises) >= MAX_LOGGED:
                 return
@@ -236,6 +248,7 @@ class FolderWatch:
         if not result.stored:
             self._refused.append((path, result.why))
         self._taken.add(path, seen.size, seen.modified_ns)
+        self._logged_busy = False
         return True
 
     def _log_refused(self) -> None:
