@@ -22,7 +22,7 @@ INSTANCE = "2.25.99.1"
 @pytest.fixture(autouse=True)
 def _short_times(monkeypatch):
     """The times of the client, a twentieth as long."""
-    for name, seconds in (("CONNECT_S", 0.2), ("REPLY_S", 0.4), ("REST_S", 0.2)):
+    for name, seconds in (("CONNECT_S", 0.3), ("REPLY_S", 0.5), ("REST_S", 0.2)):
         monkeypatch.setattr(client, name, seconds)
     monkeypatch.setattr(deadline, "STOP_S", 0.2)
     monkeypatch.setattr(deadline, "SLOWEST_BYTES_PER_S", 10_000_000)
@@ -141,7 +141,7 @@ def test_a_peer_that_hangs_is_left_in_time_and_tried_again(path, talk):
 def test_what_was_wrong_is_said(path):
     """An operator reads that the planning system hangs, or how much it announced."""
     with raw_peer(answers_byte_by_byte) as port:
-        assert "took longer than 1 s" in deliver(tps(port), path, "LIMN").status
+        assert "took longer than" in deliver(tps(port), path, "LIMN").status
     with raw_peer(announces_four_gigabytes) as port:
         assert "announced 4294967295 bytes" in deliver(tps(port), path, "LIMN").status
 
@@ -211,6 +211,13 @@ OTHER = {
 }
 
 
+@pytest.fixture
+def _patient(monkeypatch):
+    """The real times, where a busy machine must not be taken for a peer that hangs."""
+    for name, seconds in (("CONNECT_S", 5.0), ("REPLY_S", 60.0)):
+        monkeypatch.setattr(client, name, seconds)
+
+
 def replies(*contents: bytes):
     """A peer that takes the structure set and sends these bytes."""
 
@@ -219,11 +226,14 @@ def replies(*contents: bytes):
         message(connection)
         for each in contents:
             connection.sendall(each)
+        # The request to release the association, or its end.
         pdu(connection)
+        connection.shutdown(socket.SHUT_RDWR)
 
     return talk
 
 
+@pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize(("name", "contents"), OTHER.items(), ids=OTHER)
 def test_the_answer_to_another_request_delivers_nothing(path, caplog, name, contents):
     """Status Success, but of another message, context, command or instance: tried again."""
@@ -234,6 +244,7 @@ def test_the_answer_to_another_request_delivers_nothing(path, caplog, name, cont
     assert name in caplog.text
 
 
+@pytest.mark.usefixtures("_patient")
 @pytest.mark.parametrize("stray", OTHER.values(), ids=OTHER)
 def test_the_right_answer_may_follow_another(path, stray):
     """The stray response is dropped, and the right one counts."""
