@@ -170,7 +170,8 @@ def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
     part of the animal.
     """
     rows = db.execute(
-        "select id, files from scan where series_instance_uid = ? and profile = ? and priority = ? "
+        "select id, files from scan join scan_files on scan_files.scan = scan.id "
+        "where series_instance_uid = ? and profile = ? and priority = ? "
         "and state = 'ready' and started_at is null and id <> ?",
         (arrived.series_instance_uid, arrived.profile, arrived.priority, scan_id),
     ).fetchall()
