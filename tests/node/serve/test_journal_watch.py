@@ -1,5 +1,6 @@
 """A journal that is deleted or replaced while the node runs is noticed, said and restored."""
 
+import errno
 import logging
 import os
 import threading
@@ -70,6 +71,24 @@ def test_the_first_journal_of_a_node_is_no_replacement(tmp_path: Path) -> None:
     Journal(path).close()
     watch.accept()
     assert not watch.is_replaced()
+
+
+def test_a_share_that_gives_an_error_for_a_moment_has_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stale handle or an I/O error is no proof that the journal was deleted."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    watch = JournalWatch(journal.path)
+
+    def stale(path: Path) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", stale)
+        assert not journal.is_replaced()
+        assert not watch.is_replaced()
+    assert not watch.is_replaced()
+    journal.close()
 
 
 def test_the_supervisor_restores_the_journal(

@@ -446,3 +446,12 @@ def test_a_number_that_a_kill_left_unused_is_kept_for_its_input(config: Config) 
         "M1": "scan-00001",
         "M2": "scan-00002",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("scan-00012", 12), ("scan-123456", 123456), ("scan-00012-20261129", 0), ("scan-x", 0)],
+)
+def test_a_folder_that_a_person_copied_is_no_scan(name: str, number: int) -> None:
+    """Its date would count as a number, and the journal as an older copy of millions of scans."""
+    assert evidence.number_of(name) == number

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from limn.node.store.journal import Journal
-from limn.node.store.reader import identity_of
+from limn.node.store.reader import identity_of, is_other
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class JournalWatch:
 
     def is_replaced(self) -> bool:
         """Whether the file was deleted or replaced since the last `accept`."""
-        found = identity_of(self._path)
         if self._known is None:
             # The receiver or the engine has just made it, at the first start.
-            self._known = found
-        return found != self._known
+            self._known = identity_of(self._path)
+            return False
+        return is_other(self._path, self._known)
 
     def accept(self) -> None:
         """The file that is there now is the right one."""

@@ -7,6 +7,7 @@ other trace, and another animal must not get its number.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -47,8 +48,9 @@ def noted_numbers(journal_path: Path) -> dict[int, str]:
 
 def number_of(name: str) -> int:
     """The number in a scan's name; 0 if it has none."""
-    digits = name.rpartition("-")[2]
-    return int(digits) if digits.isdecimal() else 0
+    # A folder that a person copied, such as scan-00012-20261129, is no scan of that number.
+    found = re.fullmatch("scan-([0-9]{5,9})", name)
+    return int(found[1]) if found else 0
 
 
 def logged_scans(config: Config) -> list[dict[str, str]]:

@@ -44,6 +44,20 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def is_other(path: Path, known: tuple[int, int] | None) -> bool:
+    """Whether a path leads to another file than the known one, or to none.
+
+    An error of the disk or the share says nothing, and passes.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) != known
+
+
 class JournalConnection:
     """A connection to the journal file, which may be replaced under it; safe to share.
 
@@ -90,7 +104,7 @@ class JournalConnection:
 
         What is written to it then is lost.
         """
-        return identity_of(self.path) != self._identity
+        return is_other(self.path, self._identity)
 
     def copy_to(self, path: Path) -> None:
         """Write a sound copy to a new file while other processes write; it says that it is one."""
