@@ -10,7 +10,7 @@ import time
 import pytest
 
 from limn.node import heartbeat
-from limn.node.heartbeat import EVERY_S, LIMIT_S, SILENT_S, START_LIMIT_S, Heart, Watch
+from limn.node.heartbeat import EVERY_S, LIMIT_S, SILENT_S, START_LIMIT_S, Heart, ProcessWatch
 from limn.node.serve.child import ChildProcess
 
 BEATING = (
@@ -43,7 +43,7 @@ def path(tmp_path):
 
 def watching(path, clock):
     """A supervisor's watch on a process that has just begun."""
-    watch = Watch(path)
+    watch = ProcessWatch(path)
     watch.begin(clock.now_s)
     return watch
 
@@ -168,7 +168,7 @@ def keep_alive_until(child, reached, within_s=10.0):
 def beating_child(path, limit_s):
     """A child that gives signs of life and allows itself this silence."""
     command = [sys.executable, "-c", BEATING.format(limit=limit_s)]
-    return ChildProcess("engine", command, watch=Watch(path))
+    return ChildProcess("engine", command, watch=ProcessWatch(path))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a process can't be stopped like this")
@@ -209,7 +209,7 @@ def test_a_process_that_may_be_silent_is_not_killed(path, monkeypatch):
             "-c",
             BEATING.format(limit=600).replace("while True", "while False") + "\ntime.sleep(60)",
         ],
-        watch=Watch(path),
+        watch=ProcessWatch(path),
     )
     try:
         keep_alive_until(child, lambda: child.silence)

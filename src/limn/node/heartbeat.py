@@ -107,7 +107,7 @@ HEART = Heart(Path(_given) if _given else None)
 
 
 @dataclass(slots=True)
-class Watch:
+class ProcessWatch:
     """How long one process has been silent, as its supervisor sees it.
 
     Its own pauses don't count: it may be stopped, or the machine asleep, together with the child.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limn.domain.files import write_durably
-from limn.node.store.slots import Slots
+from limn.node.receive.slots import Slots
 from limn.node.store.space import Inodes
 from limn.node.store.spool import RELEASED, SLOTS, Released, Spool, SpoolFull
 

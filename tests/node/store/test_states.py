@@ -19,7 +19,7 @@ from limn.node.store.states import (
     ScanState,
 )
 from tests.conftest import REPOSITORY
-from tests.node.store.test_journal import arrived
+from tests.support.node.parts import arrived
 
 PAGE = REPOSITORY / "docs" / "states.md"
 HEAD = """# The life of a scan, and of a delivery

@@ -24,11 +24,11 @@ from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
 from limn.node.receive.open_associations import OpenAssociations
 from limn.node.receive.settling import Settling
+from limn.node.receive.slots import Slots
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.receiving import ReceivingSeries
 from limn.node.store.schema import JournalError
-from limn.node.store.slots import Slots
 from limn.node.store.spool import SLOTS, Released, Spool, SpoolFull
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ class ChildProcess:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    watch: heartbeat.Watch | None = None
+    watch: heartbeat.ProcessWatch | None = None
     loop: RestartLoop | None = None
     restarts: int = 0
     _process: subprocess.Popen[bytes] | None = None

@@ -86,7 +86,7 @@ class Supervisor:
                 each.name,
                 each.command,
                 each.environment,
-                heartbeat.Watch(self._config.heartbeat_path(each.name)),
+                heartbeat.ProcessWatch(self._config.heartbeat_path(each.name)),
                 RestartLoop(each.name, self._config.restarts_path(each.name)),
             )
             for each in found

@@ -46,8 +46,8 @@ def write_receiving(path: Path, series: Sequence[ReceivingSeries], now: float) -
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     with suppress(OSError):
         part.unlink(missing_ok=True)
-        with open(part, "w", opener=lambda name, _: os.open(name, flags, OWNER_ONLY_FILE)) as file:
-            file.write(text)
+        with open(part, "wb", opener=lambda name, _: os.open(name, flags, OWNER_ONLY_FILE)) as file:
+            file.write(text.encode())
         part.replace(path)
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from limn.node.store.slots import BATCH, Slots
+from limn.node.receive.slots import BATCH, Slots
 from limn.node.store.spool import SLOTS
 from tests.support.node.parts import SCP, Door, encoded, slices
 
@@ -31,7 +31,7 @@ def test_a_name_is_on_disk_before_its_contents(slots, monkeypatch):
     """The folder is synced when a batch is made, and not again for each instance."""
     synced = []
     monkeypatch.setattr(
-        "limn.node.store.slots.fsync_folder", lambda folder: synced.append(folder.name)
+        "limn.node.receive.slots.fsync_folder", lambda folder: synced.append(folder.name)
     )
     for n in range(BATCH):
         slots.write(b"%d" % n)
@@ -59,7 +59,7 @@ def test_contents_are_synced_where_nothing_writes_through(slots, monkeypatch):
     """Write does not return before fsync has."""
     synced = []
     slots.write(b"the batch is made")
-    monkeypatch.setattr("limn.node.store.slots._WRITE_THROUGH", 0)
+    monkeypatch.setattr("limn.node.receive.slots._WRITE_THROUGH", 0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     slot = slots.write(b"x")
     assert synced == [slot.stat().st_ino]
