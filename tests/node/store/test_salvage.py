@@ -12,7 +12,7 @@ from limn.cli import exits, main
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.deliver.courier import Courier
-from limn.node.store import evidence, scanlog
+from limn.node.store import evidence, salvage, scanlog
 from limn.node.store.journal import Journal
 from limn.node.store.reader import JournalReader
 from limn.node.store.rows import ScanRow
@@ -455,3 +455,12 @@ def test_a_number_that_a_kill_left_unused_is_kept_for_its_input(config: Config) 
 def test_a_folder_that_a_person_copied_is_no_scan(name: str, number: int) -> None:
     """Its date would count as a number, and the journal as an older copy of millions of scans."""
     assert evidence.number_of(name) == number
+
+
+def test_a_damaged_structure_set_ends_no_start(tmp_path: Path) -> None:
+    """A failing disk may take it with the journal: its UID is issued, its date is not known."""
+    rotten, cut = tmp_path / "RS.2.25.1.dcm", tmp_path / "RS.2.25.2.dcm"
+    rotten.write_bytes(b"rotten")
+    cut.write_bytes(bytes(128) + b"DICM")
+    written = {"2.25.1": rotten, "2.25.2": cut, "2.25.3": tmp_path / "gone.dcm"}
+    assert list(salvage._issued(written, [])) == [(uid, "", "") for uid in written]

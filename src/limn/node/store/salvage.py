@@ -26,7 +26,9 @@ from itertools import product
 from pathlib import Path
 
 import pydicom
+from pydicom.errors import InvalidDicomError
 
+from limn.dicom.bounded import DAMAGES
 from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, FolderDestination
@@ -254,9 +256,13 @@ def _recognise(
         else:
             continue
         if path is not None:
-            ds = pydicom.dcmread(path)
-            date, clock = str(ds.StructureSetDate), str(ds.StructureSetTime)
-            arrived = replace(arrived, date=date, time=clock, sender=(row or {}).get("sender", ""))
+            date, clock = _date_of(path)
+            if not date and (row is None or row["outcome"] not in evidence.FINAL):
+                # It may be at a destination: not again under its UID with another date.
+                return None
+            arrived = replace(arrived, sender=(row or {}).get("sender", ""))
+            if date:
+                arrived = replace(arrived, date=date, time=clock)
         return _ContouredSeries(number, arrived, path, row)
     return None
 
@@ -332,12 +338,21 @@ def _issued(
 ) -> Iterator[tuple[str, str, str]]:
     """UID, date and time of every structure set on disk or in the scan log; none if it is gone."""
     for uid, path in written.items():
-        ds = pydicom.dcmread(path, specific_tags=["StructureSetDate", "StructureSetTime"])
-        yield uid, str(ds.get("StructureSetDate", "")), str(ds.get("StructureSetTime", ""))
+        yield uid, *_date_of(path)
     for row in logged:
         uid = row["rtstruct_sop_instance_uid"]
         if uid and uid not in written:
             yield uid, "", ""
+
+
+def _date_of(path: Path) -> tuple[str, str]:
+    """Date and time of a structure set; empty if its file is damaged, which must end no start."""
+    try:
+        ds = pydicom.dcmread(path, specific_tags=["StructureSetDate", "StructureSetTime"])
+        return str(ds.StructureSetDate), str(ds.StructureSetTime)
+    except (InvalidDicomError, *DAMAGES) as error:
+        log.error("structure set %s: %s", path, error)
+        return "", ""
 
 
 def _seconds(utc: str) -> float:
