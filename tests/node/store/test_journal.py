@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID
 
+from limn.domain.errors import ConfigWrong
 from limn.node.store.journal import Journal
 from limn.node.store.schema import COHORT, LIVE, SCHEMA
 from tests.support.node.journals import before_retry
@@ -648,3 +649,15 @@ def test_a_journal_that_knows_no_superseded_scans_learns_the_state(tmp_path):
             journal._db.execute("update scan set state = 'lost'")
     with closing(Journal(path)) as journal:
         assert [row.state for row in journal.scans()] == ["superseded", "ready"]
+
+
+def test_an_old_sqlite_changes_nothing_and_is_named(path, monkeypatch):
+    """The journal of an earlier limn stays as it is until Python has a newer SQLite."""
+    before_retry(path)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigWrong, match=r"SQLite is .* 3\.35\.0 or newer"):
+        Journal(path)
+    monkeypatch.undo()
+    journal = Journal(path)
+    assert [row.state for row in journal.scans()] == ["contoured", "quarantined", "ready"]
+    journal.close()

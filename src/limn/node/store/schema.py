@@ -11,6 +11,8 @@ from limn.domain.errors import ConfigWrong
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 VERSION = 3
+# The first that drops a column.
+LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
 JournalError = sqlite3.Error
 # It is locked, its disk is full, or it can't be opened; its contents may be sound.
@@ -217,5 +219,12 @@ def _allow_superseded(db: sqlite3.Connection) -> None:
 def _move_files(db: sqlite3.Connection) -> None:
     """Give the names of files a table of their own."""
     if "files" in {row[1] for row in db.execute("pragma table_info(scan)")}:
+        if sqlite3.sqlite_version_info < LEAST_SQLITE:
+            msg = (
+                f"Python's SQLite is {sqlite3.sqlite_version}; to bring the journal of an earlier "
+                f"limn up to date it must be {'.'.join(map(str, LEAST_SQLITE))} or newer. "
+                "Nothing was changed: install a newer Python"
+            )
+            raise ConfigWrong(msg)
         db.execute("insert or ignore into scan_files select id, files from scan")
         db.execute("alter table scan drop column files")
