@@ -143,6 +143,19 @@ def test_a_version_that_a_newer_one_replaced_is_named(site):
     assert f"{old.name} animal M1: not contoured: scan-00002, a newer" in site.limn("log")
 
 
+def test_an_earlier_version_is_named_when_the_newer_one_fails(site):
+    """An animal has no contours then; the operator may let the earlier version run."""
+    site.scan(1)
+    newer = site.scan(1, input_digest="d2", supersedes=True)
+    site.journal.end(newer.id, "failed", "no animal found", {})
+    (entry,) = json.loads(site.limn("queue", "--json"))["entries"]
+    assert entry["scan"] == newer.name
+    retry = f"limn retry --config '{site.config}' scan-00001"
+    assert entry["do"].endswith(
+        f"; scan-00001 is an earlier version that was not contoured: {retry}"
+    )
+
+
 def test_a_series_that_is_coming_in_says_what_it_waits_for(site):
     """The receiver wrote it a moment ago; what it wrote before it died is not believed."""
     coming = ReceivingSeries(

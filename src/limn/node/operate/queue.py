@@ -34,6 +34,7 @@ from limn.node.store.remedies import (
 )
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
+from limn.node.store.states import ScanState
 
 # A refused or failed scan leaves the list after this time; `limn log` keeps it.
 SHOWN_DAYS = 7.0
@@ -228,6 +229,11 @@ def _ended_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> Que
         do = f"mend what the reason names, then: {retry_command(row, config_path)}"
     else:
         do = f"look at limn.log, then: {retry_command(row, config_path)}"
+    if row.predecessor is not None:
+        earlier = journal.scan(row.predecessor)
+        if earlier.state == ScanState.SUPERSEDED:
+            command = retry_command(earlier, config_path)
+            do += f"; {earlier.name} is an earlier version that was not contoured: {command}"
     return _entry(row, row.state, row.ready_at, tries=row.tries, reason=end_reason(row), do=do)
 
 
