@@ -73,10 +73,11 @@ def test_files_are_sent_whatever_their_names(tmp_path, capsys):
     with peer(archive) as port:
         assert main.main(["send", str(tmp_path), "--to", f"127.0.0.1:{port}"]) == 0
     assert len(archive.taken) == len(names)
-    out = capsys.readouterr().out
+    # A long path is broken at the edge of the screen.
+    out = capsys.readouterr().out.replace("\n", "")
     assert r"noM\xe4use.dcm" in out
     assert r"noa\nb\x1b[2J.dcm" in out
-    assert out.replace("\n", "").isprintable()
+    assert out.isprintable()
 
 
 def test_a_dicomdir_is_left_out(series, capsys):

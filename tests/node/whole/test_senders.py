@@ -57,7 +57,9 @@ class Site:
     def scans(self, series: Toy) -> list[tuple]:
         """State and number of slices of each of the animal's scans."""
         return self.node.query(
-            "select state, json_array_length(files) from scan where animal = ?", series.animal
+            "select state, json_array_length(files) from scan join scan_files on scan_files.scan = "
+            "scan.id where animal = ?",
+            series.animal,
         )
 
     def send(self, series: Toy) -> None:
