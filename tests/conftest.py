@@ -67,11 +67,42 @@ def pytest_terminal_summary(
     path.write_text(head + "".join(rows), encoding="utf-8")
 
 
+# Files of more than 6 s on two cores: `make quick` leaves them out.
+SLOW_FILES = [
+    "node/receive/test_watched_folder",
+    "node/receive/test_intake",
+    "node/receive/test_storage_scp",
+    "node/dimse/test_access",
+    "node/dimse/test_deadline",
+    "node/operate/test_check",
+    "node/batch/test_many_folders",
+    "node/store/test_retention",
+    "node/store/test_salvage",
+    "node/deliver/test_courier",
+    "node/serve/test_prometheus",
+    "node/test_heartbeat",
+    "lab/phantoms/test_synthesize",
+    "lab/phantoms/test_quirks",
+    "lab/data/test_dataset",
+    "lab/data/test_rois",
+    "lab/report/test_tables",
+    "phantom/test_body",
+    "phantom/test_observers",
+    "bundles/test_models",
+    "dicom/test_volume",
+]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with long tests first, so that two workers end together.
 
     Where networks run five times as long, the longest runs need LIMN_SLOW=1.
     """
+    slow = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
+    for item in items:
+        if item.path in slow:
+            item.add_marker("slow")
     place = {item.path: len(LONG) for item in items}
     for item in items:
         marks = [k for k, name in enumerate(LONG) if item.get_closest_marker(name)]
