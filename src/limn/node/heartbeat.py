@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from limn.domain.files import OWNER_ONLY_FILE
+
 PATH_VARIABLE = "LIMN_HEARTBEAT"
 EVERY_S = 1.0
 # After this silence the health page and `limn queue` name the process.
@@ -24,7 +26,6 @@ LIMIT_S = 60.0
 # A start may read a spool of many scans, or load and rehearse networks on a processor.
 START_LIMIT_S = 1800.0
 NOT_BEGUN = 0.0
-OWNER_ONLY_FILE = 0o600
 _FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import OWNER_ONLY_FILE
 
 OWNER_ONLY_FOLDER = 0o700
-OWNER_ONLY_FILE = 0o600
 
 
 def make_private_folder(folder: Path) -> None:

@@ -6,13 +6,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 
 # So many ends in a row are a loop: a single one may have any cause.
 LOOP = 3
 # A note is written at each end; an older one was left by a supervisor that was killed.
 FRESH_S = 900.0
-OWNER_ONLY_FILE = 0o600
 
 
 class RestartLoop:

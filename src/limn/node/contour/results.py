@@ -13,12 +13,12 @@ from threading import Event
 from typing import Any
 
 from limn import __version__
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
-from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
+from limn.node.permissions import make_private_folder
 from limn.node.persist import DeferredWriter, write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice

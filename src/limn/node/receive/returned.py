@@ -16,9 +16,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStruct
 
 from limn.dicom.bounded import DAMAGES, read
 from limn.dicom.identity import animal_of
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node.dimse.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
-from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
+from limn.node.permissions import make_private_folder
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.journal import Journal
 from limn.node.store.spool import Spool

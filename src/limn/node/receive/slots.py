@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from limn.domain.files import fsync_folder
-from limn.node.permissions import OWNER_ONLY_FILE, make_private_folder
+from limn.domain.files import OWNER_ONLY_FILE, fsync_folder
+from limn.node.permissions import make_private_folder
 
 BATCH = 64
 # O_DSYNC writes and syncs in one call. With separate calls this thread would wait after each for

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from limn.node.permissions import OWNER_ONLY_FILE
+from limn.domain.files import OWNER_ONLY_FILE
 
 # While series come in the receiver writes the file at least so often, and a reader believes it so
 # long: after that the receiver is gone.

@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
-from limn.node.permissions import OWNER_ONLY_FILE
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
 from limn.node.store.spool import REMOVED, Spool

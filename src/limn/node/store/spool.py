@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limn.domain.files import fsync_folder, write_durably
-from limn.node.permissions import OWNER_ONLY_FILE, make_private_file, make_private_folder
+from limn.domain.files import OWNER_ONLY_FILE, fsync_folder, write_durably
+from limn.node.permissions import make_private_file, make_private_folder
 from limn.node.store.space import inodes_of
 
 RELEASED = "released.json"
