@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node.heartbeat import HEART
 
 log = logging.getLogger(__name__)
@@ -113,16 +114,7 @@ class DeferredWriter:
         """Why the file can't be written; empty if it was, or if its folder is gone."""
         try:
             if path.parent.is_dir():
-                part = path.with_name(f"{path.name}.part")
-                try:
-                    # For its owner alone, as all of limn below data_dir.
-                    part.touch(mode=0o600)
-                    part.write_bytes(self._waiting[path])
-                    part.replace(path)
-                except OSError:
-                    # Half a file would take the space that a structure set needs.
-                    part.unlink(missing_ok=True)
-                    raise
+                write_durably(path, self._waiting[path], OWNER_ONLY_FILE)
         except OSError as error:
             return error.strerror or str(error)
         del self._waiting[path]

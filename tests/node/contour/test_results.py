@@ -251,7 +251,7 @@ def test_a_picture_that_can_t_be_written_stops_nothing(desk, monkeypatch, caplog
     """The structure set is delivered; the picture follows when there is room."""
     row = desk.began()
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
+        patched.setattr(persist, "write_durably", Full(persist.write_durably, 10**9))
         assert desk.lands(row, "finished", product()).state == "contoured"
         desk.results.flush()
     folder = desk.config.results_dir / row.name
