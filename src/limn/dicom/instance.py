@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from limn.dicom.bounded import (
@@ -28,6 +32,10 @@ from limn.dicom.identity import animal_of
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm, written_numbers
 from limn.dicom.uids import is_usable_uid
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
+
+SERIES_INSTANCE_UID = 0x0020000E
+# The UIDs of a CT slice stand in its first two kilobytes.
+PART_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,38 @@ def digest_of_file(path: Path) -> str:
         opening = file.read(OPENING_BYTES)
         file.seek(_dataset_offset(opening))
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def uids_of_part(part: bytes, syntax: str) -> tuple[str, str] | None:
+    """Series and SOP Instance UID of a data set of which only the beginning came.
+
+    Parameters
+    ----------
+    part : the first bytes of the data set, without file meta
+    syntax : its transfer syntax
+
+    Returns
+    -------
+    None if it ends before both UIDs, or is damaged.
+    """
+    after = False
+
+    def is_after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal after
+        after = int(tag) > SERIES_INSTANCE_UID
+        return after
+
+    try:
+        uid = UID(syntax)
+        if uid == DeflatedExplicitVRLittleEndian:
+            part = zlib.decompressobj(-zlib.MAX_WBITS).decompress(part, PART_BYTES)
+        ds = read_dataset(
+            io.BytesIO(part), uid.is_implicit_VR, uid.is_little_endian, stop_when=is_after
+        )
+        uids = str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)
+    except DAMAGES:
+        return None
+    return uids if after else None
 
 
 class Unreadable(Exception):

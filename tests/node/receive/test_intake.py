@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     MPEG2MPML,
@@ -29,6 +29,7 @@ from pydicom.uid import (
     RLELossless,
     RTStructureSetStorage,
 )
+from pynetdicom.dsutils import encode
 
 from limn.dicom import bounded
 from limn.dicom.elements import FEW_ELEMENTS
@@ -753,6 +754,52 @@ def test_a_series_that_a_stopping_node_may_cut_off_waits(door, tmp_path):
     again.journal.close()
 
 
+def data_set(ds: Dataset) -> bytes:
+    """Its bytes as they come through an association."""
+    return encode(ds, is_implicit_vr=False, is_little_endian=True)
+
+
+def break_in_a_slice(door: Door, key: str, ds: Dataset, part: slice = slice(2000)) -> None:
+    """An association of the sender ends in the middle of its first slice."""
+    associations = door.intake.associations
+    associations.opened(key, SCP.sender, time.monotonic())
+    associations.instance_began(key, time.monotonic())
+    associations.part_came(key, data_set(ds)[part], ExplicitVRLittleEndian)
+    door.intake.association_ended(key, aborted=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "part"),
+    [("2", slice(2000)), ("1", slice(20)), ("1", slice(0)), ("again", slice(2000))],
+)
+def test_a_broken_association_without_slices_costs_its_senders_series_nothing(
+    tmp_path, number, part
+):
+    """It broke off in another series' slice, before the UID, or in a slice that had come."""
+    door = Door(tmp_path, hold_s=60.0)
+    sent = slices()
+    for index, ds in enumerate(sent):
+        whole(door, ds, source=replace(SCP, key=f"slice-{index}"))
+    broken = sent[3] if number == "again" else slices(number, COUNT + 1)[-1]
+    break_in_a_slice(door, "broken", broken, part)
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_slice_that_was_refused_on_an_association_of_its_own_is_missed(door):
+    """The disk was full: the series waits for the slice."""
+    sent = slices(count=COUNT + 1)
+    for number, ds in enumerate(sent[:-1]):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    associations = door.intake.associations
+    associations.opened("last", SCP.sender, time.monotonic())
+    associations.part_came("last", data_set(sent[-1]), ExplicitVRLittleEndian)
+    associations.instance_ended("last", missing=True)
+    door.intake.association_ended("last", aborted=True)
+    (gathering,) = door.intake._gatherings.values()
+    assert gathering.aborted_s is not None
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_slice_that_breaks_off_on_an_association_of_its_own_is_missed(tmp_path, again):
     """Nineteen even slices look whole; the part of the twentieth says that they are not."""
@@ -760,9 +807,7 @@ def test_a_slice_that_breaks_off_on_an_association_of_its_own_is_missed(tmp_path
     sent = slices()
     for number, ds in enumerate(sent[:-1]):
         whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
-    door.intake.associations.opened("last", SCP.sender, time.monotonic())
-    door.intake.associations.instance_began("last", time.monotonic())
-    door.intake.association_ended("last", aborted=True)
+    break_in_a_slice(door, "last", sent[-1])
     if again:
         whole(door, sent[-1], source=replace(SCP, key="again"))
     (row,) = door.wait_for_scans()

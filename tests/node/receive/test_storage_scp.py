@@ -8,6 +8,7 @@ import time
 import pydicom
 import pytest
 from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     JPEG2000MC,
     MPEG2MPML,
@@ -24,6 +25,9 @@ from pydicom.uid import (
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, StoragePresentationContexts
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind, Verification
 
 from limn.dicom.series import CT_CLASSES
@@ -113,6 +117,36 @@ def test_an_association_counts_from_its_request_and_a_slice_from_its_first_byte(
     assert openings("SCANNER@127.0.0.1") == ()
     association.release()
     until(lambda: not receiver.door.intake.associations._open)
+
+
+def send_part(association: Association, ds: Dataset) -> None:
+    """Send the command and the first 700 bytes of one slice."""
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID = ds.SOPClassUID
+    request.AffectedSOPInstanceUID = ds.SOPInstanceUID
+    request.DataSet = io.BytesIO(encode(ds, is_implicit_vr=False, is_little_endian=True))
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    (context,) = association.accepted_contexts
+    for part in [*message.encode_msg(context.context_id, 700)][:2]:
+        association.dul.send_pdu(part)
+
+
+def test_the_part_of_a_slice_says_which_series_is_short_of_it(receiver):
+    """One association a slice; the line of the last breaks in its middle, before any answer."""
+    *sent, last = slices(count=COUNT + 1)
+    for ds in sent:
+        association = receiver.associate()
+        assert association.send_c_store(ds).Status == 0
+        association.release()
+    association = receiver.associate()
+    send_part(association, last)
+    (each,) = receiver.door.intake.associations._open.values()
+    until(lambda: each.lost() == (last.SeriesInstanceUID, last.SOPInstanceUID))
+    association.abort()
+    (row,) = receiver.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("refused", COUNT)
 
 
 def test_a_slow_disk_and_an_association_for_each_slice_make_one_scan(tmp_path, monkeypatch):

@@ -199,9 +199,10 @@ class Gathering:
         self.aborted_s = self.last_s = now_s
         self.began_s = None
 
-    def is_between_associations(self, sender: str) -> bool:
-        """Whether the next association of this sender may bring more of it."""
-        return self.pending and self.associations > 1 and self.sender == sender
+    def lacks(self, sop_instance_uid: str, sender: str) -> bool:
+        """Whether this slice of its sender is one that has not come yet."""
+        known = sop_instance_uid in self.instances
+        return self.pending and self.sender == sender and not known
 
     def may_be_cut_off(self, now_s: float) -> bool:
         """Whether the sender may be in the middle of it, over one association after another."""

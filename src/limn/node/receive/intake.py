@@ -205,11 +205,12 @@ class Intake:
         now_s = time.monotonic()
         with self._lock:
             ended = self.associations.ended(source_key)
-            if ended is not None and aborted and ended.offered and not ended.named:
-                # It brought no slice, but part of one: which series is short of it is not known.
-                for gathering in self._gatherings.values():
-                    if gathering.is_between_associations(ended.sender):
-                        gathering.break_off(now_s)
+            if ended is not None and aborted and (lost := ended.lost()) is not None:
+                # It brought no slice, but so much of one that its series is known to be short.
+                series, sop_instance_uid = lost
+                short = self._gatherings.get(series)
+                if short is not None and short.lacks(sop_instance_uid, ended.sender):
+                    short.break_off(now_s)
             for gathering in self._gatherings.values():
                 if source_key not in gathering.open_sources:
                     continue

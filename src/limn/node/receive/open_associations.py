@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from limn.dicom.instance import PART_BYTES, uids_of_part
 from limn.node.receive.completeness import Opening
 
 
@@ -15,15 +16,21 @@ class OpenAssociation:
     Attributes
     ----------
     began_s : when the first byte of the instance that comes in now came; None between instances
-    offered : an instance has begun to come over it
     named : it has brought a slice, so that its series is known
+    part : until then, the beginning of the data set of an instance that was not taken
+    syntax : its transfer syntax
     """
 
     sender: str
     opened_s: float
     began_s: float | None = None
-    offered: bool = False
     named: bool = False
+    part: bytearray = field(default_factory=bytearray)
+    syntax: str = ""
+
+    def lost(self) -> tuple[str, str] | None:
+        """Series and SOP Instance UID of a slice that it began and did not bring, if known."""
+        return None if self.named else uids_of_part(bytes(self.part), self.syntax)
 
 
 class OpenAssociations:
@@ -42,24 +49,44 @@ class OpenAssociations:
         """Bytes of an instance came; the first of them count."""
         association = self._open.get(key)
         if association is not None and association.began_s is None:
-            association.began_s, association.offered = now_s, True
+            association.began_s = now_s
 
-    def instance_ended(self, key: str) -> None:
-        """The instance is on disk, or was refused."""
+    def part_came(self, key: str, part: bytes, syntax: str) -> None:
+        """The next bytes of a data set; only those of an association's first slice are kept."""
+        association = self._open.get(key)
+        if association is not None and not association.named:
+            association.part += part[: PART_BYTES - len(association.part)]
+            association.syntax = syntax
+
+    def instance_ended(self, key: str, *, missing: bool = False) -> None:
+        """The instance is on disk, or was refused.
+
+        Parameters
+        ----------
+        missing : its series lacks it now
+        """
         association = self._open.get(key)
         if association is not None:
             association.began_s = None
+            if not missing:
+                association.part.clear()
 
     def began_s(self, key: str) -> float | None:
         """When the first byte of the instance came that comes in now; None if nobody noted it."""
         association = self._open.get(key)
         return None if association is None else association.began_s
 
+    def is_named(self, key: str) -> bool:
+        """Whether it has brought a slice; also of an association that nobody noted."""
+        association = self._open.get(key)
+        return association is None or association.named
+
     def named(self, key: str) -> None:
         """A slice came over it: the series that it feeds is known."""
         association = self._open.get(key)
         if association is not None:
             association.named = True
+            association.part.clear()
 
     def ended(self, key: str) -> OpenAssociation | None:
         """Forget an association; returns what was known of it, the first time."""

@@ -155,7 +155,7 @@ class StorageScp:
             )
         if not result.missing:
             self._not_stored[source.key].discard(sop_instance_uid)
-        self._intake.associations.instance_ended(source.key)
+        self._intake.associations.instance_ended(source.key, missing=result.missing)
         return result.status
 
     def on_pdu_recv(self, event: evt.Event) -> None:
@@ -165,9 +165,7 @@ class StorageScp:
         then would count as one that broke off.
         """
         if isinstance(event.pdu, P_DATA_TF):
-            key, associations = _key(event.assoc), self._intake.associations
-            if associations.began_s(key) is None and _is_instance(event.assoc, event.pdu):
-                associations.instance_began(key, time.monotonic())
+            self._on_data(event.assoc, event.pdu)
         if not isinstance(event.pdu, A_RELEASE_RQ):
             return
         source = self._source(event.assoc)
@@ -179,6 +177,21 @@ class StorageScp:
                 missing,
             )
         self._intake.association_ended(source.key, aborted=bool(missing))
+
+    def _on_data(self, association: Association, pdu: P_DATA_TF) -> None:
+        key, associations = _key(association), self._intake.associations
+        if associations.is_named(key) and associations.began_s(key) is not None:
+            return
+        syntax = _instance_syntax(association, pdu)
+        if syntax is None:
+            return
+        if associations.began_s(key) is None:
+            associations.instance_began(key, time.monotonic())
+        for item in pdu.presentation_data_value_items:
+            value = item.presentation_data_value or b""
+            # The first byte tells a part of the data set from one of the command (PS3.8 E.2).
+            if value and not value[0] & 1:
+                associations.part_came(key, value[1:], syntax)
 
     def on_broken_off(self, event: evt.Event) -> None:
         """The association was aborted or its connection closed."""
@@ -209,13 +222,13 @@ def _sender(association: Association) -> str:
     return f"{(title or 'unknown').strip()}@{requestor.address}"
 
 
-def _is_instance(association: Association, pdu: P_DATA_TF) -> bool:
-    """Whether the PDU belongs to a C-STORE of a CT instance."""
+def _instance_syntax(association: Association, pdu: P_DATA_TF) -> str | None:
+    """The transfer syntax of the CT instance that the PDU belongs to; None if of another class."""
     context_ids = {item.presentation_context_id for item in pdu.presentation_data_value_items}
-    return any(
-        each.context_id in context_ids and each.abstract_syntax in CT_CLASSES
-        for each in association.accepted_contexts
-    )
+    for each in association.accepted_contexts:
+        if each.context_id in context_ids and each.abstract_syntax in CT_CLASSES:
+            return str(each.transfer_syntax[0])
+    return None
 
 
 class Admission:
