@@ -14,7 +14,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from limn.dicom.ct import CtIdentity, ct_instances
+from limn.dicom.ct import CtIdentity, ct_instances, multi_frame
 from limn.dicom.series import Instance, assemble
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
@@ -238,6 +238,27 @@ def test_a_comma_in_the_rescale_is_named(instances):
     instances[2].header[0x00281053] = raw
     with pytest.raises(RefusedSeries, match=r"^RescaleSlope 1,5 is no number that gives HU"):
         assemble(instances)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "text"),
+    [
+        ("PixelMeasuresSequence", "PixelSpacing", b"0,2\\0,1 "),
+        ("PlanePositionSequence", "ImagePositionPatient", b"1,5\\2\\3 "),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", b"1\\0,1\\0\\0\\1\\0 "),
+        ("PixelValueTransformationSequence", "RescaleSlope", b"1,5 "),
+    ],
+)
+def test_a_comma_in_a_functional_group_is_named(instances, sequence, keyword, text):
+    """An Enhanced CT says what a classic one does: the keyword and the value as written."""
+    ds = multi_frame([each.header for each in instances])
+    tag = Tag(tag_for_keyword(keyword))
+    for group in (*ds.PerFrameFunctionalGroupsSequence, *ds.SharedFunctionalGroupsSequence):
+        if sequence in group:
+            raw = RawDataElement(tag, "DS", len(text), text, 0, False, True)
+            group[sequence].value[0][tag] = raw
+    with pytest.raises(RefusedSeries, match=rf"^{keyword} {re.escape(text.decode().strip())}"):
+        assemble([Instance(ds, Path("enhanced.dcm"))])
 
 
 def test_a_missing_slice_is_refused(instances):

@@ -261,8 +261,10 @@ def planes(header: Dataset) -> list[tuple[int | None, Dataset]]:
         for sequence, keywords in _GROUPS.items():
             items = group.get(sequence) or shared.get(sequence)
             for keyword in keywords:
+                # As it was written: `written_numbers` and `_shown` name what is no number.
                 if items and keyword in items[0]:
-                    plane[keyword] = items[0][keyword]
+                    element = items[0].get_item(keyword)
+                    plane[element.tag] = element
         found.append((number, plane))
     return found
 

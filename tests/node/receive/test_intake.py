@@ -36,6 +36,7 @@ from limn.dicom.elements import FEW_ELEMENTS
 from limn.dicom.instance import Unreadable, inspect
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.receive.awaiting import ReceivingFile
+from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import Source
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.receiving import read_receiving
@@ -188,6 +189,32 @@ def test_one_series_of_two_animals_is_refused(door, tmp_path):
         again.intake.association_ended(OTHER.key, aborted=False)
         assert [(row.animal, len(row.files)) for row in again.scans()] == [("M1", COUNT)]
     assert len(door.files()) == COUNT
+
+
+def test_an_animal_that_must_be_escaped_is_named_as_everywhere(door):
+    """A byte that the declared character set lacks is shown as one escape."""
+    mine, others = slices("1"), slices("2")
+    others[0].SeriesInstanceUID = mine[0].SeriesInstanceUID
+    contents = encoded(others[0]).replace(b"LO\x02\0M2", b"LO\x02\0M\xfc")
+    door.send(mine[:1])
+    assert "PatientID 'M\\xfc', but" in door.intake.accept(contents, OTHER).why
+
+
+def test_a_sender_of_large_parts_is_known_after_a_restart(door, tmp_path):
+    """The spool's notes say that its newest series came over two associations."""
+    first, second = slices("1"), slices("2", 2 * COUNT)
+    for half, key in ((first[: COUNT // 2], "one"), (first[COUNT // 2 :], "two")):
+        whole(door, *half, source=replace(SCP, key=key))
+    whole(door, *slices("3"), source=OTHER)
+    settled(door)
+    door.journal.close()
+    again = Door(tmp_path)
+    again.intake.recover()
+    assert again.intake._settling.several == {SCP.sender}
+    whole(again, *second[:COUNT], source=replace(SCP, key="three"))
+    gathering = again.intake._gatherings[second[0].SeriesInstanceUID]
+    decision = again.intake._settling.decision(gathering, gathering.last_s + 2 * SCP.settle_s)
+    assert (decision.verdict, decision.awaits) == (Verdict.WAIT, "more slices, by its pace so far")
 
 
 def test_a_duplicate_with_other_bytes_is_refused_after_a_restart(door, tmp_path):

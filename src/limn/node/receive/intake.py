@@ -120,8 +120,9 @@ class Intake:
             # One writer per series: two senders of one UID can't both be the first.
             if instance.animal != gathering.animal:
                 why = (
+                    # Both are shown already as one line: repr would escape the escapes.
                     f"{oplog.series_end(instance.series_instance_uid)}: PatientID "
-                    f"{instance.animal!r}, but the series came before as {gathering.animal!r}; "
+                    f"'{instance.animal}', but the series came before as '{gathering.animal}'; "
                     "whose scan is it? Export it under a SeriesInstanceUID of its own"
                 )
                 return StoreResult(CANNOT_UNDERSTAND, why)
@@ -238,6 +239,7 @@ class Intake:
         for slot in self._slots.left_over():
             with _named(slot):
                 self._take_up(slot)
+        self._settling.several.update(self._spool.senders_of_several())
         journaled: dict[str, set[str]] = {}
         for row in self._journal.scans():
             journaled.setdefault(row.folder, set()).update(row.files)

@@ -210,6 +210,16 @@ class Spool:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Released()
 
+    def senders_of_several(self) -> set[str]:
+        """Senders whose newest series here came over more than one association, by its note."""
+        newest: dict[str, tuple[float, int]] = {}
+        for folder in self.folders():
+            note = self.released(folder)
+            with suppress(OSError):
+                at = (folder / RELEASED).stat().st_mtime, note.associations
+                newest[note.sender] = max(newest.get(note.sender, at), at)
+        return {sender for sender, (_, associations) in newest.items() if associations > 1}
+
     def read(self, series_instance_uid: str, sop_instance_uid: str) -> bytes:
         """The bytes of an instance.
 
