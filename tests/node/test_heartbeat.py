@@ -148,6 +148,44 @@ def test_a_disk_that_takes_no_beat_blames_nobody(path, clock, monkeypatch, takes
     assert (max(*silences, watch.silent_s) > watch.limit_s) is takes_it
 
 
+def test_a_silent_thread_is_named_and_its_process_lives(tmp_path, monkeypatch):
+    """A courier may take five minutes for a delivery; retention and others move."""
+    monkeypatch.setattr(heartbeat, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(heartbeat, "_given", str(tmp_path / "engine"))
+    for name, ago_s in (("courier to a/b", 320.0), ("courier to tps", 280.0), ("retention", 1.0)):
+        heartbeat.for_thread(name, 300.0).beat()
+        path = tmp_path / f"{name.replace('/', '_')}.thread"
+        os.utime(path, (time.time() - ago_s,) * 2)
+    assert heartbeat.silent_now(tmp_path) == {"courier to a_b": pytest.approx(320, abs=5)}
+    heartbeat.for_thread("courier to a/b").end()
+    assert heartbeat.silent_now(tmp_path) == {}
+
+
+def test_a_step_of_the_clock_makes_nobody_silent(tmp_path, monkeypatch):
+    """The file is an hour old by the new clock, and written anew before the second look."""
+    path = tmp_path / "engine"
+    heart = Heart(path)
+    heart.beat()
+    os.utime(path, (time.time() - 3600,) * 2)
+    monkeypatch.setattr(heartbeat.time, "sleep", lambda _: heart.allow(LIMIT_S))
+    assert heartbeat.silent_now(tmp_path, ["engine"]) == {}
+    monkeypatch.setattr(
+        heartbeat.time, "sleep", lambda _: os.utime(path, (time.time() - 3600,) * 2)
+    )
+    os.utime(path, (time.time() - 3600,) * 2)
+    assert [*heartbeat.silent_now(tmp_path, ["engine"])] == ["engine"]
+
+
+def test_signs_of_an_earlier_run_are_removed(tmp_path):
+    """A supervisor that was killed leaves the files of processes that the config had then."""
+    for name in ("worker-7", "courier to old.thread", "engine.restarts"):
+        (tmp_path / name).write_bytes(b"0000060.0\n")
+        os.utime(tmp_path / name, (1.0, 1.0))
+    heartbeat.clear(tmp_path)
+    heartbeat.clear(tmp_path / "absent")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_other_processes_read_the_silence_by_the_wall_clock(path, clock):
     """`limn queue` reads the file, whichever way the clock was set."""
     Heart(path, clock).beat()

@@ -384,13 +384,18 @@ class Config(_Table):
         """The series that are coming in; see `limn.node.store.receiving`."""
         return self.data_dir / "receiving.json"
 
+    @property
+    def heartbeats_dir(self) -> Path:
+        """Signs of life of processes and threads; see `heartbeat`."""
+        return self.data_dir / "heartbeats"
+
     def heartbeat_path(self, process: str) -> Path:
         """Written by a process while its work moves; see `heartbeat`."""
-        return self.data_dir / "heartbeats" / process
+        return self.heartbeats_dir / process
 
     def restarts_path(self, process: str) -> Path:
         """Written while a process ends again and again; see `restarts`."""
-        return self.data_dir / "heartbeats" / f"{process}.restarts"
+        return self.heartbeats_dir / f"{process}.restarts"
 
     def paths_resolved(self, folder: Path) -> Config:
         """A copy whose relative paths are taken from ``folder``."""

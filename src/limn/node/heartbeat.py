@@ -3,6 +3,9 @@
 The supervisor gives each child the path of a file. The child writes it every second, and only
 while each of its registered threads moves: no thread that outlives the work writes it. The file
 says how long the process may be silent.
+
+A thread whose silence must not end its process has a file of its own (`for_thread`), and so has
+the supervisor: people are told of their silence, and nobody ends them.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from limn.domain.files import OWNER_ONLY_FILE
+from limn.domain.one_line import name_from
 
 PATH_VARIABLE = "LIMN_HEARTBEAT"
 EVERY_S = 1.0
@@ -26,6 +30,10 @@ LIMIT_S = 60.0
 # A start may read a spool of many scans, or load and rehearse networks on a processor.
 START_LIMIT_S = 1800.0
 NOT_BEGUN = 0.0
+# Ending of the file of a thread, or of the supervisor.
+THREAD = ".thread"
+# After a step of the clock a thread that moves has written its file anew within this time.
+LOOK_AGAIN_S = 1.5 * EVERY_S
 _FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -83,6 +91,11 @@ class Heart:
             self._written_s = now_s
             self._write()
 
+    def end(self) -> None:
+        """Give no more signs, and let nobody wait for them."""
+        if self._path is not None:
+            _remove(self._path)
+
     def _write(self) -> None:
         if self._path is not None:
             _write(self._path, self._limit_s)
@@ -107,6 +120,24 @@ _given = os.environ.get(PATH_VARIABLE)
 HEART = Heart(Path(_given) if _given else None)
 
 
+def for_thread(name: str, limit_s: float = SILENT_S) -> Heart:
+    """A heart for one thread of this process, which is named after ``limit_s``, never ended."""
+    path = Path(_given).with_name(name_from(name.replace("/", "_")) + THREAD) if _given else None
+    return Heart(path, limit_s=limit_s)
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run of the node left: it says nothing of this one."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
 @dataclass(slots=True)
 class ProcessWatch:
     """How long one process has been silent, as its supervisor sees it.
@@ -129,8 +160,7 @@ class ProcessWatch:
     def end(self) -> None:
         """The process ends or has ended: it is judged no more."""
         self.silent_s, self._limit_s = 0.0, None
-        with suppress(OSError):
-            self.path.unlink()
+        _remove(self.path)
 
     def look(self, now_s: float) -> None:
         """Read the file; called again and again. Times are of a monotonic clock."""
@@ -156,6 +186,36 @@ class ProcessWatch:
     def limit_s(self) -> float:
         """After this silence the process is started again."""
         return START_LIMIT_S if self._limit_s is None else self._limit_s
+
+
+def silent_now(folder: Path, processes: Iterable[str] = ()) -> dict[str, float]:
+    """The threads with a file of their own, and of these processes those, that are silent.
+
+    They are looked at twice, so that a step of the clock makes nobody silent. For other processes
+    than the supervisor.
+
+    Returns
+    -------
+    The seconds of silence by name.
+    """
+    found = _silent(folder, processes)
+    if found:
+        time.sleep(LOOK_AGAIN_S)
+        found = {name: s for name, s in _silent(folder, processes).items() if name in found}
+    return found
+
+
+def _silent(folder: Path, processes: Iterable[str]) -> dict[str, float]:
+    now, found = time.time(), {}
+    allowed = dict.fromkeys(processes, SILENT_S)
+    for path in sorted(folder.glob(f"*{THREAD}")):
+        read = _read(path)
+        allowed[path.name] = (allowed_s(read[1]) if read else None) or SILENT_S
+    for name, limit_s in allowed.items():
+        silent_s = silent_since(folder / name, now)
+        if silent_s is not None and silent_s > max(limit_s, SILENT_S):
+            found[name.removesuffix(THREAD)] = silent_s
+    return found
 
 
 def silent_since(path: Path, now: float) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node import persist
+from limn.node import heartbeat, persist
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
@@ -509,3 +509,13 @@ def test_a_queue_is_never_negative(desk):
     row = desk.contoured()
     row = replace(row, record=row.record | {"queue_s": -86390.0})
     assert closed_record(row, None, None).queue_s == 0
+
+
+def test_a_courier_gives_signs_of_life_of_its_own(desk, tmp_path, monkeypatch):
+    """Not those of its process, which a hanging destination must not end."""
+    monkeypatch.setattr(heartbeat, "_given", str(tmp_path / "engine"))
+    courier = desk.exporter()
+    signs = tmp_path / "courier to export.thread"
+    with running(courier.run):
+        until(signs.exists)
+    assert not signs.exists()

@@ -14,11 +14,12 @@ from pkgutil import resolve_name
 import pytest
 
 from limn.domain.files import write_durably
+from limn.node import heartbeat
 from limn.node.config import Config, load_config
 from limn.node.receive.gathering import Source
 from limn.node.store.retention import DAY_S, Retention
 from limn.node.store.rows import ScanRow
-from tests.support.node.parts import COUNT, SCP, Door, encoded, slices, until
+from tests.support.node.parts import COUNT, SCP, Door, encoded, running, slices, until
 
 TEXT = """\
 data_dir = "."
@@ -31,6 +32,8 @@ kind = "folder"
 name = "tps"
 folder = "tps"
 """
+
+
 LATER = Source("association-2", SCP.sender, SCP.settle_s)
 
 
@@ -529,3 +532,11 @@ def test_a_clock_that_jumps_while_the_node_runs_removes_nothing(site: Site) -> N
     site.retention.work(time.time())
     site.retention.work(time.time() + 60 * DAY_S)
     assert site.slices(row) == COUNT
+
+
+def test_retention_gives_signs_of_life_of_its_own(tmp_path, monkeypatch):
+    """Every second, although it looks once an hour."""
+    monkeypatch.setattr(heartbeat, "_given", str(tmp_path / "receiver"))
+    with running(Site(tmp_path).retention.run):
+        until((tmp_path / "retention.thread").exists)
+    assert not (tmp_path / "retention.thread").exists()

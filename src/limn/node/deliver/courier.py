@@ -24,6 +24,7 @@ from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
 from limn.node.deliver.scan_record import closed_record
 from limn.node.dimse.commitment import Item
+from limn.node.heartbeat import for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
@@ -32,6 +33,8 @@ from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+# A delivery may take so long before the health page and `limn queue` name the courier.
+LONGEST_DELIVERY_S = 300.0
 # After the node was told to stop, no further delivery begins once this time is over.
 STOP_S = 10.0
 
@@ -58,6 +61,8 @@ class Courier:
         self._stopping = Event()
         self._stop_by_s = math.inf
         self._clock = ClockHistory()
+        # A destination that hangs must not end the deliveries to others (D-148).
+        self._heart = for_thread(f"courier to {destination.name}", LONGEST_DELIVERY_S)
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
@@ -72,7 +77,9 @@ class Courier:
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
+            self._heart.beat()
             self.work()
+        self._heart.end()
 
     def work(self) -> None:
         """Make every delivery that is due now."""
@@ -86,6 +93,7 @@ class Courier:
         while self._may_begin() and (delivery := self._next()) is not None:
             structure_set = self._journal.structure_set(delivery.structure_set)
             row = self._journal.scan(structure_set.scan)
+            self._heart.beat()
             with oplog.about(scan=row.name, animal=row.animal):
                 delivered = self._deliver(delivery, structure_set, row)
             self._log_ended()

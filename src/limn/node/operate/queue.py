@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from limn.node.config import Config, load_config
-from limn.node.heartbeat import SILENT_S, silent_since
+from limn.node.heartbeat import silent_now
 from limn.node.host.doorbell import engine_runs
 from limn.node.host.processes import processes
 from limn.node.operate.journal_access import journal_to_read, plain_console
@@ -81,7 +81,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
     receiving = read_receiving(config.receiving_path, time.time())
-    silent = silent_processes(config, config_path, time.time()) if runs else []
+    silent = silent_processes(config, config_path) if runs else []
     loops = [
         loop_noted(config.restarts_path(each.name)) for each in processes(config, config_path, None)
     ]
@@ -124,14 +124,13 @@ def _node_state(*, runs: bool, ready: bool, silent: bool) -> str:
     return "ready" if ready else "not ready"
 
 
-def silent_processes(config: Config, config_path: Path, now: float) -> list[str]:
-    """A sentence for each process of this host that runs and whose work stands still."""
-    found = []
-    for name in (each.name for each in processes(config, config_path, None)):
-        silent_s = silent_since(config.heartbeat_path(name), now)
-        if silent_s is not None and silent_s > SILENT_S:
-            found.append(f"{name} has given no sign of life for {silent_s:.0f} s")
-    return found
+def silent_processes(config: Config, config_path: Path) -> list[str]:
+    """A sentence for each process of this host, and each courier, whose work stands still."""
+    names = [each.name for each in processes(config, config_path, None)]
+    return [
+        f"{name} has given no sign of life for {silent_s:.0f} s"
+        for name, silent_s in silent_now(config.heartbeats_dir, names).items()
+    ]
 
 
 def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:

@@ -25,6 +25,7 @@ from http.server import BaseHTTPRequestHandler
 from limn import __version__
 from limn.domain.errors import ConfigWrong
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.node import heartbeat
 from limn.node.config import Config
 from limn.node.serve.bounded_http import BoundedHttpServer
 from limn.node.store import scanlog, space
@@ -102,6 +103,10 @@ class Metrics:
         found = [f"{each.name} does not run" for each in self._processes() if not each.up]
         found += [each.silence for each in self._processes() if each.silence]
         found += [each.loop for each in self._processes() if each.loop]
+        found += [
+            f"{name} has given no sign of life for {silent_s:.0f} s"
+            for name, silent_s in heartbeat.silent_now(self._config.heartbeats_dir).items()
+        ]
         if any(each.name == "receiver" for each in self._processes()):
             found += [*self._receiving_faults(), *self._disk_faults()]
         return found

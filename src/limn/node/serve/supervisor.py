@@ -65,16 +65,21 @@ class Supervisor:
         with only_node(config, name):
             self._prepare(name)
             watch = JournalWatch(config.journal_path)
+            signs = config.heartbeat_path(f"supervisor {name}{heartbeat.THREAD}")
+            heart = heartbeat.Heart(signs, limit_s=heartbeat.SILENT_S)
             stopping = stop_on_signal()
             try:
                 with prometheus.serving(config, lambda: [_state_of(child) for child in children]):
                     while not stopping.wait(0.1):
+                        heart.beat()
                         if name == "limn" and watch.is_replaced():
+                            heart.end()
                             self._restore_journal(children, watch)
                             continue
                         for child in children:
                             child.keep_alive()
             finally:
+                heart.end()
                 self._stop(children)
                 self._clear_ready(name)
             log.info("stopped")
@@ -109,7 +114,9 @@ class Supervisor:
         self._clear_ready(name)
         with suppress(OSError):
             # A start may need more room than there is; then nobody looks for signs of life.
-            make_private_folder(config.heartbeat_path(name).parent)
+            make_private_folder(config.heartbeats_dir)
+            if name == "limn":
+                heartbeat.clear(config.heartbeats_dir)
         engine_tls.prepare(config)
 
     def _restore_journal(self, children: list[ChildProcess], watch: JournalWatch) -> None:

@@ -20,6 +20,7 @@ from threading import Event
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
+from limn.node.heartbeat import for_thread
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
 from limn.node.store.spool import REMOVED, Spool
@@ -27,6 +28,9 @@ from limn.node.store.spool import REMOVED, Spool
 log = logging.getLogger(__name__)
 
 EVERY_S = 3600.0
+LOOK_S = 0.5
+# One removal may take so long before the health page and `limn queue` name it.
+LONGEST_REMOVAL_S = 300.0
 DAY_S = 86400.0
 # The clock at the last look, and the file by which an operator says that a jump of it is right.
 LOOKED_AT = "retention.json"
@@ -98,12 +102,17 @@ class Retention:
         self._clear = clear
         self._data_dir = config.data_dir
         self._clock: TrustedClock | None = None
+        self._heart = for_thread("retention", LONGEST_REMOVAL_S)
 
     def run(self, stopping: Event) -> None:
         """Remove what is due every hour, until the node stops."""
-        while not stopping.is_set():
-            self.work(time.time())
-            stopping.wait(EVERY_S)
+        next_s = time.monotonic()
+        while not stopping.wait(LOOK_S):
+            self._heart.beat()
+            if time.monotonic() >= next_s:
+                self.work(time.time())
+                next_s = time.monotonic() + EVERY_S
+        self._heart.end()
 
     def work(self, now: float) -> None:
         """Remove what is due at ``now`` (UTC seconds); log what can't be removed, and keep it."""
@@ -141,6 +150,7 @@ class Retention:
 
     def _remove(self, due: Sequence[tuple[int, str]], remove: Callable[[int, Path], None]) -> None:
         for scan_id, folder in due:
+            self._heart.beat()
             try:
                 remove(scan_id, Path(folder))
             except OSError as error:
