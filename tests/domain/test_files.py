@@ -115,6 +115,20 @@ def test_an_error_after_the_rename_is_raised_and_the_new_contents_stay(tmp_path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_of_very_many_files_is_listed_once(tmp_path, monkeypatch):
+    """An export folder on a share would be listed anew at each write."""
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    (tmp_path / ".two.0123456789abcdef.part").touch()
+    for name in ("one", "two", "one", "three"):
+        write_durably(tmp_path / name, b"x")
+    with replacement(tmp_path / "four") as part:
+        part.touch()
+    assert listed == [tmp_path]
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "three", "four"}
+
+
 @pytest.mark.parametrize("left", [".file.part", ".file.0123456789abcdef.part"])
 def test_what_a_killed_process_left_is_removed(tmp_path, left):
     """A part that is longer than the new contents, and that other users could read."""

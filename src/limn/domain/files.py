@@ -8,8 +8,9 @@ several files that belong together. All of them promise:
 - An error before the rename leaves the old contents as they were, and no part is left beside them.
 - No link that others put in the folder is followed, and no FIFO waited for: a part is made anew,
   under a name that nobody knows before, and what stands at the name itself is replaced.
-- A process that is killed may leave a hidden part, ``.NAME.<16 digits>.part``; the next write of
-  the name removes it first.
+- A process that is killed may leave a hidden part, ``.NAME.<16 digits>.part``; the first write of
+  the name by another process removes it. A process lists a folder once, as it may have very many
+  files.
 - If only the last step fails, the fsync of the folder's names, the error is raised and the new
   contents stay.
 
@@ -24,6 +25,8 @@ import re
 import secrets
 import shutil
 import stat
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,11 +105,50 @@ def _new_part(path: Path, ending: str = "") -> Path:
     name = re.escape(f".{path.name}")
     # Earlier limn had no digits in the name.
     left = re.compile(rf"{name}(\.[0-9a-f]{{16}})?\.part{re.escape(ending)}", re.DOTALL)
-    with os.scandir(path.parent) as entries:
-        for entry in entries:
-            if left.fullmatch(entry.name):
-                _remove(Path(entry.path))
+    for part in _LEFT.taken(path.parent, left):
+        _remove(part)
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part{ending}")
+
+
+class _LeftParts:
+    """The names in each folder that may be parts, as this process found them at its first write."""
+
+    def __init__(self, most: int) -> None:
+        self._found: OrderedDict[Path, set[str]] = OrderedDict()
+        self._most = most
+        self._lock = threading.Lock()
+
+    def taken(self, folder: Path, name: re.Pattern[str]) -> list[Path]:
+        """Those that match, which are then forgotten.
+
+        Raises
+        ------
+        OSError
+            If the folder can't be listed.
+        """
+        folder = folder.absolute()
+        with self._lock:
+            known = self._found.get(folder)
+        # Not under the lock: a share that hangs must hold up no other folder.
+        found = _possible_parts(folder) if known is None else known
+        with self._lock:
+            found = self._found.setdefault(folder, found)
+            self._found.move_to_end(folder)
+            if len(self._found) > self._most:
+                self._found.popitem(last=False)
+            taken = [each for each in found if name.fullmatch(each)]
+            found.difference_update(taken)
+        return [folder / each for each in taken]
+
+
+# Of a folder that was forgotten the names are listed again.
+_LEFT = _LeftParts(most=1000)
+
+
+def _possible_parts(folder: Path) -> set[str]:
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries)
+        return {name for name in names if name.startswith(".") and ".part" in name}
 
 
 def _remove(part: Path) -> None:
