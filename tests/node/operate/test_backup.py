@@ -76,6 +76,51 @@ def test_a_backup_put_back_in_place_sends_nothing_twice(disk: Disk, tmp_path: Pa
     assert evidence.loss_of(disk.config) == ""
 
 
+def test_the_log_of_the_journal_before_is_not_mixed_with_a_backup(
+    disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node was killed, and only `journal.sqlite` was replaced."""
+    disk.contour(disk.receive("1"))
+    assert backup(disk, tmp_path / "backup") == 0
+    disk.deliver("tps", "archive")
+    disk.contour(disk.receive("2"))
+    disk.deliver("tps", "archive")
+    before, path = disk.states(), disk.config.journal_path
+    killed = {name: path.with_name(name).read_bytes() for name in ("journal.sqlite-wal",)}
+    disk.door.journal.close()
+    for name, contents in killed.items():
+        path.with_name(name).write_bytes(contents)
+    copy = (tmp_path / "backup" / "journal.sqlite").read_bytes()
+    path.write_bytes(copy)
+    assert "belongs to the journal before it" in evidence.loss_of(disk.config)
+    assert path.read_bytes() == copy
+    kept = replace_damaged(disk.config, BUNDLE)
+    assert "journal.sqlite-wal beside it belongs to the journal that was there" in caplog.text
+    (log,) = path.parent.glob("journal.sqlite.before-*-wal")
+    assert log.read_bytes() == killed["journal.sqlite-wal"]
+    assert kept is not None
+    disk.door.journal = Journal(path)
+    assert disk.states() == before
+
+
+def test_a_start_that_is_killed_while_it_restores_begins_anew(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup is one until everything is entered."""
+    disk.contour(disk.receive("1"))
+    disk.deliver("tps", "archive")
+    assert backup(disk, tmp_path / "backup") == 0
+    config = load_config(tmp_path / "backup" / "limn.toml")
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "enter_issued", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replace_damaged(config, BUNDLE)
+    assert "it is the backup of 20" in evidence.loss_of(config)
+    replace_damaged(config, BUNDLE)
+    assert evidence.loss_of(config) == ""
+    assert Disk(config).receive("9").id > NUMBERS_LEFT_OUT
+
+
 def test_a_backup_on_a_new_disk_gives_no_number_twice(
     disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

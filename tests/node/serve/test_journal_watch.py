@@ -11,8 +11,10 @@ import pytest
 from limn.node.config import load_config
 from limn.node.serve import journal_watch, supervisor
 from limn.node.serve.journal_watch import JOURNAL_LOST, JournalWatch, end_if_replaced
+from limn.node.store.evidence import foreign_log
 from limn.node.store.journal import Journal
 from tests.node.store.test_salvage import BUNDLE, TEXT, Site
+from tests.support.node.parts import arrived
 
 
 class Child:
@@ -71,6 +73,23 @@ def test_the_first_journal_of_a_node_is_no_replacement(tmp_path: Path) -> None:
     Journal(path).close()
     watch.accept()
     assert not watch.is_replaced()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets no program write into an open journal")
+def test_a_backup_that_is_copied_into_the_journal_is_noticed(tmp_path: Path) -> None:
+    """`cp` keeps the inode; the log of the processes that run does not belong to the copy."""
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    journal.insert(arrived(), ["tps"])
+    journal.copy_to(tmp_path / "backup.sqlite")
+    watch = JournalWatch(path)
+    assert not watch.is_replaced()
+    with path.open("r+b") as file:
+        file.write((tmp_path / "backup.sqlite").read_bytes())
+    assert watch.is_replaced()
+    assert watch.is_overwritten()
+    watch.close()
+    assert foreign_log(path) == tmp_path / "journal.sqlite-wal"
 
 
 def test_a_share_that_gives_an_error_for_a_moment_has_lost_nothing(

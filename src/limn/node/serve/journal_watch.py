@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+from limn.node.store.evidence import MODE_AT, WITHOUT_LOG
 from limn.node.store.journal import Journal
 from limn.node.store.reader import identity_of, is_other
 
@@ -39,16 +41,39 @@ class JournalWatch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = identity_of(path)
+        self._known: tuple[int, int] | None = None
+        self._file: int | None = None
+        self.accept()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def is_replaced(self) -> bool:
         """Whether the file was deleted or replaced since the last `accept`."""
         if self._known is None:
             # The receiver or the engine has just made it, at the first start.
-            self._known = identity_of(self._path)
+            self.accept()
             return False
-        return is_other(self._path, self._known)
+        return is_other(self._path, self._known) or self.is_overwritten()
+
+    def is_overwritten(self) -> bool:
+        """Whether a backup was copied into the file itself: a node's journal has a log."""
+        if self._file is None:
+            return False
+        try:
+            return os.pread(self._file, 1, MODE_AT) == WITHOUT_LOG
+        except OSError:
+            return False
 
     def accept(self) -> None:
         """The file that is there now is the right one."""
         self._known = identity_of(self._path)
+        if not hasattr(os, "pread"):
+            return
+        self.close()
+        with suppress(OSError):
+            # It stays open: a close would end the locks of this process's readers (POSIX).
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

@@ -80,6 +80,7 @@ class Supervisor:
                             child.keep_alive()
             finally:
                 heart.end()
+                watch.close()
                 self._stop(children)
                 self._clear_ready(name)
             log.info("stopped")
@@ -128,7 +129,8 @@ class Supervisor:
         )
         for child in children:
             if child.name in ("receiver", "engine"):
-                child.stop(STOP_WITHOUT_JOURNAL_S)
+                # One that closes its journal would write its log into a backup that was put there.
+                child.stop(0.0 if watch.is_overwritten() else STOP_WITHOUT_JOURNAL_S)
         try:
             replace_damaged(self._config, deliverable_bundle(self._config).sha256)
         except (LimnError, OSError, JournalError) as error:

@@ -20,6 +20,9 @@ from limn.node.store import scanlog
 from limn.node.store.spool import Spool
 
 NUMBERS = "numbers"
+# Where a database's header says whether it has a write-ahead log, and the byte that says no.
+MODE_AT = 18
+WITHOUT_LOG = b"\x01"
 _COLUMNS = set(ScanRecord.columns())
 # Outcomes in the scan log after which nothing is sent any more.
 FINAL = ("delivered", "discarded")
@@ -65,6 +68,22 @@ def highest_number(config: Config, logged: Iterable[Mapping[str, str]]) -> int:
     return max(map(number_of, names), default=0)
 
 
+def foreign_log(path: Path) -> Path | None:
+    """A write-ahead log that does not belong to the journal it lies beside; None if none does.
+
+    A backup has the header of a database without a log until a node opens it (SQLite's file
+    format, 1.3.3). SQLite would apply the log of the journal that was there before all the same.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        with path.open("rb") as file:
+            opening = file.read(MODE_AT + 1)
+        foreign = opening[MODE_AT:] == WITHOUT_LOG and log.stat().st_size > 0
+    except OSError:
+        return None
+    return log if foreign else None
+
+
 def loss_of(config: Config) -> str:
     """What a sound or absent journal has lost; empty if it knows all that the disk proves.
 
@@ -75,6 +94,9 @@ def loss_of(config: Config) -> str:
     """
     # The evidence first: a node that runs writes it after its journal.
     path = config.journal_path
+    if (log := foreign_log(path)) is not None:
+        # Not opened: SQLite would mix the two.
+        return f"it is a backup, and {log.name} beside it belongs to the journal before it"
     noted = max(noted_numbers(path), default=0)
     logged = logged_scans(config)
     highest = highest_number(config, logged)

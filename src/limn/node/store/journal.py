@@ -77,9 +77,13 @@ class WritableJournal(JournalReader):
             db.execute("insert into numbering values (?)", (least,))
 
     def is_copy(self) -> bool:
-        """Whether `copy_to` made this journal and no node has begun with it; asked once."""
+        """Whether `copy_to` made this journal and no node has begun with it."""
+        return bool(self._all("select 1 from copied", ()))
+
+    def forget_that_it_is_a_copy(self) -> None:
+        """A node begins with it now."""
         with self._transaction() as db:
-            return db.execute("delete from copied").rowcount > 0
+            db.execute("delete from copied")
 
     def reserve(self, numbers: Mapping[int, str]) -> None:
         """Keep numbers that were given for the inputs that had them, by the input's digest."""

@@ -87,6 +87,7 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
         kept = _rename_damaged(watched)
         # Without it the files of the watched folder are read again; the journal knows their series.
         log.error("%s is damaged (%s); kept as %s, a new one is created", watched, fault, kept.name)
+    _set_foreign_log_aside(config.journal_path)
     fault = fault_of(config.journal_path)
     if not fault:
         return _complete_older(config, bundle_sha256)
@@ -96,6 +97,24 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
     )
     _log_restored(_restore_scans(config, bundle_sha256))
     return kept
+
+
+def _set_foreign_log_aside(path: Path) -> None:
+    foreign = evidence.foreign_log(path)
+    if foreign is None:
+        return
+    kept = _stamped(path, "before")
+    for suffix in COMPANIONS[1:]:
+        companion = path.with_name(path.name + suffix)
+        if companion.exists():
+            companion.rename(kept.with_name(kept.name + suffix))
+    log.critical(
+        "%s is a backup, and %s beside it belongs to the journal that was there before: it is kept "
+        "as %s-wal and not applied",
+        path,
+        foreign.name,
+        kept.name,
+    )
 
 
 def _complete_older(config: Config, bundle_sha256: str) -> Path | None:
@@ -217,6 +236,8 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
         if is_copy:
             # Nor does it know what was sent after it.
             journal.enter_issued([(ANY_UID, "", "")])
+            # Last: a start that is killed before begins anew.
+            journal.forget_that_it_is_a_copy()
     ended = sum(bool(each.outcome) for each in found)
     return ended, len(found) - ended
 
