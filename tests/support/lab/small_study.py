@@ -1,7 +1,11 @@
 """A study of all five systems that takes minutes: four phantoms, networks of a few features."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
 
 SPLIT = """
 test1 = ["native-02"]
@@ -59,12 +63,15 @@ def written(folder, text):
     return path
 
 
-def started(config, out):
+def started(config, out, module="limn.cli"):
     """The command, as a user gives it, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "limn.cli", "lab", "reproduce", str(config), "-o", str(out)],
+        [sys.executable, "-m", module, "lab", "reproduce", str(config), "-o", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        cwd=REPOSITORY,
+        # Forks of a process with several threads may hang; with one thread, sums have one order.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
