@@ -55,6 +55,7 @@ bench: install
 # Parity installs nnunet 1.7.1 beside, in a temporary folder, and needs a package index for it.
 soak: install
 	PYTHONPATH=. $(BIN)/python bench/kill.py
+	PYTHONPATH=. $(BIN)/python bench/senders.py
 	PYTHONPATH=. $(BIN)/python bench/soak_series.py
 	PYTHONPATH=. $(BIN)/python bench/hosts.py
 	PYTHONPATH=. $(BIN)/python bench/kill_study.py
