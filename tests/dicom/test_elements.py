@@ -3,11 +3,14 @@
 import io
 import struct
 import time
+import tracemalloc
+import zlib
 
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -54,6 +57,48 @@ def test_a_swarm_of_empty_elements_is_refused_before_it_is_parsed(monkeypatch, s
     monkeypatch.setattr("limn.dicom.instance.read", None)
     with pytest.raises(Unreadable, match="more than 33024 elements, an image has at most 32768"):
         inspect(swarm(690_000, syntax))
+
+
+def deflated(ds: Dataset, more: bytes = b"", *, in_front: bool = True) -> bytes:
+    """A slice whose data set is deflated, with more bytes in it."""
+    start = encoded(ds)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.file_meta.FileMetaInformationGroupLength = 0
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, ds, enforce_file_format=True)
+    whole = file.getvalue()
+    offset = 144 + int.from_bytes(whole[140:144], "little")
+    plain = start[144 + int.from_bytes(start[140:144], "little") :]
+    zipper = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    both = more + plain if in_front else plain + more
+    return whole[:offset] + zipper.compress(both) + zipper.flush()
+
+
+def test_a_deflated_data_set_is_counted_before_it_is_inflated(monkeypatch):
+    """Ten million empty elements have 80 MB inflated and 80 kB deflated, and took gigabytes."""
+    whole = slices()[0]
+    assert inspect(deflated(whole)).sop_instance_uid == whole.SOPInstanceUID
+    monkeypatch.setattr("limn.dicom.instance.read", None)
+    many = struct.pack("<HH2sH", 9, 1, b"LO", 0) * 10_000_000
+    tracemalloc.start()
+    for in_front in (True, False):
+        with pytest.raises(Unreadable, match="more than 33024 elements"):
+            inspect(deflated(slices()[0], many[: 8 * 40_000], in_front=in_front))
+    zipped = deflated(slices()[0], many, in_front=False)
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    with pytest.raises(Unreadable, match="more than 33024 elements"):
+        inspect(zipped)
+    assert tracemalloc.get_traced_memory()[1] - before < 2**21
+    tracemalloc.stop()
+
+
+def test_a_deflated_data_set_is_measured_before_it_is_inflated(monkeypatch):
+    """One private element of 100 MB of zeros; the header announces 96 bytes of pixels."""
+    monkeypatch.setattr("limn.dicom.instance.read", None)
+    header = struct.pack("<HH2sHI", 9, 0x1001, b"OB", 0, 10**8)
+    with pytest.raises(Unreadable, match="inflates to more than 4259936 bytes: 96 of pixels"):
+        inspect(deflated(slices()[0], header + bytes(10**8)))
 
 
 def test_a_swarm_behind_the_pixels_or_in_a_sequence_counts_too(monkeypatch):

@@ -6,12 +6,20 @@ An empty element has 8 bytes, so a few megabytes may become gigabytes in the par
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from limn.dicom.bounded import PIXEL_DATA, UNDEFINED_LENGTH, Overlarge
+from limn.dicom.bounded import (
+    MAX_HEADER_BYTES,
+    MAX_HEADER_BYTES_PER_FRAME,
+    MAX_INFLATED_BYTES,
+    PIXEL_DATA,
+    UNDEFINED_LENGTH,
+    Overlarge,
+)
 
 # A CT slice has some hundred elements, and an Enhanced CT about a hundred for each frame.
 MAX_ELEMENTS = 2**15
@@ -21,6 +29,9 @@ MAX_ELEMENTS_OF_ANY = 2**19
 FEW_ELEMENTS = 2**13
 
 _NUMBER_OF_FRAMES, _TRANSFER_SYNTAX = 0x00280008, 0x00020010
+# What says how many bytes the pixels have, besides the number of frames: rows, columns, samples and
+# bits of each pixel.
+_SIZES = {0x00280010: 0, 0x00280011: 0, 0x00280002: 1, 0x00280100: 16}
 _ITEMS_GROUP, _ITEM, _SEQUENCE_END = 0xFFFE, 0xE000, 0xE0DD
 _BIG_ENDIAN = b"1.2.840.10008.1.2.2"
 # PS3.5 table 7.1-1.
@@ -49,6 +60,43 @@ class _Order:
 _ORDERS = {"little": _Order("little"), "big": _Order("big")}
 
 
+class _Inflated:
+    """A deflated data set, of which only the part that is looked at is in memory."""
+
+    PIECE = 2**16
+    # The walk looks so far ahead of the header of an element.
+    AHEAD = 32
+
+    def __init__(self, zipped: bytes) -> None:
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._rest = zipped
+        self.total = 0
+
+    def window(self, contents: bytes, at: int) -> bytes:
+        """The bytes from ``at`` on, at least those that a walk needs; fewer at the end.
+
+        Raises
+        ------
+        Overlarge
+            If it has inflated to too much by then.
+        zlib.error
+            If it is damaged.
+        """
+        skip, contents = max(0, at - len(contents)), contents[at:]
+        while len(contents) < 2 * self.AHEAD and not self._inflater.eof:
+            piece = self._inflater.decompress(self._rest, self.PIECE)
+            self._rest = self._inflater.unconsumed_tail
+            if not piece and not self._rest:
+                break
+            self.total += len(piece)
+            if self.total > MAX_INFLATED_BYTES:
+                msg = f"the deflated data set has more than {MAX_INFLATED_BYTES} bytes"
+                raise Overlarge(msg)
+            contents += piece[skip:]
+            skip = max(0, skip - len(piece))
+        return contents
+
+
 @dataclass(frozen=True, slots=True)
 class _Count:
     """How many elements there are, up to one more than the limit for the number of frames.
@@ -56,21 +104,35 @@ class _Count:
     Attributes
     ----------
     is_sure : whether the walk ended at the last byte
+    sizes : the largest value of each of `_SIZES`
     """
 
     elements: int
     limit: int
     is_sure: bool
+    sizes: dict[int, int] = field(default_factory=dict)
 
 
-def _count(contents: bytes) -> _Count:
-    """Walk over the headers of elements; skip values, enter sequences."""
+def _count(  # noqa: PLR0912 - one walk, for each slice that a scanner waits for
+    contents: bytes, inflated: _Inflated | None = None
+) -> _Count:
+    """Walk over the headers of elements; skip values, enter sequences.
+
+    Parameters
+    ----------
+    inflated : gives more of a data set that is deflated, of which nothing is in ``contents``
+    """
     limit = MAX_ELEMENTS + MAX_ELEMENTS_PER_FRAME
-    elements, at = 0, _start(contents)
+    elements, at, sizes = 0, _start(contents), dict(_SIZES)
     in_meta, in_fragments, explicit, order = True, False, True, _ORDERS["little"]
     syntax = b""
     last = len(contents) - 8
-    while at <= last and elements <= limit:
+    while elements <= limit:
+        if inflated is not None and at > last - inflated.AHEAD:
+            contents, at = inflated.window(contents, at), 0
+            last = len(contents) - 8
+        if at > last:
+            break
         elements += 1
         group, number, vr, short, long = order.unpack(contents, at)
         if in_meta and group != 2:
@@ -96,13 +158,16 @@ def _count(contents: bytes) -> _Count:
             may_hold_items = vr in _VRS_WITH_ITEMS
         if tag == _NUMBER_OF_FRAMES:
             limit = _limit(contents[at : at + min(length, 16)])
+        elif tag in sizes:
+            value = int.from_bytes(contents[at : at + min(length, 2)], order.name)
+            sizes[tag] = max(sizes[tag], value)
         elif tag == _TRANSFER_SYNTAX:
             syntax = contents[at : at + length].rstrip(b"\0 ")
         if length == UNDEFINED_LENGTH:
             in_fragments = tag == PIXEL_DATA
         elif not (may_hold_items and contents[at : at + 4] == order.item):
             at += length
-    return _Count(elements, limit, at == len(contents))
+    return _Count(elements, limit, at == len(contents), sizes)
 
 
 def _limit(frames: bytes) -> int:
@@ -120,14 +185,41 @@ def _start(contents: bytes) -> int:
 def check_elements(contents: bytes) -> None:
     """Compare the number of elements of an image with the limit for its frames.
 
-    A deflated data set can't be counted before it is inflated.
-
     Raises
     ------
     Overlarge
         Names the limit.
     """
-    found = _count(contents)
+    _check_count(_count(contents))
+
+
+def check_deflated(zipped: bytes) -> None:
+    """As `check_elements`, and the size, of a deflated data set; it is never whole in memory.
+
+    Raises
+    ------
+    Overlarge
+        Names the limit: of elements, or of bytes besides the pixels that the header announces.
+    zlib.error
+        If it is damaged.
+    """
+    inflated = _Inflated(zipped)
+    found = _count(b"", inflated)
+    _check_count(found)
+    rows, columns, samples, bits = found.sizes.values()
+    frames = (found.limit - MAX_ELEMENTS) // MAX_ELEMENTS_PER_FRAME
+    pixels = rows * columns * samples * frames * -(-bits // 8)
+    allowed = pixels + MAX_HEADER_BYTES + MAX_HEADER_BYTES_PER_FRAME * frames
+    # The walk has inflated all but what lies behind the last header.
+    if found.limit < MAX_ELEMENTS_OF_ANY and inflated.total > allowed:
+        msg = (
+            f"it inflates to more than {allowed} bytes: {pixels} of pixels, by its header, and "
+            f"{allowed - pixels} for the rest"
+        )
+        raise Overlarge(msg)
+
+
+def _check_count(found: _Count) -> None:
     if found.elements > found.limit:
         msg = (
             f"more than {found.limit} elements, an image has at most {MAX_ELEMENTS} and "

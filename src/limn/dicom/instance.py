@@ -27,7 +27,7 @@ from limn.dicom.bounded import (
     pixel_bytes,
     read,
 )
-from limn.dicom.elements import check_elements
+from limn.dicom.elements import check_deflated, check_elements
 from limn.dicom.identity import animal_of
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm, written_numbers
 from limn.dicom.uids import is_usable_uid
@@ -141,7 +141,9 @@ def inspect(contents: bytes) -> ReceivedInstance:
     try:
         # The hash first: it releases the interpreter to the thread that writes these bytes.
         digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
-        if not inflates(contents):
+        if inflates(contents):
+            check_deflated(contents[_dataset_offset(contents) :])
+        else:
             check_elements(contents)
         ds = read(contents, leave_pixels=True)
         _check(ds, len(contents))

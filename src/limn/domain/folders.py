@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def not_a_folder(path: Path) -> str:
+    """What stands where a folder is expected, for people; empty for a folder, or for nothing."""
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            try:
+                mode = path.stat().st_mode
+            except FileNotFoundError:
+                return f"it is a link to {path.readlink()}, which does not exist"
+    except OSError:
+        return ""
+    if stat.S_ISDIR(mode):
+        return ""
+    kinds = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file"}
+    return f"it is {kinds.get(stat.S_IFMT(mode), 'a device')}, a folder is expected"
+
+
 def writable(folder: Path) -> Path:
     """Create the folder if it is missing, and check that it takes files.
 
@@ -40,6 +58,7 @@ def writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        msg = f"{folder}: {error.strerror}; give a folder that you may write to"
+        why = not_a_folder(folder) or error.strerror
+        msg = f"{folder}: {why}; give a folder that you may write to"
         raise ConfigWrong(msg) from error
     return folder

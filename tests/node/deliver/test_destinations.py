@@ -204,6 +204,31 @@ def test_a_folder_gets_the_file(path, tmp_path):
     assert (written.name, written.read_bytes()) == (path.name, path.read_bytes())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO and few links")
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("pipe", "it is a pipe (FIFO), a folder is expected"),
+        ("file", "it is a file, a folder is expected"),
+        ("link", "it is a link to {}, which does not exist"),
+    ],
+)
+def test_an_export_folder_that_is_none_is_named(path, tmp_path, kind, why):
+    """Tried again, because a person may mend it; no thread waits for the pipe."""
+    folder, gone = tmp_path / "out", tmp_path / "unmounted"
+    if kind == "pipe":
+        os.mkfifo(folder)
+    elif kind == "file":
+        folder.touch()
+    else:
+        folder.symlink_to(gone)
+    answer = deliver(export(folder), path, "LIMN")
+    assert (answer.outcome, answer.status) == (Outcome.RETRY_LATER, f"{folder}: {why.format(gone)}")
+    if kind == "link":
+        gone.mkdir()
+        assert deliver(export(folder), path, "LIMN").outcome is Outcome.DELIVERED
+
+
 def test_a_folder_export_is_atomic(path, tmp_path):
     """A reader that polls the folder sees no file or the whole file, never half of one."""
     folder = tmp_path / "out"

@@ -252,6 +252,13 @@ def test_a_certificate_that_ends_soon(site: Site, days_ago: int, said: str) -> N
     assert "renew it" in line
 
 
+def test_a_watched_folder_that_is_a_file(site: Site) -> None:
+    """What stands there is named."""
+    site.change("[model]", '[watch]\nfolder = "in"\n[model]')
+    (site.folder / "in").touch()
+    assert "in: it is a file, a folder is expected; mount" in site.fails("watched folder")
+
+
 def test_a_watched_folder_that_is_gone(site: Site) -> None:
     """A share that is not mounted."""
     site.change("[model]", '[watch]\nfolder = "in"\n[model]')

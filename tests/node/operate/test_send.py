@@ -2,6 +2,7 @@ import os
 
 import pytest
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+from pynetdicom.dsutils import encode
 
 from limn.cli import main
 from limn.domain.errors import ConfigWrong
@@ -78,6 +79,19 @@ def test_files_are_sent_whatever_their_names(tmp_path, capsys):
     assert r"noM\xe4use.dcm" in out
     assert r"noa\nb\x1b[2J.dcm" in out
     assert out.isprintable()
+
+
+def test_a_file_without_preamble_or_file_meta_is_sent(tmp_path, capsys):
+    """As archives store them: the data set alone, or behind file meta without a preamble."""
+    one, two, three = slices()[:3]
+    (tmp_path / "whole.dcm").write_bytes(encoded(one))
+    (tmp_path / "no-preamble.dcm").write_bytes(encoded(two)[132:])
+    (tmp_path / "data-set.dcm").write_bytes(encode(three, False, True))
+    archive = Archive()
+    with peer(archive) as port:
+        assert main.main(["send", str(tmp_path), "--to", f"127.0.0.1:{port}"]) == 0
+    assert sorted(ds.InstanceNumber for ds in archive.taken) == [1, 2, 3]
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_a_dicomdir_is_left_out(series, capsys):

@@ -31,6 +31,12 @@ def test_a_few_thousand_mutations(tmp_path, phase, cases):
     assert tally.cases > cases // 10
 
 
+def test_the_last_association_of_a_run_is_ended_too(tmp_path):
+    """It brings three cases; without its end the run would wait for it in vain."""
+    tally = Run(tmp_path, seed=20).at_the_intake(Limits(23, time.monotonic() + 60.0))
+    assert tally.failures == []
+
+
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
 @pytest.mark.parametrize("hostile", [*HOSTILE, "1.2.3/../../4", "-rf", "1..2"])
 def test_a_uid_is_never_a_path(tmp_path, keyword, hostile):

@@ -200,6 +200,27 @@ def test_an_animal_that_must_be_escaped_is_named_as_everywhere(door):
     assert "PatientID 'M\\xfc', but" in door.intake.accept(contents, OTHER).why
 
 
+def test_a_surprise_with_one_series_does_not_end_the_settling(door, caplog, monkeypatch):
+    """An error that nobody expected is logged once with the animal; the other series go on."""
+    whole(door, *slices("1"))
+    whole(door, *slices("2"), source=OTHER)
+    hand_over = door.intake._handover.hand_over
+
+    def surprised(settled):
+        if settled.gathering.animal == "M1":
+            raise LookupError
+        hand_over(settled)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(door.intake._handover, "hand_over", surprised)
+        with running(door.intake.run):
+            until(lambda: [row.animal for row in door.journal.scans()] == ["M2"])
+            time.sleep(0.2)
+    (record,) = [each for each in caplog.records if each.exc_info]
+    assert "animal M1 from SCANNER@127.0.0.1: 20 slices lie in the spool" in record.getMessage()
+    assert [row.animal for row in door.wait_for_scans(2)] == ["M2", "M1"]
+
+
 def test_a_sender_of_large_parts_is_known_after_a_restart(door, tmp_path):
     """The spool's notes say that its newest series came over two associations."""
     first, second = slices("1"), slices("2", 2 * COUNT)

@@ -404,6 +404,31 @@ def test_notifications_work_again_after_the_share_came_back(tmp_path, caplog):
         assert time.monotonic() - started_s < 1.5
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO and few links")
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_watched_folder_that_is_none_is_named(tmp_path, caplog, kind):
+    """A pipe, or a link whose share is not mounted; a folder in its place is taken up."""
+    place = Place(tmp_path, rescan_s=0.1)
+    folder, gone = tmp_path / "scans", tmp_path / "unmounted"
+    if kind == "pipe":
+        os.mkfifo(folder)
+    else:
+        folder.symlink_to(gone)
+    place.settings = Watch(folder=folder, settle_s=SETTLE_S, rescan_s=0.1)
+    with place.watching():
+        until(lambda: "can't be reached" in caplog.text)
+        if kind == "pipe":
+            folder.unlink()
+        (gone if kind == "link" else folder).mkdir()
+        write_slices(folder, slices())
+        until(lambda: place.taken() == COUNT)
+    what = {
+        "pipe": "it is a pipe (FIFO), a folder is expected",
+        "link": f"it is a link to {gone}, which does not exist",
+    }[kind]
+    assert f"{folder} can't be reached ({what}); waiting for it to come back\n" in caplog.text
+
+
 def test_a_share_that_gives_an_error_is_waited_for(tmp_path, caplog):
     """An error other than "no such folder", such as a stale share gives, does not end the watch."""
     place = Place(tmp_path, rescan_s=0.1)

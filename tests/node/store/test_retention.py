@@ -540,3 +540,15 @@ def test_retention_gives_signs_of_life_of_its_own(tmp_path, monkeypatch):
     with running(Site(tmp_path).retention.run):
         until((tmp_path / "retention.thread").exists)
     assert not (tmp_path / "retention.thread").exists()
+
+
+def test_a_surprise_does_not_end_the_receiver(tmp_path, caplog, monkeypatch):
+    """Another program holds the journal's lock at the hour: retention works an hour later."""
+    retention = Site(tmp_path).retention
+
+    def locked(now: float) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(retention, "work", locked)
+    with running(retention.run):
+        until(lambda: "retention stopped in its work" in caplog.text)

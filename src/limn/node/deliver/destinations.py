@@ -17,6 +17,8 @@ from pydicom.errors import InvalidDicomError
 from limn.dicom.bounded import DAMAGES
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.files import write_durably
+from limn.domain.folders import not_a_folder
+from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.dimse.client import peer_of, store
 from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
@@ -99,9 +101,8 @@ def _export(destination: FolderDestination, name: str, contents: bytes) -> Deliv
         destination.folder.mkdir(parents=True, exist_ok=True)
         write_durably(destination.folder / name, contents)
     except OSError as error:
-        return DeliveryAnswer(
-            Outcome.RETRY_LATER, f"{destination.folder}: {error.strerror}", time.time()
-        )
+        why = one_line(not_a_folder(destination.folder)) or error.strerror
+        return DeliveryAnswer(Outcome.RETRY_LATER, f"{destination.folder}: {why}", time.time())
     return DeliveryAnswer(Outcome.DELIVERED, "written", time.time())
 
 

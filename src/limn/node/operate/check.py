@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
-from limn.domain.folders import writable
+from limn.domain.folders import not_a_folder, writable
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
@@ -150,7 +150,8 @@ def _watched(config: Config) -> str:
     if config.watch is None:
         return "none"
     if not config.watch.folder.is_dir():
-        msg = f"watch.folder {config.watch.folder} can't be reached; mount it or mend the path"
+        what = not_a_folder(config.watch.folder) or "it can't be reached"
+        msg = f"watch.folder {config.watch.folder}: {what}; mount it or mend the path"
         raise ConfigWrong(msg)
     return f"{config.watch.folder} can be read"
 

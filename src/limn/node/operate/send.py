@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pydicom
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from limn.dicom.bounded import DAMAGES
+from limn.dicom.bounded import DAMAGES, read
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.folders import files_below
 from limn.domain.one_line import one_line
@@ -35,7 +34,8 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
     datasets = []
     for path in files_below(folder):
         try:
-            ds = pydicom.dcmread(path)
+            # Files without preamble or file meta are read too.
+            ds = read(path)
             # A DICOMDIR, for example, is no instance.
             _ = ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID
             datasets.append(ds)

@@ -40,6 +40,8 @@ SETTLE_EVERY_S = 0.02
 MAX_IN_MEMORY = 32
 # Each runs for some milliseconds; more would only wait for the interpreter.
 READERS = 32
+# In a series' notes of what was logged.
+SURPRISE = "a fault of limn"
 
 
 class Intake:
@@ -290,12 +292,10 @@ class Intake:
         with self._lock:
             for gathering in [each for each in self._gatherings.values() if each.pending]:
                 HEART.moved()
-                settled = self._settling.settled(gathering, now_s)
-                if settled is not None:
-                    self._settling.remember(gathering)
-                    with oplog.about(
-                        animal=gathering.animal, series_instance_uid=gathering.series_instance_uid
-                    ):
+                with _guarded(gathering):
+                    settled = self._settling.settled(gathering, now_s)
+                    if settled is not None:
+                        self._settling.remember(gathering)
                         self._handover.hand_over(settled)
             self._forget()
             return sum(gathering.pending for gathering in self._gatherings.values())
@@ -308,10 +308,11 @@ class Intake:
             for gathering in self._gatherings.values():
                 if not gathering.pending or gathering.instances.keys() <= gathering.handed_over:
                     continue
-                decision = self._settling.decision(gathering, now_s)
-                shown = series_shown(gathering, decision, rules, now_s, now)
-                log_once(gathering, decision, shown)
-                found.append(shown)
+                with _guarded(gathering):
+                    decision = self._settling.decision(gathering, now_s)
+                    shown = series_shown(gathering, decision, rules, now_s, now)
+                    log_once(gathering, decision, shown)
+                    found.append(shown)
         return found
 
     def run(self, stopping: threading.Event) -> None:
@@ -380,6 +381,30 @@ def _named(path: Path) -> Iterator[None]:
         log.exception(
             "%s in the spool is passed over: a fault of limn, please report it", one_line(path)
         )
+
+
+@contextmanager
+def _guarded(gathering: Gathering) -> Iterator[None]:
+    """Log an error that nobody expected once with its series; the other series go on."""
+    uid = gathering.series_instance_uid
+    with oplog.about(animal=gathering.animal, series_instance_uid=uid):
+        try:
+            yield
+        except JournalError:
+            # Damage of the journal: the supervisor must restore it.
+            raise
+        except Exception as error:
+            if SURPRISE in gathering.reported:
+                return
+            gathering.reported.add(SURPRISE)
+            log.exception(
+                "animal %s from %s: %d slices lie in the spool and can't be handed over (%s); it "
+                "is tried again and again. A fault of limn, please report it",
+                gathering.animal,
+                gathering.sender,
+                len(gathering.instances),
+                type(error).__name__,
+            )
 
 
 def _swells(contents: bytes) -> bool:

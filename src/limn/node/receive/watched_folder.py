@@ -24,6 +24,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from limn.dicom.folder import counted
+from limn.domain.folders import not_a_folder
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
 from limn.node.permissions import make_private_file
@@ -136,12 +137,13 @@ class FolderWatch:
         # Any error of a share counts: a stale one gives ESTALE or EHOSTDOWN.
         except OSError as error:
             if self._reachable:
+                what = not_a_folder(self._settings.folder)
                 log.error(
                     "watched folder %s can't be reached (%s); waiting for it to come back%s",
                     one_line(self._settings.folder),
-                    error.strerror,
+                    one_line(what) or error.strerror,
                     "; a link is only followed if it was there when limn started"
-                    if error.errno in (errno.ELOOP, errno.ENOTDIR)
+                    if error.errno in (errno.ELOOP, errno.ENOTDIR) and not what
                     else "",
                 )
             self._reachable = False

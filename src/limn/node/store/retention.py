@@ -110,9 +110,16 @@ class Retention:
         while not stopping.wait(LOOK_S):
             self._heart.beat()
             if time.monotonic() >= next_s:
-                self.work(time.time())
+                self._work_guarded()
                 next_s = time.monotonic() + EVERY_S
         self._heart.end()
+
+    def _work_guarded(self) -> None:
+        try:
+            self.work(time.time())
+        except Exception:
+            # A locked journal or a full disk among them: the receiver must not end with it.
+            log.exception("retention stopped in its work; it is tried again in an hour")
 
     def work(self, now: float) -> None:
         """Remove what is due at ``now`` (UTC seconds); log what can't be removed, and keep it."""
