@@ -8,7 +8,7 @@ import pytest
 
 from limn.cli import exits, main
 from limn.node.config import load_config
-from limn.node.store import evidence, scanlog
+from limn.node.store import evidence, salvage, scanlog
 from limn.node.store.journal import Journal
 from limn.node.store.salvage import NUMBERS_LEFT_OUT, fault_of, replace_damaged
 from tests.node.store.test_salvage import BUNDLE, TEXT
@@ -76,6 +76,35 @@ def test_a_backup_put_back_in_place_sends_nothing_twice(disk: Disk, tmp_path: Pa
     assert evidence.loss_of(disk.config) == ""
 
 
+def test_a_backup_that_is_put_back_twice_gives_no_number_and_no_uid_twice(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new disk fails too, and the same backup is put on a third, which knows nothing of it."""
+    disk.contour(disk.receive("1"))
+    disk.deliver("tps", "archive")
+    assert backup(disk, tmp_path / "backup") == 0
+    numbers, uids = [], []
+    for name in ("second", "third"):
+        shutil.copytree(tmp_path / "backup", tmp_path / name)
+        config = load_config(tmp_path / name / "limn.toml")
+        replace_damaged(config, BUNDLE)
+        new = Disk(config)
+        rows = [new.receive("8"), new.receive("9")]
+        numbers += [row.id for row in rows]
+        uids += [new.door.journal.structure_set_of(row.id).sop_instance_uid for row in rows]
+        # A second between a restore and the next one.
+        monkeypatch.setattr(salvage, "NUMBERS_EACH_S", 10_000)
+    assert len(set(numbers)) == len(set(uids)) == 4
+    # On the same disk again: what came after the first restore is known by the restore's own UIDs.
+    new.contour(rows[0])
+    new.deliver("tps", "archive")
+    before = new.states()[f"{rows[0].name} contoured"]
+    shutil.copyfile(tmp_path / "backup" / "journal.sqlite", config.data_dir / "yesterday.sqlite")
+    new.start_without_journal(with_copy=True)
+    assert new.states()[f"{rows[0].name} contoured"] == before
+    assert before == [("tps", "delivered"), ("archive", "delivered")]
+
+
 def test_the_log_of_the_journal_before_is_not_mixed_with_a_backup(
     disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,7 +165,7 @@ def test_a_backup_on_a_new_disk_gives_no_number_twice(
     assert new.states() == {
         "scan-00001 contoured": [("tps", "delivered"), ("archive", "delivered")]
     }
-    assert new.receive("9").id == 1 + NUMBERS_LEFT_OUT + 1
+    assert new.receive("9").id > 1 + NUMBERS_LEFT_OUT
     # The same series may have been delivered by the lost disk, with another date.
     lost = disk.receive("9")
     uids = [

@@ -20,6 +20,7 @@ from limn.node.store import scanlog
 from limn.node.store.spool import Spool
 
 NUMBERS = "numbers"
+RESTORED = "restored"
 # Where a database's header says whether it has a write-ahead log, and the byte that says no.
 MODE_AT = 18
 WITHOUT_LOG = b"\x01"
@@ -37,6 +38,26 @@ def note_number(journal_path: Path, number: int, digest: str) -> None:
         file.write(b"\n%d %s" % (number, digest.encode()))
         file.flush()
         os.fsync(file.fileno())
+
+
+def note_restore(journal_path: Path, restore: str) -> None:
+    """Note that a node began with a backup; the UIDs of what it contours then have this word."""
+    path = journal_path.with_name(NUMBERS)
+    make_private_file(path)
+    with path.open("ab") as file:
+        file.write(f"\n{RESTORED} {restore}".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def noted_restores(journal_path: Path) -> list[str]:
+    """Every restore that was noted."""
+    try:
+        text = journal_path.with_name(NUMBERS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = (line.partition(" ") for line in text.splitlines())
+    return [restore for word, _, restore in lines if word == RESTORED]
 
 
 def noted_numbers(journal_path: Path) -> dict[int, str]:

@@ -35,6 +35,7 @@ from limn.node.store.states import (
     ScanState,
 )
 from limn.node.store.transitions import (
+    ANY_UID,
     MAY_GO,
     ON_HOLD,
     insert_structure_set,
@@ -76,13 +77,20 @@ class WritableJournal(JournalReader):
         with self._transaction() as db:
             db.execute("insert into numbering values (?)", (least,))
 
-    def is_copy(self) -> bool:
-        """Whether `copy_to` made this journal and no node has begun with it."""
-        return bool(self._all("select 1 from copied", ()))
+    def copied_at(self) -> str:
+        """When `copy_to` made this journal (ISO, UTC); empty once a node has begun with it."""
+        copied = self._all("select at from copied", ())
+        return str(copied[0]["at"]) if copied else ""
 
-    def forget_that_it_is_a_copy(self) -> None:
-        """A node begins with it now."""
+    def begin_with_copy(self, restore: str) -> None:
+        """A node begins with it now, and does not know which UIDs were issued after the copy.
+
+        Parameters
+        ----------
+        restore : in the UIDs of what is contoured from now on, and different each time
+        """
         with self._transaction() as db:
+            db.execute("insert or replace into issued values (?, '', ?)", (ANY_UID, restore))
             db.execute("delete from copied")
 
     def reserve(self, numbers: Mapping[int, str]) -> None:

@@ -37,8 +37,8 @@ class Arrived:
     refused: str = ""
     priority: int = LIVE
     supersedes: bool = False
-    # The UIDs may be at a destination with contents that are lost: it gets others.
-    again: bool = False
+    # In the seed of its UIDs, if a destination may have the first ones with contents that are lost.
+    again: str = ""
 
     @property
     def structure_set_uids(self) -> tuple[str, str]:
@@ -47,7 +47,7 @@ class Arrived:
             (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
         )
         if self.again:
-            seed = f"{seed}|again"
+            seed = f"{seed}|{self.again}"
         return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
 
 

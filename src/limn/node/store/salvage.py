@@ -39,15 +39,19 @@ from limn.node.store.reader import BUSY_S
 from limn.node.store.remedies import journal_remedy
 from limn.node.store.rows import Arrived, ScanRow
 from limn.node.store.spool import Spool
-from limn.node.store.transitions import ANY_UID
+from limn.node.store.transitions import AGAIN
 
 log = logging.getLogger(__name__)
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # Suffixes of a database's files: itself, write-ahead log and shared memory.
 COMPANIONS = ("", "-wal", "-shm")
-# A backup on a new disk doesn't know how many scans came after it: their numbers are left out.
+# A backup on a new disk doesn't know how many scans came after it, nor whether it was put back
+# before: their numbers are left out, and more of them the older it is. Ten scans a second are more
+# than any node contours. A scan's number has nine digits at most.
 NUMBERS_LEFT_OUT = 1000
+NUMBERS_EACH_S = 10
+MOST_LEFT_OUT = 500_000_000
 
 
 def fault_of(path: Path) -> str:
@@ -205,19 +209,20 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
     """Fill a new journal; returns how many scans have ended and how many run again."""
     logged = evidence.logged_scans(config)
     noted = evidence.noted_numbers(config.journal_path)
+    restores = evidence.noted_restores(config.journal_path)
     highest = max(evidence.highest_number(config, logged), *noted, 0)
     written = {path.stem.partition(".")[2]: path for path in config.results_dir.glob("*/RS.*.dcm")}
     today = (bundle_sha256, config.planning_system.profile)
     found = [
         each
         for folder in Spool(config.spool_dir, 0).folders()
-        if (each := _recognise(folder, logged, written, today)) is not None
+        if (each := _recognise(folder, logged, written, today, restores)) is not None
     ]
     with closing(Journal(config.journal_path)) as journal:
         taken = {row.id for row in journal.scans()}
-        is_copy = journal.is_copy()
-        if is_copy:
-            highest = max(highest, *taken, 0) + NUMBERS_LEFT_OUT
+        copied_at = journal.copied_at()
+        if copied_at:
+            highest = max(highest, *taken, 0) + _numbers_left_out(copied_at)
         for each in sorted(found, key=lambda each: each.number):
             known = journal.find(each.arrived)
             if known is None:
@@ -233,13 +238,20 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
         journal.number_from(highest + 1)
         journal.reserve(noted)
         journal.enter_issued(_issued(written, logged))
-        if is_copy:
-            # Nor does it know what was sent after it.
-            journal.enter_issued([(ANY_UID, "", "")])
+        if copied_at:
+            # Nor does it know what was sent after it, or after an earlier restore of it.
+            restore = datetime.now(UTC).isoformat()
+            evidence.note_restore(config.journal_path, restore)
             # Last: a start that is killed before begins anew.
-            journal.forget_that_it_is_a_copy()
+            journal.begin_with_copy(restore)
     ended = sum(bool(each.outcome) for each in found)
     return ended, len(found) - ended
+
+
+def _numbers_left_out(copied_at: str) -> int:
+    """More than were given since the copy was made, also by an earlier restore of it."""
+    since_s = datetime.now(UTC).timestamp() - _seconds(copied_at)
+    return NUMBERS_LEFT_OUT + min(MOST_LEFT_OUT, max(0, int(NUMBERS_EACH_S * since_s)))
 
 
 def _recognise(
@@ -247,6 +259,7 @@ def _recognise(
     logged: Iterable[dict[str, str]],
     written: dict[str, Path],
     today: tuple[str, str],
+    restores: Iterable[str] = (),
 ) -> _ContouredSeries | None:
     """A series of the spool with the scan that was made of it; None if none was.
 
@@ -254,6 +267,7 @@ def _recognise(
     ----------
     written : path of every structure set on disk, by its SOP Instance UID
     today : bundle and profile of today, for a scan that has no row in the scan log yet
+    restores : of backups, after which UIDs were others
     """
     files = sorted(folder.glob("*.dcm"))
     instances = _instances(files)
@@ -265,7 +279,8 @@ def _recognise(
         *((row["bundle_sha256"], row["profile"], row) for row in reversed(rows)),
         (*today, None),
     ]
-    for (bundle_sha256, profile, row), again in product(candidates, (False, True)):
+    words = ("", AGAIN, *(f"{AGAIN} {restore}" for restore in restores))
+    for (bundle_sha256, profile, row), again in product(candidates, words):
         arrived = _arrived(folder, files, instances, bundle_sha256, profile)
         arrived = replace(arrived, again=again)
         sop_instance_uid, _ = arrived.structure_set_uids

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # In the table of issued UIDs: any UID may have been issued. It sorts before every UID.
 ANY_UID = "*"
+# In the seed of the UIDs of a structure set whose first UIDs may be at a peer with another date.
+AGAIN = "again"
 
 # Conditions on a structure set: it waits for a person; it may be sent.
 ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
@@ -99,16 +101,7 @@ def insert_structure_set(
     destinations: Sequence[str],
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
-    uids, date, time = arrived.structure_set_uids, arrived.date, arrived.time
-    issued = db.execute(
-        "select date, time from issued where sop_instance_uid in (?, ?) "
-        "order by sop_instance_uid desc",
-        (uids[0], ANY_UID),
-    ).fetchone()
-    if issued is not None and issued["date"]:
-        date, time = issued["date"], issued["time"]
-    elif issued is not None:
-        uids = replace(arrived, again=True).structure_set_uids
+    uids, date, time = _free_uids(db, arrived)
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
@@ -119,6 +112,25 @@ def insert_structure_set(
         "insert into delivery (structure_set, destination, state) values (?, ?, ?)",
         [(cursor.lastrowid, destination, state) for destination in destinations],
     )
+
+
+def _free_uids(db: sqlite3.Connection, arrived: Arrived) -> tuple[tuple[str, str], str, str]:
+    """UIDs, date and time of a structure set that no peer can have with other contents."""
+    again = ""
+    while True:
+        uids = replace(arrived, again=again).structure_set_uids
+        issued = db.execute(
+            "select sop_instance_uid, date, time from issued where sop_instance_uid in (?, ?) "
+            "order by sop_instance_uid desc",
+            (uids[0], ANY_UID),
+        ).fetchone()
+        if issued is not None and issued["date"]:
+            return uids, issued["date"], issued["time"]
+        if issued is None or (issued["sop_instance_uid"] == ANY_UID and again):
+            return uids, arrived.date, arrived.time
+        # It may be at a peer, and its date is not known. After a backup the row names the restore.
+        restore = issued["time"] if issued["sop_instance_uid"] == ANY_UID else ""
+        again = f"{again} {AGAIN} {restore}".strip()
 
 
 def offer(db: sqlite3.Connection, structure_set: int, names: Iterable[str]) -> None:
