@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -131,6 +132,34 @@ def test_processes_that_are_stopped_are_named_and_the_scheduler_is_started_again
     delivered(node, 1)
     assert "scheduler has given no sign of life" in node.log()
     wait_for(lambda: page(node, "/health")[0] == 200, 90, node.explain)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows stops no process so")
+def test_a_stopped_supervisor_is_named_and_old_signs_are_not(node: FakeNode) -> None:
+    """Its children work on; a file of an earlier run with three workers says nothing."""
+    old = node.folder / "data" / "heartbeats" / "worker-2"
+    old.parent.mkdir(parents=True, mode=0o700)
+    old.parent.parent.chmod(0o700)
+    old.write_bytes(b"0000060.0\n")
+    os.utime(old, (1.0, 1.0))
+    node.start()
+    assert not old.exists()
+    queue = (sys.executable, "-m", "limn.cli", "queue", "--json", "--config", str(node.config))
+
+    def said() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(subprocess.check_output(queue))
+        return found
+
+    assert (said()["node"], said()["silent"]) == ("ready", [])
+    assert node.process is not None
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: said()["node"] == "degraded", 30)
+        (line,) = said()["silent"]
+        assert line.startswith("supervisor limn has given no sign of life for ")
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: said()["node"] == "ready", 30)
 
 
 def test_a_node_on_a_damaged_journal_starts_clean_and_sends_nothing_twice(
