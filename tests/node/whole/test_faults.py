@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -32,14 +31,8 @@ def running(node: Node) -> Iterator[Node]:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    """A running node with its real network, which exports into a folder."""
-    yield from running(Node(tmp_path / "node", EXPORT))
-
-
-@pytest.fixture
 def toy_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
-    """The same with a network that thresholds for a second: time to be stopped."""
+    """A running node that exports into a folder; its network takes a second: time to be stopped."""
     monkeypatch.setenv("FAKE_INFERENCE_S", "1.0")
     yield from running(FakeNode(tmp_path / "node", EXPORT))
 
@@ -81,31 +74,29 @@ def pid_of(node: Node, *words: str) -> int:
     raise AssertionError(words)
 
 
-def test_a_scan_survives_the_death_of_worker_and_engine(
-    node: Node, make_series: Callable[[str], Path]
-) -> None:
+def test_a_scan_survives_the_death_of_worker_and_engine(toy_node: FakeNode) -> None:
     """Worker killed while it contours, then the engine: one structure set all the same.
 
-    Takes more than 10 s: the real network warms up twice and contours twice.
+    Takes more than 10 s: a worker starts twice.
     """
-    send(node, [pydicom.dcmread(path) for path in sorted(make_series("21").iterdir())])
+    send(toy_node, toy(21).datasets)
     wait_for(
-        lambda: node.query("select tries from scan where animal = 'M21'") == [(1,)],
+        lambda: toy_node.query("select tries from scan") == [(1,)],
         60,
-        node.explain,
+        toy_node.explain,
     )
-    os.kill(pid_of(node, "dask_worker"), signal.SIGKILL)
+    os.kill(pid_of(toy_node, "dask_worker"), signal.SIGKILL)
     wait_for(
-        lambda: node.query("select tries from scan where animal = 'M21'") == [(2,)],
+        lambda: toy_node.query("select tries from scan") == [(2,)],
         90,
-        node.explain,
+        toy_node.explain,
     )
-    worker = pid_of(node, "dask_worker")
-    os.kill(pid_of(node, "--only", "engine"), signal.SIGKILL)
-    row = node.wait_row("M21")
+    worker = pid_of(toy_node, "dask_worker")
+    os.kill(pid_of(toy_node, "--only", "engine"), signal.SIGKILL)
+    row = toy_node.wait_row(toy(21).animal)
     assert row["outcome"] == "delivered"
-    assert len(exported(node)) == 1
-    assert pid_of(node, "dask_worker") == worker, "the model stays warm when the engine dies"
+    assert len(exported(toy_node)) == 1
+    assert pid_of(toy_node, "dask_worker") == worker, "the model stays warm when the engine dies"
 
 
 def test_a_scan_survives_the_death_of_scheduler_and_receiver(toy_node: FakeNode) -> None:

@@ -93,7 +93,8 @@ class FakeNode(Node):
 
     def launch(self) -> None:
         """Start it without waiting."""
-        path = os.pathsep.join((str(REPOSITORY / "src"), str(REPOSITORY)))
+        own = (str(REPOSITORY / "src"), str(REPOSITORY), os.environ.get("PYTHONPATH"))
+        path = os.pathsep.join(part for part in own if part)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.node.fake_node", str(self.config)],
             env=os.environ | {"PYTHONPATH": path},

@@ -1,4 +1,4 @@
-"""On the PYTHONPATH of a node under test: its pipeline finds every animal M9... mirrored.
+"""On the PYTHONPATH of a node under test: its pipeline finds every animal M9... or T9... mirrored.
 
 Python imports this at its start. The pipeline is changed once it is imported and in no other
 process, so that the engine stays free of torch.
@@ -36,7 +36,7 @@ def change(pipeline: ModuleType) -> None:
     contour, build = pipeline.contour, pipeline.rtstruct.build
 
     def held(instances, *rest):
-        if not str(instances[0].header.PatientID).startswith("M9"):
+        if not str(instances[0].header.PatientID).startswith(("M9", "T9")):
             return contour(instances, *rest)
         pipeline.rtstruct.build = lambda *given, notes: build(*given, notes=[NOTE, *notes])
         try:
