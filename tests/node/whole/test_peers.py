@@ -162,10 +162,10 @@ def polygons(path: Path) -> list[list[float]]:
 
 
 def test_two_senders_at_once_give_one_structure_set_each(
-    site: Site, make_series: Callable[[str], Path]
+    site: Site, make_thorax: Callable[[str], Path]
 ) -> None:
     """Two scanners send at the same time; nothing is mixed, nothing is lost."""
-    series = {"M3": make_series("3"), "M4": make_series("4")}
+    series = {"M3": make_thorax("3"), "M4": make_thorax("4")}
     senders = [
         threading.Thread(target=site.node.storescu, args=(folder,)) for folder in series.values()
     ]
@@ -179,10 +179,10 @@ def test_two_senders_at_once_give_one_structure_set_each(
 
 
 def test_one_association_per_slice_gives_one_structure_set(
-    site: Site, make_series: Callable[[str], Path]
+    site: Site, make_thorax: Callable[[str], Path]
 ) -> None:
     """Some senders open an association for each slice."""
-    for path in sorted(make_series("5").iterdir()):
+    for path in sorted(make_thorax("5").iterdir()):
         command = storescu_command(site.node.port, path)
         command = [part for part in command if part not in ("+sd", "+r")]
         subprocess.run(command, env=ENVIRONMENT, check=True)
@@ -192,10 +192,10 @@ def test_one_association_per_slice_gives_one_structure_set(
 
 
 def test_the_same_series_again_gives_no_second_structure_set(
-    site: Site, make_series: Callable[[str], Path]
+    site: Site, make_thorax: Callable[[str], Path]
 ) -> None:
     """A resend of what was contoured changes nothing, and the log says so."""
-    series = make_series("6")
+    series = make_thorax("6")
     site.node.storescu(series)
     site.node.wait_row("M6")
     site.node.storescu(series)
@@ -204,11 +204,11 @@ def test_the_same_series_again_gives_no_second_structure_set(
     assert site.node.query("select count(*) from scan where animal = 'M6'") == [(1,)]
 
 
-def test_a_bad_folder_stops_nothing(site: Site, make_series: Callable[[str], Path]) -> None:
+def test_a_bad_folder_stops_nothing(site: Site, make_thorax: Callable[[str], Path]) -> None:
     """Text, truncated CT, PET, RTSTRUCT, empty file: a line for each; the next is contoured."""
     bad = site.node.folder / "bad"
     bad.mkdir()
-    good = sorted(make_series("7").iterdir())
+    good = sorted(make_thorax("7").iterdir())
     (bad / "notes.txt").write_text("the left mouse is bigger")
     (bad / "truncated.dcm").write_bytes(good[0].read_bytes()[:5000])
     (bad / "empty.dcm").touch()
@@ -234,11 +234,11 @@ def test_a_bad_folder_stops_nothing(site: Site, make_series: Callable[[str], Pat
 
 
 def test_an_aborted_series_is_never_contoured_half(
-    site: Site, make_series: Callable[[str], Path]
+    site: Site, make_thorax: Callable[[str], Path]
 ) -> None:
     """A sender that dies mid-series: refused after hold_s; sent again whole, contoured once."""
-    series = make_series("8")
-    half = sorted(series.iterdir())[:40]
+    series = make_thorax("8")
+    half = sorted(series.iterdir())[:20]
     from pynetdicom import AE  # noqa: PLC0415
     from pynetdicom.sop_class import CTImageStorage  # noqa: PLC0415
 
@@ -250,6 +250,6 @@ def test_an_aborted_series_is_never_contoured_half(
     association.abort()
     row = site.node.wait_row("M8", 30)
     assert row["outcome"] == "refused"
-    assert "broke off after 40 slices" in row["reason"]
+    assert "broke off after 20 slices" in row["reason"]
     site.node.storescu(series)
     wait_for(lambda: len(of_animal(site, "M8")) == 1, 60, site.node.explain)

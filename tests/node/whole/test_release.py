@@ -134,14 +134,11 @@ def test_a_held_scan_waits_for_a_person_and_nobody_else(node: FakeNode) -> None:
 
 
 def test_one_folder_is_contoured_and_the_reason_is_said(
-    held_back: None, make_series: Callable[[str], Path], tmp_path: Path
+    held_back: None, make_thorax: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """``limn contour`` sends nothing, so it writes the file, warns, and exits 0.
-
-    Takes more than 10 s: the real network contours a scan.
-    """
+    """``limn contour`` sends nothing, so it writes the file, warns, and exits 0."""
     del held_back
-    done = limn("contour", make_series("93"), "-o", tmp_path, "--bundle", one_fold())
+    done = limn("contour", make_thorax("93"), "-o", tmp_path, "--bundle", one_fold())
     assert done.returncode == 0, done.stderr
     # However narrow the terminal is.
     assert f"WARNING: {WHY}." in " ".join(done.stdout.split())
