@@ -18,10 +18,11 @@ from rich.table import Table
 
 from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
 from limn.domain.scan import Organ
+from limn.phantom.chest_tiles import chest_tiles
 from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, sha256_of
 from limn.segment.bundle.shelf import models_dir
-from limn.segment.engine.plans import check_numbers
+from limn.segment.engine.plans import check_numbers, read_plan
 
 if TYPE_CHECKING:
     from limn.segment.importing.axis_search import AxisTrial
@@ -65,8 +66,22 @@ def import_model(given: Path | None, source: Path, options: ImportOptions) -> No
         target = shelf.place(target_folder, bundle.label)
         shelf.put(sealed, target)
     print_installed(console, target)
-    if (problem := _why_not_runnable(open_bundle(target))) is not None:
+    bundle = open_bundle(target)
+    if (problem := _why_not_runnable(bundle)) is not None:
         console.print(f"[yellow]can't run here:[/] {escape(problem)}")
+        return
+    try_int8(bundle, console)
+
+
+def try_int8(bundle: Bundle, console: Console) -> None:
+    """Decide whether an installed bundle runs in int8 on this processor, and print the verdict."""
+    from limn.segment.engine.int8 import BESIDE_BUNDLES, with_int8  # noqa: PLC0415
+
+    with_int8(
+        bundle,
+        lambda line: console.print(line, soft_wrap=True, markup=False),
+        [bundle.folder.parent / BESIDE_BUNDLES],
+    )
 
 
 def print_installed(console: Console, target: Path) -> None:
@@ -116,7 +131,23 @@ def import_to(
         if not statement.orientation:
             statement = replace(statement, orientation=_ask_orientation(None))
         _seal(trained, statement, folder)
+    _add_sample(folder)
     return folder
+
+
+def _add_sample(folder: Path) -> None:
+    """Add tiles of phantoms, on which int8 is compared with fp32, if the engine could use them."""
+    from limn.segment.engine.openvino_net import can_build  # noqa: PLC0415
+    from limn.segment.importing.sampled import sampled  # noqa: PLC0415
+
+    bundle = open_bundle(folder)
+    try:
+        plan = read_plan(bundle)
+    except BundleUnfit:
+        # A cascade's second stage, or a preprocessing that the engine lacks: it does not run.
+        return
+    if can_build(plan.architecture) and not plan.flat:
+        sampled(folder, chest_tiles)
 
 
 def _refuse_existing(target: Path) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from limn.bundles.importing import ImportOptions, import_to, print_installed
+from limn.bundles.importing import ImportOptions, import_to, print_installed, try_int8
 from limn.domain.errors import BundleUnfit, LimnError
 from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import MANIFEST, glance, open_bundle
@@ -94,7 +94,10 @@ def install(given: Path | None, source: Path) -> None:
             f"'limn models import {source}'"
         )
         raise BundleUnfit(msg)
-    print_installed(Console(highlight=False), shelf.install(source, models_dir(given)))
+    console = Console(highlight=False)
+    target = shelf.install(source, models_dir(given))
+    print_installed(console, target)
+    try_int8(open_bundle(target), console)
 
 
 def pack(source: Path, out: Path | None, options: ImportOptions) -> None:

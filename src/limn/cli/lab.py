@@ -27,6 +27,12 @@ def _add_training(studies: Commands) -> None:
         help="continue this bundle's folds, on phantoms that they have not seen",
     )
     train.set_defaults(run=_lab_train_phantom)
+    sample = studies.add_parser(
+        "add-sample",
+        help="add tiles of phantoms to a bundle, on which int8 is tried; seals it anew",
+    )
+    sample.add_argument("bundle", type=Path)
+    sample.set_defaults(run=_lab_add_sample)
     figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
     figures.add_argument("out", type=Path)
     figures.add_argument("--real", type=Path, help="organ labels of a real mouse, NIfTI")
@@ -86,6 +92,13 @@ def _lab_train_phantom(parsed: argparse.Namespace) -> None:
 
     recipe = going_on(parsed.start) if parsed.start else Recipe()
     print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
+
+
+def _lab_add_sample(parsed: argparse.Namespace) -> None:
+    from limn.phantom.chest_tiles import chest_tiles
+    from limn.segment.importing.sampled import sampled
+
+    print(f"{sampled(parsed.bundle, chest_tiles).label} sealed with a sample in {parsed.bundle}")
 
 
 def _lab_figures(parsed: argparse.Namespace) -> None:

@@ -141,6 +141,7 @@ class Model(_Table):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     profile: Literal["paper", "stock", "fast"] | None = None
     mirroring: bool = False
+    int8: bool = True
     two_animals: Literal["largest", "central", "refuse"] = "largest"
     assume_hu: bool = False
 
@@ -368,6 +369,11 @@ class Config(_Table):
     def results_dir(self) -> Path:
         """Structure sets, pictures and labels, one folder per scan."""
         return self.data_dir / "scans"
+
+    @property
+    def verdicts_dir(self) -> Path:
+        """Whether the bundle runs in int8 on this host's processor; see `segment.engine.int8`."""
+        return self.data_dir / "int8"
 
     @property
     def tls_dir(self) -> Path:

@@ -19,7 +19,7 @@ from limn.segment.draw.clean import clean
 from limn.segment.engine import ensemble as ensemble_module
 from limn.segment.engine import memory
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.networks import TorchNetworks, _load_fold
+from limn.segment.engine.networks import TorchNetworks, load_fold
 from tests.conftest import BUNDLE
 from tests.support.segment.bundles import architecture, random_bundle
 
@@ -248,7 +248,7 @@ def tiny(tmp_path):
 def failing(ensemble, error, most):
     """The ensemble with networks that fail."""
     bundle, plan = ensemble.bundle, ensemble._plan
-    networks = [_load_fold(bundle, plan, fold) for fold in bundle.folds]
+    networks = [load_fold(bundle, plan, fold) for fold in bundle.folds]
     gpu = Failing(networks, plan, error, most)
     ensemble._home, ensemble._batch = gpu, gpu.batch
     return ensemble

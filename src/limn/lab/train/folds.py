@@ -56,7 +56,9 @@ from limn.lab.train.patches import (
 )
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.work_folder import claim
+from limn.phantom.chest_tiles import chest_tiles
 from limn.segment.engine.half import autocast
+from limn.segment.importing.sampled import sampled
 
 
 def _loss(outputs: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -207,6 +209,7 @@ def train_phantom_bundle(
     elif not (bundle / ONLOOKER).exists():
         _train_onlooker(work, bundle / ONLOOKER, recipe, orient, report)
     seal(bundle, recipe)
+    sampled(bundle, chest_tiles)
     return bundle
 
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def dask_setup(worker: Any, config_path: Path) -> None:
     logging.getLogger("distributed.worker").addFilter(_without_stack)
     lifetime.end_with_supervisor()
     try:
-        warm = warm_up(config)
+        warm = warm_up(config, [config.verdicts_dir])
         rehearse(warm.ensemble, warm.options)
     except Exception:
         # Dask would go on without an ensemble; after this exit the supervisor starts a new worker.
@@ -105,17 +105,25 @@ def offer(worker: Any, warm: Warm) -> None:
     log.info("warm on %s", warm.ensemble.description)
 
 
-def warm_up(config: Config) -> Warm:
-    """Verify the bundle, load every fold, run each once."""
+def warm_up(config: Config, kept_in: Sequence[Path] = ()) -> Warm:
+    """Verify the bundle, decide on int8, load every fold, run each once.
+
+    Parameters
+    ----------
+    kept_in : folders of verdicts on int8, beside the user's cache
+    """
     import torch  # noqa: PLC0415
 
     from limn.segment.bundle.bundle import open_bundle  # noqa: PLC0415
     from limn.segment.engine.ensemble import Ensemble  # noqa: PLC0415
+    from limn.segment.engine.int8 import with_int8  # noqa: PLC0415
 
     device = config.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = open_bundle(config.model.bundle)
+    if device == "cpu" and config.model.int8:
+        bundle = with_int8(bundle, log.info, kept_in)
     ensemble = Ensemble.load(
         bundle, device, config.model.profile or bundle.profile, mirroring=config.model.mirroring
     )

@@ -103,7 +103,7 @@ def _model(config: Config) -> str:
         "model.device to another"
     )
     try:
-        warm = warm_up(config)
+        warm = warm_up(config, [config.verdicts_dir])
         loaded_s = time.perf_counter()
         warm.ensemble.warm_up()
     except (RuntimeError, AssertionError) as error:

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
@@ -22,6 +22,8 @@ from limn.segment.bundle.archive import is_inside
 from limn.segment.bundle.profile import PROFILE_NAMES, ProfileName
 
 MANIFEST = "bundle.toml"
+# The least and the largest input of convolutions, by their names in the weights.
+Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Bundle:
     mirror_axes : the axes 0 to 2, in the plans' order, that the training mirrored
     source : where the weights come from
     previous : the bundle whose labels a cascade's second stage takes as input; "" for all others
+    sample : file of tiles with a known truth, on which int8 is compared with fp32; None if the
+        bundle has none, and does not run in int8
+    int8_ranges : for each fold, if int8 was found good on this processor (`engine/int8.py`); not
+        of the manifest
     """
 
     folder: Path
@@ -80,6 +86,8 @@ class Bundle:
     mirror_axes: tuple[int, ...] = ()
     source: str = ""
     previous: str = ""
+    sample: str | None = None
+    int8_ranges: tuple[Ranges, ...] = ()
 
     @property
     def label(self) -> str:
@@ -105,6 +113,8 @@ def open_bundle(folder: Path) -> Bundle:
     }
     if bundle.onlooker:
         needed.add(bundle.onlooker)
+    if bundle.sample:
+        needed.add(bundle.sample)
     if unlisted := sorted(needed - set(files)):
         msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
         raise BundleUnfit(msg)
@@ -206,6 +216,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),
         source=str(manifest.get("source", "")),
         previous=str(manifest.get("previous", "")),
+        sample=str(manifest["sample"]) if "sample" in manifest else None,
     )
     _check(bundle)
     return bundle

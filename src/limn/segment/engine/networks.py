@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from limn.domain.errors import BundleUnfit
-from limn.segment.bundle.bundle import Bundle
+from limn.segment.bundle.bundle import Bundle, Ranges
 from limn.segment.engine import openvino_net
 from limn.segment.engine.half import to_infer
 from limn.segment.engine.plans import Plan
@@ -21,6 +21,8 @@ from limn.segment.engine.weights import build, fill
 
 # A batch of small patches keeps a GPU as busy as one of the paper's (128 x 96 x 192 voxels).
 BATCH_VOXELS = 2_400_000
+# A patch as large as this, whichever way it lies, holds a mouse's chest: such a scan has few tiles.
+CHEST_MM = (16.0, 16.0, 25.0)
 PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -82,19 +84,48 @@ class TorchNetworks:
 
 
 class OpenVinoNetworks:
-    """OpenVINO on the CPU: several tiles at once, each on its own cores."""
+    """OpenVINO on the CPU: several tiles at once, each on its own cores.
 
-    def __init__(self, networks: Sequence[nn.Module], plan: Plan, *, half: bool) -> None:
+    Parameters
+    ----------
+    ranges : for each network, to run its convolutions in int8; () for none
+    most_streams : tiles at a time, on so many cores
+
+    Attributes
+    ----------
+    at_once : tiles that run at a time
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        plan: Plan,
+        *,
+        half: bool,
+        ranges: Sequence[Ranges] = (),
+        most_streams: int = openvino_net.MOST_STREAMS,
+    ) -> None:
         self.device = torch.device("cpu")
         self.batch = 1
         self._flat = plan.flat
         patch = plan.patch[1:] if plan.flat else plan.patch
         half = half and openvino_net.has_bf16()
+        own_ranges: Sequence[Ranges | None] = ranges or [None] * len(networks)
         self._requests = [
-            openvino_net.compiled(network.state_dict(), plan.architecture, patch, half=half)
-            for network in networks
+            openvino_net.compiled(
+                network.state_dict(),
+                plan.architecture,
+                patch,
+                half=half,
+                ranges=own,
+                most_streams=most_streams,
+            )
+            for network, own in zip(networks, own_ranges, strict=True)
         ]
-        self.description = f"cpu openvino {'bf16' if half else 'fp32'}"
+        # One request more than streams is made.
+        self.at_once = len(self._requests[0]) - 1
+        precision = "int8" if ranges else "bf16" if half else "fp32"
+        self.description = f"cpu openvino {precision}"
 
     def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """See `Networks.passes`."""
@@ -124,18 +155,48 @@ class OpenVinoNetworks:
 def load_networks(bundle: Bundle, plan: Plan, device: str, *, half: bool) -> Networks:
     """Build and fill every fold's network on "cpu" or "cuda".
 
+    Parameters
+    ----------
+    half : bf16 if the hardware has it, and int8 on the CPU if the bundle has `Bundle.int8_ranges`
+
     Raises
     ------
     BundleUnfit
         If plans and weights do not fit together.
     """
-    networks = [_load_fold(bundle, plan, fold) for fold in bundle.folds]
+    networks = [load_fold(bundle, plan, fold) for fold in bundle.folds]
     if device == "cpu" and openvino_net.can_build(plan.architecture):
-        return OpenVinoNetworks(networks, plan, half=half)
+        return OpenVinoNetworks(
+            networks,
+            plan,
+            half=half,
+            ranges=bundle.int8_ranges if half else (),
+            most_streams=most_streams(bundle, plan),
+        )
     return TorchNetworks(networks, plan, device, half=half)
 
 
-def _load_fold(bundle: Bundle, plan: Plan, fold: int) -> nn.Module:
+def most_streams(bundle: Bundle, plan: Plan) -> int:
+    """How many tiles may run at a time: one where one tile holds the chest.
+
+    One stream on every core needs half the memory of two, and there may be no second tile.
+    """
+    across, *within = plan.spacing_mm
+    if across is None or bundle.profile != "fast":
+        return openvino_net.MOST_STREAMS
+    sides_mm = sorted(n * mm for n, mm in zip(plan.patch, (across, *within), strict=True))
+    holds_chest = all(side >= least - 1e-6 for side, least in zip(sides_mm, CHEST_MM, strict=True))
+    return 1 if holds_chest else openvino_net.MOST_STREAMS
+
+
+def load_fold(bundle: Bundle, plan: Plan, fold: int) -> nn.Module:
+    """Build and fill one fold's network.
+
+    Raises
+    ------
+    BundleUnfit
+        If plans and weights do not fit together.
+    """
     network = build(plan.architecture, 1, len(bundle.organs) + 1)
     source = f"bundle {bundle.label}: fold {fold}"
     try:
