@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,7 @@ SLOW_FILES = [
     "phantom/test_body",
     "phantom/test_observers",
     "bundles/test_models",
+    "segment/engine/test_int8",
     "dicom/test_volume",
 ]
 
@@ -155,6 +156,14 @@ def write_series(volume: Volume, folder: Path, identity: CtIdentity) -> list[Pat
         paths.append(folder / f"ct_{k + 1:04d}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     return paths
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this run: no verdict of an earlier one decides what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

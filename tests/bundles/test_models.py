@@ -14,7 +14,9 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import open_bundle, write_manifest
+from limn.segment.bundle.sample import read_sample
 from limn.segment.engine import half
+from limn.segment.engine.plans import read_plan
 from limn.segment.importing import axis_search
 from limn.segment.importing.known_answers import ANSWERS_FILE
 from tests.conftest import BUNDLE
@@ -52,7 +54,11 @@ def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
     assert f'below [model]: bundle = "{tmp_path / "shelf" / "mouse-1"}"' in output
     bundle = open_bundle(tmp_path / "shelf/mouse-1")
     assert bundle.orientation == "IPR"
-    assert [found.name for found in (tmp_path / "shelf").iterdir()] == ["mouse-1"]
+    assert read_sample(bundle, read_plan(bundle).patch).truth.any()
+    # A verdict on this processor, which no list of bundles shows.
+    assert "int8 is " in output
+    assert len(list((tmp_path / "shelf" / ".int8").iterdir())) == 1
+    assert [found.name for found in (tmp_path / "shelf").glob("[!.]*")] == ["mouse-1"]
     code, output = run("list")
     assert code == 0
     assert "mouse-1" in output

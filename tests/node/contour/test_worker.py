@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -13,7 +14,11 @@ from limn.node.config import load_config
 from limn.node.contour import worker as worker_module
 from limn.node.contour.allocation import KIND
 from limn.node.contour.worker import NOT_WARM, Warm, offer, ready, warm_up
+from limn.segment.bundle.sample import Sample, add_sample
+from limn.segment.engine import int8
+from limn.segment.engine.int8 import Verdict
 from tests.conftest import one_fold
+from tests.support.segment.bundles import architecture, random_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +37,7 @@ RUN = """
 import pathlib, sys
 from limn.node.contour import worker
 from limn.node.host import lifetime
-def broken(config):
+def broken(config, kept_in):
     raise RuntimeError("the model does not load")
 lifetime.end_with_supervisor = lambda: None
 worker.warm_up = broken
@@ -63,6 +68,24 @@ def test_a_gpu_that_is_not_there_is_named_and_flagged(tmp_path, caplog):
     assert "model.device is cuda, but the GPU can't be used (" in caplog.text
     assert warm.ensemble.lost_gpu
     assert warm.ensemble._flags == ("gpu-failed:cpu",)
+
+
+@pytest.mark.parametrize(("key", "ran"), [("int8 = true", "int8"), ("int8 = false", "bf16 fp32")])
+def test_the_record_says_that_int8_ran(tmp_path, monkeypatch, key, ran):
+    """The ensemble of a worker names its precision, as far as the site allows int8."""
+    described = architecture(3, [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2)
+    folder = tmp_path / "bundle"
+    random_bundle(folder, described, [16, 16, 16], [0.3, 0.3, 0.3], folds=1)
+    tile = np.zeros((1, 16, 16, 16))
+    add_sample(folder, Sample(tile.astype(np.int16), tile.astype(np.uint8)))
+    found = Verdict("int8 is used", ({"encoder.stages.0.0.convs.1": (-1.0, 4.0)},))
+    monkeypatch.setattr(int8, "decide", lambda bundle, plan: found)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(bundle=folder) + f'device = "cpu"\n{key}\n')
+    warm = warm_up(load_config(config), [tmp_path / "verdicts"])
+    assert warm.ensemble.description.removeprefix("cpu openvino ") in ran
+    assert (tmp_path / "verdicts").exists() == (ran == "int8")
 
 
 def test_a_worker_keeps_its_ensemble_for_its_jobs():

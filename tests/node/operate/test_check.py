@@ -81,7 +81,7 @@ def site(
         bundle=SimpleNamespace(folds=(0, 1)), description="cpu", warm_up=lambda: None, lost_gpu=""
     )
     warm = SimpleNamespace(ensemble=ensemble)
-    monkeypatch.setattr("limn.node.operate.check.warm_up", lambda config: warm)
+    monkeypatch.setattr("limn.node.operate.check.warm_up", lambda *_: warm)
     with peer(Archive(), classes=(Verification,)) as port:
         yield Site(tmp_path, port, capsys)
 
@@ -175,7 +175,7 @@ def test_a_model_that_was_changed(site: Site) -> None:
 def test_a_device_that_is_not_there(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch's own words, and which key to change."""
 
-    def refuse(config: object) -> None:
+    def refuse(config, kept_in) -> None:
         raise RuntimeError("Found no NVIDIA driver\non your system")
 
     monkeypatch.setattr("limn.node.operate.check.warm_up", refuse)
@@ -192,7 +192,7 @@ def test_a_gpu_that_the_networks_had_to_leave(site: Site, monkeypatch: pytest.Mo
         lost_gpu="Torch not compiled with CUDA enabled",
     )
     warm = SimpleNamespace(ensemble=ensemble)
-    monkeypatch.setattr("limn.node.operate.check.warm_up", lambda config: warm)
+    monkeypatch.setattr("limn.node.operate.check.warm_up", lambda *_: warm)
     assert "(Torch not compiled with CUDA enabled)" in site.fails("model")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ def read_sample(bundle: Bundle, patch: tuple[int, int, int]) -> Sample | None:
             and sample.hu.shape == sample.truth.shape == (len(sample.hu), *patch)
             and len(sample.hu) > 0
         )
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, LookupError, OSError, TypeError, ValueError, BadZipFile, zlib.error) as error:
         msg = f"bundle {bundle.label}: {bundle.sample} is no sample: {error!r}"
         raise BundleUnfit(msg) from error
     if not fits:
@@ -68,6 +68,7 @@ def add_sample(folder: Path, sample: Sample) -> Bundle:
     lines = [line for line in head.splitlines() if not line.startswith("sample = ")]
     # The keys of the whole come before the first table.
     first = next(k for k, line in enumerate(lines) if line.startswith("["))
-    lines.insert(first, f'sample = "{SAMPLE_FILE}"\n')
-    write_manifest(folder, "\n".join(lines))
+    keys = "\n".join(lines[:first]).rstrip()
+    tables = "\n".join(lines[first:])
+    write_manifest(folder, f'{keys}\nsample = "{SAMPLE_FILE}"\n\n{tables}')
     return open_bundle(folder)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.segment.bundle.bundle import Bundle, Ranges
 from limn.segment.bundle.sample import Sample, read_sample
 from limn.segment.engine import openvino_net
@@ -66,7 +66,8 @@ def with_int8(
     Parameters
     ----------
     report : takes the verdict as one line
-    kept_in : folders of verdicts beside the user's cache; each is read and written
+    kept_in : folders of verdicts beside the user's cache; each is read and written, and made if
+        the folder that holds it exists
 
     Raises
     ------
@@ -206,7 +207,8 @@ def _user_cache() -> list[Path]:
     named = os.environ.get("XDG_CACHE_HOME")
     try:
         base = Path(named) if named else Path.home() / ".cache"
-    except RuntimeError:
+        (base / "limn").mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError):
         return []
     return [base / "limn" / "int8"]
 
@@ -234,9 +236,11 @@ def _keep(verdict: Verdict, bundle: Bundle, paths: Sequence[Path]) -> bool:
     whole = hashlib.sha256(content).hexdigest().encode() + b"\n" + content + b"\n"
     written = False
     for path in paths:
+        # Every account runs what was installed; all else is its owner's alone (D-138).
+        shared = path.parent.name == BESIDE_BUNDLES
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, whole, 0o644)
+            path.parent.mkdir(0o755 if shared else 0o700, exist_ok=True)
+            write_durably(path, whole, 0o644 if shared else OWNER_ONLY_FILE)
             written = True
         except OSError:
             continue
