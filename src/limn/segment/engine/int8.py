@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -128,8 +128,8 @@ def decide(bundle: Bundle, plan: Plan) -> Verdict:
             gain, plain = _gain(_networks(network, bundle, plan, ()), rounded, tiles[0])
             if gain < 1 / MOST_TIME:
                 return Verdict(f"int8 is not used: {gain:.2f} times as fast as {plain} here")
-        _add(sums["fp32"], [each.reshape(-1, *plan.patch) for each in exact])
-        _add(sums["int8"], [each.numpy() for each in rounded.passes(0, tiles)])
+        _add(sums["fp32"], (each.reshape(-1, *plan.patch) for each in exact))
+        _add(sums["int8"], (each.numpy() for each in rounded.passes(0, tiles)))
     labels = {name: np.stack([each.argmax(0) for each in own]) for name, own in sums.items()}
     dsc, fault = _compared(labels["fp32"], labels["int8"], sample, bundle)
     if fault:
@@ -165,8 +165,8 @@ def _gain(
     return ratio, plain.description.rpartition(" ")[2]
 
 
-def _add(total: Logits, logits: Logits) -> None:
-    """Add the probabilities of one fold."""
+def _add(total: Logits, logits: Iterable[npt.NDArray[np.float32]]) -> None:
+    """Add the probabilities of one fold; each tile's logits are used before the next is taken."""
     for k, each in enumerate(logits):
         share = torch.softmax(torch.from_numpy(each), dim=0).numpy()
         if k < len(total):
