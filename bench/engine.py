@@ -35,6 +35,7 @@ from limn.segment.bundle.profile import ProfileName
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.delineate import delineate
 from limn.segment.engine.ensemble import Ensemble
+from limn.segment.engine.int8 import with_int8
 
 # Malimban 2022's plans: patch, five poolings, 32 to 320 features, 0.14 mm.
 PAPER = Recipe(
@@ -105,7 +106,8 @@ def limn_warm(
     bundle: Path, profile: ProfileName, hu: np.ndarray, mm: float, times: int
 ) -> tuple[list[float], str]:
     """The engine of limn, warm: volume in memory to labels on its grid."""
-    ensemble = Ensemble.load(open_bundle(bundle), "cpu", profile)
+    # As a worker does.
+    ensemble = Ensemble.load(with_int8(open_bundle(bundle), print), "cpu", profile)
     ensemble.warm_up()
     volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
 
