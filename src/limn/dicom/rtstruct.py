@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Literal
 
@@ -101,8 +101,12 @@ ORGAN_CODES = {
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 DS_BYTES = 16
-# PS3.5 6.2, ST: the VR of StructureSetDescription.
+# PS3.5 6.2: the VRs of StructureSetLabel, ROIName and StructureSetDescription.
+SH_CHARACTERS = 16
+LO_CHARACTERS = 64
 ST_CHARACTERS = 1024
+# In every text of a preview that a person may see.
+PREVIEW = "PREVIEW"
 # 4 decimals of a millimetre are 0.1 um, and never need more than 16 bytes.
 DECIMALS = 4
 # Largest distance of a point from the plane of its slice; rounding alone gives 0.05 um.
@@ -127,6 +131,12 @@ class Style:
     strain: str = ""
     holes: HoleRule = "keyhole"
 
+    def as_preview(self) -> Style:
+        """The same, with ROI names that say that they belong to a preview."""
+        room = LO_CHARACTERS - len(PREVIEW) - 1
+        names = {organ: f"{name[:room]} {PREVIEW}" for organ, name in self.roi_names.items()}
+        return replace(self, roi_names=names)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -139,6 +149,7 @@ class Identity:
     software : version of limn
     algorithm, algorithm_version : bundle and its hash
     predecessor_uid : SOP Instance UID of the structure set that this one replaces
+    preview : why it is a preview, for the person who reads it; empty if it is none
     """
 
     sop_instance_uid: str
@@ -150,6 +161,12 @@ class Identity:
     algorithm: str
     algorithm_version: str = ""
     predecessor_uid: str = ""
+    preview: str = ""
+
+
+def preview_label(label: str, *, demonstration: bool) -> str:
+    """StructureSetLabel of a preview; of a site's long label it has the beginning."""
+    return f"{PREVIEW} DEMO" if demonstration else f"{PREVIEW} {label}"[:SH_CHARACTERS].rstrip()
 
 
 def build(
@@ -172,7 +189,9 @@ def build(
     ds = _skeleton(series)
     _fill_header(ds, series, identity, style)
     # Notes come first: planning systems show the beginning, and the limit cuts the end.
-    ds.StructureSetDescription = "; ".join((*notes, identity.algorithm))[:ST_CHARACTERS]
+    first = [f"{PREVIEW}: {identity.preview}"] if identity.preview else []
+    description = "; ".join((*first, *notes, identity.algorithm))
+    ds.StructureSetDescription = description[:ST_CHARACTERS]
     frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
     by_organ = {
         organ: [contour for contour in contours if contour.organ is organ] for organ in Organ
@@ -189,7 +208,7 @@ def build(
         for number, organ in enumerate(present, start=1)
     ]
     ds.RTROIObservationsSequence = [
-        _observation(number, organ) for number, organ in enumerate(present, start=1)
+        _observation(number, organ, identity) for number, organ in enumerate(present, start=1)
     ]
     return to_bytes(ds)
 
@@ -266,7 +285,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.Manufacturer, ds.ManufacturerModelName = "limn", "limn"
     ds.SoftwareVersions = identity.software
     del ds.InstitutionName
-    ds.SeriesDescription = "limn contours"
+    ds.SeriesDescription = _marked("limn contours", identity)
     ds.StructureSetLabel = identity.label
     ds.StructureSetName = identity.label
     for keyword in ("StructureSetDate", "SeriesDate", "InstanceCreationDate"):
@@ -285,9 +304,14 @@ def _structure_set_roi(
     roi.ROIName = name
     roi.ROIVolume = f"{volume_mm3 / 1000:.6f}"
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
-    roi.ROIGenerationDescription = identity.algorithm[:64]
+    roi.ROIGenerationDescription = _marked(identity.algorithm, identity)[:LO_CHARACTERS]
     roi.ROIDerivationAlgorithmIdentificationSequence = [_algorithm(identity)]
     return roi
+
+
+def _marked(text: str, identity: Identity) -> str:
+    """A text of a structure set; that of a preview says so."""
+    return f"{PREVIEW} {text}" if identity.preview else text
 
 
 def _algorithm(identity: Identity) -> Dataset:
@@ -347,10 +371,12 @@ def _decimal_string(points_xyz_mm: FloatArray) -> str:
     return "\\".join(f"{value:.{DECIMALS}f}" for value in values.tolist())
 
 
-def _observation(number: int, organ: Organ) -> Dataset:
+def _observation(number: int, organ: Organ, identity: Identity) -> Dataset:
     observation = Dataset()
     observation.ObservationNumber = number
     observation.ReferencedROINumber = number
+    if identity.preview:
+        observation.ROIObservationLabel = PREVIEW
     observation.RTROIIdentificationCodeSequence = [_code(ORGAN_CODES[organ])]
     observation.RTROIInterpretedType = "ORGAN"
     observation.ROIInterpreter = ""
@@ -384,8 +410,10 @@ def faults(ds: Dataset, series: Series) -> list[str]:
     """What a planning system would refuse or misplace; empty if there is nothing."""
     known = {each.reference: k for k, each in enumerate(series.slices)}
     found = []
-    if len(ds.StructureSetLabel) > 16:
-        found.append(f"StructureSetLabel {ds.StructureSetLabel!r} has over 16 characters")
+    if len(ds.StructureSetLabel) > SH_CHARACTERS:
+        found.append(
+            f"StructureSetLabel {ds.StructureSetLabel!r} has over {SH_CHARACTERS} characters"
+        )
     for roi in ds.ROIContourSequence:
         for item in roi.ContourSequence:
             where = f"ROI {roi.ReferencedROINumber} contour {item.ContourNumber}"

@@ -168,6 +168,7 @@ class Engine(_Table):
     tls_dir: Path | None = None
     wake_port: Port = 11113
     deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    preview_after_s: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def address(self) -> str:
@@ -292,6 +293,7 @@ class DicomDestination(_Table):
     port: Port
     tls: PeerTls | None = None
     commitment: bool = False
+    previews: bool = False
 
 
 class FolderDestination(_Table):
@@ -300,6 +302,7 @@ class FolderDestination(_Table):
     kind: Literal["folder"]
     name: Annotated[str, Field(min_length=1)]
     folder: Path
+    previews: bool = False
 
 
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
@@ -349,6 +352,13 @@ class Config(_Table):
             msg = "two destinations have the same name"
             raise ValueError(msg)
         return self
+
+    @property
+    def preview_destinations(self) -> tuple[str, ...]:
+        """Names of the destinations that get previews; none if the site makes no previews."""
+        if self.engine.preview_after_s is None:
+            return ()
+        return tuple(each.name for each in self.destination if each.previews)
 
     @property
     def journal_path(self) -> Path:

@@ -6,6 +6,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,13 @@ class FakeEnsemble:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.inference_s = INFERENCE_S
+
+    def first_fold(self):
+        """The same with one fold, which takes a fifth of the time."""
+        one = FakeEnsemble(replace(self.bundle, folds=self.bundle.folds[:1]))
+        one.inference_s = self.inference_s / 5
+        return one
 
     def despite_gpu(self, step):
         """Run the step: there is no GPU that could fail."""
@@ -44,7 +52,7 @@ class FakeEnsemble:
 
     def infer(self, prepared, progress):
         """Pass some time; all folds agree."""
-        time.sleep(INFERENCE_S)
+        time.sleep(self.inference_s)
         progress(1, 1)
         return SimpleNamespace(agreement=dict.fromkeys(self.bundle.organs, 1.0), flags=())
 

@@ -23,6 +23,7 @@ from distributed.security import Security
 from limn.node.config import Config
 from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, allocate
 from limn.node.contour.flights import Flights, JobInFlight
+from limn.node.contour.previews import Previews
 from limn.node.contour.results import Results
 from limn.node.contour.site_bundle import kind_of, label_of
 from limn.node.contour.worker import ready as ready_on_worker
@@ -66,6 +67,7 @@ class Dispatcher:
             config, journal, label_of(config, bundle), self._on_job_done, stopping
         )
         self._results = Results(config, config_path, journal, contoured, stopping)
+        self._previews = Previews(config, journal, bundle, stopping)
         self._had_to_wait: set[int] = set()
         self._node = uuid.uuid4().hex
         self._workers: set[str] = set()
@@ -87,7 +89,7 @@ class Dispatcher:
                     timeout=CONNECT_S,
                     set_as_default=False,
                 ) as client:
-                    write_until_done(self._journal.stopped, "the journal", self._stopping)
+                    write_until_done(self._none_runs, "the journal", self._stopping)
                     client.subscribe_topic(TOPIC, self._on_job_event)
                     self._serve(client)
             except WriteAbandoned as unwritten:
@@ -103,6 +105,11 @@ class Dispatcher:
                 else:
                     self._others = ()
                     self._write_ready(set())
+
+    def _none_runs(self) -> None:
+        """No job of an earlier connection is known any more."""
+        self._journal.stopped()
+        self._journal.drop_previews("the engine or its connection to the scheduler ended")
 
     def _serve(self, client: Client) -> None:
         while client.status == "running":
@@ -124,6 +131,7 @@ class Dispatcher:
             self._flights.started(value)
         elif kind == "done" and self._flights.remove(*value):
             self._results.file(*value)
+            self._previews.forget()
 
     def _on_job_event(self, event: tuple[float, dict[str, str]]) -> None:
         if "started" in event[1]:
@@ -143,9 +151,15 @@ class Dispatcher:
             self._write_ready(set(found.workers))
             if not found.worker:
                 break
-            row = waiting.pop(0)
+            preview = self._previews.begin_next(waiting, self._flights.jobs, len(found.workers))
+            row = preview or waiting[0]
+            waiting.remove(row)
+            if preview is None:
+                self._previews.take_up(row)
             waited = row.id in self._had_to_wait
-            self._flights.submit(client, row, found.worker, waited=waited)
+            self._flights.submit(
+                client, row, found.worker, waited=waited, preview=preview is not None
+            )
         self._had_to_wait = {row.id for row in waiting}
         # A worker that rests has not left; its next job may be on it already.
         self._flights.drop_orphans({*found.workers, *self._results.resting_until_s})

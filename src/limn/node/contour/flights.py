@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from limn.node.contour.worker import run_job
 from limn.node.persist import write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.rows import ScanRow
+from limn.node.store.states import PreviewState
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class JobInFlight:
     unreadable : why the scan's files can't be sent; empty if they can
     started : whether the worker has reported the job's start
     orphan : whether its worker was missing at the last look
+    preview : whether it gives the scan's preview, not its structure set
     """
 
     key: str
@@ -55,6 +57,7 @@ class JobInFlight:
     unreadable: str = ""
     started: bool = False
     orphan: bool = False
+    preview: bool = False
 
 
 class Flights:
@@ -91,18 +94,29 @@ class Flights:
         return scan_id in self._jobs
 
     @property
+    def jobs(self) -> Mapping[int, JobInFlight]:
+        """The jobs in flight, by the number of their scan."""
+        return self._jobs
+
+    @property
     def on_their_way(self) -> tuple[str, ...]:
         """Workers that have not reported the start of the job that was sent to them."""
         return tuple(job.worker for job in self._jobs.values() if not job.started)
 
-    def submit(self, client: Client, row: ScanRow, worker: str, *, waited: bool) -> None:
-        """Send a scan to a worker; ``waited`` says that no worker was free when it was ready."""
+    def submit(
+        self, client: Client, row: ScanRow, worker: str, *, waited: bool, preview: bool = False
+    ) -> None:
+        """Send a scan to a worker, for its structure set or for its preview.
+
+        ``waited`` says that no worker was free when it was ready. Its preview is time in the queue.
+        """
         number = next(self._count)
-        job = self._job_of(row)
+        job = self._preview_job_of(row) if preview else self._job_of(row)
         submitted_at = time.time()
+        waited = waited or self._journal.preview_of(row.id) is not None
         queue_s = submitted_at - row.ready_at if waited else 0.0
         key = f"{row.name}-{number}-{uuid.uuid4().hex}"
-        flight = JobInFlight(key, worker, submitted_at, queue_s)
+        flight = JobInFlight(key, worker, submitted_at, queue_s, preview=preview)
         self._jobs[row.id] = flight
         if self._config.engine.pixels == "path":
             self._start(client, job, flight, -number)
@@ -116,6 +130,8 @@ class Flights:
         for scan_id, flight in self._jobs.items():
             if flight.key == key:
                 flight.started = True
+                if flight.preview:
+                    return
                 write = partial(self._journal.started, scan_id)
                 tries = write_until_done(write, "the journal", self._stopping)
                 if tries > 1:
@@ -146,9 +162,10 @@ class Flights:
                 log.warning("scan-%05d: worker %s left; it runs again", scan_id, flight.worker)
                 flight.future.cancel()
                 del self._jobs[scan_id]
-                write_until_done(
-                    partial(self._journal.stopped, scan_id), "the journal", self._stopping
-                )
+                write = partial(self._journal.stopped, scan_id)
+                if flight.preview:
+                    write = partial(self._journal.drop_previews, "its worker left", scan_id)
+                write_until_done(write, "the journal", self._stopping)
 
     def _job_of(self, row: ScanRow) -> Job:
         structure_set = self._journal.structure_set_of(row.id)
@@ -168,15 +185,37 @@ class Flights:
             received_at=row.last_slice_at + row.settle_s,
         )
 
+    def _preview_job_of(self, row: ScanRow) -> Job:
+        preview = self._journal.preview_of(row.id)
+        if preview is None:
+            msg = f"{row.name} has no preview in the journal"
+            raise LookupError(msg)
+        return replace(
+            self._job_of(row),
+            sop_instance_uid=preview.sop_instance_uid,
+            series_instance_uid=preview.series_instance_uid,
+            preview=True,
+        )
+
     def _predecessor_uid(self, row: ScanRow) -> str:
-        """The structure set that this scan's replaces: the last version that has one."""
+        """What this scan's structure set replaces: its preview, or what an earlier version has."""
+        if uid := self._preview_uid(row.id):
+            return uid
         earlier = row.predecessor
         while earlier is not None:
             before = self._journal.scan(earlier)
             if before.state == "contoured":
                 return self._journal.structure_set_of(before.id).sop_instance_uid
+            if uid := self._preview_uid(before.id):
+                return uid
             earlier = before.predecessor
         return ""
+
+    def _preview_uid(self, scan_id: int) -> str:
+        """SOP Instance UID of a scan's preview; empty if none was contoured."""
+        preview = self._journal.preview_of(scan_id)
+        contoured = preview is not None and preview.state == PreviewState.CONTOURED
+        return preview.sop_instance_uid if preview is not None and contoured else ""
 
     def _send_and_start(self, client: Client, job: Job, flight: JobInFlight, priority: int) -> None:
         """Send the files straight to the worker, not through the scheduler, then the job."""

@@ -35,6 +35,8 @@ class Job:
     received_at: float = 0.0
     # Bytes of each file, if the contents travel with the job.
     sizes: tuple[int, ...] = ()
+    # Contours of the first fold alone, marked as a preview; the scan's own job follows.
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,14 @@ from limn.node import oplog
 from limn.node.config import Config
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
+from limn.node.contour.previews import preview_path
 from limn.node.permissions import make_private_folder
-from limn.node.persist import DeferredWriter, write_until_done
+from limn.node.persist import DeferredWriter, Written, write_until_done
 from limn.node.store.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
+from limn.node.store.states import PREVIEW_GONE
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,10 @@ class Results:
         """
         row = self._journal.scan(scan_id)
         future = flight.future
+        if flight.preview:
+            with oplog.about(scan=row.name, animal=row.animal):
+                self._file_preview(row, flight)
+            return
         with oplog.about(scan=row.name, animal=row.animal):
             if flight.unreadable:
                 failed = Result(scan=scan_id, started_at=0.0, ended="failed")
@@ -96,13 +102,71 @@ class Results:
         """Try to write the pictures and labels that the disk has not taken yet."""
         self._for_people.flush()
 
-    def _write(self, write: Callable[[], None], what: str) -> None:
+    def _file_preview(self, row: ScanRow, flight: JobInFlight) -> None:
+        """File a preview for its couriers, or drop it; the scan itself runs in either case."""
+        result = flight.result
+        if result is not None and result.ended == UNFIT:
+            self.resting_until_s[flight.worker] = time.monotonic() + REST_S
+        why = _why_no_preview(row, flight)
+        if not why and result is not None:
+            why = self._offer_preview(row, result)
+        if why:
+            log.info("%s animal %s gets no PREVIEW: %s", row.name, row.animal, why)
+            drop = partial(self._journal.drop_previews, why, row.id)
+            self._write(drop, f"{row.name} animal {row.animal}: the end of its preview")
+
+    def _offer_preview(self, row: ScanRow, result: Result) -> str:
+        """Write a preview and offer it; returns why it can't be, and empty if it is."""
+        preview = self._journal.preview_of(row.id)
+        if preview is None:
+            return "it is not in the journal"
+        path = preview_path(self._config, row, preview.sop_instance_uid)
+        try:
+            make_private_folder(path.parent)
+            write_durably(path, result.structure_set, OWNER_ONLY_FILE)
+        except OSError as error:
+            return f"{path} can't be written ({error.strerror or error})"
+        destinations = self._config.preview_destinations
+        offer = partial(self._journal.preview_contoured, row.id, str(path), destinations)
+        if not self._write(offer, f"{row.name} animal {row.animal}: its preview"):
+            return "it came late"
+        self._contoured()
+        self._for_people.write(path.with_name("preview.png"), result.picture)
+        log.info(
+            "%s animal %s PREVIEW contoured in %.1f s on %s, for %s; the contours of all folds "
+            "follow",
+            row.name,
+            row.animal,
+            result.record["runtime_s"],
+            result.record["device"],
+            ", ".join(destinations),
+        )
+        return ""
+
+    def _warn_of_preview(self, row: ScanRow, what: str) -> None:
+        """Name the destinations that have a preview which no structure set follows."""
+        names = [
+            each.destination
+            for each in self._journal.preview_deliveries(row.id)
+            if each.state in PREVIEW_GONE
+        ]
+        if names:
+            log.error(
+                "%s animal %s: its PREVIEW went to %s, and the scan is %s; have it removed there",
+                row.name,
+                row.animal,
+                ", ".join(names),
+                what,
+            )
+
+    def _write(self, write: Callable[[], Written], what: str) -> Written:
         """Nothing else is done until the disk takes it; scans wait, their results in memory."""
-        write_until_done(write, what, self._stopping)
+        return write_until_done(write, what, self._stopping)
 
     def _end(self, row: ScanRow, state: str, reason: str, record: dict[str, Any]) -> None:
         end = partial(self._journal.end, row.id, state, reason, record)
         self._write(end, f"{row.name} animal {row.animal}, {state},")
+        self._warn_of_preview(row, state)
 
     def _after_death(self, row: ScanRow, flight: JobInFlight, why: str) -> None:
         # The scan is not to blame for a try that ended with the scheduler or with this engine.
@@ -175,3 +239,21 @@ class Results:
         if live and result.held is not None:
             line = hold_notice(self._journal, row, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
+            self._warn_of_preview(row, "held")
+
+
+def _why_no_preview(row: ScanRow, flight: JobInFlight) -> str:
+    """Why a preview must not go out, in one line; empty if it may."""
+    result = flight.result
+    if row.state != "ready":
+        return f"the scan is {row.state}"
+    if flight.unreadable:
+        return flight.unreadable
+    if result is None:
+        status = "sent" if flight.future is None else flight.future.status
+        return f"worker {flight.worker} gave no result (its job is {status!r})"
+    if result.ended:
+        last_line = next(reversed(result.reason.strip().splitlines()), "")
+        return f"{result.ended}: {last_line}"
+    # A person must look at such a scan before anything of it goes out.
+    return f"held: {result.held}" if result.held is not None else ""

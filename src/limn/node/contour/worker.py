@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -182,7 +182,7 @@ def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
             oplog.about(scan=f"scan-{job.scan:05d}", animal=job.animal),
         ):
             # Log the start, so that after a crash the last line names the scan.
-            log.info("begins, %d files", len(job.paths))
+            log.info("begins%s, %d files", " PREVIEW" if job.preview else "", len(job.paths))
             return _result_or_failure(job, lambda began: _contour_sent(job, label, began, pixels))
     finally:
         faulthandler.cancel_dump_traceback_later()
@@ -279,11 +279,17 @@ def _contour(
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
         content = Content(job, instances)
+    ensemble, options = warm.ensemble, options_of(job)
+    identity = _identity(job, label, ensemble.bundle)
+    if job.preview:
+        identity = _preview_identity(identity, job, ensemble.bundle)
+        options = replace(options, style=options.style.as_preview())
+        ensemble = ensemble.first_fold()
     product = contour(
         instances,
-        warm.ensemble,
-        _identity(job, label, warm.ensemble.bundle),
-        options_of(job),
+        ensemble,
+        identity,
+        options,
         stopwatch,
         lambda done, total: None,
     )
@@ -299,7 +305,7 @@ def _contour(
         labels=labels,
         record={
             "started_at": started_at,
-            **_record(product, warm.ensemble, stopwatch),
+            **_record(product, ensemble, stopwatch),
             "finished_at": time.time(),
         },
         held=product.held,
@@ -319,6 +325,17 @@ def _identity(job: Job, label: str, bundle: Bundle) -> Identity:
         algorithm=algorithm_of(bundle),
         algorithm_version=bundle.sha256,
         predecessor_uid=job.predecessor_uid,
+    )
+
+
+def _preview_identity(identity: Identity, job: Job, bundle: Bundle) -> Identity:
+    from limn.dicom.rtstruct import preview_label  # noqa: PLC0415
+
+    label = job.planning_system.structure_set_label
+    return replace(
+        identity,
+        label=preview_label(label, demonstration=bundle.demonstration),
+        preview=f"one fold of {len(bundle.folds)}; the contours of all folds follow",
     )
 
 

@@ -28,7 +28,7 @@ from limn.node.heartbeat import for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store import scanlog
 from limn.node.store.journal import Journal
-from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,10 @@ class Courier:
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
+        # No preview goes before this, after one that the destination could not take (monotonic s).
+        self._next_preview_s = 0.0
+        # Whether the journal knows which previews an earlier engine was sending as it ended.
+        self._lost_noted = False
 
     def wake(self) -> None:
         """Look at once for a delivery that is due."""
@@ -101,6 +105,69 @@ class Courier:
                 # The next one would wait for this destination too, while the node wants to end.
                 break
         self._log_ended()
+        self._send_preview()
+
+    def _send_preview(self) -> None:
+        """Send one preview, if this destination gets them and no structure set is due to it.
+
+        The next one is sent at the next look, after the structure sets that are due then.
+        """
+        if (
+            not self._destination.previews
+            or self._stopping.is_set()
+            or time.monotonic() < self._next_preview_s
+        ):
+            return
+        name = self._destination.name
+        self._heart.beat()
+        if not self._lost_noted:
+            lose = partial(self._journal.lose_previews, name)
+            write_until_done(lose, f"the previews for {name}", self._stopping)
+            self._lost_noted = True
+        take = partial(self._journal.take_preview, name)
+        taken = write_until_done(take, f"a preview for {name}", self._stopping)
+        if taken is None:
+            return
+        row = self._journal.scan(taken.scan)
+        with oplog.about(scan=row.name, animal=row.animal):
+            self._deliver_preview(taken, row)
+        self.wake()
+
+    def _deliver_preview(self, delivery: PreviewDeliveryRow, row: ScanRow) -> None:
+        preview = self._journal.preview_of(row.id)
+        path = Path(preview.path if preview is not None else "")
+        name = self._destination.name
+        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
+        write: Callable[[], None]
+        if answer.outcome is Outcome.DELIVERED:
+            write = partial(
+                self._journal.preview_delivered, delivery.id, answer.status, answer.answered_at
+            )
+            after_s = self._clock.elapsed_s(row.last_slice_at, answer.answered_at)
+            log.info(
+                "%s animal %s PREVIEW delivered to %s (%s), %.2f s after its last slice; the "
+                "contours of all folds follow",
+                row.name,
+                row.animal,
+                name,
+                answer.status,
+                after_s,
+            )
+        elif answer.outcome is Outcome.RETRY_LATER:
+            wait_s = backoff_s(delivery.tries)
+            self._next_preview_s = time.monotonic() + wait_s
+            write = partial(self._journal.preview_postponed, delivery.id, answer.status)
+            log.info("%s PREVIEW -> %s: %s; again in %.0f s", row.name, name, answer.status, wait_s)
+        else:
+            write = partial(self._journal.preview_refused, delivery.id, answer.status)
+            log.warning(
+                "%s animal %s: %s refused the PREVIEW with %s; the contours of all folds follow",
+                row.name,
+                row.animal,
+                name,
+                answer.status,
+            )
+        self._write_answer(row, write)
 
     def _next(self) -> DeliveryRow | None:
         """The next delivery; those that wait here do so on the monotonic clock."""
@@ -186,7 +253,8 @@ class Courier:
         structure_set = None
         if delivery is not None:
             structure_set = self._journal.structure_set_of(row.id)
-        record = closed_record(row, delivery, structure_set, self._clock)
+        preview_at = self._journal.preview_accepted_at(row.id)
+        record = closed_record(row, delivery, structure_set, self._clock, preview_at)
 
         def write() -> None:
             scanlog.append(self._scan_log, record)

@@ -24,12 +24,14 @@ def closed_record(
     delivery: DeliveryRow | None,
     structure_set: StructureSetRow | None,
     clock: ClockHistory | None = None,
+    preview_at: float | None = None,
 ) -> ScanRecord:
     """The scan's final record; ``overhead_s`` is the time that belongs to no stage.
 
     Parameters
     ----------
     clock : knows the steps of the wall clock since this process began; None if none is known
+    preview_at : when a destination took the scan's preview (UTC s); None if none did
     """
     clock = clock or ClockHistory()
     held_s = _held_s(row, structure_set, clock)
@@ -64,6 +66,9 @@ def closed_record(
             known |= _door_to_door(row, known, delivery.accepted_at, excluded_s, clock)
     if intervention_s := max(0.0, row.intervention_s) + resent_s:
         known["flags"] = f"{known.get('flags', '')} again:{intervention_s:.0f}s".strip()
+    if preview_at is not None and preview_at >= row.last_slice_at:
+        preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
+        known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
     if structure_set is not None and structure_set.released_at is not None:
         known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
         known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"

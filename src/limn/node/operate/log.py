@@ -18,7 +18,7 @@ from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store import scanlog
 from limn.node.store.reader import JournalReader
-from limn.node.store.remedies import discard_notice, hold_notice
+from limn.node.store.remedies import discard_notice, hold_notice, preview_notice
 from limn.node.store.rows import DeliveryRow, ScanRow
 
 # A terminal with this many columns shows the stages too.
@@ -93,6 +93,8 @@ def _print_unfinished(
             lines = [] if scan.logged else [discard_notice(journal, scan)]
         else:
             lines = list(_unfinished(scan, journal.deliveries(scan.id)))
+            if scan.state == "ready" and (preview := preview_notice(journal, scan)):
+                lines.append(preview)
         for line in lines:
             # On one line, so that a command in it can be copied.
             console.print(f"{scan.name} animal {scan.animal}: {line}", soft_wrap=True)

@@ -28,13 +28,14 @@ from limn.node.store.reader import JournalReader
 from limn.node.store.receiving import ReceivingSeries, read_receiving
 from limn.node.store.remedies import (
     end_reason,
+    preview_notice,
     release_command,
     resend_command,
     retry_command,
 )
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import LIVE
-from limn.node.store.states import ScanState
+from limn.node.store.states import PreviewState, ScanState
 
 # A refused or failed scan leaves the list after this time; `limn log` keeps it.
 SHOWN_DAYS = 7.0
@@ -172,15 +173,42 @@ def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry
 
 def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
     ready = [row for row in journal.ready() if row.priority >= LIVE]
+    previews = {row.id: journal.preview_of(row.id) for row in ready}
+    begun = {
+        number: each.begun_at
+        for number, each in previews.items()
+        if each is not None and each.state == PreviewState.RUNNING
+    }
     for row in ready:
+        reason = preview_notice(journal, row)
         if row.started_at is not None:
-            yield _entry(row, "running", row.started_at, tries=row.tries)
-    waiting = [row for row in ready if row.started_at is None]
+            yield _entry(row, "running", row.started_at, tries=row.tries, reason=reason)
+        elif row.id in begun:
+            yield _entry(row, "running", begun[row.id], tries=row.tries, reason=reason)
+        yield from _preview_entries(journal, row)
+    waiting = [row for row in ready if row.started_at is None and row.id not in begun]
     superseded = {row.id: row.name for row in journal.superseded_scans()} if waiting else {}
     for place, row in enumerate(waiting, 1):
         replaced = superseded.get(row.predecessor or 0)
         reason = f"replaces {replaced}, which no worker had begun" if replaced else ""
+        reason = "; ".join(part for part in (reason, preview_notice(journal, row)) if part)
         yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries, reason=reason)
+
+
+def _preview_entries(journal: JournalReader, row: ScanRow) -> Iterator[QueueEntry]:
+    """The destinations that a scan's preview waits for."""
+    preview = journal.preview_of(row.id)
+    for delivery in journal.preview_deliveries(row.id):
+        if preview is not None and delivery.state in ("waiting", "sending"):
+            yield _entry(
+                row,
+                "delivering",
+                preview.begun_at,
+                tries=delivery.tries,
+                destination=delivery.destination,
+                status=delivery.status,
+                reason="PREVIEW",
+            )
 
 
 def _held_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> QueueEntry:
@@ -280,14 +308,15 @@ def _shortage(config: Config) -> str:
 
 def _details(entry: QueueEntry) -> str:
     if entry.state == "running":
-        return f"try {entry.tries}"
+        return f"try {entry.tries}" + (f"; {entry.reason}" if entry.reason else "")
     if entry.state == "waiting":
         tries = f", try {entry.tries + 1}" if entry.tries else ""
         return f"number {entry.place}{tries}" + (f"; {entry.reason}" if entry.reason else "")
     if entry.state == "delivering":
         answer = f"; {entry.status}" if entry.status else ""
         next_try = f"; next {entry.next_try_utc[11:19]}" if entry.next_try_utc else ""
-        return f"to {entry.destination}: {entry.tries} tries{answer}{next_try}"
+        what = f"{entry.reason} " if entry.reason else ""
+        return f"{what}to {entry.destination}: {entry.tries} tries{answer}{next_try}"
     return entry.reason
 
 

@@ -41,7 +41,9 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         return StoreResult(CANNOT_UNDERSTAND, f"not a DICOM file: {error}")
     except DAMAGES as error:
         return StoreResult(CANNOT_UNDERSTAND, f"damaged DICOM: {error}")
-    own = journal.scan_of_structure_set(uid)
+    own, what = journal.scan_of_structure_set(uid), "structure set"
+    if own is None:
+        own, what = journal.scan_of_preview(uid), "PREVIEW"
     # No name comes from a UID; the hash of the content tells an edit from the original.
     name = f"{own.name if own else 'foreign'}-{hashlib.sha256(contents).hexdigest()[:16]}.dcm"
     folder = spool.root.parent / "returned"
@@ -63,9 +65,10 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         )
     elif own is not None:
         log.info(
-            "%s animal %s: its structure set came back from %s; kept in %s, nothing is contoured",
+            "%s animal %s: its %s came back from %s; kept in %s, nothing is contoured",
             own.name,
             own.animal,
+            what,
             sender,
             path,
         )

@@ -3,6 +3,8 @@
 It is an outbox, not a queue: workers never touch it. It has three tables: ``scan`` (one row per
 distinct input, bundle and profile), ``structure_set`` (UIDs and date are fixed before anything
 is computed, so that a second run gives the same file) and ``delivery`` (one row per destination).
+Previews have tables of their own (`limn.node.store.preview_journal`), so that no query on structure
+sets finds one.
 The states of scans and deliveries follow the tables of `limn.node.store.states`. A structure set
 that a person must see first is held: until the person releases or discards it, its deliveries are
 ``held`` and not ``waiting``, so that no courier of any version takes them.
@@ -17,16 +19,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from limn.node.permissions import make_private_file, make_private_folder
 from limn.node.store.evidence import note_number
-from limn.node.store.reader import JournalReader
+from limn.node.store.preview_journal import PreviewJournal
 from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.schema import LIVE, prepare
+from limn.node.store.schema import LIVE
 from limn.node.store.states import (
     SCAN_TABLE,
     DeliveryEvent,
@@ -35,7 +34,6 @@ from limn.node.store.states import (
     ScanState,
 )
 from limn.node.store.transitions import (
-    ANY_UID,
     MAY_GO,
     ON_HOLD,
     insert_structure_set,
@@ -46,6 +44,7 @@ from limn.node.store.transitions import (
     offer,
     structure_set_id,
     supersede,
+    withdraw_previews,
 )
 
 _ENDS = {
@@ -55,73 +54,7 @@ _ENDS = {
 }
 
 
-class WritableJournal(JournalReader):
-    """Transactions on the journal, and the numbers and UIDs that it must not give again."""
-
-    def _connect(self, path: Path, timeout_s: float) -> sqlite3.Connection:
-        make_private_folder(path.parent)
-        make_private_file(path)
-        db = sqlite3.connect(path, timeout_s, check_same_thread=False, isolation_level=None)
-        try:
-            db.execute("pragma journal_mode = wal")
-            db.execute("pragma synchronous = full")
-            db.execute("pragma foreign_keys = on")
-            prepare(db, path)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def number_from(self, least: int) -> None:
-        """Give no new scan a number below ``least``: people have seen the lower ones already."""
-        with self._transaction() as db:
-            db.execute("insert into numbering values (?)", (least,))
-
-    def copied_at(self) -> str:
-        """When `copy_to` made this journal (ISO, UTC); empty once a node has begun with it."""
-        copied = self._all("select at from copied", ())
-        return str(copied[0]["at"]) if copied else ""
-
-    def begin_with_copy(self, restore: str) -> None:
-        """A node begins with it now, and does not know which UIDs were issued after the copy.
-
-        Parameters
-        ----------
-        restore : in the UIDs of what is contoured from now on, and different each time
-        """
-        with self._transaction() as db:
-            db.execute("insert or replace into issued values (?, '', ?)", (ANY_UID, restore))
-            db.execute("delete from copied")
-
-    def reserve(self, numbers: Mapping[int, str]) -> None:
-        """Keep numbers that were given for the inputs that had them, by the input's digest."""
-        with self._transaction() as db:
-            db.executemany("insert or ignore into reserved values (?, ?)", numbers.items())
-
-    def enter_issued(self, structure_sets: Iterable[tuple[str, str, str]]) -> None:
-        """Enter UID, date and time of structure sets that may be at a destination already.
-
-        A scan that comes again gets the same date, or another UID if the date is not known: no UID
-        is sent with other contents.
-        """
-        with self._transaction() as db:
-            db.executemany("insert or ignore into issued values (?, ?, ?)", structure_sets)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                yield self._db
-                self._db.execute("commit")
-            except BaseException:
-                # On a full disk SQLite may have rolled back by itself, or only the commit fails.
-                if self._db.in_transaction:
-                    self._db.execute("rollback")
-                raise
-
-
-class Journal(WritableJournal):
+class Journal(PreviewJournal):
     """A connection to the journal that may write; safe to share between threads."""
 
     def insert(self, arrived: Arrived, destinations: Sequence[str]) -> ScanRow | None:
@@ -350,6 +283,7 @@ class Journal(WritableJournal):
             )
             if held is not None:
                 move_deliveries(db, scan_id, DeliveryEvent.HOLD, "status = ?", (held,))
+            withdraw_previews(db, scan_id)
         return True
 
     def release(self, scan_id: int, released_at: float) -> bool:
@@ -388,6 +322,7 @@ class Journal(WritableJournal):
                     "update scan set state = ?, reason = ?, record = ? where id = ?",
                     (state, reason, json.dumps(record), scan_id),
                 )
+                withdraw_previews(db, scan_id)
 
     def delivered(self, delivery_id: int, status: str, accepted_at: float) -> None:
         """Note that a destination accepted the structure set."""

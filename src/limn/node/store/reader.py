@@ -15,9 +15,13 @@ from limn.node.permissions import make_private_file
 from limn.node.store.rows import (
     Arrived,
     DeliveryRow,
+    PreviewDeliveryRow,
+    PreviewRow,
     ScanRow,
     StructureSetRow,
     delivery_row,
+    preview_delivery_row,
+    preview_row,
     structure_set_row,
 )
 from limn.node.store.schema import LIVE, VERSION, prepare
@@ -319,6 +323,41 @@ class JournalReader(JournalConnection):
         """The scan of which this is the structure set; None if it is not one of limn's."""
         clause = "where id = (select scan from structure_set where sop_instance_uid = ?)"
         return next(self._scans(clause, (sop_instance_uid,)), None)
+
+    def preview_of(self, scan_id: int) -> PreviewRow | None:
+        """The preview of a scan; None if none was begun."""
+        rows = self._all("select * from preview where scan = ?", (scan_id,))
+        return preview_row(rows[0]) if rows else None
+
+    def preview_delivery(self, delivery_id: int) -> PreviewDeliveryRow:
+        """One delivery of a preview by its number."""
+        row = self._one("select * from preview_delivery where id = ?", (delivery_id,))
+        return preview_delivery_row(row)
+
+    def preview_deliveries(self, scan_id: int) -> list[PreviewDeliveryRow]:
+        """The deliveries of a scan's preview, one for each destination that takes previews."""
+        query = "select * from preview_delivery where scan = ? order by id"
+        return [preview_delivery_row(row) for row in self._all(query, (scan_id,))]
+
+    def preview_accepted_at(self, scan_id: int) -> float | None:
+        """When the first destination took a scan's preview (UTC s); None if none did."""
+        query = "select min(accepted_at) as at from preview_delivery where scan = ?"
+        at = self._one(query, (scan_id,))["at"]
+        return None if at is None else float(at)
+
+    def scan_of_preview(self, sop_instance_uid: str) -> ScanRow | None:
+        """The scan of which this is the preview; None if it is not one of limn's."""
+        clause = "where id = (select scan from preview where sop_instance_uid = ?)"
+        return next(self._scans(clause, (sop_instance_uid,)), None)
+
+    def last_records(self, bundle_sha256: str, count: int) -> list[dict[str, Any]]:
+        """The records of the last scans that were contoured with a bundle, newest first."""
+        rows = self._all(
+            "select record from scan where state = 'contoured' and bundle_sha256 = ? "
+            "order by id desc limit ?",
+            (bundle_sha256, count),
+        )
+        return [json.loads(row["record"]) for row in rows]
 
     def structure_set(self, structure_set_id: int) -> StructureSetRow:
         """One structure set by its number."""

@@ -11,6 +11,7 @@ from limn.node.config import Config, DicomDestination, FolderDestination
 from limn.node.store.reader import JournalReader
 from limn.node.store.rows import ScanRow
 from limn.node.store.schema import is_locked
+from limn.node.store.states import PREVIEW_GONE, PreviewState
 
 
 def journal_remedy(error: Exception, path: Path) -> str:
@@ -47,6 +48,19 @@ def quarantine_notice(row: ScanRow, config_path: Path) -> str:
 def end_reason(row: ScanRow) -> str:
     """Why a scan ended, in one line: the last one, where a traceback names the error."""
     return next(reversed(row.reason.strip().splitlines()), "")
+
+
+def preview_notice(journal: JournalReader, row: ScanRow) -> str:
+    """One line on a scan's preview while the scan is not contoured; empty if there is none."""
+    preview = journal.preview_of(row.id)
+    if preview is None or preview.state == PreviewState.DROPPED:
+        return ""
+    if preview.state == PreviewState.RUNNING:
+        return "its PREVIEW of one fold is contoured"
+    gone = [each for each in journal.preview_deliveries(row.id) if each.state in PREVIEW_GONE]
+    if not gone:
+        return ""
+    return f"its PREVIEW went to {', '.join(each.destination for each in gone)}"
 
 
 def hold_notice(journal: JournalReader, row: ScanRow, config: Config, config_path: Path) -> str:

@@ -39,6 +39,7 @@ CLOCK_IS_RIGHT = "clock-is-right"
 MOST_OFF_S = 7 * DAY_S
 # What the engine writes for a scan; any other file in its folder belongs to a user.
 RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
+PREVIEWS = ("PREVIEW.*.dcm", "preview.png")
 
 
 class TrustedClock:
@@ -189,7 +190,7 @@ class Retention:
 
     def _remove_results(self, scan_id: int, _: Path) -> None:
         folder = self._results_dir / f"scan-{scan_id:05d}"
-        files = [path for pattern in RESULTS for path in folder.glob(pattern)]
+        files = [path for pattern in (*RESULTS, *PREVIEWS) for path in folder.glob(pattern)]
         if not files:
             return
         row = self._journal.scan(scan_id)
@@ -199,7 +200,7 @@ class Retention:
             return
         removed_bytes = sum(path.stat().st_size for path in files)
         structure_sets = list(folder.glob(RESULTS[0]))
-        names = sorted({path.name for path in structure_sets}.union(RESULTS[1:]))
+        names = sorted({path.name for path in files}.union(RESULTS[1:]))
         note = {
             "date": datetime.now(UTC).date().isoformat(),
             "why": "every destination has it (retention.results_days)",

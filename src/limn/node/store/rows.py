@@ -138,6 +138,44 @@ class DeliveryRow:
     accepted_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewRow:
+    """The preview of a scan: contours of one fold, which may go out before its structure set.
+
+    Attributes
+    ----------
+    begun_at : when its job was given to a worker, UTC seconds
+    reason : why it was dropped; empty if it was not
+    """
+
+    scan: int
+    sop_instance_uid: str
+    series_instance_uid: str
+    state: str
+    begun_at: float
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewDeliveryRow:
+    """A preview on its way to one destination."""
+
+    id: int
+    scan: int
+    destination: str
+    state: str
+    tries: int
+    status: str
+    accepted_at: float | None
+
+
+def preview_uids(structure_set: StructureSetRow) -> tuple[str, str]:
+    """SOP and Series Instance UID of a scan's preview; they follow from its structure set's."""
+    seed = structure_set.sop_instance_uid
+    return uid_from(f"preview|{seed}"), uid_from(f"preview series|{seed}")
+
+
 def structure_set_row(row: sqlite3.Row) -> StructureSetRow:
     """A row of SQLite as a value."""
     return StructureSetRow(**{name: row[name] for name in StructureSetRow.__dataclass_fields__})
@@ -146,3 +184,14 @@ def structure_set_row(row: sqlite3.Row) -> StructureSetRow:
 def delivery_row(row: sqlite3.Row) -> DeliveryRow:
     """A row of SQLite as a value."""
     return DeliveryRow(**{name: row[name] for name in DeliveryRow.__dataclass_fields__})
+
+
+def preview_row(row: sqlite3.Row) -> PreviewRow:
+    """A row of SQLite as a value."""
+    return PreviewRow(**{name: row[name] for name in PreviewRow.__dataclass_fields__})
+
+
+def preview_delivery_row(row: sqlite3.Row) -> PreviewDeliveryRow:
+    """A row of SQLite as a value."""
+    names = PreviewDeliveryRow.__dataclass_fields__
+    return PreviewDeliveryRow(**{name: row[name] for name in names})

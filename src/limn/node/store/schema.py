@@ -10,7 +10,8 @@ from limn.domain.errors import ConfigWrong
 # Kept in the database's user_version. In version 0 (until limn 0.1) `held` also meant that a
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
-VERSION = 3
+# Until version 3 no scan could have a preview.
+VERSION = 4
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -93,6 +94,27 @@ create table if not exists reserved (
     input_digest text not null
 );
 create table if not exists copied (at text not null);
+create table if not exists preview (
+    scan integer primary key references scan(id),
+    sop_instance_uid text not null unique,
+    series_instance_uid text not null,
+    state text not null check (state in ('running', 'contoured', 'dropped')),
+    begun_at real not null,
+    path text not null default '',
+    reason text not null default ''
+);
+create table if not exists preview_delivery (
+    id integer primary key,
+    scan integer not null references preview(scan),
+    destination text not null,
+    state text not null check (
+        state in ('waiting', 'sending', 'delivered', 'refused', 'withdrawn', 'lost')
+    ),
+    tries integer not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (scan, destination)
+);
 """
 )
 # What the engine asks every half second, and the queue: few rows of many.
@@ -101,6 +123,7 @@ create index if not exists scan_by_state on scan(state);
 create index if not exists scan_unlogged on scan(id) where logged = 0;
 create index if not exists scan_by_folder on scan(folder);
 create index if not exists delivery_by_state on delivery(state, destination);
+create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that a journal of version 0 lacks, or has under another name.

@@ -1,4 +1,4 @@
-"""The life of a scan and of a delivery as two tables: (state, event) -> state.
+"""The life of a scan, a delivery and a preview as tables: (state, event) -> state.
 
 The journal looks up every change of a state here. It refuses and logs an event that the table
 does not list for the state.
@@ -64,6 +64,47 @@ class DeliveryEvent(StrEnum):
     REFUSE = "refuse"
 
 
+class PreviewState(StrEnum):
+    """The state of a scan's preview. ``new``: it is not in the journal yet."""
+
+    NEW = "new"
+    RUNNING = "running"
+    CONTOURED = "contoured"
+    DROPPED = "dropped"
+
+
+class PreviewEvent(StrEnum):
+    """What happens to a preview; `PREVIEW_EVENTS` describes each."""
+
+    BEGIN = "begin"
+    CONTOUR = "contour"
+    DROP = "drop"
+
+
+class PreviewDeliveryState(StrEnum):
+    """The state of a preview's delivery. ``new``: it is not in the journal yet."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
+    LOST = "lost"
+
+
+class PreviewDeliveryEvent(StrEnum):
+    """What happens to a preview's delivery; `PREVIEW_DELIVERY_EVENTS` describes each."""
+
+    OFFER = "offer"
+    SEND = "send"
+    ACCEPT = "accept"
+    POSTPONE = "postpone"
+    REFUSE = "refuse"
+    WITHDRAW = "withdraw"
+    LOSE = "lose"
+
+
 SCAN_EVENTS: Mapping[ScanEvent, str] = MappingProxyType(
     {
         ScanEvent.SETTLE: "The receiver hands over a complete series.",
@@ -91,9 +132,31 @@ DELIVERY_EVENTS: Mapping[DeliveryEvent, str] = MappingProxyType(
         DeliveryEvent.REFUSE: "The destination refuses it; somebody must act there.",
     }
 )
+PREVIEW_EVENTS: Mapping[PreviewEvent, str] = MappingProxyType(
+    {
+        PreviewEvent.BEGIN: "Its job goes to a worker; a scan has one such job at most.",
+        PreviewEvent.CONTOUR: "Its structure set is on disk.",
+        PreviewEvent.DROP: "It failed, or it must not be sent; the scan goes on without it.",
+    }
+)
+PREVIEW_DELIVERY_EVENTS: Mapping[PreviewDeliveryEvent, str] = MappingProxyType(
+    {
+        PreviewDeliveryEvent.OFFER: "The preview is on disk, and the destination takes previews.",
+        PreviewDeliveryEvent.SEND: "A courier begins to send it.",
+        PreviewDeliveryEvent.ACCEPT: "The destination has taken it.",
+        PreviewDeliveryEvent.POSTPONE: "The destination can't be reached or has no room.",
+        PreviewDeliveryEvent.REFUSE: "The destination refuses it.",
+        PreviewDeliveryEvent.WITHDRAW: "The scan has ended or has its structure set.",
+        PreviewDeliveryEvent.LOSE: "The engine ended while it was sent; it is not sent again.",
+    }
+)
 
 ScanTable: TypeAlias = Mapping[tuple[ScanState, ScanEvent], ScanState]
 DeliveryTable: TypeAlias = Mapping[tuple[DeliveryState, DeliveryEvent], DeliveryState]
+PreviewTable: TypeAlias = Mapping[tuple[PreviewState, PreviewEvent], PreviewState]
+PreviewDeliveryTable: TypeAlias = Mapping[
+    tuple[PreviewDeliveryState, PreviewDeliveryEvent], PreviewDeliveryState
+]
 
 SCAN_TABLE: ScanTable = MappingProxyType(
     {
@@ -133,4 +196,31 @@ DELIVERY_TABLE: DeliveryTable = MappingProxyType(
         (DeliveryState.WAITING, DeliveryEvent.POSTPONE): DeliveryState.WAITING,
         (DeliveryState.WAITING, DeliveryEvent.REFUSE): DeliveryState.REFUSED,
     }
+)
+PREVIEW_TABLE: PreviewTable = MappingProxyType(
+    {
+        (PreviewState.NEW, PreviewEvent.BEGIN): PreviewState.RUNNING,
+        (PreviewState.RUNNING, PreviewEvent.CONTOUR): PreviewState.CONTOURED,
+        (PreviewState.RUNNING, PreviewEvent.DROP): PreviewState.DROPPED,
+    }
+)
+PREVIEW_DELIVERY_TABLE: PreviewDeliveryTable = MappingProxyType(
+    {
+        (PreviewDeliveryState.NEW, PreviewDeliveryEvent.OFFER): PreviewDeliveryState.WAITING,
+        (PreviewDeliveryState.WAITING, PreviewDeliveryEvent.SEND): PreviewDeliveryState.SENDING,
+        (PreviewDeliveryState.SENDING, PreviewDeliveryEvent.ACCEPT): PreviewDeliveryState.DELIVERED,
+        (PreviewDeliveryState.SENDING, PreviewDeliveryEvent.POSTPONE): PreviewDeliveryState.WAITING,
+        (PreviewDeliveryState.SENDING, PreviewDeliveryEvent.REFUSE): PreviewDeliveryState.REFUSED,
+        (PreviewDeliveryState.SENDING, PreviewDeliveryEvent.LOSE): PreviewDeliveryState.LOST,
+        (
+            PreviewDeliveryState.WAITING,
+            PreviewDeliveryEvent.WITHDRAW,
+        ): PreviewDeliveryState.WITHDRAWN,
+    }
+)
+# The destination has the preview, or may have it.
+PREVIEW_GONE = (
+    PreviewDeliveryState.SENDING,
+    PreviewDeliveryState.DELIVERED,
+    PreviewDeliveryState.LOST,
 )

@@ -11,9 +11,15 @@ from dataclasses import replace
 from limn.node.store.rows import Arrived
 from limn.node.store.states import (
     DELIVERY_TABLE,
+    PREVIEW_DELIVERY_TABLE,
+    PREVIEW_TABLE,
     SCAN_TABLE,
     DeliveryEvent,
     DeliveryState,
+    PreviewDeliveryEvent,
+    PreviewDeliveryState,
+    PreviewEvent,
+    PreviewState,
     ScanEvent,
     ScanState,
 )
@@ -193,3 +199,57 @@ def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
         state = next_of_scan(db, row["id"], ScanEvent.SUPERSEDE)
         reason = f"scan-{scan_id:05d}, a newer version of its series, came before a worker began"
         db.execute("update scan set state = ?, reason = ? where id = ?", (state, reason, row["id"]))
+        withdraw_previews(db, row["id"])
+
+
+def next_of_preview(
+    db: sqlite3.Connection, scan_id: int, event: PreviewEvent
+) -> PreviewState | None:
+    """The state of a scan's preview after an event; None if the table refuses it.
+
+    A second beginning is refused in silence: the caller asks that way whether one may begin.
+    """
+    row = db.execute("select state from preview where scan = ?", (scan_id,)).fetchone()
+    before = PreviewState.NEW if row is None else PreviewState(row["state"])
+    state = PREVIEW_TABLE.get((before, event))
+    if state is None and event is not PreviewEvent.BEGIN:
+        log.warning("scan-%05d, preview is %s: %r is refused", scan_id, before, event.value)
+    return state
+
+
+def move_preview_delivery(
+    db: sqlite3.Connection,
+    delivery_id: int,
+    event: PreviewDeliveryEvent,
+    columns: str = "",
+    values: Sequence[object] = (),
+) -> bool:
+    """As `move_delivery`, for the delivery of a preview."""
+    row = db.execute(
+        "select state, destination, scan from preview_delivery where id = ?", (delivery_id,)
+    ).fetchone()
+    state = PREVIEW_DELIVERY_TABLE.get((PreviewDeliveryState(row["state"]), event))
+    if state is None:
+        log.warning(
+            "scan-%05d, preview to %s is %s: %r is refused",
+            row["scan"],
+            row["destination"],
+            row["state"],
+            event.value,
+        )
+        return False
+    db.execute(
+        f"update preview_delivery set state = ?{', ' if columns else ''}{columns} where id = ?",  # noqa: S608
+        (state, *values, delivery_id),
+    )
+    return True
+
+
+def withdraw_previews(db: sqlite3.Connection, scan_id: int | None = None) -> None:
+    """Send a scan's preview nowhere any more (None: that of any scan)."""
+    rows = db.execute(
+        "select id from preview_delivery where scan = coalesce(?, scan) and state = ?",
+        (scan_id, PreviewDeliveryState.WAITING),
+    ).fetchall()
+    for row in rows:
+        move_preview_delivery(db, row["id"], PreviewDeliveryEvent.WITHDRAW)

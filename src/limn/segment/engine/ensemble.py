@@ -9,7 +9,8 @@ interpolated linearly to the scan's grid, where the largest wins. For the other 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pickle import UnpicklingError
 from typing import TypeVar
@@ -155,6 +156,12 @@ class Ensemble:
         ensemble._lasting, ensemble._flags, ensemble._half = flags, flags, half
         ensemble._lost_gpu = lost_gpu
         return ensemble
+
+    def first_fold(self) -> Ensemble:
+        """The first fold alone, on the same resident networks: no weights are loaded."""
+        view = copy(self)
+        view.bundle = replace(self.bundle, folds=self.bundle.folds[:1])
+        return view
 
     @property
     def description(self) -> str:

@@ -1,0 +1,111 @@
+"""Estimates when a scan's structure set will be ready, from the node's own last scans."""
+
+from __future__ import annotations
+
+import heapq
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limn.dicom.bounded import DAMAGES, read
+from limn.node.store.reader import JournalReader
+from limn.node.store.rows import ScanRow
+
+# So many of the last scans are looked at, and so many of a like size decide.
+LAST = 50
+DECIDING = 5
+# A scan of up to so many times more or fewer voxels is of a like size.
+LIKE = 2.0
+# A scan that a full GPU left to the CPU says nothing about the next one.
+OUT_OF_MEMORY = "gpu-out-of-memory"
+_GRID = re.compile(r"(\d+)x(\d+)x(\d+) ")
+
+
+def expected_s(records: Sequence[Mapping[str, Any]], voxels: int) -> float | None:
+    """Seconds that a worker needs for a scan of so many voxels; None if no scan was like it.
+
+    The median of the last scans of a like size, per voxel. Only scans count that ran as the last
+    one did: same device and precision, same profile of the ensemble.
+
+    Parameters
+    ----------
+    records : of scans with one bundle, newest first
+    """
+    usual = [each for each in records if OUT_OF_MEMORY not in str(each.get("flags", ""))]
+    if not usual or not voxels:
+        return None
+    per_voxel_s = []
+    for record in usual:
+        count = _voxels_of(record)
+        if _way(record) == _way(usual[0]) and voxels / LIKE <= count <= voxels * LIKE:
+            seconds = float(record.get("runtime_s", 0.0)) + float(record.get("picture_s", 0.0))
+            per_voxel_s.append(seconds / count)
+    return statistics.median(per_voxel_s[:DECIDING]) * voxels if per_voxel_s else None
+
+
+def _way(record: Mapping[str, Any]) -> tuple[object, object]:
+    return record.get("device"), record.get("ensemble_profile")
+
+
+def _voxels_of(record: Mapping[str, Any]) -> int:
+    found = _GRID.match(str(record.get("grid", "")))
+    return int(found[1]) * int(found[2]) * int(found[3]) if found else 0
+
+
+def waits_s(
+    running_s: Iterable[float], runs_s: Sequence[float | None], workers: int
+) -> list[float]:
+    """Seconds until a worker is free for each of the scans that wait, in their order.
+
+    Parameters
+    ----------
+    running_s : how long each worker that has a scan still needs
+    runs_s : how long each waiting scan runs; None, which is not known, counts as no time
+    workers : how many there are
+    """
+    busy = sorted(running_s)
+    free = busy + [0.0] * max(0, workers - len(busy))
+    heapq.heapify(free)
+    waits = []
+    for run_s in runs_s:
+        at_s = heapq.heappop(free) if free else 0.0
+        waits.append(at_s)
+        heapq.heappush(free, at_s + (run_s or 0.0))
+    return waits
+
+
+class Estimator:
+    """How long scans run on this node's workers, by its journal."""
+
+    def __init__(self, journal: JournalReader, bundle_sha256: str) -> None:
+        self._journal = journal
+        self._bundle_sha256 = bundle_sha256
+        self._records: list[dict[str, Any]] | None = None
+        self._voxels: dict[int, int] = {}
+
+    def forget(self) -> None:
+        """Read the records anew at the next call: a scan has ended."""
+        self._records = None
+        self._voxels.clear()
+
+    def run_s(self, row: ScanRow) -> float | None:
+        """Seconds that a worker needs for a scan; None if that is not known."""
+        if self._records is None:
+            self._records = self._journal.last_records(self._bundle_sha256, LAST)
+        if not self._records:
+            return None
+        if row.id not in self._voxels:
+            self._voxels[row.id] = voxels_in(row)
+        return expected_s(self._records, self._voxels[row.id])
+
+
+def voxels_in(row: ScanRow) -> int:
+    """Number of voxels of a scan, by the header of its first file; 0 if it can't be read."""
+    try:
+        header = read(Path(row.folder, row.files[0]), stop_before_pixels=True)
+        frames = int(header.get("NumberOfFrames") or 1)
+        return int(header.Rows) * int(header.Columns) * frames * len(row.files)
+    except (OSError, IndexError, *DAMAGES):
+        return 0
