@@ -1,5 +1,5 @@
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,16 @@ def grid_of(iop, shape=SHAPE, spacing=(0.2, 0.1)) -> Grid:
     return Grid(origins, shape[1], shape[2], *spacing, x, y)
 
 
-def make(folder: Path, iop=ORIENTATIONS["supine"], *, change=None, empty=None, **kwargs) -> Case:
+def make(
+    folder: Path,
+    iop=ORIENTATIONS["supine"],
+    *,
+    change=None,
+    empty=None,
+    identity=IDENTITY,
+    style=STYLE,
+    **kwargs,
+) -> Case:
     """Write a CT series, trace the organs, build the structure set."""
     grid = grid_of(iop, **kwargs)
     hu = np.random.default_rng(2).integers(-900, 900, grid.shape_zyx).astype(np.float32)
@@ -95,7 +104,7 @@ def make(folder: Path, iop=ORIENTATIONS["supine"], *, change=None, empty=None, *
     voxels[voxels == empty] = 0
     labels = Labels(voxels, series.grid, dict(enumerate(Organ, 1)))
     contours = trace(labels).contours
-    contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, STYLE)
+    contents = rtstruct.build(series, contours, labels.volumes_mm3(), identity, style)
     (folder / "RS.dcm").write_bytes(contents)
     return Case(series, labels, contents, folder / "ct", folder / "RS.dcm")
 
@@ -224,6 +233,53 @@ def test_the_structure_set_says_what_it_is(case):
     assert {i.ReferencedSOPInstanceUID for i in series.ContourImageSequence} == set(
         case.series.sop_instance_uids
     )
+
+
+def test_a_preview_says_so_wherever_a_person_may_look(tmp_path):
+    """Label, name, description, series, every ROI: none passes for the structure set itself."""
+    label = rtstruct.preview_label("limn", demonstration=False)
+    identity = replace(IDENTITY, label=label, preview="one fold of 5; the others follow")
+    case = make(tmp_path, identity=identity, style=STYLE.as_preview())
+    ds = case.ds
+    assert ds.StructureSetLabel == ds.StructureSetName == "PREVIEW limn"
+    assert ds.SeriesDescription == "PREVIEW limn contours"
+    assert ds.StructureSetDescription == "PREVIEW: one fold of 5; the others follow; limn test"
+    assert ds.ApprovalStatus == "UNAPPROVED"
+    names = [roi.ROIName for roi in ds.StructureSetROISequence]
+    assert names == [f"{organ.value} PREVIEW" for organ in Organ]
+    assert {r.ROIGenerationDescription for r in ds.StructureSetROISequence} == {"PREVIEW limn test"}
+    assert {r.ROIObservationLabel for r in ds.RTROIObservationsSequence} == {"PREVIEW"}
+    assert rtstruct.faults(ds, case.series) == []
+    contours = rtstruct.contours_of(ds, case.series, STYLE.as_preview())
+    assert {contour.organ for contour in contours} == set(Organ)
+    assert b"PREVIEW" not in make(tmp_path).contents
+
+
+@pytest.mark.peer
+def test_validators_have_no_complaint_about_a_preview(tmp_path):
+    """As about any other structure set."""
+    identity = replace(IDENTITY, label="PREVIEW DEMO", preview="one fold of 5")
+    assert_sound(make(tmp_path, identity=identity, style=STYLE.as_preview()))
+
+
+@pytest.mark.parametrize(
+    ("label", "demonstration", "shown"),
+    [
+        ("limn", False, "PREVIEW limn"),
+        ("limn", True, "PREVIEW DEMO"),
+        ("small mice", False, "PREVIEW small mi"),
+        ("my mouse 22", False, "PREVIEW my mouse"),
+    ],
+)
+def test_the_label_of_a_preview_has_room_for_the_word(label, demonstration, shown):
+    """SH has 16 characters; the word PREVIEW is never cut, nor is DEMO."""
+    assert rtstruct.preview_label(label, demonstration=demonstration) == shown
+
+
+def test_long_roi_names_of_a_preview_keep_the_word():
+    """LO has 64 characters."""
+    style = replace(STYLE, roi_names={Organ.HEART: "h" * 64})
+    assert style.as_preview().roi_names == {Organ.HEART: "h" * 56 + " PREVIEW"}
 
 
 def test_no_decimal_string_is_over_16_bytes(tmp_path):

@@ -67,10 +67,34 @@ class Desk:
         self.journal.contoured(row.id, str(path), record, held)
         return self.journal.scan(row.id)
 
-    def courier(self, port: int, name: str = "tps", *, keeps_scan_log: bool = True) -> Courier:
+    def previewed(self, *destinations: str, **changes: object) -> ScanRow:
+        """A scan whose preview is on disk, and whose structure set is not."""
+        row = self.journal.insert(arrived(**changes), ("tps", "archive"))
+        assert row is not None
+        preview = self.journal.begin_preview(row.id)
+        path = self.folder / f"PREVIEW.{preview.sop_instance_uid}.dcm"
+        path.write_bytes(encoded(structure_set(preview.sop_instance_uid)))
+        assert self.journal.preview_contoured(row.id, str(path), destinations or ("tps",))
+        return row
+
+    def answer(self, row: ScanRow) -> None:
+        """Its structure set is on disk now."""
+        uid = self.journal.structure_set_of(row.id).sop_instance_uid
+        path = self.folder / f"RS.{uid}.dcm"
+        path.write_bytes(encoded(structure_set(uid)))
+        record = STAGES | {"contoured_at": time.time() - 0.1, "flags": "DEMO"}
+        self.journal.contoured(row.id, str(path), record)
+
+    def preview_states(self, row: ScanRow) -> list[str]:
+        """How far the deliveries of a scan's preview are."""
+        return [each.state for each in self.journal.preview_deliveries(row.id)]
+
+    def courier(
+        self, port: int, name: str = "tps", *, keeps_scan_log: bool = True, previews: bool = False
+    ) -> Courier:
         """A courier to a planning system."""
         destination = DicomDestination(
-            kind="dicom", name=name, ae_title="TPS", host="127.0.0.1", port=port
+            kind="dicom", name=name, ae_title="TPS", host="127.0.0.1", port=port, previews=previews
         )
         return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
 
@@ -519,3 +543,129 @@ def test_a_courier_gives_signs_of_life_of_its_own(desk, tmp_path, monkeypatch):
     with running(courier.run):
         until(signs.exists)
     assert not signs.exists()
+
+
+def test_a_preview_goes_out_and_closes_nothing(desk, caplog):
+    """The structure set follows; the row of the scan log is its own, with the preview's time."""
+    caplog.set_level(logging.INFO)
+    row = desk.previewed(last_slice_at=time.time() - 20.0)
+    preview = desk.journal.preview_of(row.id).sop_instance_uid
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        courier.work()
+        courier.work()
+        assert [ds.SOPInstanceUID for ds in archive.taken] == [preview]
+        assert desk.preview_states(row) == ["delivered"]
+        assert desk.rows() == []
+        assert desk.journal.scan(row.id).state == "ready"
+        assert f"{row.name} animal M1 PREVIEW delivered to tps (0x0000), 20." in caplog.text
+        time.sleep(1.0)
+        desk.answer(row)
+        courier.work()
+        courier.work()
+    own = desk.journal.structure_set_of(row.id).sop_instance_uid
+    assert [ds.SOPInstanceUID for ds in archive.taken] == [preview, own]
+    (logged,) = desk.rows()
+    assert logged["rtstruct_sop_instance_uid"] == own
+    assert logged["flags"] == "DEMO preview:20s"
+    (delivery, _) = desk.journal.deliveries(row.id)
+    assert float(logged["door_to_door_s"]) == pytest.approx(
+        delivery.accepted_at - row.last_slice_at, abs=0.01
+    )
+    assert float(logged["door_to_door_s"]) > 21
+
+
+def test_a_destination_without_previews_gets_none(desk):
+    """Nor one that is offered no preview, though it takes them."""
+    row = desk.previewed("tps", "archive")
+    archive = Archive()
+    with peer(archive) as port:
+        desk.courier(port, "tps").work()
+        desk.courier(port, "other", keeps_scan_log=False, previews=True).work()
+    assert archive.taken == []
+    assert desk.preview_states(row) == ["waiting", "waiting"]
+
+
+def test_structure_sets_go_before_previews(desk):
+    """All that are due, whatever came first; then one preview at each look."""
+    rows = [desk.previewed(series_instance_uid=f"2.25.{n}") for n in (1, 2)]
+    done = desk.contoured(series_instance_uid="2.25.3")
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        courier.work()
+        later = desk.contoured(series_instance_uid="2.25.4")
+        courier.work()
+    wanted = [
+        desk.journal.structure_set_of(done.id),
+        desk.journal.preview_of(rows[0].id),
+        desk.journal.structure_set_of(later.id),
+        desk.journal.preview_of(rows[1].id),
+    ]
+    sent = [ds.SOPInstanceUID for ds in archive.taken]
+    assert sent == [each.sop_instance_uid for each in wanted]
+
+
+def test_no_preview_goes_after_the_structure_set(desk):
+    """The courier was late: only the structure set is sent."""
+    row = desk.previewed()
+    desk.answer(row)
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        courier.work()
+        courier.work()
+    own = desk.journal.structure_set_of(row.id).sop_instance_uid
+    assert [ds.SOPInstanceUID for ds in archive.taken] == [own]
+    assert desk.preview_states(row) == ["withdrawn"]
+    assert "preview" not in desk.rows()[0]["flags"]
+
+
+def test_an_engine_that_died_while_it_sent_a_preview_sends_it_once(desk, caplog):
+    """The destination may have it; the structure set comes in any case."""
+    row = desk.previewed()
+    desk.journal.take_preview("tps")
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        courier.work()
+        assert archive.taken == []
+        assert desk.preview_states(row) == ["lost"]
+        desk.answer(row)
+        courier.work()
+    own = desk.journal.structure_set_of(row.id).sop_instance_uid
+    assert [ds.SOPInstanceUID for ds in archive.taken] == [own]
+    assert "is refused" not in caplog.text
+
+
+def test_a_preview_that_a_destination_can_t_take_now_waits(desk):
+    """Out of resources: again after a pause on the monotonic clock. A refusal is final."""
+    row = desk.previewed()
+    archive = Archive(0xA700, 0xC000)
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        courier.work()
+        assert desk.preview_states(row) == ["waiting"]
+        courier.work()
+        assert len(archive.taken) == 1
+        courier._next_preview_s = 0.0
+        courier.work()
+    assert desk.preview_states(row) == ["refused"]
+    assert len(archive.taken) == 2
+    (delivery, _) = desk.journal.deliveries(row.id)
+    assert (delivery.state, delivery.tries) == ("waiting", 0)
+
+
+def test_a_node_that_stops_begins_no_preview(desk):
+    """It waits in the journal."""
+    row = desk.previewed()
+    archive = Archive()
+    with peer(archive) as port:
+        courier = desk.courier(port, previews=True)
+        stopping = threading.Event()
+        stopping.set()
+        courier.run(stopping)
+        courier.work()
+    assert archive.taken == []
+    assert desk.preview_states(row) == ["waiting"]

@@ -244,3 +244,36 @@ def test_whether_the_node_is_there(full):
         assert full.limn("queue").lstrip().startswith("scan")
         assert "the node runs and starts within a second" in full.limn("retry", "scan-00009")
         assert engine.recv(16) == b"wake"
+
+
+def test_a_preview_is_named_as_such(site, monkeypatch):
+    """While a worker has it, while a destination lacks it, and once it is there."""
+
+    def entries():
+        return json.loads(site.limn("queue", "--json"))["entries"]
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    row = site.scan(1)
+    site.journal.begin_preview(row.id)
+    (entry,) = entries()
+    said = "its PREVIEW of one fold is being contoured"
+    assert (entry["state"], entry["reason"]) == ("running", said)
+    assert said in site.limn("log")
+    assert said in site.limn("queue")
+    assert "try 0" not in site.limn("queue")
+    site.journal.preview_contoured(row.id, "/preview.dcm", ("tps",))
+    sending, waiting = entries()
+    assert (sending["state"], sending["destination"]) == ("delivering", "tps")
+    assert sending["reason"] == "PREVIEW"
+    assert (waiting["state"], waiting["place"], waiting["reason"]) == ("waiting", 1, "")
+    assert "PREVIEW to tps: 0 tries" in site.limn("queue")
+    delivery = site.journal.take_preview("tps")
+    site.journal.preview_delivered(delivery.id, "0x0000", 5.0)
+    (waiting,) = entries()
+    assert waiting["reason"] == "its PREVIEW went to tps"
+    site.journal.started(row.id)
+    (running,) = entries()
+    assert (running["state"], running["reason"]) == ("running", "its PREVIEW went to tps")
+    assert "its PREVIEW went to tps" in site.limn("log")
+    assert "try 1; its PREVIEW went to tps" in site.limn("queue")

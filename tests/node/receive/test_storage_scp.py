@@ -345,6 +345,25 @@ def test_a_structure_set_that_came_back_for_another_animal_is_named(receiver, tm
     assert len(list((tmp_path / "returned").iterdir())) == 1
 
 
+def test_a_preview_that_came_back_is_known_and_closes_no_scan(receiver, tmp_path, caplog):
+    """The planning system forwards what it has: the scan still waits for its worker."""
+    caplog.set_level(logging.INFO)
+    journal = receiver.door.journal
+    row = journal.insert(arrived(), ["tps"])
+    assert row is not None
+    preview = journal.begin_preview(row.id)
+    assert preview is not None
+    journal.preview_contoured(row.id, "/preview.dcm", ["tps"])
+    before = journal.scans(), journal.deliveries(row.id), journal.preview_deliveries(row.id)
+    contents = encoded(structure_set(preview.sop_instance_uid))
+    assert receiver.door.intake.keep_structure_set(contents, SCP).status == 0x0000
+    assert "scan-00001 animal M1: its PREVIEW came back from" in caplog.text
+    (kept,) = (tmp_path / "returned").iterdir()
+    assert kept.name.startswith("scan-00001-")
+    after = journal.scans(), journal.deliveries(row.id), journal.preview_deliveries(row.id)
+    assert after == before
+
+
 def test_a_structure_set_of_many_megabytes_is_kept(receiver, tmp_path):
     """Thirty organs on four hundred slices: a refusal would be tried again for ever."""
     ds = structure_set("2.25.405")

@@ -111,6 +111,18 @@ def test_results_go_later_and_only_those_of_the_node(site: Site) -> None:
     assert "picture.png" in json.loads((folder / "removed.json").read_text())["files"]
 
 
+def test_a_preview_goes_with_the_results(site: Site) -> None:
+    """It is no use beside the structure set that followed."""
+    row = site.delivered("1", 91)
+    folder = site.config.results_dir / row.name
+    for name in ("PREVIEW.2.25.1.dcm", "preview.png"):
+        (folder / name).write_bytes(b"x")
+    site.retention.work(time.time())
+    assert [path.name for path in folder.iterdir()] == ["removed.json"]
+    named = json.loads((folder / "removed.json").read_text())["files"]
+    assert {"PREVIEW.2.25.1.dcm", "preview.png", "picture.png"} <= set(named)
+
+
 def test_a_second_look_finds_nothing_to_do(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """A removal is made and logged once, not every hour."""
     site.delivered("1", 91)

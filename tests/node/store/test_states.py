@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,18 @@ from limn.node.store.schema import SCHEMA
 from limn.node.store.states import (
     DELIVERY_EVENTS,
     DELIVERY_TABLE,
+    PREVIEW_DELIVERY_EVENTS,
+    PREVIEW_DELIVERY_TABLE,
+    PREVIEW_EVENTS,
+    PREVIEW_TABLE,
     SCAN_EVENTS,
     SCAN_TABLE,
     DeliveryEvent,
     DeliveryState,
+    PreviewDeliveryEvent,
+    PreviewDeliveryState,
+    PreviewEvent,
+    PreviewState,
     ScanEvent,
     ScanState,
 )
@@ -22,10 +31,11 @@ from tests.conftest import REPOSITORY
 from tests.support.node.parts import arrived
 
 PAGE = REPOSITORY / "docs" / "states.md"
-HEAD = """# The life of a scan, and of a delivery
+HEAD = """# The life of a scan, of a delivery, and of a preview
 
 The journal keeps one state for each scan and one for each delivery (a structure set on its way to
-one destination). Every change of state goes through one of these two tables
+one destination). A scan may have a preview, with a state of its own and deliveries of its own
+(`engine.preview_after_s`). Every change of state goes through one of these tables
 (`limn.node.store.states`). The tables refuse an event that stands in no row of a state, and the
 journal logs it.
 A test draws this page from the tables: `LIMN_DRAW=1 pytest tests/node/store/test_states.py`.
@@ -54,6 +64,8 @@ def test_the_page_shows_the_tables():
     """docs/states.md is equal to the page that the tables give."""
     page = HEAD + drawn("A scan", SCAN_TABLE, SCAN_EVENTS)
     page += drawn("A delivery", DELIVERY_TABLE, DELIVERY_EVENTS)
+    page += drawn("A preview", PREVIEW_TABLE, PREVIEW_EVENTS)
+    page += drawn("A delivery of a preview", PREVIEW_DELIVERY_TABLE, PREVIEW_DELIVERY_EVENTS)
     if os.environ.get("LIMN_DRAW"):
         PAGE.write_text(page, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page
@@ -64,6 +76,13 @@ def test_the_page_shows_the_tables():
     [
         (SCAN_TABLE, ScanState, ScanEvent, SCAN_EVENTS),
         (DELIVERY_TABLE, DeliveryState, DeliveryEvent, DELIVERY_EVENTS),
+        (PREVIEW_TABLE, PreviewState, PreviewEvent, PREVIEW_EVENTS),
+        (
+            PREVIEW_DELIVERY_TABLE,
+            PreviewDeliveryState,
+            PreviewDeliveryEvent,
+            PREVIEW_DELIVERY_EVENTS,
+        ),
     ],
 )
 def test_every_state_and_event_has_its_place(table, states, events, words):
@@ -78,13 +97,12 @@ def test_every_state_and_event_has_its_place(table, states, events, words):
 
 def test_the_database_knows_the_same_states():
     """The schema allows exactly the states of the tables."""
-    for states in (ScanState, DeliveryState):
-        assert any(
-            set(states) - {states.NEW} == {part.strip(" '") for part in line.split(",")}
-            for line in (
-                each.partition("state in (")[2].rstrip("),") for each in SCHEMA.splitlines()
-            )
-        )
+    allowed = [
+        {part.strip(" '") for part in found.split(",")}
+        for found in re.findall(r"state in \(([^)]*)\)", SCHEMA)
+    ]
+    tables = (ScanState, DeliveryState, PreviewState, PreviewDeliveryState)
+    assert allowed == [set(states) - {states.NEW} for states in tables]
 
 
 def scan_in(journal: Journal, state: ScanState) -> int:

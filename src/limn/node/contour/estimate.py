@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydicom.errors import InvalidDicomError
+
 from limn.dicom.bounded import DAMAGES, read
 from limn.node.store.reader import JournalReader
 from limn.node.store.rows import ScanRow
@@ -107,5 +109,5 @@ def voxels_in(row: ScanRow) -> int:
         header = read(Path(row.folder, row.files[0]), stop_before_pixels=True)
         frames = int(header.get("NumberOfFrames") or 1)
         return int(header.Rows) * int(header.Columns) * frames * len(row.files)
-    except (OSError, IndexError, *DAMAGES):
+    except (InvalidDicomError, IndexError, *DAMAGES):
         return 0

@@ -308,7 +308,8 @@ def _shortage(config: Config) -> str:
 
 def _details(entry: QueueEntry) -> str:
     if entry.state == "running":
-        return f"try {entry.tries}" + (f"; {entry.reason}" if entry.reason else "")
+        tries = f"try {entry.tries}" if entry.tries else ""
+        return "; ".join(part for part in (tries, entry.reason) if part)
     if entry.state == "waiting":
         tries = f", try {entry.tries + 1}" if entry.tries else ""
         return f"number {entry.place}{tries}" + (f"; {entry.reason}" if entry.reason else "")

@@ -56,7 +56,7 @@ def preview_notice(journal: JournalReader, row: ScanRow) -> str:
     if preview is None or preview.state == PreviewState.DROPPED:
         return ""
     if preview.state == PreviewState.RUNNING:
-        return "its PREVIEW of one fold is contoured"
+        return "its PREVIEW of one fold is being contoured"
     gone = [each for each in journal.preview_deliveries(row.id) if each.state in PREVIEW_GONE]
     if not gone:
         return ""
