@@ -50,7 +50,7 @@ class PreviewJournal(WritableJournal):
         """Note that a preview is on disk, and offer it; False if the scan needs none any more."""
         with self._transaction() as db:
             scan = db.execute("select state from scan where id = ?", (scan_id,)).fetchone()
-            wanted = scan["state"] == ScanState.READY
+            wanted = ScanState(scan["state"]) is ScanState.READY
             event = PreviewEvent.CONTOUR if wanted else PreviewEvent.DROP
             state = next_of_preview(db, scan_id, event)
             if state is None:
