@@ -34,7 +34,7 @@ def test_the_same_settings_go_on(tmp_path):
         (
             replace(Recipe(), patch_zyx=(64, 64, 64)),
             None,
-            r"recipe.patch_zyx was \[80, 64, 80\], is \[64, 64, 64\]",
+            r"recipe.patch_zyx was \[128, 80, 96\], is \[64, 64, 64\]",
         ),
         (None, replace(OrientRecipe(), seed=78), "orient.seed was 77, is 78"),
     ],

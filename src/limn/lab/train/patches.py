@@ -20,6 +20,9 @@ from limn.lab.train.recipe import Recipe
 from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
 from limn.phantom.scanner import expose, random_scanner
 
+# Standard deviation of a tile's place about the middle of the organs' box, along each axis.
+MISPLACED_MM = 1.5
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingCase:
@@ -129,6 +132,18 @@ def draw_patch(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """HU (z, y, x) and classes (class, z, y, x) of a random patch, as a random scanner shows it."""
     case = cases[int(rng.integers(len(cases)))]
+    low = _chest_corner(rng, case, recipe) if rng.random() < 0.6 else _corner(rng, case, recipe)
+    where = tuple(slice(a, a + n) for a, n in zip(low, recipe.patch_zyx, strict=True))
+    hu = case.hu_zyx[where].astype(np.float32)
+    shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
+    if rng.random() < 0.5:
+        hu, shares = _turned(hu, shares, rng)
+    rest = np.clip(1.0 - shares.sum(axis=0, keepdims=True), 0.0, 1.0)
+    return seen_elsewhere(hu, rng), np.concatenate([rest, shares])
+
+
+def _corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> list[int]:
+    """First voxel (z, y, x) of a patch anywhere, or around some voxel of an organ."""
     shape = case.hu_zyx.shape
     kind = float(rng.random())
     middle = np.array([int(rng.integers(0, n)) for n in shape])
@@ -138,17 +153,23 @@ def draw_patch(
         if len(inside):
             coarse = tuple(-(-n // 2) for n in shape)
             middle = 2 * np.array(np.unravel_index(int(rng.choice(inside)), coarse))
-    low = [
+    return [
         int(np.clip(middle[i] - n // 2 + rng.integers(-n // 4, n // 4), 0, shape[i] - n))
         for i, n in enumerate(recipe.patch_zyx)
     ]
-    where = tuple(slice(a, a + n) for a, n in zip(low, recipe.patch_zyx, strict=True))
-    hu = case.hu_zyx[where].astype(np.float32)
-    shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
-    if rng.random() < 0.5:
-        hu, shares = _turned(hu, shares, rng)
-    rest = np.clip(1.0 - shares.sum(axis=0, keepdims=True), 0.0, 1.0)
-    return seen_elsewhere(hu, rng), np.concatenate([rest, shares])
+
+
+def _chest_corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> list[int]:
+    """First voxel (z, y, x) of a patch around the chest, as inference places its one tile."""
+    shape = case.hu_zyx.shape
+    organs = (case.shares[:, ::2, ::2, ::2] > 127).any(axis=0)
+    corner = []
+    for axis, n in enumerate(recipe.patch_zyx):
+        found = np.flatnonzero(organs.any(axis=tuple(i for i in range(3) if i != axis)))
+        middle = int(found[0] + found[-1]) if len(found) else shape[axis] // 2
+        moved = middle - n // 2 + round(rng.normal(0.0, MISPLACED_MM / recipe.spacing_mm))
+        corner.append(int(np.clip(moved, 0, shape[axis] - n)))
+    return corner
 
 
 def _turned(

@@ -18,6 +18,7 @@ class Recipe:
 
     Attributes
     ----------
+    patch_zyx : holds most chests from T1 to T13, so that one tile is enough
     stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
     phantoms : animals of the folds; each fold leaves a fifth of them out
     average : how much of itself the average of the weights keeps at each step
@@ -26,7 +27,7 @@ class Recipe:
 
     spacing_mm: float = 0.2
     shape_zyx: tuple[int, int, int] = (200, 144, 156)
-    patch_zyx: tuple[int, int, int] = (80, 64, 80)
+    patch_zyx: tuple[int, int, int] = (128, 80, 96)
     features: tuple[int, ...] = (16, 32, 64, 80, 96)
     folds: int = 5
     stems: int = 2
@@ -66,9 +67,10 @@ def going_on(bundle: Path) -> Recipe:
     return replace(
         Recipe(),
         start=str(bundle),
-        stem_phantoms=150,
-        stem_steps=1500,
-        steps=400,
+        stem_phantoms=110,
+        stem_steps=240,
+        phantoms=40,
+        steps=60,
         learning_rate=1e-3,
         first_seed=first_seed,
         first_stem_seed=first_seed + SEEDS_A_VERSION // 2,
