@@ -1,0 +1,213 @@
+"""Training of the localiser, which finds the chests of a scan, on whole-body phantoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import nn
+
+from limn.domain.files import replacement
+from limn.domain.geometry import Reorientation
+from limn.lab.train.loop import LoopSettings, TrainingLoop
+from limn.lab.train.patches import TrainingCase, seen_elsewhere
+from limn.phantom.anatomy import CORD, HEART, LUNG_L, LUNG_R, conceive
+from limn.phantom.scanner import expose, random_scanner
+from limn.segment.engine.localise import MULTIPLE, Localiser, LocaliserNet
+from limn.segment.engine.orient import COARSE_MM, STRAIGHT, WAYS, dense
+
+# A whole mouse with its tail, its bed and much air beside it.
+BODY_ZYX = (144, 56, 80)
+BODY_CENTRE_MM = (0.0, 0.0, -14.0)
+# A coarse voxel is the mean of some hundred fine ones, so most of their noise is gone.
+COARSE_NOISE = 0.25
+# Between the middles of two animals side by side.
+APART_MM = (21.0, 36.0)
+AIR_HU = -1000.0
+LEAST_SLICES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class LocaliserRecipe:
+    """The settings of the localiser's training."""
+
+    phantoms: int = 240
+    first_seed: int = 77_000
+    steps: int = 2000
+    batch: int = 2
+    learning_rate: float = 3e-3
+    seed: int = 78
+
+
+def make_body(seed: int) -> TrainingCase:
+    """The whole-body phantom of a seed on the coarse grid; every third has a contrast agent."""
+    scanner = random_scanner(seed, COARSE_MM, BODY_ZYX)
+    scanner = replace(
+        scanner,
+        centre_xyz_mm=BODY_CENTRE_MM,
+        noise_hu=scanner.noise_hu * COARSE_NOISE,
+        truncation_mm=None,
+    )
+    volume, shares = expose(conceive(seed, contrast=seed % 3 == 1), scanner, seed)
+    return TrainingCase(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
+
+
+def draw_bodies(
+    rng: np.random.Generator, cases: Sequence[TrainingCase], count: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Density (n, 1, z, y, x) and classes (n, class, z, y, x) of fields cut at random.
+
+    Each shows one animal or two, lying in any way, mirror images included.
+    """
+    z = int(rng.integers(LEAST_SLICES, BODY_ZYX[0] + 1)) if rng.random() < 0.8 else BODY_ZYX[0]
+    y, x = (int(rng.integers(30, 97)) for _ in range(2))
+    shape = [-(-n // MULTIPLE) * MULTIPLE for n in (z, y, x)]
+    pictures, targets = [], []
+    for _ in range(count):
+        hu, classes = _scene(rng, cases)
+        hu, classes = _cut(rng, hu, classes, (z, y, x))
+        fill = [(0, want - have) for want, have in zip(shape, hu.shape, strict=True)]
+        pictures.append(np.pad(dense(seen_elsewhere(hu, rng)), fill)[None])
+        targets.append(np.pad(classes, [(0, 0), *fill]))
+    stacked = np.stack(targets)
+    rest = np.clip(1.0 - stacked.sum(axis=1, keepdims=True), 0.0, 1.0)
+    return np.stack(pictures), np.concatenate([rest, stacked], axis=1)
+
+
+def _scene(
+    rng: np.random.Generator, cases: Sequence[TrainingCase]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """One animal or two side by side: HU (z, y, x), and shares (heart cord lungs, z, y, x)."""
+    hu, classes = _one(rng, cases)
+    if rng.random() > 0.3:
+        return hu, classes
+    other_hu, other = _one(rng, cases)
+    if rng.random() < 0.5:
+        other_hu, other = other_hu[::-1], other[:, ::-1]
+    apart = round(float(rng.uniform(*APART_MM)) / COARSE_MM)
+    axis = 2 if rng.random() < 0.8 else 1
+    along = round(float(rng.normal(0.0, 6.0)) / COARSE_MM)
+    other_hu = np.roll(other_hu, along, 0)
+    other = np.roll(other, along, 1)
+    place = [0, 0, 0]
+    place[axis] = apart
+    size = [
+        max(have, moved + own)
+        for have, own, moved in zip(hu.shape, other_hu.shape, place, strict=True)
+    ]
+    hu, classes = _placed(hu, classes, [0, 0, 0], size)
+    other_hu, other = _placed(other_hu, other, place, size)
+    nearer = other_hu > hu
+    return np.where(nearer, other_hu, hu), np.where(nearer, other, classes)
+
+
+def _placed(
+    hu: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.float32],
+    place: Sequence[int],
+    size: Sequence[int],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """An animal in a larger field of air, its first voxel at this place."""
+    fill = [(at, n - at - own) for at, n, own in zip(place, size, hu.shape, strict=True)]
+    return np.pad(hu, fill, constant_values=AIR_HU), np.pad(classes, [(0, 0), *fill])
+
+
+def _one(
+    rng: np.random.Generator, cases: Sequence[TrainingCase]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """One animal of any size, rotated a little and turned or mirrored at random."""
+    case = cases[int(rng.integers(len(cases)))]
+    shares = case.shares.astype(np.float32) / 255.0
+    lungs = shares[LUNG_R - 1] + shares[LUNG_L - 1]
+    both = np.stack([case.hu_zyx.astype(np.float32), shares[HEART - 1], shares[CORD - 1], lungs])
+    if rng.random() < 0.6:
+        both = _rotated(both, rng)
+    turn = Reorientation.between(WAYS[int(rng.integers(len(WAYS)))], STRAIGHT)
+    hu, *organs = (np.ascontiguousarray(turn.apply(each)) for each in both)
+    return hu, np.stack(organs)
+
+
+def _rotated(both: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Rotated by up to 20 degrees about each axis, and scaled by 0.75 to 1.33."""
+    angles = rng.uniform(-0.35, 0.35, 3)
+    turn = np.eye(3)
+    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), angles, strict=True):
+        one = np.eye(3)
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[a, b], one[b, a] = np.sin(angle), -np.sin(angle)
+        turn = turn @ one
+    half = np.array(both.shape[:0:-1]) / 2.0
+    theta = np.zeros((1, 3, 4), dtype=np.float32)
+    theta[0, :, :3] = (turn * half[None, :] / half[:, None]) / np.exp(rng.uniform(-0.285, 0.285))
+    image = torch.from_numpy(both[None])
+    grid = nn.functional.affine_grid(
+        torch.from_numpy(theta), list(image.shape), align_corners=False
+    )
+    moved = nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    return np.asarray(moved[0].numpy())
+
+
+def _cut(
+    rng: np.random.Generator,
+    hu: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.float32],
+    size: tuple[int, int, int],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """A field of at most this size; most fields hold the chest, or some of it."""
+    inside = np.argwhere(classes.sum(axis=0) > 0.5)
+    middle = inside[int(rng.integers(len(inside)))] if len(inside) else np.array(hu.shape) // 2
+    where = []
+    for axis, n in enumerate(size):
+        have = hu.shape[axis]
+        n = min(n, have)
+        low = int(np.clip(middle[axis] - n // 2 + rng.normal(0.0, n / 6), 0, have - n))
+        where.append(slice(low, low + n))
+    return hu[tuple(where)], classes[(slice(None), *where)]
+
+
+def train_localiser(
+    cases: Sequence[TrainingCase],
+    recipe: LocaliserRecipe,
+    checkpoint: Path,
+    report: Callable[[str], None],
+) -> Localiser:
+    """Train a localiser; goes on from the checkpoint if there is one."""
+    torch.manual_seed(recipe.seed)
+    network = LocaliserNet()
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    settings = LoopSettings(
+        name="localiser", steps=recipe.steps, checkpoint=checkpoint, clip=5.0, smoothing=0.98
+    )
+    loop = TrainingLoop(settings, network, optimizer, schedule)
+    rng = np.random.default_rng([recipe.seed, loop.first])
+
+    def loss_of(_: int) -> torch.Tensor:
+        pictures, classes = draw_bodies(rng, cases, recipe.batch)
+        truth = torch.from_numpy(classes)
+        log_soft = torch.log_softmax(network(torch.from_numpy(pictures)), dim=1)
+        soft = log_soft.exp()
+        axes = (0, 2, 3, 4)
+        overlap, size = (soft * truth).sum(axes)[1:], (soft + truth).sum(axes)[1:]
+        soft_dice = ((2 * overlap + 1.0) / (size + 1.0)).mean()
+        return -(truth * log_soft).sum(1).mean() - soft_dice
+
+    network.load_state_dict(loop.run(loss_of, report))
+    return Localiser(network)
+
+
+def save_localiser(localiser: Localiser, path: Path) -> None:
+    """Write the weights in half precision."""
+    kept = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in localiser.network.state_dict().items()
+    }
+    with replacement(path) as part:
+        torch.save(kept, part)
