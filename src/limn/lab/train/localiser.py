@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import nn
 
 from limn.domain.files import replacement
@@ -163,10 +162,10 @@ def _cut(
     middle = inside[int(rng.integers(len(inside)))] if len(inside) else np.array(hu.shape) // 2
     where = []
     for axis, n in enumerate(size):
-        have = hu.shape[axis]
-        n = min(n, have)
-        low = int(np.clip(middle[axis] - n // 2 + rng.normal(0.0, n / 6), 0, have - n))
-        where.append(slice(low, low + n))
+        taken = min(n, hu.shape[axis])
+        low = middle[axis] - taken // 2 + rng.normal(0.0, taken / 6)
+        low = int(np.clip(low, 0, hu.shape[axis] - taken))
+        where.append(slice(low, low + taken))
     return hu[tuple(where)], classes[(slice(None), *where)]
 
 
