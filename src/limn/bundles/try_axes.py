@@ -12,7 +12,6 @@ from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
 from limn.segment.bundle.bundle import Bundle, open_bundle
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
-from limn.segment.draw.gaps import bridge
 from limn.segment.draw.locate import keep_one_animal
 from limn.segment.engine.orient import AS_IN_HEADER, Finder
 from limn.segment.importing.axis_search import AxisTrial, search_axes
@@ -29,11 +28,11 @@ def try_model(bundle: Bundle, folder: Path, console: Console) -> list[AxisTrial]
         If the folder holds no series that can be contoured.
     """
     series = assemble(one_series(folder, console), assume_hu=False)
-    volume = keep_one_animal(bridge(read_volume(series), series.rungs), "largest").volume
+    located = keep_one_animal(read_volume(series, bridged=True), "largest")
     lie = AS_IN_HEADER
     embedded = open_bundle(EMBEDDED_BUNDLE)
     if embedded.onlooker is not None:
-        lie = Finder.load(embedded.folder / embedded.onlooker).find(volume)
+        lie = Finder.load(embedded.folder / embedded.onlooker).find(located.coarse())
         if not lie.as_in_header:
             console.print(f"[yellow]note:[/] the animal lies {lie.words}; turned straight")
     with Progress(
@@ -42,6 +41,6 @@ def try_model(bundle: Bundle, folder: Path, console: Console) -> list[AxisTrial]
         bar = bars.add_task("trying every way", total=None)
         return search_axes(
             bundle,
-            lie.straighten(volume),
+            lie.straighten(located.volume),
             lambda done, total: bars.update(bar, completed=done, total=total),
         )

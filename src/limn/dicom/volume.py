@@ -37,9 +37,11 @@ from pydicom.uid import (
 )
 
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
+from limn.dicom.ladder import even_grid, fill_missing
 from limn.dicom.padding import fill_with_air
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
+from limn.domain.geometry import IntArray
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 
@@ -86,36 +88,48 @@ def _read_header(path: Path) -> Dataset:
         raise RefusedSeries(msg) from error
 
 
-def read_volume(series: Series) -> Volume:
+def read_volume(series: Series, *, bridged: bool = False) -> Volume:
     """Decode every slice once: HU = stored value * RescaleSlope + RescaleIntercept.
 
     Padding is air. PhotometricInterpretation MONOCHROME1 only concerns display. Source: PS3.3
     C.11.1, C.7.5.1.1.2.
+
+    Parameters
+    ----------
+    bridged : missing slices are interpolated, so that the volume lies on an even ladder
 
     Raises
     ------
     RefusedSeries
         If the pixels of an instance can't be decoded.
     """
-    if math.prod(series.grid.shape_zyx) > MAX_VOXELS:
-        shown = " x ".join(str(size) for size in series.grid.shape_zyx)
+    rungs = series.rungs if bridged else np.arange(len(series.slices))
+    grid = even_grid(series.grid, rungs)
+    if math.prod(grid.shape_zyx) > MAX_VOXELS:
+        shown = " x ".join(str(size) for size in grid.shape_zyx)
         msg = f"slices x Rows x Columns is {shown}, at most {MAX_VOXELS} voxels can be contoured"
         raise RefusedSeries(msg)
-    hu_zyx = np.empty(series.grid.shape_zyx, dtype=np.float32)
+    hu_zyx = np.empty(grid.shape_zyx, dtype=np.float32)
     if all(each.frame is None for each in series.slices):
 
         def fill(k: int) -> None:
-            _rescale(series.slices[k], _decode(series.slices[k]), hu_zyx[k])
+            _rescale(series.slices[k], _decode(series.slices[k]), hu_zyx[rungs[k]])
 
         _on_every_core(fill, len(series.slices))
-        return Volume(hu_zyx, series.grid)
+    else:
+        _read_frames(series, hu_zyx, rungs)
+    fill_missing(hu_zyx, rungs)
+    return Volume(hu_zyx, grid)
+
+
+def _read_frames(series: Series, hu_zyx: npt.NDArray[np.float32], rungs: IntArray) -> None:
+    """Fill the slices of a series whose files hold several frames; each file is opened once."""
     opened: dict[Path, Stored] = {}
-    for k, each in enumerate(series.slices):
+    for place, each in zip(rungs, series.slices, strict=True):
         if each.path not in opened:
             opened = {each.path: _decode(each)}
         stored = opened[each.path]
-        _rescale(each, stored if each.frame is None else stored[each.frame - 1], hu_zyx[k])
-    return Volume(hu_zyx, series.grid)
+        _rescale(each, stored if each.frame is None else stored[each.frame - 1], hu_zyx[place])
 
 
 def _on_every_core(do: Callable[[int], None], count: int) -> None:

@@ -6,7 +6,7 @@ x to the animal's left, y to its back, z to its head). PS3.3 C.7.6.2.1.1 relates
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -151,6 +151,27 @@ class Grid:
         """Largest distance of the points from the plane of a slice."""
         offset_xyz_mm = points_xyz_mm - self.slice_origins_xyz_mm[slice_index]
         return float(np.abs(offset_xyz_mm @ self.normal_xyz).max())
+
+    def part(self, box: tuple[slice, slice, slice]) -> Grid:
+        """The grid of a box of this one's voxels; itself if the box holds all.
+
+        Parameters
+        ----------
+        box : slices along z, y, x with a start and a stop within the grid
+        """
+        slices, rows, columns = box
+        if tuple((span.start, span.stop) for span in box) == tuple((0, n) for n in self.shape_zyx):
+            return self
+        moved_xyz_mm = (
+            rows.start * self.spacing_y_mm * self.along_y_xyz
+            + columns.start * self.spacing_x_mm * self.along_x_xyz
+        )
+        return replace(
+            self,
+            slice_origins_xyz_mm=self.slice_origins_xyz_mm[slices] + moved_xyz_mm,
+            rows=rows.stop - rows.start,
+            columns=columns.stop - columns.start,
+        )
 
     @property
     def axis_letters(self) -> str:

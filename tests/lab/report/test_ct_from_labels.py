@@ -12,6 +12,7 @@ from limn.lab.report.figures import REAL_HU
 from limn.lab.train.nnunet_folder import ONLOOKER
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.delineate import delineate
+from limn.segment.engine.coarse import coarse
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.orient import CERTAIN, Finder
 from tests.conftest import BUNDLE
@@ -79,6 +80,6 @@ def test_the_orientation_of_a_whole_real_mouse_is_found(whole_mouse, way, flippe
     """As the header states and in every half turn, with certainty."""
     finder = Finder.load(BUNDLE / ONLOOKER)
     hu = np.ascontiguousarray(np.flip(whole_mouse, flipped))
-    lie = finder.find(Volume(hu, axial_grid(hu.shape, SpacingMm(0.14, 0.14, 0.14), np.zeros(3))))
+    lie = finder.find(coarse(hu, SpacingMm(0.14, 0.14, 0.14)))
     assert lie.letters == way
     assert lie.probability > CERTAIN

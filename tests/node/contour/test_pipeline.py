@@ -9,7 +9,7 @@ import pytest
 
 from limn.dicom import rtstruct
 from limn.dicom.series import assemble
-from limn.dicom.volume import read_headers
+from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
@@ -19,7 +19,7 @@ from limn.node.contour.pipeline import Options, Product, contour, prove, rehears
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.draw.gaps import bridge, organs_in_gaps, unbridge
+from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.orient import Lie
@@ -145,7 +145,7 @@ def test_a_lie_that_the_image_does_not_tell_is_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Contoured as the header says, but a person must look: the header may be wrong."""
-    monkeypatch.setattr(ensemble.finder, "find", lambda volume: Lie("SPL", 0.65))
+    monkeypatch.setattr(ensemble.finder, "find", lambda *_: Lie("SPL", 0.65))
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "46"), ensemble)
     assert "lie-unsure:0.65" in product.flags
     assert product.held is not None
@@ -275,20 +275,26 @@ def test_what_is_not_proven_is_not_sent(mouse: tuple[Volume, Labels], tmp_path: 
         prove(contents, series, labels, STYLE)
 
 
-def test_bridging_interpolates_and_gives_back_what_was_there(
-    mouse: tuple[Volume, Labels],
+def test_a_missing_slice_is_interpolated_and_has_no_labels(
+    mouse: tuple[Volume, Labels], tmp_path: Path
 ) -> None:
     """The network gets a missing slice from its neighbours; the labels don't have it."""
     volume, truth = mouse
-    rungs = np.delete(np.arange(len(volume.hu_zyx)), [50, 51])
-    grid = replace(volume.grid, slice_origins_xyz_mm=volume.grid.slice_origins_xyz_mm[rungs])
-    whole = bridge(Volume(volume.hu_zyx[rungs], grid), rungs)
-    assert np.array_equal(whole.hu_zyx[rungs], volume.hu_zyx[rungs])
-    third = volume.hu_zyx[49] * 2 / 3 + volume.hu_zyx[52] / 3
-    assert np.allclose(whole.hu_zyx[50], third, atol=0.01)
-    assert np.allclose(whole.grid.slice_origins_xyz_mm, volume.grid.slice_origins_xyz_mm, atol=1e-9)
+    folder = write(volume, tmp_path / "ct", "HFS", "38")
+    for path in sorted(folder.iterdir())[50:52]:
+        path.unlink()
+    series = assemble(read_headers(sorted(folder.iterdir())))
+    rungs = series.rungs
+    assert len(np.setdiff1d(np.arange(len(volume.hu_zyx)), rungs)) == 2
+    whole, there = read_volume(series, bridged=True), read_volume(series)
+    assert np.array_equal(whole.hu_zyx[rungs], there.hu_zyx)
+    gap = int(np.setdiff1d(np.arange(rungs[-1]), rungs)[0])
+    third = whole.hu_zyx[gap - 1] * 2 / 3 + whole.hu_zyx[gap + 2] / 3
+    assert np.allclose(whole.hu_zyx[gap], third, atol=0.01)
+    steps_mm = np.diff(whole.grid.slice_origins_xyz_mm, axis=0)
+    assert np.allclose(steps_mm, steps_mm[0], atol=1e-6)
     assert Organ.HEART in organs_in_gaps(truth, rungs)
-    back = unbridge(truth, rungs, grid)
+    back = unbridge(truth, rungs, series.grid)
     assert np.array_equal(back.labels_zyx, truth.labels_zyx[rungs])
 
 

@@ -8,6 +8,7 @@ import torch
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
+from limn.segment.engine.coarse import coarse
 from limn.segment.engine.orient import (
     AS_IN_HEADER,
     CERTAIN,
@@ -16,7 +17,6 @@ from limn.segment.engine.orient import (
     Finder,
     Lie,
     Onlooker,
-    coarse,
     coarse_pictures,
     contradictions,
     posterior,
@@ -119,26 +119,35 @@ def test_the_finder_finds_what_the_onlooker_likes(way):
     """The way with the best score wins if the image is certain; if not, the header does."""
     rng = np.random.default_rng(5)
     animal = rng.uniform(-400, 900, (24, 24, 24)).astype(np.float32)
-    scan = volume(animal, mm=(0.84, 0.84, 0.84))
-    (picture,) = coarse_pictures(scan)
+    (picture,) = coarse_pictures(animal)
     wanted = turned_all_ways(picture)[WAYS.index(way)]
-    sure = Finder(Template(wanted, 200.0)).find(scan)
+    sure = Finder(Template(wanted, 200.0)).find(animal)
     assert sure.letters == way
     assert sure.probability > CERTAIN
-    assert Finder(Template(wanted, 0.1)).find(scan).letters == STRAIGHT
+    assert Finder(Template(wanted, 0.1)).find(animal).letters == STRAIGHT
 
 
 def test_a_long_scan_is_looked_at_in_stretches():
     """Every slice is in a stretch, and the stretch with the best score decides."""
     rng = np.random.default_rng(6)
     animal = rng.uniform(-400, 900, (90, 24, 24)).astype(np.float32)
-    scan = volume(animal, mm=(0.84, 0.84, 0.84))
-    pictures = coarse_pictures(scan)
+    pictures = coarse_pictures(animal)
     assert len(pictures) == 9
     assert {len(picture) for picture in pictures} == {32}
     np.testing.assert_array_equal(pictures[-1][-1], (animal[-1] + 1000) / 1000)
     wanted = turned_all_ways(pictures[3])[WAYS.index("IAL")]
-    assert Finder(Template(wanted, 200.0)).find(scan).letters == "IAL"
+    assert Finder(Template(wanted, 200.0)).find(animal).letters == "IAL"
+
+
+def test_a_known_chest_is_the_only_stretch_of_a_long_scan():
+    """The onlooker sees the stretch around it, as far as the scan goes; a short scan as a whole."""
+    rng = np.random.default_rng(6)
+    animal = rng.uniform(-400, 900, (90, 24, 24)).astype(np.float32)
+    for chest, first in ((slice(40, 60), 34), (slice(0, 8), 0), (slice(84, 90), 58)):
+        (picture,) = coarse_pictures(animal, chest)
+        np.testing.assert_array_equal(picture[0], (animal[first] + 1000) / 1000)
+        assert len(picture) == 32
+    assert len(coarse_pictures(animal[:40], slice(10, 20))[0]) == 40
 
 
 def test_pictures_are_square_and_hold_the_animal():
@@ -203,5 +212,5 @@ def test_the_right_lungs_share():
 @pytest.mark.parametrize("shape", [(2, 40, 40), (4, 3, 60), (20, 20, 1)])
 def test_a_sliver_of_a_scan_is_no_crash(shape):
     """Fields of hardly a voxel across raise nothing."""
-    scan = volume(np.full(shape, 40.0, np.float32), mm=(0.1, 0.1, 0.1))
-    assert Finder(Onlooker()).find(scan).letters in WAYS
+    hu = np.full(shape, 40.0, np.float32)
+    assert Finder(Onlooker()).find(coarse(hu, SpacingMm(0.1, 0.1, 0.1))).letters in WAYS

@@ -16,13 +16,12 @@ from limn.domain.files import replacement
 from limn.domain.geometry import SpacingMm
 from limn.lab.train.loop import LoopSettings, TrainingLoop
 from limn.lab.train.patches import TrainingCase, seen_elsewhere
+from limn.segment.engine.coarse import coarse, dense
 from limn.segment.engine.half import autocast
 from limn.segment.engine.orient import (
     STRAIGHT,
     WAYS,
     Onlooker,
-    coarse,
-    dense,
     squared,
     turned_all_ways,
 )

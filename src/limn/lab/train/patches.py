@@ -162,10 +162,11 @@ def _corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> lis
 def _chest_corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> list[int]:
     """First voxel (z, y, x) of a patch around the chest, as inference places its one tile."""
     shape = case.hu_zyx.shape
-    organs = (case.shares[:, ::2, ::2, ::2] > 127).any(axis=0)
+    organs = case.shares[:, ::2, ::2, ::2].max(axis=0) > 127
     corner = []
     for axis, n in enumerate(recipe.patch_zyx):
-        found = np.flatnonzero(organs.any(axis=tuple(i for i in range(3) if i != axis)))
+        others = tuple(i for i in range(3) if i != axis)
+        found = np.flatnonzero(organs.max(axis=others))
         middle = int(found[0] + found[-1]) if len(found) else shape[axis] // 2
         moved = middle - n // 2 + round(rng.normal(0.0, MISPLACED_MM / recipe.spacing_mm))
         corner.append(int(np.clip(moved, 0, shape[axis] - n)))

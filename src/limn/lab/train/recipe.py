@@ -67,7 +67,7 @@ def going_on(bundle: Path) -> Recipe:
     return replace(
         Recipe(),
         start=str(bundle),
-        stem_phantoms=110,
+        stem_phantoms=70,
         stem_steps=240,
         phantoms=40,
         steps=60,

@@ -19,7 +19,7 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.segment.draw.delineate import Delineated, delineate
-from limn.segment.draw.gaps import bridge, organs_in_gaps, unbridge
+from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
@@ -94,10 +94,8 @@ def contour(
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
         refuse_unread(series.grid.shape_zyx)
-        volume = read_volume(series)
-    with stopwatch.stage("preprocess_s"):
-        bridged = bridge(volume, series.rungs)
-    drawn = delineate(bridged, ensemble, options.two_animals, stopwatch, progress)
+        volume = read_volume(series, bridged=True)
+    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress)
     with stopwatch.stage("clean_s"):
         if cut := organs_in_gaps(drawn.labels, series.rungs):
             raise RefusedSeries(_gap_refusal(series, cut))
@@ -117,7 +115,9 @@ def contour(
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, options.style)
     with stopwatch.stage("picture_s"):
-        picture = draw_contours(volume, labels, options.style.colours, _caption(series, identity))
+        picture = draw_contours(
+            volume, drawn.labels, options.style.colours, _caption(series, identity)
+        )
     return Product(
         structure_set,
         picture,

@@ -49,6 +49,7 @@ class Bundle:
     Attributes
     ----------
     onlooker : file of the weights that find how an animal lies, or None
+    localiser : file of the weights that find the chest, or None
     orientation : letters that the axes z, y, x of the training's arrays grow towards, before
         ``transpose_forward`` of the plans
     spacing_mm : in the same order; in a 2d bundle the first axis of the plans' order has the
@@ -81,6 +82,7 @@ class Bundle:
     protocol: Mapping[str, str]
     onlooker: str | None
     sha256: str
+    localiser: str | None = None
     files: tuple[str, ...] = ()
     profile: ProfileName = "paper"
     mirror_axes: tuple[int, ...] = ()
@@ -111,10 +113,7 @@ def open_bundle(folder: Path) -> Bundle:
     needed = {"plans.json", "dataset.json"} | {
         bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
     }
-    if bundle.onlooker:
-        needed.add(bundle.onlooker)
-    if bundle.sample:
-        needed.add(bundle.sample)
+    needed |= {name for name in (bundle.onlooker, bundle.localiser, bundle.sample) if name}
     if unlisted := sorted(needed - set(files)):
         msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
         raise BundleUnfit(msg)
@@ -211,6 +210,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         protocol={str(key): str(value) for key, value in manifest["protocol"].items()},
         onlooker=str(manifest["onlooker"]) if "onlooker" in manifest else None,
         sha256=sha256,
+        localiser=str(manifest["localiser"]) if "localiser" in manifest else None,
         files=tuple(sorted(str(name) for name in manifest["files"])),
         profile=manifest.get("profile", "paper"),
         mirror_axes=tuple(int(axis) for axis in manifest.get("mirror_axes", ())),

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.draw.clean import clean
-from limn.segment.draw.locate import ChoiceRule, keep_one_animal
-from limn.segment.engine.ensemble import Ensemble, Inferred, Prepared
+from limn.segment.draw.chest import box_around_chest
+from limn.segment.draw.clean import Cleaned, clean
+from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
+from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
 from limn.segment.engine.orient import AS_IN_HEADER, Lie, contradictions
+from limn.segment.engine.region import Region, grown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,29 +71,126 @@ def delineate(
                 "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
-        lie = ensemble.finder.find(located.volume) if ensemble.finder else AS_IN_HEADER
-        straight = lie.straighten(located.volume)
+        placed = _place(located, ensemble)
+    seen = ensemble.despite_gpu(lambda: _see_all(located, placed, ensemble, stopwatch, progress))
+    with stopwatch.stage("clean_s"):
+        return Delineated(
+            Labels(
+                _in_whole(seen.labels_zyx, seen.region, volume), volume.grid, ensemble.bundle.organs
+            ),
+            seen.cleaned.removed_voxels,
+            located.animals,
+            placed.lie,
+            tuple(contradictions(seen.cleaned.labels)),
+            {
+                organ: seen.inferred.agreement[label]
+                for label, organ in ensemble.bundle.organs.items()
+            },
+            _in_whole(seen.disagreement_zyx, seen.region, volume),
+            (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
+        )
 
-    def drawn() -> tuple[Prepared, Inferred, Labels]:
-        with stopwatch.stage("preprocess_s"):
-            prepared = ensemble.prepare(straight)
-        with stopwatch.stage("inference_s"):
-            inferred = ensemble.infer(prepared, progress)
-            return prepared, inferred, ensemble.label(prepared, inferred)
 
-    prepared, inferred, raw = ensemble.despite_gpu(drawn)
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """How the animal lies, and the box of its chest; None if the whole scan has to be seen."""
+
+    lie: Lie
+    chest: Region | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What the folds saw in a box of the scan; both arrays are on the scan's voxels there."""
+
+    region: Region
+    chest: bool
+    inferred: Inferred
+    cleaned: Cleaned
+    labels_zyx: npt.NDArray[np.uint8]
+    disagreement_zyx: npt.NDArray[np.uint8]
+
+
+def _place(located: Located, ensemble: Ensemble) -> _Placed:
+    """How the animal lies, and where its chest is, by the coarse scan."""
+    whole = located.coarse()
+    found = ensemble.localiser.find(whole) if ensemble.localiser else None
+    lie = AS_IN_HEADER
+    if ensemble.finder:
+        lie = ensemble.finder.find(whole, found.slices[0] if found else None)
+    if found is None:
+        return _Placed(lie, None)
+    grid = located.scan.grid
+    return _Placed(lie, box_around_chest(found, whole.shape, grid, lie, ensemble.tile_mm))
+
+
+def _see_all(
+    located: Located,
+    placed: _Placed,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> _Seen:
+    """The whole chest; the box grows where it cuts an organ.
+
+    If an organ is missing there, or the box has grown too often, the folds see the whole scan.
+    """
+    grid = located.scan.grid
+    region = placed.chest
+    for _ in range(MOST_GROWTHS + 1):
+        if region is None:
+            break
+        seen = _see(located, region, placed.lie, ensemble, stopwatch, progress, chest=True)
+        if any(label not in seen.labels_zyx for label in ensemble.bundle.organs):
+            break
+        larger = grown(region, seen.labels_zyx, grid.shape_zyx, grid.spacing_mm.zyx)
+        if larger == region:
+            return seen
+        region = larger
+    whole = Region.whole(grid.shape_zyx)
+    return _see(located, whole, placed.lie, ensemble, stopwatch, progress, chest=False)
+
+
+def _see(
+    located: Located,
+    region: Region,
+    lie: Lie,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+    *,
+    chest: bool,
+) -> _Seen:
+    part = located.part(region.slices)
+    with stopwatch.stage("preprocess_s"):
+        prepared = ensemble.prepare(lie.straighten(part))
+    with stopwatch.stage("inference_s"):
+        inferred = ensemble.infer(prepared, progress, chest=chest)
+        raw = ensemble.label(prepared, inferred)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
-        contradicting = contradictions(cleaned.labels)
-        labels = lie.back(cleaned.labels, volume)
-        disagreement = lie.turned_back(ensemble.disagreement(prepared, inferred), volume)
-    return Delineated(
-        labels,
-        cleaned.removed_voxels,
-        located.animals,
-        lie,
-        tuple(contradicting),
-        {organ: inferred.agreement[label] for label, organ in labels.organs.items()},
-        disagreement,
-        inferred.flags,
-    )
+        return _Seen(
+            region,
+            chest,
+            inferred,
+            cleaned,
+            lie.turned_back(cleaned.labels.labels_zyx, part),
+            lie.turned_back(ensemble.disagreement(prepared, inferred), part),
+        )
+
+
+def _in_whole(
+    part_zyx: npt.NDArray[np.uint8], region: Region, volume: Volume
+) -> npt.NDArray[np.uint8]:
+    """A map of a box of the scan as a map of the scan, 0 elsewhere."""
+    if part_zyx.shape == volume.hu_zyx.shape:
+        return part_zyx
+    whole = np.zeros(volume.hu_zyx.shape, dtype=np.uint8)
+    whole[region.slices] = part_zyx
+    return whole
+
+
+def _chest_flags(seen: _Seen, ensemble: Ensemble) -> list[str]:
+    """Say so if the localiser found no chest, and every fold saw the whole scan."""
+    sought = ensemble.localiser is not None
+    return ["chest-unsure"] if sought and not seen.chest else []

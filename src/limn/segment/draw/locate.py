@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,12 +12,13 @@ from scipy import ndimage
 
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Volume
+from limn.domain.scan import Box, Volume
+from limn.segment.engine.coarse import block_means, coarse
 
 ChoiceRule = Literal["largest", "central", "refuse"]
 
 # Coarse enough to be quick, fine enough for a mouse.
-COARSE_MM = 0.6
+BLOCK_MM = 0.6
 # Everything denser than this counts as animal or bed, lung (-620 HU) included.
 TISSUE_HU = -750.0
 # Beds, tubes and limbs are thinner than twice this; thorax and belly are thicker.
@@ -27,20 +29,79 @@ AIR_HU = -1000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Located:
-    """A volume that shows one animal.
+class Others:
+    """Where the other animals are: blocks of voxels that count as air.
 
     Attributes
     ----------
-    animals : how many were in the field
+    blocks_zyx : (z, y, x) bool, along the scan's own axes
+    factors : voxels of a block along each axis; a rest at the end belongs to the last block
     """
 
-    volume: Volume
+    blocks_zyx: npt.NDArray[np.bool_]
+    factors: tuple[int, ...]
+
+    def at(self, places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+        """Whether voxels with these indices along z, y, x belong to another animal."""
+        return np.asarray(
+            self.blocks_zyx[
+                np.ix_(
+                    *(
+                        np.minimum(own // factor, count - 1)
+                        for own, factor, count in zip(
+                            places, self.factors, self.blocks_zyx.shape, strict=True
+                        )
+                    )
+                )
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Located:
+    """A scan of which one animal counts.
+
+    Attributes
+    ----------
+    scan : as it was scanned
+    animals : how many are in the field
+    others : where the animals are that don't count; None if there are none
+    """
+
+    scan: Volume
     animals: int
+    others: Others | None = None
+
+    @property
+    def volume(self) -> Volume:
+        """The whole scan with air where the other animals are; a copy if there are some."""
+        z, y, x = (slice(0, n) for n in self.scan.grid.shape_zyx)
+        return self.part((z, y, x))
+
+    def part(self, box: Box) -> Volume:
+        """A box of the scan with air where the other animals are."""
+        grid = self.scan.grid.part(box)
+        if self.others is None:
+            return self.scan if grid is self.scan.grid else Volume(self.scan.hu_zyx[box], grid)
+        blank = self.others.at([np.arange(span.start, span.stop) for span in box])
+        hu = np.where(blank, np.float32(AIR_HU), self.scan.hu_zyx[box])
+        return Volume(hu, grid)
+
+    def coarse(self) -> npt.NDArray[np.float32]:
+        """The scan turned to S, P, L on voxels of `COARSE_MM`, air where other animals are."""
+        grid = self.scan.grid
+        picture = coarse(self.scan.hu_zyx, grid.spacing_mm)
+        if self.others is not None:
+            places = [
+                ((np.arange(n) + 0.5) / n * own).astype(np.int64)
+                for n, own in zip(picture.shape, grid.shape_zyx, strict=True)
+            ]
+            picture[self.others.at(places)] = AIR_HU
+        return Reorientation.between(grid.axis_letters, "SPL").apply(picture)
 
 
 def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
-    """Fill every animal but one with air.
+    """Count the animals in the field, and find where all but one are.
 
     Parameters
     ----------
@@ -52,14 +113,14 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
         If there are several animals and the site's rule is to refuse.
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
-    spacing = turn.spacing(volume.grid.spacing_mm).zyx
-    turned = turn.apply(volume.hu_zyx)
-    factors = [
-        max(1, min(n, round(COARSE_MM / mm))) for n, mm in zip(turned.shape, spacing, strict=True)
-    ]
-    coarse = _block_mean(turned, factors)
-    coarse_mm = [mm * factor for mm, factor in zip(spacing, factors, strict=True)]
-    cores, count = _cores(coarse, coarse_mm)
+    own_mm = volume.grid.spacing_mm.zyx
+    factors = tuple(
+        max(1, min(n, round(BLOCK_MM / mm)))
+        for n, mm in zip(volume.hu_zyx.shape, own_mm, strict=True)
+    )
+    blocks = turn.apply(block_means(volume.hu_zyx, factors))
+    block_mm = [own_mm[axis] * factors[axis] for axis in turn.axes]
+    cores, count = _cores(blocks, block_mm)
     animals = _side_by_side(cores, count)
     if len(animals) < 2:
         return Located(volume, len(animals))
@@ -71,23 +132,10 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
         raise RefusedSeries(msg)
     chosen = _choose(cores, animals, rule)
     _, nearest = ndimage.distance_transform_edt(
-        ~np.isin(cores, animals), sampling=coarse_mm, return_indices=True
+        ~np.isin(cores, animals), sampling=block_mm, return_indices=True
     )
     others = cores[tuple(nearest)] != chosen
-    blank = others
-    for axis, factor in enumerate(factors):
-        blank = np.repeat(blank, factor, axis=axis)
-    fill = [(0, n - m) for n, m in zip(turned.shape, blank.shape, strict=True)]
-    blank = np.pad(blank, fill, mode="edge")
-    hu = np.where(turn.undo(blank), np.float32(AIR_HU), volume.hu_zyx)
-    return Located(Volume(hu, volume.grid), len(animals))
-
-
-def _block_mean(array: npt.NDArray[np.float32], factors: list[int]) -> npt.NDArray[np.float32]:
-    whole = [n // f for n, f in zip(array.shape, factors, strict=True)]
-    trimmed = array[: whole[0] * factors[0], : whole[1] * factors[1], : whole[2] * factors[2]]
-    blocks = trimmed.reshape(whole[0], factors[0], whole[1], factors[1], whole[2], factors[2])
-    return np.asarray(blocks.mean(axis=(1, 3, 5)), dtype=np.float32)
+    return Located(volume, len(animals), Others(turn.undo(others), factors))
 
 
 def _cores(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar
 
@@ -25,9 +26,10 @@ from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.profile import PROFILES, Profile, ProfileName
+from limn.segment.engine.localise import Localiser
 from limn.segment.engine.memory import WORKING_FLOATS, GpuTooSmall, refuse_too_large
 from limn.segment.engine.networks import Networks, load_networks
-from limn.segment.engine.orient import Finder
+from limn.segment.engine.orient import STRAIGHT, Finder
 from limn.segment.engine.plans import Plan, read_plan
 from limn.segment.engine.region import Region, at_least, grown, region_of_organs
 from limn.segment.engine.resample import long_axis, most_probable, nearest, resized
@@ -95,6 +97,7 @@ class Ensemble:
     Attributes
     ----------
     finder : finds how an animal lies; None if the bundle has none, and the header is believed
+    localiser : finds the chest; None if the bundle has none, or every fold sees the whole scan
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Ensemble:
     ) -> None:
         self.bundle = bundle
         self.profile = profile
-        self.finder = _load_finder(bundle)
+        self.finder = _loaded(bundle, bundle.onlooker, Finder.load)
+        found = _loaded(bundle, bundle.localiser, Localiser.load)
+        self.localiser = found if profile.region else None
         self._networks = networks
         # The networks and the batch with which every scan begins.
         self._home, self._batch = networks, networks.batch
@@ -256,12 +261,28 @@ class Ensemble:
                 left = True
         return step()
 
-    def infer(self, prepared: Prepared, progress: Progress) -> Inferred:
-        """Mean scores of all folds, for the whole scan or for the region of the organs."""
+    @property
+    def tile_mm(self) -> tuple[float, float, float]:
+        """Size of a tile along the animal's axes S, P, L."""
+        plan = self._plan
+        mm = [n * (own or 0.0) for n, own in zip(plan.patch, plan.spacing_mm, strict=True)]
+        letters = "".join(self.bundle.orientation[axis] for axis in plan.transpose)
+        along_s, along_p, along_l = (
+            mm[axis] for axis in Reorientation.between(letters, STRAIGHT).axes
+        )
+        return (along_s, along_p, along_l)
+
+    def infer(self, prepared: Prepared, progress: Progress, *, chest: bool = False) -> Inferred:
+        """Mean scores of all folds, for the whole scan or for the region of the organs.
+
+        Parameters
+        ----------
+        chest : the scan was cut to the chest already, so that every fold sees all of it
+        """
         image, patch = prepared.image_zyx, self._plan.patch
         shape = _shape(image)
         whole = Region.whole(shape)
-        if not self.profile.region:
+        if chest or not self.profile.region:
             return self._regional(image, whole, progress)
         glance = self._glance(image)
         region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
@@ -429,13 +450,14 @@ def _gpu_failed(error: Exception) -> bool:
     return any(word in text for word in ("cuda", "cudnn", "cublas", "nvidia"))
 
 
-def _load_finder(bundle: Bundle) -> Finder | None:
-    if bundle.onlooker is None:
+def _loaded(bundle: Bundle, name: str | None, load: Callable[[Path], _Result]) -> _Result | None:
+    """A small network of the bundle; None if it has none."""
+    if name is None:
         return None
     try:
-        return Finder.load(bundle.folder / bundle.onlooker)
+        return load(bundle.folder / name)
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
-        msg = f"bundle {bundle.label}: {bundle.onlooker} is no onlooker: {error}"
+        msg = f"bundle {bundle.label}: {name} has no weights of limn: {error}"
         raise BundleUnfit(msg) from error
 
 

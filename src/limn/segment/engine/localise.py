@@ -1,7 +1,7 @@
 """Finds every animal's chest on a coarse grid, whatever way the animals lie.
 
 The folds need only the chest, at a fine spacing. A small network sees the whole scan at
-`orient.COARSE_MM` and labels heart, cord and lungs there. It learnt every way to lie and every
+`coarse.COARSE_MM` and labels heart, cord and lungs there. It learnt every way to lie and every
 mirror image, so it tells neither left from right nor how the animal lies: the lungs are one organ.
 It has batch norms: their numbers are the same for a chest alone and for a whole body in much air.
 """
@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from limn.segment.engine.coarse import COARSE_MM, dense
+from limn.segment.engine.region import Region, region_of_organs
 
 HEART, CORD, LUNGS = 1, 2, 3
 CHANNELS = (16, 32, 48, 64)
@@ -72,16 +75,21 @@ class Localiser:
         network.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         return cls(network)
 
-    def label(self, density_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Labels (z, y, x) of a coarse picture: `HEART`, `CORD`, `LUNGS`, or 0.
+    def find(self, whole: npt.NDArray[np.float32]) -> Region | None:
+        """The box of one animal's heart, cord and lungs; None if it finds no whole chest.
 
         Parameters
         ----------
-        density_zyx : see `orient.dense`, on voxels of `orient.COARSE_MM`
+        whole : (z, y, x) HU with axes S, P, L by the header, on voxels of `coarse.COARSE_MM`
         """
-        shape = density_zyx.shape
+        mm = (COARSE_MM, COARSE_MM, COARSE_MM)
+        return region_of_organs(self.label(whole), LUNGS, mm, (0.0, 0.0, 0.0))
+
+    def label(self, whole: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Labels (z, y, x) of a coarse scan: `HEART`, `CORD`, `LUNGS`, or 0."""
+        shape = whole.shape
         fill = [(0, -n % MULTIPLE) for n in shape]
-        image = torch.from_numpy(np.pad(density_zyx, fill))[None, None]
+        image = torch.from_numpy(np.pad(dense(whole), fill))[None, None]
         with torch.inference_mode():
             won = self.network(image)[0].argmax(dim=0).to(torch.uint8).numpy()
         return np.ascontiguousarray(won[: shape[0], : shape[1], : shape[2]])

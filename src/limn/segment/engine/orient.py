@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import nn
 
-from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
+from limn.domain.geometry import Reorientation, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
+from limn.segment.engine.coarse import COARSE_MM, dense
 
 # What the ensemble's array axes z, y, x grow towards.
 STRAIGHT = "SPL"
@@ -31,8 +31,6 @@ WAYS = tuple(
     head + across
     for head, across in product("SI", ("PL", "AR", "PR", "AL", "LP", "RA", "LA", "RP"))
 )
-# Coarse enough to be quick, fine enough for the heart's tilt and the lobes.
-COARSE_MM = 0.84
 # The onlooker was trained on scans of up to 40 mm. A longer scan is split into stretches that
 # hold little more than a chest.
 LONGEST_MM = 42.0
@@ -165,9 +163,14 @@ class Finder:
         onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
         return cls(onlooker)
 
-    def find(self, volume: Volume) -> Lie:
-        """How the animal in a volume lies; as the header says unless the image is certain."""
-        scored = [self.scores(picture) for picture in coarse_pictures(volume)]
+    def find(self, whole: npt.NDArray[np.float32], chest: slice | None = None) -> Lie:
+        """How the animal lies; as the header says unless the image is certain.
+
+        Parameters
+        ----------
+        whole, chest : see `coarse_pictures`
+        """
+        scored = [self.scores(picture) for picture in coarse_pictures(whole, chest)]
         # In a long scan the chest decides, because it has the highest scores.
         probability = posterior(max(scored, key=lambda scores: float(scores.max())))
         best = int(np.argmax(probability))
@@ -200,13 +203,19 @@ def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(likely / likely.sum())
 
 
-def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
+def coarse_pictures(
+    whole: npt.NDArray[np.float32], chest: slice | None = None
+) -> list[npt.NDArray[np.float32]]:
     """The animal, coarse and square in cross-section: (z, y, x) float32, air 0, water 1.
 
-    A scan longer than those of the onlooker's training is split into overlapping stretches.
+    A scan longer than those of the onlooker's training is cut to the stretch around the chest, or
+    split into overlapping stretches.
+
+    Parameters
+    ----------
+    whole : (z, y, x) HU with axes S, P, L on voxels of `COARSE_MM`
+    chest : its slices, where they are known
     """
-    turn = Reorientation.between(volume.grid.axis_letters, STRAIGHT)
-    whole = coarse(turn.apply(volume.hu_zyx), turn.spacing(volume.grid.spacing_mm))
     if len(whole) < FEWEST_SLICES:
         whole = np.pad(whole, ((0, FEWEST_SLICES - len(whole)), (0, 0), (0, 0)), mode="edge")
     if len(whole) * COARSE_MM <= LONGEST_MM:
@@ -214,32 +223,9 @@ def coarse_pictures(volume: Volume) -> list[npt.NDArray[np.float32]]:
     length, stride = round(STRETCH_MM / COARSE_MM), round(STRIDE_MM / COARSE_MM)
     last = len(whole) - length
     starts = [*range(0, last, stride), last]
+    if chest is not None:
+        starts = [min(max(0, (chest.start + chest.stop - length) // 2), last)]
     return [squared(dense(whole[start : start + length])) for start in starts]
-
-
-def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
-    """HU on voxels of `COARSE_MM`: block means first, then linear interpolation."""
-    factors = [
-        max(1, min(n, int(COARSE_MM / mm + 1e-6)))
-        for n, mm in zip(hu_zyx.shape, spacing_mm.zyx, strict=True)
-    ]
-    z, y, x = (n // f for n, f in zip(hu_zyx.shape, factors, strict=True))
-    trimmed = hu_zyx[: z * factors[0], : y * factors[1], : x * factors[2]]
-    blocks = trimmed.reshape(z, factors[0], y, factors[1], x, factors[2])
-    means = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    # An array thinner than a coarse voxel keeps one.
-    zoom = [
-        max(1.0 / n, f * mm / COARSE_MM)
-        for n, f, mm in zip((z, y, x), factors, spacing_mm.zyx, strict=True)
-    ]
-    return np.asarray(
-        ndimage.zoom(means, zoom, order=1, grid_mode=True, mode="nearest"), dtype=np.float32
-    )
-
-
-def dense(hu_zyx: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Density for the onlooker: air 0, water 1, at most 2.5."""
-    return np.asarray(np.clip((hu_zyx + 1000.0) / 1000.0, 0.0, 2.5), dtype=np.float32)
 
 
 def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -25,14 +25,12 @@ from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.bundle.bundle import Bundle
+from limn.segment.engine.coarse import COARSE_MM, coarse, dense
 from limn.segment.engine.half import autocast
 from limn.segment.engine.orient import (
-    COARSE_MM,
     MIN_RIGHT_SHARE,
     STRAIGHT,
-    coarse,
     contradictions,
-    dense,
     right_lung_share,
 )
 from limn.segment.engine.weights import build, fill
