@@ -87,11 +87,13 @@ def _add_studies(studies: Commands) -> None:
 
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     from limn.lab.train.folds import train_phantom_bundle
+    from limn.lab.train.localiser import LocaliserRecipe
     from limn.lab.train.onlooker import OrientRecipe
     from limn.lab.train.recipe import Recipe, going_on
 
     recipe = going_on(parsed.start) if parsed.start else Recipe()
-    print(f"bundle sealed in {train_phantom_bundle(parsed.out, recipe, OrientRecipe(), print)}")
+    sealed = train_phantom_bundle(parsed.out, recipe, OrientRecipe(), LocaliserRecipe(), print)
+    print(f"bundle sealed in {sealed}")
 
 
 def _lab_add_sample(parsed: argparse.Namespace) -> None:

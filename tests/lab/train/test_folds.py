@@ -12,6 +12,7 @@ from limn.domain.scan import Organ
 from limn.lab.train import loop, patches
 from limn.lab.train.channels_last import LayoutFreeNorm
 from limn.lab.train.folds import Course, train, train_phantom_bundle
+from limn.lab.train.localiser import LocaliserRecipe
 from limn.lab.train.nnunet_folder import intensities_of, mean_of_folds, new_network, save_fold, seal
 from limn.lab.train.onlooker import (
     OrientRecipe,
@@ -54,6 +55,7 @@ TINY = Recipe(
     average=0.9,
 )
 ORIENT = OrientRecipe(steps=3, validation=2)
+LOCATE = LocaliserRecipe(phantoms=2, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def trained(tmp_path_factory):
     """A bundle of two tiny folds, and the reports of its training."""
     lines: list[str] = []
     folder = tmp_path_factory.mktemp("tiny")
-    return train_phantom_bundle(folder, TINY, ORIENT, lines.append), lines
+    return train_phantom_bundle(folder, TINY, ORIENT, LOCATE, lines.append), lines
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_a_second_run_trains_nothing(trained):
     """A second run makes and trains nothing, and the weights are the same."""
     before = {path: path.read_bytes() for path in trained[0].rglob("*.pth")}
     lines: list[str] = []
-    train_phantom_bundle(trained[0].parent, TINY, ORIENT, lines.append)
+    train_phantom_bundle(trained[0].parent, TINY, ORIENT, LOCATE, lines.append)
     assert not any("step" in line or "phantom" in line for line in lines)
     for path, kept in before.items():
         again = torch.load(path, weights_only=True)
@@ -128,6 +130,7 @@ def test_the_sealed_folder_is_a_bundle(trained):
     ensemble = Ensemble.load(bundle, "cpu")
     ensemble.warm_up()
     assert ensemble.finder is not None
+    assert ensemble.localiser is not None
 
 
 def test_a_course_lowers_the_loss_and_is_repeatable(cases, tmp_path):
@@ -187,7 +190,7 @@ def test_a_bundle_is_gone_on_with(trained, tmp_path):
         TINY, start=str(bundle), stem_steps=1, steps=1, learning_rate=0.0, fold_learning_rate=0.0
     )
     lines: list[str] = []
-    again = train_phantom_bundle(tmp_path, recipe, ORIENT, lines.append)
+    again = train_phantom_bundle(tmp_path, recipe, ORIENT, LOCATE, lines.append)
     assert (again / "plans.json").read_bytes() == (bundle / "plans.json").read_bytes()
     for fold in ("fold_0", "fold_1"):
         # One fold a stem here, so the mean of its folds is the fold itself.

@@ -7,6 +7,7 @@ import pytest
 
 from limn.domain.errors import ConfigWrong
 from limn.lab.train import work_folder
+from limn.lab.train.localiser import LocaliserRecipe
 from limn.lab.train.onlooker import OrientRecipe
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.work_folder import claim
@@ -15,7 +16,7 @@ from limn.lab.train.work_folder import claim
 def claim_in(folder, recipe=None, orient=None):
     """The reports of a training that starts in a folder."""
     lines: list[str] = []
-    claim(folder, recipe or Recipe(), orient or OrientRecipe(), lines.append)
+    claim(folder, recipe or Recipe(), orient or OrientRecipe(), LocaliserRecipe(), lines.append)
     return lines
 
 

@@ -26,8 +26,15 @@ from torch import nn
 
 from limn.domain.errors import StageFailed
 from limn.domain.folders import writable
+from limn.lab.train.localiser import (
+    LocaliserRecipe,
+    make_body,
+    save_localiser,
+    train_localiser,
+)
 from limn.lab.train.loop import LoopSettings, LossTable, TrainingLoop
 from limn.lab.train.nnunet_folder import (
+    LOCALISER,
     ONLOOKER,
     Weights,
     intensities_of,
@@ -100,6 +107,7 @@ class Course:
 
 
 PHANTOMS = "phantoms"
+BODIES = "bodies"
 
 
 def train(
@@ -156,9 +164,13 @@ def train(
 
 
 def train_phantom_bundle(
-    folder: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]
+    folder: Path,
+    recipe: Recipe,
+    orient: OrientRecipe,
+    locate: LocaliserRecipe,
+    report: Callable[[str], None],
 ) -> Path:
-    """Make phantoms, train stems, folds and the onlooker, and seal them as a bundle.
+    """Make phantoms, train stems, folds, onlooker and localiser, and seal them as a bundle.
 
     Each stem and the folds that start from it have a process. Goes on from the phantoms and
     checkpoints in ``folder/work``.
@@ -176,7 +188,7 @@ def train_phantom_bundle(
     """
     work, bundle = folder / "work", folder / "bundle"
     writable(work)
-    claim(work, recipe, orient, report)
+    claim(work, recipe, orient, locate, report)
     seeds = [*_fold_seeds(recipe), *_stem_seeds(recipe)]
     keep_cases(seeds, partial(make_training_case, recipe=recipe), work / PHANTOMS, report)
     intensities = _intensities(recipe, work, report)
@@ -208,6 +220,11 @@ def train_phantom_bundle(
         shutil.copyfile(onlooker, bundle / ONLOOKER)
     elif not (bundle / ONLOOKER).exists():
         _train_onlooker(work, bundle / ONLOOKER, recipe, orient, report)
+    localiser = Path(recipe.start) / LOCALISER if recipe.start else None
+    if localiser is not None and localiser.exists():
+        shutil.copyfile(localiser, bundle / LOCALISER)
+    elif not (bundle / LOCALISER).exists():
+        _train_localiser(work, bundle / LOCALISER, locate, report)
     seal(bundle, recipe)
     sampled(bundle, chest_tiles)
     return bundle
@@ -231,6 +248,16 @@ def _train_onlooker(
     right, not_mirrored = accuracy(onlooker, pictures[: orient.validation])
     report(f"onlooker: way found in {right:.3f}, above its mirror images in {not_mirrored:.3f}")
     save_onlooker(onlooker, weights)
+
+
+def _train_localiser(
+    work: Path, weights: Path, recipe: LocaliserRecipe, report: Callable[[str], None]
+) -> None:
+    """Make whole bodies on the coarse grid, and train the localiser on them."""
+    seeds = [recipe.first_seed + i for i in range(recipe.phantoms)]
+    keep_cases(seeds, make_body, work / BODIES, report)
+    cases = [read_case(seed, work / BODIES) for seed in seeds]
+    save_localiser(train_localiser(cases, recipe, work / "localiser.pt", report), weights)
 
 
 def _refuse_dead(chains: Sequence[SpawnProcess]) -> None:

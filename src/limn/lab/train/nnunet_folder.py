@@ -22,6 +22,7 @@ from limn.segment.bundle.plans_json import configuration, dataset, plain_unet
 
 CLASSES = 1 + len(TRUTH_LABELS)
 ONLOOKER = "orient.pth"
+LOCALISER = "localiser.pth"
 Weights: TypeAlias = dict[str, torch.Tensor]
 
 
@@ -152,6 +153,8 @@ profile = "fast"
 mirror_axes = []
 # Tells how the animal lies, whatever the header says.
 onlooker = "orient.pth"
+# Finds the chest on a coarse grid, so that the folds see nothing else.
+localiser = "localiser.pth"
 # Array axes (z, y, x) grow towards head (S), back (P), left (L).
 orientation = "SPL"
 spacing_mm = [{mm}, {mm}, {mm}]

@@ -16,6 +16,7 @@ import numpy as np
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
+from limn.lab.train.localiser import LocaliserRecipe
 from limn.lab.train.onlooker import OrientRecipe
 from limn.lab.train.patches import make_training_case
 from limn.lab.train.recipe import Recipe
@@ -28,7 +29,13 @@ SAMPLE = Recipe(spacing_mm=1.2, shape_zyx=(32, 24, 26))
 SAME_WITHIN = 0.05
 
 
-def claim(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[str], None]) -> None:
+def claim(
+    work: Path,
+    recipe: Recipe,
+    orient: OrientRecipe,
+    locate: LocaliserRecipe,
+    report: Callable[[str], None],
+) -> None:
     """Write the settings into a new folder, or compare them with those of an old one.
 
     An early version of limn wrote phantoms without settings. Such a folder is used, with a warning.
@@ -39,7 +46,7 @@ def claim(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[st
         If the folder belongs to other settings; the text names every difference.
     """
     path = work / NAME
-    wanted = _wanted(recipe, orient)
+    wanted = _wanted(recipe, orient, locate)
     if path.exists():
         different = list(_differences(_read(path), wanted))
         if different:
@@ -54,10 +61,11 @@ def claim(work: Path, recipe: Recipe, orient: OrientRecipe, report: Callable[[st
     write_durably(path, (json.dumps(wanted, indent=1) + "\n").encode())
 
 
-def _wanted(recipe: Recipe, orient: OrientRecipe) -> dict[str, Any]:
+def _wanted(recipe: Recipe, orient: OrientRecipe, locate: LocaliserRecipe) -> dict[str, Any]:
     wanted = {
         "recipe": asdict(recipe),
         "orient": asdict(orient),
+        "locate": asdict(locate),
         "phantoms": {str(seed): _digest(seed) for seed in SAMPLE_SEEDS},
     }
     # JSON turns tuples into lists, so compare what it gives back.
@@ -82,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _differences(kept: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
-    for part in ("recipe", "orient"):
+    for part in ("recipe", "orient", "locate"):
         before, now = kept.get(part, {}), wanted[part]
         for name in before | now:
             if before.get(name) != now.get(name):
