@@ -205,7 +205,13 @@ def test_every_flag_that_is_explained_is_written() -> None:
     )
     explained = {re.split("[:`]", name)[1] for row in rows for name in row.split(", ")}
     written = set()
-    for part in ("dicom/series.py", "node/contour", "node/deliver", "segment/engine/ensemble.py"):
+    for part in (
+        "dicom/series.py",
+        "node/contour",
+        "node/deliver",
+        "segment/engine/ensemble.py",
+        "segment/draw/delineate.py",
+    ):
         path = REPOSITORY / "src" / "limn" / part
         for each in path.rglob("*.py") if path.is_dir() else [path]:
             text = each.read_text(encoding="utf-8")
