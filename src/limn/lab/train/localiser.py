@@ -38,7 +38,7 @@ class LocaliserRecipe:
 
     phantoms: int = 240
     first_seed: int = 77_000
-    steps: int = 1200
+    steps: int = 700
     batch: int = 2
     learning_rate: float = 3e-3
     seed: int = 78
