@@ -70,7 +70,7 @@ def going_on(bundle: Path) -> Recipe:
         stem_phantoms=70,
         stem_steps=120,
         phantoms=40,
-        steps=40,
+        steps=20,
         learning_rate=1e-3,
         first_seed=first_seed,
         first_stem_seed=first_seed + SEEDS_A_VERSION // 2,
