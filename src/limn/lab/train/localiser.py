@@ -31,7 +31,7 @@ APART_MM = (21.0, 36.0)
 AIR_HU = -1000.0
 # Of background, heart, cord and lungs: together the organs fill a hundredth of a field, and without
 # weights the network answers background everywhere.
-CLASS_WEIGHTS = (1.0, 20.0, 60.0, 15.0)
+CLASS_WEIGHTS = (1.0, 10.0, 30.0, 8.0)
 LEAST_SLICES = 24
 
 

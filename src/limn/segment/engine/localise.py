@@ -3,7 +3,6 @@
 The folds need only the chest, at a fine spacing. A small network sees the whole scan at
 `coarse.COARSE_MM` and labels heart, cord and lungs there. It learnt every way to lie and every
 mirror image, so it tells neither left from right nor how the animal lies: the lungs are one organ.
-It has batch norms: their numbers are the same for a chest alone and for a whole body in much air.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MULTIPLE = 16
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(before, after, 3, stride, padding=1, bias=False),
-        nn.BatchNorm3d(after),
+        nn.InstanceNorm3d(after, affine=True),
         nn.LeakyReLU(inplace=True),
     )
 
