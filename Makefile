@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 QUICK := not (node or peer or trains or slow or slow_in_fp32 or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: install demo quick test coverage lint fix bench soak study clean
+.PHONY: install demo quick test lint fix bench soak study clean
 
 install: $(VENV)/.installed
 
@@ -29,21 +29,19 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Two at a time: half of the suite waits for nodes, peers and timeouts. A file's tests share fixtures.
-# The order is that of tests/conftest.py: files with long tests first.
+# The quick tests under coverage, then all others. A file's tests share fixtures.
+# The order is that of tests/conftest.py: files with long tests first. Three at a time on two cores, for
+# half of the others wait for nodes, peers and timeouts.
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations-to tests/durations.txt
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ($(QUICK))" --durations-to tests/durations.txt
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python tests/support/coverage_by_room.py
 
 # What to run between two edits: the tests that need no node, no other program and no training.
 quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-
-# Lines of limn that the quick tests run, by room. The whole suite under coverage takes half as long again.
-coverage: install
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-	$(BIN)/coverage combine --quiet
-	$(BIN)/python tests/support/coverage_by_room.py
 
 fix: install
 	$(BIN)/ruff format src tests bench

@@ -25,7 +25,7 @@ from limn.segment.bundle.bundle import MANIFEST, write_manifest
 from limn.segment.engine.half import has_bf16
 
 REPOSITORY = Path(__file__).parents[1]
-BUNDLE = REPOSITORY / "models" / "phantom-6"
+BUNDLE = REPOSITORY / "models" / "phantom-7"
 COLOURS = {
     Organ.HEART: (255, 0, 0),
     Organ.CORD: (255, 255, 0),

@@ -62,7 +62,7 @@ def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
     code, output = run("list")
     assert code == 0
     assert "mouse-1" in output
-    assert "phantom-6 (demonstration)" in output
+    assert "phantom-7 (demonstration)" in output
     code, output = run("verify", "mouse-1")
     assert code == 0
     assert "2 folds answer as recorded, max |difference| 0" in output

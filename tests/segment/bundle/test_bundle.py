@@ -21,7 +21,7 @@ def copy(tmp_path):
 def test_the_embedded_bundle_opens():
     """The embedded bundle is sound and says what it is for."""
     bundle = open_bundle(BUNDLE)
-    assert bundle.label == "phantom-6"
+    assert bundle.label == "phantom-7"
     assert bundle.demonstration
     assert "not for animals" in bundle.not_for
     assert bundle.folds == (0, 1, 2, 3, 4)

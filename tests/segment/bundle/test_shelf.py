@@ -30,11 +30,11 @@ def test_a_folder_and_its_zip_install_alike(copy, tmp_path):
     pack_bundle(copy, tmp_path / "b.zip")
     one = install(copy, tmp_path / "one")
     two = install(tmp_path / "b.zip", tmp_path / "two")
-    assert one.name == two.name == "phantom-6"
+    assert one.name == two.name == "phantom-7"
     assert open_bundle(one).sha256 == open_bundle(two).sha256 == open_bundle(BUNDLE).sha256
     assert not (one / "notes.txt").exists()
-    assert [found.name for found in (tmp_path / "one").iterdir()] == ["phantom-6"]
-    assert [found.label for found in bundles(tmp_path / "one")] == ["phantom-6"]
+    assert [found.name for found in (tmp_path / "one").iterdir()] == ["phantom-7"]
+    assert [found.label for found in bundles(tmp_path / "one")] == ["phantom-7"]
 
 
 def test_installing_again_changes_nothing(copy, tmp_path):
@@ -104,7 +104,7 @@ def test_a_bundle_is_found_by_name_or_place(copy, tmp_path):
     """Both are accepted; anything else names the shelf."""
     standing = install(copy, tmp_path / "shelf")
     by_place = find(tmp_path / "shelf", str(standing), {})
-    assert find(tmp_path / "shelf", "phantom-6", {}) == by_place
+    assert find(tmp_path / "shelf", "phantom-7", {}) == by_place
     assert find(tmp_path / "shelf", "other", {"other": tmp_path}) == tmp_path
     with pytest.raises(BundleUnfit, match="no bundle phantom-9"):
         find(tmp_path / "shelf", "phantom-9", {})

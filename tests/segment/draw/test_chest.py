@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
-from limn.segment.draw.chest import LOOSE_MM, box_around_chest
+from limn.segment.draw.chest import LOOSE_MM, box_around_chest, chest_stretch, find_chest
+from limn.segment.engine.localise import HEART, LUNGS
 from limn.segment.engine.orient import WAYS, Lie
 from limn.segment.engine.region import Region
 
@@ -68,3 +69,56 @@ def test_a_chest_at_the_edge_stays_in_the_scan():
         Region((0, 20, 40), (14, 34, 54)), (14, 60, 80), thin, Lie("SPL", 1.0), TILE_MM
     )
     assert (box.low[0], box.high[0]) == (0, 60)
+
+
+class Marked:
+    """A localiser that takes 2000 HU for heart and 1000 HU for lungs."""
+
+    def label(self, field):
+        """Labels of what is marked."""
+        return (HEART * (field == 2000.0) + LUNGS * (field == 1000.0)).astype(np.uint8)
+
+    def find(self, field):
+        """The box of what is marked, or None."""
+        found = np.argwhere(self.label(field))
+        if not len(found):
+            return None
+        return Region(tuple(found.min(axis=0)), tuple(found.max(axis=0) + 1))
+
+
+def body(first=50):
+    """A long animal with a marked chest of 900 voxels."""
+    whole = np.full((150, 60, 80), -1000.0, np.float32)
+    whole[:, 20:45, 30:60] = 40.0
+    whole[first : first + 10, 25:35, 33:42] = 1000.0
+    whole[first : first + 10, 28:30, 36:39] = 2000.0
+    return whole
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_chest_is_where_it_was_in_the_whole_scan(way):
+    """Whatever the animal's way to lie, the box comes back on the coarse grid of the scan."""
+    chest = find_chest(body(), Lie(way, 1.0), slice(31, 79), Marked())
+    assert (chest.low, chest.high) == ((50, 25, 33), (60, 35, 42))
+
+
+@pytest.mark.parametrize("first", [0, 3, 50, 71, 140])
+def test_the_stretch_is_around_the_chest(first):
+    """Wherever in a long scan the chest lies, the stretch holds all of it."""
+    stretch = chest_stretch(body(first), Marked())
+    assert stretch.start <= first
+    assert stretch.stop >= first + 10
+    assert stretch.stop - stretch.start <= 48
+
+
+def test_a_short_scan_is_one_stretch():
+    """A scan that is no longer than a window is looked at once."""
+    assert chest_stretch(body()[40:80], Marked()) == slice(0, 40)
+
+
+@pytest.mark.parametrize("missing", [1000.0, 2000.0])
+def test_no_chest_is_no_stretch(missing):
+    """Without a heart, or with a few voxels alone, there is no chest."""
+    whole = body()
+    whole[whole == missing] = 40.0
+    assert chest_stretch(whole, Marked()) is None

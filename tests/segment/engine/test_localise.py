@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from limn.lab.train.localiser import BODY_ZYX, draw_bodies, make_body
+from limn.lab.train.localiser import BODY_ZYX, draw_fields, make_body
 from limn.segment.engine.coarse import COARSE_MM, block_means
 from limn.segment.engine.localise import CORD, HEART, LUNGS, Localiser, LocaliserNet
 
@@ -15,7 +15,7 @@ class Told(torch.nn.Module):
     def forward(self, image):
         """Logits of four classes: density 0, 1, 2 and 2.5 are background, heart, cord, lungs."""
         levels = torch.tensor([0.0, 1.0, 2.0, 2.5]).view(1, 4, 1, 1, 1)
-        return -(image - levels).abs()
+        return -20.0 * (image - levels).abs()
 
 
 def scene(*organs):
@@ -54,7 +54,7 @@ def test_no_whole_chest_is_no_box(missing):
 
 
 def test_any_shape_passes_through_the_network():
-    """Axes that are no multiple of 16 are padded and cut again."""
+    """Axes that are no multiple of 8 are padded and cut again."""
     labels = Localiser(LocaliserNet()).label(np.full((17, 5, 33), 40.0, np.float32))
     assert labels.shape == (17, 5, 33)
 
@@ -66,10 +66,10 @@ def test_fields_are_drawn_with_their_chests():
     rng = np.random.default_rng(1)
     shown = 0
     for _ in range(6):
-        pictures, classes = draw_bodies(rng, cases, 2)
+        pictures, classes = draw_fields(rng, cases, 2)
         assert pictures.shape == (2, 1, *classes.shape[2:])
         assert classes.shape[1] == 4
-        assert not any(n % 16 for n in pictures.shape[2:])
+        assert not any(n % 8 for n in pictures.shape[2:])
         np.testing.assert_allclose(classes.sum(axis=1), 1.0, atol=0.02)
         shown += (classes[:, 1:].sum(axis=(1, 2, 3, 4)) * COARSE_MM**3 > 100).sum()
     assert shown >= 9

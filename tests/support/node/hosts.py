@@ -49,6 +49,7 @@ min_slices = 5
 [model]
 bundle = "{bundle}"
 allow_demo_bundle = true
+int8 = false
 [engine]
 scheduler = "tls://{scheduler}:8786"
 host = "{address}"

@@ -53,6 +53,7 @@ hold_s = 30.0
 [model]
 bundle = "{bundle}"
 allow_demo_bundle = true
+int8 = false
 [engine]
 port = {engine}
 wake_port = {wake}

@@ -1,4 +1,4 @@
-"""Training of the localiser, which finds the chests of a scan, on whole-body phantoms."""
+"""Training of the localiser, which finds the chest in a coarse field, on whole-body phantoms."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ BODY_ZYX = (144, 56, 80)
 BODY_CENTRE_MM = (0.0, 0.0, -14.0)
 # A coarse voxel is the mean of some hundred fine ones, so most of their noise is gone.
 COARSE_NOISE = 0.25
-# Between the middles of two animals side by side.
-APART_MM = (21.0, 36.0)
 AIR_HU = -1000.0
-# Of background, heart, cord and lungs: together the organs fill a hundredth of a field, and without
-# weights the network answers background everywhere.
-CLASS_WEIGHTS = (1.0, 10.0, 30.0, 8.0)
-LEAST_SLICES = 24
+# Length and width of the fields, in coarse voxels.
+LONG = (24, 56)
+WIDE = (20, 56)
+# Standard deviation of a field's place about the middle of the chest, as a share of its size; one
+# field in ten lies anywhere.
+ASIDE = 0.12
+ANYWHERE = 0.1
+# Of background, heart, cord and lungs: the organs fill a tenth of a field.
+CLASS_WEIGHTS = (1.0, 3.0, 8.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class LocaliserRecipe:
 
     phantoms: int = 240
     first_seed: int = 77_000
-    steps: int = 600
+    steps: int = 1200
     batch: int = 2
     learning_rate: float = 3e-3
     seed: int = 78
@@ -60,20 +63,15 @@ def make_body(seed: int) -> TrainingCase:
     return TrainingCase(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
 
 
-def draw_bodies(
+def draw_fields(
     rng: np.random.Generator, cases: Sequence[TrainingCase], count: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Density (n, 1, z, y, x) and classes (n, class, z, y, x) of fields cut at random.
-
-    Each shows one animal or two, lying in any way, mirror images included.
-    """
-    z = int(rng.integers(LEAST_SLICES, BODY_ZYX[0] + 1)) if rng.random() < 0.8 else BODY_ZYX[0]
-    y, x = (int(rng.integers(30, 97)) for _ in range(2))
-    shape = [-(-n // MULTIPLE) * MULTIPLE for n in (z, y, x)]
+    """Density (n, 1, z, y, x) and classes (n, class, z, y, x) of fields cut at random."""
+    size = (int(rng.integers(*LONG)), int(rng.integers(*WIDE)), int(rng.integers(*WIDE)))
+    shape = [-(-n // MULTIPLE) * MULTIPLE for n in size]
     pictures, targets = [], []
     for _ in range(count):
-        hu, classes = _scene(rng, cases)
-        hu, classes = _cut(rng, hu, classes, (z, y, x))
+        hu, classes = _cut(rng, *_one(rng, cases), size)
         fill = [(0, want - have) for want, have in zip(shape, hu.shape, strict=True)]
         pictures.append(np.pad(dense(seen_elsewhere(hu, rng)), fill)[None])
         targets.append(np.pad(classes, [(0, 0), *fill]))
@@ -82,57 +80,25 @@ def draw_bodies(
     return np.stack(pictures), np.concatenate([rest, stacked], axis=1)
 
 
-def _scene(
-    rng: np.random.Generator, cases: Sequence[TrainingCase]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """One animal or two side by side: HU (z, y, x), and shares (heart cord lungs, z, y, x)."""
-    hu, classes = _one(rng, cases)
-    if rng.random() > 0.3:
-        return hu, classes
-    other_hu, other = _one(rng, cases)
-    if rng.random() < 0.5:
-        other_hu, other = other_hu[::-1], other[:, ::-1]
-    apart = round(float(rng.uniform(*APART_MM)) / COARSE_MM)
-    axis = 2 if rng.random() < 0.8 else 1
-    along = round(float(rng.normal(0.0, 6.0)) / COARSE_MM)
-    other_hu = np.roll(other_hu, along, 0)
-    other = np.roll(other, along, 1)
-    place = [0, 0, 0]
-    place[axis] = apart
-    size = [
-        max(have, moved + own)
-        for have, own, moved in zip(hu.shape, other_hu.shape, place, strict=True)
-    ]
-    hu, classes = _placed(hu, classes, [0, 0, 0], size)
-    other_hu, other = _placed(other_hu, other, place, size)
-    nearer = other_hu > hu
-    return np.where(nearer, other_hu, hu), np.where(nearer, other, classes)
-
-
-def _placed(
-    hu: npt.NDArray[np.float32],
-    classes: npt.NDArray[np.float32],
-    place: Sequence[int],
-    size: Sequence[int],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """An animal in a larger field of air, its first voxel at this place."""
-    fill = [(at, n - at - own) for at, n, own in zip(place, size, hu.shape, strict=True)]
-    return np.pad(hu, fill, constant_values=AIR_HU), np.pad(classes, [(0, 0), *fill])
-
-
 def _one(
     rng: np.random.Generator, cases: Sequence[TrainingCase]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """One animal of any size, rotated a little and turned or mirrored at random."""
+    """One animal of any size, rotated a little: HU, and shares (heart cord lungs, z, y, x).
+
+    Most lie straight, some are mirrored, and some are turned as if the header were wrong.
+    """
     case = cases[int(rng.integers(len(cases)))]
     shares = case.shares.astype(np.float32) / 255.0
     lungs = shares[LUNG_R - 1] + shares[LUNG_L - 1]
     both = np.stack([case.hu_zyx.astype(np.float32), shares[HEART - 1], shares[CORD - 1], lungs])
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         both = _rotated(both, rng)
-    turn = Reorientation.between(WAYS[int(rng.integers(len(WAYS)))], STRAIGHT)
-    hu, *organs = (np.ascontiguousarray(turn.apply(each)) for each in both)
-    return hu, np.stack(organs)
+    if rng.random() < 0.3:
+        both = both[..., ::-1]
+    if rng.random() < 0.2:
+        turn = Reorientation.between(WAYS[int(rng.integers(len(WAYS)))], STRAIGHT)
+        both = np.stack([turn.apply(each) for each in both])
+    return both[0], both[1:]
 
 
 def _rotated(both: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -162,15 +128,23 @@ def _cut(
     size: tuple[int, int, int],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """A field of at most this size; most fields hold the chest, or some of it."""
-    inside = np.argwhere(classes.sum(axis=0) > 0.5)
-    middle = inside[int(rng.integers(len(inside)))] if len(inside) else np.array(hu.shape) // 2
+    middle = np.argwhere(classes.sum(axis=0) > 0.5).mean(axis=0)
+    if rng.random() < ANYWHERE:
+        middle = np.array([rng.uniform(0, n) for n in hu.shape])
     where = []
     for axis, n in enumerate(size):
         taken = min(n, hu.shape[axis])
-        low = middle[axis] - taken // 2 + rng.normal(0.0, taken / 6)
+        low = middle[axis] - taken / 2 + rng.normal(0.0, ASIDE * taken)
         low = int(np.clip(low, 0, hu.shape[axis] - taken))
         where.append(slice(low, low + taken))
-    return hu[tuple(where)], classes[(slice(None), *where)]
+    hu, classes = hu[tuple(where)].copy(), classes[(slice(None), *where)].copy()
+    if rng.random() < 0.2:
+        # Where another animal lay there is air up to a straight cut.
+        axis, share = int(rng.integers(1, 3)), float(rng.uniform(0.75, 0.95))
+        beyond = [slice(None)] * 3
+        beyond[axis] = slice(round(share * hu.shape[axis]), None)
+        hu[tuple(beyond)], classes[(slice(None), *beyond)] = AIR_HU, 0.0
+    return hu, classes
 
 
 def train_localiser(
@@ -193,7 +167,7 @@ def train_localiser(
     rng = np.random.default_rng([recipe.seed, loop.first])
 
     def loss_of(_: int) -> torch.Tensor:
-        pictures, classes = draw_bodies(rng, cases, recipe.batch)
+        pictures, classes = draw_fields(rng, cases, recipe.batch)
         truth = torch.from_numpy(classes)
         log_soft = torch.log_softmax(network(torch.from_numpy(pictures)), dim=1)
         soft = log_soft.exp()

@@ -16,7 +16,7 @@ from limn.segment.bundle.bundle import MANIFEST, Bundle, glance, open_bundle
 
 ENVIRONMENT = "LIMN_MODELS"
 HOME = Path(".local") / "share" / "limn" / "models"
-EMBEDDED_BUNDLE = Path(__file__).parents[4] / "models" / "phantom-6"
+EMBEDDED_BUNDLE = Path(__file__).parents[4] / "models" / "phantom-7"
 INCOMING = ".incoming-"
 # Age at which an unfinished import is removed; none takes so long.
 ABANDONED_S = 24 * 3600.0

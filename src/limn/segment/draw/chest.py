@@ -1,15 +1,88 @@
-"""Lays the box that the folds see around a chest that the localiser found."""
+"""Finds the chest on the coarse grid, and lays the box that the folds see around it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
 from limn.domain.geometry import Grid, Reorientation
-from limn.segment.engine.orient import STRAIGHT, Lie
+from limn.segment.engine.coarse import COARSE_MM, dense
+from limn.segment.engine.localise import HEART, LUNGS, Localiser
+from limn.segment.engine.orient import STRAIGHT, Lie, shown_spans
 from limn.segment.engine.region import Region
 
-# If the organs fit into one tile with this margin, the box is that tile.
-TIGHT_MM = 1.0
-# The margin of a box of several tiles.
-LOOSE_MM = 2.0
+# Length of a field that the localiser knows: a chest from T1 to T13 with neck and belly.
+WINDOW_MM = 40.0
+# Heart and lungs together; less is no chest.
+LEAST_CHEST_MM3 = 150.0
+# Around a tile along the animal's axes S, P, L: so far the tile can be moved.
+SLACK_MM = (5.0, 2.0, 2.0)
+
+
+def chest_stretch(whole: npt.NDArray[np.float32], localiser: Localiser) -> slice | None:
+    """The slices of the coarse grid around the chest; None if the localiser sees none.
+
+    A scan longer than the localiser's fields is looked at in windows, whatever way the animal lies.
+
+    Parameters
+    ----------
+    whole : (z, y, x) HU with axes S, P, L by the header, on voxels of `COARSE_MM`
+    """
+    window = round(WINDOW_MM / COARSE_MM)
+    last = max(0, len(whole) - window)
+    (top, bottom), (left, right) = shown_spans(dense(whole))
+    found = []
+    for start in sorted({*range(0, last, window // 2), last}):
+        labels = localiser.label(
+            np.ascontiguousarray(whole[start : start + window, top:bottom, left:right])
+        )
+        chest = (labels == HEART) | (labels == LUNGS)
+        slices = chest.sum(axis=(1, 2))
+        if (labels == HEART).any() and slices.sum() * COARSE_MM**3 >= LEAST_CHEST_MM3:
+            middle = start + round(float(np.average(np.arange(len(slices)), weights=slices)))
+            found.append((int(slices.sum()), middle))
+    if not found:
+        return None
+    if last == 0:
+        return slice(0, len(whole))
+    middle = max(found)[1]
+    return slice(max(0, middle - window // 2), min(len(whole), middle + window // 2))
+
+
+def find_chest(
+    whole: npt.NDArray[np.float32], lie: Lie, stretch: slice, localiser: Localiser
+) -> Region | None:
+    """The organs' box on the coarse grid; None if the localiser sees no whole chest.
+
+    Parameters
+    ----------
+    whole, stretch : see `chest_stretch`
+    """
+    (top, bottom), (left, right) = shown_spans(dense(whole[stretch]))
+    field = whole[stretch, top:bottom, left:right]
+    turn = Reorientation.between(lie.letters, STRAIGHT)
+    straight = np.ascontiguousarray(turn.apply(field))
+    found = localiser.find(straight)
+    if found is None:
+        return None
+    z, y, x = straight.shape
+    return found.turned_back(turn, (z, y, x)).moved((stretch.start, top, left))
+
+
+@dataclass(frozen=True, slots=True)
+class ChestBox:
+    """Where the folds look for the chest.
+
+    Attributes
+    ----------
+    outer : in voxels of the scan; all that is prepared for the folds
+    organs : first and last of the organs along the scan's axes, as shares of the outer box
+    """
+
+    outer: Region
+    organs: tuple[tuple[float, float], ...]
 
 
 def box_around_chest(
@@ -18,8 +91,8 @@ def box_around_chest(
     grid: Grid,
     lie: Lie,
     tile_mm: tuple[float, float, float],
-) -> Region:
-    """The box in voxels of the scan, at least one tile large where the scan is.
+) -> ChestBox:
+    """The box of a tile and the slack around it, as far as the scan goes.
 
     Parameters
     ----------
@@ -32,29 +105,18 @@ def box_around_chest(
     # Axes of the header's S, P, L that the animal's own S, P, L run along.
     own = Reorientation.between(lie.letters, STRAIGHT).axes
     low, high = [0, 0, 0], [0, 0, 0]
+    organs = [(0.0, 1.0)] * 3
     for k in range(3):
-        axis = turn.axes[k]
+        axis, mine = turn.axes[k], own.index(k)
         begin, end = chest.low[k] / coarse_shape[k], chest.high[k] / coarse_shape[k]
         if turn.flipped[k]:
             begin, end = 1.0 - end, 1.0 - begin
-        low[axis], high[axis] = _span(
-            (begin, end), grid.shape_zyx[axis], grid.spacing_mm.zyx[axis], tile_mm[own.index(k)]
-        )
-    return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-
-def _span(organs: tuple[float, float], count: int, mm: float, tile_mm: float) -> tuple[int, int]:
-    """First voxel, and last plus one, along one axis.
-
-    Parameters
-    ----------
-    organs : where they begin and end, as shares of the scan's length
-    """
-    first_mm, last_mm = (share * count * mm for share in organs)
-    long_mm = last_mm - first_mm
-    fits = long_mm + 2 * TIGHT_MM <= tile_mm
-    wanted_mm = tile_mm if fits else max(tile_mm, long_mm + 2 * LOOSE_MM)
-    length = min(count, max(1, int(wanted_mm / mm + 1e-6)))
-    start = round((first_mm + last_mm) / 2 / mm - length / 2)
-    start = min(max(0, start), count - length)
-    return start, start + length
+        count, mm = grid.shape_zyx[axis], grid.spacing_mm.zyx[axis]
+        wanted_mm = max(tile_mm[mine], (end - begin) * count * mm) + 2 * SLACK_MM[mine]
+        length = min(count, round(wanted_mm / mm))
+        first = round((begin + end) / 2 * count - length / 2)
+        low[axis] = min(max(0, first), count - length)
+        high[axis] = low[axis] + length
+        organs[axis] = ((begin * count - low[axis]) / length, (end * count - low[axis]) / length)
+    outer = Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return ChestBox(outer, tuple(organs))

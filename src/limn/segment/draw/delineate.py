@@ -11,11 +11,11 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.draw.chest import box_around_chest
+from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretch, find_chest
 from limn.segment.draw.clean import Cleaned, clean
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
-from limn.segment.engine.orient import AS_IN_HEADER, Lie, contradictions
+from limn.segment.engine.orient import AS_IN_HEADER, Lie, Shares, contradictions
 from limn.segment.engine.region import Region, grown
 
 
@@ -96,7 +96,7 @@ class _Placed:
     """How the animal lies, and the box of its chest; None if the whole scan has to be seen."""
 
     lie: Lie
-    chest: Region | None
+    chest: ChestBox | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,14 +114,16 @@ class _Seen:
 def _place(located: Located, ensemble: Ensemble) -> _Placed:
     """How the animal lies, and where its chest is, by the coarse scan."""
     whole = located.coarse()
-    found = ensemble.localiser.find(whole) if ensemble.localiser else None
-    lie = AS_IN_HEADER
-    if ensemble.finder:
-        lie = ensemble.finder.find(whole, found.slices[0] if found else None)
-    if found is None:
+    localiser = ensemble.localiser
+    stretch = chest_stretch(whole, localiser) if localiser else None
+    lie = ensemble.finder.find(whole, stretch) if ensemble.finder else AS_IN_HEADER
+    if localiser is None or stretch is None:
+        return _Placed(lie, None)
+    chest = find_chest(whole, lie, stretch, localiser)
+    if chest is None:
         return _Placed(lie, None)
     grid = located.scan.grid
-    return _Placed(lie, box_around_chest(found, whole.shape, grid, lie, ensemble.tile_mm))
+    return _Placed(lie, box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm))
 
 
 def _see_all(
@@ -135,20 +137,20 @@ def _see_all(
 
     If an organ is missing there, or the box has grown too often, the folds see the whole scan.
     """
-    grid = located.scan.grid
-    region = placed.chest
-    for _ in range(MOST_GROWTHS + 1):
-        if region is None:
-            break
-        seen = _see(located, region, placed.lie, ensemble, stopwatch, progress, chest=True)
-        if any(label not in seen.labels_zyx for label in ensemble.bundle.organs):
-            break
-        larger = grown(region, seen.labels_zyx, grid.shape_zyx, grid.spacing_mm.zyx)
-        if larger == region:
-            return seen
-        region = larger
+    grid, lie = located.scan.grid, placed.lie
+    if placed.chest is not None:
+        region = placed.chest.outer
+        organs: Shares | None = placed.chest.organs
+        for _ in range(MOST_GROWTHS):
+            seen = _see(located, region, lie, ensemble, stopwatch, progress, organs)
+            if any(label not in seen.labels_zyx for label in ensemble.bundle.organs):
+                break
+            larger = grown(region, seen.labels_zyx, grid.shape_zyx, grid.spacing_mm.zyx)
+            if larger == region:
+                return seen
+            region, organs = larger, ((0.0, 1.0),) * 3
     whole = Region.whole(grid.shape_zyx)
-    return _see(located, whole, placed.lie, ensemble, stopwatch, progress, chest=False)
+    return _see(located, whole, lie, ensemble, stopwatch, progress, None)
 
 
 def _see(
@@ -158,20 +160,21 @@ def _see(
     ensemble: Ensemble,
     stopwatch: Stopwatch,
     progress: Callable[[int, int], None],
-    *,
-    chest: bool,
+    organs: Shares | None,
 ) -> _Seen:
+    """What the folds see in a box; of the whole scan if it is not known where the organs are."""
     part = located.part(region.slices)
     with stopwatch.stage("preprocess_s"):
         prepared = ensemble.prepare(lie.straighten(part))
     with stopwatch.stage("inference_s"):
-        inferred = ensemble.infer(prepared, progress, chest=chest)
+        straight = lie.turned_shares(organs, part) if organs else None
+        inferred = ensemble.infer(prepared, progress, straight)
         raw = ensemble.label(prepared, inferred)
     with stopwatch.stage("clean_s"):
         cleaned = clean(raw, ensemble.bundle.clean)
         return _Seen(
             region,
-            chest,
+            organs is not None,
             inferred,
             cleaned,
             lie.turned_back(cleaned.labels.labels_zyx, part),

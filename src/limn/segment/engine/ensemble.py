@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,24 @@ from limn.segment.bundle.profile import PROFILES, Profile, ProfileName
 from limn.segment.engine.localise import Localiser
 from limn.segment.engine.memory import WORKING_FLOATS, GpuTooSmall, refuse_too_large
 from limn.segment.engine.networks import Networks, load_networks
-from limn.segment.engine.orient import STRAIGHT, Finder
+from limn.segment.engine.orient import STRAIGHT, Finder, Shares, turned
 from limn.segment.engine.plans import Plan, read_plan
-from limn.segment.engine.region import Region, at_least, grown, region_of_organs
+from limn.segment.engine.region import (
+    Region,
+    at_least,
+    grown,
+    moved_or_grown,
+    region_of_organs,
+    region_of_shares,
+)
 from limn.segment.engine.resample import long_axis, most_probable, nearest, resized
 from limn.segment.engine.tiles import TileZyx, gaussian, tiles_over
 
 Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 ShapeZyx = tuple[int, int, int]
+# Weighted scores (class, z, y, x) of a fold, summed over tiles, and the sums of weights (z, y, x).
+_Sums: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 # A tile in which fewer than this share of the voxels are denser than this is air, with noise.
 TISSUE_HU = -400.0
@@ -272,25 +281,35 @@ class Ensemble:
         )
         return (along_s, along_p, along_l)
 
-    def infer(self, prepared: Prepared, progress: Progress, *, chest: bool = False) -> Inferred:
+    def infer(
+        self, prepared: Prepared, progress: Progress, organs: Shares | None = None
+    ) -> Inferred:
         """Mean scores of all folds, for the whole scan or for the region of the organs.
 
         Parameters
         ----------
-        chest : the scan was cut to the chest already, so that every fold sees all of it
+        organs : about where they begin and end along S, P, L, as shares of the scan; if this is
+            not known, the first fold looks for them where the profile says so
         """
         image, patch = prepared.image_zyx, self._plan.patch
         shape = _shape(image)
         whole = Region.whole(shape)
-        if chest or not self.profile.region:
+        if not self.profile.region:
             return self._regional(image, whole, progress)
-        glance = self._glance(image)
-        region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
+        first: _Sums | None = None
+        if organs is None:
+            glance = self._glance(image)
+            region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
+        else:
+            around = region_of_shares(turned(prepared.turn, organs), shape, prepared.spacing_mm)
+            around = at_least(around, patch, shape)
+            region, first = self._settled(image, around, prepared.spacing_mm)
         for _ in range(MOST_GROWTHS):
             if region is None:
                 break
             region = at_least(region, patch, shape)
-            inferred = self._regional(image, region, progress)
+            inferred = self._regional(image, region, progress, first)
+            first = None
             labels = _winners(inferred.scores)
             if len(np.unique(labels[labels > 0])) < len(self.bundle.organs):
                 break
@@ -299,6 +318,26 @@ class Ensemble:
                 return inferred
             region = larger
         return self._regional(image, whole, progress)
+
+    def _settled(
+        self, image: torch.Tensor, region: Region, spacing_mm: tuple[float, float, float]
+    ) -> tuple[Region, _Sums | None]:
+        """The region, moved or grown where the first fold sees that it cuts an organ.
+
+        Returns
+        -------
+        The region, and the first fold's sums there.
+        """
+        shape, patch = _shape(image), self._plan.patch
+        for _ in range(MOST_GROWTHS):
+            padded = _padded(image[region.slices], patch)
+            sums = self._summed(padded, 0, self.profile.step, lambda: None)
+            labels = _winners(sums[0][(slice(None), *_inner(region.shape, patch))])
+            better = moved_or_grown(region, labels, shape, spacing_mm)
+            if better == region:
+                return region, sums
+            region = better
+        return region, None
 
     def label(self, prepared: Prepared, inferred: Inferred) -> Labels:
         """The most probable organ of every voxel of the scan's own grid."""
@@ -321,22 +360,30 @@ class Ensemble:
         inner = _inner(_shape(image), self._plan.patch)
         return _winners(scores[(slice(None), *inner)])
 
-    def _regional(self, image: torch.Tensor, region: Region, progress: Progress) -> Inferred:
-        """The result of all folds in a region."""
+    def _regional(
+        self, image: torch.Tensor, region: Region, progress: Progress, first: _Sums | None = None
+    ) -> Inferred:
+        """The result of all folds in a region.
+
+        Parameters
+        ----------
+        first : the first fold's sums there, if they are known
+        """
         patch, folds = self._plan.patch, len(self.bundle.folds)
         # Without the image, which is in memory already.
         self._refuse_too_large(region.shape, WORKING_FLOATS - 1 + 2 * self._classes, 0)
         padded = _padded(image[region.slices], patch)
         inner = (slice(None), *_inner(region.shape, patch))
-        passes = len(self._tiles(padded, self.profile.step)) * folds * len(self._flips)
-        done = 0
+        tiles = len(self._tiles(padded, self.profile.step)) * len(self._flips)
+        passes = tiles * folds
+        done = tiles if first else 0
 
         def passed() -> None:
             nonlocal done
             done += 1
             progress(done, passes)
 
-        total, weight = self._summed(padded, 0, self.profile.step, passed)
+        total, weight = first or self._summed(padded, 0, self.profile.step, passed)
         labelled = [_winners(total[inner])]
         for fold in range(1, folds):
             scores, _ = self._summed(padded, fold, self.profile.step, passed)

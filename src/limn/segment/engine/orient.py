@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,9 @@ from torch import nn
 from limn.domain.geometry import Reorientation, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.engine.coarse import COARSE_MM, dense
+
+# First and last of a box along the axes of an array, as shares of its length.
+Shares: TypeAlias = tuple[tuple[float, float], ...]
 
 # What the ensemble's array axes z, y, x grow towards.
 STRAIGHT = "SPL"
@@ -94,6 +98,11 @@ class Lie:
         spacing = own.spacing(turn.spacing(volume.grid.spacing_mm))
         return Volume(array, axial_grid(_shape(array), spacing, np.zeros(3)))
 
+    def turned_shares(self, shares: Shares, volume: Volume) -> Shares:
+        """Spans along the volume's axes as spans along those of the straightened scan."""
+        turn, own = self._turns(volume.grid.axis_letters)
+        return turned(own, turned(turn, shares))
+
     def back(self, labels: Labels, volume: Volume) -> Labels:
         """Labels of the straightened scan on the voxels of the volume itself."""
         return Labels(self.turned_back(labels.labels_zyx, volume), volume.grid, labels.organs)
@@ -110,6 +119,14 @@ class Lie:
             Reorientation.between(header_letters, STRAIGHT),
             Reorientation.between(self.letters, STRAIGHT),
         )
+
+
+def turned(turn: Reorientation, shares: Shares) -> Shares:
+    """Spans along the axes of an array as spans along those of the turned array."""
+    return tuple(
+        (1.0 - shares[axis][1], 1.0 - shares[axis][0]) if flip else shares[axis]
+        for axis, flip in zip(turn.axes, turn.flipped, strict=True)
+    )
 
 
 _TURNS = {
@@ -230,12 +247,7 @@ def coarse_pictures(
 
 def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows and columns cropped to the animal and padded to one length, so that they may swap."""
-    shown = picture > 0.35
-    spans = []
-    for axis in (1, 2):
-        others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero(shown.mean(axis=others) > 0.02)
-        spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1))
+    spans = shown_spans(picture)
     side = max(16, *(high - low for low, high in spans))
     for axis, (low, high) in zip((1, 2), spans, strict=True):
         middle = (low + high) // 2
@@ -247,6 +259,17 @@ def squared(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         shape[axis] = side
         picture = np.where(outside.reshape(shape), np.float32(0.0), taken)
     return picture
+
+
+def shown_spans(picture: npt.NDArray[np.float32]) -> list[tuple[int, int]]:
+    """First row and last plus one that show more than specks of an animal, and its columns."""
+    shown = picture > 0.35
+    spans = []
+    for axis in (1, 2):
+        others = tuple(i for i in range(3) if i != axis)
+        found = np.flatnonzero(shown.mean(axis=others) > 0.02)
+        spans.append((int(found[0]), int(found[-1]) + 1) if len(found) else (0, 1))
+    return spans
 
 
 def turned_all_ways(picture: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:

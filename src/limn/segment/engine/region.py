@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
+
+from limn.domain.geometry import Reorientation
 
 ShapeZyx = tuple[int, int, int]
 
@@ -17,6 +20,8 @@ MARGIN_MM = (4.5, 2.5, 2.5)
 LEAST_MM3 = 4.0
 # The largest distance between the middles of two organs of one animal.
 REACH_MM = (18.0, 12.0, 12.0)
+# The least margin around the organs of a region that is one tile.
+TIGHT_MM = 1.0
 # How far a side that cuts an organ is moved out.
 GROWTH_MM = 6.0
 
@@ -38,6 +43,28 @@ class Region:
         """Voxels along z, y, x."""
         z, y, x = (high - low for low, high in zip(self.low, self.high, strict=True))
         return (z, y, x)
+
+    def turned_back(self, turn: Reorientation, shape: ShapeZyx) -> Region:
+        """The region of a turned array as one of the array itself.
+
+        Parameters
+        ----------
+        shape : of the turned array
+        """
+        low, high = [0, 0, 0], [0, 0, 0]
+        for k in range(3):
+            span = (self.low[k], self.high[k])
+            if turn.flipped[k]:
+                span = (shape[k] - self.high[k], shape[k] - self.low[k])
+            low[turn.axes[k]], high[turn.axes[k]] = span
+        return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    def moved(self, by: ShapeZyx) -> Region:
+        """The region of a part of an array as one of the array; the part begins there."""
+        return Region(
+            (self.low[0] + by[0], self.low[1] + by[1], self.low[2] + by[2]),
+            (self.high[0] + by[0], self.high[1] + by[1], self.high[2] + by[2]),
+        )
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -133,6 +160,51 @@ def at_least(region: Region, patch: ShapeZyx, shape: ShapeZyx) -> Region:
     # Voxels that a face of the grid cuts off are added on the other side.
     low = np.maximum(np.minimum(low, np.array(shape) - np.maximum(patch, high - low)), 0)
     high = np.maximum(high, low + patch)
+    return _clipped(low, high, shape)
+
+
+def region_of_shares(
+    organs: Sequence[tuple[float, float]],
+    shape: ShapeZyx,
+    spacing_mm: tuple[float, float, float],
+) -> Region:
+    """The surroundings of organs that begin and end at these shares of a grid."""
+    margin = np.round(TIGHT_MM / np.array(spacing_mm))
+    low, high = (
+        np.round(np.array([span[k] for span in organs]) * shape + sign * margin).astype(int)
+        for k, sign in ((0, -1), (1, 1))
+    )
+    return _clipped(low, high, shape)
+
+
+def moved_or_grown(
+    region: Region,
+    labels_zyx: npt.NDArray[np.uint8],
+    shape: ShapeZyx,
+    spacing_mm: tuple[float, float, float],
+) -> Region:
+    """Like `grown`, but moved where a face cuts an organ and there is room at the other face.
+
+    A region of the size of one tile remains one.
+    """
+    low, high = np.array(region.low), np.array(region.high)
+    for axis in range(3):
+        found = np.flatnonzero(labels_zyx.max(axis=tuple(i for i in range(3) if i != axis)))
+        if not len(found):
+            continue
+        tight = round(TIGHT_MM / spacing_mm[axis])
+        before, after = int(found[0]), labels_zyx.shape[axis] - 1 - int(found[-1])
+        if before and not after and before > 2 * tight:
+            step = min(before - tight, shape[axis] - region.high[axis])
+        elif after and not before and after > 2 * tight:
+            step = -min(after - tight, region.low[axis])
+        else:
+            more = max(1, round(GROWTH_MM / spacing_mm[axis]))
+            low[axis] -= more * (before == 0)
+            high[axis] += more * (after == 0)
+            continue
+        low[axis] += step
+        high[axis] += step
     return _clipped(low, high, shape)
 
 
