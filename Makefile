@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-QUICK := not (node or peer or trains or slow or slow_in_fp32 or soak)
+QUICK := not (node or peer or trains or slow or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: install demo quick test lint fix bench soak study clean

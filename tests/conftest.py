@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import SpacingMm, axial_grid
@@ -22,7 +21,6 @@ from limn.domain.scan import Labels, Organ, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import MANIFEST, write_manifest
-from limn.segment.engine.half import has_bf16
 
 REPOSITORY = Path(__file__).parents[1]
 BUNDLE = REPOSITORY / "models" / "phantom-7"
@@ -97,10 +95,7 @@ SLOW_FILES = [
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with long tests first, so that two workers end together.
-
-    Where networks run five times as long, the longest runs need LIMN_SLOW=1.
-    """
+    """Put files with long tests first, so that the workers end together."""
     slow = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
     for item in items:
         if item.path in slow:
@@ -110,12 +105,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks = [k for k, name in enumerate(LONG) if item.get_closest_marker(name)]
         place[item.path] = min([place[item.path], *marks])
     items.sort(key=lambda item: place[item.path])
-    if os.environ.get("LIMN_SLOW") or has_bf16(torch.device("cpu")):
-        return
-    skip = pytest.mark.skip(reason="minutes without bf16 in the processor: LIMN_SLOW=1 runs it")
-    for item in items:
-        if item.get_closest_marker("slow_in_fp32"):
-            item.add_marker(skip)
 
 
 @functools.cache

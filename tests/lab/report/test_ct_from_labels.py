@@ -44,7 +44,7 @@ def test_labels_become_tissue_inside_a_body():
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real labels are not here")
-@pytest.mark.slow_in_fp32
+@pytest.mark.slow
 def test_the_organs_of_a_real_mouse_are_found():
     """In an image made from the labels of a real thorax the organs are found on their sides."""
     # By the file's header, rows grow towards the belly and columns towards the animal's right.

@@ -127,7 +127,7 @@ def test_the_sealed_folder_is_a_bundle(trained):
     assert bundle.spacing_mm.zyx == (0.7, 0.7, 0.7)
     assert bundle.demonstration
     assert set(bundle.clean) == set(Organ)
-    ensemble = Ensemble.load(bundle, "cpu")
+    ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
     ensemble.warm_up()
     assert ensemble.finder is not None
     assert ensemble.localiser is not None

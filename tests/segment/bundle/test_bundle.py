@@ -41,15 +41,16 @@ def test_the_manifests_hashes_are_sha256sums():
         ["sha256sum", "--check", "--strict"], cwd=BUNDLE, input=sums, text=True, check=True,
         capture_output=True,
     )  # fmt: skip
-    assert checked.stdout.count(": OK") == 8
+    assert checked.stdout.count(": OK") == 10
 
 
-def test_a_wrong_onlooker_is_the_bundles_fault(copy):
+@pytest.mark.parametrize(("name", "kind"), [("orient", "onlooker"), ("localiser", "localiser")])
+def test_wrong_small_networks_are_the_bundles_fault(copy, name, kind):
     """A sealed bundle with a file that is no onlooker is unfit, and the file is named."""
-    (copy / "orient.pth").write_bytes(b"PK no weights")
+    (copy / f"{name}.pth").write_bytes(b"PK no weights")
     head = (copy / MANIFEST).read_text().split("\n[files]\n")[0]
     write_manifest(copy, head)
-    with pytest.raises(BundleUnfit, match=r"orient.pth is no onlooker"):
+    with pytest.raises(BundleUnfit, match=rf"{name}.pth is no {kind}"):
         Ensemble.load(open_bundle(copy), "cpu")
 
 
@@ -99,7 +100,7 @@ def test_a_file_without_hash_is_not_trusted(copy, name):
         ('keep = "largest"', 'hold = "largest"'),
         ("\n[files]\n", "\n[flies]\n"),
         ("[labels]\n", "labels = 7\n[others]\n"),
-        ('version = "6"', 'version = "\x80\udcff"'),
+        ('version = "7"', 'version = "\x80\udcff"'),
     ],
 )
 def test_a_garbled_manifest_is_named(copy, before, after):

@@ -35,21 +35,27 @@ CHEST = (
 
 
 def test_the_box_of_a_chest():
-    """It holds the heart, the lungs and the cord, and nothing else."""
+    """It holds heart and lungs, and the cord as far as it reaches beyond them in most mice."""
     region = Localiser(Told()).find(scene(*CHEST))
-    assert region.low == (24, 18, 24)
-    assert region.high == (54, 34, 37)
+    assert region.low == (28 - 7, 18, 24)
+    assert region.high == (42 + 1, 30 + 1, 37)
 
 
 def test_a_speck_elsewhere_changes_nothing():
     """A few voxels of the bed taken for lung don't widen the box."""
-    region = Localiser(Told()).find(scene(*CHEST, (LUNGS, (2, 2, 80), (3, 4, 82))))
-    assert region.low == (24, 18, 24)
+    wanted = Localiser(Told()).find(scene(*CHEST))
+    assert Localiser(Told()).find(scene(*CHEST, (LUNGS, (2, 2, 80), (3, 4, 82)))) == wanted
 
 
-@pytest.mark.parametrize("missing", [HEART, CORD, LUNGS])
+def test_the_box_ends_with_the_field():
+    """What reaches beyond the field is cut off."""
+    region = Localiser(Told()).find(scene(*CHEST)[26:43, :31])
+    assert (region.low[0], region.high[0], region.high[1]) == (0, 17, 31)
+
+
+@pytest.mark.parametrize("missing", [HEART, LUNGS])
 def test_no_whole_chest_is_no_box(missing):
-    """An organ that isn't there: the localiser is unsure and says so."""
+    """Without heart or lungs the localiser is unsure and says so."""
     assert Localiser(Told()).find(scene(*(each for each in CHEST if each[0] != missing))) is None
 
 

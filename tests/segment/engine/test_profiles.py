@@ -188,7 +188,6 @@ def test_fast_finds_the_organs_in_less(unseen, fast):
         assert dice(labels.mask(organ), unseen[1].mask(organ)) > 0.87
 
 
-@pytest.mark.slow_in_fp32
 def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
     """Without a region every fold gets the whole scan, and the result is the paper's."""
     ensemble, prepared, _ = fast
@@ -196,7 +195,6 @@ def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
     assert ensemble.infer(prepared, quiet).region.shape == tuple(prepared.image_zyx.shape)
 
 
-@pytest.mark.slow_in_fp32
 def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
     """Started too small, the region grows until no organ touches its faces."""
     ensemble, prepared, right = fast

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -119,8 +119,8 @@ class Ensemble:
     ) -> None:
         self.bundle = bundle
         self.profile = profile
-        self.finder = _loaded(bundle, bundle.onlooker, Finder.load)
-        found = _loaded(bundle, bundle.localiser, Localiser.load)
+        self.finder = _loaded(bundle, "onlooker", Finder.load)
+        found = _loaded(bundle, "localiser", Localiser.load)
         self.localiser = found if profile.region else None
         self._networks = networks
         # The networks and the batch with which every scan begins.
@@ -497,14 +497,17 @@ def _gpu_failed(error: Exception) -> bool:
     return any(word in text for word in ("cuda", "cudnn", "cublas", "nvidia"))
 
 
-def _loaded(bundle: Bundle, name: str | None, load: Callable[[Path], _Result]) -> _Result | None:
+def _loaded(
+    bundle: Bundle, kind: Literal["onlooker", "localiser"], load: Callable[[Path], _Result]
+) -> _Result | None:
     """A small network of the bundle; None if it has none."""
+    name = bundle.onlooker if kind == "onlooker" else bundle.localiser
     if name is None:
         return None
     try:
         return load(bundle.folder / name)
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
-        msg = f"bundle {bundle.label}: {name} has no weights of limn: {error}"
+        msg = f"bundle {bundle.label}: {name} is no {kind}: {error}"
         raise BundleUnfit(msg) from error
 
 
