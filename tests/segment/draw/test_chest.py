@@ -4,71 +4,68 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
-from limn.segment.draw.chest import LOOSE_MM, box_around_chest, chest_stretch, find_chest
+from limn.domain.scan import Volume
+from limn.segment.draw.chest import SLACK_MM, box_around_chest, chest_stretch, find_chest
 from limn.segment.engine.localise import HEART, LUNGS
 from limn.segment.engine.orient import WAYS, Lie
 from limn.segment.engine.region import Region
 
-COARSE = (100, 60, 80)
-TILE_MM = (25.6, 16.0, 19.2)
+COARSE = (60, 32, 44)
+# Four voxels of the scan are one of the coarse grid.
+MM = 0.21
+TILE_MM = (25.2, 12.6, 16.8)
+CHEST = Region((20, 8, 14), (40, 20, 26))
 
 
-def grid_of(letters, mm=0.2):
-    """A grid over 84 x 50.4 x 67.2 mm along S, P, L whose axes grow towards the letters."""
-    shape = tuple(round(n * 0.84 / mm) for n in COARSE)
-    return Reorientation.between("SPL", letters).grid(
-        axial_grid(shape, SpacingMm(mm, mm, mm), np.zeros(3))
-    )
+def marked(letters):
+    """A scan whose axes grow towards the letters; its voxels are 1 where the chest is."""
+    shape = tuple(4 * n for n in COARSE)
+    hu = np.zeros(shape, dtype=np.float32)
+    hu[tuple(slice(4 * a, 4 * b) for a, b in zip(CHEST.low, CHEST.high, strict=True))] = 1.0
+    turn = Reorientation.between("SPL", letters)
+    grid = turn.grid(axial_grid(shape, SpacingMm(MM, MM, MM), np.zeros(3)))
+    return Volume(np.ascontiguousarray(turn.apply(hu)), grid)
 
 
-def organs_in(box, letters, grid, chest):
-    """Whether the box holds the middle of the organs, by an array of the scan that marks it."""
-    centre = [
-        (low + high) / 2 / n for low, high, n in zip(chest.low, chest.high, COARSE, strict=True)
+def shares_of(hu):
+    """Where the marked voxels begin and end along each axis, as shares of it."""
+    found = np.argwhere(hu)
+    return [
+        (low / n, (high + 1) / n)
+        for low, high, n in zip(found.min(axis=0), found.max(axis=0), hu.shape, strict=True)
     ]
-    spot = np.zeros((420, 252, 336), dtype=bool)
-    spot[tuple(int(share * n) for share, n in zip(centre, spot.shape, strict=True))] = True
-    native = Reorientation.between("SPL", letters).apply(spot)
-    assert native.shape == grid.shape_zyx
-    return bool(native[box.slices].any())
 
 
 @pytest.mark.parametrize("letters", ["SPL", "IAL", "SAR", "PIL", "LSA"])
-@pytest.mark.parametrize("way", WAYS[::3])
-def test_a_chest_that_fits_gets_one_tile(letters, way):
-    """The tile lies along the animal's own axes, around the organs, whatever the stack."""
-    # 21.8 x 11.8 x 11.8 mm fit the tile, and its longest side is the body's.
-    chest = Region((30, 20, 40), (56, 34, 54))
-    grid = grid_of(letters)
-    box = box_around_chest(chest, COARSE, grid, Lie(way, 1.0), TILE_MM)
-    assert organs_in(box, letters, grid, chest)
-    along = Reorientation.between(letters, "SPL").axes
-    own = Reorientation.between(way, "SPL").axes
+@pytest.mark.parametrize("way", WAYS)
+def test_the_box_is_a_tile_and_its_slack_around_the_chest(letters, way):
+    """It lies along the animal's own axes, whatever the stack, and knows where the organs are."""
+    volume, lie = marked(letters), Lie(way, 1.0)
+    box = box_around_chest(CHEST, COARSE, volume.grid, lie, TILE_MM)
+    part = Volume(volume.hu_zyx[box.outer.slices], volume.grid.part(box.outer.slices))
+    assert part.hu_zyx.sum() == volume.hu_zyx.sum()
+    np.testing.assert_allclose(box.organs, shares_of(part.hu_zyx))
+    straight = lie.straighten(part)
+    np.testing.assert_allclose(lie.turned_shares(box.organs, part), shares_of(straight.hu_zyx))
+    whole = lie.straighten(volume).hu_zyx.shape
     for k in range(3):
-        assert box.shape[along[own[k]]] == int(TILE_MM[k] / 0.2 + 1e-6)
-
-
-def test_a_longer_chest_gets_a_margin():
-    """Where one tile can't hold the organs, the box holds them with a margin on either side."""
-    chest = Region((30, 20, 40), (66, 34, 54))
-    box = box_around_chest(chest, COARSE, grid_of("SPL"), Lie("SPL", 1.0), TILE_MM)
-    long_mm = 36 * 0.84 + 2 * LOOSE_MM
-    assert box.shape == (int(long_mm / 0.2 + 1e-6), 80, 96)
-    assert box.low[0] == pytest.approx((30 * 0.84 - LOOSE_MM) / 0.2, abs=2)
+        wanted = round((TILE_MM[k] + 2 * SLACK_MM[k]) / MM)
+        assert straight.hu_zyx.shape[k] == min(wanted, whole[k])
 
 
 def test_a_chest_at_the_edge_stays_in_the_scan():
-    """The tile is moved into the scan; a scan thinner than a tile is taken whole."""
-    chest = Region((0, 0, 70), (20, 14, 80))
-    grid = grid_of("SPL")
-    box = box_around_chest(chest, COARSE, grid, Lie("SPL", 1.0), TILE_MM)
-    assert box.low[:2] == (0, 0)
-    assert box.high[2] == grid.columns
-    thin = axial_grid((60, 252, 336), SpacingMm(0.2, 0.2, 0.2), np.zeros(3))
+    """The box is moved into the scan; a scan thinner than a tile is taken whole."""
+    grid = marked("SPL").grid
+    box = box_around_chest(Region((0, 0, 34), (20, 14, 44)), COARSE, grid, Lie("SPL", 1.0), TILE_MM)
+    assert box.outer.low[:2] == (0, 0)
+    assert box.outer.high[2] == grid.columns
+    assert box.organs[0][0] == 0.0
+    assert box.organs[2][1] == 1.0
+    thin = axial_grid((40, 128, 176), SpacingMm(MM, MM, MM), np.zeros(3))
     box = box_around_chest(
-        Region((0, 20, 40), (14, 34, 54)), (14, 60, 80), thin, Lie("SPL", 1.0), TILE_MM
+        Region((0, 8, 14), (10, 20, 26)), (10, 32, 44), thin, Lie("SPL", 1.0), TILE_MM
     )
-    assert (box.low[0], box.high[0]) == (0, 60)
+    assert (box.outer.low[0], box.outer.high[0]) == (0, 40)
 
 
 class Marked:

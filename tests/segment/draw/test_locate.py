@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import Grid, SpacingMm, axial_grid
+from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.body import inside
@@ -158,3 +158,31 @@ def test_a_body_broken_by_gas_is_one_animal():
     hu[(y - 40) ** 2 + (x - 40) ** 2 < 25**2] = 30.0
     hu[(z > 27) & (z < 33)] = AIR_HU
     assert keep_one_animal(volume_of(hu), "refuse").animals == 1
+
+
+@pytest.mark.parametrize("letters", ["SPL", "IAL", "PIL"])
+def test_a_part_is_a_cut_of_the_whole(letters):
+    """A box of the scan has the voxels and the places of the whole, the neighbour as air too."""
+    volume, _, _ = scanned(4, prone=True, neighbour=True)
+    turn = Reorientation.between("SPL", letters)
+    turned = Volume(np.ascontiguousarray(turn.apply(volume.hu_zyx)), turn.grid(volume.grid))
+    located = keep_one_animal(turned, "central")
+    box = tuple(slice(n // 5, n - n // 4) for n in turned.hu_zyx.shape)
+    part, whole = located.part(box), located.volume
+    np.testing.assert_array_equal(part.hu_zyx, whole.hu_zyx[box])
+    corner = np.array([[box[1].start, box[2].start]], dtype=float)
+    np.testing.assert_allclose(
+        part.grid.slice_origins_xyz_mm[0],
+        whole.grid.plane_points_xyz_mm(box[0].start, corner)[0],
+    )
+    assert part.grid.axis_letters == letters
+
+
+def test_the_coarse_picture_shows_one_animal():
+    """It is turned to S, P, L, and has air where the other animal is."""
+    volume, _, other_mm = scanned(4, prone=True, neighbour=True)
+    picture = keep_one_animal(volume, "central").coarse()
+    columns = columns_mm(volume)
+    at = np.linspace(columns[0], columns[-1], picture.shape[2])
+    assert (picture[:, :, np.abs(at - other_mm) < 6] == AIR_HU).all()
+    assert (picture[:, :, np.abs(at) < 6] > -300).sum() > 1000

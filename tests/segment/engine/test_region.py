@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from limn.segment.engine.region import MARGIN_MM, Region, at_least, grown, region_of_organs
+from limn.domain.geometry import Reorientation
+from limn.segment.engine.region import (
+    MARGIN_MM,
+    Region,
+    at_least,
+    grown,
+    moved_or_grown,
+    region_of_organs,
+    region_of_shares,
+)
 
 MM = (0.5, 0.5, 0.5)
 SHAPE = (80, 60, 70)
@@ -102,3 +111,52 @@ def test_the_scans_own_face_cuts_nothing():
     labels[0, [0, -1]] = 0
     labels[0, :, [0, -1]] = 0
     assert grown(region, labels, SHAPE, MM) == region
+
+
+def test_a_region_of_shares_has_a_margin():
+    """Shares of the grid as voxels, with a millimetre around them, inside the grid."""
+    region = region_of_shares([(0.25, 0.75), (0.0, 0.5), (0.5, 1.0)], SHAPE, MM)
+    assert (region.low, region.high) == ((18, 0, 33), (62, 32, 70))
+
+
+def test_a_tile_that_cuts_an_organ_moves_where_there_is_room():
+    """It keeps its size, and the organ gets what the other face does not need."""
+    region = Region((20, 10, 10), (40, 30, 30))
+    labels = np.zeros(region.shape, dtype=np.uint8)
+    labels[8:, 5:9, 5:9] = 1
+    assert moved_or_grown(region, labels, SHAPE, MM) == Region((26, 10, 10), (46, 30, 30))
+    flipped = labels[::-1]
+    assert moved_or_grown(region, flipped, SHAPE, MM) == Region((14, 10, 10), (34, 30, 30))
+    assert moved_or_grown(region, labels[:, 5:, 5:], SHAPE, MM).shape[0] == 20
+
+
+def test_a_tile_without_room_grows():
+    """Where an organ touches both faces, or all but touches the other, the faces move out."""
+    region = Region((20, 10, 10), (40, 30, 30))
+    labels = np.zeros(region.shape, dtype=np.uint8)
+    labels[2:, 5, 5] = 1
+    assert moved_or_grown(region, labels, SHAPE, MM) == Region((20, 10, 10), (52, 30, 30))
+    labels[:, 5, 5] = 1
+    assert moved_or_grown(region, labels, SHAPE, MM) == Region((8, 10, 10), (52, 30, 30))
+    labels[[0, -1]] = 0
+    assert moved_or_grown(region, labels, SHAPE, MM) == region
+
+
+def test_a_tile_at_the_scans_face_stays():
+    """An organ that leaves the scan moves nothing."""
+    region = Region((0, 10, 10), (20, 30, 30))
+    labels = np.zeros(region.shape, dtype=np.uint8)
+    labels[:9, 5, 5] = 1
+    assert moved_or_grown(region, labels, SHAPE, MM) == region
+
+
+def test_a_region_comes_back_from_a_turned_array():
+    """The voxels of the region of a turned array are those of the array's own."""
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    for letters in ("SPL", "IAR", "LSP", "PRI"):
+        turn = Reorientation.between("SPL", letters)
+        there = turn.apply(array)
+        region = Region((1, 0, 2), (3, 2, 4))
+        back = region.turned_back(turn, there.shape)
+        assert sorted(array[back.slices].ravel()) == sorted(there[region.slices].ravel())
+    assert Region((1, 0, 2), (3, 2, 4)).moved((10, 20, 30)) == Region((11, 20, 32), (13, 22, 34))

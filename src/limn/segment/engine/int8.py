@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
@@ -277,4 +278,5 @@ def _of_others(status: os.stat_result) -> bool:
     """Whether another account than root's and this one's may have written a file."""
     if os.name == "nt":
         return False
-    return status.st_uid not in (0, os.geteuid()) or bool(status.st_mode & 0o022)
+    mine = psutil.Process().uids().effective
+    return status.st_uid not in (0, mine) or bool(status.st_mode & 0o022)
