@@ -5,7 +5,7 @@ import pytest
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume
-from limn.segment.draw.chest import SLACK_MM, box_around_chest, chest_stretch, find_chest
+from limn.segment.draw.chest import SLACK_MM, box_around_chest, chest_stretches, find_chest
 from limn.segment.engine.localise import HEART, LUNGS
 from limn.segment.engine.orient import WAYS, Lie
 from limn.segment.engine.region import Region
@@ -88,7 +88,7 @@ def body(first=50):
     whole = np.full((150, 60, 80), -1000.0, np.float32)
     whole[:, 20:45, 30:60] = 40.0
     whole[first : first + 10, 25:35, 33:42] = 1000.0
-    whole[first : first + 10, 28:30, 36:39] = 2000.0
+    whole[first : first + 10, 27:32, 34:38] = 2000.0
     return whole
 
 
@@ -102,20 +102,31 @@ def test_the_chest_is_where_it_was_in_the_whole_scan(way):
 @pytest.mark.parametrize("first", [0, 3, 50, 71, 140])
 def test_the_stretch_is_around_the_chest(first):
     """Wherever in a long scan the chest lies, the stretch holds all of it."""
-    stretch = chest_stretch(body(first), Marked())
+    stretch = chest_stretches(body(first), Marked())[0]
     assert stretch.start <= first
     assert stretch.stop >= first + 10
     assert stretch.stop - stretch.start <= 48
 
 
+def test_a_belly_full_of_gas_is_no_chest():
+    """A window with a little of the heart and much that looks like lung comes after the chest's."""
+    whole = body(100)
+    whole[0:30, 22:44, 32:58] = 1000.0
+    whole[10:15, 30:34, 40:44] = 2000.0
+    first, *others = chest_stretches(whole, Marked())
+    assert first.start <= 100
+    assert first.stop >= 110
+    assert others
+
+
 def test_a_short_scan_is_one_stretch():
     """A scan that is no longer than a window is looked at once."""
-    assert chest_stretch(body()[40:80], Marked()) == slice(0, 40)
+    assert chest_stretches(body()[40:80], Marked()) == [slice(0, 40)]
 
 
 @pytest.mark.parametrize("missing", [1000.0, 2000.0])
 def test_no_chest_is_no_stretch(missing):
-    """Without a heart, or with a few voxels alone, there is no chest."""
+    """Without heart or lungs there is no chest."""
     whole = body()
     whole[whole == missing] = 40.0
-    assert chest_stretch(whole, Marked()) is None
+    assert chest_stretches(whole, Marked()) == []

@@ -59,10 +59,11 @@ def test_no_whole_chest_is_no_box(missing):
     assert Localiser(Told()).find(scene(*(each for each in CHEST if each[0] != missing))) is None
 
 
-def test_any_shape_passes_through_the_network():
-    """Axes that are no multiple of 8 are padded and cut again."""
-    labels = Localiser(LocaliserNet()).label(np.full((17, 5, 33), 40.0, np.float32))
-    assert labels.shape == (17, 5, 33)
+@pytest.mark.parametrize("shape", [(17, 5, 33), (8, 8, 8), (1, 20, 1)])
+def test_any_shape_passes_through_the_network(shape):
+    """Axes that are short or no multiple of 8 are padded and cut again."""
+    labels = Localiser(LocaliserNet()).label(np.full(shape, 40.0, np.float32))
+    assert labels.shape == shape
 
 
 def test_fields_are_drawn_with_their_chests():

@@ -20,8 +20,9 @@ LAST = 50
 DECIDING = 5
 # A scan of up to so many times more or fewer voxels is of a like size.
 LIKE = 2.0
-# A scan that a full GPU left to the CPU says nothing about the next one.
-OUT_OF_MEMORY = "gpu-out-of-memory"
+# A scan that a full GPU left to the CPU says nothing about the next one, and neither does one that
+# every fold saw as a whole.
+UNUSUAL = ("gpu-out-of-memory", "chest-unsure")
 _GRID = re.compile(r"(\d+)x(\d+)x(\d+) ")
 
 
@@ -35,7 +36,9 @@ def expected_s(records: Sequence[Mapping[str, Any]], voxels: int) -> float | Non
     ----------
     records : of scans with one bundle, newest first
     """
-    usual = [each for each in records if OUT_OF_MEMORY not in str(each.get("flags", ""))]
+    usual = [
+        each for each in records if not any(flag in str(each.get("flags", "")) for flag in UNUSUAL)
+    ]
     if not usual or not voxels:
         return None
     per_voxel_s = []

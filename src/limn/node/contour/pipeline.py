@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
+from limn.dicom.ladder import even_grid
 from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import RefusedSeries, StageFailed
@@ -93,7 +94,7 @@ def contour(
     """
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
-        refuse_unread(series.grid.shape_zyx)
+        refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
         volume = read_volume(series, bridged=True)
     drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress)
     with stopwatch.stage("clean_s"):

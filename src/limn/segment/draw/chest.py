@@ -15,16 +15,18 @@ from limn.segment.engine.region import Region
 
 # Length of a field that the localiser knows: a chest from T1 to T13 with neck and belly.
 WINDOW_MM = 40.0
-# Heart and lungs together; less is no chest.
-LEAST_CHEST_MM3 = 150.0
+# Less of either is no chest; and what a mouse has.
+LEAST_HEART_MM3, LEAST_LUNGS_MM3 = 40.0, 80.0
+HEART_MM3, LUNGS_MM3 = 220.0, 480.0
 # Around a tile along the animal's axes S, P, L: so far the tile can be moved.
 SLACK_MM = (5.0, 2.0, 2.0)
 
 
-def chest_stretch(whole: npt.NDArray[np.float32], localiser: Localiser) -> slice | None:
-    """The slices of the coarse grid around the chest; None if the localiser sees none.
+def chest_stretches(whole: npt.NDArray[np.float32], localiser: Localiser) -> list[slice]:
+    """Slices of the coarse grid that may hold the chest, the most likely first.
 
     A scan longer than the localiser's fields is looked at in windows, whatever way the animal lies.
+    A window counts by the smaller of its heart and its lungs: gas in the bowel makes no chest.
 
     Parameters
     ----------
@@ -38,17 +40,18 @@ def chest_stretch(whole: npt.NDArray[np.float32], localiser: Localiser) -> slice
         labels = localiser.label(
             np.ascontiguousarray(whole[start : start + window, top:bottom, left:right])
         )
-        chest = (labels == HEART) | (labels == LUNGS)
-        slices = chest.sum(axis=(1, 2))
-        if (labels == HEART).any() and slices.sum() * COARSE_MM**3 >= LEAST_CHEST_MM3:
-            middle = start + round(float(np.average(np.arange(len(slices)), weights=slices)))
-            found.append((int(slices.sum()), middle))
-    if not found:
-        return None
+        heart, lungs = (int((labels == each).sum()) * COARSE_MM**3 for each in (HEART, LUNGS))
+        if heart < LEAST_HEART_MM3 or lungs < LEAST_LUNGS_MM3:
+            continue
+        slices = ((labels == HEART) | (labels == LUNGS)).sum(axis=(1, 2))
+        middle = start + round(float(np.average(np.arange(len(slices)), weights=slices)))
+        found.append((min(heart / HEART_MM3, lungs / LUNGS_MM3), middle))
     if last == 0:
-        return slice(0, len(whole))
-    middle = max(found)[1]
-    return slice(max(0, middle - window // 2), min(len(whole), middle + window // 2))
+        return [slice(0, len(whole))] if found else []
+    return [
+        slice(max(0, middle - window // 2), min(len(whole), middle + window // 2))
+        for _, middle in sorted(found, reverse=True)
+    ]
 
 
 def find_chest(
@@ -58,7 +61,7 @@ def find_chest(
 
     Parameters
     ----------
-    whole, stretch : see `chest_stretch`
+    whole, stretch : see `chest_stretches`
     """
     (top, bottom), (left, right) = shown_spans(dense(whole[stretch]))
     field = whole[stretch, top:bottom, left:right]

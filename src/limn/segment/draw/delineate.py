@@ -11,12 +11,15 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretch, find_chest
+from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches, find_chest
 from limn.segment.draw.clean import Cleaned, clean
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
 from limn.segment.engine.orient import AS_IN_HEADER, Lie, Shares, contradictions
-from limn.segment.engine.region import Region, grown
+from limn.segment.engine.region import LEAST_MM3, Region, grown
+
+# Windows of a long scan in which a chest is looked for before every stretch of it is.
+MOST_STRETCHES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +74,11 @@ def delineate(
                 "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
-        placed = _place(located, ensemble)
-    seen = ensemble.despite_gpu(lambda: _see_all(located, placed, ensemble, stopwatch, progress))
+        whole = located.coarse()
+        placed = _place(whole, located, ensemble)
+    seen = ensemble.despite_gpu(
+        lambda: _see_all(located, whole, placed, ensemble, stopwatch, progress)
+    )
     with stopwatch.stage("clean_s"):
         return Delineated(
             Labels(
@@ -80,7 +86,7 @@ def delineate(
             ),
             seen.cleaned.removed_voxels,
             located.animals,
-            placed.lie,
+            seen.lie,
             tuple(contradictions(seen.cleaned.labels)),
             {
                 organ: seen.inferred.agreement[label]
@@ -93,10 +99,10 @@ def delineate(
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """How the animal lies, and the box of its chest; None if the whole scan has to be seen."""
+    """How the animal lies, and the box of its chest."""
 
     lie: Lie
-    chest: ChestBox | None
+    chest: ChestBox
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +110,7 @@ class _Seen:
     """What the folds saw in a box of the scan; both arrays are on the scan's voxels there."""
 
     region: Region
+    lie: Lie
     chest: bool
     inferred: Inferred
     cleaned: Cleaned
@@ -111,46 +118,59 @@ class _Seen:
     disagreement_zyx: npt.NDArray[np.uint8]
 
 
-def _place(located: Located, ensemble: Ensemble) -> _Placed:
-    """How the animal lies, and where its chest is, by the coarse scan."""
-    whole = located.coarse()
-    localiser = ensemble.localiser
-    stretch = chest_stretch(whole, localiser) if localiser else None
-    lie = ensemble.finder.find(whole, stretch) if ensemble.finder else AS_IN_HEADER
-    if localiser is None or stretch is None:
-        return _Placed(lie, None)
-    chest = find_chest(whole, lie, stretch, localiser)
-    if chest is None:
-        return _Placed(lie, None)
-    grid = located.scan.grid
-    return _Placed(lie, box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm))
+def _place(whole: npt.NDArray[np.float32], located: Located, ensemble: Ensemble) -> _Placed | None:
+    """How the animal lies and where its chest is; None if the localiser sees no whole chest.
+
+    Parameters
+    ----------
+    whole : see `Located.coarse`
+    """
+    localiser, grid = ensemble.localiser, located.scan.grid
+    if localiser is None:
+        return None
+    for stretch in chest_stretches(whole, localiser)[:MOST_STRETCHES]:
+        lie = ensemble.finder.find(whole, stretch) if ensemble.finder else AS_IN_HEADER
+        chest = find_chest(whole, lie, stretch, localiser)
+        if chest is not None:
+            box = box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm)
+            return _Placed(lie, box)
+    return None
 
 
 def _see_all(
     located: Located,
-    placed: _Placed,
+    whole: npt.NDArray[np.float32],
+    placed: _Placed | None,
     ensemble: Ensemble,
     stopwatch: Stopwatch,
     progress: Callable[[int, int], None],
 ) -> _Seen:
     """The whole chest; the box grows where it cuts an organ.
 
-    If an organ is missing there, or the box has grown too often, the folds see the whole scan.
+    If an organ is missing there, or the box has grown too often, the folds see the whole scan, and
+    every stretch of it decides how the animal lies.
     """
-    grid, lie = located.scan.grid, placed.lie
-    if placed.chest is not None:
+    grid = located.scan.grid
+    if placed is not None:
         region = placed.chest.outer
         organs: Shares | None = placed.chest.organs
         for _ in range(MOST_GROWTHS):
-            seen = _see(located, region, lie, ensemble, stopwatch, progress, organs)
-            if any(label not in seen.labels_zyx for label in ensemble.bundle.organs):
+            seen = _see(located, region, placed.lie, ensemble, stopwatch, progress, organs)
+            if not _has_every_organ(seen):
                 break
             larger = grown(region, seen.labels_zyx, grid.shape_zyx, grid.spacing_mm.zyx)
             if larger == region:
                 return seen
             region, organs = larger, ((0.0, 1.0),) * 3
-    whole = Region.whole(grid.shape_zyx)
-    return _see(located, whole, lie, ensemble, stopwatch, progress, None)
+    with stopwatch.stage("preprocess_s"):
+        lie = ensemble.finder.find(whole) if ensemble.finder else AS_IN_HEADER
+    everything = Region.whole(grid.shape_zyx)
+    return _see(located, everything, lie, ensemble, stopwatch, progress, None)
+
+
+def _has_every_organ(seen: _Seen) -> bool:
+    """Whether there is more than a speck of each."""
+    return all(mm3 >= LEAST_MM3 for mm3 in seen.cleaned.labels.volumes_mm3().values())
 
 
 def _see(
@@ -174,6 +194,7 @@ def _see(
         cleaned = clean(raw, ensemble.bundle.clean)
         return _Seen(
             region,
+            lie,
             organs is not None,
             inferred,
             cleaned,

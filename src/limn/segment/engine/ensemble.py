@@ -301,7 +301,7 @@ class Ensemble:
             glance = self._glance(image)
             region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
         else:
-            around = region_of_shares(turned(prepared.turn, organs), shape, prepared.spacing_mm)
+            around = region_of_shares(_cropped(prepared, organs), shape, prepared.spacing_mm)
             around = at_least(around, patch, shape)
             region, first = self._settled(image, around, prepared.spacing_mm)
         for _ in range(MOST_GROWTHS):
@@ -509,6 +509,17 @@ def _loaded(
     except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
         msg = f"bundle {bundle.label}: {name} is no {kind}: {error}"
         raise BundleUnfit(msg) from error
+
+
+def _cropped(prepared: Prepared, organs: Shares) -> Shares:
+    """Spans along the scan's S, P, L as shares of the image, from which zeros were cropped."""
+    spans = []
+    for span, count, (before, after) in zip(
+        turned(prepared.turn, organs), prepared.shape, prepared.margins, strict=True
+    ):
+        first, last = (share * (before + count + after) - before for share in span)
+        spans.append((first / count, last / count))
+    return tuple(spans)
 
 
 def _nonzero(hu: npt.NDArray[np.float32]) -> tuple[slice, slice, slice]:

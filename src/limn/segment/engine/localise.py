@@ -24,6 +24,8 @@ CORD_BEYOND_MM = (6.1, 0.8, 0.8)
 CHANNELS = (8, 16, 32, 48)
 # Of the coarse grid's axes; the strides of the network.
 MULTIPLE = 8
+# A field of one voxel at the deepest stage can't be normalised.
+LEAST = 16
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -100,7 +102,7 @@ class Localiser:
     def label(self, field: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """Labels (z, y, x) of a coarse field: `HEART`, `CORD`, `LUNGS`, or 0."""
         shape = field.shape
-        fill = [(0, -n % MULTIPLE) for n in shape]
+        fill = [(0, max(LEAST, n + -n % MULTIPLE) - n) for n in shape]
         image = torch.from_numpy(np.pad(dense(field), fill))[None, None]
         with torch.inference_mode():
             won = self.network(image)[0].argmax(dim=0).to(torch.uint8)
