@@ -28,7 +28,7 @@ INFERENCE_S = float(os.environ.get("FAKE_INFERENCE_S", "0.05"))
 class FakeEnsemble:
     """In the place of `segment.engine.ensemble.Ensemble`, without a network."""
 
-    finder = None
+    finder = localiser = None
     description = "threshold"
     profile = SimpleNamespace(name="fake")
 
@@ -50,7 +50,7 @@ class FakeEnsemble:
         """The volume as it is."""
         return volume
 
-    def infer(self, prepared, progress):
+    def infer(self, prepared, progress, organs=None):
         """Pass some time; all folds agree."""
         time.sleep(self.inference_s)
         progress(1, 1)
