@@ -238,6 +238,19 @@ def meta_offset(contents: bytes) -> int:
     return 4 if contents[:4] == b"DICM" else 0
 
 
+def after_meta(contents: bytes) -> bytes:
+    """The data set after the file meta, whether or not the meta states its own length."""
+    file = cast(BinaryIO, _Metered(io.BytesIO(contents)))
+    _preamble(file)
+    read_dataset(
+        file,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag.group != 2,
+    )
+    return contents[file.tell() :]
+
+
 def _preamble(file: BinaryIO) -> bytes | None:
     """Go to the first element: after a preamble, after DICM alone, or at the start.
 

@@ -20,6 +20,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from limn.dicom.bounded import (
     DAMAGES,
     OPENING_BYTES,
+    after_meta,
     check_header_bytes,
     check_promise,
     is_encapsulated,
@@ -142,7 +143,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
         # The hash first: it releases the interpreter to the thread that writes these bytes.
         digest = hashlib.sha256(memoryview(contents)[_dataset_offset(contents) :]).hexdigest()
         if inflates(contents):
-            check_deflated(contents[_dataset_offset(contents) :])
+            check_deflated(after_meta(contents))
         else:
             check_elements(contents)
         ds = read(contents, leave_pixels=True)
