@@ -66,7 +66,7 @@ def test_the_network_sees_the_animal_as_its_bundle_names_it(
     volume, truth = restack(*mouse, position, stack)
     product = run(write(volume, tmp_path / "ct", position, "31"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
 
 
 def without(folder: Path, missing: list[int]) -> Path:
@@ -115,7 +115,7 @@ def test_a_header_that_lies_is_found_out(
     volume, truth = turn_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "38"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
     assert f"header-disagrees:{letters}" in product.flags
     assert product.held is None
     description = rtstruct.read(product.structure_set).StructureSetDescription
@@ -130,7 +130,7 @@ def test_a_mirror_image_is_held(
     volume, truth = mirror_pixels(*mouse, axis)
     product = run(write(volume, tmp_path / "ct", "HFS", "39"), ensemble)
     for organ in Organ:
-        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
     assert any(flag.startswith("mirrored:") for flag in product.flags)
     assert product.held is not None
     assert "mirror image" in product.held
@@ -206,25 +206,38 @@ def test_air_alone_is_no_mouse(
         run(folder, ensemble)
 
 
-def test_of_two_animals_one_is_contoured(ensemble: Ensemble, tmp_path: Path) -> None:
-    """Two animals on the bed: every organ is the chosen animal's, and the flags count two."""
+@pytest.fixture(scope="module")
+def one_of_two(ensemble: Ensemble, tmp_path_factory: pytest.TempPathFactory):
+    """A scan of two animals: its folder, the chosen animal's contours, and its truth."""
     scanner = Scanner(SpacingMm(0.35, 0.35, 0.35), (86, 72, 170), (8.0, 0.0, 0.0))
     for seed in range(20):
         mouse = conceive(seed, neighbour=True)
         if mouse.around.neighbour_xyz_mm is not None and mouse.around.neighbour_xyz_mm[0] > 0:
             break
     volume, truth = scan(mouse, scanner, seed)
-    options = replace(OPTIONS, two_animals="central")
-    product = run(write(volume, tmp_path / "ct", "HFS", "35"), ensemble, options)
+    folder = write(volume, tmp_path_factory.mktemp("two") / "ct", "HFS", "35")
+    return folder, run(folder, ensemble, replace(OPTIONS, two_animals="central")), truth
+
+
+def test_of_two_animals_one_is_contoured(ensemble: Ensemble, one_of_two) -> None:
+    """Two animals on the bed: every organ is the chosen animal's, and the flags count two."""
+    folder, product, truth = one_of_two
     assert "animals:2" in product.flags
     sides = {organ: float(np.argwhere(product.labels.mask(organ))[:, 2].mean()) for organ in Organ}
     assert max(sides.values()) - min(sides.values()) < 12.0 / 0.35
     truth_side = float(np.argwhere(truth.mask(Organ.HEART))[:, 2].mean())
-    if abs(sides[Organ.HEART] - truth_side) < 5.0 / 0.35:
-        for organ in Organ:
-            assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.8
+    assert abs(sides[Organ.HEART] - truth_side) < 5.0 / 0.35
+    for organ in (Organ.HEART, Organ.LUNG_R, Organ.LUNG_L):
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
     with pytest.raises(RefusedSeries, match="2 animals in the field"):
-        run(tmp_path / "ct", ensemble, replace(OPTIONS, two_animals="refuse"))
+        run(folder, ensemble, replace(OPTIONS, two_animals="refuse"))
+
+
+@pytest.mark.xfail(strict=True, reason="phantom-7 draws the cord of this coarse scan at 0.842")
+def test_of_two_animals_the_cord_is_drawn_well(one_of_two) -> None:
+    """At 0.35 mm the cord is four voxels thick; it reached 0.85 with phantom-6."""
+    _, product, truth = one_of_two
+    assert dice(product.labels.mask(Organ.CORD), truth.mask(Organ.CORD)) >= 0.85
 
 
 def ring(mouse: tuple[Volume, Labels]) -> Labels:
