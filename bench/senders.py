@@ -33,7 +33,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from bench.receive import wait_for_port
+from bench.receive import CONFIG, wait_for_port
 from tests.conftest import BUNDLE, free_port
 from tests.support.node.parts import only_sends, slices, write_slices
 from tests.support.node.running import ENVIRONMENT
@@ -43,19 +43,6 @@ COUNT = 24
 LONGEST_WAIT_S = 0.7
 # settle.hold_s is 30 s: after it nothing waits any more.
 LAST_WAIT_S = 40.0
-CONFIG = """\
-data_dir = "data"
-[receive]
-port = {port}
-min_free_mb = 1
-[model]
-bundle = "{bundle}"
-allow_demo_bundle = true
-[[destination]]
-kind = "folder"
-name = "export"
-folder = "export"
-"""
 
 
 @dataclass(frozen=True)
