@@ -33,7 +33,7 @@ from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.node.store import scanlog
+from limn.node.store.disk import scanlog
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.trace import trace

@@ -32,7 +32,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.lab.phantoms.synthesize import PhantomFiles, PhantomRequest, synthesize
 from limn.node.config import Config, load_config
 from limn.node.operate.send import send_folder
-from limn.node.store import scanlog
+from limn.node.store.disk import scanlog
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.rasterise import rasterise
 

@@ -397,7 +397,7 @@ class Config(_Table):
 
     @property
     def receiving_path(self) -> Path:
-        """The series that are coming in; see `limn.node.store.receiving`."""
+        """The series that are coming in; see `limn.node.store.disk.receiving`."""
         return self.data_dir / "receiving.json"
 
     @property

@@ -25,7 +25,7 @@ from limn.lab.measure.evaluate import (
 from limn.lab.train.nnunet_folder import note_measured
 from limn.segment.bundle.bundle import MANIFEST, open_bundle
 from limn.segment.draw.delineate import Delineated
-from limn.segment.engine.orient import Lie
+from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import BUNDLE
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD}

@@ -12,9 +12,9 @@ from limn.lab.report.figures import REAL_HU
 from limn.lab.train.nnunet_folder import ONLOOKER
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.delineate import delineate
-from limn.segment.engine.coarse import coarse
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import CERTAIN, Finder
+from limn.segment.engine.localisation.coarse import coarse
+from limn.segment.engine.localisation.orient import CERTAIN, Finder
 from tests.conftest import BUNDLE
 
 pytestmark = pytest.mark.slow

@@ -34,7 +34,7 @@ from limn.lab.train.recipe import Recipe, going_on
 from limn.phantom.anatomy import conceive
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import Finder
+from limn.segment.engine.localisation.orient import Finder
 
 pytestmark = pytest.mark.trains
 

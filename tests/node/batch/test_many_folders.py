@@ -16,8 +16,8 @@ from limn.cli import exits, main
 from limn.node.batch import here, many_folders, notes, on_node
 from limn.node.batch.find_series import find_series, read_series
 from limn.node.contour.job import Job, Result
-from limn.node.store.journal import Journal
-from limn.node.store.schema import COHORT
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import COHORT
 from tests.conftest import BUNDLE, free_port
 from tests.support.node.parts import arrived, encoded, slices, structure_set, write_slices
 

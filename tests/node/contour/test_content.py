@@ -16,7 +16,7 @@ from limn.node.contour.content import Content
 from limn.node.contour.flights import Flights
 from limn.node.contour.job import Job
 from limn.node.contour.worker import contour_here
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
 from tests.conftest import BUNDLE
 from tests.support.node.parts import SCP, Door, arrived, slices, write_slices
 

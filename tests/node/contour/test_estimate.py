@@ -3,7 +3,7 @@
 import pytest
 
 from limn.node.contour.estimate import expected_s, voxels_in, waits_s
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
 from tests.support.node.parts import arrived, slices, write_slices
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from limn.node.contour.flights import Flights, JobInFlight
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
 from tests.support.node.parts import arrived
 
 

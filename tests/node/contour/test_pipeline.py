@@ -22,7 +22,7 @@ from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import Lie
+from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import COLOURS, one_fold
 from tests.support.dicom.stacks import write
 

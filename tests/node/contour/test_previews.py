@@ -11,8 +11,8 @@ from limn.node.config import load_config
 from limn.node.contour.allocation import AllocationReply
 from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.job import UNFIT, Result
-from limn.node.store.journal import Journal
-from limn.node.store.schema import COHORT
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import COHORT
 from tests.conftest import free_port
 from tests.support.node.parts import arrived, slices, write_slices
 from tests.support.node.site import CONFIG

@@ -17,8 +17,8 @@ from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.results import DEATHS, REST_S
-from limn.node.store.journal import Journal
-from limn.node.store.schema import COHORT, LIVE
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import COHORT, LIVE
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
 from tests.support.node.site import CONFIG

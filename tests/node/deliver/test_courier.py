@@ -15,10 +15,10 @@ from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
 from limn.node.deliver.scan_record import closed_record
-from limn.node.store import scanlog
-from limn.node.store.journal import Journal
-from limn.node.store.reader import LONGEST_PAUSE_S
-from limn.node.store.rows import ScanRow
+from limn.node.store.disk import scanlog
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import LONGEST_PAUSE_S
+from limn.node.store.journal.rows import ScanRow
 from tests.conftest import free_port
 from tests.support.node.parts import Archive, arrived, encoded, peer, running, structure_set, until
 

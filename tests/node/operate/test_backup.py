@@ -8,8 +8,9 @@ import pytest
 
 from limn.cli import exits, main
 from limn.node.config import load_config
-from limn.node.store import evidence, salvage, scanlog
-from limn.node.store.journal import Journal
+from limn.node.store import salvage
+from limn.node.store.disk import evidence, scanlog
+from limn.node.store.journal.journal import Journal
 from limn.node.store.salvage import NUMBERS_LEFT_OUT, fault_of, replace_damaged
 from tests.node.store.test_salvage import BUNDLE, TEXT
 from tests.node.store.test_salvage import Site as Disk

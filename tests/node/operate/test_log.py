@@ -6,8 +6,8 @@ import pytest
 
 from limn.cli import main
 from limn.domain.timing import ScanRecord
-from limn.node.store import scanlog
-from limn.node.store.journal import Journal
+from limn.node.store.disk import scanlog
+from limn.node.store.journal.journal import Journal
 from tests.support.node.parts import arrived
 
 CONFIG = """

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from limn.node.restarts import RestartLoop
-from limn.node.store import space
-from limn.node.store.receiving import ReceivingSeries, write_receiving
-from limn.node.store.schema import COHORT
+from limn.node.store.disk import space
+from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
+from limn.node.store.journal.schema import COHORT
 from tests.support.node.parts import arrived
 from tests.support.node.site import Site
 

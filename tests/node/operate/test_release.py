@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from limn.cli import exits, main
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
 from tests.support.node.parts import arrived
 
 CONFIG = """

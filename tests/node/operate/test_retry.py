@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from limn.node.store import scanlog
-from limn.node.store.schema import COHORT
+from limn.node.store.disk import scanlog
+from limn.node.store.journal.schema import COHORT
 from tests.support.node.parts import Archive, encoded, peer, structure_set
 from tests.support.node.site import Site
 

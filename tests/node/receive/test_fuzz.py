@@ -6,7 +6,7 @@ import pytest
 from pydicom.uid import UID
 
 from limn.node.dimse.status import CANNOT_UNDERSTAND
-from tests.node.store.test_spool import HOSTILE
+from tests.node.store.disk.test_spool import HOSTILE
 from tests.support.node.fuzzing import Limits, Run
 from tests.support.node.parts import SCP, Door, encoded, slices
 

@@ -39,8 +39,8 @@ from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import Source
 from limn.node.receive.store_result import StoreResult
-from limn.node.store.receiving import read_receiving
-from limn.node.store.spool import SLOTS
+from limn.node.store.disk.receiving import read_receiving
+from limn.node.store.disk.spool import SLOTS
 from tests.support.node.parts import (
     COUNT,
     SCP,

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from limn.node.receive.slots import BATCH, Slots
-from limn.node.store.spool import SLOTS
+from limn.node.store.disk.spool import SLOTS
 from tests.support.node.parts import SCP, Door, encoded, slices
 
 

@@ -11,8 +11,8 @@ import pytest
 from limn.node.config import load_config
 from limn.node.serve import journal_watch, supervisor
 from limn.node.serve.journal_watch import JOURNAL_LOST, JournalWatch, end_if_replaced
-from limn.node.store.evidence import foreign_log
-from limn.node.store.journal import Journal
+from limn.node.store.disk.evidence import foreign_log
+from limn.node.store.journal.journal import Journal
 from tests.node.store.test_salvage import BUNDLE, TEXT, Site
 from tests.support.node.parts import arrived
 

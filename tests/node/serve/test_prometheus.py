@@ -22,8 +22,8 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.config import Config, load_config
 from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
 from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving
-from limn.node.store import scanlog, space
-from limn.node.store.journal import Journal
+from limn.node.store.disk import scanlog, space
+from limn.node.store.journal.journal import Journal
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
 from tests.support.node.running import wait_for

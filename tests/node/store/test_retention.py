@@ -17,8 +17,8 @@ from limn.domain.files import write_durably
 from limn.node import heartbeat
 from limn.node.config import Config, load_config
 from limn.node.receive.gathering import Source
+from limn.node.store.journal.rows import ScanRow
 from limn.node.store.retention import DAY_S, Retention
-from limn.node.store.rows import ScanRow
 from tests.support.node.parts import COUNT, SCP, Door, encoded, running, slices, until
 
 TEXT = """\
@@ -335,7 +335,7 @@ def test_a_crash_between_leaves_no_half_of_a_series(
 ) -> None:
     """The folder is renamed first: after a restart nothing looks like a late series."""
     site.delivered()
-    monkeypatch.setattr("limn.node.store.spool.shutil.rmtree", _killed)
+    monkeypatch.setattr("limn.node.store.disk.spool.shutil.rmtree", _killed)
     with pytest.raises(KeyboardInterrupt):
         site.retention.work(time.time())
     monkeypatch.undo()
@@ -360,7 +360,7 @@ def test_a_crash_anywhere_is_finished_by_the_next_look(
 
     with monkeypatch.context() as patched:
         name = {"mkdir": "make_private_folder", "rmtree": "shutil.rmtree"}.get(where, where)
-        patched.setattr(f"limn.node.store.spool.{name}", killed)
+        patched.setattr(f"limn.node.store.disk.spool.{name}", killed)
         with pytest.raises(KeyboardInterrupt):
             site.retention.work(time.time())
     again = Door(site.config.data_dir, hold_s=0.2)
@@ -420,8 +420,8 @@ class Dies:
 
 SLICES_GO = [("pathlib.Path.unlink", 1), ("pathlib.Path.unlink", COUNT // 2)]
 SLICES_GO += [
-    ("limn.node.store.spool.write_durably", 1),
-    ("limn.node.store.spool.shutil.rmtree", 1),
+    ("limn.node.store.disk.spool.write_durably", 1),
+    ("limn.node.store.disk.spool.shutil.rmtree", 1),
 ]
 
 
@@ -458,7 +458,7 @@ def test_a_full_disk_is_no_reason_to_keep_what_fills_it(
             raise OSError(errno.ENOSPC, "No space left on device")
         write_durably(path, contents)
 
-    monkeypatch.setattr("limn.node.store.spool.write_durably", write)
+    monkeypatch.setattr("limn.node.store.disk.spool.write_durably", write)
     monkeypatch.setattr("limn.node.store.retention.write_durably", write)
     site.retention.work(time.time())
     assert site.slices(row) == 0

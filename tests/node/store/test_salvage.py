@@ -12,10 +12,11 @@ from limn.cli import exits, main
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.deliver.courier import Courier
-from limn.node.store import evidence, salvage, scanlog
-from limn.node.store.journal import Journal
-from limn.node.store.reader import JournalReader
-from limn.node.store.rows import ScanRow
+from limn.node.store import salvage
+from limn.node.store.disk import evidence, scanlog
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow
 from limn.node.store.salvage import fault_of, replace_damaged
 from tests.support.node.parts import SCP, Door, slices, structure_set
 

@@ -6,9 +6,9 @@ import pytest
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume
 from limn.segment.draw.chest import SLACK_MM, box_around_chest, chest_stretches, find_chest
-from limn.segment.engine.localise import HEART, LUNGS
-from limn.segment.engine.orient import WAYS, Lie
-from limn.segment.engine.region import Region
+from limn.segment.engine.localisation.localise import HEART, LUNGS
+from limn.segment.engine.localisation.orient import WAYS, Lie
+from limn.segment.engine.localisation.region import Region
 
 COARSE = (60, 32, 44)
 # Four voxels of the scan are one of the coarse grid.

@@ -12,7 +12,7 @@ from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw import delineate as module
 from limn.segment.draw.delineate import delineate
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import Lie
+from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import one_fold
 
 pytestmark = pytest.mark.slow

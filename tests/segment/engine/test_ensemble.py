@@ -24,7 +24,7 @@ from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, write_manifest
 from limn.segment.draw.clean import clean
 from limn.segment.engine.ensemble import Ensemble, Inferred
-from limn.segment.engine.region import Region
+from limn.segment.engine.localisation.region import Region
 from tests.conftest import BUNDLE
 
 pytestmark = pytest.mark.slow

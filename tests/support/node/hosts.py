@@ -22,7 +22,7 @@ import pydicom
 import pytest
 
 from limn.node.host import certs
-from limn.node.store import scanlog
+from limn.node.store.disk import scanlog
 from tests.conftest import BUNDLE, REPOSITORY, require_peer
 from tests.support.node.running import ENVIRONMENT, children_of, wait_for
 from tests.support.node.toy import Toy, slices_named_by, toy, write_toy

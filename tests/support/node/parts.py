@@ -30,9 +30,9 @@ from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Source
 from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
-from limn.node.store.journal import Journal
-from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.spool import Spool
+from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import Arrived, ScanRow
 
 COUNT = 20
 SCP = Source("association-1", "SCANNER@127.0.0.1", 0.05)

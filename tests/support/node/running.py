@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from limn.node.store import scanlog
+from limn.node.store.disk import scanlog
 from tests.conftest import free_port, one_fold, require_peer
 
 CONFIG = """\

@@ -135,7 +135,7 @@ class FakeNode(Node):
 
     def log_rows(self) -> list[dict[str, str]]:
         """Every line of the scan log."""
-        from limn.node.store import scanlog  # noqa: PLC0415
+        from limn.node.store.disk import scanlog  # noqa: PLC0415
 
         return list(scanlog.rows(self.data / "scans.csv"))
 

@@ -8,8 +8,8 @@ import pytest
 from limn.cli import main
 from limn.node.config import DicomDestination
 from limn.node.deliver.courier import Courier
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
 from tests.conftest import free_port
 from tests.support.node.parts import arrived, encoded, structure_set
 

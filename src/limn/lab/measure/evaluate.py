@@ -20,7 +20,7 @@ from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.picture import draw_contours
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.engine.orient import AS_IN_HEADER
+from limn.segment.engine.localisation.orient import AS_IN_HEADER
 
 COLUMNS = (
     "group",

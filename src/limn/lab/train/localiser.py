@@ -17,9 +17,9 @@ from limn.lab.train.loop import LoopSettings, TrainingLoop
 from limn.lab.train.patches import TrainingCase, seen_elsewhere
 from limn.phantom.anatomy import CORD, HEART, LUNG_L, LUNG_R, conceive
 from limn.phantom.scanner import expose, random_scanner
-from limn.segment.engine.coarse import COARSE_MM, dense
-from limn.segment.engine.localise import MULTIPLE, Localiser, LocaliserNet
-from limn.segment.engine.orient import STRAIGHT, WAYS
+from limn.segment.engine.localisation.coarse import COARSE_MM, dense
+from limn.segment.engine.localisation.localise import MULTIPLE, Localiser, LocaliserNet
+from limn.segment.engine.localisation.orient import STRAIGHT, WAYS
 
 # A whole mouse with its tail, its bed and much air beside it.
 BODY_ZYX = (144, 56, 80)

@@ -16,9 +16,9 @@ from limn.domain.files import replacement
 from limn.domain.geometry import SpacingMm
 from limn.lab.train.loop import LoopSettings, TrainingLoop
 from limn.lab.train.patches import TrainingCase, seen_elsewhere
-from limn.segment.engine.coarse import coarse, dense
 from limn.segment.engine.half import autocast
-from limn.segment.engine.orient import (
+from limn.segment.engine.localisation.coarse import coarse, dense
+from limn.segment.engine.localisation.orient import (
     STRAIGHT,
     WAYS,
     Onlooker,

@@ -21,8 +21,8 @@ from limn.dicom.series import CT_CLASSES
 from limn.domain.errors import RefusedSeries
 from limn.domain.folders import files_below
 from limn.domain.one_line import name_from, one_line
-from limn.node.store.rows import Arrived
-from limn.node.store.schema import COHORT
+from limn.node.store.journal.rows import Arrived
+from limn.node.store.journal.schema import COHORT
 
 
 @dataclass(frozen=True, slots=True)

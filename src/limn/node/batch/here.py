@@ -13,7 +13,7 @@ from limn.node.config import Config
 from limn.node.contour.job import Job, Result
 from limn.node.contour.site_bundle import label_of
 from limn.node.contour.worker import contour_here, warm_up
-from limn.node.store.rows import Arrived
+from limn.node.store.journal.rows import Arrived
 from limn.segment.bundle.bundle import Bundle
 
 # Deaths of the process over one series, after which the series is left out.

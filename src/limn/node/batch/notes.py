@@ -15,8 +15,8 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.files import write_durably
 from limn.node.batch.find_series import FoundSeries, read_series
 from limn.node.config import Config
-from limn.node.store.reader import JournalReader
-from limn.node.store.rows import Arrived
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import Arrived
 
 NOTE = "limn.json"
 TABLE = "cohort.csv"

@@ -13,9 +13,9 @@ from limn.node.batch.find_series import FoundSeries
 from limn.node.batch.notes import Note, Notes
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs, send_wake
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import Arrived, ScanRow
 from limn.node.store.remedies import retry_command
-from limn.node.store.rows import Arrived, ScanRow
 
 # Scans that wait in a node's journal; enough for any host's GPUs, and little to leave behind.
 AHEAD = 16

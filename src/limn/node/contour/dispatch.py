@@ -29,8 +29,8 @@ from limn.node.contour.site_bundle import kind_of, label_of
 from limn.node.contour.worker import ready as ready_on_worker
 from limn.node.heartbeat import HEART
 from limn.node.persist import WriteAbandoned, write_until_done
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
 from limn.segment.bundle.bundle import Bundle
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any
 from pydicom.errors import InvalidDicomError
 
 from limn.dicom.bounded import DAMAGES, read
-from limn.node.store.reader import JournalReader
-from limn.node.store.rows import ScanRow
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow
 
 # So many of the last scans are looked at, and so many of a like size decide.
 LAST = 50

@@ -19,9 +19,9 @@ from limn.node.config import Config
 from limn.node.contour.job import Job, Result
 from limn.node.contour.worker import run_job
 from limn.node.persist import write_until_done
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow
-from limn.node.store.states import PreviewState
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.states import PreviewState
 
 log = logging.getLogger(__name__)
 

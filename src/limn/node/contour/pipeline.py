@@ -25,8 +25,8 @@ from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import trace
+from limn.segment.engine.localisation.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 from limn.segment.engine.memory import refuse_unread
-from limn.segment.engine.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 
 if TYPE_CHECKING:
     from limn.segment.engine.ensemble import Ensemble

@@ -13,9 +13,9 @@ from limn.node.config import Config
 from limn.node.contour.estimate import Estimator, waits_s
 from limn.node.contour.flights import JobInFlight
 from limn.node.persist import write_until_done
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow, preview_uids
-from limn.node.store.schema import LIVE
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow, preview_uids
+from limn.node.store.journal.schema import LIVE
 from limn.segment.bundle.bundle import Bundle
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.previews import preview_path
 from limn.node.permissions import make_private_folder
 from limn.node.persist import DeferredWriter, Written, write_until_done
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import LIVE
+from limn.node.store.journal.states import PREVIEW_GONE
 from limn.node.store.remedies import hold_notice, quarantine_notice
-from limn.node.store.rows import ScanRow
-from limn.node.store.schema import LIVE
-from limn.node.store.states import PREVIEW_GONE
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from limn.node.dimse.commitment import (
     transaction_of,
 )
 from limn.node.dimse.status import INVALID_ARGUMENT, SUCCESS
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from limn.node.deliver.scan_record import closed_record
 from limn.node.dimse.commitment import Item
 from limn.node.heartbeat import for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
-from limn.node.store import scanlog
-from limn.node.store.journal import Journal
-from limn.node.store.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.disk import scanlog
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 from limn import __version__
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.deliver.clock_history import ClockHistory
-from limn.node.store.rows import DeliveryRow, ScanRow, StructureSetRow
-from limn.node.store.states import DeliveryState
+from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.journal.states import DeliveryState
 
 # A difference of the clocks that is a step, and no rounding.
 _STEP_S = 1.0

@@ -10,8 +10,8 @@ from limn.domain.files import new_folder
 from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.permissions import OWNER_ONLY_FOLDER, make_private_file, make_private_folder
-from limn.node.store.evidence import NUMBERS
-from limn.node.store.reader import JournalReader
+from limn.node.store.disk.evidence import NUMBERS
+from limn.node.store.journal.reader import JournalReader
 
 
 def back_up(config_path: Path, out: Path) -> None:

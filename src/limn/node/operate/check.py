@@ -27,10 +27,10 @@ from limn.node.host.processes import Part, name_of, processes
 from limn.node.serve import prometheus
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
-from limn.node.store import space
-from limn.node.store.evidence import loss_of
+from limn.node.store.disk import space
+from limn.node.store.disk.evidence import loss_of
+from limn.node.store.journal.schema import JournalError
 from limn.node.store.salvage import fault_of
-from limn.node.store.schema import JournalError
 
 ENGINE_S = 10.0
 # To renew one takes a signature, and nobody reads a warning of a check that passes.

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
-from limn.node.store.journal import Journal
-from limn.node.store.reader import JournalReader
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import JournalReader
 
 
 def plain_console(*, soft_wrap: bool = True) -> Console:

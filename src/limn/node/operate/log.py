@@ -16,10 +16,10 @@ from limn.domain.errors import ConfigWrong
 from limn.domain.timing import ScanRecord
 from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_read, plain_console
-from limn.node.store import scanlog
-from limn.node.store.reader import JournalReader
+from limn.node.store.disk import scanlog
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import DeliveryRow, ScanRow
 from limn.node.store.remedies import discard_notice, hold_notice, preview_notice
-from limn.node.store.rows import DeliveryRow, ScanRow
 
 # A terminal with this many columns shows the stages too.
 WIDE = 170

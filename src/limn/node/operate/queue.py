@@ -23,9 +23,12 @@ from limn.node.host.doorbell import engine_runs
 from limn.node.host.processes import processes
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.restarts import loop_noted
-from limn.node.store import space
-from limn.node.store.reader import JournalReader
-from limn.node.store.receiving import ReceivingSeries, read_receiving
+from limn.node.store.disk import space
+from limn.node.store.disk.receiving import ReceivingSeries, read_receiving
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import LIVE
+from limn.node.store.journal.states import PreviewState, ScanState
 from limn.node.store.remedies import (
     end_reason,
     preview_notice,
@@ -33,9 +36,6 @@ from limn.node.store.remedies import (
     resend_command,
     retry_command,
 )
-from limn.node.store.rows import ScanRow
-from limn.node.store.schema import LIVE
-from limn.node.store.states import PreviewState, ScanState
 
 # A refused or failed scan leaves the list after this time; `limn log` keeps it.
 SHOWN_DAYS = 7.0

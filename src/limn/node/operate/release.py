@@ -15,8 +15,9 @@ from rich.console import Console
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_change, journal_to_read, plain_console
-from limn.node.store.journal import Journal
-from limn.node.store.reader import JournalReader
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow
 from limn.node.store.remedies import (
     address,
     discard_notice,
@@ -24,7 +25,6 @@ from limn.node.store.remedies import (
     release_command,
     shown_time,
 )
-from limn.node.store.rows import ScanRow
 
 
 def release(config_path: Path, names: Sequence[str]) -> None:

@@ -17,7 +17,9 @@ from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
 from limn.node.host.doorbell import engine_runs, send_wake
 from limn.node.operate.journal_access import journal_to_change, plain_console
-from limn.node.store.reader import JournalReader
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow, StructureSetRow
+from limn.node.store.journal.schema import LIVE
 from limn.node.store.remedies import (
     address,
     end_reason,
@@ -25,8 +27,6 @@ from limn.node.store.remedies import (
     resend_command,
     shown_time,
 )
-from limn.node.store.rows import ScanRow, StructureSetRow
-from limn.node.store.schema import LIVE
 
 
 def retry(config_path: Path, names: Sequence[str]) -> None:

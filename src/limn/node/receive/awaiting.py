@@ -13,7 +13,7 @@ from pathlib import Path
 from limn.node import oplog
 from limn.node.receive.completeness import Decision, Rules
 from limn.node.receive.gathering import Gathering
-from limn.node.store.receiving import REWRITE_S, ReceivingSeries, write_receiving
+from limn.node.store.disk.receiving import REWRITE_S, ReceivingSeries, write_receiving
 
 log = logging.getLogger(__name__)
 

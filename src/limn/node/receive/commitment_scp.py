@@ -36,7 +36,7 @@ from limn.node.dimse.status import (
     RESOURCE_LIMITATION,
     SUCCESS,
 )
-from limn.node.store.spool import Spool
+from limn.node.store.disk.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, input_digest
 from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
-from limn.node.store.spool import Released
+from limn.node.store.disk.spool import Released
 
 # If the node stops so soon after the last slice, a series that came over several associations may
 # be incomplete.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import SettledSeries
-from limn.node.store.journal import Journal
+from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import Arrived, ScanRow
+from limn.node.store.journal.schema import JournalBusy, is_locked
 from limn.node.store.remedies import journal_remedy
-from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.schema import JournalBusy, is_locked
-from limn.node.store.spool import Spool
 
 log = logging.getLogger(__name__)
 

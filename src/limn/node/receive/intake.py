@@ -26,10 +26,10 @@ from limn.node.receive.open_associations import OpenAssociations
 from limn.node.receive.settling import Settling
 from limn.node.receive.slots import Slots
 from limn.node.receive.store_result import StoreResult
-from limn.node.store.journal import Journal
-from limn.node.store.receiving import ReceivingSeries
-from limn.node.store.schema import JournalError
-from limn.node.store.spool import SLOTS, Released, Spool, SpoolFull
+from limn.node.store.disk.receiving import ReceivingSeries
+from limn.node.store.disk.spool import SLOTS, Released, Spool, SpoolFull
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import JournalError
 
 log = logging.getLogger(__name__)
 

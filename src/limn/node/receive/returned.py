@@ -20,8 +20,8 @@ from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node.dimse.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from limn.node.permissions import make_private_folder
 from limn.node.receive.store_result import StoreResult
-from limn.node.store.journal import Journal
-from limn.node.store.spool import Spool
+from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.journal import Journal
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from limn.node.host import engine_tls, lifetime
 from limn.node.host.doorbell import listen_for_wakes
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.serve.journal_watch import end_if_replaced
-from limn.node.store.journal import Journal
+from limn.node.store.journal.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice
 
 log = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node import heartbeat
 from limn.node.config import Config
 from limn.node.serve.bounded_http import BoundedHttpServer
-from limn.node.store import scanlog, space
-from limn.node.store.reader import JournalReader
-from limn.node.store.schema import JournalBusy, JournalError
+from limn.node.store.disk import scanlog, space
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.schema import JournalBusy, JournalError
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.receive.watched_folder import FolderWatch
 from limn.node.serve.journal_watch import end_if_replaced
-from limn.node.store.journal import Journal
+from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.journal import Journal
 from limn.node.store.retention import Retention
-from limn.node.store.spool import Spool
 
 LAST_SETTLE_S = 10.0
 JOURNAL_WAIT_S = 0.5

@@ -22,9 +22,9 @@ from limn.node.serve.child import ChildProcess
 from limn.node.serve.journal_watch import JournalWatch
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
-from limn.node.store import space
+from limn.node.store.disk import space
+from limn.node.store.journal.schema import JournalError
 from limn.node.store.salvage import replace_damaged
-from limn.node.store.schema import JournalError
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.node.config import Config, DicomDestination, FolderDestination
-from limn.node.store.reader import JournalReader
-from limn.node.store.rows import ScanRow
-from limn.node.store.schema import is_locked
-from limn.node.store.states import PREVIEW_GONE, PreviewState
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import is_locked
+from limn.node.store.journal.states import PREVIEW_GONE, PreviewState
 
 
 def journal_remedy(error: Exception, path: Path) -> str:

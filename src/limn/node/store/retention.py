@@ -21,9 +21,9 @@ from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
 from limn.node.heartbeat import for_thread
-from limn.node.store.journal import Journal
-from limn.node.store.rows import ScanRow
-from limn.node.store.spool import REMOVED, Spool
+from limn.node.store.disk.spool import REMOVED, Spool
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import ScanRow
 
 log = logging.getLogger(__name__)
 

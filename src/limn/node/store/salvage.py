@@ -9,7 +9,7 @@ is contoured again under the same UIDs and date, which gives the same file. The 
 every other series of the spool as if it had just come.
 
 A journal that was deleted, or an older copy that was put back, is noticed by what the disk has
-beside it (`limn.node.store.evidence`). An older copy is kept as it was, and the same facts are
+beside it (`limn.node.store.disk.evidence`). An older copy is kept as it was, and the same facts are
 entered into it.
 """
 
@@ -33,13 +33,13 @@ from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, insp
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, FolderDestination
 from limn.node.permissions import make_private_file
-from limn.node.store import evidence
-from limn.node.store.journal import Journal
-from limn.node.store.reader import BUSY_S
+from limn.node.store.disk import evidence
+from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import BUSY_S
+from limn.node.store.journal.rows import Arrived, ScanRow
+from limn.node.store.journal.transitions import AGAIN
 from limn.node.store.remedies import journal_remedy
-from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.spool import Spool
-from limn.node.store.transitions import AGAIN
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.geometry import Grid, Reorientation
-from limn.segment.engine.coarse import COARSE_MM, dense
-from limn.segment.engine.localise import HEART, LUNGS, Localiser
-from limn.segment.engine.orient import STRAIGHT, Lie, shown_spans
-from limn.segment.engine.region import Region
+from limn.segment.engine.localisation.coarse import COARSE_MM, dense
+from limn.segment.engine.localisation.localise import HEART, LUNGS, Localiser
+from limn.segment.engine.localisation.orient import STRAIGHT, Lie, shown_spans
+from limn.segment.engine.localisation.region import Region
 
 # Length of a field that the localiser knows: a chest from T1 to T13 with neck and belly.
 WINDOW_MM = 40.0

@@ -15,8 +15,8 @@ from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches,
 from limn.segment.draw.clean import Cleaned, clean
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
-from limn.segment.engine.orient import AS_IN_HEADER, Lie, Shares, contradictions
-from limn.segment.engine.region import LEAST_MM3, Region, grown
+from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie, Shares, contradictions
+from limn.segment.engine.localisation.region import LEAST_MM3, Region, grown
 
 # Windows of a long scan in which a chest is looked for before every stretch of it is.
 MOST_STRETCHES = 3

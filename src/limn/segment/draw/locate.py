@@ -13,7 +13,7 @@ from scipy import ndimage
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Box, Volume
-from limn.segment.engine.coarse import block_means, coarse
+from limn.segment.engine.localisation.coarse import block_means, coarse
 
 ChoiceRule = Literal["largest", "central", "refuse"]
 

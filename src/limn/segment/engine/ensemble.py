@@ -26,12 +26,9 @@ from limn.domain.geometry import Grid, Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.profile import PROFILES, Profile, ProfileName
-from limn.segment.engine.localise import Localiser
-from limn.segment.engine.memory import WORKING_FLOATS, GpuTooSmall, refuse_too_large
-from limn.segment.engine.networks import Networks, load_networks
-from limn.segment.engine.orient import STRAIGHT, Finder, Shares, turned
-from limn.segment.engine.plans import Plan, read_plan
-from limn.segment.engine.region import (
+from limn.segment.engine.localisation.localise import Localiser
+from limn.segment.engine.localisation.orient import STRAIGHT, Finder, Shares, turned
+from limn.segment.engine.localisation.region import (
     Region,
     at_least,
     grown,
@@ -39,6 +36,9 @@ from limn.segment.engine.region import (
     region_of_organs,
     region_of_shares,
 )
+from limn.segment.engine.memory import WORKING_FLOATS, GpuTooSmall, refuse_too_large
+from limn.segment.engine.networks import Networks, load_networks
+from limn.segment.engine.plans import Plan, read_plan
 from limn.segment.engine.resample import long_axis, most_probable, nearest, resized
 from limn.segment.engine.tiles import TileZyx, gaussian, tiles_over
 

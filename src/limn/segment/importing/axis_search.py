@@ -25,9 +25,9 @@ from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.bundle.bundle import Bundle
-from limn.segment.engine.coarse import COARSE_MM, coarse, dense
 from limn.segment.engine.half import autocast
-from limn.segment.engine.orient import (
+from limn.segment.engine.localisation.coarse import COARSE_MM, coarse, dense
+from limn.segment.engine.localisation.orient import (
     MIN_RIGHT_SHARE,
     STRAIGHT,
     contradictions,

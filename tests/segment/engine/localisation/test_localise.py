@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from limn.lab.train.localiser import BODY_ZYX, draw_fields, make_body
-from limn.segment.engine.coarse import COARSE_MM, block_means
-from limn.segment.engine.localise import CORD, HEART, LUNGS, Localiser, LocaliserNet
+from limn.segment.engine.localisation.coarse import COARSE_MM, block_means
+from limn.segment.engine.localisation.localise import CORD, HEART, LUNGS, Localiser, LocaliserNet
 
 
 class Told(torch.nn.Module):

@@ -16,8 +16,8 @@ from pathlib import Path
 from limn.domain.timing import ScanRecord
 from limn.node.config import Config
 from limn.node.permissions import make_private_file
-from limn.node.store import scanlog
-from limn.node.store.spool import Spool
+from limn.node.store.disk import scanlog
+from limn.node.store.disk.spool import Spool
 
 NUMBERS = "numbers"
 RESTORED = "restored"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from limn.node.store.rows import PreviewDeliveryRow, PreviewRow, preview_uids
-from limn.node.store.states import (
+from limn.node.store.journal.rows import PreviewDeliveryRow, PreviewRow, preview_uids
+from limn.node.store.journal.states import (
     PREVIEW_DELIVERY_TABLE,
     PreviewDeliveryEvent,
     PreviewDeliveryState,
@@ -18,12 +18,12 @@ from limn.node.store.states import (
     PreviewState,
     ScanState,
 )
-from limn.node.store.transitions import (
+from limn.node.store.journal.transitions import (
     move_preview_delivery,
     next_of_preview,
     withdraw_previews,
 )
-from limn.node.store.writable_journal import WritableJournal
+from limn.node.store.journal.writable_journal import WritableJournal
 
 
 class PreviewJournal(WritableJournal):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from limn.domain.files import OWNER_ONLY_FILE, fsync_folder, write_durably
 from limn.node.permissions import make_private_file, make_private_folder
-from limn.node.store.space import inodes_of
+from limn.node.store.disk.space import inodes_of
 
 RELEASED = "released.json"
 # One sector of a disk: written as a whole or not at all.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import Reorientation
-from limn.segment.engine.region import (
+from limn.segment.engine.localisation.region import (
     MARGIN_MM,
     Region,
     at_least,

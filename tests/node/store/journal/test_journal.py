@@ -10,8 +10,8 @@ import pytest
 from pydicom.uid import UID
 
 from limn.domain.errors import ConfigWrong
-from limn.node.store.journal import Journal
-from limn.node.store.schema import COHORT, LIVE, SCHEMA
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import COHORT, LIVE, SCHEMA
 from tests.support.node.journals import before_retry
 from tests.support.node.parts import arrived
 

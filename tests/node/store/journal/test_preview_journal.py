@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from limn.node.store.journal import Journal
-from limn.node.store.rows import preview_uids
-from limn.node.store.schema import SCHEMA, VERSION
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.rows import preview_uids
+from limn.node.store.journal.schema import SCHEMA, VERSION
 from tests.support.node.parts import arrived
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from limn.domain.files import write_durably
 from limn.node.receive.slots import Slots
-from limn.node.store.space import Inodes
-from limn.node.store.spool import RELEASED, SLOTS, Released, Spool, SpoolFull
+from limn.node.store.disk.space import Inodes
+from limn.node.store.disk.spool import RELEASED, SLOTS, Released, Spool, SpoolFull
 
 HOSTILE = [
     "../../etc/passwd",
@@ -125,7 +125,7 @@ def test_the_watermark(tmp_path):
 def test_inodes_have_watermarks_too(spool, monkeypatch, free, total, full, low):
     """A disk with room for bytes may have none for files; a small disk keeps a small part."""
     inodes = Inodes(free, total)
-    monkeypatch.setattr("limn.node.store.spool.inodes_of", lambda folder: inodes)
+    monkeypatch.setattr("limn.node.store.disk.spool.inodes_of", lambda folder: inodes)
     assert spool.is_full() is full
     assert spool.is_low(0) is low
     assert (f"{free} inodes free and keeps" in spool.shortage()) is full

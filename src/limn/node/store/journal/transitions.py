@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from limn.node.store.rows import Arrived
-from limn.node.store.states import (
+from limn.node.store.journal.rows import Arrived
+from limn.node.store.journal.states import (
     DELIVERY_TABLE,
     PREVIEW_DELIVERY_TABLE,
     PREVIEW_TABLE,

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from limn.node.permissions import make_private_file, make_private_folder
-from limn.node.store.reader import JournalReader
-from limn.node.store.schema import prepare
-from limn.node.store.transitions import ANY_UID, withdraw_previews
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.schema import prepare
+from limn.node.store.journal.transitions import ANY_UID, withdraw_previews
 
 
 class WritableJournal(JournalReader):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from limn.node.store.journal import Journal
-from limn.node.store.schema import SCHEMA
-from limn.node.store.states import (
+from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import SCHEMA
+from limn.node.store.journal.states import (
     DELIVERY_EVENTS,
     DELIVERY_TABLE,
     PREVIEW_DELIVERY_EVENTS,
@@ -36,9 +36,9 @@ HEAD = """# The life of a scan, of a delivery, and of a preview
 The journal keeps one state for each scan and one for each delivery (a structure set on its way to
 one destination). A scan may have a preview, with a state of its own and deliveries of its own
 (`engine.preview_after_s`). Every change of state goes through one of these tables
-(`limn.node.store.states`). The tables refuse an event that stands in no row of a state, and the
-journal logs it.
-A test draws this page from the tables: `LIMN_DRAW=1 pytest tests/node/store/test_states.py`.
+(`limn.node.store.journal.states`). The tables refuse an event that stands in no row of a state, and
+the journal logs it.
+A test draws this page from them: `LIMN_DRAW=1 pytest tests/node/store/journal/test_states.py`.
 """
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limn.dicom.uids import uid_from
-from limn.node.store.schema import LIVE
+from limn.node.store.journal.schema import LIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limn.node.permissions import make_private_file
-from limn.node.store.rows import (
+from limn.node.store.journal.rows import (
     Arrived,
     DeliveryRow,
     PreviewDeliveryRow,
@@ -24,7 +24,7 @@ from limn.node.store.rows import (
     preview_row,
     structure_set_row,
 )
-from limn.node.store.schema import LIVE, VERSION, prepare
+from limn.node.store.journal.schema import LIVE, VERSION, prepare
 
 # The longest pause between two tries of a delivery.
 LONGEST_PAUSE_S = 72.0

@@ -8,8 +8,8 @@ import torch
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.engine.coarse import coarse
-from limn.segment.engine.orient import (
+from limn.segment.engine.localisation.coarse import coarse
+from limn.segment.engine.localisation.orient import (
     AS_IN_HEADER,
     CERTAIN,
     STRAIGHT,

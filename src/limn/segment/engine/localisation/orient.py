@@ -24,7 +24,7 @@ from torch import nn
 
 from limn.domain.geometry import Reorientation, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.engine.coarse import COARSE_MM, dense
+from limn.segment.engine.localisation.coarse import COARSE_MM, dense
 
 # First and last of a box along the axes of an array, as shares of its length.
 Shares: TypeAlias = tuple[tuple[float, float], ...]

@@ -3,11 +3,10 @@
 It is an outbox, not a queue: workers never touch it. It has three tables: ``scan`` (one row per
 distinct input, bundle and profile), ``structure_set`` (UIDs and date are fixed before anything
 is computed, so that a second run gives the same file) and ``delivery`` (one row per destination).
-Previews have tables of their own (`limn.node.store.preview_journal`), so that no query on structure
-sets finds one.
-The states of scans and deliveries follow the tables of `limn.node.store.states`. A structure set
-that a person must see first is held: until the person releases or discards it, its deliveries are
-``held`` and not ``waiting``, so that no courier of any version takes them.
+Previews have tables of their own (`preview_journal`), so that no query on structure sets finds one.
+The states of scans and deliveries follow the tables of `states`. A structure set that a person must
+see first is held: until the person releases or discards it, its deliveries are ``held`` and not
+``waiting``, so that no courier of any version takes them.
 
 Scans of a cohort (`limn contour DIR...`) are in it too, with a lower priority than live scans.
 They have no delivery, so that no courier can take one to a planning system, and no row in the
@@ -22,18 +21,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from limn.node.store.evidence import note_number
-from limn.node.store.preview_journal import PreviewJournal
-from limn.node.store.rows import Arrived, ScanRow
-from limn.node.store.schema import LIVE
-from limn.node.store.states import (
+from limn.node.store.disk.evidence import note_number
+from limn.node.store.journal.preview_journal import PreviewJournal
+from limn.node.store.journal.rows import Arrived, ScanRow
+from limn.node.store.journal.schema import LIVE
+from limn.node.store.journal.states import (
     SCAN_TABLE,
     DeliveryEvent,
     DeliveryState,
     ScanEvent,
     ScanState,
 )
-from limn.node.store.transitions import (
+from limn.node.store.journal.transitions import (
     MAY_GO,
     ON_HOLD,
     insert_structure_set,

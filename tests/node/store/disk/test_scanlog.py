@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limn.domain.timing import ScanRecord
-from limn.node.store import scanlog
+from limn.node.store.disk import scanlog
 
 HARD = 'a, "b"\nc; d\t\ne \\ é'
 

@@ -7,7 +7,7 @@ import pytest
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, load_config
-from limn.node.store.space import try_writing
+from limn.node.store.disk.space import try_writing
 
 TEXT = """
 data_dir = "data"

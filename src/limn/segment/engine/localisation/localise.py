@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from limn.segment.engine.coarse import COARSE_MM, dense
-from limn.segment.engine.region import Region, region_of_organs
+from limn.segment.engine.localisation.coarse import COARSE_MM, dense
+from limn.segment.engine.localisation.region import Region, region_of_organs
 
 HEART, CORD, LUNGS = 1, 2, 3
 # How far the cord from T1 to T13 reaches beyond the box of heart and lungs, towards I, S and P:

@@ -1,0 +1,1 @@
+"""What lies on the disk beside the journal: slices, results, the scan log; free space."""
