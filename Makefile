@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 QUICK := not (node or peer or trains or slow or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# The tests start hundreds of interpreters, and pytest rewrites every assertion: kept bytecode spares
+# each of them seconds. Empty, it is kept whatever the environment has.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: install demo quick test lint fix bench soak study clean
 
 install: $(VENV)/.installed

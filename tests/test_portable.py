@@ -5,6 +5,7 @@ rule names its guard, if there is one.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +35,17 @@ POSIX_PATH = re.compile(r"^/(proc|dev|tmp|etc|var|usr|run|sys)(/|$)")
 TEXT_IO = {"read_text", "write_text"}
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    """Every module of the package."""
+@functools.cache
+def walked(path: Path) -> list[ast.AST]:
+    """Every node of a module; each rule goes through them."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    """Every node of every module of the package."""
     for path in FILES:
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+        for node in walked(path):
+            yield path, node
 
 
 def found(path: Path, node: ast.AST, what: str) -> str:
@@ -48,14 +56,14 @@ def found(path: Path, node: ast.AST, what: str) -> str:
 def test_no_module_of_posix_alone_is_imported() -> None:
     """An import would keep the whole room from opening, unless Windows is excepted there."""
     wrong = []
-    for path, tree in trees():
+    for path in FILES:
         elsewhere = {
             id(node)
-            for block in ast.walk(tree)
+            for block in walked(path)
             if isinstance(block, ast.If) and ast.unparse(block.test) == "sys.platform != 'win32'"
             for node in ast.walk(block)
         }
-        for node in ast.walk(tree):
+        for node in walked(path):
             if id(node) in elsewhere:
                 continue
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
@@ -68,24 +76,22 @@ def test_no_module_of_posix_alone_is_imported() -> None:
 def test_nothing_is_called_that_windows_lacks() -> None:
     """No fork, no signal but SIGINT and SIGTERM, no socket file, no pool that forks."""
     wrong = []
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                name = f"{node.value.id}.{node.attr}"
-                wrong += [found(path, node, name)] if name in FORBIDDEN else []
-            if isinstance(node, ast.keyword) and node.arg == "preexec_fn":
-                wrong.append(found(path, node.value, "preexec_fn"))
+    for path, node in nodes():
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            wrong += [found(path, node, name)] if name in FORBIDDEN else []
+        if isinstance(node, ast.keyword) and node.arg == "preexec_fn":
+            wrong.append(found(path, node.value, "preexec_fn"))
     assert not wrong
 
 
 def test_processes_are_spawned_not_forked() -> None:
     """The context is named wherever one is asked for; its default forks on Linux."""
     wrong = []
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _name(node.func) == "get_context":
-                given = [each.value for each in node.args if isinstance(each, ast.Constant)]
-                wrong += [] if given == ["spawn"] else [found(path, node, str(given))]
+    for path, node in nodes():
+        if isinstance(node, ast.Call) and _name(node.func) == "get_context":
+            given = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            wrong += [] if given == ["spawn"] else [found(path, node, str(given))]
     assert not wrong
 
 
@@ -93,8 +99,7 @@ def test_no_file_is_named_that_linux_alone_has() -> None:
     """/proc, /dev, /tmp: what is needed of them Python gives on every system."""
     wrong = [
         found(path, node, node.value)
-        for path, tree in trees()
-        for node in ast.walk(tree)
+        for path, node in nodes()
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and POSIX_PATH.match(node.value)
@@ -108,15 +113,14 @@ def test_text_is_utf_8_on_every_system() -> None:
     An animal named in another script would end the thread that writes the scan log.
     """
     wrong = []
-    for path, tree in trees():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
-                continue
-            name = _name(node.func)
-            if name in TEXT_IO and not _takes_encoding_in_place(node, name):
-                wrong.append(found(path, node, name))
-            elif name == "open" and _opens_text(node):
-                wrong.append(found(path, node, "open"))
+    for path, node in nodes():
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = _name(node.func)
+        if name in TEXT_IO and not _takes_encoding_in_place(node, name):
+            wrong.append(found(path, node, name))
+        elif name == "open" and _opens_text(node):
+            wrong.append(found(path, node, "open"))
     assert not wrong
 
 

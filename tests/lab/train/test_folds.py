@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import multiprocessing
 import re
 
 import numpy as np
@@ -35,6 +36,7 @@ from limn.phantom.anatomy import conceive
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Finder
+from tests.support.lab import forking
 
 pytestmark = pytest.mark.trains
 
@@ -56,6 +58,13 @@ TINY = Recipe(
 )
 ORIENT = OrientRecipe(steps=3, validation=2)
 LOCATE = LocaliserRecipe(phantoms=2, steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forks():
+    """Processes that have imported torch and nnunetv2 already."""
+    with forking.forking(["limn.lab.train.folds"]):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +99,12 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
-def test_a_second_run_trains_nothing(trained):
-    """A second run makes and trains nothing, and the weights are the same."""
+def test_a_second_run_trains_nothing(trained, monkeypatch):
+    """A second run makes and trains nothing, and the weights are the same.
+
+    Its processes are fresh interpreters, as users have them.
+    """
+    monkeypatch.setattr(multiprocessing, "get_context", forking.get_context)
     before = {path: path.read_bytes() for path in trained[0].rglob("*.pth")}
     lines: list[str] = []
     train_phantom_bundle(trained[0].parent, TINY, ORIENT, LOCATE, lines.append)
