@@ -32,7 +32,7 @@ def try_model(bundle: Bundle, folder: Path, console: Console) -> list[AxisTrial]
     lie = AS_IN_HEADER
     embedded = open_bundle(EMBEDDED_BUNDLE)
     if embedded.onlooker is not None:
-        lie = Finder.load(embedded.folder / embedded.onlooker).find(located.coarse())
+        lie = Finder.load(embedded.folder / embedded.onlooker).find(located.coarse_spl)
         if not lie.as_in_header:
             console.print(f"[yellow]note:[/] the animal lies {lie.words}; turned straight")
     with Progress(

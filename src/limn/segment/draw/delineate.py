@@ -74,11 +74,8 @@ def delineate(
                 "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
-        whole = located.coarse()
-        placed = _place(whole, located, ensemble)
-    seen = ensemble.despite_gpu(
-        lambda: _see_all(located, whole, placed, ensemble, stopwatch, progress)
-    )
+        placed = _place(located, ensemble)
+    seen = ensemble.despite_gpu(lambda: _see_all(located, placed, ensemble, stopwatch, progress))
     with stopwatch.stage("clean_s"):
         return Delineated(
             Labels(
@@ -118,20 +115,18 @@ class _Seen:
     disagreement_zyx: npt.NDArray[np.uint8]
 
 
-def _place(whole: npt.NDArray[np.float32], located: Located, ensemble: Ensemble) -> _Placed | None:
-    """How the animal lies and where its chest is; None if the localiser sees no whole chest.
-
-    Parameters
-    ----------
-    whole : see `Located.coarse`
-    """
-    localiser, grid = ensemble.localiser, located.scan.grid
+def _place(located: Located, ensemble: Ensemble) -> _Placed | None:
+    """How the animal lies and where its chest is; None if the localiser sees no whole chest."""
+    localiser, grid, whole = ensemble.localiser, located.scan.grid, located.coarse_spl
     if localiser is None:
         return None
-    for stretch in chest_stretches(whole, localiser)[:MOST_STRETCHES]:
-        lie = ensemble.finder.find(whole, stretch) if ensemble.finder else AS_IN_HEADER
-        chest = find_chest(whole, lie, stretch, localiser)
+    # Beds and other animals beside this one are neither looked at nor paid for.
+    animal = np.ascontiguousarray(whole[located.around.slices])
+    for stretch in chest_stretches(animal, localiser)[:MOST_STRETCHES]:
+        lie = ensemble.finder.find(animal, stretch) if ensemble.finder else AS_IN_HEADER
+        chest = find_chest(animal, lie, stretch, localiser)
         if chest is not None:
+            chest = chest.moved(located.around.low)
             box = box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm)
             return _Placed(lie, box)
     return None
@@ -139,7 +134,6 @@ def _place(whole: npt.NDArray[np.float32], located: Located, ensemble: Ensemble)
 
 def _see_all(
     located: Located,
-    whole: npt.NDArray[np.float32],
     placed: _Placed | None,
     ensemble: Ensemble,
     stopwatch: Stopwatch,
@@ -163,7 +157,7 @@ def _see_all(
                 return seen
             region, organs = larger, ((0.0, 1.0),) * 3
     with stopwatch.stage("preprocess_s"):
-        lie = ensemble.finder.find(whole) if ensemble.finder else AS_IN_HEADER
+        lie = ensemble.finder.find(located.coarse_spl) if ensemble.finder else AS_IN_HEADER
     everything = Region.whole(grid.shape_zyx)
     return _see(located, everything, lie, ensemble, stopwatch, progress, None)
 

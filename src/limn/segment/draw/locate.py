@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,48 +12,20 @@ from scipy import ndimage
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Box, Volume
-from limn.segment.engine.localisation.coarse import block_means, coarse
+from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
+from limn.segment.engine.localisation.region import Region, ShapeZyx
 
 ChoiceRule = Literal["largest", "central", "refuse"]
 
-# Coarse enough to be quick, fine enough for a mouse.
-BLOCK_MM = 0.6
 # Everything denser than this counts as animal or bed, lung (-620 HU) included.
 TISSUE_HU = -750.0
 # Beds, tubes and limbs are thinner than twice this; thorax and belly are thicker.
 CORE_DEPTH_MM = 3.0
+# So far beyond its cores an animal reaches, limbs and tail left out.
+AROUND_MM = 6.0
 # A core smaller than this share of the largest is no second animal.
 MIN_SHARE = 0.2
 AIR_HU = -1000.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Others:
-    """Where the other animals are: blocks of voxels that count as air.
-
-    Attributes
-    ----------
-    blocks_zyx : (z, y, x) bool, along the scan's own axes
-    factors : voxels of a block along each axis; a rest at the end belongs to the last block
-    """
-
-    blocks_zyx: npt.NDArray[np.bool_]
-    factors: tuple[int, ...]
-
-    def at(self, places: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
-        """Whether voxels with these indices along z, y, x belong to another animal."""
-        return np.asarray(
-            self.blocks_zyx[
-                np.ix_(
-                    *(
-                        np.minimum(own // factor, count - 1)
-                        for own, factor, count in zip(
-                            places, self.factors, self.blocks_zyx.shape, strict=True
-                        )
-                    )
-                )
-            ]
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +36,18 @@ class Located:
     ----------
     scan : as it was scanned
     animals : how many are in the field
-    others : where the animals are that don't count; None if there are none
+    coarse_spl : (z, y, x) HU of the whole scan turned to S, P, L by its header, on voxels of
+        `COARSE_MM`; air where other animals are
+    around : the box of the coarse picture that holds the animal that counts
+    others_zyx : along the scan's own axes, which of the coarse voxels belong to other animals;
+        None if there are none
     """
 
     scan: Volume
     animals: int
-    others: Others | None = None
+    coarse_spl: npt.NDArray[np.float32]
+    around: Region
+    others_zyx: npt.NDArray[np.bool_] | None = None
 
     @property
     def volume(self) -> Volume:
@@ -81,27 +58,23 @@ class Located:
     def part(self, box: Box) -> Volume:
         """A box of the scan with air where the other animals are."""
         grid = self.scan.grid.part(box)
-        if self.others is None:
+        if self.others_zyx is None:
             return self.scan if grid is self.scan.grid else Volume(self.scan.hu_zyx[box], grid)
-        blank = self.others.at([np.arange(span.start, span.stop) for span in box])
+        places = [
+            np.arange(span.start, span.stop) * blocks // voxels
+            for span, blocks, voxels in zip(
+                box, self.others_zyx.shape, self.scan.grid.shape_zyx, strict=True
+            )
+        ]
+        blank = self.others_zyx[np.ix_(*places)]
         hu = np.where(blank, np.float32(AIR_HU), self.scan.hu_zyx[box])
         return Volume(hu, grid)
-
-    def coarse(self) -> npt.NDArray[np.float32]:
-        """The scan turned to S, P, L on voxels of `COARSE_MM`, air where other animals are."""
-        grid = self.scan.grid
-        picture = coarse(self.scan.hu_zyx, grid.spacing_mm)
-        if self.others is not None:
-            places = [
-                ((np.arange(n) + 0.5) / n * own).astype(np.int64)
-                for n, own in zip(picture.shape, grid.shape_zyx, strict=True)
-            ]
-            picture[self.others.at(places)] = AIR_HU
-        return Reorientation.between(grid.axis_letters, "SPL").apply(picture)
 
 
 def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     """Count the animals in the field, and find where all but one are.
+
+    The scan is read once, to make it coarse.
 
     Parameters
     ----------
@@ -113,39 +86,62 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
         If there are several animals and the site's rule is to refuse.
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
-    own_mm = volume.grid.spacing_mm.zyx
-    factors = tuple(
-        max(1, min(n, round(BLOCK_MM / mm)))
-        for n, mm in zip(volume.hu_zyx.shape, own_mm, strict=True)
-    )
-    blocks = turn.apply(block_means(volume.hu_zyx, factors))
-    block_mm = [own_mm[axis] * factors[axis] for axis in turn.axes]
-    cores, count = _cores(blocks, block_mm)
+    picture = turn.apply(coarse(volume.hu_zyx, volume.grid.spacing_mm))
+    field = _shown(picture)
+    cores, count = _cores(picture[field.slices])
     animals = _side_by_side(cores, count)
     if len(animals) < 2:
-        return Located(volume, len(animals))
+        around = _around(cores > 0, picture.shape, field) if animals else field
+        return Located(volume, len(animals), picture, around)
     if rule == "refuse":
         msg = (
             f"{len(animals)} animals in the field; set two_animals to "
             "'largest' or 'central' to contour one, or scan one at a time"
         )
         raise RefusedSeries(msg)
-    chosen = _choose(cores, animals, rule)
-    _, nearest = ndimage.distance_transform_edt(
-        ~np.isin(cores, animals), sampling=block_mm, return_indices=True
-    )
-    others = cores[tuple(nearest)] != chosen
-    return Located(volume, len(animals), Others(turn.undo(others), factors))
+    chosen = _choose(cores, animals, rule, np.array(picture.shape) / 2 - field.low)
+    _, nearest = ndimage.distance_transform_edt(~np.isin(cores, animals), return_indices=True)
+    outside = [
+        (low, n - high) for low, high, n in zip(field.low, field.high, picture.shape, strict=True)
+    ]
+    others = np.pad(cores[tuple(nearest)] != chosen, outside, mode="edge")
+    picture = np.where(others, np.float32(AIR_HU), picture)
+    around = _around((cores > 0) & ~others[field.slices], picture.shape, field)
+    return Located(volume, len(animals), picture, around, turn.undo(others))
 
 
-def _cores(
-    coarse: npt.NDArray[np.float32], spacing_mm: list[float]
-) -> tuple[npt.NDArray[np.int32], int]:
+def _shown(picture: npt.NDArray[np.float32]) -> Region:
+    """The box of everything that is no air, with a voxel of air around it where there is some."""
+    tissue = picture > TISSUE_HU
+    low, high = [], []
+    for axis in range(3):
+        found = np.flatnonzero(tissue.any(axis=tuple(i for i in range(3) if i != axis)))
+        n = picture.shape[axis]
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, n - 1)
+        # Closing reaches one voxel further.
+        low.append(max(0, first - 2))
+        high.append(min(n, last + 3))
+    return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _around(cores: npt.NDArray[np.bool_], shape: ShapeZyx, field: Region) -> Region:
+    """The box of an animal with these cores, which are those of a field of the picture."""
+    reach = round(AROUND_MM / COARSE_MM)
+    low, high = [], []
+    for axis in range(3):
+        found = np.flatnonzero(cores.any(axis=tuple(i for i in range(3) if i != axis)))
+        low.append(max(0, field.low[axis] + int(found[0]) - reach))
+        high.append(min(shape[axis], field.low[axis] + int(found[-1]) + 1 + reach))
+    return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _cores(field: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], int]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
-    tissue = ndimage.binary_closing(coarse > TISSUE_HU, iterations=1)
+    tissue = ndimage.binary_closing(field > TISSUE_HU, iterations=1)
     # Padding keeps the depth of an animal that the edge of the field cuts.
-    depth = ndimage.distance_transform_edt(np.pad(tissue, 8, mode="edge"), sampling=spacing_mm)
-    deep = depth[8:-8, 8:-8, 8:-8] > CORE_DEPTH_MM
+    pad = round(CORE_DEPTH_MM / COARSE_MM) + 1
+    depth = ndimage.distance_transform_edt(np.pad(tissue, pad, mode="edge"))
+    deep = depth[pad:-pad, pad:-pad, pad:-pad] * COARSE_MM > CORE_DEPTH_MM
     cores, count = ndimage.label(deep)
     return np.asarray(cores, dtype=np.int32), int(count)
 
@@ -168,10 +164,20 @@ def _side_by_side(cores: npt.NDArray[np.int32], count: int) -> list[int]:
     return animals
 
 
-def _choose(cores: npt.NDArray[np.int32], animals: list[int], rule: ChoiceRule) -> int:
+def _choose(
+    cores: npt.NDArray[np.int32],
+    animals: list[int],
+    rule: ChoiceRule,
+    middle: npt.NDArray[np.float64],
+) -> int:
+    """The animal that counts.
+
+    Parameters
+    ----------
+    middle : of the scan, in voxels of the cores' array
+    """
     if rule == "largest":
         return max(animals, key=lambda n: int((cores == n).sum()))
-    middle = np.array(cores.shape) / 2
 
     def off_centre(n: int) -> float:
         return float(np.linalg.norm(np.argwhere(cores == n).mean(axis=0)[1:] - middle[1:]))
