@@ -1,5 +1,6 @@
 """Series as real scanners write them: multi-frame, gaps, rounding, odd pixels, odd headers."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ IDENTITY = CtIdentity("M1", "2.25.99.1", ("20260101", "120000"))
 STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def volume() -> Volume:
     """A gradient in every direction, so that no swap goes unnoticed."""
     z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
@@ -33,10 +34,18 @@ def volume() -> Volume:
     return Volume((z * 37 + y * 11 - x * 5 - 900).astype(np.float32), grid)
 
 
+@pytest.fixture(scope="module")
+def written(volume: Volume, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gradient as a series, which nobody changes."""
+    folder = tmp_path_factory.mktemp("gradient") / "ct"
+    write_series(volume, folder, IDENTITY)
+    return folder
+
+
 @pytest.fixture
-def paths(volume: Volume, tmp_path: Path) -> list[Path]:
-    """The gradient as a series."""
-    return write_series(volume, tmp_path / "ct", IDENTITY)
+def paths(written: Path, tmp_path: Path) -> list[Path]:
+    """The gradient as a series of this test alone."""
+    return sorted(shutil.copytree(written, tmp_path / "ct").iterdir())
 
 
 def edit(paths: list[Path], change: Callable[[pydicom.Dataset, int], None]) -> list[Instance]:

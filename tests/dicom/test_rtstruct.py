@@ -109,10 +109,10 @@ def make(
     return Case(series, labels, contents, folder / "ct", folder / "RS.dcm")
 
 
-@pytest.fixture
-def case(tmp_path) -> Case:
-    """A supine mouse."""
-    return make(tmp_path)
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> Case:
+    """A supine mouse; its file and its series are only read."""
+    return make(tmp_path_factory.mktemp("supine"))
 
 
 def run(program: str, *arguments) -> str:

@@ -1,5 +1,7 @@
 """A training's work folder records its settings."""
 
+import copy
+import functools
 import json
 from dataclasses import replace
 
@@ -9,8 +11,19 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.train import work_folder
 from limn.lab.train.localiser import LocaliserRecipe
 from limn.lab.train.onlooker import OrientRecipe
+from limn.lab.train.patches import make_training_case
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.work_folder import claim
+
+painted = functools.cache(make_training_case)
+
+
+@pytest.fixture(autouse=True)
+def _painted_once(monkeypatch):
+    """The sample phantoms are the same for all settings, so they are painted once."""
+    monkeypatch.setattr(
+        work_folder, "make_training_case", lambda *given: copy.deepcopy(painted(*given))
+    )
 
 
 def claim_in(folder, recipe=None, orient=None):
@@ -20,8 +33,12 @@ def claim_in(folder, recipe=None, orient=None):
     return lines
 
 
-def test_the_same_settings_go_on(tmp_path):
-    """A folder with the same settings is used without a report, and its record does not change."""
+def test_the_same_settings_go_on(tmp_path, monkeypatch):
+    """A folder with the same settings is used without a report, and its record does not change.
+
+    The sample phantoms are painted again, as in another process.
+    """
+    monkeypatch.setattr(work_folder, "make_training_case", make_training_case)
     assert claim_in(tmp_path) == []
     written = (tmp_path / "recipe.json").read_bytes()
     assert claim_in(tmp_path) == []

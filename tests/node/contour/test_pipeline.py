@@ -1,11 +1,14 @@
 """The pipeline with the embedded bundle on difficult series."""
 
 import copy
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from limn.dicom import rtstruct
 from limn.dicom.series import assemble
@@ -23,6 +26,7 @@ from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie
+from limn.segment.engine.networks import Networks
 from tests.conftest import COLOURS, one_fold
 from tests.support.dicom.stacks import write
 
@@ -33,11 +37,32 @@ OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_point
 IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEMO", "0", "limn")
 
 
+class Remembering:
+    """Networks that compute each tile once: of most series here they see the same image."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._seen: dict[tuple[int, bytes], torch.Tensor] = {}
+        self.device, self.batch = networks.device, networks.batch
+        self.description = networks.description
+
+    def passes(self, fold: int, tiles: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """As `Networks.passes`."""
+        for tile in tiles:
+            key = fold, hashlib.sha256(tile.numpy().tobytes()).digest()
+            if key not in self._seen:
+                (logits,) = self._networks.passes(fold, [tile])
+                self._seen[key] = logits.clone()
+            yield self._seen[key].clone()
+
+
 @pytest.fixture(scope="module")
 def ensemble() -> Ensemble:
     """One embedded fold on the CPU, run as a node runs it."""
     bundle = open_bundle(one_fold())
-    return Ensemble.load(bundle, "cpu", bundle.profile)
+    ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
+    ensemble._home = Remembering(ensemble._home)
+    return ensemble
 
 
 def run(folder: Path, ensemble: Ensemble, options: Options = OPTIONS) -> Product:

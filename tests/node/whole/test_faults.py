@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -30,17 +31,24 @@ def running(node: Node) -> Iterator[Node]:
         node.stop()
 
 
-@pytest.fixture
-def toy_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
-    """A running node that exports into a folder; its network takes a second: time to be stopped."""
-    monkeypatch.setenv("FAKE_INFERENCE_S", "1.0")
-    yield from running(FakeNode(tmp_path / "node", EXPORT))
-
-
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeNode]:
-    """One running node for every test that only looks at it."""
-    yield from running(FakeNode(tmp_path_factory.mktemp("untouched") / "node", EXPORT))
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeNode]:
+    """A node that exports into a folder; its network takes a second: time to be stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_INFERENCE_S", "1.0")
+        yield from running(FakeNode(tmp_path_factory.mktemp("site") / "node", EXPORT))
+
+
+@pytest.fixture
+def toy_node(_site: FakeNode) -> FakeNode:
+    """The node of all tests here, started again if the test before has stopped it."""
+    assert _site.process is not None
+    if _site.process.poll() is not None:
+        before = _site.log().count("listening as")
+        (_site.data / "ready").unlink(missing_ok=True)
+        _site.start()
+        wait_for(lambda: _site.log().count("listening as") > before, 60, _site.explain)
+    return _site
 
 
 def send(node: Node, datasets: Iterable[Dataset]) -> None:
@@ -49,9 +57,15 @@ def send(node: Node, datasets: Iterable[Dataset]) -> None:
     assert set(store(peer, list(datasets))) == {0}
 
 
-def exported(node: Node) -> list[Path]:
-    """The structure sets in the export folder."""
-    return sorted((node.folder / "export").glob("RS*.dcm"))
+def exported(node: Node, animal: str) -> list[Path]:
+    """The animal's structure sets in the export folder."""
+    found = (node.folder / "export").glob("RS*.dcm")
+    return [path for path in found if pydicom.dcmread(path).PatientID == animal]
+
+
+def tries(node: Node, animal: str) -> list[tuple[int]]:
+    """How often a worker has begun each scan of the animal."""
+    return node.query("select tries from scan where animal = ?", animal)
 
 
 def serve(node: Node) -> subprocess.CompletedProcess[str]:
@@ -80,46 +94,38 @@ def test_a_scan_survives_the_death_of_worker_and_engine(toy_node: FakeNode) -> N
     Takes more than 10 s: a worker starts twice.
     """
     send(toy_node, toy(21).datasets)
-    wait_for(
-        lambda: toy_node.query("select tries from scan") == [(1,)],
-        60,
-        toy_node.explain,
-    )
+    wait_for(lambda: tries(toy_node, toy(21).animal) == [(1,)], 60, toy_node.explain)
     os.kill(pid_of(toy_node, "dask_worker"), signal.SIGKILL)
-    wait_for(
-        lambda: toy_node.query("select tries from scan") == [(2,)],
-        90,
-        toy_node.explain,
-    )
+    wait_for(lambda: tries(toy_node, toy(21).animal) == [(2,)], 90, toy_node.explain)
     worker = pid_of(toy_node, "dask_worker")
     os.kill(pid_of(toy_node, "--only", "engine"), signal.SIGKILL)
     row = toy_node.wait_row(toy(21).animal)
     assert row["outcome"] == "delivered"
-    assert len(exported(toy_node)) == 1
+    assert len(exported(toy_node, toy(21).animal)) == 1
     assert pid_of(toy_node, "dask_worker") == worker, "the model stays warm when the engine dies"
 
 
 def test_a_scan_survives_the_death_of_scheduler_and_receiver(toy_node: FakeNode) -> None:
     """Scheduler killed while a scan runs, the receiver right after it was taken."""
     send(toy_node, toy(22).datasets)
-    wait_for(lambda: bool(toy_node.query("select 1 from scan")), 20)
+    wait_for(lambda: bool(tries(toy_node, toy(22).animal)), 20)
     os.kill(pid_of(toy_node, "--only", "receiver"), signal.SIGKILL)
     os.kill(pid_of(toy_node, "dask_scheduler"), signal.SIGKILL)
     assert toy_node.wait_row(toy(22).animal)["outcome"] == "delivered"
-    assert len(exported(toy_node)) == 1
+    assert len(exported(toy_node, toy(22).animal)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "animal"), [(signal.SIGINT, 23), (signal.SIGTERM, 24)])
 def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
-    toy_node: FakeNode, number: signal.Signals
+    toy_node: FakeNode, number: signal.Signals, animal: int
 ) -> None:
     """Ctrl-C, or systemd, while a scan runs: it is finished first; then no process is left."""
     children = toy_node.children()
     assert len(children) >= 4
-    send(toy_node, toy(23).datasets)
-    wait_for(lambda: bool(toy_node.query("select 1 from scan where tries = 1")), 60)
+    send(toy_node, toy(animal).datasets)
+    wait_for(lambda: tries(toy_node, toy(animal).animal) == [(1,)], 60)
     assert toy_node.stop(number) == 0
-    assert toy_node.rows()[toy(23).animal]["outcome"] == "delivered"
+    assert toy_node.rows()[toy(animal).animal]["outcome"] == "delivered"
     assert not [pid for pid in children if alive(pid)]
 
 
@@ -138,11 +144,11 @@ def test_killing_the_supervisor_takes_the_children_along(toy_node: FakeNode) -> 
     assert not any(alive(pid) for pid in children)
 
 
-def test_every_port_is_bound_to_loopback(untouched: FakeNode) -> None:
+def test_every_port_is_bound_to_loopback(toy_node: FakeNode) -> None:
     """No process of the node listens on an address that another machine can reach."""
-    assert untouched.process is not None
+    assert toy_node.process is not None
     sockets = set()
-    for pid in [untouched.process.pid, *untouched.children()]:
+    for pid in [toy_node.process.pid, *toy_node.children()]:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 sockets.add(str(link.readlink()))
@@ -158,24 +164,24 @@ def test_every_port_is_bound_to_loopback(untouched: FakeNode) -> None:
     assert not outside, f"bound beyond 127.0.0.1: {outside}"
 
 
-def test_a_port_in_use_is_named(untouched: FakeNode, tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(toy_node: FakeNode, tmp_path: Path) -> None:
     """A node whose port another one has does not start, and says which key to change."""
     other = Node(tmp_path / "other", EXPORT)
-    text = other.config.read_text().replace(f"port = {other.port}", f"port = {untouched.port}", 1)
+    text = other.config.read_text().replace(f"port = {other.port}", f"port = {toy_node.port}", 1)
     other.config.write_text(text)
     refused = serve(other)
     assert refused.returncode == 1
-    assert f"receive.port {untouched.port}" in refused.stderr
+    assert f"receive.port {toy_node.port}" in refused.stderr
 
 
-def test_no_second_node_starts_on_the_same_data(untouched: FakeNode) -> None:
+def test_no_second_node_starts_on_the_same_data(toy_node: FakeNode) -> None:
     """A second start is refused with what to do, and the first runs on."""
-    second = serve(untouched)
+    second = serve(toy_node)
     assert second.returncode == 1
     assert "another limn runs on" in second.stderr
-    assert untouched.process is not None
-    assert untouched.process.poll() is None
-    assert children_of(untouched.process.pid)
+    assert toy_node.process is not None
+    assert toy_node.process.poll() is None
+    assert children_of(toy_node.process.pid)
 
 
 def test_a_demonstration_bundle_does_not_deliver_unasked(tmp_path: Path) -> None:
