@@ -209,7 +209,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
         "dicom/series.py",
         "node/contour",
         "node/deliver",
-        "segment/engine/ensemble.py",
+        "segment/engine/fallback.py",
         "segment/draw/delineate.py",
     ):
         path = REPOSITORY / "src" / "limn" / part

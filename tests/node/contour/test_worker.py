@@ -67,7 +67,7 @@ def test_a_gpu_that_is_not_there_is_named_and_flagged(tmp_path, caplog):
     warm = warm_up(load_config(config))
     assert "model.device is cuda, but the GPU can't be used (" in caplog.text
     assert warm.ensemble.lost_gpu
-    assert warm.ensemble._flags == ("gpu-failed:cpu",)
+    assert warm.ensemble._working.flags == ("gpu-failed:cpu",)
 
 
 @pytest.mark.parametrize(("key", "ran"), [("int8 = true", "int8"), ("int8 = false", "bf16 fp32")])

@@ -6,8 +6,8 @@ import time
 from contextlib import closing
 
 from limn.node.receive import handover
+from limn.node.store.journal.connection import BUSY_S
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.reader import BUSY_S
 from tests.support.node.parts import SCP, Door, slices
 
 

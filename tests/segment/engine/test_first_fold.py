@@ -7,7 +7,7 @@ import torch
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
-from limn.segment.engine import ensemble as ensemble_module
+from limn.segment.engine import fallback
 from limn.segment.engine.ensemble import Ensemble
 from tests.support.segment.bundles import architecture, random_bundle
 
@@ -29,7 +29,7 @@ def test_the_first_fold_alone_gives_its_own_labels_and_loads_nothing(tmp_path, m
         return inferred.scores, passes[-1], inferred.agreement
 
     before, all_passes, _ = scores(whole)
-    monkeypatch.setattr(ensemble_module, "load_networks", None)
+    monkeypatch.setattr(fallback, "load_networks", None)
     first = whole.first_fold()
     assert first.bundle.folds == (0,)
     ours, passes, agreement = first.despite_gpu(lambda: scores(first))

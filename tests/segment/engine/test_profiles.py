@@ -17,7 +17,7 @@ from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.clean import clean
 from limn.segment.engine import ensemble as ensemble_module
-from limn.segment.engine import memory
+from limn.segment.engine import fallback, memory
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.networks import TorchNetworks, load_fold
 from tests.conftest import BUNDLE
@@ -248,7 +248,8 @@ def failing(ensemble, error, most):
     bundle, plan = ensemble.bundle, ensemble._plan
     networks = [load_fold(bundle, plan, fold) for fold in bundle.folds]
     gpu = Failing(networks, plan, error, most)
-    ensemble._home, ensemble._batch = gpu, gpu.batch
+    working = ensemble._working
+    working._home, working._batch = gpu, gpu.batch
     return ensemble
 
 
@@ -258,7 +259,7 @@ def test_less_memory_means_smaller_batches(tiny):
     wanted, _ = run(ensemble, hu)
     found, _ = run(failing(ensemble, torch.OutOfMemoryError("no memory"), 2), hu)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
-    assert ensemble._networks.batch == 2
+    assert ensemble._working.networks.batch == 2
 
 
 def inferred(ensemble, hu):
@@ -272,9 +273,9 @@ def test_smaller_batches_are_in_the_record_of_their_scan_alone(tiny):
     ensemble, hu = tiny
     failing(ensemble, torch.OutOfMemoryError("no memory"), 2)
     assert inferred(ensemble, hu).flags == ("gpu-out-of-memory:batch-2",)
-    ensemble._home.most = 8
+    ensemble._working._home.most = 8
     assert inferred(ensemble, hu).flags == ()
-    assert ensemble._networks.batch == 8
+    assert ensemble._working.networks.batch == 8
 
 
 BROKEN = [
@@ -311,7 +312,7 @@ def test_a_full_gpu_is_left_for_one_scan(tiny, error):
     assert found.flags == ("gpu-out-of-memory:cpu",)
     np.testing.assert_allclose(found.scores, wanted, atol=1e-4)
     assert "cpu openvino" in ensemble.description
-    ensemble._home.most = 8
+    ensemble._working._home.most = 8
     assert inferred(ensemble, hu).flags == ()
     assert ensemble.description == "failing"
 
@@ -321,7 +322,7 @@ def test_a_scan_that_no_gpu_could_hold_goes_to_the_cpu_at_once(tiny, monkeypatch
     ensemble, hu = tiny
     wanted, _ = run(ensemble, hu)
     failing(ensemble, AssertionError("nothing is tried"), 0)
-    ensemble._home.device = torch.device("cuda")
+    ensemble._working._home.device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 80_000_000_000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3_000_000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2_000_000)
@@ -361,14 +362,14 @@ def test_a_gpu_that_fails_at_the_first_pass_is_left(tiny):
 def test_a_gpu_that_is_not_there_leaves_the_cpu(tmp_path, monkeypatch, error):
     """If the config sets a GPU and the machine has none, the node works and flags it."""
     bundle = random_bundle(tmp_path / "b", CUBES, [16, 16, 24], [0.3, 0.3, 0.3], folds=1)
-    load = ensemble_module.load_networks
+    load = fallback.load_networks
 
     def no_gpu(bundle, plan, device, *, half):
         if device == "cuda":
             raise error
         return load(bundle, plan, device, half=half)
 
-    monkeypatch.setattr(ensemble_module, "load_networks", no_gpu)
+    monkeypatch.setattr(fallback, "load_networks", no_gpu)
     assert "cpu" in Ensemble.load(bundle, "cuda").description
 
 

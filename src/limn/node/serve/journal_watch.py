@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from limn.node.store.disk.evidence import MODE_AT, WITHOUT_LOG
+from limn.node.store.journal.connection import identity_of, is_other
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.reader import identity_of, is_other
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ from limn.node.config import Config, FolderDestination
 from limn.node.permissions import make_private_file
 from limn.node.store.disk import evidence
 from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.connection import BUSY_S
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.reader import BUSY_S
 from limn.node.store.journal.rows import Arrived, ScanRow
 from limn.node.store.journal.transitions import AGAIN
 from limn.node.store.remedies import journal_remedy
