@@ -193,6 +193,17 @@ def train_phantom_bundle(
     keep_cases(seeds, partial(make_training_case, recipe=recipe), work / PHANTOMS, report)
     intensities = _intensities(recipe, work, report)
     write_plans(bundle, recipe, intensities)
+    _train_chains(folder, recipe, intensities, report)
+    _add_small_networks(work, bundle, recipe, orient, locate, report)
+    seal(bundle, recipe)
+    sampled(bundle, chest_tiles)
+    return bundle
+
+
+def _train_chains(
+    folder: Path, recipe: Recipe, intensities: Mapping[str, float], report: Callable[[str], None]
+) -> None:
+    """Train each stem and the folds that start from it, in a process for each stem."""
     spawn = multiprocessing.get_context("spawn")
     lines: multiprocessing.Queue[str | None] = spawn.Queue()
     chains = [
@@ -214,6 +225,17 @@ def train_phantom_bundle(
     for chain in chains:
         chain.join()
     _refuse_dead(chains)
+
+
+def _add_small_networks(
+    work: Path,
+    bundle: Path,
+    recipe: Recipe,
+    orient: OrientRecipe,
+    locate: LocaliserRecipe,
+    report: Callable[[str], None],
+) -> None:
+    """Onlooker and localiser: those of the starting bundle, or trained ones."""
     onlooker = Path(recipe.start) / ONLOOKER if recipe.start else None
     if onlooker is not None and onlooker.exists():
         # An onlooker that learnt from the newest phantoms only was worse on real mice (D-037).
@@ -225,9 +247,6 @@ def train_phantom_bundle(
         shutil.copyfile(localiser, bundle / LOCALISER)
     elif not (bundle / LOCALISER).exists():
         _train_localiser(work, bundle / LOCALISER, locate, report)
-    seal(bundle, recipe)
-    sampled(bundle, chest_tiles)
-    return bundle
 
 
 def _intensities(recipe: Recipe, work: Path, report: Callable[[str], None]) -> Mapping[str, float]:

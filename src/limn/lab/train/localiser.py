@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from limn.domain.files import replacement
 from limn.domain.geometry import Reorientation
 from limn.lab.train.loop import LoopSettings, TrainingLoop
-from limn.lab.train.patches import TrainingCase, seen_elsewhere
+from limn.lab.train.patches import TrainingCase, rotated, seen_elsewhere
 from limn.phantom.anatomy import CORD, HEART, LUNG_L, LUNG_R, conceive
 from limn.phantom.scanner import expose, random_scanner
 from limn.segment.engine.localisation.coarse import COARSE_MM, dense
@@ -34,6 +33,8 @@ WIDE = (20, 56)
 # field in ten lies anywhere.
 ASIDE = 0.12
 ANYWHERE = 0.1
+# Natural logarithm of how much an animal is scaled at most: 0.75 to 1.33.
+MOST_SCALE = 0.285
 # Of background, heart, cord and lungs: the organs fill a tenth of a field.
 CLASS_WEIGHTS = (1.0, 3.0, 8.0, 3.0)
 
@@ -92,33 +93,13 @@ def _one(
     lungs = shares[LUNG_R - 1] + shares[LUNG_L - 1]
     both = np.stack([case.hu_zyx.astype(np.float32), shares[HEART - 1], shares[CORD - 1], lungs])
     if rng.random() < 0.7:
-        both = _rotated(both, rng)
+        both = rotated(both, rng, MOST_SCALE)
     if rng.random() < 0.3:
         both = both[..., ::-1]
     if rng.random() < 0.2:
         turn = Reorientation.between(WAYS[int(rng.integers(len(WAYS)))], STRAIGHT)
         both = np.stack([turn.apply(each) for each in both])
     return both[0], both[1:]
-
-
-def _rotated(both: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Rotated by up to 20 degrees about each axis, and scaled by 0.75 to 1.33."""
-    angles = rng.uniform(-0.35, 0.35, 3)
-    turn = np.eye(3)
-    for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), angles, strict=True):
-        one = np.eye(3)
-        one[a, a] = one[b, b] = np.cos(angle)
-        one[a, b], one[b, a] = np.sin(angle), -np.sin(angle)
-        turn = turn @ one
-    half = np.array(both.shape[:0:-1]) / 2.0
-    theta = np.zeros((1, 3, 4), dtype=np.float32)
-    theta[0, :, :3] = (turn * half[None, :] / half[:, None]) / np.exp(rng.uniform(-0.285, 0.285))
-    image = torch.from_numpy(both[None])
-    grid = nn.functional.affine_grid(
-        torch.from_numpy(theta), list(image.shape), align_corners=False
-    )
-    moved = nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    return np.asarray(moved[0].numpy())
 
 
 def _cut(

@@ -22,6 +22,8 @@ from limn.phantom.scanner import expose, random_scanner
 
 # Standard deviation of a tile's place about the middle of the organs' box, along each axis.
 MISPLACED_MM = 1.5
+# Natural logarithm of how much a patch is scaled at most: 0.85 to 1.18.
+MOST_SCALE = 0.165
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +146,8 @@ def draw_patch(
     hu = case.hu_zyx[where].astype(np.float32)
     shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
     if rng.random() < 0.5:
-        hu, shares = _turned(hu, shares, rng)
+        both = rotated(np.concatenate([hu[None], shares]), rng, MOST_SCALE)
+        hu, shares = both[0], both[1:]
     rest = np.clip(1.0 - shares.sum(axis=0, keepdims=True), 0.0, 1.0)
     return seen_elsewhere(hu, rng), np.concatenate([rest, shares])
 
@@ -193,12 +196,17 @@ def _chest_corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) 
     return corner
 
 
-def _turned(
-    hu: npt.NDArray[np.float32], shares: npt.NDArray[np.float32], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A patch rotated by up to 20 degrees about each axis, and scaled by 0.85 to 1.18."""
+def rotated(
+    fields: npt.NDArray[np.float32], rng: np.random.Generator, most_scale: float
+) -> npt.NDArray[np.float32]:
+    """Fields (channel, z, y, x) rotated by up to 20 degrees about each axis, and scaled.
+
+    Parameters
+    ----------
+    most_scale : natural logarithm of the largest scale; its negative is that of the smallest
+    """
     angles = rng.uniform(-0.35, 0.35, 3)
-    scale = float(np.exp(rng.uniform(-0.165, 0.165)))
+    scale = float(np.exp(rng.uniform(-most_scale, most_scale)))
     turn = np.eye(3)
     for (a, b), angle in zip(((0, 1), (0, 2), (1, 2)), angles, strict=True):
         one = np.eye(3)
@@ -206,15 +214,15 @@ def _turned(
         one[a, b], one[b, a] = np.sin(angle), -np.sin(angle)
         turn = turn @ one
     # grid_sample has the order x, y, z and the unit of half a patch.
-    half = np.array(hu.shape[::-1]) / 2.0
+    half = np.array(fields.shape[:0:-1]) / 2.0
     theta = np.zeros((1, 3, 4), dtype=np.float32)
     theta[0, :, :3] = (turn * half[None, :] / half[:, None]) / scale
-    both = torch.from_numpy(np.concatenate([hu[None], shares])[None])
+    both = torch.from_numpy(fields[None])
     grid = nn.functional.affine_grid(torch.from_numpy(theta), list(both.shape), align_corners=False)
     moved = nn.functional.grid_sample(
         both, grid, mode="bilinear", padding_mode="border", align_corners=False
-    )[0].numpy()
-    return moved[0], moved[1:]
+    )
+    return np.asarray(moved[0].numpy())
 
 
 def seen_elsewhere(

@@ -36,12 +36,37 @@ def closed_record(
     clock = clock or ClockHistory()
     held_s = _held_s(row, structure_set, clock)
     resent_s = max(0.0, structure_set.intervention_s) if structure_set is not None else 0.0
+    known = _known(row, delivery, structure_set, clock)
+    known.setdefault("limn_version", __version__)
+    known.setdefault("bundle_sha256", row.bundle_sha256)
+    if delivery is not None:
+        known |= {"destination": delivery.destination, "destination_status": delivery.status}
+        if delivery.accepted_at is not None:
+            excluded_s = max(0.0, row.intervention_s) + held_s + resent_s
+            known |= _door_to_door(row, known, delivery.accepted_at, excluded_s, clock)
+    if intervention_s := max(0.0, row.intervention_s) + resent_s:
+        known["flags"] = f"{known.get('flags', '')} again:{intervention_s:.0f}s".strip()
+    if preview_at is not None and preview_at >= row.last_slice_at:
+        preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
+        known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
+    if structure_set is not None:
+        known |= _decision(structure_set, held_s, str(known.get("flags", "")))
+    return ScanRecord(**known)
+
+
+def _known(
+    row: ScanRow,
+    delivery: DeliveryRow | None,
+    structure_set: StructureSetRow | None,
+    clock: ClockHistory,
+) -> dict[str, Any]:
+    """What the worker recorded, and what the journal's rows say of themselves."""
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
     if "queue_s" in known:
         known["queue_s"] = _queue_s(row, float(known["queue_s"]), clock)
-    known |= {
+    return known | {
         "scan_id": row.name,
         "version": row.version,
         "outcome": row.state if delivery is None else _OUTCOMES[DeliveryState(delivery.state)],
@@ -57,23 +82,16 @@ def closed_record(
         "settle_s": row.settle_s,
         "reason": row.reason,
     }
-    known.setdefault("limn_version", __version__)
-    known.setdefault("bundle_sha256", row.bundle_sha256)
-    if delivery is not None:
-        known |= {"destination": delivery.destination, "destination_status": delivery.status}
-        if delivery.accepted_at is not None:
-            excluded_s = max(0.0, row.intervention_s) + held_s + resent_s
-            known |= _door_to_door(row, known, delivery.accepted_at, excluded_s, clock)
-    if intervention_s := max(0.0, row.intervention_s) + resent_s:
-        known["flags"] = f"{known.get('flags', '')} again:{intervention_s:.0f}s".strip()
-    if preview_at is not None and preview_at >= row.last_slice_at:
-        preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
-        known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
-    if structure_set is not None and structure_set.released_at is not None:
-        known["flags"] = f"{known.get('flags', '')} held:{held_s:.0f}s".strip()
-        known["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
-    if structure_set is not None and structure_set.discarded_at is not None:
-        known |= {
+
+
+def _decision(structure_set: StructureSetRow, held_s: float, flags: str) -> dict[str, str]:
+    """What a person's release or discard changes in the record."""
+    changed: dict[str, str] = {}
+    if structure_set.released_at is not None:
+        changed["flags"] = f"{flags} held:{held_s:.0f}s".strip()
+        changed["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
+    if structure_set.discarded_at is not None:
+        changed |= {
             "outcome": "discarded",
             # No destination was offered it.
             "destination": "",
@@ -81,7 +99,7 @@ def closed_record(
             "reason": f"discarded at {_utc(structure_set.discarded_at)}: "
             f"{structure_set.discarded}; it was held: {structure_set.held}",
         }
-    return ScanRecord(**known)
+    return changed
 
 
 def _queue_s(row: ScanRow, queue_s: float, clock: ClockHistory) -> float:

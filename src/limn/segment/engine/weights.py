@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from limn.domain.errors import BundleUnfit
 from limn.segment.bundle.plans_json import PLAIN_UNET
 
 Weights: TypeAlias = dict[str, torch.Tensor]
+_Net = TypeVar("_Net", bound=nn.Module)
 
 UNEVEN = "limn.segment.engine.uneven_unet.UnevenUNet"
 # Bundles of an earlier version of limn name the class by its module of that time.
@@ -90,6 +91,13 @@ def fill(network: nn.Module, weights: Mapping[str, torch.Tensor], source: Path |
         msg = f"{source} does not fit its plans: {detail[:400]}"
         raise BundleUnfit(msg) from error
     return network.eval()
+
+
+def with_weights(network: _Net, path: Path) -> _Net:
+    """A network of limn's own, with the weights (of any precision) of a verified bundle."""
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
+    return network
 
 
 def stored_once(weights: Mapping[str, torch.Tensor]) -> Weights:

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from limn.node.store.journal.rows import Arrived
 from limn.node.store.journal.states import (
@@ -61,25 +62,12 @@ def move_delivery(
     columns : other columns to set, as SQL; ``values`` are its parameters
     """
     row = db.execute(
-        "select delivery.state, destination, scan from delivery join structure_set on "
+        "select delivery.id, delivery.state, destination, scan from delivery join structure_set on "
         "structure_set.id = delivery.structure_set where delivery.id = ?",
         (delivery_id,),
     ).fetchone()
     state = DELIVERY_TABLE.get((DeliveryState(row["state"]), event))
-    if state is None:
-        log.warning(
-            "scan-%05d, delivery to %s is %s: %r is refused",
-            row["scan"],
-            row["destination"],
-            row["state"],
-            event.value,
-        )
-        return False
-    db.execute(
-        f"update delivery set state = ?{', ' if columns else ''}{columns} where id = ?",  # noqa: S608
-        (state, *values, delivery_id),
-    )
-    return True
+    return _moved(db, "delivery", row, event, state, columns, values)
 
 
 def move_deliveries(
@@ -226,21 +214,35 @@ def move_preview_delivery(
 ) -> bool:
     """As `move_delivery`, for the delivery of a preview."""
     row = db.execute(
-        "select state, destination, scan from preview_delivery where id = ?", (delivery_id,)
+        "select id, state, destination, scan from preview_delivery where id = ?", (delivery_id,)
     ).fetchone()
     state = PREVIEW_DELIVERY_TABLE.get((PreviewDeliveryState(row["state"]), event))
+    return _moved(db, "preview_delivery", row, event, state, columns, values)
+
+
+def _moved(
+    db: sqlite3.Connection,
+    table: Literal["delivery", "preview_delivery"],
+    row: sqlite3.Row,
+    event: DeliveryEvent | PreviewDeliveryEvent,
+    state: DeliveryState | PreviewDeliveryState | None,
+    columns: str,
+    values: Sequence[object],
+) -> bool:
+    """Write the state after an event; if there is none, log the refusal and return False."""
     if state is None:
         log.warning(
-            "scan-%05d, preview to %s is %s: %r is refused",
+            "scan-%05d, %s to %s is %s: %r is refused",
             row["scan"],
+            "delivery" if table == "delivery" else "preview",
             row["destination"],
             row["state"],
             event.value,
         )
         return False
     db.execute(
-        f"update preview_delivery set state = ?{', ' if columns else ''}{columns} where id = ?",  # noqa: S608
-        (state, *values, delivery_id),
+        f"update {table} set state = ?{', ' if columns else ''}{columns} where id = ?",  # noqa: S608
+        (state, *values, row["id"]),
     )
     return True
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from limn.segment.engine.localisation.coarse import COARSE_MM, dense
 from limn.segment.engine.localisation.region import Region, region_of_organs
+from limn.segment.engine.weights import with_weights
 
 HEART, CORD, LUNGS = 1, 2, 3
 # How far the cord from T1 to T13 reaches beyond the box of heart and lungs, towards I, S and P:
@@ -74,10 +75,7 @@ class Localiser:
     @classmethod
     def load(cls, weights: Path) -> Localiser:
         """Open the weights of a verified bundle."""
-        network = LocaliserNet()
-        kept = torch.load(weights, map_location="cpu", weights_only=True)
-        network.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
-        return cls(network)
+        return cls(with_weights(LocaliserNet(), weights))
 
     def find(self, field: npt.NDArray[np.float32]) -> Region | None:
         """About the box of one animal's heart, cord and lungs; None if there is no chest.

@@ -25,6 +25,7 @@ from torch import nn
 from limn.domain.geometry import Reorientation, axial_grid
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.engine.localisation.coarse import COARSE_MM, dense
+from limn.segment.engine.weights import with_weights
 
 # First and last of a box along the axes of an array, as shares of its length.
 Shares: TypeAlias = tuple[tuple[float, float], ...]
@@ -175,10 +176,7 @@ class Finder:
     @classmethod
     def load(cls, weights: Path) -> Finder:
         """Open the weights of a verified bundle."""
-        onlooker = Onlooker()
-        kept = torch.load(weights, map_location="cpu", weights_only=True)
-        onlooker.load_state_dict({name: tensor.float() for name, tensor in kept.items()})
-        return cls(onlooker)
+        return cls(with_weights(Onlooker(), weights))
 
     def find(self, whole: npt.NDArray[np.float32], chest: slice | None = None) -> Lie:
         """How the animal lies; as the header says unless the image is certain.
