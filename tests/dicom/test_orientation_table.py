@@ -53,15 +53,15 @@ def positions_and_stacks(reader: str) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def anisotropic() -> tuple[Volume, Labels]:
-    """A mouse of 60 x 56 x 64 voxels, each edge of a voxel another length."""
-    volume, labels = scan(conceive(11), Scanner(SpacingMm(0.45, 0.45, 0.45), (60, 56, 64)), 11)
+    """A mouse of 45 x 42 x 48 voxels, each edge of a voxel another length."""
+    volume, labels = scan(conceive(11), Scanner(SpacingMm(0.6, 0.6, 0.6), (45, 42, 48)), 11)
     return squeezed(volume, labels, SpacingMm(0.4, 0.3, 0.5))
 
 
 @pytest.fixture(scope="module")
 def cubic() -> tuple[Volume, Labels]:
-    """A mouse of 64 cubic voxels a side: rt-utils' reader transposes other images."""
-    return scan(conceive(11), Scanner(SpacingMm(0.45, 0.45, 0.45), (64, 64, 64)), 11)
+    """A mouse of 48 cubic voxels a side: rt-utils' reader transposes other images."""
+    return scan(conceive(11), Scanner(SpacingMm(0.6, 0.6, 0.6), (48, 48, 48)), 11)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,8 @@ def test_stock_is_nnunetv2():
 
     Takes more than 10 s: nnunetv2 predicts with the bundle's own network, two folds, in fp32.
     """
-    volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 84)), 7)
+    # As wide as one tile: nnunetv2 needs as long for each tile as limn.
+    volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 76)), 7)
     bundle = open_bundle(BUNDLE)
     stock = Ensemble.load(replace(bundle, folds=(0, 1)), "cpu", "stock", half=False)
     _, ours = run(stock, volume.hu_zyx, SpacingMm(0.25, 0.25, 0.25))
@@ -192,7 +193,9 @@ def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
     """Without a region every fold gets the whole scan, and the result is the paper's."""
     ensemble, prepared, _ = fast
     monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: None)
-    assert ensemble.infer(prepared, quiet).region.shape == tuple(prepared.image_zyx.shape)
+    assert ensemble.first_fold().infer(prepared, quiet).region.shape == tuple(
+        prepared.image_zyx.shape
+    )
 
 
 def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
