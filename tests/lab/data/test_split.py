@@ -4,7 +4,7 @@ import re
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limn.domain.errors import ConfigWrong
@@ -72,6 +72,7 @@ def test_the_database_split_is_drawn_by_the_seed_of_the_code():
     assert draw_split(native, contrast, 1) != draw_split(native, contrast, 2)
 
 
+@settings(max_examples=50)
 @given(native=animals, contrast=animals, seed=st.integers(0, 1000))
 def test_any_drawn_split_keeps_animals_apart(native, contrast, seed):
     """Every animal stands in one place, and three of four native animals train."""

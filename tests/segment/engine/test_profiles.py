@@ -203,7 +203,7 @@ def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
     ensemble, prepared, right = fast
     small = replace(right.region, high=(right.region.high[0] - 25, *right.region.high[1:]))
     monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: small)
-    grown = ensemble.infer(prepared, quiet)
+    grown = ensemble.first_fold().infer(prepared, quiet)
     assert grown.region.high[0] > small.high[0]
     labels = grown.scores.argmax(dim=0)
     at_the_end_of_the_scan = grown.region.high[0] == prepared.image_zyx.shape[0]
