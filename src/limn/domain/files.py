@@ -41,17 +41,10 @@ def write_durably(path: Path, contents: bytes, mode: int = 0o666) -> None:
     """Write a file or replace it; the umask is taken off ``mode``."""
     part = _new_part(path)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
+    with _replacing(path, part), os.fdopen(descriptor, "wb") as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -63,9 +56,16 @@ def replacement(path: Path, ending: str = "") -> Iterator[Path]:
     ending : of the part's name, such as ".nii.gz", for a writer that takes the format from it
     """
     part = _new_part(path, ending)
-    try:
+    with _replacing(path, part):
         yield part
         _fsync_file(part)
+
+
+@contextmanager
+def _replacing(path: Path, part: Path) -> Iterator[None]:
+    """Let the part that the block has written replace ``path``; remove it if the block fails."""
+    try:
+        yield
         part.replace(path)
     except BaseException:
         with suppress(OSError):
