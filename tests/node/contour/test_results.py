@@ -3,6 +3,7 @@ import logging
 import os
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ import pytest
 from limn.domain import files
 from limn.node import persist
 from limn.node.config import load_config
-from limn.node.contour import worker
+from limn.node.contour import dispatch, worker
 from limn.node.contour.allocation import AllocationReply
 from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.results import DEATHS, REST_S
+from limn.node.contour.worker import run_job
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.schema import COHORT, LIVE
 from tests.conftest import free_port
@@ -300,3 +302,170 @@ def test_a_locked_journal_is_not_called_a_full_disk(desk, monkeypatch, caplog):
     persist.write_until_done(write, "the journal", threading.Event())
     assert "another program holds a lock on the journal" in caplog.text
     assert "make room" not in caplog.text
+
+
+def broken(*_, **__):
+    """An inner call with an error that nobody thought of."""
+    raise LookupError("what")
+
+
+def test_a_scan_whose_result_can_t_be_filed_ends_with_a_person(desk, caplog, monkeypatch):
+    """It runs again, and is quarantined at the third time with a command; others are filed."""
+    row, other = desk.began(), desk.began(series_instance_uid="2.25.7")
+    contoured = desk.journal.contoured
+
+    def surprised(scan_id, *rest):
+        return broken() if scan_id == row.id else contoured(scan_id, *rest)
+
+    monkeypatch.setattr(desk.journal, "contoured", surprised)
+    for _ in range(DEATHS - 1):
+        after = desk.lands(row, "finished", product())
+        assert (after.state, after.started_at) == ("ready", None)
+        assert desk.results.rests(row.id)
+        assert [each.id for each in desk.dispatcher._waiting()] == [other.id]
+        desk.journal.started(row.id)
+    assert desk.lands(other, "finished", replace(product(), scan=other.id)).state == "contoured"
+    after = desk.lands(row, "finished", product())
+    assert (after.state, after.reason) == (
+        "quarantined",
+        "3 tries ended with a fault of limn (LookupError: what); report it with limn.log",
+    )
+    assert f"limn retry --config {desk.path} {row.name}" in caplog.text
+
+
+def test_a_surprise_after_the_structure_set_is_on_disk_takes_nothing_back(desk, monkeypatch):
+    """The picture is for people; the scan is contoured."""
+    monkeypatch.setattr(desk.results._for_people, "write", broken)
+    assert desk.lands(desk.began(), "finished", product()).state == "contoured"
+
+
+def test_a_scan_that_rests_because_the_journal_fails_makes_no_hot_loop(desk, monkeypatch):
+    """Nothing about it can be written; it is tried again after a pause."""
+    row = desk.began()
+    monkeypatch.setattr(desk.journal, "stopped", broken)
+    desk.lands(row, "error")
+    assert desk.dispatcher._waiting() == []
+
+
+def test_a_preview_that_can_t_be_filed_delays_no_structure_set(desk, monkeypatch):
+    """The preview is dropped, and the scan waits for a worker as before."""
+    row = desk.journal.insert(arrived(), ("tps",))
+    desk.journal.begin_preview(row.id)
+    monkeypatch.setattr(desk.results, "_offer_preview", broken)
+    flight = JobInFlight("key", "worker", 1.0, 0.0, result=product(), preview=True)
+    desk.results.file(row.id, flight)
+    assert desk.journal.preview_of(row.id).state == "dropped"
+    assert desk.journal.scan(row.id).state == "ready"
+
+
+class FakeClient:
+    """A scheduler with one free worker, and jobs that never end."""
+
+    def __init__(self, rounds):
+        self.id = "c"
+        self._rounds = rounds
+        self.submitted = []
+
+    @property
+    def status(self):
+        """Running for so many looks."""
+        self._rounds -= 1
+        return "running" if self._rounds >= 0 else "closed"
+
+    def run_on_scheduler(self, _, request):
+        """The worker takes each scan that waits."""
+        worker = "" if request.priority is None else "w"
+        return AllocationReply(worker=worker, workers=("w",))
+
+    def submit(self, function, *args, **_):
+        """Note the scan of a job."""
+        if function is run_job:
+            self.submitted.append(args[0].scan)
+        return SimpleNamespace(add_done_callback=lambda _: None, cancel=lambda: None)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No waiting between two looks of the dispatcher."""
+    monkeypatch.setattr(dispatch, "POLL_S", 0.01)
+    monkeypatch.setattr(dispatch, "WAITING_POLL_S", 0.01)
+    monkeypatch.setattr(dispatch, "SURPRISE_PAUSE_S", 0.01)
+    monkeypatch.setattr(dispatch, "fire_and_forget", lambda _: None)
+
+
+def test_a_scan_that_can_t_be_submitted_stops_no_other(desk, quick, monkeypatch):
+    """After three tries, each after a pause, it is quarantined."""
+    bad = desk.journal.insert(arrived(), ("tps",))
+    good = desk.journal.insert(arrived(series_instance_uid="2.25.7"), ("tps",))
+    job_of = desk.dispatcher._flights._job_of
+    monkeypatch.setattr(
+        desk.dispatcher._flights,
+        "_job_of",
+        lambda row: broken() if row.id == bad.id else job_of(row),
+    )
+    client = FakeClient(30)
+    for _ in range(DEATHS):
+        assert desk.journal.scan(bad.id).state == "ready"
+        client._rounds = 5
+        desk.dispatcher._serve(client)
+        if bad.id in desk.results._faults._noted:
+            desk.results._faults._noted[bad.id].until_s = 0.0
+    assert client.submitted == [good.id]
+    assert desk.journal.scan(bad.id).state == "quarantined"
+
+
+def test_a_surprise_of_the_dispatcher_is_logged_once_and_passes(desk, quick, caplog, monkeypatch):
+    """It gives no sign of life meanwhile, so that the supervisor names the engine and ends it."""
+    row = desk.journal.insert(arrived(), ("tps",))
+    moved = []
+    monkeypatch.setattr(dispatch.HEART, "moved", lambda: moved.append(True))
+    client = FakeClient(6)
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.journal, "ready", broken)
+        desk.dispatcher._serve(client)
+    assert (client.submitted, moved) == ([], [])
+    assert caplog.text.count("no scan is given to a worker") == 1
+    client._rounds = 6
+    desk.dispatcher._serve(client)
+    assert client.submitted == [row.id]
+    assert moved
+
+
+def test_a_fault_of_previews_delays_no_structure_set(desk, quick, caplog, monkeypatch):
+    """It is logged once; the scan goes to a worker."""
+    row = desk.journal.insert(arrived(), ("tps",))
+    monkeypatch.setattr(desk.dispatcher._previews, "begin_next", broken)
+    client = FakeClient(3)
+    desk.dispatcher._serve(client)
+    assert client.submitted == [row.id]
+    assert caplog.text.count("no scan gets a PREVIEW: a fault of limn (LookupError") == 1
+
+
+def test_bytes_that_can_t_be_sent_for_a_fault_make_no_hot_loop(desk, tmp_path):
+    """An error that is none of the network on the way to a worker counts as a fault."""
+    row = desk.began(folder=str(tmp_path), files=("a.dcm",))
+    (tmp_path / "a.dcm").write_bytes(b"x")
+    flights, done = desk.dispatcher._flights, []
+    flights._on_done = lambda *ended: done.append(ended)
+    flight = JobInFlight("key", "worker", 1.0, 0.0)
+    flights._send_and_start(SimpleNamespace(scatter=broken), flights._job_of(row), flight, 0)
+    assert done == [(row.id, flight)]
+    desk.results.file(*done[0])
+    assert desk.results.rests(row.id)
+    assert desk.journal.scan(row.id).state == "ready"
+
+
+def test_the_end_of_a_job_is_told_whatever_its_result_brings(desk):
+    """Not even an error that passes every handler leaves a scan in flight for ever."""
+    row, done = desk.began(), []
+    flights = desk.dispatcher._flights
+    flights._on_done = lambda *ended: done.append(ended)
+
+    def ends(timeout):
+        raise SystemExit
+
+    flight = JobInFlight("key", "worker", 1.0, 0.0)
+    flight.future = SimpleNamespace(status="finished", result=ends)
+    with pytest.raises(SystemExit):
+        flights._fetch(row.id, flight)
+    assert done == [(row.id, flight)]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node import heartbeat, persist
+from limn.node import heartbeat, persist, surprises
 from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver import courier as courier_module
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
@@ -669,3 +670,118 @@ def test_a_node_that_stops_begins_no_preview(desk):
         courier.work()
     assert archive.taken == []
     assert desk.preview_states(row) == ["waiting"]
+
+
+def broken(*_, **__):
+    """An inner call with an error that nobody thought of."""
+    raise LookupError("what\nis this")
+
+
+def test_a_surprise_with_one_delivery_delays_no_other(desk, caplog, monkeypatch):
+    """It is logged once with the scan, `limn queue` shows it, and it is offered again."""
+    first, second = desk.contoured(), desk.contoured(series_instance_uid="2.25.7")
+    archive, deliver = Archive(), courier_module.deliver
+    path = desk.journal.structure_set_of(first.id).path
+
+    def surprised(destination, contents, *rest):
+        return broken() if str(contents) == path else deliver(destination, contents, *rest)
+
+    with peer(archive) as port:
+        courier = desk.courier(port)
+        with monkeypatch.context() as patched:
+            patched.setattr(courier_module, "deliver", surprised)
+            courier.work()
+            (waits,) = desk.journal.deliveries(first.id)
+            courier._pauses.clear()
+            desk.journal.postponed(waits.id, waits.status, 0.0)
+            courier.work()
+        assert [each.state for each in desk.journal.deliveries(second.id)] == ["delivered"]
+        (waits,) = desk.journal.deliveries(first.id)
+        assert waits.state == "waiting"
+        assert waits.next_at > time.time()
+        assert waits.status == (
+            r"a fault of limn (LookupError: what\nis this); see limn.log and report it"
+        )
+        (record,) = [each for each in caplog.records if each.exc_info]
+        assert record.getMessage().startswith(f"{first.name} animal M1 -> tps: a fault of limn")
+        desk.journal.postponed(waits.id, waits.status, 0.0)
+        courier._pauses.clear()
+        courier.work()
+    assert [each.state for each in desk.journal.deliveries(first.id)] == ["delivered"]
+    assert [row["scan_id"] for row in desk.rows()] == [second.name, first.name]
+
+
+def test_a_surprise_of_the_journal_with_one_delivery_makes_no_hot_loop(desk, monkeypatch):
+    """Even if its next try can't be written, it waits, and others go."""
+    desk.contoured()
+    other = desk.contoured(series_instance_uid="2.25.7")
+    monkeypatch.setattr(desk.journal, "postponed", broken)
+    monkeypatch.setattr(courier_module, "backoff_s", lambda _: 60.0)
+    structure_set, asked = desk.journal.structure_set, []
+
+    def surprised(number):
+        asked.append(number)
+        return structure_set(number) if number == other.id else broken()
+
+    monkeypatch.setattr(desk.journal, "structure_set", surprised)
+    with peer(Archive()) as port:
+        courier = desk.courier(port)
+        for _ in range(5):
+            courier.work()
+    assert [each.state for each in desk.journal.deliveries(other.id)] == ["delivered"]
+    assert asked.count(other.id - 1) == 1
+
+
+@pytest.mark.parametrize("call", ["due", "unlogged_ends"])
+def test_a_surprise_of_a_courier_is_named_and_passes(desk, caplog, monkeypatch, tmp_path, call):
+    """The thread goes on after a pause; meanwhile the health page and `limn queue` name it."""
+    desk.contoured()
+    monkeypatch.setattr(heartbeat, "_given", str(tmp_path / "engine"))
+    monkeypatch.setattr(surprises, "FIRST_PAUSE_S", 0.1)
+    with peer(Archive()) as port:
+        courier = desk.courier(port)
+        signs = tmp_path / "courier to tps.thread"
+        works = getattr(desk.journal, call)
+        monkeypatch.setattr(desk.journal, call, broken)
+        with running(courier.run):
+            until(lambda: "the courier to tps stopped in its work" in caplog.text)
+            until(lambda: heartbeat.allowed_s(signs.read_bytes()) == heartbeat.SILENT_S)
+            monkeypatch.setattr(desk.journal, call, works)
+            until(desk.rows)
+            until(lambda: heartbeat.allowed_s(signs.read_bytes()) != heartbeat.SILENT_S)
+    assert len([each for each in caplog.records if each.exc_info]) == 1
+
+
+def test_a_surprise_with_one_row_of_the_scan_log_delays_no_other(desk, caplog, monkeypatch):
+    """The row is made later; the scan is delivered all the same."""
+    first = desk.contoured()
+    desk.contoured(series_instance_uid="2.25.7")
+
+    def surprised(row, *rest):
+        return broken() if row.id == first.id else closed_record(row, *rest)
+
+    with peer(Archive()) as port:
+        courier = desk.courier(port)
+        with monkeypatch.context() as patched:
+            patched.setattr(courier_module, "closed_record", surprised)
+            courier.work()
+        assert [row["scan_id"] for row in desk.rows()] == ["scan-00002"]
+        courier._surprises.is_over(first.name)
+        courier.work()
+    assert [row["scan_id"] for row in desk.rows()] == ["scan-00002", "scan-00001"]
+    assert "scan-00001 animal M1: its row of the scan log can't be made" in caplog.text
+
+
+def test_a_surprise_with_a_preview_sends_it_no_second_time(desk, monkeypatch):
+    """It may be at the planning system; the structure set goes its own way."""
+    scan = desk.previewed()
+    with peer(Archive()) as port:
+        courier = desk.courier(port, previews=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(courier, "_deliver_preview", broken)
+            courier.work()
+        courier.work()
+        assert desk.preview_states(scan) == ["lost"]
+        desk.answer(scan)
+        courier.work()
+    assert "delivered" in [each.state for each in desk.journal.deliveries(scan.id)]

@@ -216,6 +216,10 @@ def test_a_surprise_with_one_series_does_not_end_the_settling(door, caplog, monk
         with running(door.intake.run):
             until(lambda: [row.animal for row in door.journal.scans()] == ["M2"])
             time.sleep(0.2)
+    assert door.intake._faults._surprises.count(slices("1")[0].SeriesInstanceUID) == 1
+    (shown,) = door.intake.receiving()
+    assert (shown.animal, shown.slices) == ("M1", COUNT)
+    assert shown.waits_for.startswith("a mend: a fault of limn (LookupError); see limn.log")
     (record,) = [each for each in caplog.records if each.exc_info]
     assert "animal M1 from SCANNER@127.0.0.1: 20 slices lie in the spool" in record.getMessage()
     assert [row.animal for row in door.wait_for_scans(2)] == ["M2", "M1"]

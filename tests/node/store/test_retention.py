@@ -564,3 +564,21 @@ def test_a_surprise_does_not_end_the_receiver(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(retention, "work", locked)
     with running(retention.run):
         until(lambda: "retention stopped in its work" in caplog.text)
+
+
+def test_a_surprise_with_one_scan_keeps_its_files_alone(site: Site, caplog, monkeypatch) -> None:
+    """The others are removed; the log names the scan."""
+    first, second = site.delivered("1"), site.delivered("2")
+    remove = site.retention._remove_slices
+
+    def surprised(scan_id: int, folder: Path) -> None:
+        if scan_id == first.id:
+            raise LookupError
+        remove(scan_id, folder)
+
+    monkeypatch.setattr(site.retention, "_remove_slices", surprised)
+    site.retention.work(time.time())
+    assert (site.slices(first), site.slices(second)) == (COUNT, 0)
+    assert (
+        f"{first.name}: its files are due and stay; tried again in an hour: a fault" in caplog.text
+    )

@@ -31,6 +31,9 @@ from limn.node.heartbeat import HEART
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import is_damaged
+from limn.node.store.remedies import fault_notice
+from limn.node.surprises import Surprises
 from limn.segment.bundle.bundle import Bundle
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ POLL_S = 1.0
 # A worker that another node leaves stands idle for at most this long.
 WAITING_POLL_S = 0.1
 CONNECT_S = 10.0
+SURPRISE_PAUSE_S = 1.0
 
 
 class Dispatcher:
@@ -72,6 +76,7 @@ class Dispatcher:
         self._node = uuid.uuid4().hex
         self._workers: set[str] = set()
         self._others: tuple[str, ...] = ()
+        self._surprises = Surprises()
 
     def wake(self) -> None:
         """Something new may be in the journal."""
@@ -81,7 +86,8 @@ class Dispatcher:
         """Dispatch until the node stops; then finish what is in flight."""
         HEART.register()
         while not self._stopping.is_set():
-            HEART.moved()
+            if not self._surprises.count(self):
+                HEART.moved()
             try:
                 with Client(
                     self._scheduler,
@@ -97,6 +103,8 @@ class Dispatcher:
             except OSError as error:
                 log.warning("no scheduler at %s yet: %s", self._scheduler, error)
                 self._stopping.wait(0.5)
+            except Exception as error:  # noqa: BLE001 - logged there
+                self._note_surprise(error)
             finally:
                 self._results.flush()
                 self._flights.clear()
@@ -113,12 +121,37 @@ class Dispatcher:
 
     def _serve(self, client: Client) -> None:
         while client.status == "running":
-            HEART.moved()
             if self._stopping.is_set() and not self._flights:
                 return
-            self._results.flush()
-            self._fill(client, [] if self._stopping.is_set() else self._waiting())
-            self._next_event()
+            try:
+                self._results.flush()
+                self._fill(client, [] if self._stopping.is_set() else self._waiting())
+                self._next_event()
+            except (WriteAbandoned, OSError):
+                raise
+            except Exception as error:
+                if client.status != "running":
+                    raise
+                self._note_surprise(error)
+            else:
+                self._surprises.is_over(self)
+                HEART.moved()
+
+    def _note_surprise(self, error: Exception) -> None:
+        """Log an error that concerns no single scan, and go on after a pause.
+
+        Without a sign of life meanwhile: the health page and `limn queue` name the engine, and if
+        it lasts the supervisor starts it again.
+        """
+        if is_damaged(error):
+            raise error
+        if self._surprises.note(self, error):
+            log.error(
+                "no scan is given to a worker; it is tried again and again: %s",
+                fault_notice(error, self._journal.path),
+                exc_info=error,
+            )
+        time.sleep(SURPRISE_PAUSE_S)
 
     def _next_event(self) -> None:
         try:
@@ -141,7 +174,11 @@ class Dispatcher:
         self._events.put(("done", (scan_id, flight)))
 
     def _waiting(self) -> list[ScanRow]:
-        return [row for row in self._journal.ready() if row.id not in self._flights]
+        return [
+            row
+            for row in self._journal.ready()
+            if row.id not in self._flights and not self._results.rests(row.id)
+        ]
 
     def _fill(self, client: Client, waiting: list[ScanRow]) -> None:
         while True:
@@ -151,18 +188,47 @@ class Dispatcher:
             self._write_ready(set(found.workers))
             if not found.worker:
                 break
-            preview = self._previews.begin_next(waiting, self._flights.jobs, len(found.workers))
+            preview = self._next_preview(waiting, len(found.workers))
             row = preview or waiting[0]
             waiting.remove(row)
-            if preview is None:
-                self._previews.take_up(row)
-            waited = row.id in self._had_to_wait
-            self._flights.submit(
-                client, row, found.worker, waited=waited, preview=preview is not None
-            )
+            self._submit(client, row, found.worker, preview=preview is not None)
         self._had_to_wait = {row.id for row in waiting}
         # A worker that rests has not left; its next job may be on it already.
         self._flights.drop_orphans({*found.workers, *self._results.resting_until_s})
+
+    def _next_preview(self, waiting: list[ScanRow], workers: int) -> ScanRow | None:
+        """The scan that gets a preview now; a fault of previews delays no structure set."""
+        if self._surprises.rests(self._previews):
+            return None
+        try:
+            return self._previews.begin_next(waiting, self._flights.jobs, workers)
+        except (WriteAbandoned, OSError):
+            raise
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            if self._surprises.note(self._previews, error):
+                log.error(
+                    "no scan gets a PREVIEW: %s",
+                    fault_notice(error, self._journal.path),
+                    exc_info=error,
+                )
+            return None
+
+    def _submit(self, client: Client, row: ScanRow, worker: str, *, preview: bool) -> None:
+        """Send a scan to a worker; a fault of limn with it stops no other scan."""
+        try:
+            if not preview:
+                self._previews.take_up(row)
+            waited = row.id in self._had_to_wait
+            self._flights.submit(client, row, worker, waited=waited, preview=preview)
+        except (WriteAbandoned, OSError):
+            raise
+        except Exception as error:
+            if client.status != "running" or is_damaged(error):
+                raise
+            self._flights.give_up(row.id)
+            self._results.note_fault(row.id, error, preview=preview)
 
     def _allocate(self, client: Client, priority: int | None) -> AllocationReply:
         """Let the scheduler, which every node shares, decide which worker takes the next scan."""

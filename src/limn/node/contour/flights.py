@@ -41,6 +41,7 @@ class JobInFlight:
     result : what the worker returned; None if the job failed or the result was lost
     transfer_s : how long sending the bytes took
     unreadable : why the scan's files can't be sent; empty if they can
+    surprise : an error that nobody expected on its way to the worker
     started : whether the worker has reported the job's start
     orphan : whether its worker was missing at the last look
     preview : whether it gives the scan's preview, not its structure set
@@ -55,6 +56,7 @@ class JobInFlight:
     result: Result | None = None
     transfer_s: float = 0.0
     unreadable: str = ""
+    surprise: Exception | None = None
     started: bool = False
     orphan: bool = False
     preview: bool = False
@@ -143,6 +145,10 @@ class Flights:
             return False
         del self._jobs[scan_id]
         return True
+
+    def give_up(self, scan_id: int) -> None:
+        """Give up a job that could not be sent."""
+        self._jobs.pop(scan_id, None)
 
     def clear(self) -> None:
         """Give up every job: the connection to the scheduler is gone."""
@@ -241,6 +247,8 @@ class Flights:
                 flight.worker,
                 error,
             )
+        except Exception as error:  # noqa: BLE001 - it is logged where the job is filed
+            flight.surprise = error
         finally:
             if flight.future is None:
                 self._on_done(job.scan, flight)
@@ -268,4 +276,5 @@ class Flights:
                 flight.result = future.result(timeout=FETCH_S)
         except Exception as error:  # noqa: BLE001 - for any error of Dask the result is not here
             log.warning("scan-%05d: its result is lost: %r", scan_id, error)
-        self._on_done(scan_id, flight)
+        finally:
+            self._on_done(scan_id, flight)

@@ -20,18 +20,20 @@ from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.previews import preview_path
 from limn.node.permissions import make_private_folder
-from limn.node.persist import DeferredWriter, Written, write_until_done
+from limn.node.persist import DeferredWriter, WriteAbandoned, Written, write_until_done
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
-from limn.node.store.journal.schema import LIVE
+from limn.node.store.journal.schema import LIVE, is_damaged, is_locked
 from limn.node.store.journal.states import PREVIEW_GONE
 from limn.node.store.remedies import hold_notice, quarantine_notice
+from limn.node.surprises import Surprises, fault
 
 log = logging.getLogger(__name__)
 
 # A worker that could not take a scan gets none for this long.
 REST_S = 30.0
-# Deaths of a worker while it ran a scan, after which the scan is quarantined.
+# Deaths of a worker while it ran a scan, or faults of limn with the scan, after which it is
+# quarantined.
 DEATHS = 3
 
 
@@ -61,6 +63,7 @@ class Results:
         self._contoured = contoured
         self._stopping = stopping
         self._deaths: Counter[int] = Counter()
+        self._faults = Surprises()
         self._for_people = DeferredWriter()
         self.resting_until_s: dict[str, float] = {}
 
@@ -72,6 +75,48 @@ class Results:
         WriteAbandoned
             If the disk takes nothing until the node is stopped.
         """
+        try:
+            self._file_job(scan_id, flight)
+        except WriteAbandoned:
+            raise
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            self.note_fault(scan_id, error, preview=flight.preview)
+        else:
+            self._faults.is_over(scan_id)
+
+    def rests(self, scan_id: int) -> bool:
+        """Whether a fault of limn with this scan is so new that it is not tried again yet."""
+        return self._faults.rests(scan_id)
+
+    def note_fault(self, scan_id: int, error: Exception, *, preview: bool = False) -> None:
+        """After an error that nobody expected the scan runs again, and at last is quarantined.
+
+        Without its preview, if that brought the error. Other scans go on.
+        """
+        why = fault(error)
+        self._faults.note(scan_id, error)
+        name = f"scan-{scan_id:05d}"
+        log.error("%s: %s; please report it", name, why, exc_info=error)
+        try:
+            if preview:
+                self._write(partial(self._journal.drop_previews, why, scan_id), f"{name}: {why}")
+                return
+            self._write(partial(self._journal.stopped, scan_id), "the journal")
+            row = self._journal.scan(scan_id)
+            quarantined = self._faults.count(scan_id) >= DEATHS and not is_locked(error)
+            if row.state == "ready" and quarantined:
+                self._faults.is_over(scan_id)
+                self._quarantine(row, f"{DEATHS} tries ended with {why}; report it with limn.log")
+        except WriteAbandoned:
+            raise
+        except Exception:
+            log.exception("%s: this can't be written in the journal; it is tried again", name)
+
+    def _file_job(self, scan_id: int, flight: JobInFlight) -> None:
+        if flight.surprise is not None:
+            raise flight.surprise
         row = self._journal.scan(scan_id)
         future = flight.future
         if flight.preview:
@@ -174,12 +219,15 @@ class Results:
         deaths = min(row.tries, self._deaths[row.id])
         if deaths >= DEATHS:
             reason = f"{deaths} tries gave nothing: {why}; look at the worker's log"
-            self._end(row, "quarantined", reason, {})
-            line = quarantine_notice(self._journal.scan(row.id), self._config_path)
-            log.error("%s animal %s %s", row.name, row.animal, line)
-            self._contoured()
+            self._quarantine(row, reason)
         else:
             log.error("%s: %s; it runs again", row.name, why)
+
+    def _quarantine(self, row: ScanRow, reason: str) -> None:
+        self._end(row, "quarantined", reason, {})
+        line = quarantine_notice(self._journal.scan(row.id), self._config_path)
+        log.error("%s animal %s %s", row.name, row.animal, line)
+        self._contoured()
 
     def _file(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
         if row.state != "ready":

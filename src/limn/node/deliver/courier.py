@@ -24,11 +24,14 @@ from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
 from limn.node.deliver.scan_record import closed_record
 from limn.node.dimse.commitment import Item
-from limn.node.heartbeat import for_thread
+from limn.node.heartbeat import SILENT_S, for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.journal.schema import JournalBusy, is_damaged
+from limn.node.store.remedies import fault_notice
+from limn.node.surprises import LONGEST_PAUSE_S, Surprises, fault
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Courier:
         self._next_preview_s = 0.0
         # Whether the journal knows which previews an earlier engine was sending as it ended.
         self._lost_noted = False
+        self._surprises = Surprises()
 
     def wake(self) -> None:
         """Look at once for a delivery that is due."""
@@ -81,8 +85,8 @@ class Courier:
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
-            self._heart.beat()
-            self.work()
+            if not self._surprises.rests(self):
+                self.work()
         self._heart.end()
 
     def work(self) -> None:
@@ -91,21 +95,83 @@ class Courier:
             self._deliver_due()
         except WriteAbandoned as unwritten:
             log.error("%s; it is offered again after the next start", unwritten)
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            if not self._surprises.count(self):
+                # No further sign of life: the health page and `limn queue` name this courier soon.
+                self._heart.allow(SILENT_S)
+            if self._surprises.note(self, error):
+                log.error(
+                    "the courier to %s stopped in its work; its structure sets wait, and it is "
+                    "tried again at least every %g s: %s",
+                    self._destination.name,
+                    LONGEST_PAUSE_S,
+                    fault_notice(error, self._journal.path),
+                    exc_info=error,
+                )
+        else:
+            if self._surprises.count(self):
+                self._surprises.is_over(self)
+                self._heart.allow(LONGEST_DELIVERY_S)
+            self._heart.beat()
 
     def _deliver_due(self) -> None:
         self._clock.look()
         while self._may_begin() and (delivery := self._next()) is not None:
-            structure_set = self._journal.structure_set(delivery.structure_set)
-            row = self._journal.scan(structure_set.scan)
             self._heart.beat()
-            with oplog.about(scan=row.name, animal=row.animal):
-                delivered = self._deliver(delivery, structure_set, row)
+            delivered = self._deliver_guarded(delivery)
             self._log_ended()
             if not delivered and self._stopping.is_set():
                 # The next one would wait for this destination too, while the node wants to end.
                 break
         self._log_ended()
         self._send_preview()
+
+    def _deliver_guarded(self, delivery: DeliveryRow) -> bool:
+        """As `_deliver`; an error that nobody expected puts off this delivery and no other."""
+        scan = f"the scan of structure set {delivery.structure_set}"
+        try:
+            structure_set = self._journal.structure_set(delivery.structure_set)
+            row = self._journal.scan(structure_set.scan)
+            scan = f"{row.name} animal {row.animal}"
+            with oplog.about(scan=row.name, animal=row.animal):
+                delivered = self._deliver(delivery, structure_set, row)
+        except (WriteAbandoned, JournalBusy):
+            raise
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            self._put_off(delivery, scan, error)
+            return False
+        self._surprises.is_over(delivery.id)
+        return delivered
+
+    def _put_off(self, delivery: DeliveryRow, scan: str, error: Exception) -> None:
+        """Offer it again later, and let `limn queue` show why."""
+        why = fault(error)
+        if self._surprises.note(delivery.id, error):
+            log.exception(
+                "%s -> %s: %s; it is offered again and again, and others go on. Please report it",
+                scan,
+                self._destination.name,
+                why,
+            )
+        wait_s = backoff_s(delivery.tries)
+        # Also if the journal is what brings the error.
+        self._pauses[delivery.id] = delivery.next_at, time.monotonic() + wait_s
+        next_at = time.time() + wait_s
+        write = partial(
+            self._journal.postponed, delivery.id, f"{why}; see limn.log and report it", next_at
+        )
+        try:
+            write_until_done(write, f"{scan}: {why}", self._stopping)
+        except WriteAbandoned:
+            raise
+        except Exception:
+            log.exception("%s: its next try can't be written", scan)
+            return
+        self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
 
     def _send_preview(self) -> None:
         """Send one preview, if this destination gets them and no structure set is due to it.
@@ -128,9 +194,16 @@ class Courier:
         taken = write_until_done(take, f"a preview for {name}", self._stopping)
         if taken is None:
             return
-        row = self._journal.scan(taken.scan)
-        with oplog.about(scan=row.name, animal=row.animal):
-            self._deliver_preview(taken, row)
+        try:
+            row = self._journal.scan(taken.scan)
+            with oplog.about(scan=row.name, animal=row.animal):
+                self._deliver_preview(taken, row)
+        except WriteAbandoned:
+            raise
+        except Exception:
+            # It may be at its destination: it is not sent again, and counts as lost.
+            self._lost_noted = False
+            raise
         self.wake()
 
     def _deliver_preview(self, delivery: PreviewDeliveryRow, row: ScanRow) -> None:
@@ -240,8 +313,28 @@ class Courier:
         """Log every scan that the journal knows to have ended, so that a crash loses no row."""
         if self._keeps_scan_log:
             for row in self._journal.unlogged_ends(self._destination.name):
-                with oplog.about(scan=row.name, animal=row.animal):
-                    self._log_row(row)
+                if not self._surprises.rests(row.name):
+                    with oplog.about(scan=row.name, animal=row.animal):
+                        self._log_row_guarded(row)
+
+    def _log_row_guarded(self, row: ScanRow) -> None:
+        """As `_log_row`; an error that nobody expected delays this row and no other."""
+        try:
+            self._log_row(row)
+        except WriteAbandoned:
+            raise
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            if self._surprises.note(row.name, error):
+                log.error(
+                    "%s animal %s: its row of the scan log can't be made; it is tried again and "
+                    "again: %s",
+                    row.name,
+                    row.animal,
+                    fault_notice(error, self._journal.path),
+                    exc_info=error,
+                )
 
     def _log_row(self, row: ScanRow) -> None:
         answered = (

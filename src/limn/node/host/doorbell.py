@@ -43,4 +43,8 @@ def listen_for_wakes(config: Config, wake: Callable[[], None], stopping: threadi
                 listener.recv(16)
             except TimeoutError:
                 continue
+            except OSError:
+                # Windows reports here that an earlier datagram met no listener; without a wake the
+                # engine reads the journal by itself.
+                stopping.wait(0.2)
             wake()

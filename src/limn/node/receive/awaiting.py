@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,9 @@ from limn.node import oplog
 from limn.node.receive.completeness import Decision, Rules
 from limn.node.receive.gathering import Gathering
 from limn.node.store.disk.receiving import REWRITE_S, ReceivingSeries, write_receiving
+from limn.node.store.journal.schema import is_damaged
+from limn.node.store.remedies import fault_notice
+from limn.node.surprises import Surprises, fault
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,65 @@ def log_once(gathering: Gathering, decision: Decision, shown: ReceivingSeries) -
         )
 
 
+class SeriesFaults:
+    """The series that brought an error that nobody expected; each rests before its next try.
+
+    Parameters
+    ----------
+    journal_path : for the words of the log
+    """
+
+    def __init__(self, journal_path: Path) -> None:
+        self._journal_path = journal_path
+        self._surprises = Surprises()
+
+    def rests(self, gathering: Gathering) -> bool:
+        """Whether it is too early to try to hand this series over again."""
+        return self._surprises.rests(gathering.series_instance_uid)
+
+    def is_over(self, gathering: Gathering) -> None:
+        """The series was handed over."""
+        self._surprises.is_over(gathering.series_instance_uid)
+
+    @contextmanager
+    def guarded(self, gathering: Gathering) -> Iterator[None]:
+        """Log an error that nobody expected once with its series; the other series go on."""
+        uid = gathering.series_instance_uid
+        with oplog.about(animal=gathering.animal, series_instance_uid=uid):
+            try:
+                yield
+            except Exception as error:
+                if is_damaged(error):
+                    # The supervisor must restore the journal.
+                    raise
+                if self._surprises.note(uid, error):
+                    log.error(
+                        "animal %s from %s: %d slices lie in the spool and can't be handed over; "
+                        "it is tried again and again: %s",
+                        gathering.animal,
+                        gathering.sender,
+                        len(gathering.instances),
+                        fault_notice(error, self._journal_path),
+                        exc_info=error,
+                    )
+
+    def shown(self, gathering: Gathering, now_s: float, now: float) -> ReceivingSeries | None:
+        """A series with a fault, for people; None if it has none. Times as `series_shown`."""
+        why = self._surprises.why(gathering.series_instance_uid)
+        if not why:
+            return None
+        return ReceivingSeries(
+            animal=gathering.animal,
+            sender=gathering.sender,
+            series_instance_uid=gathering.series_instance_uid,
+            since_utc=_utc(now - (now_s - gathering.first_s)),
+            slices=len(gathering.instances),
+            expected=None,
+            waits_for=f"a mend: {why}; see limn.log, report it, and limn tries again by itself",
+            until_utc="",
+        )
+
+
 @dataclass(slots=True)
 class ReceivingFile:
     """Keeps the file of `limn queue` up to date.
@@ -69,8 +132,18 @@ class ReceivingFile:
 
     def run(self, look: Callable[[], Sequence[ReceivingSeries]], stopping: threading.Event) -> None:
         """Look once a second until the node stops; then nothing comes in any more."""
+        surprises = Surprises()
         while not stopping.wait(EVERY_S):
-            self.update(look())
+            try:
+                self.update(look())
+            except Exception as error:
+                # For people alone: no slice must wait for it.
+                if is_damaged(error):
+                    raise
+                if surprises.note(self.path, error):
+                    log.error(
+                        "`limn queue` can't show what comes in: %s", fault(error), exc_info=error
+                    )
         self.update(())
 
     def update(self, series: Sequence[ReceivingSeries]) -> None:

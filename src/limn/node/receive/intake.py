@@ -18,7 +18,7 @@ from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.heartbeat import HEART
 from limn.node.receive import returned
-from limn.node.receive.awaiting import log_once, series_shown
+from limn.node.receive.awaiting import SeriesFaults, log_once, series_shown
 from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
@@ -40,8 +40,6 @@ SETTLE_EVERY_S = 0.02
 MAX_IN_MEMORY = 32
 # Each runs for some milliseconds; more would only wait for the interpreter.
 READERS = 32
-# In a series' notes of what was logged.
-SURPRISE = "a fault of limn"
 
 
 class Intake:
@@ -74,6 +72,7 @@ class Intake:
         self._inflating = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gatherings: dict[str, Gathering] = {}
+        self._faults = SeriesFaults(journal.path)
         self.associations = OpenAssociations()
         self._settling = Settling(rules, journal.knows, self.associations.openings)
 
@@ -292,11 +291,14 @@ class Intake:
         with self._lock:
             for gathering in [each for each in self._gatherings.values() if each.pending]:
                 HEART.moved()
-                with _guarded(gathering):
+                if self._faults.rests(gathering):
+                    continue
+                with self._faults.guarded(gathering):
                     settled = self._settling.settled(gathering, now_s)
                     if settled is not None:
                         self._settling.remember(gathering)
                         self._handover.hand_over(settled)
+                        self._faults.is_over(gathering)
             self._forget()
             return sum(gathering.pending for gathering in self._gatherings.values())
 
@@ -308,7 +310,10 @@ class Intake:
             for gathering in self._gatherings.values():
                 if not gathering.pending or gathering.instances.keys() <= gathering.handed_over:
                     continue
-                with _guarded(gathering):
+                if shown := self._faults.shown(gathering, now_s, now):
+                    found.append(shown)
+                    continue
+                with self._faults.guarded(gathering):
                     decision = self._settling.decision(gathering, now_s)
                     shown = series_shown(gathering, decision, rules, now_s, now)
                     log_once(gathering, decision, shown)
@@ -381,30 +386,6 @@ def _named(path: Path) -> Iterator[None]:
         log.exception(
             "%s in the spool is passed over: a fault of limn, please report it", one_line(path)
         )
-
-
-@contextmanager
-def _guarded(gathering: Gathering) -> Iterator[None]:
-    """Log an error that nobody expected once with its series; the other series go on."""
-    uid = gathering.series_instance_uid
-    with oplog.about(animal=gathering.animal, series_instance_uid=uid):
-        try:
-            yield
-        except JournalError:
-            # Damage of the journal: the supervisor must restore it.
-            raise
-        except Exception as error:
-            if SURPRISE in gathering.reported:
-                return
-            gathering.reported.add(SURPRISE)
-            log.exception(
-                "animal %s from %s: %d slices lie in the spool and can't be handed over (%s); it "
-                "is tried again and again. A fault of limn, please report it",
-                gathering.animal,
-                gathering.sender,
-                len(gathering.instances),
-                type(error).__name__,
-            )
 
 
 def _swells(contents: bytes) -> bool:

@@ -31,6 +31,7 @@ from limn.node.permissions import make_private_file
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
 from limn.node.receive.unlinked import FoundFile, UnlinkedFolder
+from limn.node.surprises import Surprises, fault
 
 log = logging.getLogger(__name__)
 
@@ -115,21 +116,37 @@ class FolderWatch:
         self._pending: dict[str, _SeenFile] = {}
         self._notified = threading.Event()
         self._observer: BaseObserver | None = None
+        self._next_scan_s = 0.0
         self._reachable = True
         self._logged_silent = False
         self._logged_busy = False
 
     def run(self, stopping: threading.Event) -> None:
         """Watch until the node stops; survives that the folder vanishes and comes back."""
-        next_scan_s = 0.0
+        surprises = Surprises()
         while not stopping.wait(POLL_S):
-            now_s = time.monotonic()
-            if self._notified.is_set() or now_s >= next_scan_s:
-                self._notified.clear()
-                next_scan_s = now_s + self._settings.rescan_s
-                self._scan(now_s)
-            self._take_settled(time.monotonic())
+            if surprises.rests(self):
+                continue
+            try:
+                self._look(time.monotonic())
+            except Exception as error:
+                if surprises.note(self, error):
+                    log.error(
+                        "watched folder %s: %s; it is looked at again and again. Please report it",
+                        one_line(self._settings.folder),
+                        fault(error),
+                        exc_info=error,
+                    )
+            else:
+                surprises.is_over(self)
         self._stop_observer()
+
+    def _look(self, now_s: float) -> None:
+        if self._notified.is_set() or now_s >= self._next_scan_s:
+            self._notified.clear()
+            self._next_scan_s = now_s + self._settings.rescan_s
+            self._scan(now_s)
+        self._take_settled(time.monotonic())
 
     def _scan(self, now_s: float) -> None:
         try:

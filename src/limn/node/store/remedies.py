@@ -10,8 +10,9 @@ from pathlib import Path
 from limn.node.config import Config, DicomDestination, FolderDestination
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
-from limn.node.store.journal.schema import is_locked
+from limn.node.store.journal.schema import JournalBusy, is_locked
 from limn.node.store.journal.states import PREVIEW_GONE, PreviewState
+from limn.node.surprises import fault
 
 
 def journal_remedy(error: Exception, path: Path) -> str:
@@ -25,6 +26,13 @@ def journal_remedy(error: Exception, path: Path) -> str:
     if code == sqlite3.SQLITE_FULL:
         return f"make room on the disk of {path.parent}"
     return f"look at the disk and at the rights of {path.parent}"
+
+
+def fault_notice(error: Exception, path: Path) -> str:
+    """What an error is that nobody expected, and what to do; ``path`` is the journal's."""
+    if isinstance(error, JournalBusy):
+        return f"the journal can't be used ({error}); {journal_remedy(error, path)}"
+    return f"{fault(error)}; please report it with limn.log"
 
 
 def retry_command(row: ScanRow, config_path: Path) -> str:

@@ -24,6 +24,8 @@ from limn.node.heartbeat import for_thread
 from limn.node.store.disk.spool import REMOVED, Spool
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import JournalError
+from limn.node.store.remedies import fault_notice
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +120,13 @@ class Retention:
     def _work_guarded(self) -> None:
         try:
             self.work(time.time())
-        except Exception:
+        except Exception as error:
             # A locked journal or a full disk among them: the receiver must not end with it.
-            log.exception("retention stopped in its work; it is tried again in an hour")
+            log.error(
+                "retention stopped in its work; it is tried again in an hour: %s",
+                fault_notice(error, self._journal.path),
+                exc_info=error,
+            )
 
     def work(self, now: float) -> None:
         """Remove what is due at ``now`` (UTC seconds); log what can't be removed, and keep it."""
@@ -163,6 +169,16 @@ class Retention:
                 remove(scan_id, Path(folder))
             except OSError as error:
                 log.error("scan-%05d: its files are due and can't be removed: %s", scan_id, error)
+            except JournalError:
+                # It concerns every scan.
+                raise
+            except Exception as error:
+                log.error(
+                    "scan-%05d: its files are due and stay; tried again in an hour: %s",
+                    scan_id,
+                    fault_notice(error, self._journal.path),
+                    exc_info=error,
+                )
 
     def _remove_slices(self, scan_id: int, folder: Path) -> None:
         if folder.parent != self._spool.root:
