@@ -567,3 +567,30 @@ def test_the_silence_of_the_series_counts_from_its_last_file(tmp_path):
         (row,) = place.door.wait_for_scans()
     assert row.last_slice_at == pytest.approx(written_at, abs=0.2)
     assert row.settle_s >= SETTLE_S
+
+
+@pytest.mark.parametrize("contents", [b"x" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_memory_of_taken_files_keeps_no_receiver_down(tmp_path, contents, caplog):
+    """It is set aside with a line in the log, and files are remembered anew."""
+    path = tmp_path / "watched.sqlite"
+    path.write_bytes(contents)
+    taken = watched_folder._TakenFiles(path)
+    assert not taken.has("a", 1, 2)
+    taken.add("a", 1, 2)
+    assert taken.has("a", 1, 2)
+    (kept,) = tmp_path.glob("watched.sqlite.damaged-*")
+    assert kept.read_bytes() == contents
+    assert f"is kept as {kept.name}" in caplog.text
+
+
+def test_a_memory_of_taken_files_that_is_damaged_while_it_is_open_is_begun_anew(tmp_path):
+    """Another program wrote into it while the node ran."""
+    path = tmp_path / "watched.sqlite"
+    taken = watched_folder._TakenFiles(path)
+    taken.add("a", 1, 2)
+    taken._db.execute("pragma wal_checkpoint(truncate)")
+    path.write_bytes(b"y" * path.stat().st_size)
+    taken._db.close()
+    taken._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    taken.add("b", 1, 2)
+    assert (taken.has("a", 1, 2), taken.has("b", 1, 2)) == (False, True)

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from limn.node.permissions import make_private_file
 from limn.node.receive.gathering import Source
 from limn.node.receive.intake import Intake
 from limn.node.receive.unlinked import FoundFile, UnlinkedFolder
+from limn.node.store.journal.schema import is_damaged
 from limn.node.surprises import Surprises, fault
 
 log = logging.getLogger(__name__)
@@ -55,29 +56,64 @@ class _TakenFiles:
     """Which files were taken, across restarts: path, size and time of change."""
 
     def __init__(self, path: Path) -> None:
-        make_private_file(path)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("pragma journal_mode = wal")
-        self._db.execute(
-            "create table if not exists taken "
-            "(path text primary key, size integer, modified_ns integer)"
-        )
+        self._path = path
+        try:
+            self._db = self._connect()
+        except sqlite3.DatabaseError as error:
+            self._db = self._anew(error)
 
     def has(self, path: str, size: int, modified_ns: int) -> bool:
         """Whether this file was taken with this size and time."""
-        return (
-            self._db.execute(
+        return bool(
+            self._all(
                 "select 1 from taken where path = ? and size = ? and modified_ns = ?",
                 (_key(path), size, modified_ns),
-            ).fetchone()
-            is not None
+            )
         )
 
     def add(self, path: str, size: int, modified_ns: int) -> None:
         """Remember that it was taken."""
-        self._db.execute(
-            "insert or replace into taken values (?, ?, ?)", (_key(path), size, modified_ns)
+        self._all("insert or replace into taken values (?, ?, ?)", (_key(path), size, modified_ns))
+
+    def _all(self, sql: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._db = self._anew(error)
+            return self._db.execute(sql, values).fetchall()
+
+    def _connect(self) -> sqlite3.Connection:
+        make_private_file(self._path)
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("pragma journal_mode = wal")
+            db.execute(
+                "create table if not exists taken "
+                "(path text primary key, size integer, modified_ns integer)"
+            )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        """Begin with an empty memory if it is damaged: it must not keep the receiver down."""
+        if not is_damaged(error):
+            raise error
+        with suppress(AttributeError):
+            self._db.close()
+        kept = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
+        self._path.replace(kept)
+        for ending in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+        log.error(
+            "%s was damaged (%s) and is kept as %s; the files of the watched folder are taken "
+            "again, and a series that was delivered is offered again as it was",
+            self._path,
+            error,
+            kept.name,
         )
+        return self._connect()
 
 
 def _key(path: str) -> str | bytes:
