@@ -88,33 +88,6 @@ def pid_of(node: Node, *words: str) -> int:
     raise AssertionError(words)
 
 
-def test_a_scan_survives_the_death_of_worker_and_engine(toy_node: FakeNode) -> None:
-    """Worker killed while it contours, then the engine: one structure set all the same.
-
-    Takes more than 10 s: a worker starts twice.
-    """
-    send(toy_node, toy(21).datasets)
-    wait_for(lambda: tries(toy_node, toy(21).animal) == [(1,)], 60, toy_node.explain)
-    os.kill(pid_of(toy_node, "dask_worker"), signal.SIGKILL)
-    wait_for(lambda: tries(toy_node, toy(21).animal) == [(2,)], 90, toy_node.explain)
-    worker = pid_of(toy_node, "dask_worker")
-    os.kill(pid_of(toy_node, "--only", "engine"), signal.SIGKILL)
-    row = toy_node.wait_row(toy(21).animal)
-    assert row["outcome"] == "delivered"
-    assert len(exported(toy_node, toy(21).animal)) == 1
-    assert pid_of(toy_node, "dask_worker") == worker, "the model stays warm when the engine dies"
-
-
-def test_a_scan_survives_the_death_of_scheduler_and_receiver(toy_node: FakeNode) -> None:
-    """Scheduler killed while a scan runs, the receiver right after it was taken."""
-    send(toy_node, toy(22).datasets)
-    wait_for(lambda: bool(tries(toy_node, toy(22).animal)), 20)
-    os.kill(pid_of(toy_node, "--only", "receiver"), signal.SIGKILL)
-    os.kill(pid_of(toy_node, "dask_scheduler"), signal.SIGKILL)
-    assert toy_node.wait_row(toy(22).animal)["outcome"] == "delivered"
-    assert len(exported(toy_node, toy(22).animal)) == 1
-
-
 @pytest.mark.parametrize(("number", "animal"), [(signal.SIGINT, 23), (signal.SIGTERM, 24)])
 def test_a_stopped_node_leaves_nothing_running_and_loses_nothing(
     toy_node: FakeNode, number: signal.Signals, animal: int
@@ -191,6 +164,40 @@ def test_a_demonstration_bundle_does_not_deliver_unasked(tmp_path: Path) -> None
     refused = serve(node)
     assert refused.returncode == 1
     assert "allow_demo_bundle" in refused.stderr
+
+
+def test_a_scan_survives_the_death_of_worker_and_engine(toy_node: FakeNode) -> None:
+    """Worker killed while it contours, then the engine: one structure set all the same.
+
+    Takes more than 10 s: a worker starts twice.
+    """
+    send(toy_node, toy(21).datasets)
+    wait_for(lambda: tries(toy_node, toy(21).animal) == [(1,)], 60, toy_node.explain)
+    os.kill(pid_of(toy_node, "dask_worker"), signal.SIGKILL)
+    wait_for(lambda: tries(toy_node, toy(21).animal) == [(2,)], 90, toy_node.explain)
+    worker = pid_of(toy_node, "dask_worker")
+    os.kill(pid_of(toy_node, "--only", "engine"), signal.SIGKILL)
+    row = toy_node.wait_row(toy(21).animal)
+    assert row["outcome"] == "delivered"
+    assert len(exported(toy_node, toy(21).animal)) == 1
+    assert pid_of(toy_node, "dask_worker") == worker, "the model stays warm when the engine dies"
+
+
+def test_a_scan_survives_the_death_of_scheduler_and_receiver(toy_node: FakeNode) -> None:
+    """Scheduler killed while a scan runs, the receiver right after it was taken.
+
+    The engine hears of the next scan's start from the new scheduler.
+    Takes more than 10 s: the worker ends with its scheduler and warms up again.
+    """
+    send(toy_node, toy(22).datasets)
+    wait_for(lambda: bool(tries(toy_node, toy(22).animal)), 20)
+    os.kill(pid_of(toy_node, "--only", "receiver"), signal.SIGKILL)
+    os.kill(pid_of(toy_node, "dask_scheduler"), signal.SIGKILL)
+    assert toy_node.wait_row(toy(22).animal)["outcome"] == "delivered"
+    assert len(exported(toy_node, toy(22).animal)) == 1
+    send(toy_node, toy(25).datasets)
+    assert toy_node.wait_row(toy(25).animal)["outcome"] == "delivered"
+    assert tries(toy_node, toy(25).animal) == [(1,)]
 
 
 def alive(pid: int) -> bool:

@@ -120,7 +120,9 @@ class Dispatcher:
         self._journal.drop_previews("the engine or its connection to the scheduler ended")
 
     def _serve(self, client: Client) -> None:
-        while client.status == "running":
+        # A client that Dask has connected again, to a new scheduler, gets no event of a job.
+        connection = client.scheduler_comm
+        while client.status == "running" and client.scheduler_comm is connection:
             if self._stopping.is_set() and not self._flights:
                 return
             try:

@@ -6,14 +6,17 @@ import logging
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from distributed.security import Security
 
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.host.certs import CA, CERT, KEY, TLS_FILES, own_certificate, read, valid_until
+
+if TYPE_CHECKING:
+    from distributed.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,9 @@ WARNING_BEFORE = timedelta(days=60)
 
 def security_of(config: Config) -> Security:
     """Both ends of every connection must show a certificate of the engine's authority."""
+    # The supervisor only writes certificates, and Dask takes half a second to import.
+    from distributed.security import Security  # noqa: PLC0415
+
     ca, cert, key = (str(config.tls_dir / name) for name in TLS_FILES)
     return Security(
         require_encryption=True,
