@@ -363,6 +363,7 @@ class FakeClient:
 
     def __init__(self, rounds):
         self.id = "c"
+        self.scheduler_comm = object()
         self._rounds = rounds
         self.submitted = []
 
@@ -469,3 +470,17 @@ def test_the_end_of_a_job_is_told_whatever_its_result_brings(desk):
     with pytest.raises(SystemExit):
         flights._fetch(row.id, flight)
     assert done == [(row.id, flight)]
+
+
+def test_a_connection_that_dask_has_mended_is_given_up(desk, quick):
+    """It leads to a new scheduler, which sends it no event of a job."""
+    client = FakeClient(9)
+    ask = client.run_on_scheduler
+
+    def mended(*given):
+        client.scheduler_comm = object()
+        return ask(*given)
+
+    client.run_on_scheduler = mended
+    desk.dispatcher._serve(client)
+    assert client._rounds == 7, "it was left at the second look"
