@@ -134,15 +134,8 @@ def draw_patch(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """HU (z, y, x) and classes (class, z, y, x) of a random patch, as a random scanner shows it."""
     case = cases[int(rng.integers(len(cases)))]
-    size, kind = recipe.patch_zyx, float(rng.random())
-    if kind < 0.45:
-        size = recipe.end_patch_zyx
-        low = _cord_end_corner(rng, case, recipe)
-    elif kind < 0.8:
-        low = _chest_corner(rng, case, recipe)
-    else:
-        low = _corner(rng, case, recipe)
-    where = tuple(slice(a, a + n) for a, n in zip(low, size, strict=True))
+    low = _chest_corner(rng, case, recipe) if rng.random() < 0.6 else _corner(rng, case, recipe)
+    where = tuple(slice(a, a + n) for a, n in zip(low, recipe.patch_zyx, strict=True))
     hu = case.hu_zyx[where].astype(np.float32)
     shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
     if rng.random() < 0.5:
@@ -167,19 +160,6 @@ def _corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> lis
         int(np.clip(middle[i] - n // 2 + rng.integers(-n // 4, n // 4), 0, shape[i] - n))
         for i, n in enumerate(recipe.patch_zyx)
     ]
-
-
-def _cord_end_corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> list[int]:
-    """First voxel (z, y, x) of a small patch around the cord's caudal end, at the last rib.
-
-    This end is the hardest to find: it needs the difference of two vertebrae, one with a rib.
-    """
-    shape, size = case.hu_zyx.shape, recipe.end_patch_zyx
-    inside = np.argwhere(case.shares[CORD - 1, ::2, ::2, ::2] > 127)
-    middle = 2 * inside[0] if len(inside) else np.array(shape) // 2
-    spread = np.array([4.0, 2.5, 2.5]) / recipe.spacing_mm
-    moved = middle - np.array(size) // 2 + np.rint(rng.normal(0.0, 0.6, 3) * spread)
-    return [int(np.clip(a, 0, n - k)) for a, n, k in zip(moved, shape, size, strict=True)]
 
 
 def _chest_corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> list[int]:

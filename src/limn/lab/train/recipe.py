@@ -19,7 +19,6 @@ class Recipe:
     Attributes
     ----------
     patch_zyx : holds most chests from T1 to T13, so that one tile is enough
-    end_patch_zyx : around the cord's caudal end, which a smaller patch shows as well
     stems : networks trained first, on `stem_phantoms`; fold k starts from stem k % stems
     phantoms : animals of the folds; each fold leaves a fifth of them out
     average : how much of itself the average of the weights keeps at each step
@@ -29,7 +28,6 @@ class Recipe:
     spacing_mm: float = 0.2
     shape_zyx: tuple[int, int, int] = (200, 144, 156)
     patch_zyx: tuple[int, int, int] = (128, 80, 96)
-    end_patch_zyx: tuple[int, int, int] = (64, 80, 80)
     features: tuple[int, ...] = (16, 32, 64, 80, 96)
     folds: int = 5
     stems: int = 2
