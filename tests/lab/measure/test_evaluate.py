@@ -25,6 +25,7 @@ from limn.lab.measure.evaluate import (
 from limn.lab.train.nnunet_folder import note_measured
 from limn.segment.bundle.bundle import MANIFEST, open_bundle
 from limn.segment.draw.delineate import Delineated
+from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import BUNDLE
 
@@ -57,7 +58,15 @@ def shifted(monkeypatch: pytest.MonkeyPatch):
         moved = np.roll(truth.labels_zyx, int(volume.hu_zyx[0, 0, 0]), axis=2)
         labels = Labels(moved, truth.grid, ORGANS)
         return Delineated(
-            labels, {}, 1, Lie("IAL", 0.97), (), {}, np.zeros_like(labels.labels_zyx), ()
+            labels,
+            {},
+            1,
+            Lie("IAL", 0.97),
+            (),
+            {},
+            np.zeros_like(labels.labels_zyx),
+            (),
+            NO_SIGNS,
         )
 
     monkeypatch.setattr(module, "delineate", delineate)

@@ -61,7 +61,8 @@ def ensemble() -> Ensemble:
     """One embedded fold on the CPU, run as a node runs it."""
     bundle = open_bundle(one_fold())
     ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
-    ensemble._home = Remembering(ensemble._home)
+    working = ensemble._working
+    working._home = Remembering(working._home)
     return ensemble
 
 

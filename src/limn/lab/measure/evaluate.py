@@ -19,6 +19,7 @@ from limn.domain.timing import Stopwatch
 from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import AS_IN_HEADER
 
@@ -128,7 +129,7 @@ def _delineate(scan: ScanWithTruth, ensemble: Ensemble) -> Delineated:
     except RefusedSeries:
         nothing = np.zeros(scan.truth.labels_zyx.shape, dtype=np.uint8)
         labels = Labels(nothing, scan.truth.grid, scan.truth.organs)
-        return Delineated(labels, {}, 0, AS_IN_HEADER, (), {}, nothing, ())
+        return Delineated(labels, {}, 0, AS_IN_HEADER, (), {}, nothing, (), NO_SIGNS)
 
 
 def refuse_other_scores(folder: Path, what: str) -> None:

@@ -19,20 +19,18 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
+from limn.node.contour import verdict
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import trace
-from limn.segment.engine.localisation.orient import MIN_RIGHT_SHARE, Lie, right_lung_share
 from limn.segment.engine.memory import refuse_unread
 
 if TYPE_CHECKING:
     from limn.segment.engine.ensemble import Ensemble
 
-# Folds that agree less than this on an organ see something that none of them was trained on.
-LEAST_FOLD_DSC = 0.8
 # Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
 HU_SAMPLE = 7
 
@@ -98,18 +96,12 @@ def contour(
         volume = read_volume(series, bridged=True)
     drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress)
     with stopwatch.stage("clean_s"):
-        if cut := organs_in_gaps(drawn.labels, series.rungs):
-            raise RefusedSeries(_gap_refusal(series, cut))
-        labels = unbridge(drawn.labels, series.rungs, series.grid)
+        labels = _on_slices(drawn, series)
         volumes_mm3 = labels.volumes_mm3()
-    if not any(volumes_mm3.values()):
-        raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
-    if drawn.contradictions:
-        raise RefusedSeries(_contradiction(series, drawn.contradictions))
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
-        notes = _lie_notes(drawn.lie)
+        notes = verdict.notes(drawn)
         structure_set = rtstruct.build(
             series, traced.contours, volumes_mm3, identity, options.style, notes=notes
         )
@@ -129,15 +121,25 @@ def contour(
         drawn.disagreement_zyx[series.rungs],
         flags=(
             *series.flags,
-            *_drawn_flags(drawn),
-            *(f"empty:{organ.value}" for organ, mm3 in volumes_mm3.items() if mm3 == 0),
-            *(f"dropped:{organ.value}:{n}" for organ, n in traced.dropped.items() if n),
-            *_lung_flags(volumes_mm3),
+            *verdict.flags(drawn),
+            *verdict.organ_flags(volumes_mm3, traced.dropped),
             *_hu_flags(volume, ensemble.bundle.expected_hu),
             *(["demo-bundle"] if ensemble.bundle.demonstration else []),
         ),
-        held=_hold_reason(drawn.lie),
+        held=verdict.hold_reason(drawn),
     )
+
+
+def _on_slices(drawn: Delineated, series: Series) -> Labels:
+    """The labels on the slices that exist; refused where they can't be a mouse's."""
+    if cut := organs_in_gaps(drawn.labels, series.rungs):
+        raise RefusedSeries(_gap_refusal(series, cut))
+    labels = unbridge(drawn.labels, series.rungs, series.grid)
+    if not labels.labels_zyx.any():
+        raise StageFailed("no organ was found; is there a mouse thorax in this scan?")
+    if drawn.contradictions:
+        raise RefusedSeries(_contradiction(series, drawn.contradictions))
+    return labels
 
 
 def rehearse(ensemble: Ensemble, options: Options) -> None:
@@ -209,63 +211,6 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
         f"{series.animal}   {x} x {y} x {z} voxels of "
         f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
     )
-
-
-def _drawn_flags(drawn: Delineated) -> list[str]:
-    return [
-        *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
-        *_lie_flags(drawn.lie),
-        *drawn.flags,
-        *_fold_flags(drawn.fold_dsc),
-    ]
-
-
-def _lie_flags(lie: Lie) -> list[str]:
-    if lie.mirrored:
-        return [f"mirrored:{lie.letters}"]
-    if not lie.as_in_header:
-        return [f"header-disagrees:{lie.letters}"]
-    return [] if lie.certain else [f"lie-unsure:{lie.probability:.2f}"]
-
-
-def _lie_notes(lie: Lie) -> list[str]:
-    if lie.mirrored:
-        return ["mirrored image: held for release"]
-    if not lie.as_in_header:
-        return [f"header and anatomy disagree: {lie.words}"]
-    return [] if lie.certain else ["left and right unsure: held for release"]
-
-
-def _hold_reason(lie: Lie) -> str | None:
-    if not lie.mirrored:
-        return None if lie.certain else _unsure(lie)
-    return (
-        "mirror image: left and right are exchanged in this export, which no turn of the animal "
-        "explains. The contours fit these pixels. Release them only if the treatment is planned on "
-        "this same series; otherwise export it again without mirroring"
-    )
-
-
-def _unsure(lie: Lie) -> str:
-    # If the header is wrong, left and right or head and tail are exchanged in these contours.
-    return (
-        f"the image hardly tells how the animal lies ({lie.probability:.2f} of 1 for what the "
-        "header says): contoured as it says. Look at the picture; release it only if the left "
-        "lung, the heart's apex and the head lie where they should"
-    )
-
-
-def _lung_flags(volumes_mm3: Mapping[Organ, float]) -> list[str]:
-    share = right_lung_share(volumes_mm3)
-    return [f"right-lung-smaller:{share:.2f}"] if share and share < MIN_RIGHT_SHARE else []
-
-
-def _fold_flags(fold_dsc: Mapping[Organ, float]) -> list[str]:
-    return [
-        f"folds-disagree:{organ.value}:{dsc:.2f}"
-        for organ, dsc in fold_dsc.items()
-        if dsc < LEAST_FOLD_DSC
-    ]
 
 
 def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:

@@ -14,6 +14,7 @@ from limn.domain.timing import Stopwatch
 from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches, find_chest
 from limn.segment.draw.clean import Cleaned, clean
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
+from limn.segment.draw.sides import Sides, weigh_sides
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie, Shares, contradictions
 from limn.segment.engine.localisation.region import LEAST_MM3, Region, grown
@@ -37,6 +38,7 @@ class Delineated:
     disagreement_zyx : (z, y, x) uint8 on the volume's grid: share of the folds that contradict
         the ensemble, 255 for all of them
     flags : what the ensemble did differently from the settings
+    sides : the signs that left is left
     """
 
     labels: Labels
@@ -47,6 +49,7 @@ class Delineated:
     fold_dsc: Mapping[Organ, float]
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
+    sides: Sides
 
 
 def delineate(
@@ -91,6 +94,7 @@ def delineate(
             },
             _in_whole(seen.disagreement_zyx, seen.region, volume),
             (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
+            weigh_sides(seen.cleaned.labels, seen.lie),
         )
 
 

@@ -63,10 +63,13 @@ class Lie:
     letters : what the array axes z, y, x grow towards in the animal itself, after the volume
         was turned to S, P, L by its header; "SPL" if the header is right
     probability : of this way, by the image and the prior
+    hand_nats : how much more the image looks like this way than like the best of those of the
+        other hand, without the prior; 0 if nothing is known
     """
 
     letters: str
     probability: float
+    hand_nats: float = 0.0
 
     @property
     def as_in_header(self) -> bool:
@@ -187,11 +190,12 @@ class Finder:
         """
         scored = [self.scores(picture) for picture in coarse_pictures(whole, chest)]
         # In a long scan the chest decides, because it has the highest scores.
-        probability = posterior(max(scored, key=lambda scores: float(scores.max())))
+        scores = max(scored, key=lambda scores: float(scores.max()))
+        probability = posterior(scores)
         best = int(np.argmax(probability))
         if WAYS[best] != STRAIGHT and probability[best] < CERTAIN:
-            return Lie(STRAIGHT, float(probability[WAYS.index(STRAIGHT)]))
-        return Lie(WAYS[best], float(probability[best]))
+            best = WAYS.index(STRAIGHT)
+        return Lie(WAYS[best], float(probability[best]), _hand_nats(scores, WAYS[best]))
 
     def scores(self, picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Scores of every way in `WAYS`."""
@@ -216,6 +220,16 @@ def posterior(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     weighted = np.log(prior) + scores
     likely = np.exp(weighted - weighted.max())
     return np.asarray(likely / likely.sum())
+
+
+def _hand_nats(scores: npt.NDArray[np.float64], way: str) -> float:
+    """By how much a way's score is above the best of the ways of the other hand."""
+    others = [
+        float(score)
+        for other, score in zip(WAYS, scores, strict=True)
+        if _parity(other) != _parity(way)
+    ]
+    return float(scores[WAYS.index(way)]) - max(others)
 
 
 def coarse_pictures(
