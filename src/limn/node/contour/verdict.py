@@ -28,9 +28,9 @@ def flags(drawn: Delineated) -> list[str]:
 def notes(drawn: Delineated) -> list[str]:
     """What the structure set says of it, beginning with the most important."""
     lie = drawn.lie
-    if lie.mirrored or drawn.sides.exchanged:
+    if lie.mirrored:
         return ["mirrored image: held for release"]
-    if not lie.certain or drawn.sides.in_doubt:
+    if not lie.certain or not drawn.sides.sure:
         return ["left and right unsure: held for release"]
     if _torn(drawn.fold_dsc):
         return ["the folds disagree: held for release"]
@@ -40,11 +40,11 @@ def notes(drawn: Delineated) -> list[str]:
 def hold_reason(drawn: Delineated) -> str | None:
     """Why a person must look before the structure set is delivered; None if nobody must."""
     lie, sides = drawn.lie, drawn.sides
-    if lie.mirrored or sides.exchanged:
+    if lie.mirrored:
         return _MIRRORED + f" (signs: {sides.words})"
     if not lie.certain:
         return _unsure(lie)
-    if sides.in_doubt:
+    if not sides.sure:
         return (
             f"left and right are in doubt ({sides.probability:.2f} of 1 that left is left; signs: "
             f"{sides.words}). Look at the picture; release it only if the left lung and the "
@@ -80,18 +80,15 @@ _MIRRORED = (
     "explains. The contours fit these pixels. Release them only if the treatment is planned on "
     "this same series; otherwise export it again without mirroring"
 )
-_OTHER_SIDE = str.maketrans("LR", "RL")
 
 
 def _lie_flags(lie: Lie, sides: Sides) -> list[str]:
     if lie.mirrored:
         return [f"mirrored:{lie.letters}"]
-    if sides.exchanged:
-        return [f"mirrored:{lie.letters.translate(_OTHER_SIDE)}"]
     found = [] if lie.as_in_header else [f"header-disagrees:{lie.letters}"]
     if not lie.certain:
         found.append(f"lie-unsure:{lie.probability:.2f}")
-    elif sides.in_doubt:
+    elif not sides.sure:
         found.append(f"sides-unsure:{sides.probability:.2f}")
     return found
 

@@ -78,7 +78,9 @@ def delineate(
                 "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
         placed = _place(located, ensemble)
-    seen = ensemble.despite_gpu(lambda: _see_all(located, placed, ensemble, stopwatch, progress))
+    seen = ensemble.despite_gpu(
+        lambda: _see_own_sides(located, placed, ensemble, stopwatch, progress)
+    )
     with stopwatch.stage("clean_s"):
         return Delineated(
             Labels(
@@ -94,7 +96,7 @@ def delineate(
             },
             _in_whole(seen.disagreement_zyx, seen.region, volume),
             (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
-            weigh_sides(seen.cleaned.labels, seen.lie),
+            seen.sides,
         )
 
 
@@ -108,11 +110,17 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """What the folds saw in a box of the scan; both arrays are on the scan's voxels there."""
+    """What the folds saw in a box of the scan; both arrays are on the scan's voxels there.
+
+    Attributes
+    ----------
+    organs : where they were expected in the box; None if every fold saw the whole scan
+    """
 
     region: Region
     lie: Lie
-    chest: bool
+    organs: Shares | None
+    sides: Sides
     inferred: Inferred
     cleaned: Cleaned
     labels_zyx: npt.NDArray[np.uint8]
@@ -134,6 +142,25 @@ def _place(located: Located, ensemble: Ensemble) -> _Placed | None:
             box = box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm)
             return _Placed(lie, box)
     return None
+
+
+def _see_own_sides(
+    located: Located,
+    placed: _Placed | None,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> _Seen:
+    """The whole chest, with the animal's own left lung called the left one.
+
+    If the drawn organs are those of a mirror image, they overrule the header, and the folds see
+    the mirror image's image.
+    """
+    seen = _see_all(located, placed, ensemble, stopwatch, progress)
+    if seen.lie.mirrored or not seen.sides.exchanged:
+        return seen
+    lie = seen.lie.mirror_image(1.0 - seen.sides.probability)
+    return _see(located, seen.region, lie, ensemble, stopwatch, progress, seen.organs)
 
 
 def _see_all(
@@ -193,7 +220,8 @@ def _see(
         return _Seen(
             region,
             lie,
-            organs is not None,
+            organs,
+            weigh_sides(cleaned.labels, lie),
             inferred,
             cleaned,
             lie.turned_back(cleaned.labels.labels_zyx, part),
@@ -215,4 +243,4 @@ def _in_whole(
 def _chest_flags(seen: _Seen, ensemble: Ensemble) -> list[str]:
     """Say so if the localiser found no chest, and every fold saw the whole scan."""
     sought = ensemble.localiser is not None
-    return ["chest-unsure"] if sought and not seen.chest else []
+    return ["chest-unsure"] if sought and seen.organs is None else []

@@ -74,9 +74,9 @@ class Sides:
         return self.probability <= 1.0 - SURE
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether the signs leave it open which side is left."""
-        return 1.0 - SURE < self.probability < SURE
+    def sure(self) -> bool:
+        """Whether the signs leave no doubt that left is left."""
+        return self.probability >= SURE
 
     @property
     def words(self) -> str:

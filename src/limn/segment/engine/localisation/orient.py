@@ -86,6 +86,11 @@ class Lie:
         """Whether the image leaves no doubt."""
         return self.probability >= CERTAIN
 
+    def mirror_image(self, probability: float) -> Lie:
+        """The same with left and right exchanged."""
+        letters = self.letters.translate(str.maketrans("LR", "RL"))
+        return Lie(letters, probability, -self.hand_nats)
+
     @property
     def words(self) -> str:
         """The turn in words."""
