@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,17 +13,20 @@ from scipy import ndimage
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Box, Volume
-from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
+from limn.segment.engine.localisation.coarse import block_means, coarse
 from limn.segment.engine.localisation.region import Region, ShapeZyx
 
 ChoiceRule = Literal["largest", "central", "refuse"]
 
+# Coarse enough to be quick, fine enough for the air between two mice that lie side by side.
+BLOCK_MM = 0.6
 # Everything denser than this counts as animal or bed, lung (-620 HU) included.
 TISSUE_HU = -750.0
 # Beds, tubes and limbs are thinner than twice this; thorax and belly are thicker.
 CORE_DEPTH_MM = 3.0
-# So far beyond its cores an animal reaches, limbs and tail left out.
-AROUND_MM = 6.0
+# So far around its cores an animal is looked at: its surface is 3 mm away, and the localiser learnt
+# fields with air around the animal.
+AROUND_MM = 12.0
 # A core smaller than this share of the largest is no second animal.
 MIN_SHARE = 0.2
 AIR_HU = -1000.0
@@ -37,10 +41,10 @@ class Located:
     scan : as it was scanned
     animals : how many are in the field
     coarse_spl : (z, y, x) HU of the whole scan turned to S, P, L by its header, on voxels of
-        `COARSE_MM`; air where other animals are
+        `coarse.COARSE_MM`; air where other animals are
     around : the box of the coarse picture that holds the animal that counts
-    others_zyx : along the scan's own axes, which of the coarse voxels belong to other animals;
-        None if there are none
+    others_zyx : along the scan's own axes, which blocks of voxels belong to other animals; None if
+        there are none
     """
 
     scan: Volume
@@ -87,11 +91,13 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     picture = turn.apply(coarse(volume.hu_zyx, volume.grid.spacing_mm))
-    field = _shown(picture)
-    cores, count = _cores(picture[field.slices])
+    blocks, block_mm = _blocks(volume, turn)
+    field = _shown(blocks)
+    cores, count = _cores(blocks[field.slices], block_mm)
     animals = _side_by_side(cores, count)
     if len(animals) < 2:
-        around = _around(cores > 0, picture.shape, field) if animals else field
+        shown = _box(cores > 0, block_mm) if animals else Region.whole(cores.shape)
+        around = _scaled(shown.moved(field.low), blocks.shape, picture.shape)
         return Located(volume, len(animals), picture, around)
     if rule == "refuse":
         msg = (
@@ -99,15 +105,36 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
             "'largest' or 'central' to contour one, or scan one at a time"
         )
         raise RefusedSeries(msg)
-    chosen = _choose(cores, animals, rule, np.array(picture.shape) / 2 - field.low)
-    _, nearest = ndimage.distance_transform_edt(~np.isin(cores, animals), return_indices=True)
+    chosen = _choose(cores, animals, rule, np.array(blocks.shape) / 2 - field.low)
+    _, nearest = ndimage.distance_transform_edt(
+        ~np.isin(cores, animals), sampling=block_mm, return_indices=True
+    )
+    others = cores[tuple(nearest)] != chosen
+    shown = _box((cores > 0) & ~others, block_mm).moved(field.low)
     outside = [
-        (low, n - high) for low, high, n in zip(field.low, field.high, picture.shape, strict=True)
+        (low, n - high) for low, high, n in zip(field.low, field.high, blocks.shape, strict=True)
     ]
-    others = np.pad(cores[tuple(nearest)] != chosen, outside, mode="edge")
-    picture = np.where(others, np.float32(AIR_HU), picture)
-    around = _around((cores > 0) & ~others[field.slices], picture.shape, field)
+    others = np.pad(others, outside, mode="edge")
+    places = [
+        ((np.arange(n) + 0.5) * own / n).astype(np.int64)
+        for n, own in zip(picture.shape, others.shape, strict=True)
+    ]
+    picture = np.where(others[np.ix_(*places)], np.float32(AIR_HU), picture)
+    around = _scaled(shown, blocks.shape, picture.shape)
     return Located(volume, len(animals), picture, around, turn.undo(others))
+
+
+def _blocks(
+    volume: Volume, turn: Reorientation
+) -> tuple[npt.NDArray[np.float32], tuple[float, ...]]:
+    """Means of blocks of voxels turned to S, P, L, and the size of a block along each axis."""
+    own_mm = volume.grid.spacing_mm.zyx
+    factors = [
+        max(1, min(n, round(BLOCK_MM / mm)))
+        for n, mm in zip(volume.hu_zyx.shape, own_mm, strict=True)
+    ]
+    blocks = turn.apply(block_means(volume.hu_zyx, factors))
+    return blocks, tuple(own_mm[axis] * factors[axis] for axis in turn.axes)
 
 
 def _shown(picture: npt.NDArray[np.float32]) -> Region:
@@ -124,24 +151,32 @@ def _shown(picture: npt.NDArray[np.float32]) -> Region:
     return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
-def _around(cores: npt.NDArray[np.bool_], shape: ShapeZyx, field: Region) -> Region:
-    """The box of an animal with these cores, which are those of a field of the picture."""
-    reach = round(AROUND_MM / COARSE_MM)
+def _box(cores: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Region:
+    """The box of an animal with these cores."""
     low, high = [], []
-    for axis in range(3):
+    for axis, mm in enumerate(spacing_mm):
         found = np.flatnonzero(cores.any(axis=tuple(i for i in range(3) if i != axis)))
-        low.append(max(0, field.low[axis] + int(found[0]) - reach))
-        high.append(min(shape[axis], field.low[axis] + int(found[-1]) + 1 + reach))
+        reach = round(AROUND_MM / mm)
+        low.append(max(0, int(found[0]) - reach))
+        high.append(min(cores.shape[axis], int(found[-1]) + 1 + reach))
     return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
-def _cores(field: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], int]:
+def _scaled(box: Region, shape: ShapeZyx, wanted: ShapeZyx) -> Region:
+    """A box of one grid on another one of the same field."""
+    low = [first * new // old for first, old, new in zip(box.low, shape, wanted, strict=True)]
+    high = [-(-last * new // old) for last, old, new in zip(box.high, shape, wanted, strict=True)]
+    return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _cores(
+    field: npt.NDArray[np.float32], spacing_mm: Sequence[float]
+) -> tuple[npt.NDArray[np.int32], int]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
     tissue = ndimage.binary_closing(field > TISSUE_HU, iterations=1)
     # Padding keeps the depth of an animal that the edge of the field cuts.
-    pad = round(CORE_DEPTH_MM / COARSE_MM) + 1
-    depth = ndimage.distance_transform_edt(np.pad(tissue, pad, mode="edge"))
-    deep = depth[pad:-pad, pad:-pad, pad:-pad] * COARSE_MM > CORE_DEPTH_MM
+    depth = ndimage.distance_transform_edt(np.pad(tissue, 8, mode="edge"), sampling=spacing_mm)
+    deep = depth[8:-8, 8:-8, 8:-8] > CORE_DEPTH_MM
     cores, count = ndimage.label(deep)
     return np.asarray(cores, dtype=np.int32), int(count)
 
