@@ -144,6 +144,7 @@ class Model(_Table):
     int8: bool = True
     two_animals: Literal["largest", "central", "refuse"] = "largest"
     assume_hu: bool = False
+    calibrate: Literal["auto", "refuse", "never"] = "auto"
 
 
 def _is_loopback(host: str) -> bool:

@@ -20,8 +20,10 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.node.contour import verdict
+from limn.node.contour.field_size import refuse_field, size_doubt
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
+from limn.segment.draw.hounsfield import CalibrateRule
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
@@ -43,6 +45,7 @@ class Options:
     assume_hu: bool
     style: rtstruct.Style
     max_points: int | None
+    calibrate: CalibrateRule = "auto"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,16 +95,24 @@ def contour(
     """
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
+        refuse_field(series.grid, ensemble.bundle.species)
         refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
         volume = read_volume(series, bridged=True)
-    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress)
+    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
     with stopwatch.stage("clean_s"):
+        if drawn.calibration is not None:
+            drawn.calibration.apply(volume.hu_zyx, out=volume.hu_zyx)
         labels = _on_slices(drawn, series)
         volumes_mm3 = labels.volumes_mm3()
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
-        notes = verdict.notes(drawn)
+        size = size_doubt(ensemble.bundle.species, drawn.thickness, volumes_mm3)
+        notes = [
+            *verdict.notes(drawn),
+            *([drawn.calibration.note] if drawn.calibration else []),
+            *([size.note] if size else []),
+        ]
         structure_set = rtstruct.build(
             series, traced.contours, volumes_mm3, identity, options.style, notes=notes
         )
@@ -124,9 +135,11 @@ def contour(
             *verdict.flags(drawn),
             *verdict.organ_flags(volumes_mm3, traced.dropped),
             *_hu_flags(volume, ensemble.bundle.expected_hu),
+            *([drawn.calibration.flag] if drawn.calibration else []),
+            *([size.flag] if size else []),
             *(["demo-bundle"] if ensemble.bundle.demonstration else []),
         ),
-        held=verdict.hold_reason(drawn),
+        held=verdict.hold_reason(drawn) or (size.reason if size else None),
     )
 
 
@@ -143,12 +156,12 @@ def _on_slices(drawn: Delineated, series: Series) -> Labels:
 
 
 def rehearse(ensemble: Ensemble, options: Options) -> None:
-    """Run every stage once on an artificial ball, so that the first animal waits for no import."""
+    """Run every stage once on a ball as thick as a mouse, so that no animal waits for imports."""
     n = 48
     spacing = SpacingMm(0.3, 0.3, 0.3)
     grid = axial_grid((n, n, n), spacing, np.zeros(3))
     z, y, x = np.ogrid[:n, :n, :n]
-    ball = ((z - n / 2) ** 2 + (y - n / 2) ** 2 + (x - n / 2) ** 2) < (n / 4) ** 2
+    ball = ((z - n / 2) ** 2 + (y - n / 2) ** 2 + (x - n / 2) ** 2) < (n / 2.3) ** 2
     volume = Volume(np.where(ball, 40.0, -1000.0).astype(np.float32), grid)
     delineate(volume, ensemble, options.two_animals, Stopwatch(), lambda done, total: None)
     label = next(iter(ensemble.bundle.organs))

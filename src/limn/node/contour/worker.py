@@ -147,6 +147,7 @@ def options_of(site: Config | Job) -> Options:
         assume_hu=site.model.assume_hu,
         style=site.planning_system.style,
         max_points=site.planning_system.max_points,
+        calibrate=site.model.calibrate,
     )
 
 

@@ -20,6 +20,7 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Organ
 from limn.segment.bundle.archive import is_inside
 from limn.segment.bundle.profile import PROFILE_NAMES, ProfileName
+from limn.segment.bundle.species import MOUSE, Species, read_species
 
 MANIFEST = "bundle.toml"
 # The least and the largest input of convolutions, by their names in the weights.
@@ -64,6 +65,7 @@ class Bundle:
         bundle has none, and does not run in int8
     int8_ranges : for each fold, if int8 was found good on this processor (`engine/int8.py`); not
         of the manifest
+    species : the animals that it is made for
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Bundle:
     previous: str = ""
     sample: str | None = None
     int8_ranges: tuple[Ranges, ...] = ()
+    species: Species = MOUSE
 
     @property
     def label(self) -> str:
@@ -217,6 +220,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         source=str(manifest.get("source", "")),
         previous=str(manifest.get("previous", "")),
         sample=str(manifest["sample"]) if "sample" in manifest else None,
+        species=read_species(manifest.get("animal")),
     )
     _check(bundle)
     return bundle

@@ -11,8 +11,10 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
+from limn.segment.draw.animal_size import Thickness, refuse_far_too_large, refuse_other_size
 from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches, find_chest
 from limn.segment.draw.clean import Cleaned, clean
+from limn.segment.draw.hounsfield import CalibrateRule, Calibration
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.draw.sides import Sides, weigh_sides
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
@@ -39,6 +41,8 @@ class Delineated:
         the ensemble, 255 for all of them
     flags : what the ensemble did differently from the settings
     sides : the signs that left is left
+    calibration : how the volume's numbers became HU; None if they were HU
+    thickness : of the animal
     """
 
     labels: Labels
@@ -50,6 +54,8 @@ class Delineated:
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
     sides: Sides
+    calibration: Calibration | None = None
+    thickness: Thickness | None = None
 
 
 def delineate(
@@ -58,25 +64,32 @@ def delineate(
     two_animals: ChoiceRule,
     stopwatch: Stopwatch,
     progress: Callable[[int, int], None],
+    calibrate: CalibrateRule = "auto",
 ) -> Delineated:
     """Label the organs of one animal.
 
     Parameters
     ----------
     volume : (z, y, x) HU on an evenly spaced grid of any orientation
+    calibrate : what to do with a volume that is not in HU
 
     Raises
     ------
     RefusedSeries
-        If there is no animal, or there are several and the rule is to refuse.
+        If there is no animal, or none of the bundle's species, or there are several and the rule
+        is to refuse; or if the volume is not in HU and can't or must not be brought to HU.
     """
+    species = ensemble.bundle.species
     with stopwatch.stage("preprocess_s"):
-        located = keep_one_animal(volume, two_animals)
+        refuse_far_too_large(volume, species, calibrate)
+        located = keep_one_animal(volume, two_animals, calibrate)
         if not located.animals:
             raise RefusedSeries(
                 "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
-                "empty, or are the pixels not in HU (RescaleSlope, RescaleIntercept)?"
+                "empty, is the voxel size too small (PixelSpacing, ImagePositionPatient), or are "
+                "the pixels not in HU (RescaleSlope, RescaleIntercept)?"
             )
+        thickness = refuse_other_size(located, species)
         placed = _place(located, ensemble)
     seen = ensemble.despite_gpu(
         lambda: _see_own_sides(located, placed, ensemble, stopwatch, progress)
@@ -97,6 +110,8 @@ def delineate(
             _in_whole(seen.disagreement_zyx, seen.region, volume),
             (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
             seen.sides,
+            located.calibration,
+            thickness,
         )
 
 

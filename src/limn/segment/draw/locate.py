@@ -13,6 +13,7 @@ from scipy import ndimage
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Box, Volume
+from limn.segment.draw.hounsfield import CalibrateRule, Calibration, calibration, padding
 from limn.segment.engine.localisation.coarse import block_means, coarse
 from limn.segment.engine.localisation.region import Region, ShapeZyx
 
@@ -45,6 +46,7 @@ class Located:
     around : the box of the coarse picture that holds the animal that counts
     others_zyx : along the scan's own axes, which blocks of voxels belong to other animals; None if
         there are none
+    calibration : how the scan's numbers become HU; None if they are HU
     """
 
     scan: Volume
@@ -52,18 +54,24 @@ class Located:
     coarse_spl: npt.NDArray[np.float32]
     around: Region
     others_zyx: npt.NDArray[np.bool_] | None = None
+    calibration: Calibration | None = None
 
     @property
     def volume(self) -> Volume:
-        """The whole scan with air where the other animals are; a copy if there are some."""
+        """The whole scan in HU with air where the other animals are; the scan itself if it can."""
         z, y, x = (slice(0, n) for n in self.scan.grid.shape_zyx)
         return self.part((z, y, x))
 
     def part(self, box: Box) -> Volume:
-        """A box of the scan with air where the other animals are."""
+        """A box of the scan in HU with air where the other animals are."""
         grid = self.scan.grid.part(box)
+        if self.others_zyx is None and self.calibration is None and grid is self.scan.grid:
+            return self.scan
+        hu = self.scan.hu_zyx[box]
+        if self.calibration is not None:
+            hu = self.calibration.apply(hu)
         if self.others_zyx is None:
-            return self.scan if grid is self.scan.grid else Volume(self.scan.hu_zyx[box], grid)
+            return Volume(hu, grid)
         places = [
             np.arange(span.start, span.stop) * blocks // voxels
             for span, blocks, voxels in zip(
@@ -71,11 +79,12 @@ class Located:
             )
         ]
         blank = self.others_zyx[np.ix_(*places)]
-        hu = np.where(blank, np.float32(AIR_HU), self.scan.hu_zyx[box])
-        return Volume(hu, grid)
+        return Volume(np.where(blank, np.float32(AIR_HU), hu), grid)
 
 
-def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
+def keep_one_animal(
+    volume: Volume, rule: ChoiceRule, calibrate: CalibrateRule = "never"
+) -> Located:
     """Count the animals in the field, and find where all but one are.
 
     The scan is read once, to make it coarse.
@@ -83,22 +92,26 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     Parameters
     ----------
     rule : "largest" body, the "central" one, or "refuse" the series
+    calibrate : what to do with a scan that is not in HU
 
     Raises
     ------
     RefusedSeries
-        If there are several animals and the site's rule is to refuse.
+        If there are several animals and the site's rule is to refuse, or if the scan is not in HU
+        and can't or must not be brought to HU.
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
-    picture = turn.apply(coarse(volume.hu_zyx, volume.grid.spacing_mm))
-    blocks, block_mm = _blocks(volume, turn)
+    numbers = coarse(volume.hu_zyx, volume.grid.spacing_mm)
+    to_hu = calibration(numbers, calibrate)
+    picture = turn.apply(in_hu(numbers, to_hu))
+    blocks, block_mm = _blocks(volume, turn, to_hu)
     field = _shown(blocks)
     cores, count = _cores(blocks[field.slices], block_mm)
     animals = _side_by_side(cores, count)
     if len(animals) < 2:
         shown = _box(cores > 0, block_mm) if animals else Region.whole(cores.shape)
         around = _scaled(shown.moved(field.low), blocks.shape, picture.shape)
-        return Located(volume, len(animals), picture, around)
+        return Located(volume, len(animals), picture, around, calibration=to_hu)
     if rule == "refuse":
         msg = (
             f"{len(animals)} animals in the field; set two_animals to "
@@ -121,11 +134,18 @@ def keep_one_animal(volume: Volume, rule: ChoiceRule) -> Located:
     ]
     picture = np.where(others[np.ix_(*places)], np.float32(AIR_HU), picture)
     around = _scaled(shown, blocks.shape, picture.shape)
-    return Located(volume, len(animals), picture, around, turn.undo(others))
+    return Located(volume, len(animals), picture, around, turn.undo(others), to_hu)
+
+
+def in_hu(numbers: npt.NDArray[np.float32], to_hu: Calibration | None) -> npt.NDArray[np.float32]:
+    """A coarse picture in HU, in which padding is never tissue."""
+    hu = numbers if to_hu is None else to_hu.apply(numbers)
+    dense = padding(numbers) & (hu > TISSUE_HU)
+    return np.where(dense, np.float32(AIR_HU), hu) if dense.any() else hu
 
 
 def _blocks(
-    volume: Volume, turn: Reorientation
+    volume: Volume, turn: Reorientation, to_hu: Calibration | None
 ) -> tuple[npt.NDArray[np.float32], tuple[float, ...]]:
     """Means of blocks of voxels turned to S, P, L, and the size of a block along each axis."""
     own_mm = volume.grid.spacing_mm.zyx
@@ -133,7 +153,7 @@ def _blocks(
         max(1, min(n, round(BLOCK_MM / mm)))
         for n, mm in zip(volume.hu_zyx.shape, own_mm, strict=True)
     ]
-    blocks = turn.apply(block_means(volume.hu_zyx, factors))
+    blocks = turn.apply(in_hu(block_means(volume.hu_zyx, factors), to_hu))
     return blocks, tuple(own_mm[axis] * factors[axis] for axis in turn.axes)
 
 

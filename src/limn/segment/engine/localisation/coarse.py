@@ -30,16 +30,18 @@ def block_means(array: npt.NDArray[np.float32], factors: Sequence[int]) -> npt.N
     return out
 
 
-def coarse(hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm) -> npt.NDArray[np.float32]:
-    """HU on voxels of `COARSE_MM`: block means first, then linear interpolation."""
+def coarse(
+    hu_zyx: npt.NDArray[np.float32], spacing_mm: SpacingMm, voxel_mm: float = COARSE_MM
+) -> npt.NDArray[np.float32]:
+    """HU on voxels of `COARSE_MM` or another size: block means, then linear interpolation."""
     factors = [
-        max(1, min(n, int(COARSE_MM / mm + 1e-6)))
+        max(1, min(n, int(voxel_mm / mm + 1e-6)))
         for n, mm in zip(hu_zyx.shape, spacing_mm.zyx, strict=True)
     ]
     means = block_means(hu_zyx, factors)
     # An array thinner than a coarse voxel keeps one.
     zoom = [
-        max(1.0 / n, f * mm / COARSE_MM)
+        max(1.0 / n, f * mm / voxel_mm)
         for n, f, mm in zip(means.shape, factors, spacing_mm.zyx, strict=True)
     ]
     return np.asarray(

@@ -1,0 +1,122 @@
+"""Says whether a field and an animal's organs have the size that a small animal's scan has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from limn.domain.errors import RefusedSeries
+from limn.domain.geometry import Grid
+from limn.domain.scan import Organ
+from limn.segment.bundle.species import Species
+from limn.segment.draw.animal_size import Thickness
+
+# The longest side of a field, and its volume: a bed with four mice is 200 mm long.
+MOST_MM, MOST_LITRES = 300.0, 10.0
+# Of three sides, the middle one has at least so much: a chest is wider, a stack may be short.
+LEAST_MM = 8.0
+# The longest side of the usual field. A factor that leads there may be a wrong unit.
+USUAL_MM = (15.0, 150.0)
+UNITS = {
+    1000.0: "perhaps micrometres were written as mm",
+    0.1: "perhaps centimetres were written as mm",
+    0.001: "perhaps metres were written as mm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SizeDoubt:
+    """An animal of a size that is rare in its species.
+
+    Attributes
+    ----------
+    flag, note, reason : for the record, for the structure set, and for who must release it
+    """
+
+    flag: str
+    note: str
+    reason: str
+
+
+def refuse_field(grid: Grid, species: Species) -> None:
+    """Refuse a field that is far too large or too small, before memory is asked for.
+
+    Raises
+    ------
+    RefusedSeries
+        Names the attribute, the field, the likely unit and what to do.
+    """
+    mm = grid.spacing_mm
+    # From end to end: missing slices count.
+    ends = grid.slice_positions_mm[[0, -1]]
+    sides = (float(abs(ends[1] - ends[0])) + mm.z, grid.rows * mm.y, grid.columns * mm.x)
+    litres = math.prod(sides) / 1e6
+    if max(sides) > MOST_MM:
+        axis = sides.index(max(sides))
+        expected = f"at most {MOST_MM:.0f} mm expected"
+    elif litres > MOST_LITRES:
+        axis, expected = sides.index(max(sides)), f"at most {MOST_LITRES:.0f} litres expected"
+    elif sorted(sides)[1] < LEAST_MM:
+        axis, expected = sides.index(sorted(sides)[1]), f"at least {LEAST_MM:.0f} mm expected"
+    else:
+        return
+    keyword = "PixelSpacing" if axis else "ImagePositionPatient"
+    step = f"{mm.zyx[axis]:.4g} mm" + ("" if axis else " from slice to slice")
+    shown = " x ".join(_length(side) for side in reversed(sides))
+    extent = ("long", "high", "wide")[axis]
+    msg = (
+        f"{keyword} {step}: the field is {_length(sides[axis])} {extent} (in all {shown}), no scan "
+        f"of a {species.name} is; {expected}. {_likely(max(sides), species)}; mend {keyword} where "
+        "the scan is exported, and send it again"
+    )
+    raise RefusedSeries(msg)
+
+
+def _likely(longest_mm: float, species: Species) -> str:
+    for factor, words in UNITS.items():
+        if USUAL_MM[0] <= longest_mm / factor <= USUAL_MM[1]:
+            return words.capitalize()
+    if longest_mm < USUAL_MM[0]:
+        return "The voxel size is too small"
+    return (
+        f"Either this is a person or an animal larger than a {species.name}, sent by mistake, or "
+        "the voxel size is wrong"
+    )
+
+
+def _length(mm: float) -> str:
+    return f"{mm / 1000:.3g} m" if mm >= 1000 else f"{mm:.3g} mm"
+
+
+def size_doubt(
+    species: Species, thickness: Thickness | None, volumes_mm3: Mapping[Organ, float]
+) -> SizeDoubt | None:
+    """What is rare about an animal's size; None if nothing is.
+
+    Parameters
+    ----------
+    thickness : None if it was not measured
+    volumes_mm3 : 0 for an organ that is not in the field
+    """
+    low, high = species.usual_thickness_mm
+    heart = volumes_mm3.get(Organ.HEART, 0.0)
+    lungs = volumes_mm3.get(Organ.LUNG_R, 0.0) + volumes_mm3.get(Organ.LUNG_L, 0.0)
+    what, figure = None, f"{heart:.0f}+{lungs:.0f}mm3"
+    if thickness is not None and (thickness.shown_mm > high or thickness.beyond_mm < low):
+        figure = f"{thickness.shown_mm:.0f}mm"
+        what = f"trunk {thickness.shown_mm:.0f} mm thick ({low:.0f} to {high:.0f} mm are usual)"
+    elif heart > species.heart_mm3[1] or lungs > species.lungs_mm3[1]:
+        what = f"heart {heart:.0f} mm3, lungs {lungs:.0f} mm3: too large"
+    # Of organs that the field cuts, seldom all are small.
+    elif 0 < heart < species.heart_mm3[0] and 0 < lungs < species.lungs_mm3[0]:
+        what = f"heart {heart:.0f} mm3, lungs {lungs:.0f} mm3: too small"
+    if what is None:
+        return None
+    return SizeDoubt(
+        f"size-unusual:{figure}",
+        "size in doubt: held for release",
+        f"an animal of this size is rare among {species.name}s: {what}. Compare the length scale "
+        "of the picture with the animal; if it is wrong, mend PixelSpacing or ImagePositionPatient "
+        "where the scan is exported and send it again; release it only if the animal is so large",
+    )
