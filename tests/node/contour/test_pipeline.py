@@ -14,7 +14,7 @@ from limn.dicom import rtstruct
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries, StageFailed
-from limn.domain.geometry import SpacingMm
+from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.lab.phantoms.orientation import mirror_pixels, restack, turn_pixels
@@ -220,6 +220,73 @@ def test_organs_that_contradict_each_other_are_refused(
     folder = write(volume, tmp_path / "ct", "HFS", "41")
     with pytest.raises(RefusedSeries, match=r"contradicts the anatomy: the cord lies"):
         run(folder, blind)
+
+
+def sized(volume: Volume, mm: float) -> Volume:
+    """The same voxels under another size."""
+    spacing = SpacingMm(mm, mm, mm)
+    return Volume(volume.hu_zyx, axial_grid(volume.hu_zyx.shape, spacing, np.zeros(3)))
+
+
+def test_a_scan_that_is_not_in_hu_is_mended_and_named(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Of HU + 1000 every organ is found; record and structure set name the peaks."""
+    volume, truth = mouse
+    moved = Volume(volume.hu_zyx + np.float32(1000.0), volume.grid)
+    folder = write(moved, tmp_path / "ct", "HFS", "48")
+    product = run(folder, ensemble)
+    for organ in Organ:
+        assert dice(product.labels.mask(organ), truth.mask(organ)) >= 0.85
+    (flag,) = [flag for flag in product.flags if flag.startswith("calibrated:")]
+    air, tissue = (int(number) for number in flag.removeprefix("calibrated:").split(".."))
+    assert abs(air) < 100
+    assert abs(tissue - 1040) < 200
+    assert product.held is None
+    assert not [flag for flag in product.flags if flag.startswith(("hu-range", "size"))]
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert f"pixels were not HU: brought to HU by air {air}, tissue {tissue}" in description
+    with pytest.raises(RefusedSeries, match=r"the pixels are not in HU: air's peak"):
+        run(folder, ensemble, replace(OPTIONS, calibrate="refuse"))
+
+
+@pytest.mark.parametrize(
+    ("mm", "message"),
+    [
+        (250.0, r"250 mm.*the field is \d+\.?\d* m .*perhaps micrometres were written as mm"),
+        (3.0, r"a person"),
+        (0.02, r"at least 8 mm expected\. Perhaps centimetres were written as mm"),
+    ],
+)
+def test_a_field_of_no_mouse_is_refused_unread(
+    mm: float,
+    message: str,
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No pixel is decoded, and no memory asked for."""
+    folder = write(sized(mouse[0], mm), tmp_path / "ct", "HFS", "49")
+    monkeypatch.setattr("limn.node.contour.pipeline.read_volume", None)
+    with pytest.raises(RefusedSeries, match=f"(?i){message}"):
+        run(folder, ensemble)
+
+
+def test_an_animal_of_four_times_its_size_meets_no_network(
+    mouse: tuple[Volume, Labels],
+    ensemble: Ensemble,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The field may be a scanner's, but the animal is no mouse."""
+    spacing = mouse[0].grid.spacing_mm.x
+    folder = write(sized(mouse[0], 4 * spacing), tmp_path / "ct", "HFS", "50")
+    monkeypatch.setattr(ensemble, "localiser", None)
+    monkeypatch.setattr(ensemble, "finder", None)
+    monkeypatch.setattr(ensemble, "infer", None)
+    with pytest.raises(RefusedSeries, match=r"mm thick, a mouse is 9 to 36 mm: .* times too large"):
+        run(folder, ensemble)
 
 
 def test_air_alone_is_no_mouse(
