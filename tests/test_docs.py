@@ -211,6 +211,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
         "node/deliver",
         "segment/engine/fallback.py",
         "segment/draw/delineate.py",
+        "segment/draw/hounsfield.py",
     ):
         path = REPOSITORY / "src" / "limn" / part
         for each in path.rglob("*.py") if path.is_dir() else [path]:
