@@ -594,3 +594,91 @@ def test_a_memory_of_taken_files_that_is_damaged_while_it_is_open_is_begun_anew(
     taken._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     taken.add("b", 1, 2)
     assert (taken.has("a", 1, 2), taken.has("b", 1, 2)) == (False, True)
+
+
+class Unreadable(UnlinkedFolder):
+    """A folder whose files with such a name can't be read."""
+
+    names = "secret"
+    error: OSError = PermissionError(errno.EACCES, "Permission denied")
+
+    def read(self, path: str, size: int, modified_ns: int) -> bytes:
+        """As the system does for a file of somebody else."""
+        if self.names in os.path.basename(path):
+            raise self.error
+        return super().read(path, size, modified_ns)
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """The watch's folder has such files, and waits a moment for them."""
+    monkeypatch.setattr(watched_folder, "UnlinkedFolder", Unreadable)
+    monkeypatch.setattr(watched_folder, "UNREADABLE_S", 3 * SETTLE_S)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ENOENT])
+def test_a_stray_file_that_can_not_be_read_holds_up_no_series(
+    tmp_path, caplog, unreadable, monkeypatch, error
+):
+    """Somebody's notes beside the slices, or a lock that is gone again: logged once at most."""
+    monkeypatch.setattr(Unreadable, "error", OSError(error, os.strerror(error)))
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5)
+    write_slices(place.folder, slices())
+    (place.folder / "secret.txt").write_text("x")
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+        place.let_settle()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert caplog.text.count("secret.txt") == (0 if error == errno.ENOENT else 1)
+
+
+@pytest.mark.parametrize("name", ["secret.dcm", "secret.DCM"])
+def test_a_slice_that_can_not_be_read_is_waited_for_and_named_once(
+    tmp_path, caplog, unreadable, name
+):
+    """It may be the end of the animal; once it can be read, the series is whole."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5)
+    *most, last = write_slices(place.folder, slices())
+    last.rename(place.folder / name)
+    with place.watching():
+        until(lambda: len(place.door.files()) == len(most))
+        until(lambda: "can't be read: Permission denied" in caplog.text)
+        place.let_settle()
+        assert place.door.scans() == []
+        assert caplog.text.count(name) == 1
+        (place.folder / name).rename(last)
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_series_does_not_come_in_two_while_a_file_of_it_is_locked(tmp_path, monkeypatch, caplog):
+    """Another program has the last file for a second, as on a share of Windows."""
+    monkeypatch.setattr(watched_folder, "UnlinkedFolder", Unreadable)
+    place = Place(tmp_path, rescan_s=30.0, min_slices=5)
+    *_, last = write_slices(place.folder, slices())
+    last.rename(place.folder / "secret.part")
+    with place.watching():
+        until(lambda: len(place.door.files()) == COUNT - 1)
+        place.let_settle()
+        assert place.door.scans() == []
+        monkeypatch.setattr(Unreadable, "names", "nothing of this name")
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert "can't be read" not in caplog.text
+
+
+def test_slices_that_are_gone_before_they_are_read_are_logged_with_their_count(
+    tmp_path, unreadable, monkeypatch, caplog
+):
+    """A folder is moved away meanwhile: a line, and what was taken of it is no scan."""
+    monkeypatch.setattr(Unreadable, "error", FileNotFoundError(errno.ENOENT, "gone"))
+    place = Place(tmp_path, rescan_s=30.0, min_slices=5)
+    for k, path in enumerate(write_slices(place.folder, slices())):
+        if k >= COUNT // 2:
+            path.rename(place.folder / f"secret{k}.dcm")
+    with place.watching():
+        until(lambda: "gone before it was read" in caplog.text)
+        place.let_settle()
+        assert place.door.scans() == []
+    assert caplog.text.count("gone before it was read") == 1
+    assert f"and {COUNT // 2 - 1} more files of this kind" in caplog.text

@@ -41,6 +41,10 @@ POLL_S = 0.1
 MAX_LOGGED = 1000
 # Of more files that are refused at one moment, a line for each reason is logged.
 MANY_REFUSED = 5
+# A file that can't be read holds its folder up for so long: another program may still have it.
+UNREADABLE_S = 10.0
+# A longer ending, or one with digits, is part of a name.
+LONGEST_SUFFIX = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,55 @@ def _key(path: str) -> str | bytes:
     return path
 
 
+class _UnreadableFiles:
+    """The files that can't be read: each holds its folder up for a while, and is logged once.
+
+    Only one that is named as the slices are can be a slice that its series lacks.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: dict[str, float] = {}
+        self._given_up: set[str] = set()
+        self._slices: set[str] = set()
+
+    def slice_came(self, path: str) -> None:
+        """A slice was read: it can be read, and slices are named so."""
+        self.forget(path)
+        self._slices.add(_suffix(path))
+
+    def forget(self, path: str) -> None:
+        """It can be read now, or it is gone."""
+        self._since_s.pop(path, None)
+        self._given_up.discard(path)
+
+    def may_be_slice(self, path: str) -> bool:
+        """Whether its series may lack it."""
+        return _suffix(path) in self._slices
+
+    def may_be_free_soon(self, path: str, now_s: float) -> bool:
+        """Note that it can't be read; whether it is so soon after the first time."""
+        if path in self._given_up or len(self._since_s) >= MAX_LOGGED:
+            return False
+        return now_s - self._since_s.setdefault(path, now_s) < UNREADABLE_S
+
+    def give_up(self, path: str) -> bool:
+        """Wait for it no longer; whether that is news."""
+        news = path not in self._given_up and len(self._given_up) < MAX_LOGGED
+        if news:
+            self._given_up.add(path)
+        return news
+
+    def holds_up(self, path: str) -> bool:
+        """Whether its folder waits for it."""
+        return path not in self._given_up
+
+
+def _suffix(path: str) -> str:
+    """The ending of a file's name; empty if it is a number or part of a UID."""
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    return suffix if suffix[1:].isalpha() and len(suffix) <= LONGEST_SUFFIX else ""
+
+
 class _ChangeHandler(FileSystemEventHandler):
     def __init__(self, event: threading.Event) -> None:
         self._event = event
@@ -149,6 +202,7 @@ class FolderWatch:
         self._folder = UnlinkedFolder(settings.folder)
         self._intake = intake
         self._taken = _TakenFiles(memory)
+        self._unreadable = _UnreadableFiles()
         self._pending: dict[str, _SeenFile] = {}
         self._notified = threading.Event()
         self._observer: BaseObserver | None = None
@@ -266,7 +320,11 @@ class FolderWatch:
                 incomplete.add(os.path.dirname(path))  # noqa: PTH120
         self._log_refused()
         # A folder with files that are still being written is like an open association.
-        busy = {os.path.dirname(path) for path in self._pending}  # noqa: PTH120
+        busy = {
+            os.path.dirname(path)  # noqa: PTH120
+            for path in self._pending
+            if self._unreadable.holds_up(path)
+        }
         for folder in {os.path.dirname(path) for path, _ in settled} - busy:  # noqa: PTH120
             with self._guard(folder, (0, 0)):
                 self._intake.association_ended(
@@ -293,18 +351,44 @@ class FolderWatch:
             self._notified.set()
             return True
         except OSError as error:
-            log.warning("watched file %s: %s; tried again at the next scan", shown, error.strerror)
-            return False
+            return self._is_no_loss(path, seen, error)
         source = self._source(os.path.dirname(path))  # noqa: PTH120
         result = self._intake.accept(contents, source, seen.since_s)
         if result.retry_later:
             log.error("watched file %s not taken: %s", shown, one_line(result.why))
             return False
-        if not result.stored:
+        if result.stored:
+            self._unreadable.slice_came(path)
+        else:
+            self._unreadable.forget(path)
             self._refused.append((path, result.why))
         self._taken.add(path, seen.size, seen.modified_ns)
         self._logged_busy = False
         return True
+
+    def _is_no_loss(self, path: str, seen: _SeenFile, error: OSError) -> bool:
+        """Whether no series lacks a file that can't be read, or its folder still waits for it."""
+        may_be_slice = self._unreadable.may_be_slice(path)
+        if isinstance(error, FileNotFoundError):
+            self._unreadable.forget(path)
+            if may_be_slice:
+                self._refused.append((path, "it is gone before it was read"))
+            return not may_be_slice
+        now_s = time.monotonic()
+        if self._unreadable.may_be_free_soon(path, now_s):
+            # Its folder stays busy, and it is tried again soon.
+            self._pending[path] = _SeenFile(seen.size, seen.modified_ns, now_s)
+        elif self._unreadable.give_up(path):
+            log.warning(
+                "watched file %s can't be read: %s; limn tries at each rescan%s. Let the user of "
+                "limn read it, or move it away",
+                one_line(path),
+                error.strerror,
+                ", and a series of this folder that came with it waits for it (settle.hold_s)"
+                if may_be_slice
+                else "; it is not named as slices are, so no series waits for it",
+            )
+        return not may_be_slice or self._unreadable.holds_up(path)
 
     def _log_refused(self) -> None:
         """A line for each file, or for each reason if many files are refused at one moment."""
