@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from limn.dicom import rtstruct
 from limn.dicom.identity import animal_of
@@ -39,7 +41,8 @@ def series_with(folder: Path, value: bytes, character_set: str | None, keyword: 
             item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "1", "SCT", PLACE
             ds.PatientSpeciesCodeSequence = Sequence([item])
         else:
-            setattr(ds, keyword, PLACE)
+            # Of any VR; pydicom takes no such number.
+            ds[keyword] = DataElement(Tag(keyword), "LO", PLACE)
         if character_set is None:
             del ds.SpecificCharacterSet
         else:
@@ -56,7 +59,9 @@ def structure_set_of(series: Series) -> bytes:
     return rtstruct.build(series, [contour], {Organ.HEART: 1.0}, IDENTITY, STYLE)
 
 
-@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyID", "CodeMeaning"])
+@pytest.mark.parametrize(
+    "keyword", ["PatientID", "PatientName", "StudyID", "CodeMeaning", "PatientComments"]
+)
 @pytest.mark.parametrize(
     ("value", "character_set"),
     [
@@ -139,3 +144,12 @@ def test_what_is_no_uid_is_refused_by_its_value(tmp_path, uid):
     ds.save_as(path)
     with pytest.raises(Unreadable, match=r"SeriesInstanceUID .* is not a valid UID"):
         inspect(path.read_bytes())
+
+
+@pytest.mark.parametrize("text", [b"\xb2       ", b"none    ", b"1e3     ", b"-1      "])
+def test_a_series_number_that_is_none_keeps_no_scan_back(tmp_path, text):
+    """A superscript two is a digit to Python, but no number."""
+    paths = series_with(tmp_path, text, "ISO_IR 100", "SeriesNumber")
+    series = assemble(read_headers(paths))
+    ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(structure_set_of(series)))
+    assert ds.SeriesNumber == 9000

@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity
+from limn.dicom.instance import inspect
 from limn.dicom.series import Instance, assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
@@ -397,3 +398,43 @@ def test_one_odd_slice_is_refused_by_its_keyword(
 
     with pytest.raises(RefusedSeries, match=complaint):
         assemble(edit(paths, change))
+
+
+@pytest.mark.parametrize("kind", ["US held", "HU\x1b[31m\nx", "a\tb"])
+def test_a_rescale_type_is_one_flag_in_one_line(paths: list[Path], kind: str) -> None:
+    """A space stands between two flags, and the log and scans.csv show them to people."""
+
+    def change(ds: pydicom.Dataset, _k: int) -> None:
+        ds["RescaleType"] = pydicom.DataElement(0x00281054, "LT", kind)
+
+    (flag,) = assemble(edit(paths, change)).flags
+    assert flag.startswith("rescale-type:")
+    assert flag.isprintable()
+    assert not any(letter.isspace() for letter in flag)
+
+
+@pytest.mark.parametrize("keyword", ["ImageOrientationPatient", "PixelSpacing"])
+def test_slices_that_are_off_to_both_sides_are_one_series(paths: list[Path], keyword: str) -> None:
+    """Noise of 1e-4: two slices differ by more than the tolerance, and none from the median."""
+    chance = np.random.default_rng(1)
+
+    def change(ds: pydicom.Dataset, _k: int) -> None:
+        plain = np.array(ds[keyword].value, dtype=float)
+        noise = chance.uniform(-1e-4, 1e-4, plain.shape)
+        scale = plain if keyword == "PixelSpacing" else 1.0
+        ds[keyword].value = [f"{v:.8f}" for v in plain + noise * scale]
+
+    grid = assemble(edit(paths, change)).grid
+    assert grid.spacing_mm.x == pytest.approx(0.1, rel=2e-4)
+    assert grid.along_x_xyz == pytest.approx([1, 0, 0], abs=2e-4)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "abc", "inf", "-inf", "nan", "1e999", "2\\3", ""])
+def test_a_count_in_the_header_that_is_none_is_no_count(paths: list[Path], text: str) -> None:
+    """ImagesInAcquisition is for information: nothing of it refuses a slice or is waited for."""
+    ds = pydicom.dcmread(paths[0])
+    ds["ImagesInAcquisition"] = pydicom.DataElement(0x00201002, "LT", text)
+    ds.save_as(paths[0], enforce_file_format=True)
+    # As an IS, of which pydicom itself would write no such value.
+    contents = paths[0].read_bytes().replace(b"\x20\x00\x02\x10LT", b"\x20\x00\x02\x10IS")
+    assert inspect(contents).announced_slices is None

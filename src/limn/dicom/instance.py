@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -48,7 +47,7 @@ class ReceivedInstance:
     animal : PatientID, as `animal_of` shows it
     positions_mm : along the slice normal, one for each frame; None where the header gives none
     rounding_mm : size of the last decimal in which they are written
-    announced_slices : ImagesInAcquisition (PS3.3 C.7.6.1), if given
+    announced_slices : ImagesInAcquisition (PS3.3 C.7.6.1), if it is a count
     digest : SHA-256 of the data set, without the file meta information
     """
 
@@ -157,7 +156,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
             animal=animal_of(ds),
             positions_mm=tuple(_position_mm(plane) for plane in every),
             rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
-            announced_slices=_count(ds.get("ImagesInAcquisition")),
+            announced_slices=_announced(ds),
             digest=digest,
         )
     except InvalidDicomError as error:
@@ -230,8 +229,10 @@ def _position_mm(ds: Dataset) -> float | None:
     return along_mm if math.isfinite(along_mm) else None
 
 
-def _count(value: Any) -> int | None:
+def _announced(ds: Dataset) -> int | None:
+    """ImagesInAcquisition; None if it is no count, which refuses no slice."""
     try:
-        return int(value) if value is not None else None
-    except (TypeError, ValueError):
+        count = int(ds.get("ImagesInAcquisition"))
+    except (OverflowError, TypeError, ValueError):
         return None
+    return count if count > 0 else None

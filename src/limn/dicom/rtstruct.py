@@ -47,6 +47,11 @@ COPIED = (
     "PatientAge",
     "PatientSize",
     "PatientWeight",
+    "PatientBirthTime",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "PatientComments",
     "StudyDate",
     "StudyTime",
     "StudyID",
@@ -280,7 +285,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.SeriesInstanceUID = identity.series_instance_uid
     ds.StudyInstanceUID = source.StudyInstanceUID
     number = str(source.get("SeriesNumber") or 0)
-    ds.SeriesNumber = 9000 + (int(number) % 100_000 if number.isdigit() else 0)
+    ds.SeriesNumber = 9000 + (int(number[-5:]) if number.isdecimal() else 0)
     ds.InstanceNumber = "1"
     ds.Manufacturer, ds.ManufacturerModelName = "limn", "limn"
     ds.SoftwareVersions = identity.software

@@ -40,6 +40,7 @@ from limn.domain.geometry import (
     same_directions,
     same_spacings,
 )
+from limn.domain.one_line import one_line
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
@@ -416,10 +417,13 @@ def _common(
     """
     numbers = np.array([_numbers(each.plane, keyword, count) for each in slices])
     texts = [_shown(each.plane, keyword) for each in slices]
-    usual = texts.index(Counter(texts).most_common(1)[0][0])
-    odd = [k for k, own in enumerate(numbers) if not same(own, numbers[usual])]
-    _refuse_odd(keyword, texts[usual], [(texts[k], slices[k].name) for k in odd])
-    return np.asarray(np.median(numbers, axis=0), dtype=np.float64)
+    median = np.asarray(np.median(numbers, axis=0), dtype=np.float64)
+    # Each with the median, and not with another's: two may be off to two sides.
+    if not all(same(own, median) for own in numbers):
+        usual = texts.index(Counter(texts).most_common(1)[0][0])
+        odd = [k for k, own in enumerate(numbers) if not same(own, numbers[usual])]
+        _refuse_odd(keyword, texts[usual], [(texts[k], slices[k].name) for k in odd])
+    return median
 
 
 def _refuse_odd(keyword: str, usual: str, odd: Sequence[tuple[str, str]]) -> None:
@@ -513,7 +517,8 @@ def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
     if not first.get("FrameOfReferenceUID"):
         flags.append("no-frame-of-reference")
     kinds = {str(each.plane.get("RescaleType") or "HU").strip() for each in ordered}
-    flags += [f"rescale-type:{kind}" for kind in sorted(kinds - {"HU"})]
+    # A space stands between two flags, so none may have one.
+    flags += [f"rescale-type:{'-'.join(one_line(k).split())}" for k in sorted(kinds - {"HU"})]
     off_axis = max(
         float(np.sort(np.abs(axis))[-2])
         for axis in np.reshape(written_numbers(ordered[0].plane, "ImageOrientationPatient"), (2, 3))

@@ -23,9 +23,13 @@ from limn.dicom.series import Series
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import FloatArray, voxels_at
 
-POLYGONS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "")
-# A contour lies on a slice that it references if it is at most this share of the spacing away.
-REFERENCED_SHARE = 0.5
+# PS3.3 C.8.8.6.3, without underscores: writers put them elsewhere, since the standard has one in
+# each of CLOSED_PLANAR and CLOSEDPLANAR_XOR.
+XOR = "CLOSEDPLANARXOR"
+POLYGONS = ("CLOSEDPLANAR", XOR, "")
+# A contour lies on a slice that it references if it is at most this share of the spacing away: half
+# of it, and what rounding adds.
+REFERENCED_SHARE = 0.52
 # Without such a reference it lies on the nearest slice within this share: less than half, because
 # halfway between two slices neither is the nearest.
 NEAREST_SHARE = 0.45
@@ -321,7 +325,8 @@ class _Placing:
     def _placed(self, item: Dataset) -> tuple[Polygon, float, list[str]]:
         """A contour on its slice, its distance from that slice in mm, and doubts about it."""
         kind = str(item.get("ContourGeometricType") or "").strip().upper()
-        if kind not in POLYGONS:
+        plain = kind.replace("_", "").replace(" ", "")
+        if plain not in POLYGONS:
             reason = f"ContourGeometricType {kind}"
             raise _Unplaceable(reason)
         # A retired attribute: a vector to add to every point. Without it the points lie elsewhere.
@@ -348,7 +353,7 @@ class _Placing:
             raise _Unplaceable("outside the image")
         if (low < -1).any() or (high > np.array(shape_yx)).any():
             doubts.append("reach beyond the image")
-        return Polygon(k, points, kind == "CLOSEDPLANAR_XOR"), off_mm, doubts
+        return Polygon(k, points, plain == XOR), off_mm, doubts
 
     def _slice_of(self, item: Dataset, height_mm: float) -> tuple[int, list[str]]:
         """The slice on which a contour lies; its reference decides only between near ones."""

@@ -574,3 +574,46 @@ def test_slices_are_read_whatever_their_names(
     error = capsys.readouterr().err
     assert r"\xe4\nno.dcm is not a readable DICOM file" in error
     assert error.replace("\n", "", 1).rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    "kind", ["CLOSED_PLANARXOR", "CLOSED_PLANAR_XOR", "closedplanar_xor", "CLOSED PLANAR"]
+)
+def test_a_kind_of_contour_with_its_underscores_elsewhere_is_read(
+    kind: str, by_rt_utils: Path, series: Series, mouse: tuple[Volume, Labels]
+) -> None:
+    """The standard itself has CLOSED_PLANAR and CLOSEDPLANAR_XOR."""
+    ds = pydicom.dcmread(by_rt_utils)
+    for item in heart_contours(ds):
+        item.ContourGeometricType = kind
+    heart = structures_of(ds, series)[0]
+    assert np.array_equal(mask_of(heart, series), mouse[1].mask(Organ.HEART))
+    assert {polygon.xor for polygon in heart.polygons} == {"XOR" in kind.upper()}
+
+
+@pytest.mark.parametrize("off_mm", [0.0, 1e-5, -1e-5, 0.002])
+def test_half_a_slice_off_and_rounded_is_one_case_for_all_contours(
+    off_mm: float, by_rt_utils: Path, series: Series, mouse: tuple[Volume, Labels]
+) -> None:
+    """Slices counted from their edge: no contour of an organ is lost to the last digit."""
+    ds = pydicom.dcmread(by_rt_utils)
+    for item in heart_contours(ds):
+        points = np.array(item.ContourData, dtype=float).reshape(-1, 3)
+        points[:, 2] += 0.5 * series.grid.spacing_mm.z + off_mm
+        item.ContourData = [f"{v:.7f}" for v in points.ravel()]
+    heart = structures_of(ds, series)[0]
+    assert heart.left_out == {}
+    assert np.array_equal(mask_of(heart, series), mouse[1].mask(Organ.HEART))
+
+
+def test_a_type_with_the_brackets_of_a_markup_is_shown_as_it_is(
+    by_rt_utils: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others write what they like: the table shows it, without escape sequences."""
+    ds = pydicom.dcmread(by_rt_utils)
+    ds.RTROIObservationsSequence[0].RTROIInterpretedType = "[/red]\x1b[2J"
+    ds.save_as(tmp_path / "RS.dcm")
+    assert main(["rois", str(tmp_path / "RS.dcm"), str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/red]" in shown
+    assert "\x1b" not in shown

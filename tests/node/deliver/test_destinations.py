@@ -18,6 +18,7 @@ from limn.node.dimse import client
 from limn.node.dimse.client import Peer, echo, store
 from tests.conftest import free_port
 from tests.support.node.parts import Archive, encoded, peer, slices, structure_set
+from tests.support.node.raw_peer import pdu, raw_peer
 
 JUDGED = {
     0x0000: Outcome.DELIVERED,
@@ -126,6 +127,30 @@ def test_a_peer_that_rejects_us_is_tried_again(path):
         answer = deliver(tps(port), path, "LIMN")
     assert answer.outcome is Outcome.RETRY_LATER
     assert "refused the association" in answer.status
+    assert "it does not call itself TPS" in answer.status
+
+
+@pytest.mark.parametrize(
+    ("rejection", "why"),
+    [
+        (bytes([1, 1, 3]), "it does not know the calling AE title LIMN: enter limn there"),
+        (bytes([2, 3, 1]), "it says that it is congested"),
+        (bytes([2, 3, 2]), "it says that it has too many associations"),
+        (bytes([1, 1, 1]), ""),
+    ],
+)
+def test_a_rejection_says_what_to_mend(path, rejection, why):
+    """Permanent or transient, it is tried again; the reason stands in the log and the queue."""
+
+    def reject(connection: socket.socket) -> None:
+        pdu(connection)
+        connection.sendall(b"\x03\x00\x00\x00\x00\x04\x00" + rejection)
+        connection.recv(1)
+
+    with raw_peer(reject) as port:
+        answer = deliver(tps(port), path, "LIMN")
+    assert answer.outcome is Outcome.RETRY_LATER
+    assert answer.status.partition("refused the association")[2] == (f": {why}" if why else "")
 
 
 def test_a_peer_without_structure_sets_is_tried_again(path):

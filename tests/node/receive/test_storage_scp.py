@@ -417,6 +417,20 @@ def test_a_connection_cut_without_abort_is_refused_too(receiver):
     assert "after 25 slices" in row.reason
 
 
+def test_a_sender_that_never_releases_is_named(tmp_path, caplog):
+    """Every slice came, then nothing: the log says who kept its association, and how long."""
+    receiver = Listening(Door(tmp_path, hold_s=0.3), idle_s=0.4)
+    with running(receiver.door.intake.run):
+        association = receiver.associate()
+        for ds in slices():
+            association.send_c_store(ds)
+        (row,) = receiver.door.wait_for_scans()
+    receiver.server.shutdown()
+    assert (row.state, len(row.files)) == ("refused", COUNT)
+    until(lambda: "was not released" in caplog.text)
+    assert "SCANNER@127.0.0.1 aborted: nothing came for 0.4 s (receive.idle_s)" in caplog.text
+
+
 def test_a_resend_after_an_abort_is_contoured(receiver):
     """The scanner sends everything again at once: one scan."""
     sent = slices()

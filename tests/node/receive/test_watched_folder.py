@@ -604,7 +604,7 @@ class Unreadable(UnlinkedFolder):
 
     def read(self, path: str, size: int, modified_ns: int) -> bytes:
         """As the system does for a file of somebody else."""
-        if self.names in os.path.basename(path):
+        if self.names in Path(path).name:
             raise self.error
         return super().read(path, size, modified_ns)
 

@@ -84,7 +84,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
         mask = mask_of(structure, series)
         table.add_row(
             escape(one_line(structure.name)),
-            structure.interpreted_type,
+            escape(one_line(structure.interpreted_type)),
             str(len(structure.polygons)),
             f"{int(mask.sum()) * series.grid.spacing_mm.voxel_mm3:.1f}",
             str(sum(structure.left_out.values()) or ""),

@@ -28,6 +28,13 @@ REPLY_S = 60.0
 # For all that is neither a connection nor a reply: encoding, the release, a loaded machine.
 REST_S = 20.0
 LAST_MESSAGE_ID = 65535
+# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21) that an administrator can mend.
+REJECTIONS = {
+    (1, 3): "it does not know the calling AE title {calling}: enter limn there",
+    (1, 7): "it does not call itself {called}: compare the AE titles",
+    (3, 1): "it says that it is congested",
+    (3, 2): "it says that it has too many associations",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +178,7 @@ def associate(
         msg = f"{peer} can't be found: {error.strerror}"
         raise PeerUnreachable(msg) from error
     if not association.is_established:
-        why = "refused the association" if association.is_rejected else "does not answer"
+        why = _rejection(association, peer) if association.is_rejected else "does not answer"
         if peer.tls is not None and not association.is_rejected:
             why += (
                 f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
@@ -184,3 +191,12 @@ def associate(
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
+
+
+def _rejection(association: Association, peer: Peer) -> str:
+    """Why a peer rejected an association, for people."""
+    answer = association.acceptor.primitive
+    found = (getattr(answer, "result_source", None), getattr(answer, "diagnostic", None))
+    for_people = REJECTIONS.get(found, "")  # type: ignore[arg-type]
+    why = for_people.format(calling=peer.calling_ae_title, called=peer.ae_title)
+    return f"refused the association{f': {why}' if why else ''}"

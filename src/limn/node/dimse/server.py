@@ -203,9 +203,22 @@ class _Connection(RequestHandler):
         super().handle()
         self.server.association_began(self)
         self._association.join()
+        self._log_silence()
         self._messages.release_memory()
         self.server.on_association_ended(self._association)
         self.server.association_ended(self)
+
+    def _log_silence(self) -> None:
+        """Log which peer said nothing more and kept its association."""
+        requestor, idle_s = self._association.requestor, self.server.bounds.idle_s
+        if requestor.primitive is not None and self.silent_s() >= idle_s:
+            log.warning(
+                "association with %s@%s aborted: nothing came for %g s (receive.idle_s) and it "
+                "was not released. What came is kept; a series over it waits to be sent again",
+                requestor.ae_title,
+                requestor.address,
+                idle_s,
+            )
 
     def silent_s(self) -> float:
         """Seconds since something came; 0 while the peer waits for a response."""
