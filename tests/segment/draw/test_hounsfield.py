@@ -66,6 +66,13 @@ def with_bed(hu):
     return np.concatenate([hu, np.full((len(hu), 8, hu.shape[2]), 900.0, np.float32)], axis=1)
 
 
+def with_shaded_air(hu):
+    """A part of the air 130 HU lower than the rest, as beside metal."""
+    hu = hu.copy()
+    hu[:24, :24, :24] -= 130.0
+    return hu
+
+
 def in_lungs(hu):
     """A field that ends within the lungs."""
     return hu[24:44, 20:38, 21:40]
@@ -84,6 +91,7 @@ def in_lungs(hu):
         padded(0.0, 22),
         with_metal,
         with_bed,
+        with_shaded_air,
     ],
 )
 def test_a_scan_in_hu_is_left_as_it_is(seed, contrast, change):

@@ -54,7 +54,11 @@ def refuse_far_too_large(volume: Volume, species: Species, calibrate: CalibrateR
         return
     voxel_mm = (mm3 / LOOK_VOXELS) ** (1 / 3)
     numbers = coarse(volume.hu_zyx, spacing, voxel_mm)
-    picture = in_hu(numbers, calibration(numbers, calibrate))
+    try:
+        picture = in_hu(numbers, calibration(numbers, calibrate))
+    except RefusedSeries:
+        # Peaks that are not clear on so few voxels may be clear on all.
+        return
     thickness_mm = _measure(picture, voxel_mm).shown_mm
     if thickness_mm > species.thickness_mm[1] + voxel_mm:
         raise RefusedSeries(_too_thick(thickness_mm, species, spacing))

@@ -157,28 +157,36 @@ def find_peaks(picture: Picture) -> Peaks:
     numbers = picture[shown]
     if numbers.size == 0 or float(np.ptp(numbers)) == 0.0:
         return Peaks(None, None, in_hu=True)
+    border = picture[shown & ~ndimage.binary_erosion(shown)]
+    in_hu = _is_in_hu(picture, shown, border)
     lowest = _peaks(numbers, 0.1, 99.5, least=0.03)[0]
-    near_air = abs(lowest.at - AIR_HU) <= AIR_WITHIN_HU
     deep = _deep(shown & (picture > lowest.at + 3.0 * lowest.width))
-    if near_air and not deep.any() and not _deep(shown & (picture > BODY_HU)).any():
-        # Air, and nothing that is as thick as an animal.
-        return Peaks(lowest, None, in_hu=True)
     rest = picture[deep] if deep.any() else numbers
     tissue = _tissue(rest, lowest.at)
-    border = picture[shown & ~ndimage.binary_erosion(shown)]
     share = float((np.abs(border - lowest.at) <= lowest.width).mean())
     narrow = lowest.width <= AIR_WIDTH * (tissue.at - lowest.at)
-    soft = _holds_tissue(rest, tissue, with_lung=False)
-    is_lung = LUNG_HU[0] <= lowest.at <= LUNG_HU[1] and share < AIR_ALL_AROUND and soft
-    if share >= AIR_BORDER and (near_air or narrow) and not is_lung:
-        below = float((numbers < AIR_HU - AIR_WITHIN_HU).mean())
-        in_hu = near_air and soft and below <= MOST_BELOW_AIR
+    is_lung = (
+        LUNG_HU[0] <= lowest.at <= LUNG_HU[1]
+        and share < AIR_ALL_AROUND
+        and _holds_tissue(rest, tissue, with_lung=False)
+    )
+    if in_hu or (share >= AIR_BORDER and narrow and not is_lung):
         return Peaks(replace(lowest, clear=narrow), tissue, in_hu)
     # The lowest peak is lung, or soft tissue itself.
     inner = _deep(shown)
     rest = picture[inner] if inner.any() else numbers
     tissue = _tissue(rest, None)
     return Peaks(None, tissue, _spans_hu(numbers) and _holds_tissue(rest, tissue, with_lung=True))
+
+
+def _is_in_hu(picture: Picture, shown: Mask, border: Picture) -> bool:
+    """Whether air is seen where HU have it, and all that is thick there is soft tissue in HU."""
+    if (np.abs(border - AIR_HU) <= AIR_WITHIN_HU).mean() < AIR_BORDER:
+        return False
+    if (picture[shown] < AIR_HU - AIR_WITHIN_HU).mean() > MOST_BELOW_AIR:
+        return False
+    body = picture[_deep(shown & (picture > BODY_HU))]
+    return body.size == 0 or _holds_tissue(body, _tissue(body, AIR_HU), with_lung=False)
 
 
 def _spans_hu(numbers: Picture) -> bool:
