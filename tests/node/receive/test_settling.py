@@ -228,3 +228,42 @@ def test_a_sender_that_keeps_one_association_again_is_quick_again():
     assert waited_s[0] > 2.0
     assert waited_s[1] > 1.9
     assert waited_s[2] < 0.7
+
+
+@pytest.mark.parametrize("odd", [None, 1, COUNT - 1, 10**12])
+def test_one_odd_count_does_not_take_the_others_word_away(odd):
+    """All slices but the first announce 40; after 20 of them the sender rests for ten seconds."""
+    receiver = Receiver()
+    for start in (0, 20):
+        key = f"association-{start}"
+        receiver.opened(key)
+        for number in range(start, start + 20):
+            receiver.slice(key, number, 0.05, announced=COUNT if number else odd)
+        receiver.ended(key)
+        receiver.wait_until(receiver.now_s + 10.0)
+    receiver.wait_until(receiver.now_s + 40.0)
+    assert [len(settled.version.instances) for settled, _ in receiver.scans] == [COUNT]
+
+
+@pytest.mark.parametrize(
+    ("announced", "expected"),
+    [
+        (lambda number: number + 1, 0.5),
+        (lambda number: COUNT if number < 20 else 2 * COUNT, 0.5),
+        (lambda _: 10**12, RULES.hold_s),
+    ],
+    ids=["counted up", "two acquisitions", "more than can be"],
+)
+def test_counts_that_disagree_or_can_not_be_cost_at_most_the_longest_wait(announced, expected):
+    """Whatever the headers announce, every slice that came is contoured."""
+    receiver = Receiver()
+    receiver.opened("one")
+    for number in range(COUNT):
+        receiver.slice("one", number, 0.05, announced=announced(number))
+    receiver.ended("one")
+    last_s = receiver.now_s
+    receiver.wait_until(last_s + 1.1 * RULES.hold_s)
+    ((settled, at_s),) = receiver.scans
+    assert len(settled.version.instances) == COUNT
+    assert settled.verdict is not Verdict.GIVE_UP_ABORTED
+    assert at_s - last_s == pytest.approx(expected, abs=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,9 +60,10 @@ class SeriesVersion:
 
     @property
     def announced_slices(self) -> int | None:
-        """How many slices the headers announce, if they agree."""
-        counts = {each.announced_slices for each in self.instances}
-        return counts.pop() if len(counts) == 1 else None
+        """How many slices the headers announce, if most of them agree."""
+        counts = Counter(each.announced_slices for each in self.instances)
+        announced, agree = next(iter(counts.most_common(1)), (None, 0))
+        return announced if 2 * agree > len(self.instances) else None
 
     @property
     def is_uniform(self) -> bool:
