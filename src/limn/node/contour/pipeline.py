@@ -20,7 +20,7 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.node.contour import verdict
-from limn.node.contour.field_size import refuse_field, size_doubt
+from limn.node.contour.field_size import SizeDoubt, refuse_field, size_doubt
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
@@ -31,6 +31,8 @@ from limn.segment.draw.trace import trace
 from limn.segment.engine.memory import refuse_unread
 
 if TYPE_CHECKING:
+    from limn.segment.bundle.bundle import Bundle
+    from limn.segment.bundle.species import Species
     from limn.segment.engine.ensemble import Ensemble
 
 # Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
@@ -95,9 +97,7 @@ def contour(
     """
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
-        refuse_field(series.grid, ensemble.bundle.species)
-        refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
-        volume = read_volume(series, bridged=True)
+        volume = _read(series, ensemble.bundle.species)
     drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
     with stopwatch.stage("clean_s"):
         if drawn.calibration is not None:
@@ -108,11 +108,7 @@ def contour(
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
         size = size_doubt(ensemble.bundle.species, drawn.thickness, volumes_mm3)
-        notes = [
-            *verdict.notes(drawn),
-            *([drawn.calibration.note] if drawn.calibration else []),
-            *([size.note] if size else []),
-        ]
+        notes = [*verdict.notes(drawn), *([size.note] if size else [])]
         structure_set = rtstruct.build(
             series, traced.contours, volumes_mm3, identity, options.style, notes=notes
         )
@@ -134,13 +130,17 @@ def contour(
             *series.flags,
             *verdict.flags(drawn),
             *verdict.organ_flags(volumes_mm3, traced.dropped),
-            *_hu_flags(volume, ensemble.bundle.expected_hu),
-            *([drawn.calibration.flag] if drawn.calibration else []),
-            *([size.flag] if size else []),
-            *(["demo-bundle"] if ensemble.bundle.demonstration else []),
+            *_scan_flags(volume, ensemble.bundle, size),
         ),
         held=verdict.hold_reason(drawn) or (size.reason if size else None),
     )
+
+
+def _read(series: Series, species: Species) -> Volume:
+    """The pixels, of a field that a scan of such an animal may have and that fits into memory."""
+    refuse_field(series.grid, species)
+    refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
+    return read_volume(series, bridged=True)
 
 
 def _on_slices(drawn: Delineated, series: Series) -> Labels:
@@ -226,9 +226,14 @@ def _caption(series: Series, identity: rtstruct.Identity) -> str:
     )
 
 
-def _hu_flags(volume: Volume, expected_hu: tuple[float, float]) -> list[str]:
+def _scan_flags(volume: Volume, bundle: Bundle, size: SizeDoubt | None) -> list[str]:
+    """The flags of its HU, of the animal's size, and of the bundle."""
+    expected_hu = bundle.expected_hu
     sample = volume.hu_zyx[::HU_SAMPLE, ::HU_SAMPLE, ::HU_SAMPLE]
     low, high = (float(v) for v in np.percentile(sample, (5, 95)))
-    if low < expected_hu[0] or high > expected_hu[1]:
-        return [f"hu-range:{low:.0f}..{high:.0f}"]
-    return []
+    outside = low < expected_hu[0] or high > expected_hu[1]
+    return [
+        *([f"hu-range:{low:.0f}..{high:.0f}"] if outside else []),
+        *([size.flag] if size else []),
+        *(["demo-bundle"] if bundle.demonstration else []),
+    ]

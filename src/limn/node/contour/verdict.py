@@ -21,6 +21,7 @@ def flags(drawn: Delineated) -> list[str]:
         *([f"animals:{drawn.animals}"] if drawn.animals > 1 else []),
         *_lie_flags(drawn.lie, drawn.sides),
         *drawn.flags,
+        *([drawn.calibration.flag] if drawn.calibration else []),
         *_fold_flags(drawn.fold_dsc),
     ]
 
@@ -28,13 +29,15 @@ def flags(drawn: Delineated) -> list[str]:
 def notes(drawn: Delineated) -> list[str]:
     """What the structure set says of it, beginning with the most important."""
     lie = drawn.lie
+    calibrated = [drawn.calibration.note] if drawn.calibration else []
     if lie.mirrored:
-        return ["mirrored image: held for release"]
+        return ["mirrored image: held for release", *calibrated]
     if not lie.certain or not drawn.sides.sure:
-        return ["left and right unsure: held for release"]
+        return ["left and right unsure: held for release", *calibrated]
     if _torn(drawn.fold_dsc):
-        return ["the folds disagree: held for release"]
-    return [] if lie.as_in_header else [f"header and anatomy disagree: {lie.words}"]
+        return ["the folds disagree: held for release", *calibrated]
+    turned = [] if lie.as_in_header else [f"header and anatomy disagree: {lie.words}"]
+    return [*turned, *calibrated]
 
 
 def hold_reason(drawn: Delineated) -> str | None:

@@ -41,6 +41,8 @@ class Delineated:
         the ensemble, 255 for all of them
     flags : what the ensemble did differently from the settings
     sides : the signs that left is left
+    calibration : how the scan was brought to HU; None if it was in HU
+    thickness : of the animal; None if it was not measured
     calibration : how the volume's numbers became HU; None if they were HU
     thickness : of the animal
     """
