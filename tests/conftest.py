@@ -66,8 +66,20 @@ def pytest_terminal_summary(
     path.write_text(head + "".join(rows), encoding="utf-8")
 
 
-# Files of more than 6 s on two cores: `make quick` leaves them out.
+# Files of more than some 3 s on two cores: `make quick` leaves them out.
 SLOW_FILES = [
+    "segment/draw/test_animal_size",
+    "segment/draw/test_hounsfield",
+    "segment/draw/test_locate",
+    "phantom/test_cohort",
+    "phantom/test_chest_tiles",
+    "dicom/test_odd_series",
+    "node/contour/test_allocation",
+    "node/contour/test_previews",
+    "node/deliver/test_destinations",
+    "node/operate/test_queue",
+    "node/operate/test_backup",
+    "node/host/test_certs",
     "node/receive/test_watched_folder",
     "node/receive/test_intake",
     "node/receive/test_storage_scp",
