@@ -14,7 +14,7 @@ from limn.domain.scan import Organ, Volume
 from tests.support.node.parts import encoded, write_slices
 
 SHAPE_ZYX = (20, 24, 32)
-SPACING_MM = 0.5
+SPACING_MM = 0.75
 # Centre (z, y, x) and radius of an organ in voxels, and its density in HU.
 ORGANS = {
     Organ.HEART: ((10, 8, 16), 3.0, 300.0),
