@@ -1,5 +1,6 @@
 """Air and soft tissue are found, and scans that are not in HU are mended or refused."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -198,3 +199,12 @@ def test_an_empty_field_is_left_to_the_search_for_animals():
     assert calibration(picture(air), "auto") is None
     volume = dataclasses.replace(scanned(), hu_zyx=np.full_like(scanned().hu_zyx, -1000.0))
     assert keep_one_animal(volume, "largest", "auto").animals == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 40.0, -1000.0, 30_000.0, 3e9])
+def test_a_scan_of_one_number_ends_without_an_error_of_its_own(value: float) -> None:
+    """Constant pixels have no two peaks: they are left alone, or refused in words."""
+    numbers = np.full((20, 24, 32), value, dtype=np.float32)
+    numbers[10, 12, 16] = np.nextafter(np.float32(value), np.float32(np.inf))
+    with contextlib.suppress(RefusedSeries):
+        assert calibration(numbers, "auto") is None

@@ -261,7 +261,8 @@ def _tissue(rest: Picture, air: float | None) -> Peak:
 def _peaks(numbers: Picture, first: float, last: float, least: float) -> list[Peak]:
     """The modes of a smoothed histogram between two percentiles, ascending."""
     low, high = (float(v) for v in np.percentile(numbers, (first, last)))
-    margin = 0.05 * (high - low) + 1e-3
+    # Bins must be wider than a float32 of such numbers can tell apart.
+    margin = 0.05 * (high - low) + 1e-3 * max(1.0, abs(low), abs(high))
     low, high = low - margin, high + margin
     counts = np.histogram(numbers, BINS, (low, high))[0]
     curve = ndimage.gaussian_filter1d(counts.astype(np.float64), SMOOTH_BINS, mode="constant")
