@@ -13,8 +13,8 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Volume
 from limn.segment.bundle.species import Species
-from limn.segment.draw.hounsfield import CalibrateRule, calibration
-from limn.segment.draw.locate import TISSUE_HU, Located, in_hu
+from limn.segment.draw.hounsfield import BODY_HU, CalibrateRule, calibration, in_hu
+from limn.segment.draw.locate import Located
 from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
 
 # A field with more coarse voxels than this is first looked at on so many: what is far too large
@@ -86,7 +86,7 @@ def _measure(picture: npt.NDArray[np.float32], voxel_mm: float) -> Thickness:
     reach = math.ceil(REACH_MM / voxel_mm)
     inner = (slice(reach, -reach),) * 3
     # Closing wears off the outermost voxels of an array.
-    on = np.pad(picture > TISSUE_HU, reach, mode="edge")
+    on = np.pad(picture > BODY_HU, reach, mode="edge")
     tissue = ndimage.binary_closing(on)[inner]
     shown_mm = _ball_mm(ndimage.distance_transform_edt(np.pad(tissue, 1)), voxel_mm)
     if not any(tissue[face].any() for face in FACES):

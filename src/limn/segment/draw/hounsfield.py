@@ -35,7 +35,7 @@ RIVAL_PEAK, RIVAL_DISTANCE = 0.6, 0.25
 FAT_DISTANCE = 0.22
 # Beds and limbs are thinner than twice so many coarse voxels.
 DEEP_VOXELS = 2
-# Denser than air and foam, in HU.
+# Everything denser than this counts as animal or bed, lung (-620 HU) included; foam does not.
 BODY_HU = -750.0
 # Of a scan in HU, at most so many voxels are denser than soft tissue for each one of it, and this
 # share at most is below air. The second figures are for a field without air to compare with.
@@ -220,6 +220,13 @@ def _holds_tissue(rest: Picture, tissue: Peak, *, with_lung: bool) -> bool:
     return any(low <= peak.at <= high for peak in _peaks(rest, 0.5, 99.5, LEAST_PEAK))
 
 
+def in_hu(numbers: Picture, to_hu: Calibration | None) -> Picture:
+    """A coarse picture in HU, in which padding is never tissue."""
+    hu = numbers if to_hu is None else to_hu.apply(numbers)
+    dense = padding(numbers) & (hu > BODY_HU)
+    return np.where(dense, np.float32(AIR_HU), hu) if dense.any() else hu
+
+
 def padding(picture: Picture, margin: int = 0) -> Mask:
     """Voxels of a value that a corner of the field has and many others have exactly.
 
@@ -229,11 +236,18 @@ def padding(picture: Picture, margin: int = 0) -> Mask:
     """
     found = np.zeros(picture.shape, dtype=np.bool_)
     ends = tuple(slice(None, None, max(1, n - 1)) for n in picture.shape)
+    sample = picture[::2, ::2, ::2]
     for value in {float(number) for number in picture[ends].flat}:
-        same = np.abs(picture - np.float32(value)) <= 1e-6 * abs(value) + 1e-3
+        if _same(sample, value).mean() <= PADDING_SHARE / 2:
+            continue
+        same = _same(picture, value)
         if same.mean() > PADDING_SHARE:
             found |= same
     return ndimage.binary_dilation(found, iterations=margin) if margin and found.any() else found
+
+
+def _same(picture: Picture, value: float) -> Mask:
+    return np.asarray(np.abs(picture - np.float32(value)) <= 1e-6 * abs(value) + 1e-3)
 
 
 def _deep(mask: Mask) -> Mask:

@@ -12,8 +12,15 @@ from scipy import ndimage
 
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Box, Volume
-from limn.segment.draw.hounsfield import CalibrateRule, Calibration, calibration, padding
+from limn.domain.scan import Box, Volume, occupied_box
+from limn.segment.draw.hounsfield import (
+    AIR_HU,
+    BODY_HU,
+    CalibrateRule,
+    Calibration,
+    calibration,
+    in_hu,
+)
 from limn.segment.engine.localisation.coarse import block_means, coarse
 from limn.segment.engine.localisation.region import Region, ShapeZyx
 
@@ -21,8 +28,6 @@ ChoiceRule = Literal["largest", "central", "refuse"]
 
 # Coarse enough to be quick, fine enough for the air between two mice that lie side by side.
 BLOCK_MM = 0.6
-# Everything denser than this counts as animal or bed, lung (-620 HU) included.
-TISSUE_HU = -750.0
 # Beds, tubes and limbs are thinner than twice this; thorax and belly are thicker.
 CORE_DEPTH_MM = 3.0
 # So far around its cores an animal is looked at: its surface is 3 mm away, and the localiser learnt
@@ -30,7 +35,6 @@ CORE_DEPTH_MM = 3.0
 AROUND_MM = 12.0
 # A core smaller than this share of the largest is no second animal.
 MIN_SHARE = 0.2
-AIR_HU = -1000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,13 +141,6 @@ def keep_one_animal(
     return Located(volume, len(animals), picture, around, turn.undo(others), to_hu)
 
 
-def in_hu(numbers: npt.NDArray[np.float32], to_hu: Calibration | None) -> npt.NDArray[np.float32]:
-    """A coarse picture in HU, in which padding is never tissue."""
-    hu = numbers if to_hu is None else to_hu.apply(numbers)
-    dense = padding(numbers) & (hu > TISSUE_HU)
-    return np.where(dense, np.float32(AIR_HU), hu) if dense.any() else hu
-
-
 def _blocks(
     volume: Volume, turn: Reorientation, to_hu: Calibration | None
 ) -> tuple[npt.NDArray[np.float32], tuple[float, ...]]:
@@ -158,27 +155,22 @@ def _blocks(
 
 
 def _shown(picture: npt.NDArray[np.float32]) -> Region:
-    """The box of everything that is no air, with a voxel of air around it where there is some."""
-    tissue = picture > TISSUE_HU
-    low, high = [], []
-    for axis in range(3):
-        found = np.flatnonzero(tissue.any(axis=tuple(i for i in range(3) if i != axis)))
-        n = picture.shape[axis]
-        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, n - 1)
-        # Closing reaches one voxel further.
-        low.append(max(0, first - 2))
-        high.append(min(n, last + 3))
-    return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    """The box of everything that is no air, with air around it where there is some."""
+    tissue = picture > BODY_HU
+    # Closing reaches one voxel further.
+    return _around(tissue, (2, 2, 2)) if tissue.any() else Region.whole(tissue.shape)
 
 
 def _box(cores: npt.NDArray[np.bool_], spacing_mm: Sequence[float]) -> Region:
     """The box of an animal with these cores."""
-    low, high = [], []
-    for axis, mm in enumerate(spacing_mm):
-        found = np.flatnonzero(cores.any(axis=tuple(i for i in range(3) if i != axis)))
-        reach = round(AROUND_MM / mm)
-        low.append(max(0, int(found[0]) - reach))
-        high.append(min(cores.shape[axis], int(found[-1]) + 1 + reach))
+    return _around(cores, [round(AROUND_MM / mm) for mm in spacing_mm])
+
+
+def _around(mask: npt.NDArray[np.bool_], margin: Sequence[int]) -> Region:
+    """The box of a mask with so many voxels around it, as far as the array goes."""
+    spans = list(zip(occupied_box(mask), margin, mask.shape, strict=True))
+    low = [max(0, span.start - more) for span, more, _ in spans]
+    high = [min(n, span.stop + more) for span, more, n in spans]
     return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
@@ -193,7 +185,7 @@ def _cores(
     field: npt.NDArray[np.float32], spacing_mm: Sequence[float]
 ) -> tuple[npt.NDArray[np.int32], int]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
-    tissue = ndimage.binary_closing(field > TISSUE_HU, iterations=1)
+    tissue = ndimage.binary_closing(field > BODY_HU, iterations=1)
     # Padding keeps the depth of an animal that the edge of the field cuts.
     depth = ndimage.distance_transform_edt(np.pad(tissue, 8, mode="edge"), sampling=spacing_mm)
     deep = depth[8:-8, 8:-8, 8:-8] > CORE_DEPTH_MM

@@ -126,7 +126,7 @@ def _heart(labels: Labels) -> tuple[float | None, float | None]:
     cranial = cranial * np.sign(cranial[0])
     ventral = lungs.mean(axis=0) - spine
     ventral -= cranial * (ventral @ cranial)
-    # Axes S, P, L are right-handed as the patient's L, P, S are not.
+    # In axes S, P, L this cross product points to the animal's left.
     left = np.cross(ventral / np.linalg.norm(ventral), cranial)
     along = (heart - middle) @ cranial
     apex = heart[along < np.percentile(along, 25)].mean(axis=0)
