@@ -34,12 +34,12 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 # The quick tests under coverage, then all others. A file's tests share fixtures.
-# The order is that of tests/conftest.py: files with long tests first. Four at a time on two cores, for
+# The order is that of tests/conftest.py: files with long tests first. Three at a time on two cores, for
 # half of the others wait for nodes, peers and timeouts.
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not ($(QUICK))" --durations-to tests/durations.txt
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ($(QUICK))" --durations-to tests/durations.txt
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/support/coverage_by_room.py
 
