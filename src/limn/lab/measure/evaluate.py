@@ -18,6 +18,7 @@ from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
+from limn.segment.draw.legend import Banner, Legend
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.ensemble import Ensemble
@@ -203,10 +204,12 @@ def worst_scans(rows: Iterable[dict[str, str]], group: str, count: int) -> list[
 
 
 def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
-    """Write two pictures of three planes: one with limn's contours, one with the truth."""
+    """Write two pictures: one with limn's contours, one with the truth."""
     scan = trial.make()
     result = _delineate(scan, ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
     for labels, name in ((result.labels, "limn"), (scan.truth, "truth")):
-        picture = draw_contours(scan.volume, labels, COLOURS, f"{trial.group} {trial.scan} {name}")
+        banner = Banner(f"{trial.group} {trial.scan} {name}")
+        legend = Legend(labels.volumes_mm3())
+        picture = draw_contours(scan.volume, labels, COLOURS, banner, legend)
         path.with_name(f"{path.stem}-{name}.png").write_bytes(picture)

@@ -19,6 +19,7 @@ from limn.lab.measure.evaluate import COLOURS
 from limn.lab.report.ct_from_labels import ct_from_labels
 from limn.phantom.anatomy import Mouse, conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
+from limn.segment.draw.legend import Banner, Legend
 from limn.segment.draw.picture import draw_contours
 
 SPACING_MM = 0.14
@@ -89,7 +90,7 @@ def _other_scanner(seed: int) -> Scanner:
 def _picture(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
     volume, truth = scan(mouse, scanner, mouse.seed)
     caption = f"phantom {mouse.seed}   {title}   {scanner.spacing_mm.x} mm   contours: its truth"
-    return draw_contours(volume, truth, COLOURS, caption)
+    return draw_contours(volume, truth, COLOURS, Banner(caption), Legend(truth.volumes_mm3()))
 
 
 def _read(path: Path) -> SimpleITK.Image:
@@ -112,11 +113,16 @@ def _real_picture(image: SimpleITK.Image) -> bytes:
     # By the file's header, rows grow towards the belly and columns towards the animal's right.
     grid = axial_grid(labels.shape, spacing, np.zeros(3))
     kept = np.where(np.isin(labels, list(REAL_ORGANS)), labels, 0).astype(np.uint8)
+    organs = Labels(np.ascontiguousarray(kept[:, ::-1, ::-1]), grid, REAL_ORGANS)
+    caption = (
+        "real organ labels (Rosenhain 2018, CT140)   image made from them   lungs are one label"
+    )
     return draw_contours(
         Volume(np.ascontiguousarray(hu[:, ::-1, ::-1]), grid),
-        Labels(np.ascontiguousarray(kept[:, ::-1, ::-1]), grid, REAL_ORGANS),
+        organs,
         COLOURS,
-        "real organ labels (Rosenhain 2018, CT140)   image made from them   lungs are one label",
+        Banner(caption),
+        Legend(organs.volumes_mm3()),
     )
 
 

@@ -24,6 +24,7 @@ from limn.node.contour.field_size import SizeDoubt, refuse_field, size_doubt
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
+from limn.segment.draw.legend import Banner, Legend
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 # Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
 HU_SAMPLE = 7
+# Of a DICOM date, YYYYMMDD.
+DATE_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,14 @@ def contour(
     options: Options,
     stopwatch: Stopwatch,
     progress: Callable[[int, int], None],
+    name: str = "",
 ) -> Product:
     """Contour one series.
 
     Parameters
     ----------
     progress : called with the tiles that are done and their total
+    name : of the scan, for its picture; empty if it has none
 
     Raises
     ------
@@ -114,9 +119,20 @@ def contour(
         )
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, options.style)
+    flags = (
+        *series.flags,
+        *verdict.flags(drawn),
+        *verdict.organ_flags(volumes_mm3, traced.dropped),
+        *_scan_flags(volume, ensemble.bundle, size),
+    )
+    held = verdict.hold_reason(drawn) or (size.reason if size else None)
     with stopwatch.stage("picture_s"):
         picture = draw_contours(
-            volume, drawn.labels, options.style.colours, _caption(series, identity)
+            volume,
+            drawn.labels,
+            options.style.colours,
+            _banner(name, series, identity, drawn, held),
+            _legend(series, identity, volumes_mm3, flags, held),
         )
     return Product(
         structure_set,
@@ -126,13 +142,8 @@ def contour(
         drawn.removed_voxels,
         drawn.fold_dsc,
         drawn.disagreement_zyx[series.rungs],
-        flags=(
-            *series.flags,
-            *verdict.flags(drawn),
-            *verdict.organ_flags(volumes_mm3, traced.dropped),
-            *_scan_flags(volume, ensemble.bundle, size),
-        ),
-        held=verdict.hold_reason(drawn) or (size.reason if size else None),
+        flags,
+        held,
     )
 
 
@@ -172,7 +183,7 @@ def rehearse(ensemble: Ensemble, options: Options) -> None:
     contours = trace(labels).contours
     structure_set = rtstruct.build(series, contours, labels.volumes_mm3(), identity, options.style)
     prove(structure_set, series, labels, options.style)
-    draw_contours(volume, labels, options.style.colours, "rehearsal")
+    draw_contours(volume, labels, options.style.colours, Banner("rehearsal"))
 
 
 def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
@@ -217,12 +228,46 @@ def _contradiction(series: Series, contradictions: Sequence[str]) -> str:
     )
 
 
-def _caption(series: Series, identity: rtstruct.Identity) -> str:
+def _banner(
+    name: str, series: Series, identity: rtstruct.Identity, drawn: Delineated, held: str | None
+) -> Banner:
+    """The picture's header: which scan it is, and whether a person must look first."""
+    title = "   ".join(filter(None, (name, series.animal, _taken_at(series))))
+    if held is None:
+        return Banner(title, "PREVIEW", "amber") if identity.preview else Banner(title)
+    if drawn.lie.mirrored:
+        return Banner(title, "HELD: MIRROR IMAGE", "red")
+    sure = drawn.lie.certain and drawn.sides.sure
+    return Banner(title, "HELD: LOOK FIRST" if sure else "HELD: LEFT-RIGHT IN DOUBT", "red")
+
+
+def _taken_at(series: Series) -> str:
+    """When the scan was taken, by its own header; empty if that does not say."""
+    for what in ("Acquisition", "Series", "Content", "Study"):
+        date, time = (str(series.first.get(f"{what}{part}", "")) for part in ("Date", "Time"))
+        if len(date) == DATE_DIGITS and date.isdigit():
+            clock = f" {time[:2]}:{time[2:4]}" if time[:4].isdigit() else ""
+            return f"{date[:4]}-{date[4:6]}-{date[6:]}{clock}"
+    return ""
+
+
+def _legend(
+    series: Series,
+    identity: rtstruct.Identity,
+    volumes_mm3: Mapping[Organ, float],
+    flags: Sequence[str],
+    held: str | None,
+) -> Legend:
+    """What stands beside the picture's cuts."""
     z, y, x = series.grid.shape_zyx
     mm = series.grid.spacing_mm
-    return (
-        f"{series.animal}   {x} x {y} x {z} voxels of "
-        f"{mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm   {identity.label}   {identity.algorithm}"
+    preview = f"preview: {identity.preview}. " if identity.preview else ""
+    return Legend(
+        volumes_mm3,
+        advice=held or "",
+        lines=(f"flags: {' '.join(flags)}",) if flags else (),
+        note=f"{preview}{x} x {y} x {z} voxels of {mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm. "
+        f"{identity.label}, {identity.algorithm}.",
     )
 
 

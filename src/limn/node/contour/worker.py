@@ -293,6 +293,8 @@ def _contour(
         options,
         stopwatch,
         lambda done, total: None,
+        # Scans that never were in a journal have no number.
+        name=f"scan-{job.scan:05d}" if job.scan else "",
     )
     content.check_unchanged()
     # The labels are packed in the picture's time: both are for people, not for the peer.

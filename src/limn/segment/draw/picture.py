@@ -1,160 +1,214 @@
-"""One picture of a scan: axial, coronal and sagittal cuts with the contours."""
+"""The picture by which a person decides whether contours may go out: seven cuts and their words."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from skimage import measure
 
-from limn.domain.geometry import Reorientation
-from limn.domain.scan import Box, Labels, Organ, Volume, occupied_box
+from limn.domain.geometry import Grid, Reorientation
+from limn.domain.scan import Labels, Organ, Volume
+from limn.segment.draw.cuts import Cut, box_around, cord_cuts, halves
+from limn.segment.draw.legend import (
+    FAINT,
+    HEADER_PX,
+    INK,
+    LEVEL_COLOURS,
+    PAPER,
+    Banner,
+    Legend,
+    draw_header,
+    draw_legend,
+)
+from limn.segment.draw.panels import (
+    PLANES,
+    Colour,
+    Layer,
+    draw_levels,
+    draw_panel,
+    draw_scale,
+    extent_mm,
+    font,
+)
 
-Colour = tuple[int, int, int]
+SHEET_PX, LEGEND_PX, MARGIN_PX = 1500, 340, 14
+# Most height of a panel in the row of axial cuts, and in the row below.
+AXIAL_PX, LONG_PX = 350, 440
+HEADLINE_PX, HEADLINE_STEP_PX, HEADLINES_PX = 16, 20, 44
+COMPRESSION = 1
 
-WINDOW_HU = (-900.0, 500.0)
-PANEL_PX = 420
-MARGIN_MM = 7.0
-MARGIN_PX = 8
-CAPTION_PX = 34
-# Patient letters at the left, right, top and bottom of each panel.
-_PANELS = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))
-PLANES = tuple(name for name, _ in _PANELS)
+_POSITIONS = (
+    "x y z: patient coordinates, growing to the animal's left, back and head. "
+    "Ticks 1 2 3: where the axial cuts lie."
+)
+_BENT = (
+    "Cuts 6 and 7 are bent: at every z they pass through the cord's middle; beyond its ends they "
+    "go on straight."
+)
+_Voxel: TypeAlias = tuple[int, int, int]
+# The axial cuts as they hang, and at which share of the height one lies if its organ is missing.
+_AXIAL = ((Organ.LUNG_R, 0.25), (Organ.HEART, 0.5), (Organ.LUNG_L, 0.75))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """Labels to draw, (z, y, x) with axes S, P and L, and how their contours look."""
+class _Scene:
+    """The part of a scan that is shown, with axes S, P and L."""
 
-    labels_zyx: npt.NDArray[np.uint8]
-    organs: Mapping[int, Organ]
-    colours: Mapping[Organ, Colour]
-    width_px: int = 2
+    hu_zyx: npt.NDArray[np.float32]
+    layer: Layer
+    grid: Grid
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """One panel: its cut, and what stands above it.
+
+    Attributes
+    ----------
+    warns : the organ that it is meant to cut has no contour
+    """
+
+    name: str
+    cut: Cut
+    title: str
+    warns: bool = False
 
 
 def draw_contours(
-    volume: Volume, labels: Labels, colours: Mapping[Organ, Colour], caption: str
+    volume: Volume,
+    labels: Labels,
+    colours: Mapping[Organ, Colour],
+    banner: Banner,
+    legend: Legend | None = None,
 ) -> bytes:
-    """PNG of the three cuts through the middle of the organs.
+    """PNG of axial cuts through lungs and heart, and of long cuts through heart and cord.
 
-    The animal's head is up in the coronal and sagittal panel, its belly up in the axial
-    one, its right side at the viewer's left, as radiologists hang CT.
-    """
-    turn = Reorientation.between(volume.grid.axis_letters, "SPL")
-    hu, drawn = turn.apply(volume.hu_zyx), turn.apply(labels.labels_zyx)
-    spacing = turn.spacing(volume.grid.spacing_mm).zyx
-    around = box_around(drawn, spacing)
-    hu, drawn = hu[around], drawn[around]
-    panels = draw_panels(hu, spacing, middle(drawn), [Layer(drawn, labels.organs, colours)])
-    width = sum(panel.width for panel in panels) + MARGIN_PX * (len(panels) + 1)
-    height = max(panel.height for panel in panels) + 2 * MARGIN_PX + CAPTION_PX
-    sheet = Image.new("RGB", (width, height), (16, 16, 16))
-    left = MARGIN_PX
-    for panel in panels:
-        sheet.paste(panel, (left, MARGIN_PX))
-        left += panel.width + MARGIN_PX
-    _write_caption(sheet, caption, labels, colours)
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
-    return file.getvalue()
-
-
-def box_around(labels_zyx: npt.NDArray[np.uint8], spacing: tuple[float, float, float]) -> Box:
-    """The organs with a margin of body; an animal may fill only a fifth of the field of view."""
-    box = occupied_box(labels_zyx)
-    if box[0].stop == 0:
-        box = (
-            slice(0, labels_zyx.shape[0]),
-            slice(0, labels_zyx.shape[1]),
-            slice(0, labels_zyx.shape[2]),
-        )
-    z, y, x = (
-        slice(max(0, span.start - round(MARGIN_MM / mm)), min(n, span.stop + round(MARGIN_MM / mm)))
-        for span, mm, n in zip(box, spacing, labels_zyx.shape, strict=True)
-    )
-    return (z, y, x)
-
-
-def middle(labels_zyx: npt.NDArray[np.uint8]) -> tuple[int, int, int]:
-    """The middle voxel of the organs' box; of the whole array if there are no organs."""
-    box = occupied_box(labels_zyx)
-    if box[0].stop == 0:
-        z, y, x = (n // 2 for n in labels_zyx.shape)
-    else:
-        z, y, x = ((span.start + span.stop - 1) // 2 for span in box)
-    return (z, y, x)
-
-
-def draw_panels(
-    hu_zyx: npt.NDArray[np.float32],
-    spacing: tuple[float, float, float],
-    centre: tuple[int, int, int],
-    layers: Sequence[Layer],
-) -> list[Image.Image]:
-    """The three cuts through a voxel, in the order of `PLANES`; later layers cover earlier ones.
+    The animal's head is up in the coronal and sagittal panels, its belly up in the axial ones, its
+    right side at the viewer's left, as radiologists hang CT. Two cuts are bent along the cord:
+    they show it in every row that it crosses.
 
     Parameters
     ----------
-    hu_zyx : (z, y, x) with axes S, P and L, like the labels of every layer
-    spacing : mm along z, y, x
+    volume : evenly spaced, on the grid of the labels
+    legend : by default the organs' names alone
     """
+    around = box_around(labels.labels_zyx, volume.grid.spacing_mm.zyx)
+    turn = Reorientation.between(volume.grid.axis_letters, "SPL")
+    grid = turn.grid(volume.grid.part(around))
+    # Steps of slices are sums of floats: one animal must give one picture, however it is stacked.
+    z_mm, y_mm, x_mm = (round(mm, 6) for mm in grid.spacing_mm.zyx)
+    scene = _Scene(
+        turn.apply(volume.hu_zyx[around]),
+        Layer(turn.apply(labels.labels_zyx[around]), labels.organs, colours),
+        grid,
+        (z_mm, y_mm, x_mm),
+    )
+    found = halves(scene.layer.labels_zyx, labels.organs)
+    panels = _draw_rows(scene, found, SHEET_PX - LEGEND_PX - 3 * MARGIN_PX)
+    organs = list(labels.organs.values())
+    legend = legend or Legend()
+    notes = (legend.note, _POSITIONS, *([_BENT] if Organ.CORD in found else []))
+    legend = replace(legend, note=" ".join(notes))
+    words = draw_legend(legend, colours, organs, (LEGEND_PX, panels.height))
+    top = HEADER_PX + MARGIN_PX
+    sheet = Image.new("RGB", (SHEET_PX, top + words.height + MARGIN_PX), PAPER)
+    sheet.paste(draw_header(banner, SHEET_PX), (0, 0))
+    sheet.paste(panels, (MARGIN_PX, top))
+    sheet.paste(words, (SHEET_PX - LEGEND_PX - MARGIN_PX, top))
+    file = io.BytesIO()
+    sheet.save(file, "PNG", compress_level=COMPRESSION)
+    return file.getvalue()
+
+
+def _axial_views(scene: _Scene, found: Mapping[Organ, _Voxel]) -> list[_View]:
     return [
-        _panel(hu_zyx, spacing, axis, centre[axis], layers, letters)
-        for axis, (_, letters) in enumerate(_PANELS)
+        _plane(scene, f"{number}", 0, found, organ, share)
+        for number, (organ, share) in enumerate(_AXIAL, 1)
     ]
 
 
-def _panel(
-    hu: npt.NDArray[np.float32],
-    spacing: tuple[float, float, float],
+def _long_views(scene: _Scene, found: Mapping[Organ, _Voxel]) -> list[_View]:
+    """Coronal and sagittal planes through the heart, and bent ones along the cord."""
+    planes = [_plane(scene, f"{3 + axis}", axis, found, Organ.HEART) for axis in (1, 2)]
+    if Organ.CORD not in found:
+        return planes + [_plane(scene, f"{5 + axis}", axis, found, Organ.CORD) for axis in (1, 2)]
+    layer = scene.layer
+    label = next(label for label, organ in layer.organs.items() if organ is Organ.CORD)
+    bent = cord_cuts(layer.labels_zyx == label, scene.spacing[0])
+    title = f"bent along {Organ.CORD.value}"
+    return planes + [_View(f"{5 + cut.axis}", cut, f"{PLANES[cut.axis]}, {title}") for cut in bent]
+
+
+def _plane(
+    scene: _Scene,
+    name: str,
     axis: int,
-    index: int,
-    layers: Sequence[Layer],
-    letters: str,
+    found: Mapping[Organ, _Voxel],
+    organ: Organ,
+    share: float = 0.5,
+) -> _View:
+    """A plane through an organ's middle; through a share of what is shown if there is none."""
+    if organ in found:
+        title = f"{PLANES[axis]}, middle of {organ.value}"
+        return _View(name, Cut.plane(axis, found[organ][axis]), title)
+    index = int(share * scene.hu_zyx.shape[axis])
+    title = f"{PLANES[axis]}: NO {organ.value}"
+    return _View(name, Cut.plane(axis, index), title, warns=True)
+
+
+def _draw_rows(scene: _Scene, found: Mapping[Organ, _Voxel], width: int) -> Image.Image:
+    """The axial panels above, the others below, each row as large as it can be."""
+    axial, long = _axial_views(scene, found), _long_views(scene, found)
+    slices = scene.hu_zyx.shape[0]
+    levels = {view.name: 1 - (view.cut.at[0] + 0.5) / slices for view in axial}
+    above = _draw_row(scene, axial, (width, AXIAL_PX), {})
+    below = _draw_row(scene, long, (width, LONG_PX), levels)
+    rows = Image.new("RGB", (width, above.height + MARGIN_PX + below.height), PAPER)
+    rows.paste(above, (0, 0))
+    rows.paste(below, (0, above.height + MARGIN_PX))
+    return rows
+
+
+def _draw_row(
+    scene: _Scene, views: Sequence[_View], size: tuple[int, int], levels: Mapping[str, float]
 ) -> Image.Image:
-    # Rows that run along z are flipped, so that the head is up.
-    where = tuple(
-        index if i == axis else slice(None, None, -1 if i == 0 else None) for i in range(3)
-    )
-    cut = hu[where]
-    row_mm, column_mm = (spacing[i] for i in range(3) if i != axis)
-    low, high = WINDOW_HU
-    grey = np.clip((cut - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    scale = PANEL_PX / max(cut.shape[0] * row_mm, cut.shape[1] * column_mm)
-    size = (round(cut.shape[1] * column_mm * scale), round(cut.shape[0] * row_mm * scale))
-    panel = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
-    pen = ImageDraw.Draw(panel)
-    for layer in layers:
-        labels = layer.labels_zyx[where]
-        for label, organ in layer.organs.items():
-            for ring in measure.find_contours(np.pad(labels == label, 1).astype(float), 0.5):
-                points = [
-                    ((x - 0.5) * column_mm * scale, (y - 0.5) * row_mm * scale) for y, x in ring
-                ]
-                pen.line(points, fill=layer.colours[organ], width=layer.width_px)
-    middle_x, middle_y = size[0] // 2, size[1] // 2
-    for letter, spot in zip(
-        letters,
-        ((4, middle_y), (size[0] - 12, middle_y), (middle_x, 2), (middle_x, size[1] - 14)),
-        strict=True,
-    ):
-        # The dark rim keeps a letter legible on bone.
-        pen.text(spot, letter, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
-    return panel
+    """Panels of one scale beside one another, as large as width and height allow."""
+    sides_mm = [extent_mm(scene.hu_zyx.shape, scene.spacing, view.cut.axis) for view in views]
+    room = size[0] - MARGIN_PX * (len(views) - 1)
+    widest_mm, highest_mm = sum(wide for _, wide in sides_mm), max(high for high, _ in sides_mm)
+    px_per_mm = min(room / widest_mm, size[1] / highest_mm)
+    height = HEADLINES_PX + max(1, round(highest_mm * px_per_mm))
+    row = Image.new("RGB", (size[0], height), PAPER)
+    pen = ImageDraw.Draw(row)
+    left = 0.0
+    spare = (room - widest_mm * px_per_mm) / len(views)
+    for view, (_, wide_mm) in zip(views, sides_mm, strict=True):
+        panel = draw_panel(scene.hu_zyx, scene.spacing, view.cut, [scene.layer], px_per_mm)
+        draw_scale(panel, px_per_mm)
+        draw_levels(panel, levels)
+        row.paste(panel, (round(left), HEADLINES_PX))
+        ink = LEVEL_COLOURS["amber"] if view.warns else INK
+        pen.text((left, 0), f"{view.name}  {view.title}", fill=ink, font=font(HEADLINE_PX))
+        place = (left, HEADLINE_STEP_PX)
+        pen.text(place, _position(scene.grid, view.cut), fill=FAINT, font=font(HEADLINE_PX))
+        left += wide_mm * px_per_mm + spare + MARGIN_PX
+    return row
 
 
-def _write_caption(
-    sheet: Image.Image, caption: str, labels: Labels, colours: Mapping[Organ, Colour]
-) -> None:
-    pen = ImageDraw.Draw(sheet)
-    top = sheet.height - CAPTION_PX
-    pen.text((MARGIN_PX, top), caption, fill=(235, 235, 235))
-    left = MARGIN_PX
-    for organ in labels.organs.values():
-        pen.rectangle((left, top + 18, left + 10, top + 28), fill=colours[organ])
-        pen.text((left + 15, top + 17), organ.value, fill=(235, 235, 235))
-        left += 110
+def _position(grid: Grid, cut: Cut) -> str:
+    """Where a cut lies in the patient, such as ``z 12.3 mm``."""
+    centre = [(n - 1) / 2 for n in grid.shape_zyx]
+    found = []
+    for at in (cut.at.min(), cut.at.max()):
+        centre[cut.axis] = float(at)
+        point = grid.plane_points_xyz_mm(round(centre[0]), np.array([centre[1:]]))
+        mm = round(float(point[0, 2 - cut.axis]), 4)
+        found.append(f"{round(mm, 1) + 0.0:.1f}")
+    letter = "zyx"[cut.axis]
+    return f"{letter} {' to '.join(found if cut.bent else found[:1])} mm"
