@@ -183,20 +183,36 @@ def _log(parsed: argparse.Namespace) -> None:
 def _add_release(commands: Commands) -> None:
     release = _with_config(commands, "release", "list, send or discard what waits for a person")
     release.add_argument("scan", nargs="*", metavar="SCAN", help="such as scan-00003; none: list")
-    release.add_argument("--discard", action="store_true", help="never send it; needs --why")
-    release.add_argument("--why", metavar="TEXT", help="why it is discarded, kept in the log")
+    release.add_argument(
+        "--discard",
+        action="store_true",
+        help="never send it; a refused, failed or quarantined scan leaves the queue; needs --why",
+    )
+    release.add_argument(
+        "--by",
+        metavar="NAME",
+        help="who decides; needed for a mirror image, for left and right in doubt and for a red "
+        "light",
+    )
+    release.add_argument("--why", metavar="TEXT", help="the reason, kept in the log")
+    release.add_argument("--yes", action="store_true", help="do not ask, at a terminal either")
     release.set_defaults(run=_release, usage=release.error)
 
 
 def _release(parsed: argparse.Namespace) -> None:
-    from limn.node.operate.release import discard, release
+    from limn.node.operate.release import discard, list_held, release
 
-    if parsed.discard != (parsed.why is not None) or (parsed.discard and not parsed.scan):
-        parsed.usage("--discard wants SCAN and --why TEXT, and --why goes with --discard alone")
+    if parsed.discard and (parsed.why is None or not parsed.scan):
+        parsed.usage("--discard wants SCAN and --why TEXT")
+    if not parsed.scan and (parsed.by is not None or parsed.why is not None or parsed.yes):
+        parsed.usage("--by, --why and --yes want SCAN")
+    given = {"by": parsed.by, "why": parsed.why, "yes": parsed.yes}
     if parsed.discard:
-        discard(parsed.config, parsed.scan, parsed.why)
+        discard(parsed.config, parsed.scan, **given)
+    elif parsed.scan:
+        release(parsed.config, parsed.scan, **given)
     else:
-        release(parsed.config, parsed.scan)
+        list_held(parsed.config)
 
 
 def _add_queue(commands: Commands) -> None:

@@ -359,6 +359,33 @@ def test_the_time_that_a_person_took_is_flagged_and_left_out(desk):
     assert total_s == pytest.approx(float(row["door_to_door_s"]), abs=0.002)
 
 
+@pytest.mark.parametrize(
+    ("by", "why", "words"),
+    [
+        ("A. Smith", "same series", "released by A. Smith (same series)"),
+        ("A. Smith", "", "released by A. Smith"),
+        ("", "same series", "released (same series)"),
+    ],
+)
+def test_the_row_and_the_log_say_who_released_it(desk, caplog, by, why, words):
+    """Name and reason, in the reason of the row and, once, in the node's log."""
+    scan = desk.contoured("tps", "export", held="mirrored image")
+    desk.journal.release(scan.id, time.time(), by, why)
+    with caplog.at_level("INFO"), peer(Archive(0xA700, 0)) as port:
+        couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
+        for courier in couriers:
+            courier.work()
+        desk.journal._db.execute("update delivery set next_at = 1")
+        couriers[0].work()
+    (row,) = desk.rows()
+    assert re.fullmatch(
+        rf"held until \S+\+00:00, {re.escape(words)}: mirrored image", row["reason"]
+    )
+    (line,) = (each for each in caplog.messages if "released" in each)
+    assert line.startswith(f"{scan.name} animal M1 {words} at ")
+    assert line.endswith("; it was held: mirrored image")
+
+
 def test_a_released_structure_set_may_still_be_refused(desk):
     """The planning system's refusal ends it; the row has the release and the refusal."""
     scan = desk.contoured(held="mirrored image")
@@ -371,12 +398,12 @@ def test_a_released_structure_set_may_still_be_refused(desk):
     assert "mirrored image" in row["reason"]
 
 
-def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
+def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk, caplog):
     """Its one row has the reason, and neither a destination nor a time of acceptance."""
     scan = desk.contoured("tps", "export", held="mirrored image")
-    desk.journal.discard(scan.id, "wrong export", 1.8e9)
+    desk.journal.discard(scan.id, "wrong export", 1.8e9, "B. Lee")
     archive = Archive()
-    with peer(archive) as port:
+    with caplog.at_level("INFO"), peer(archive) as port:
         couriers = [desk.courier(port), desk.exporter(keeps_scan_log=False)]
         for courier in (*couriers, *couriers):
             courier.work()
@@ -385,8 +412,11 @@ def test_a_discarded_structure_set_is_logged_and_goes_nowhere(desk):
     (row,) = desk.rows()
     assert row["outcome"] == "discarded"
     assert row["reason"] == (
-        "discarded at 2027-01-15T08:00:00.000+00:00: wrong export; it was held: mirrored image"
+        "discarded at 2027-01-15T08:00:00.000+00:00 by B. Lee: wrong export; it was held: mirrored "
+        "image"
     )
+    (line,) = (each for each in caplog.messages if "discarded" in each)
+    assert "discarded at 2027-01-15 08:00:00 UTC by B. Lee: wrong export; it was held" in line
     assert (row["destination"], row["destination_status"], row["accepted_utc"]) == ("", "", "")
     assert row["door_to_door_s"] == ""
     assert row["runtime_s"] == "11.75"

@@ -1,12 +1,19 @@
+import io
+import os
 import re
+import subprocess
+import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from limn.cli import exits, main
+from limn.node.operate import decisions
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.rows import ScanRow, StructureSetRow
 from tests.support.node.parts import arrived
 
 CONFIG = """
@@ -38,13 +45,17 @@ class Site:
         self.data = self.folder / "data"
         self._capsys = capsys
 
-    def scan(self, number: int, held: str | None, *also: str, **changes: object) -> ScanRow:
+    def scan(
+        self, number: int, held: str | None, *also: str, flags: str = "", **changes: object
+    ) -> ScanRow:
         """A contoured scan in the journal."""
         journal = Journal(self.data / "journal.sqlite")
         values = {"animal": f"M{number}", "series_instance_uid": f"2.25.{number}"} | changes
         row = journal.insert(arrived(**values), ("tps", "export", *also))
         assert row is not None
-        journal.contoured(row.id, f"/rs/{number}.dcm", {"contoured_at": 1.8e9}, held)
+        journal.contoured(
+            row.id, f"/rs/{number}.dcm", {"contoured_at": 1.8e9, "flags": flags}, held
+        )
         journal.close()
         return row
 
@@ -57,6 +68,11 @@ class Site:
         """Why `limn release` does nothing."""
         assert main.main(["release", "--config", str(self.config), *scans]) == 1
         return self._capsys.readouterr().err
+
+    def structure_set(self, row: ScanRow) -> StructureSetRow:
+        """The structure set of a scan, with what a person decided about it."""
+        with closing(JournalReader(self.data / "journal.sqlite")) as journal:
+            return journal.structure_set_of(row.id)
 
     def states(self, row: ScanRow) -> list[str]:
         """The states of a scan's deliveries."""
@@ -121,7 +137,7 @@ def test_several_and_the_same_twice(site):
         ("M1", "M1 is unknown"),
         ("scan-00002", "scan-00002 is not held: it waits for tps, it waits for export"),
         ("scan-00003", "scan-00003 is not held: it is not contoured yet"),
-        ("scan-00004", "scan-00004 is not held: it was refused, so there is nothing to send"),
+        ("scan-00004", "scan-00004 is not held: it was superseded, so there is nothing to send"),
         ("scan-00005", "scan-00005 is not held: it was released at 2025-12-31 16:53:20 UTC"),
         ("scan-00006", "scan-00006 is not held: tps REFUSED it with 0xC000, export has it"),
         (
@@ -136,7 +152,8 @@ def test_what_is_not_held_is_named_and_nothing_is_released(site, name, why):
     site.scan(2, None)
     journal = Journal(site.data / "journal.sqlite")
     journal.insert(arrived(series_instance_uid="2.25.3"), ("tps",))
-    journal.insert(arrived(series_instance_uid="2.25.4", refused="broke off"), ("tps",))
+    journal.insert(arrived(series_instance_uid="2.25.4"), ("tps",))
+    journal._db.execute("update scan set state = 'superseded' where id = 4")
     journal.release(site.scan(5, WHY).id, 1.7672e9)
     for delivery, outcome in zip(
         journal.deliveries(site.scan(6, None).id), ("0xC000", ""), strict=True
@@ -178,9 +195,10 @@ def test_the_log_says_it_in_one_line(site, capsys):
 def test_discarding_says_where_the_file_stays(site):
     """It is neither held nor released, and is listed with its reason on one line."""
     row, other = site.scan(1, WHY), site.scan(2, WHY)
-    assert "scan-00001 --discard --why 'TEXT'\n" in site.release()
+    assert "scan-00001 --discard --why 'TEXT' --by NAME\n" in site.release()
     out = site.release("--discard", "scan-00001", "--why", "wrong animal,\nsee [note]")
-    assert out == "scan-00001 animal M1 discarded, it is never sent; it stays in /rs/1.dcm\n"
+    assert out.startswith(f"scan-00001 animal M1, held since 2027-01-15 08:00:00 UTC: {WHY}\n")
+    assert out.endswith("scan-00001 animal M1 discarded, it is never sent; it stays in /rs/1.dcm\n")
     assert site.states(row) == ["discarded", "discarded"]
     listed = site.release()
     assert "send it" in listed
@@ -229,18 +247,134 @@ def test_a_reason_has_words(site):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        ["scan-00001", "--discard"],
-        ["scan-00001", "--why", "x"],
-        ["--discard", "--why", "x"],
+        (["scan-00001", "--discard"], "--discard wants SCAN and --why TEXT"),
+        (["scan-00001", "--discard", "--by", "x"], "--discard wants SCAN and --why TEXT"),
+        (["--discard", "--why", "x"], "--discard wants SCAN and --why TEXT"),
+        (["--by", "x"], "--by, --why and --yes want SCAN"),
+        (["--yes"], "--by, --why and --yes want SCAN"),
     ],
 )
-def test_discarding_wants_a_scan_and_a_reason(site, capsys, arguments):
+def test_discarding_wants_a_scan_and_a_reason(site, capsys, arguments, said):
     """Half of it is wrong usage, and nothing happens."""
     row = site.scan(1, WHY)
     with pytest.raises(SystemExit) as left:
         main.main(["release", "--config", str(site.config), *arguments])
     assert left.value.code == exits.EXIT_USAGE
-    assert "--discard wants SCAN and --why TEXT" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert site.states(row) == ["held", "held"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ("mirrored:SPR", "it is a mirror image"),
+        ("DEMO sides-unsure:0.62", "left and right are in doubt"),
+        ("lie-unsure:0.83", "left and right are in doubt"),
+        ("light:red:sides", "its light is red"),
+    ],
+)
+def test_what_may_harm_an_animal_is_released_by_name(site, flags, why):
+    """Without a name none of the named scans goes; the error has the command that does it."""
+    row, other = site.scan(1, WHY, flags=flags), site.scan(2, WHY, flags="light:yellow:size")
+    command = f"limn release --config '{site.config}' scan-00001 --by NAME"
+    said = site.refused("scan-00001", "scan-00002")
+    assert said == (
+        f"limn: scan-00001 needs the name of the person who releases it, because {why}: {command}; "
+        "nothing was released\n"
+    )
+    assert site.states(row) == site.states(other) == ["held", "held"]
+    assert f"  flags    {flags}\n" in site.release()
+    assert f"send it  {command}\n" in site.release()
+    out = site.release("scan-00001", "scan-00002", "--by", "A. Smith", "--why", "same\nseries")
+    assert f"scan-00001 animal M1 released by A. Smith (same series); it was held: {WHY}\n" in out
+    structure_set = site.structure_set(row)
+    assert (structure_set.released_by, structure_set.release_why) == ("A. Smith", "same series")
+    assert site.states(row) == site.states(other) == ["waiting", "waiting"]
+    assert "it was released by A. Smith (same series) at" in site.refused("scan-00001")
+
+
+def test_a_name_is_kept_where_none_is_needed(site, capsys):
+    """Also of the person who discards; `limn log` has it before the planning system answers."""
+    rows = [site.scan(number, WHY, flags="mirrored:SPR") for number in (1, 2)]
+    plain = site.scan(3, WHY)
+    site.release("scan-00001", "--discard", "--why", "wrong export", "--by", "B. Lee")
+    site.release("scan-00002", "--discard", "--why", "wrong export")
+    site.release("scan-00003")
+    assert [site.structure_set(row).discarded_by for row in rows] == ["B. Lee", ""]
+    assert site.structure_set(plain).released_by == ""
+    assert main.main(["log", "--config", str(site.config)]) == 0
+    said = re.sub(r" at \S+ \S+ UTC", "", capsys.readouterr().out)
+    assert f"scan-00001 animal M1: discarded by B. Lee: wrong export; it was held: {WHY}" in said
+    assert f"scan-00002 animal M2: discarded: wrong export; it was held: {WHY}" in said
+    assert f"scan-00003 animal M3: released; it was held: {WHY}\n" in said
+    assert "scan-00003 animal M3: waits for tps" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--by", "NAME"), "--by NAME: write your own words in place of NAME"),
+        (("--by", " "), "--by is empty"),
+        (("--by", "A", "--why", "TEXT"), "--why TEXT: write your own words in place of TEXT"),
+        (("--by", "A", "--why", ""), "--why is empty"),
+    ],
+)
+def test_a_placeholder_is_no_name(site, option, said):
+    """A command that was pasted as limn printed it signs nothing."""
+    row = site.scan(1, WHY, flags="mirrored:SPR")
+    assert said in site.refused("scan-00001", *option)
+    assert site.states(row) == ["held", "held"]
+
+
+def test_a_scan_that_another_person_released_meanwhile_is_said(site, monkeypatch):
+    """Between the question and the answer."""
+    row = site.scan(1, WHY)
+
+    def agreed(question, *, yes):
+        with closing(Journal(site.data / "journal.sqlite")) as journal:
+            return journal.release(row.id, 1.8e9, "A. Smith")
+
+    monkeypatch.setattr("limn.node.operate.release.agreed", agreed)
+    assert (
+        "scan-00001 animal M1 does not wait for a person any more: it was released by A. Smith at"
+    ) in site.release("scan-00001", "--by", "B. Lee")
+    assert site.structure_set(row).released_by == "A. Smith"
+
+
+@pytest.mark.parametrize(
+    ("answer", "agrees"),
+    [("y\n", True), ("Yes \n", True), ("n\n", False), ("\n", False), ("", False)],
+)
+def test_only_yes_is_yes(monkeypatch, answer, agrees):
+    """No answer and a closed terminal are none; without a terminal nobody is asked."""
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert decisions.agreed("release?", yes=False), "a script has no terminal"
+    for stream in (terminal, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert decisions.agreed("release?", yes=True)
+    assert decisions.agreed("release?", yes=False) is agrees
+
+
+def test_a_person_at_a_terminal_is_asked(site):
+    """The real command on a pseudo-terminal: one scan is released, the other stays held."""
+    rows = [site.scan(number, WHY) for number in (1, 2)]
+    ours, theirs = pytest.importorskip("pty", reason="no pseudo-terminal on Windows").openpty()
+    command = [sys.executable, "-m", "limn.cli", "release", "--config", str(site.config)]
+    with subprocess.Popen(
+        [*command, "scan-00001", "scan-00002"], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        said = b""
+        for answer in (b"n\n", b"y\n"):
+            while not said.endswith(b"? [y/N] "):
+                said += os.read(ours, 1000)
+            os.write(ours, answer)
+            said += b"|"
+        assert process.wait(60) == 0
+    os.close(ours)
+    assert b"release scan-00001 to tps, export? [y/N] |" in said
+    assert b"release scan-00002 to tps, export? [y/N] |" in said
+    assert [site.states(row) for row in rows] == [["held"] * 2, ["waiting"] * 2]

@@ -117,14 +117,16 @@ def test_a_held_scan_waits_for_a_person_and_nobody_else(node: FakeNode) -> None:
     assert len(said(node, "scan-00001", "T9001")) == 1
     assert "T9002" not in arrived_at(node, "tps") | arrived_at(node, "export")
 
-    assert limn("release", "--config", node.config, "scan-00002").returncode == 0
+    signed = ("--by", "A. Smith", "--why", "planned on it")
+    assert limn("release", "--config", node.config, "scan-00002", *signed).returncode == 0
     wait_for(
         lambda: "T9002" in arrived_at(node, "tps") and "T9002" in arrived_at(node, "export"), 20
     )
     row = node.wait_row("T9002", 20)
     (flag,) = [flag for flag in row["flags"].split() if flag.startswith("held:")]
     assert float(flag.removeprefix("held:").removesuffix("s")) > 1
-    assert row["reason"].endswith(WHY)
+    assert row["reason"].endswith(f", released by A. Smith (planned on it): {WHY}")
+    assert "scan-00002 animal T9002 released by A. Smith (planned on it) at" in node.log()
     # From the release on: the running node notices by itself.
     assert float(row["deliver_s"]) < 2
     assert len(node.rows()) == 3

@@ -125,3 +125,34 @@ def as_before_states(path: Path) -> None:
     db.close()
     for file in path.parent.glob("today.sqlite*"):
         file.unlink()
+
+
+# Columns by which a decision has a name: since version 5.
+NAMED = {
+    "scan": ("dismissed", "dismissed_by", "dismissed_at"),
+    "structure_set": ("released_by", "release_why", "discarded_by"),
+}
+
+
+def as_version(path: Path, version: int) -> None:
+    """Take from a journal of today what one of version 1 to 4 did not have."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for table, columns in NAMED.items():
+            for column in columns:
+                db.execute(f"alter table {table} drop column {column}")
+        if version < 4:
+            db.execute("drop table preview_delivery")
+            db.execute("drop table preview")
+        if version < 3:
+            db.execute("alter table scan add column files text not null default '[]'")
+            db.execute(
+                "update scan set files = (select files from scan_files where scan = scan.id)"
+            )
+            db.execute("drop table scan_files")
+        if version < 2:
+            (number,) = db.execute("pragma schema_version").fetchone()
+            db.execute("pragma writable_schema = on")
+            db.execute("update sqlite_master set sql = replace(sql, ?, '')", (", 'superseded'",))
+            db.execute(f"pragma schema_version = {number + 1}")
+            db.execute("pragma writable_schema = reset")
+        db.execute(f"pragma user_version = {version}")

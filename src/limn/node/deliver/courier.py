@@ -30,7 +30,7 @@ from limn.node.store.disk import scanlog
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.schema import JournalBusy, is_damaged
-from limn.node.store.remedies import fault_notice
+from limn.node.store.remedies import decision_notice, fault_notice
 from limn.node.surprises import LONGEST_PAUSE_S, Surprises, fault
 
 log = logging.getLogger(__name__)
@@ -260,6 +260,8 @@ class Courier:
 
     def _deliver(self, delivery: DeliveryRow, structure_set: StructureSetRow, row: ScanRow) -> bool:
         """Offer a structure set once; False if it must be offered again."""
+        if self._keeps_scan_log and not delivery.tries and structure_set.released_at is not None:
+            log.info("%s animal %s %s", row.name, row.animal, decision_notice(row, structure_set))
         path = Path(structure_set.path)
         answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
         self._clock.look()
@@ -365,3 +367,7 @@ class Courier:
                 record.destination_status,
                 record.door_to_door_s,
             )
+        elif (delivery is None or delivery.state == "discarded") and (
+            decided := decision_notice(row, structure_set)
+        ):
+            log.info("%s animal %s %s", row.name, row.animal, decided)

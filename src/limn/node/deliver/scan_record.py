@@ -10,6 +10,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.states import DeliveryState
+from limn.node.store.remedies import by_whom, end_reason, release_words
 
 # A difference of the clocks that is a step, and no rounding.
 _STEP_S = 1.0
@@ -80,8 +81,18 @@ def _known(
         "tries": row.tries,
         "receive_s": row.receive_s,
         "settle_s": row.settle_s,
-        "reason": row.reason,
+        "reason": _reason(row),
     }
+
+
+def _reason(row: ScanRow) -> str:
+    """Why the scan ended; for one that a person dismissed, first who did, when and why."""
+    if row.dismissed_at is None:
+        return row.reason
+    return (
+        f"dismissed at {_utc(row.dismissed_at)}{by_whom(row.dismissed_by)}: {row.dismissed}; "
+        f"it was {row.state}: {end_reason(row)}"
+    )
 
 
 def _decision(structure_set: StructureSetRow, held_s: float, flags: str) -> dict[str, str]:
@@ -89,15 +100,19 @@ def _decision(structure_set: StructureSetRow, held_s: float, flags: str) -> dict
     changed: dict[str, str] = {}
     if structure_set.released_at is not None:
         changed["flags"] = f"{flags} held:{held_s:.0f}s".strip()
-        changed["reason"] = f"held until {_utc(structure_set.released_at)}: {structure_set.held}"
+        signed = structure_set.released_by or structure_set.release_why
+        released = f", {release_words(structure_set)}" if signed else ""
+        until = _utc(structure_set.released_at)
+        changed["reason"] = f"held until {until}{released}: {structure_set.held}"
     if structure_set.discarded_at is not None:
         changed |= {
             "outcome": "discarded",
             # No destination was offered it.
             "destination": "",
             "destination_status": "",
-            "reason": f"discarded at {_utc(structure_set.discarded_at)}: "
-            f"{structure_set.discarded}; it was held: {structure_set.held}",
+            "reason": f"discarded at {_utc(structure_set.discarded_at)}"
+            f"{by_whom(structure_set.discarded_by)}: {structure_set.discarded}; "
+            f"it was held: {structure_set.held}",
         }
     return changed
 

@@ -19,7 +19,7 @@ from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import DeliveryRow, ScanRow
-from limn.node.store.remedies import discard_notice, hold_notice, preview_notice
+from limn.node.store.remedies import decision_notice, hold_notice, preview_notice
 
 # A terminal with this many columns shows the stages too.
 WIDE = 170
@@ -79,20 +79,22 @@ def show(
 def _print_unfinished(
     journal: JournalReader, config: Config, config_path: Path, console: Console, animal: str | None
 ) -> None:
-    """Print a line on each live scan that is held, waits or was refused."""
-    held, discarded = (
-        {scan.id for scan in scans} for scans in (journal.on_hold(), journal.discarded())
-    )
-    for scan in journal.unfinished():
+    """Print a line on each live scan that is held, waits or was refused.
+
+    What a person decided about a scan stands in the table above once the scan is logged.
+    """
+    held = {scan.id for scan in journal.on_hold()}
+    listed = {scan.id: scan for scan in (*journal.unfinished(), *journal.dismissed(0.0))}
+    for scan in listed.values():
         if animal is not None and scan.animal != animal:
             continue
         if scan.id in held:
             lines = [hold_notice(journal, scan, config, config_path)]
-        elif scan.id in discarded:
-            # A scan that is logged stands in the table above.
-            lines = [] if scan.logged else [discard_notice(journal, scan)]
         else:
             lines = list(_unfinished(scan, journal.deliveries(scan.id)))
+            decided = decision_notice(scan, journal.find_structure_set(scan.id))
+            if decided and not scan.logged:
+                lines.insert(0, decided)
             if scan.state == "ready" and (preview := preview_notice(journal, scan)):
                 lines.append(preview)
         for line in lines:

@@ -30,14 +30,16 @@ from limn.node.store.journal.rows import ScanRow
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.states import PreviewState, ScanState
 from limn.node.store.remedies import (
+    discard_command,
     end_reason,
     preview_notice,
     release_command,
+    release_words,
     resend_command,
     retry_command,
 )
 
-# A refused or failed scan leaves the list after this time; `limn log` keeps it.
+# A refused, failed or dismissed scan leaves the lists after this time; `limn log` keeps it.
 SHOWN_DAYS = 7.0
 
 
@@ -142,9 +144,8 @@ def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> I
     for row in contoured:
         if row.id in held:
             yield _held_entry(journal, row, config_path)
-    not_sent = held | {row.id for row in journal.discarded()}
     for row in contoured:
-        if row.id not in not_sent:
+        if row.id not in held:
             yield from _delivery_entries(journal, row, config_path)
     followed = journal.newer_versions("contoured")
     for row in journal.ended_badly(now - SHOWN_DAYS * 86400):
@@ -225,6 +226,8 @@ def _delivery_entries(
     journal: JournalReader, row: ScanRow, config_path: Path
 ) -> Iterator[QueueEntry]:
     since = float(row.record.get("contoured_at", row.ready_at))
+    structure_set = journal.structure_set_of(row.id)
+    released = release_words(structure_set) if structure_set.released_at is not None else ""
     for delivery in journal.deliveries(row.id):
         if delivery.state == "waiting":
             yield _entry(
@@ -235,8 +238,10 @@ def _delivery_entries(
                 destination=delivery.destination,
                 next_try_utc=_utc(delivery.next_at) if delivery.next_at else "",
                 status=delivery.status,
+                reason=released,
             )
         elif delivery.state == "refused":
+            why = f"{delivery.destination} refused the structure set with {delivery.status}"
             yield _entry(
                 row,
                 "refused by peer",
@@ -244,7 +249,7 @@ def _delivery_entries(
                 tries=delivery.tries,
                 destination=delivery.destination,
                 status=delivery.status,
-                reason=f"{delivery.destination} refused the structure set with {delivery.status}",
+                reason="; ".join(part for part in (why, released) if part),
                 do=f"mend it there, then: {resend_command(row, config_path)}",
             )
 
@@ -261,6 +266,7 @@ def _ended_entry(journal: JournalReader, row: ScanRow, config_path: Path) -> Que
         if earlier.state == ScanState.SUPERSEDED:
             command = retry_command(earlier, config_path)
             do += f"; {earlier.name} is an earlier version that was not contoured: {command}"
+    do += f"; if nobody need act on it: {discard_command(row, config_path)}"
     return _entry(row, row.state, row.ready_at, tries=row.tries, reason=end_reason(row), do=do)
 
 

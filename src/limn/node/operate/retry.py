@@ -22,10 +22,10 @@ from limn.node.store.journal.rows import ScanRow, StructureSetRow
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.remedies import (
     address,
+    decision_notice,
     end_reason,
     release_command,
     resend_command,
-    shown_time,
 )
 
 
@@ -49,12 +49,15 @@ def retry(config_path: Path, names: Sequence[str]) -> None:
         newer = journal.newer_versions()
         for name in obstacles:
             row = known[name]
+            dismissed = decision_notice(row, None)
             if not journal.retry(row.id, time.time()):
                 console.print(f"{name} animal {row.animal} runs again already")
                 continue
             console.print(
                 f"{name} animal {row.animal} runs again; it was {row.state}: {end_reason(row)}"
             )
+            if dismissed:
+                console.print(f"  mind it was {dismissed}")
             if row.id in newer:
                 console.print(f"  mind {newer[row.id]} is a newer version of the same series")
     _wake_node(config, console, "starts")
@@ -133,8 +136,7 @@ def _why_no_resend(journal: JournalReader, row: ScanRow | None, config_path: Pat
 
 def _why_not_sent(structure_set: StructureSetRow, row: ScanRow, config_path: Path) -> str:
     if structure_set.discarded_at is not None:
-        when = shown_time(structure_set.discarded_at)
-        return f"was discarded at {when}: {structure_set.discarded}"
+        return f"was {decision_notice(row, structure_set)}"
     if structure_set.on_hold:
         return (
             f"is held until a person has looked: {structure_set.held}; then: "

@@ -9,10 +9,20 @@ from pathlib import Path
 
 from limn.node.config import Config, DicomDestination, FolderDestination
 from limn.node.store.journal.reader import JournalReader
-from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.rows import ScanRow, StructureSetRow
 from limn.node.store.journal.schema import JournalBusy, is_locked
 from limn.node.store.journal.states import PREVIEW_GONE, PreviewState
 from limn.node.surprises import fault
+
+# In a command that limn shows, for a person to replace.
+NAME, TEXT = "NAME", "TEXT"
+# Beginnings of flags after which a release needs a name (D-220), and what each says of the scan.
+_SIGNED = {
+    "mirrored:": "it is a mirror image",
+    "lie-unsure:": "left and right are in doubt",
+    "sides-unsure:": "left and right are in doubt",
+    "light:red:": "its light is red",
+}
 
 
 def journal_remedy(error: Exception, path: Path) -> str:
@@ -37,12 +47,12 @@ def fault_notice(error: Exception, path: Path) -> str:
 
 def retry_command(row: ScanRow, config_path: Path) -> str:
     """The command that lets a scan run again."""
-    return f"limn retry --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+    return _command("retry", row, config_path)
 
 
 def resend_command(row: ScanRow, config_path: Path) -> str:
     """The command that offers a structure set again."""
-    return f"limn resend --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+    return _command("resend", row, config_path)
 
 
 def quarantine_notice(row: ScanRow, config_path: Path) -> str:
@@ -80,13 +90,47 @@ def hold_notice(journal: JournalReader, row: ScanRow, config: Config, config_pat
     )
 
 
-def discard_notice(journal: JournalReader, row: ScanRow) -> str:
-    """One line on a discarded structure set: when, why and where it lies."""
-    structure_set = journal.structure_set_of(row.id)
-    return (
-        f"discarded at {shown_time(structure_set.discarded_at or 0.0)}: {structure_set.discarded}; "
-        f"it was held: {structure_set.held}; it stays in {structure_set.path}"
-    )
+def decision_notice(row: ScanRow, structure_set: StructureSetRow | None) -> str:
+    """One line on what a person decided about a scan: when, by whom, why; empty if nothing."""
+    if row.dismissed_at is not None:
+        return (
+            f"dismissed at {shown_time(row.dismissed_at)}{by_whom(row.dismissed_by)}: "
+            f"{row.dismissed}; it was {row.state}: {end_reason(row)}"
+        )
+    if structure_set is None:
+        return ""
+    held = f"it was held: {structure_set.held}"
+    if structure_set.discarded_at is not None:
+        return (
+            f"discarded at {shown_time(structure_set.discarded_at)}"
+            f"{by_whom(structure_set.discarded_by)}: {structure_set.discarded}; {held}; "
+            f"it stays in {structure_set.path}"
+        )
+    if structure_set.released_at is not None:
+        return f"{release_words(structure_set)} at {shown_time(structure_set.released_at)}; {held}"
+    return ""
+
+
+def release_words(structure_set: StructureSetRow) -> str:
+    """Who released a structure set and why: ``released by NAME (why)``, as far as it is known."""
+    why = f" ({structure_set.release_why})" if structure_set.release_why else ""
+    return f"released{by_whom(structure_set.released_by)}{why}"
+
+
+def by_whom(name: str) -> str:
+    """The person who decided, to follow a verb; empty if no name was given."""
+    return f" by {name}" if name else ""
+
+
+def signature_reason(flags: str) -> str:
+    """Why a person's name is needed for a release, by the record's flags; empty if none is."""
+    found = {
+        words: None
+        for flag in flags.split()
+        for beginning, words in _SIGNED.items()
+        if f"{flag}:".startswith(beginning)
+    }
+    return " and ".join(found)
 
 
 def picture_path(row: ScanRow, config: Config) -> Path:
@@ -95,8 +139,23 @@ def picture_path(row: ScanRow, config: Config) -> Path:
 
 
 def release_command(row: ScanRow, config_path: Path) -> str:
-    """The command that sends a held structure set."""
-    return f"limn release --config {shlex.quote(str(config_path.resolve()))} {row.name}"
+    """The command that sends a held structure set; with a name where one is needed."""
+    signed = f" --by {NAME}" if signature_reason(flags_of(row)) else ""
+    return _command("release", row, config_path) + signed
+
+
+def discard_command(row: ScanRow, config_path: Path) -> str:
+    """The command that discards a held structure set, or dismisses a scan that ended badly."""
+    return f"{_command('release', row, config_path)} --discard --why '{TEXT}' --by {NAME}"
+
+
+def flags_of(row: ScanRow) -> str:
+    """The flags of a scan's record; empty if it has none."""
+    return str(row.record.get("flags", ""))
+
+
+def _command(verb: str, row: ScanRow, config_path: Path) -> str:
+    return f"limn {verb} --config {shlex.quote(str(config_path.resolve()))} {row.name}"
 
 
 def address(destination: DicomDestination | FolderDestination) -> str:

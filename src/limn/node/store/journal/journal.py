@@ -34,6 +34,7 @@ from limn.node.store.journal.states import (
 )
 from limn.node.store.journal.transitions import (
     MAY_GO,
+    NOT_DISMISSED,
     ON_HOLD,
     insert_structure_set,
     move_deliveries,
@@ -132,7 +133,7 @@ class Journal(PreviewJournal):
         if state is None:
             return 0
         db.execute(
-            "update scan set state = ?, reason = '', logged = 0, settle_s = ?, "
+            f"update scan set state = ?, reason = '', logged = 0, {NOT_DISMISSED}, settle_s = ?, "  # noqa: S608
             "receive_s = ?, last_slice_at = ?, ready_at = ? where id = ?",
             (
                 state,
@@ -179,8 +180,8 @@ class Journal(PreviewJournal):
             if state is None:
                 return False
             db.execute(
-                "update scan set state = ?, reason = '', record = '{}', tries = 0, "
-                "started_at = null, logged = priority < ?, "
+                "update scan set state = ?, reason = '', record = '{}', tries = 0, "  # noqa: S608
+                f"started_at = null, logged = priority < ?, {NOT_DISMISSED}, "
                 "intervention_s = intervention_s + ? - ready_at, ready_at = ? where id = ?",
                 (state, LIVE, now, now, scan_id),
             )
@@ -218,8 +219,8 @@ class Journal(PreviewJournal):
             )
             # The person looked at the structure set that was removed, not at the new one.
             db.execute(
-                "update structure_set set held = null, released_at = null, intervention_s = 0 "
-                "where id = ?",
+                "update structure_set set held = null, released_at = null, released_by = '', "
+                "release_why = '', intervention_s = 0 where id = ?",
                 (structure_set,),
             )
             offer(db, structure_set, destinations)
@@ -285,32 +286,54 @@ class Journal(PreviewJournal):
             withdraw_previews(db, scan_id)
         return True
 
-    def release(self, scan_id: int, released_at: float) -> bool:
-        """Let a held structure set be sent, by a person's order; False if it is not held."""
+    def release(self, scan_id: int, released_at: float, by: str = "", why: str = "") -> bool:
+        """Let a held structure set be sent, by a person's order; False if it is not held.
+
+        Parameters
+        ----------
+        by, why : the person's name and reason; empty if not given
+        """
         with self._transaction() as db:
             structure_set = structure_set_id(db, scan_id, ON_HOLD)
             if structure_set is None:
                 return False
             db.execute(
-                "update structure_set set released_at = ? where id = ?",
-                (released_at, structure_set),
+                "update structure_set set released_at = ?, released_by = ?, release_why = ? "
+                "where id = ?",
+                (released_at, by, why, structure_set),
             )
             move_deliveries(db, scan_id, DeliveryEvent.RELEASE, "status = '', next_at = 0")
         return True
 
-    def discard(self, scan_id: int, why: str, discarded_at: float) -> bool:
+    def discard(self, scan_id: int, why: str, discarded_at: float, by: str = "") -> bool:
         """Never send a held structure set, by a person's order; False if it is not held."""
         with self._transaction() as db:
             structure_set = structure_set_id(db, scan_id, ON_HOLD)
             if structure_set is None:
                 return False
             db.execute(
-                "update structure_set set discarded = ?, discarded_at = ? where id = ?",
-                (why, discarded_at, structure_set),
+                "update structure_set set discarded = ?, discarded_at = ?, discarded_by = ? "
+                "where id = ?",
+                (why, discarded_at, by, structure_set),
             )
             status = f"discarded: {why}"
             move_deliveries(db, scan_id, DeliveryEvent.DISCARD, "status = ?", (status,))
         return True
+
+    def dismiss(self, scan_id: int, why: str, dismissed_at: float, by: str = "") -> bool:
+        """Note a person's decision that nobody need act on a live scan that ended badly.
+
+        Its state stays, and the scan log gets a second row. False if it has not ended badly, or
+        was dismissed before.
+        """
+        with self._transaction() as db:
+            cursor = db.execute(
+                "update scan set dismissed = ?, dismissed_by = ?, dismissed_at = ?, logged = 0 "
+                "where id = ? and state in ('refused', 'failed', 'quarantined') "
+                "and dismissed_at is null and priority >= ?",
+                (why, by, dismissed_at, scan_id, LIVE),
+            )
+        return cursor.rowcount > 0
 
     def end(self, scan_id: int, end: str, reason: str, record: dict[str, Any]) -> None:
         """Note that a scan ended without a structure set: "refused", "failed" or "quarantined"."""

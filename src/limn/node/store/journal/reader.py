@@ -61,14 +61,21 @@ class JournalReader(PreviewReader):
         )
 
     def ended_badly(self, since: float) -> list[ScanRow]:
-        """Live scans refused or failed since then (UTC s), and all in quarantine, oldest first."""
+        """Live scans refused or failed since then (UTC s), and all in quarantine, oldest first.
+
+        One that a person dismissed is left out.
+        """
         return list(
             self._scans(
-                "where priority >= ? and (state = 'quarantined' or "
+                "where priority >= ? and dismissed_at is null and (state = 'quarantined' or "
                 "(state in ('refused', 'failed') and ready_at >= ?)) order by id",
                 (LIVE, since),
             )
         )
+
+    def dismissed(self, since: float) -> list[ScanRow]:
+        """Scans that ended badly and that a person dismissed since then (UTC s), oldest first."""
+        return list(self._scans("where dismissed_at >= ? order by id", (since,)))
 
     def named(self, names: Iterable[str]) -> dict[str, ScanRow]:
         """The scans of these names that exist."""
@@ -156,8 +163,10 @@ class JournalReader(PreviewReader):
         ]
 
     def quarantined(self) -> list[ScanRow]:
-        """Scans that killed their worker too often, oldest first."""
-        return list(self._scans("where state = 'quarantined' order by id", ()))
+        """Scans that killed their worker too often and wait for a person, oldest first."""
+        return list(
+            self._scans("where state = 'quarantined' and dismissed_at is null order by id", ())
+        )
 
     def unlogged_ends(self, destination: str) -> list[ScanRow]:
         """Scans that ended, or have a destination's final answer, and have no row in the log."""

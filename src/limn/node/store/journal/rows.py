@@ -59,6 +59,9 @@ class ScanRow:
     ----------
     started_at : when the worker that runs it began, UTC seconds; None while none runs it
     intervention_s : seconds from its failures until an operator let it run again
+    dismissed : the reason of the person who dismissed it after it had ended badly
+    dismissed_by : that person's name; empty if none was given
+    dismissed_at : when that was, UTC seconds; None if nobody did
     """
 
     id: int
@@ -85,6 +88,9 @@ class ScanRow:
     logged: bool
     started_at: float | None
     intervention_s: float
+    dismissed: str
+    dismissed_by: str
+    dismissed_at: float | None
 
     @property
     def name(self) -> str:
@@ -100,6 +106,8 @@ class StructureSetRow:
     ----------
     held : why a person must look before it is delivered; None if that is not needed
     released_at : when a person released it, UTC seconds
+    released_by, discarded_by : the name of that person; empty if none was given
+    release_why : the reason that a person gave to release it; empty if none was given
     discarded : the reason that a person gave to discard it
     discarded_at : when a person discarded it, UTC seconds
     intervention_s : seconds from a destination's refusal until an operator sent it again
@@ -114,8 +122,11 @@ class StructureSetRow:
     path: str
     held: str | None
     released_at: float | None
+    released_by: str
+    release_why: str
     discarded: str | None
     discarded_at: float | None
+    discarded_by: str
     intervention_s: float
 
     @property

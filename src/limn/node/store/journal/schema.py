@@ -10,8 +10,8 @@ from limn.domain.errors import ConfigWrong
 # Kept in the database's user_version. In version 0 (until limn 0.1) `held` also meant that a
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
-# Until version 3 no scan could have a preview.
-VERSION = 4
+# Until version 3 no scan could have a preview. Until version 4 no decision had a name.
+VERSION = 5
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -58,6 +58,9 @@ create table if not exists scan (
     logged integer not null default 0,
     started_at real,
     intervention_s real not null default 0,
+    dismissed text not null default '',
+    dismissed_by text not null default '',
+    dismissed_at real,
     unique (series_instance_uid, input_digest, bundle_sha256, profile)
 );
 create table if not exists structure_set (
@@ -71,8 +74,11 @@ create table if not exists structure_set (
     path text not null default '',
     held text,
     released_at real,
+    released_by text not null default '',
+    release_why text not null default '',
     discarded text,
     discarded_at real,
+    discarded_by text not null default '',
     intervention_s real not null default 0,
     unique (scan, profile)
 );
@@ -126,14 +132,23 @@ create index if not exists delivery_by_state on delivery(state, destination);
 create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
-# Columns that a journal of version 0 lacks, or has under another name.
+# Columns that the journal of an earlier limn lacks, or has under another name.
 _ADDED_COLUMNS = {
-    "scan": {"started_at": "real", "intervention_s": "real not null default 0"},
+    "scan": {
+        "started_at": "real",
+        "intervention_s": "real not null default 0",
+        "dismissed": "text not null default ''",
+        "dismissed_by": "text not null default ''",
+        "dismissed_at": "real",
+    },
     "structure_set": {
         "held": "text",
         "released_at": "real",
+        "released_by": "text not null default ''",
+        "release_why": "text not null default ''",
         "discarded": "text",
         "discarded_at": "real",
+        "discarded_by": "text not null default ''",
         "intervention_s": "real not null default 0",
     },
 }

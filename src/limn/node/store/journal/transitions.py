@@ -35,6 +35,8 @@ AGAIN = "again"
 # Conditions on a structure set: it waits for a person; it may be sent.
 ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
 MAY_GO = " and discarded_at is null and (held is null or released_at is not null)"
+# Columns of a scan that runs again: what a person decided about its former end is over.
+NOT_DISMISSED = "dismissed = '', dismissed_by = '', dismissed_at = null"
 
 
 def next_of_scan(db: sqlite3.Connection, scan_id: int, event: ScanEvent) -> ScanState | None:
