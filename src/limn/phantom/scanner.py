@@ -7,7 +7,9 @@ HU calibration.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,9 @@ from limn.domain.scan import Labels, Volume
 from limn.phantom.anatomy import TRUTH_LABELS, Mouse
 from limn.phantom.body import labels_of, paint
 from limn.phantom.canvas import Field
+
+# Changes ideal attenuation (z, y, x) and shares (organ, z, y, x), see `body.paint`, in place.
+Alter: TypeAlias = Callable[[Field, npt.NDArray[np.uint8], Grid], None]
 
 AIR_HU = -1000.0
 BONE_HU = 350.0
@@ -94,10 +99,19 @@ def scan(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, Labels]:
     return volume, Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
 
 
-def expose(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, npt.NDArray[np.uint8]]:
-    """Like `scan`, with the truth as shares of voxels (see `body.paint`)."""
+def expose(
+    mouse: Mouse, scanner: Scanner, seed: int, alter: Alter | None = None
+) -> tuple[Volume, npt.NDArray[np.uint8]]:
+    """Like `scan`, with the truth as shares of voxels (see `body.paint`).
+
+    Parameters
+    ----------
+    alter : changes the painted animal before breathing, blur and noise
+    """
     grid = _field(scanner)
     hu, shares = paint(mouse, grid)
+    if alter is not None:
+        alter(hu, shares, grid)
     rng = np.random.default_rng([seed, 13])
     spacing = scanner.spacing_mm.zyx
     if scanner.breathing_mm:
@@ -106,7 +120,7 @@ def expose(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, npt.NDArr
         hu += _hardening(hu, spacing, scanner.hardening_hu)
     ndimage.gaussian_filter(hu, [scanner.blur_mm / mm for mm in spacing], output=hu)
     if scanner.streaks_hu:
-        hu += _streaks(hu, scanner.streaks_hu, rng)
+        hu += streaks(hu, scanner.streaks_hu, rng)
     if scanner.rings_hu:
         hu += _rings(hu.shape, spacing, scanner.rings_hu, rng)
     hu += _noise(rng, hu, scanner)
@@ -163,8 +177,8 @@ def _hardening(hu: Field, spacing: tuple[float, float, float], amplitude_hu: flo
     )
 
 
-def _streaks(hu: Field, amplitude_hu: float, rng: np.random.Generator) -> Field:
-    """Lines through the densest voxels, over a few slices each, HU."""
+def streaks(hu: Field, amplitude_hu: float, rng: np.random.Generator) -> Field:
+    """Lines through the densest voxels, over a few slices each: (z, y, x) HU to be added."""
     depth, rows, columns = hu.shape
     out = np.zeros_like(hu)
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
