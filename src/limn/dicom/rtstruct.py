@@ -11,7 +11,7 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Literal
 
 import numpy as np
@@ -181,6 +181,7 @@ def build(
     identity: Identity,
     style: Style,
     notes: Sequence[str] = (),
+    organ_notes: Mapping[Organ, str] = MappingProxyType({}),
 ) -> bytes:
     """The structure set as a DICOM file (PS3.3 A.19).
 
@@ -190,6 +191,7 @@ def build(
     ----------
     notes : warnings for the reader of the file, such as "mirrored image: held for release";
         StructureSetDescription begins with them
+    organ_notes : what the reader must know of an organ's contour; ROIDescription begins with it
     """
     ds = _skeleton(series)
     _fill_header(ds, series, identity, style)
@@ -204,7 +206,12 @@ def build(
     present = [organ for organ in Organ if by_organ[organ]]
     ds.StructureSetROISequence = [
         _structure_set_roi(
-            number, style.roi_names[organ], volumes_mm3[organ], frame_of_reference_uid, identity
+            number,
+            style.roi_names[organ],
+            volumes_mm3[organ],
+            frame_of_reference_uid,
+            identity,
+            organ_notes.get(organ, ""),
         )
         for number, organ in enumerate(present, start=1)
     ]
@@ -301,12 +308,19 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
 
 
 def _structure_set_roi(
-    number: int, name: str, volume_mm3: float, frame_of_reference_uid: str, identity: Identity
+    number: int,
+    name: str,
+    volume_mm3: float,
+    frame_of_reference_uid: str,
+    identity: Identity,
+    note: str,
 ) -> Dataset:
     roi = Dataset()
     roi.ROINumber = number
     roi.ReferencedFrameOfReferenceUID = frame_of_reference_uid
     roi.ROIName = name
+    if note:
+        roi.ROIDescription = note[:ST_CHARACTERS]
     roi.ROIVolume = f"{volume_mm3 / 1000:.6f}"
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     roi.ROIGenerationDescription = _marked(identity.algorithm, identity)[:LO_CHARACTERS]

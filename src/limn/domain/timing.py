@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The stages whose sum is door_to_door_s, in their order.
 DOOR_TO_DOOR_STAGES = (
@@ -18,6 +18,7 @@ DOOR_TO_DOOR_STAGES = (
     "preprocess_s",
     "inference_s",
     "clean_s",
+    "judge_s",
     "trace_s",
     "rtstruct_s",
     "prove_s",
@@ -31,6 +32,7 @@ RUNTIME_STAGES = (
     "preprocess_s",
     "inference_s",
     "clean_s",
+    "judge_s",
     "trace_s",
     "rtstruct_s",
     "prove_s",
@@ -69,7 +71,8 @@ class ScanRecord:
     ``overhead_s`` belongs to no stage: hand-overs between processes. ``runtime_s`` is the paper's.
     A structure set that was held until a person released it has a flag such as ``held:5025s``;
     neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
-    agreement of the folds: the mean DSC over all pairs, before clean-up.
+    agreement of the folds: the mean DSC over all pairs, before clean-up. ``light`` is that of the
+    scan; ``*_predicted_dsc`` is 0 where nothing was predicted.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -101,6 +104,7 @@ class ScanRecord:
     preprocess_s: float = 0.0
     inference_s: float = 0.0
     clean_s: float = 0.0
+    judge_s: float = 0.0
     trace_s: float = 0.0
     rtstruct_s: float = 0.0
     prove_s: float = 0.0
@@ -121,6 +125,15 @@ class ScanRecord:
     cord_fold_dsc: float = 0.0
     lung_r_fold_dsc: float = 0.0
     lung_l_fold_dsc: float = 0.0
+    light: str = ""
+    heart_light: str = ""
+    cord_light: str = ""
+    lung_r_light: str = ""
+    lung_l_light: str = ""
+    heart_predicted_dsc: float = 0.0
+    cord_predicted_dsc: float = 0.0
+    lung_r_predicted_dsc: float = 0.0
+    lung_l_predicted_dsc: float = 0.0
     flags: str = ""
     reason: str = ""
 

@@ -147,6 +147,15 @@ class Model(_Table):
     calibrate: Literal["auto", "refuse", "never"] = "auto"
 
 
+class Judging(_Table):
+    """Which light holds a structure set until a person releases it.
+
+    Left and right in doubt always hold it.
+    """
+
+    hold: Literal["red", "amber", "sides"] = "red"
+
+
 def _is_loopback(host: str) -> bool:
     name = host.partition(":")[0]
     return name == "localhost" or name.startswith("127.")
@@ -317,6 +326,7 @@ class Config(_Table):
     watch: Watch | None = None
     settle: Settle = Settle()
     model: Model
+    judge: Judging = Judging()
     engine: Engine = Engine()
     planning_system: PlanningSystem = PlanningSystem()
     log: Log = Log()

@@ -272,7 +272,7 @@ def test_discarding_wants_a_scan_and_a_reason(site, capsys, arguments, said):
         ("mirrored:SPR", "it is a mirror image"),
         ("DEMO sides-unsure:0.62", "left and right are in doubt"),
         ("lie-unsure:0.83", "left and right are in doubt"),
-        ("light:red:sides", "its light is red"),
+        ("light:red", "its light is red"),
     ],
 )
 def test_what_may_harm_an_animal_is_released_by_name(site, flags, why):

@@ -12,7 +12,7 @@ from limn.node.store.remedies import signature_reason
         ("mirrored:SPR", "it is a mirror image"),
         ("light:red", "its light is red"),
         ("lie-unsure:0.83 sides-unsure:0.62", "left and right are in doubt"),
-        ("light:red:sides mirrored:SPR", "its light is red and it is a mirror image"),
+        ("light:red mirrored:SPR", "its light is red and it is a mirror image"),
     ],
 )
 def test_which_flags_need_a_name(flags, why):

@@ -98,13 +98,13 @@ def in_lungs(hu):
 def test_a_scan_in_hu_is_left_as_it_is(seed, contrast, change):
     """Contrast agents, metal, beds, padding and a field without air mislead nobody."""
     hu = change(scanned(seed, contrast=contrast).hu_zyx)
-    assert calibration(picture(hu), "auto") is None
-    assert calibration(picture(hu), "refuse") is None
+    assert calibration(find_peaks(picture(hu)), "auto") is None
+    assert calibration(find_peaks(picture(hu)), "refuse") is None
 
 
 def test_a_truncated_field_is_left_as_it_is():
     """Neither its bright rim nor the constant air outside counts."""
-    assert calibration(picture(scanned(truncated=True).hu_zyx), "auto") is None
+    assert calibration(find_peaks(picture(scanned(truncated=True).hu_zyx)), "auto") is None
 
 
 @pytest.mark.parametrize("shift", [-200.0, -100.0, 100.0, 200.0])
@@ -163,15 +163,15 @@ def test_without_air_to_compare_with_it_is_refused(shift):
     with pytest.raises(
         RefusedSeries, match=r"not in HU: air's peak .* soft tissue's .* scanner's calibration"
     ):
-        calibration(picture(hu), "auto")
+        calibration(find_peaks(picture(hu)), "auto")
 
 
 def test_a_site_may_refuse_or_never_look():
     """The other two rules."""
     hu = picture(scanned().hu_zyx + np.float32(1000.0))
     with pytest.raises(RefusedSeries, match=r"air's peak -?\d+ .*model.calibrate to 'auto'"):
-        calibration(hu, "refuse")
-    assert calibration(hu, "never") is None
+        calibration(find_peaks(hu), "refuse")
+    assert calibration(find_peaks(hu), "never") is None
 
 
 def test_padding_is_no_air():
@@ -196,7 +196,7 @@ def test_an_empty_field_is_left_to_the_search_for_animals():
     """Air alone is neither mended nor refused."""
     rng = np.random.default_rng(1)
     air = rng.normal(-1000.0, 30.0, (60, 60, 60)).astype(np.float32)
-    assert calibration(picture(air), "auto") is None
+    assert calibration(find_peaks(picture(air)), "auto") is None
     volume = dataclasses.replace(scanned(), hu_zyx=np.full_like(scanned().hu_zyx, -1000.0))
     assert keep_one_animal(volume, "largest", "auto").animals == 0
 
@@ -207,4 +207,4 @@ def test_a_scan_of_one_number_ends_without_an_error_of_its_own(value: float) -> 
     numbers = np.full((20, 24, 32), value, dtype=np.float32)
     numbers[10, 12, 16] = np.nextafter(np.float32(value), np.float32(np.inf))
     with contextlib.suppress(RefusedSeries):
-        assert calibration(numbers, "auto") is None
+        assert calibration(find_peaks(numbers), "auto") is None

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
+from limn.domain.light import Light
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.draw.legend import HEADER_PX, LEVEL_COLOURS, PAPER, Banner, Legend
+from limn.segment.draw.legend import HEADER_PX, LIGHT_COLOURS, PAPER, Banner, Legend
 from limn.segment.draw.picture import SHEET_PX, draw_contours
 from tests.conftest import COLOURS
 
@@ -222,21 +223,21 @@ def test_every_orientation_hangs_the_same(drawn, letters):
 
 def test_a_held_scan_says_so_in_red(drawn):
     """Across the header's whole height at the right; a scan that is not held has none of it."""
-    held = replace(BANNER, state="HELD: LEFT-RIGHT IN DOUBT", level="red")
+    held = replace(BANNER, state="HELD: LEFT-RIGHT IN DOUBT", level=Light.RED)
     sheet = picture(*scene(), grid(), held)
     header = sheet[:HEADER_PX]
-    assert (header[:, -10:] == LEVEL_COLOURS["red"]).all()
-    assert 0.2 < (header == LEVEL_COLOURS["red"]).all(axis=2).mean() < 0.5
+    assert (header[:, -10:] == LIGHT_COLOURS[Light.RED]).all()
+    assert 0.2 < (header == LIGHT_COLOURS[Light.RED]).all(axis=2).mean() < 0.5
     assert (header[:, 300:-10] == 255).all(axis=2).sum() > 500
     np.testing.assert_array_equal(sheet[HEADER_PX:], drawn[HEADER_PX:])
-    assert not (drawn[:HEADER_PX] == LEVEL_COLOURS["red"]).all(axis=2).any()
+    assert not (drawn[:HEADER_PX] == LIGHT_COLOURS[Light.RED]).all(axis=2).any()
 
 
 def test_the_legend_stands_beside_the_panels(drawn, words):
     """A long one makes the sheet higher, and moves no panel."""
     legend = Legend(
         {Organ.HEART: 180.2},
-        {Organ.HEART: "amber"},
+        {Organ.HEART: Light.AMBER},
         lines=("one reason of many " * 70,),
         note="phantom-7",
     )

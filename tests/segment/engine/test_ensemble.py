@@ -40,7 +40,7 @@ ALL_LETTERS = [
 def saying(scores: torch.Tensor) -> Inferred:
     """The result of networks with these scores for the whole scan."""
     z, y, x = scores.shape[1:]
-    return Inferred(scores, Region.whole((z, y, x)), {}, np.zeros((z, y, x), np.uint8), ())
+    return Inferred(scores, Region.whole((z, y, x)), {}, np.zeros((z, y, x), np.uint8), (), {})
 
 
 def quiet(done: int, total: int) -> None:

@@ -65,6 +65,7 @@ def _job(arrived: Arrived, config: Config) -> Job:
         time=arrived.time,
         predecessor_uid="",
         deadline_s=config.engine.deadline_s,
+        judge=config.judge,
         input_digest=arrived.input_digest,
         received_at=arrived.ready_at,
     )

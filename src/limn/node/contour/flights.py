@@ -187,6 +187,7 @@ class Flights:
             time=structure_set.time,
             predecessor_uid=self._predecessor_uid(row),
             deadline_s=self._config.engine.deadline_s,
+            judge=self._config.judge,
             input_digest=row.input_digest,
             received_at=row.last_slice_at + row.settle_s,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from limn.node.config import Model, PlanningSystem
+from limn.node.config import Judging, Model, PlanningSystem
 
 # How a job ended that this worker could not begin; another worker may be able to.
 UNFIT = "unfit"
@@ -29,6 +29,7 @@ class Job:
     time: str
     predecessor_uid: str
     deadline_s: float
+    judge: Judging = field(default_factory=Judging)
     # Of the whole series (`limn.dicom.instance.input_digest`); empty if nobody knows it.
     input_digest: str = ""
     # When the series had come, UTC seconds.

@@ -19,17 +19,20 @@ from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.node.contour import verdict
-from limn.node.contour.field_size import SizeDoubt, refuse_field, size_doubt
+from limn.node.contour.field_size import refuse_field
+from limn.node.contour.picture_words import banner, legend
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
-from limn.segment.draw.legend import Banner, Legend
+from limn.segment.draw.legend import Banner
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import trace
 from limn.segment.engine.memory import refuse_unread
+from limn.segment.judge.judge_of_bundle import judge_of
+from limn.segment.judge.signs import measure
+from limn.segment.judge.verdict import HoldRule, Verdict, judge_scan
 
 if TYPE_CHECKING:
     from limn.segment.bundle.bundle import Bundle
@@ -38,19 +41,23 @@ if TYPE_CHECKING:
 
 # Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
 HU_SAMPLE = 7
-# Of a DICOM date, YYYYMMDD.
-DATE_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the site decides about contouring."""
+    """What the site decides about contouring.
+
+    Attributes
+    ----------
+    hold : which light holds a scan for release
+    """
 
     two_animals: ChoiceRule
     assume_hu: bool
     style: rtstruct.Style
     max_points: int | None
     calibrate: CalibrateRule = "auto"
+    hold: HoldRule = "red"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +70,7 @@ class Product:
     picture : a PNG file
     labels : on the slices that exist
     fold_dsc, disagreement_zyx : see `segment.draw.delineate.Delineated`
+    verdict : how far the contours may be trusted
     held : why a person must look before the structure set is delivered; None if nobody must
     """
 
@@ -74,6 +82,7 @@ class Product:
     fold_dsc: Mapping[Organ, float]
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
+    verdict: Verdict
     held: str | None
 
 
@@ -109,30 +118,31 @@ def contour(
             drawn.calibration.apply(volume.hu_zyx, out=volume.hu_zyx)
         labels = _on_slices(drawn, series)
         volumes_mm3 = labels.volumes_mm3()
+    with stopwatch.stage("judge_s"):
+        verdict = _judged(drawn, volume, volumes_mm3, ensemble)
+        held = verdict.hold_reason(options.hold)
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
     with stopwatch.stage("rtstruct_s"):
-        size = size_doubt(ensemble.bundle.species, drawn.thickness, volumes_mm3)
-        notes = [*verdict.notes(drawn), *([size.note] if size else [])]
         structure_set = rtstruct.build(
-            series, traced.contours, volumes_mm3, identity, options.style, notes=notes
+            series,
+            traced.contours,
+            volumes_mm3,
+            identity,
+            options.style,
+            notes=verdict.notes,
+            organ_notes=verdict.organ_words,
         )
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, options.style)
-    flags = (
-        *series.flags,
-        *verdict.flags(drawn),
-        *verdict.organ_flags(volumes_mm3, traced.dropped),
-        *_scan_flags(volume, ensemble.bundle, size),
-    )
-    held = verdict.hold_reason(drawn) or (size.reason if size else None)
+    flags = _flags(series, drawn, verdict, traced.dropped, volume, ensemble.bundle)
     with stopwatch.stage("picture_s"):
         picture = draw_contours(
             volume,
             drawn.labels,
             options.style.colours,
-            _banner(name, series, identity, drawn, held),
-            _legend(series, identity, volumes_mm3, flags, held),
+            banner(name, series, identity, verdict, held=held is not None),
+            legend(series, identity, volumes_mm3, verdict, flags),
         )
     return Product(
         structure_set,
@@ -143,8 +153,16 @@ def contour(
         drawn.fold_dsc,
         drawn.disagreement_zyx[series.rungs],
         flags,
+        verdict,
         held,
     )
+
+
+def _judged(
+    drawn: Delineated, volume: Volume, volumes_mm3: Mapping[Organ, float], ensemble: Ensemble
+) -> Verdict:
+    bundle = ensemble.bundle
+    return judge_scan(drawn, measure(drawn, volume), judge_of(bundle), volumes_mm3, bundle.species)
 
 
 def _read(series: Series, species: Species) -> Volume:
@@ -228,57 +246,32 @@ def _contradiction(series: Series, contradictions: Sequence[str]) -> str:
     )
 
 
-def _banner(
-    name: str, series: Series, identity: rtstruct.Identity, drawn: Delineated, held: str | None
-) -> Banner:
-    """The picture's header: which scan it is, and whether a person must look first."""
-    title = "   ".join(filter(None, (name, series.animal, _taken_at(series))))
-    if held is None:
-        return Banner(title, "PREVIEW", "amber") if identity.preview else Banner(title)
-    if drawn.lie.mirrored:
-        return Banner(title, "HELD: MIRROR IMAGE", "red")
-    sure = drawn.lie.certain and drawn.sides.sure
-    return Banner(title, "HELD: LOOK FIRST" if sure else "HELD: LEFT-RIGHT IN DOUBT", "red")
-
-
-def _taken_at(series: Series) -> str:
-    """When the scan was taken, by its own header; empty if that does not say."""
-    for what in ("Acquisition", "Series", "Content", "Study"):
-        date, time = (str(series.first.get(f"{what}{part}", "")) for part in ("Date", "Time"))
-        if len(date) == DATE_DIGITS and date.isdigit():
-            clock = f" {time[:2]}:{time[2:4]}" if time[:4].isdigit() else ""
-            return f"{date[:4]}-{date[4:6]}-{date[6:]}{clock}"
-    return ""
-
-
-def _legend(
+def _flags(
     series: Series,
-    identity: rtstruct.Identity,
-    volumes_mm3: Mapping[Organ, float],
-    flags: Sequence[str],
-    held: str | None,
-) -> Legend:
-    """What stands beside the picture's cuts."""
-    z, y, x = series.grid.shape_zyx
-    mm = series.grid.spacing_mm
-    preview = f"preview: {identity.preview}. " if identity.preview else ""
-    return Legend(
-        volumes_mm3,
-        advice=held or "",
-        lines=(f"flags: {' '.join(flags)}",) if flags else (),
-        note=f"{preview}{x} x {y} x {z} voxels of {mm.x:.3f} x {mm.y:.3f} x {mm.z:.3f} mm. "
-        f"{identity.label}, {identity.algorithm}.",
+    drawn: Delineated,
+    verdict: Verdict,
+    dropped: Mapping[Organ, int],
+    volume: Volume,
+    bundle: Bundle,
+) -> tuple[str, ...]:
+    """Every flag of a scan, once."""
+    found = (
+        *series.flags,
+        *verdict.flags,
+        *drawn.flags,
+        *(f"dropped:{organ.value}:{n}" for organ, n in dropped.items() if n),
+        *_scan_flags(volume, bundle),
     )
+    return tuple(dict.fromkeys(found))
 
 
-def _scan_flags(volume: Volume, bundle: Bundle, size: SizeDoubt | None) -> list[str]:
-    """The flags of its HU, of the animal's size, and of the bundle."""
+def _scan_flags(volume: Volume, bundle: Bundle) -> list[str]:
+    """The flags of its HU and of the bundle."""
     expected_hu = bundle.expected_hu
     sample = volume.hu_zyx[::HU_SAMPLE, ::HU_SAMPLE, ::HU_SAMPLE]
     low, high = (float(v) for v in np.percentile(sample, (5, 95)))
     outside = low < expected_hu[0] or high > expected_hu[1]
     return [
         *([f"hu-range:{low:.0f}..{high:.0f}"] if outside else []),
-        *([size.flag] if size else []),
         *(["demo-bundle"] if bundle.demonstration else []),
     ]

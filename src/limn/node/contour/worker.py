@@ -148,6 +148,7 @@ def options_of(site: Config | Job) -> Options:
         style=site.planning_system.style,
         max_points=site.planning_system.max_points,
         calibrate=site.model.calibrate,
+        hold=site.judge.hold,
     )
 
 
@@ -362,4 +363,13 @@ def _record(product: Product, ensemble: Ensemble, stopwatch: Stopwatch) -> dict[
             for organ, count in product.removed_voxels.items()
         },
         **{f"{_COLUMN[organ]}_fold_dsc": dsc for organ, dsc in product.fold_dsc.items()},
+        "light": str(product.verdict.light),
+        **{
+            f"{_COLUMN[organ]}_light": str(product.verdict.light_of(organ) or "")
+            for organ in product.volumes_mm3
+        },
+        **{
+            f"{_COLUMN[organ]}_predicted_dsc": round(quality.dsc.middle, 3)
+            for organ, quality in product.verdict.quality.items()
+        },
     }

@@ -66,6 +66,7 @@ class Bundle:
     int8_ranges : for each fold, if int8 was found good on this processor (`engine/int8.py`); not
         of the manifest
     species : the animals that it is made for
+    judge : file of the trees that predict how good its contours are; None if the bundle has none
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Bundle:
     sample: str | None = None
     int8_ranges: tuple[Ranges, ...] = ()
     species: Species = MOUSE
+    judge: str | None = None
 
     @property
     def label(self) -> str:
@@ -116,7 +118,7 @@ def open_bundle(folder: Path) -> Bundle:
     needed = {"plans.json", "dataset.json"} | {
         bundle.checkpoint(fold).relative_to(folder).as_posix() for fold in bundle.folds
     }
-    needed |= {name for name in (bundle.onlooker, bundle.localiser, bundle.sample) if name}
+    needed |= set(_parts(bundle))
     if unlisted := sorted(needed - set(files)):
         msg = f"bundle {folder}: {MANIFEST} lists no sha256 for {', '.join(unlisted)}"
         raise BundleUnfit(msg)
@@ -124,6 +126,12 @@ def open_bundle(folder: Path) -> Bundle:
         _verify(folder / name, wanted)
     _check_labels(bundle)
     return bundle
+
+
+def _parts(bundle: Bundle) -> list[str]:
+    """Files of the bundle that are no network of a fold."""
+    named = (bundle.onlooker, bundle.localiser, bundle.sample, bundle.judge)
+    return [name for name in named if name]
 
 
 def _check_labels(bundle: Bundle) -> None:
@@ -221,6 +229,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         previous=str(manifest.get("previous", "")),
         sample=str(manifest["sample"]) if "sample" in manifest else None,
         species=read_species(manifest.get("animal")),
+        judge=str(manifest["judge"]) if "judge" in manifest else None,
     )
     _check(bundle)
     return bundle

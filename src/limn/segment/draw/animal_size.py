@@ -13,7 +13,13 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Volume
 from limn.segment.bundle.species import Species
-from limn.segment.draw.hounsfield import BODY_HU, CalibrateRule, calibration, in_hu
+from limn.segment.draw.hounsfield import (
+    BODY_HU,
+    CalibrateRule,
+    calibration,
+    find_peaks,
+    in_hu,
+)
 from limn.segment.draw.locate import Located
 from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
 
@@ -55,7 +61,7 @@ def refuse_far_too_large(volume: Volume, species: Species, calibrate: CalibrateR
     voxel_mm = (mm3 / LOOK_VOXELS) ** (1 / 3)
     numbers = coarse(volume.hu_zyx, spacing, voxel_mm)
     try:
-        picture = in_hu(numbers, calibration(numbers, calibrate))
+        picture = in_hu(numbers, calibration(find_peaks(numbers), calibrate))
     except RefusedSeries:
         # Peaks that are not clear on so few voxels may be clear on all.
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,10 @@ from limn.domain.timing import Stopwatch
 from limn.segment.draw.animal_size import Thickness, refuse_far_too_large, refuse_other_size
 from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches, find_chest
 from limn.segment.draw.clean import Cleaned, clean
-from limn.segment.draw.hounsfield import CalibrateRule, Calibration
+from limn.segment.draw.hounsfield import CalibrateRule, Calibration, Peaks
 from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.draw.sides import Sides, weigh_sides
+from limn.segment.engine.certainty import Certainty
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie, Shares, contradictions
 from limn.segment.engine.localisation.region import LEAST_MM3, Region, grown
@@ -41,10 +42,10 @@ class Delineated:
         the ensemble, 255 for all of them
     flags : what the ensemble did differently from the settings
     sides : the signs that left is left
-    calibration : how the scan was brought to HU; None if it was in HU
-    thickness : of the animal; None if it was not measured
+    certainty : of the networks about each organ
+    peaks : of air and soft tissue in the volume's numbers; None if they were not sought
     calibration : how the volume's numbers became HU; None if they were HU
-    thickness : of the animal
+    thickness : of the animal; None if it was not measured
     """
 
     labels: Labels
@@ -56,6 +57,8 @@ class Delineated:
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
     sides: Sides
+    certainty: Mapping[Organ, Certainty] = field(default_factory=dict)
+    peaks: Peaks | None = None
     calibration: Calibration | None = None
     thickness: Thickness | None = None
 
@@ -112,6 +115,11 @@ def delineate(
             _in_whole(seen.disagreement_zyx, seen.region, volume),
             (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
             seen.sides,
+            {
+                organ: seen.inferred.certainty[label]
+                for label, organ in ensemble.bundle.organs.items()
+            },
+            located.peaks,
             located.calibration,
             thickness,
         )

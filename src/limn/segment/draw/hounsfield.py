@@ -121,22 +121,15 @@ class Calibration:
         return hu
 
 
-def calibration(picture: Picture, rule: CalibrateRule) -> Calibration | None:
+def calibration(peaks: Peaks, rule: CalibrateRule) -> Calibration | None:
     """How to bring a scan to HU; None if it is to be taken as it is.
-
-    Parameters
-    ----------
-    picture : (z, y, x) of the whole scan, coarse
 
     Raises
     ------
     RefusedSeries
         If the scan is not in HU, and the rule or a peak that is not clear forbids to mend it.
     """
-    if rule == "never":
-        return None
-    peaks = find_peaks(picture)
-    if peaks.in_hu:
+    if rule == "never" or peaks.in_hu:
         return None
     if rule == "refuse" or not peaks.clear or peaks.air is None or peaks.tissue is None:
         mend = "" if rule == "auto" else ", or set model.calibrate to 'auto'"

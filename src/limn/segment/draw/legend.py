@@ -5,19 +5,17 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from PIL import Image, ImageDraw
 
+from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.segment.draw.panels import BLACK, WHITE, Colour, font
 
-Level: TypeAlias = Literal["green", "amber", "red"]
-
-LEVEL_COLOURS: Mapping[Level, Colour] = {
-    "green": (40, 167, 80),
-    "amber": (255, 176, 0),
-    "red": (214, 30, 40),
+LIGHT_COLOURS: Mapping[Light, Colour] = {
+    Light.GREEN: (40, 167, 80),
+    Light.AMBER: (255, 176, 0),
+    Light.RED: (214, 30, 40),
 }
 PAPER, INK, FAINT = (16, 16, 16), (240, 240, 240), (175, 175, 175)
 HEADER_PX = 64
@@ -44,7 +42,7 @@ class Banner:
 
     title: str
     state: str = ""
-    level: Level = "green"
+    level: Light = Light.GREEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +59,9 @@ class Legend:
     """
 
     volumes_mm3: Mapping[Organ, float] = field(default_factory=dict)
-    lights: Mapping[Organ, Level] = field(default_factory=dict)
+    lights: Mapping[Organ, Light] = field(default_factory=dict)
     advice: str = ""
-    level: Level | None = None
+    level: Light | None = None
     lines: tuple[str, ...] = ()
     note: str = ""
 
@@ -86,8 +84,8 @@ def draw_header(banner: Banner, width: int) -> Image.Image:
     pen.text((gap, middle), title, fill=WHITE, font=font(size), anchor="lm")
     if state:
         left = round(width - pen.textlength(state, font=font(size)) - 2 * gap)
-        pen.rectangle((left, 0, width, HEADER_PX), fill=LEVEL_COLOURS[banner.level])
-        ink = BLACK if banner.level == "amber" else WHITE
+        pen.rectangle((left, 0, width, HEADER_PX), fill=LIGHT_COLOURS[banner.level])
+        ink = BLACK if banner.level is Light.AMBER else WHITE
         place = (left + gap, middle)
         pen.text(place, state, fill=ink, font=font(size), anchor="lm", stroke_width=1)
     return header
@@ -111,7 +109,7 @@ def draw_legend(
         pen.text((36, top + 12), organ.value, fill=INK, font=font(ORGAN_PX), anchor="lm")
         if organ in legend.volumes_mm3:
             mm3 = legend.volumes_mm3[organ]
-            ink = INK if mm3 else LEVEL_COLOURS["amber"]
+            ink = INK if mm3 else LIGHT_COLOURS[Light.AMBER]
             place = (width - LIGHT_PX, top + 12)
             pen.text(place, f"{mm3:.0f} mm3", fill=ink, font=font(ORGAN_PX), anchor="rm")
         if organ in legend.lights:
@@ -129,10 +127,10 @@ def draw_legend(
     return column.crop((0, 0, width, min(max(top, height), MOST_PX)))
 
 
-def _draw_light(pen: ImageDraw.ImageDraw, left: int, middle: int, level: Level) -> None:
+def _draw_light(pen: ImageDraw.ImageDraw, left: int, middle: int, level: Light) -> None:
     """A disc, and its word for those who can't tell its colour."""
     box = (left, middle - 8, left + 16, middle + 8)
-    pen.ellipse(box, fill=LEVEL_COLOURS[level])
+    pen.ellipse(box, fill=LIGHT_COLOURS[level])
     pen.text((left + 24, middle), level, fill=INK, font=font(ORGAN_PX), anchor="lm")
 
 

@@ -18,7 +18,9 @@ from limn.segment.draw.hounsfield import (
     BODY_HU,
     CalibrateRule,
     Calibration,
+    Peaks,
     calibration,
+    find_peaks,
     in_hu,
 )
 from limn.segment.engine.localisation.coarse import block_means, coarse
@@ -50,6 +52,7 @@ class Located:
     around : the box of the coarse picture that holds the animal that counts
     others_zyx : along the scan's own axes, which blocks of voxels belong to other animals; None if
         there are none
+    peaks : of air and soft tissue in the scan's numbers
     calibration : how the scan's numbers become HU; None if they are HU
     """
 
@@ -57,6 +60,7 @@ class Located:
     animals: int
     coarse_spl: npt.NDArray[np.float32]
     around: Region
+    peaks: Peaks
     others_zyx: npt.NDArray[np.bool_] | None = None
     calibration: Calibration | None = None
 
@@ -106,7 +110,8 @@ def keep_one_animal(
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     numbers = coarse(volume.hu_zyx, volume.grid.spacing_mm)
-    to_hu = calibration(numbers, calibrate)
+    peaks = find_peaks(numbers)
+    to_hu = calibration(peaks, calibrate)
     picture = turn.apply(in_hu(numbers, to_hu))
     blocks, block_mm = _blocks(volume, turn, to_hu)
     field = _shown(blocks)
@@ -115,7 +120,7 @@ def keep_one_animal(
     if len(animals) < 2:
         shown = _box(cores > 0, block_mm) if animals else Region.whole(cores.shape)
         around = _scaled(shown.moved(field.low), blocks.shape, picture.shape)
-        return Located(volume, len(animals), picture, around, calibration=to_hu)
+        return Located(volume, len(animals), picture, around, peaks, calibration=to_hu)
     if rule == "refuse":
         msg = (
             f"{len(animals)} animals in the field; set two_animals to "
@@ -138,7 +143,7 @@ def keep_one_animal(
     ]
     picture = np.where(others[np.ix_(*places)], np.float32(AIR_HU), picture)
     around = _scaled(shown, blocks.shape, picture.shape)
-    return Located(volume, len(animals), picture, around, turn.undo(others), to_hu)
+    return Located(volume, len(animals), picture, around, peaks, turn.undo(others), to_hu)
 
 
 def _blocks(

@@ -12,13 +12,14 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from limn.domain.geometry import Grid, Reorientation
+from limn.domain.light import Light
 from limn.domain.scan import Labels, Organ, Volume
 from limn.segment.draw.cuts import Cut, box_around, cord_cuts, halves
 from limn.segment.draw.legend import (
     FAINT,
     HEADER_PX,
     INK,
-    LEVEL_COLOURS,
+    LIGHT_COLOURS,
     PAPER,
     Banner,
     Legend,
@@ -193,7 +194,7 @@ def _draw_row(
         draw_scale(panel, px_per_mm)
         draw_levels(panel, levels)
         row.paste(panel, (round(left), HEADLINES_PX))
-        ink = LEVEL_COLOURS["amber"] if view.warns else INK
+        ink = LIGHT_COLOURS[Light.AMBER] if view.warns else INK
         pen.text((left, 0), f"{view.name}  {view.title}", fill=ink, font=font(HEADLINE_PX))
         place = (left, HEADLINE_STEP_PX)
         pen.text(place, _position(scene.grid, view.cut), fill=FAINT, font=font(HEADLINE_PX))

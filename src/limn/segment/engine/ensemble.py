@@ -26,6 +26,7 @@ from limn.domain.geometry import Reorientation
 from limn.domain.scan import Labels, Volume
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.profile import PROFILES, Profile, ProfileName
+from limn.segment.engine.certainty import Certainty, certainties
 from limn.segment.engine.fallback import WorkingNetworks
 from limn.segment.engine.localisation.localise import Localiser
 from limn.segment.engine.localisation.orient import STRAIGHT, Finder, Shares
@@ -62,6 +63,7 @@ class Inferred:
     disagreement_zyx : (z, y, x) uint8 of the region: share of the folds that contradict the
         ensemble, 255 for all of them
     flags : what was done differently from the settings
+    certainty : of the networks, by label
     """
 
     scores: torch.Tensor
@@ -69,6 +71,7 @@ class Inferred:
     agreement: Mapping[int, float]
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
+    certainty: Mapping[int, Certainty]
 
 
 class Ensemble:
@@ -325,6 +328,7 @@ class Ensemble:
             },
             (otherwise * 255 // folds).astype(np.uint8),
             self._working.flags,
+            certainties(mean, won, self.bundle.organs, logits=self.profile.average == "logits"),
         )
 
     def _refuse_too_large(self, shape: ShapeZyx, floats: float, scan_voxels: int) -> None:

@@ -86,7 +86,7 @@ def test_durations_have_four_decimals(path):
 def test_every_row_names_its_schema(path):
     """A column says which version of the columns this is."""
     scanlog.append(path, ScanRecord(scan_id="scan-1"))
-    assert next(csv.DictReader(io.StringIO(path.read_text())))["schema_version"] == "2"
+    assert next(csv.DictReader(io.StringIO(path.read_text())))["schema_version"] == "3"
 
 
 def test_a_log_of_another_schema_is_put_aside(path):

@@ -107,6 +107,13 @@ class Lie:
         spacing = own.spacing(turn.spacing(volume.grid.spacing_mm))
         return Volume(array, axial_grid(_shape(array), spacing, np.zeros(3)))
 
+    def straightened(
+        self, array_zyx: npt.NDArray[np.uint8], header_letters: str
+    ) -> npt.NDArray[np.uint8]:
+        """An array on the scan's voxels with the animal's own S, P, L along its axes; a view."""
+        turn, own = self._turns(header_letters)
+        return own.apply(turn.apply(array_zyx))
+
     def turned_shares(self, shares: Shares, volume: Volume) -> Shares:
         """Spans along the volume's axes as spans along those of the straightened scan."""
         turn, own = self._turns(volume.grid.axis_letters)

@@ -1,0 +1,1 @@
+"""Says how far the contours of a scan may be trusted: signs, predicted quality, lights."""
