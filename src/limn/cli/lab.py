@@ -13,6 +13,7 @@ def add_commands(commands: Commands) -> None:
     lab = commands.add_parser("lab", help="train and measure")
     studies = lab.add_subparsers(metavar="STUDY", required=True)
     _add_training(studies)
+    _add_judging(studies)
     _add_studies(studies)
 
 
@@ -53,6 +54,30 @@ def _add_training(studies: Commands) -> None:
         "--note", action="store_true", help="write the means into the bundle's manifest"
     )
     tried.set_defaults(run=_lab_try)
+
+
+def _add_judging(studies: Commands) -> None:
+    taught = studies.add_parser(
+        "judge", help="teach a bundle to predict how good its contours are; seals it anew"
+    )
+    taught.add_argument("bundle", type=Path)
+    taught.add_argument(
+        "dataset",
+        type=Path,
+        nargs="?",
+        help="a data set of limn lab import; default: phantoms with faults",
+    )
+    taught.add_argument("-o", "--out", type=Path, required=True, help="keeps all rows, to resume")
+    taught.set_defaults(run=_lab_judge)
+    tried = studies.add_parser(
+        "trust", help="try a bundle's judge on phantoms with faults: table, plot, each miss"
+    )
+    tried.add_argument("bundle", type=Path)
+    tried.add_argument("-o", "--out", type=Path, required=True, help="keeps all rows, to resume")
+    tried.set_defaults(run=_lab_trust)
+    for each, scans in ((taught, 440), (tried, 800)):
+        each.add_argument("--scans", type=int, default=scans, help=f"phantoms (default {scans})")
+        each.add_argument("--workers", type=int, help="processes (default: one for each core)")
 
 
 def _add_studies(studies: Commands) -> None:
@@ -114,6 +139,24 @@ def _lab_try(parsed: argparse.Namespace) -> None:
     from limn.lab.train.testsets import try_bundle
 
     try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
+
+
+def _lab_judge(parsed: argparse.Namespace) -> None:
+    from limn.lab.trust.judge_study import teach_bundle
+
+    teach_bundle(
+        parsed.bundle, parsed.dataset, parsed.out, parsed.scans, parsed.workers, _print_now
+    )
+
+
+def _lab_trust(parsed: argparse.Namespace) -> None:
+    from limn.lab.trust.judge_study import try_judge
+
+    try_judge(parsed.bundle, parsed.out, parsed.scans, parsed.workers, _print_now)
+
+
+def _print_now(line: str) -> None:
+    print(line, flush=True)
 
 
 def _lab_import(parsed: argparse.Namespace) -> None:

@@ -178,6 +178,18 @@ def write_manifest(folder: Path, manifest_head: str) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
+def add_part(folder: Path, key: str, name: str) -> Bundle:
+    """Name a file of the folder in a sealed bundle's manifest, and seal the bundle again."""
+    head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0].rstrip()
+    lines = [line for line in head.splitlines() if not line.startswith(f"{key} = ")]
+    # The keys of the whole come before the first table.
+    first = next(k for k, line in enumerate(lines) if line.startswith("["))
+    keys = "\n".join(lines[:first]).rstrip()
+    tables = "\n".join(lines[first:])
+    write_manifest(folder, f'{keys}\n{key} = "{name}"\n\n{tables}')
+    return open_bundle(folder)
+
+
 def _parse(folder: Path) -> tuple[Bundle, dict[str, str]]:
     raw = _manifest_bytes(folder)
     try:

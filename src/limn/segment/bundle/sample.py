@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.errors import BundleUnfit
-from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, write_manifest
+from limn.segment.bundle.bundle import Bundle, add_part
 
 SAMPLE_FILE = "sample.npz"
 
@@ -64,11 +64,4 @@ def read_sample(bundle: Bundle, patch: tuple[int, int, int]) -> Sample | None:
 def add_sample(folder: Path, sample: Sample) -> Bundle:
     """Write a sample into a sealed bundle, name it in the manifest, and seal the bundle again."""
     np.savez_compressed(folder / SAMPLE_FILE, hu=sample.hu, truth=sample.truth)
-    head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0].rstrip()
-    lines = [line for line in head.splitlines() if not line.startswith("sample = ")]
-    # The keys of the whole come before the first table.
-    first = next(k for k, line in enumerate(lines) if line.startswith("["))
-    keys = "\n".join(lines[:first]).rstrip()
-    tables = "\n".join(lines[first:])
-    write_manifest(folder, f'{keys}\nsample = "{SAMPLE_FILE}"\n\n{tables}')
-    return open_bundle(folder)
+    return add_part(folder, "sample", SAMPLE_FILE)

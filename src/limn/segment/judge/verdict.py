@@ -140,7 +140,7 @@ def judge_scan(
         *_size_concerns(drawn, species, volumes_mm3),
         *_missing(volumes_mm3),
         *_torn(drawn.fold_dsc),
-        *([] if judge is None else _poor(quality, judge, volumes_mm3)),
+        *([] if judge is None else predicted_concerns(quality, judge, volumes_mm3)),
         *_cut(signs),
         *_soft_concerns(drawn, volumes_mm3),
     ]
@@ -239,9 +239,10 @@ def _torn(fold_dsc: Mapping[Organ, float]) -> Iterator[Concern]:
         )
 
 
-def _poor(
+def predicted_concerns(
     quality: Mapping[Organ, Quality], judge: Judge, volumes_mm3: Mapping[Organ, float]
 ) -> Iterator[Concern]:
+    """A concern for each organ whose predicted DSC is below a limit of the judge."""
     for organ, each in quality.items():
         dsc = each.dsc
         if dsc.middle >= judge.amber_below or volumes_mm3.get(organ, 0.0) == 0:

@@ -1,0 +1,1 @@
+"""Teaches and tries judges by scans that were spoilt on purpose."""

@@ -1,0 +1,63 @@
+"""Teaches a bundle's judge and tries it: from spoilt scans to a sealed bundle, and to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from limn.domain.errors import BundleUnfit
+from limn.lab.trust.spoilt_dataset import dataset_set
+from limn.lab.trust.spoilt_set import contour_set, phantom_set
+from limn.lab.trust.teach import teach
+from limn.lab.trust.trust_report import write_report
+from limn.segment.bundle.bundle import add_part, open_bundle
+from limn.segment.engine.ensemble import Ensemble
+from limn.segment.judge.judge_of_bundle import judge_of
+
+JUDGE_FILE = "judge.npz"
+
+
+def teach_bundle(
+    folder: Path,
+    dataset: Path | None,
+    out: Path,
+    count: int,
+    workers: int | None,
+    report: Callable[[str], None],
+) -> None:
+    """Contour spoilt scans with a bundle, teach a judge by them, and seal the bundle with it.
+
+    Parameters
+    ----------
+    dataset : a data set of contoured scans; None for phantoms
+    count : of phantoms
+    """
+    bundle = open_bundle(folder)
+    scans = phantom_set("teach", count) if dataset is None else dataset_set(dataset)
+    rows = contour_set(folder, out / "teach.jsonl", scans, report, workers)
+    source = f"{len(rows)} scans of {dataset or 'phantoms with faults'}"
+    about = {"folds": len(bundle.folds), "taught_by": source}
+    judge = teach(rows, list(bundle.organs.values()), about, report)
+    judge.write(folder / JUDGE_FILE)
+    sealed = add_part(folder, "judge", JUDGE_FILE)
+    report(f"{sealed.label} sealed with a judge in {folder}")
+
+
+def try_judge(
+    folder: Path, out: Path, count: int, workers: int | None, report: Callable[[str], None]
+) -> None:
+    """Contour spoilt phantoms that taught no judge, and write how far the bundle's is right.
+
+    Raises
+    ------
+    BundleUnfit
+        If the bundle has no judge.
+    """
+    bundle = open_bundle(folder)
+    judge = judge_of(bundle)
+    if judge is None:
+        msg = f"bundle {bundle.label} has no judge; teach it with 'limn lab judge {folder}'"
+        raise BundleUnfit(msg)
+    rows = contour_set(folder, out / "try.jsonl", phantom_set("try", count), report, workers)
+    ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
+    write_report(rows, judge, ensemble, out, report)
