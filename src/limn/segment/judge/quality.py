@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -180,7 +181,7 @@ class Judge:
                 float(head["amber_below"]),
                 dict(head["about"]),
             )
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile) as error:
             msg = f"{path} is no judge: {error!r}"
             raise BundleUnfit(msg) from error
 
