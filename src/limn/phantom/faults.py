@@ -168,13 +168,36 @@ def spoilt_scan(fault: str, seed: int, *, spacing_mm: float | None = None) -> Sp
         msg = f"fault {fault!r} is unknown; known: {', '.join(FAULTS)}"
         raise ConfigWrong(msg)
     kind = FAULTS[fault]
-    rng = np.random.default_rng([seed, 32, zlib.crc32(fault.encode())])
+    rng = _rng(seed, fault)
     severity = kind.severities.draw(rng)
     setup = _usual_setup(seed, spacing_mm)
     if kind.before is not None:
         setup = kind.before(setup, severity, rng)
     volume, shares = expose(setup.mouse, setup.scanner, seed, setup.alter)
-    picture = Picture(volume.hu_zyx, labels_of(shares), volume.grid)
+    return _ended(kind, Picture(volume.hu_zyx, labels_of(shares), volume.grid), severity, rng, seed)
+
+
+def spoil(volume: Volume, truth: Labels, fault: str, seed: int) -> SpoiltScan:
+    """Spoil the pixels of a scan that somebody else took, and its truth with them.
+
+    Parameters
+    ----------
+    volume, truth : axes S, P, L, with the labels of a phantom
+    fault : one of `PIXEL_FAULTS`
+    """
+    kind = FAULTS[fault]
+    rng = _rng(seed, fault)
+    severity = kind.severities.draw(rng)
+    picture = Picture(volume.hu_zyx, truth.labels_zyx, volume.grid)
+    return _ended(kind, picture, severity, rng, seed)
+
+
+def _rng(seed: int, fault: str) -> Rng:
+    return np.random.default_rng([seed, 32, zlib.crc32(fault.encode())])
+
+
+def _ended(kind: Fault, picture: Picture, severity: float, rng: Rng, seed: int) -> SpoiltScan:
+    """The scan after what the fault does to its picture."""
     if kind.after is not None:
         picture = kind.after(picture, severity, rng)
     hu_zyx = np.round(picture.hu_zyx).astype(np.float32)
@@ -183,7 +206,7 @@ def spoilt_scan(fault: str, seed: int, *, spacing_mm: float | None = None) -> Sp
         volume=Volume(hu_zyx, picture.grid),
         truth=labels if labels.labels_zyx.any() else None,
         sides="exchanged" if kind.family == "sides" else "kept",
-        fault=fault,
+        fault=kind.name,
         severity=severity,
         seed=seed,
     )
@@ -836,3 +859,7 @@ _TABLE = (
 )
 
 FAULTS: Mapping[str, Fault] = MappingProxyType({fault.name: fault for fault in _TABLE})
+# They change the picture alone, so that they can spoil a scan of an animal too.
+PIXEL_FAULTS = tuple(
+    fault.name for fault in _TABLE if fault.after and fault.before in (None, _calibrated)
+)

@@ -21,7 +21,7 @@ _SIGNED = {
     "mirrored:": "it is a mirror image",
     "lie-unsure:": "left and right are in doubt",
     "sides-unsure:": "left and right are in doubt",
-    "light:red": "its light is red",
+    "light:red:": "its light is red",
 }
 
 
