@@ -28,6 +28,8 @@ AIRLESS_HU = 40.0
 # Gaps of this width within a lung are vessels and bronchi.
 GAP_MM = 0.9
 METAL_HU = 5000.0
+# How far along the animal the streaks of metal spread.
+CONE_MM = 0.6
 
 
 def pneumothorax(label: int, lost: float, air_hu: float) -> Alter:
@@ -210,6 +212,7 @@ def metal(
         for start, end, radius_mm, value in rods:
             paint_rod(canvas, start, end, radius_mm, value)
         solid = hu > METAL_HU
+        streaks = np.zeros_like(hu)
         for k in np.flatnonzero(solid.any(axis=(1, 2))):
             found, _ = ndimage.label(solid[k])
             for number in range(1, int(found.max()) + 1):
@@ -219,8 +222,10 @@ def metal(
                 angle = ((np.arctan2(y, x) / np.pi + 1.0) * 359.9).astype(int)
                 turn = (k % 24) / 24.0
                 ray = (1.0 - turn) * rays[0] + turn * rays[1]
-                fade = 4.0 / (np.hypot(y, x) + 2.0)
-                hu[k] += np.where(solid[k], 0.0, ray[angle] * fade).astype(np.float32)
+                streaks[k] += (ray[angle] * 4.0 / (np.hypot(y, x) + 2.0)).astype(np.float32)
+        # A cone of rays carries them into the slices beside.
+        spread = ndimage.gaussian_filter1d(streaks, CONE_MM / grid.spacing_mm.z, axis=0)
+        hu += np.where(solid, np.float32(0.0), streaks + spread)
         np.maximum(hu, AIR_HU, out=hu)
         shares[:, solid] = 0
 

@@ -561,10 +561,12 @@ def _elsewhere(setup: Setup, severity: float, rng: Rng) -> Setup:
 
 def _empty(setup: Setup, severity: float, rng: Rng) -> Setup:
     setup = _elsewhere(setup, BEYOND_THE_ANIMAL_MM, rng)
+    around = setup.mouse.around
     if severity:
-        return setup
-    bare = replace(setup.mouse.around, bed_radius_mm=None, nozzle=False, tubes=0, wires=0)
-    return replace(setup, mouse=replace(setup.mouse, around=bare))
+        around = replace(around, bed_radius_mm=around.bed_radius_mm or 25.0)
+    else:
+        around = replace(around, bed_radius_mm=None, nozzle=False, tubes=0, wires=0)
+    return replace(setup, mouse=replace(setup.mouse, around=around))
 
 
 def _two_animals(setup: Setup, severity: float, rng: Rng) -> Setup:
@@ -601,7 +603,7 @@ def _limb(setup: Setup, severity: float, rng: Rng) -> Setup:
     return Setup(setup.mouse, replace(scanner, spacing_mm=spacing), alter)
 
 
-_ALWAYS = Severities("")
+_NEVER, _ALWAYS = Severities("", listed=(0.0,)), Severities("")
 _LOST = "share of the lung's volume"
 _CUT = Severities("share of the length of heart and lungs", (0.05, 0.65))
 _TOWARDS_HEAD = "mm from the heart towards the head"
@@ -628,8 +630,8 @@ def _setting_fault(
 
 
 _TABLE = (
-    Fault("none", "A good scan by careful people.", "none", _ALWAYS, _at_home),
-    Fault("wide", "A good animal, any scanner.", "none", _ALWAYS),
+    Fault("none", "A good scan by careful people.", "none", _NEVER, _at_home),
+    Fault("wide", "A good animal, any scanner.", "none", _NEVER),
     _mirror_fault("x", 2),
     _mirror_fault("y", 1),
     _mirror_fault("z", 0),
@@ -811,7 +813,7 @@ _TABLE = (
         "thin-animal",
         "A starved animal.",
         "disease",
-        Severities("times the usual width", (0.74, 0.88)),
+        Severities("times the usual width", (0.82, 0.92)),
         _thin,
     ),
     Fault(
