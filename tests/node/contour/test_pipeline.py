@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,14 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Contour, Labels, Organ, Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.lab.phantoms.orientation import mirror_pixels, restack, turn_pixels
+from limn.node.contour import pipeline
 from limn.node.contour.pipeline import Options, Product, contour, prove, rehearse
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
+from limn.segment.draw.legend import Banner, Legend
+from limn.segment.draw.picture import draw_contours
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie
@@ -66,7 +70,9 @@ def ensemble() -> Ensemble:
     return ensemble
 
 
-def run(folder: Path, ensemble: Ensemble, options: Options = OPTIONS) -> Product:
+def run(
+    folder: Path, ensemble: Ensemble, options: Options = OPTIONS, name: str = "scan-00012"
+) -> Product:
     """Contour the series in a folder."""
     return contour(
         read_headers(sorted(folder.iterdir())),
@@ -75,7 +81,21 @@ def run(folder: Path, ensemble: Ensemble, options: Options = OPTIONS) -> Product
         options,
         Stopwatch(),
         lambda done, total: None,
+        name,
     )
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Banner, Legend]]:
+    """The words of every picture that is drawn."""
+    words = []
+
+    def record(*args: Any) -> bytes:
+        words.append(args[3:])
+        return draw_contours(*args)
+
+    monkeypatch.setattr(pipeline, "draw_contours", record)
+    return words
 
 
 @pytest.mark.parametrize(
@@ -150,7 +170,7 @@ def test_a_header_that_lies_is_found_out(
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
 def test_a_mirror_image_is_held(
-    axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+    axis: str, mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path, shown
 ) -> None:
     """One axis is flipped, as no turn can: left is the animal's own left, and the scan is held."""
     volume, truth = mirror_pixels(*mouse, axis)
@@ -162,6 +182,11 @@ def test_a_mirror_image_is_held(
     assert "mirror image" in product.held
     description = rtstruct.read(product.structure_set).StructureSetDescription
     assert description.startswith("mirrored image: held for release")
+    ((banner, legend),) = shown
+    assert (banner.state, banner.level) == ("HELD: MIRROR IMAGE", "red")
+    assert "mirror image" in legend.advice
+    assert legend.level == "red"
+    assert legend.lines[-1] == f"flags: {' '.join(product.flags)}"
 
 
 def test_a_lie_that_the_image_does_not_tell_is_held(
@@ -169,6 +194,7 @@ def test_a_lie_that_the_image_does_not_tell_is_held(
     ensemble: Ensemble,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    shown,
 ) -> None:
     """Contoured as the header says, but a person must look: the header may be wrong."""
     monkeypatch.setattr(ensemble.finder, "find", lambda *_: Lie("SPL", 0.65))
@@ -178,15 +204,20 @@ def test_a_lie_that_the_image_does_not_tell_is_held(
     assert "0.65 of 1 for what the header says" in product.held
     description = rtstruct.read(product.structure_set).StructureSetDescription
     assert description.startswith("left and right unsure: held for release")
+    assert (shown[0][0].state, shown[0][0].level) == ("HELD: LEFT-RIGHT IN DOUBT", "red")
 
 
 def test_a_true_header_is_believed(
-    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path, shown
 ) -> None:
     """An animal that lies as its header says gets no flag about its position."""
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "40"), ensemble)
     assert not [f for f in product.flags if f.startswith(("header", "mirrored", "lie-unsure"))]
     assert product.held is None
+    ((banner, legend),) = shown
+    assert banner == Banner("scan-00012   M1   2026-01-01 12:00")
+    assert legend.volumes_mm3 == product.volumes_mm3
+    assert legend.level == product.verdict.light
 
 
 def test_folds_that_disagree_are_flagged(
