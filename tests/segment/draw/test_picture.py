@@ -189,13 +189,13 @@ def test_positions_are_patient_coordinates(words):
         *("3  axial, middle of Lung_L", f"z {300 + 46 * 0.6:.1f} mm"),
         *("4  coronal, middle of Heart", f"y {20 + 17 * 0.5:.1f} mm"),
         *("5  sagittal, middle of Heart", f"x {-100 + 23 * 0.4:.1f} mm"),
-        *("6  coronal, bent along SpinalCord", f"y {20 + 33 * 0.5:.1f} to {20 + 33 * 0.5:.1f} mm"),
-        "7  sagittal, bent along SpinalCord",
+        *("6  coronal, bent along the cord", f"y {20 + 33 * 0.5:.1f} to {20 + 33 * 0.5:.1f} mm"),
+        "7  sagittal, bent along the cord",
     ):
         assert word in words
     low, high = (
         float(part)
-        for part in words[words.index("7  sagittal, bent along SpinalCord") + 1][2:-3].split(" to ")
+        for part in words[words.index("7  sagittal, bent along the cord") + 1][2:-3].split(" to ")
     )
     assert low == pytest.approx(-100 + 15 * 0.4, abs=0.5)
     assert high == pytest.approx(-100 + 33 * 0.4, abs=0.5)
@@ -264,3 +264,24 @@ def test_an_organ_without_a_contour_is_named(words, left):
     }
     assert missing == set().union(*(wanted[organ] for organ in Organ if organ not in left))
     assert ("Cuts 6 and 7 are bent" in " ".join(words)) == (Organ.CORD in left)
+
+
+def test_titles_of_narrow_panels_are_small_and_whole(monkeypatch):
+    """In a broad and flat animal a sagittal panel is narrower than its title usually is."""
+    hu = np.full((60, 36, 100), -1000, np.float32)
+    labels = np.zeros(hu.shape, np.uint8)
+    labels[2:58, 14:22, 4:96] = 2
+    ends = {}
+    text = ImageDraw.ImageDraw.text
+
+    def record(self, place, what, **how):
+        ends[what] = place[0], place[0] + how["font"].getlength(what)
+        text(self, place, what, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    picture(hu, labels, axial_grid(hu.shape, SPACING, ORIGIN_XYZ_MM))
+    lefts = [
+        ends[next(title for title in ends if title.startswith(f"{n}  "))] for n in (4, 5, 6, 7)
+    ]
+    for (_, end), (left, _) in zip(lefts, [*lefts[1:], (SHEET_PX - 354, 0)], strict=True):
+        assert end < left

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from limn.domain.light import Light
 from limn.domain.scan import Organ
-from limn.segment.draw.panels import BLACK, WHITE, Colour, font
+from limn.segment.draw.panels import BLACK, WHITE, Colour, fitting_px, font
 
 LIGHT_COLOURS: Mapping[Light, Colour] = {
     Light.GREEN: (40, 167, 80),
@@ -72,14 +72,7 @@ def draw_header(banner: Banner, width: int) -> Image.Image:
     pen = ImageDraw.Draw(header)
     title, state = _in_font(banner.title), _in_font(banner.state)
     gap = 20
-    size = TITLE_PX
-
-    def taken() -> float:
-        words = [pen.textlength(each, font=font(size)) for each in (title, state)]
-        return sum(words) + 4 * gap
-
-    while taken() > width and size > SMALLEST_TITLE_PX:
-        size -= 1
+    size = fitting_px(title + state, width - 4 * gap, TITLE_PX, SMALLEST_TITLE_PX)
     middle = HEADER_PX // 2
     pen.text((gap, middle), title, fill=WHITE, font=font(size), anchor="lm")
     if state:

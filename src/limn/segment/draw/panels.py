@@ -43,6 +43,12 @@ def font(px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(px)
 
 
+def fitting_px(text: str, width: float, largest: int, smallest: int) -> int:
+    """The largest height of letters with which a text is no wider; the smallest if none is."""
+    sizes = range(largest, smallest, -1)
+    return next((px for px in sizes if font(px).getlength(text) <= width), smallest)
+
+
 def draw_panels(
     hu_zyx: npt.NDArray[np.float32],
     spacing: tuple[float, float, float],

@@ -34,13 +34,14 @@ from limn.segment.draw.panels import (
     draw_panel,
     draw_scale,
     extent_mm,
+    fitting_px,
     font,
 )
 
 SHEET_PX, LEGEND_PX, MARGIN_PX = 1500, 340, 14
 # Most height of a panel in the row of axial cuts, and in the row below.
 AXIAL_PX, LONG_PX = 350, 440
-HEADLINE_PX, HEADLINE_STEP_PX, HEADLINES_PX = 16, 20, 44
+HEADLINE_PX, SMALLEST_PX, HEADLINE_STEP_PX, HEADLINES_PX = 16, 11, 21, 45
 COMPRESSION = 1
 
 _POSITIONS = (
@@ -142,8 +143,9 @@ def _long_views(scene: _Scene, found: Mapping[Organ, _Voxel]) -> list[_View]:
     layer = scene.layer
     label = next(label for label, organ in layer.organs.items() if organ is Organ.CORD)
     bent = cord_cuts(layer.labels_zyx == label, scene.spacing[0])
-    title = f"bent along {Organ.CORD.value}"
-    return planes + [_View(f"{5 + cut.axis}", cut, f"{PLANES[cut.axis]}, {title}") for cut in bent]
+    return planes + [
+        _View(f"{5 + cut.axis}", cut, f"{PLANES[cut.axis]}, bent along the cord") for cut in bent
+    ]
 
 
 def _plane(
@@ -195,7 +197,9 @@ def _draw_row(
         draw_levels(panel, levels)
         row.paste(panel, (round(left), HEADLINES_PX))
         ink = LIGHT_COLOURS[Light.AMBER] if view.warns else INK
-        pen.text((left, 0), f"{view.name}  {view.title}", fill=ink, font=font(HEADLINE_PX))
+        title = f"{view.name}  {view.title}"
+        px = fitting_px(title, panel.width + spare, HEADLINE_PX, SMALLEST_PX)
+        pen.text((left, HEADLINE_PX), title, fill=ink, font=font(px), anchor="ls")
         place = (left, HEADLINE_STEP_PX)
         pen.text(place, _position(scene.grid, view.cut), fill=FAINT, font=font(HEADLINE_PX))
         left += wide_mm * px_per_mm + spare + MARGIN_PX
