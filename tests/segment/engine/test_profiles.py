@@ -189,20 +189,22 @@ def test_fast_finds_the_organs_in_less(unseen, fast):
         assert dice(labels.mask(organ), unseen[1].mask(organ)) > 0.87
 
 
-def test_fast_falls_back_to_the_whole_scan(fast, monkeypatch):
-    """Without a region every fold gets the whole scan, and the result is the paper's."""
+def test_where_the_first_fold_sees_no_organ_no_other_fold_looks(fast):
+    """A scan of a belly or of an empty bed takes one pass over it, not a pass for every fold."""
     ensemble, prepared, _ = fast
-    monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: None)
-    assert ensemble.first_fold().infer(prepared, quiet).region.shape == tuple(
-        prepared.image_zyx.shape
-    )
+    passes = []
+    air = replace(prepared, image_zyx=torch.full_like(prepared.image_zyx, -3.0))
+    inferred = ensemble.infer(air, lambda done, total: passes.append((done, total)))
+    assert inferred.region.shape == tuple(prepared.image_zyx.shape)
+    assert not ensemble.label(air, inferred).labels_zyx.any()
+    assert passes == []
 
 
 def test_a_region_that_cuts_an_organ_grows(fast, monkeypatch):
     """Started too small, the region grows until no organ touches its faces."""
     ensemble, prepared, right = fast
     small = replace(right.region, high=(right.region.high[0] - 25, *right.region.high[1:]))
-    monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_: small)
+    monkeypatch.setattr(ensemble_module, "region_of_organs", lambda *_, **__: small)
     grown = ensemble.first_fold().infer(prepared, quiet)
     assert grown.region.high[0] > small.high[0]
     labels = grown.scores.argmax(dim=0)

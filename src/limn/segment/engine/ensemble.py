@@ -221,8 +221,13 @@ class Ensemble:
             return self._regional(image, whole, progress)
         first: Sums | None = None
         if organs is None:
-            glance = self._glance(image)
-            region = region_of_organs(glance, len(self.bundle.organs), prepared.spacing_mm)
+            scores, weight = self._glance(image)
+            seen = winners(scores)
+            region = region_of_organs(
+                seen, len(self.bundle.organs), prepared.spacing_mm, complete=False
+            )
+            if region is None:
+                return self._inferred(scores.div_(weight), whole, [seen])
         else:
             around = region_of_shares(prepared.shares(organs), shape, prepared.spacing_mm)
             around = at_least(around, patch, shape)
@@ -235,6 +240,9 @@ class Ensemble:
             first = None
             labels = winners(inferred.scores)
             if len(np.unique(labels[labels > 0])) < len(self.bundle.organs):
+                if organs is None:
+                    # The first fold saw the whole scan, and no more of them.
+                    return inferred
                 break
             larger = grown(region, labels, shape, prepared.spacing_mm)
             if larger == region:
@@ -277,12 +285,12 @@ class Ensemble:
             nearest(inferred.disagreement_zyx, inferred.region.low, whole, prepared.shape)
         )
 
-    def _glance(self, image: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """Labels (z, y, x) of the first fold alone, on tiles that hardly overlap."""
+    def _glance(self, image: torch.Tensor) -> Sums:
+        """The sums of the first fold alone, on tiles that hardly overlap."""
         padded = padded_to(image, self._plan.patch)
-        scores, _ = self._window.summed(self._working.networks, padded, 0, 1.0)
+        scores, weight = self._window.summed(self._working.networks, padded, 0, 1.0)
         inner = inner_of(shape_of(image), self._plan.patch)
-        return winners(scores[(slice(None), *inner)])
+        return scores[(slice(None), *inner)], weight[inner]
 
     def _regional(
         self, image: torch.Tensor, region: Region, progress: Progress, first: Sums | None = None
@@ -314,7 +322,17 @@ class Ensemble:
             scores, _ = window.summed(networks, padded, fold, step, passed)
             labelled.append(winners(scores[inner]))
             total += scores
-        mean = total.div_(weight * folds)[inner]
+        return self._inferred(total.div_(weight * folds)[inner], region, labelled)
+
+    def _inferred(
+        self, mean: torch.Tensor, region: Region, labelled: Sequence[npt.NDArray[np.uint8]]
+    ) -> Inferred:
+        """The result, with the agreement of the folds.
+
+        Parameters
+        ----------
+        labelled : (z, y, x) winners of each fold in the region
+        """
         won = winners(mean)
         otherwise = np.zeros(won.shape, dtype=np.uint16)
         for labels in labelled:
@@ -326,7 +344,7 @@ class Ensemble:
                 label: _agreement([labels == label for labels in labelled])
                 for label in self.bundle.organs
             },
-            (otherwise * 255 // folds).astype(np.uint8),
+            (otherwise * 255 // len(labelled)).astype(np.uint8),
             self._working.flags,
             certainties(mean, won, self.bundle.organs, logits=self.profile.average == "logits"),
         )

@@ -51,6 +51,12 @@ def test_a_missing_organ_is_no_region():
     assert region_of_organs(labels, 3, MM) is None
 
 
+def test_the_organs_that_are_there_are_a_region_where_that_is_enough():
+    """Nothing at all is none."""
+    assert region_of_organs(TWO, 3, MM, complete=False) == region_of_organs(TWO, 2, MM)
+    assert region_of_organs(np.zeros_like(TWO), 3, MM, complete=False) is None
+
+
 def test_specks_do_not_widen_the_region():
     """Voxels of the bed that one fold takes for lung are left out."""
     labels = TWO.copy()

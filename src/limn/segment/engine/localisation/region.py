@@ -88,8 +88,10 @@ def region_of_organs(
     organs: int,
     spacing_mm: tuple[float, float, float],
     margin_mm: tuple[float, float, float] = MARGIN_MM,
+    *,
+    complete: bool = True,
 ) -> Region | None:
-    """The surroundings of the thorax; None if an organ is missing there.
+    """The surroundings of the thorax; None if there is no organ, or not enough of them.
 
     In a long or wide scan one fold also finds organs in beds and bowels. But the organs of one
     animal lie together: the thorax is where most organs have most of their volume within reach of
@@ -98,6 +100,7 @@ def region_of_organs(
     Parameters
     ----------
     organs : the number of labels, which are 1 to ``organs``
+    complete : whether every organ must be there
     """
     pieces = _pieces(labels_zyx, organs, spacing_mm)
     reach = np.array(REACH_MM) / spacing_mm
@@ -106,7 +109,8 @@ def region_of_organs(
         key=lambda near: _completeness(near, pieces, organs),
         default=[],
     )
-    if {piece.label for piece in together} < set(range(1, organs + 1)):
+    missing = set(range(1, organs + 1)) - {piece.label for piece in together}
+    if not together or (missing and complete):
         return None
     margin = np.round(np.array(margin_mm) / spacing_mm).astype(int)
     low = np.min([piece.low for piece in together], axis=0)
