@@ -130,6 +130,7 @@ def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
     for name in (*stages, "door_to_door_s"):
         shown = name.removesuffix("_s").replace("_", " ") + " s"
         table.add_column(shown if wide else "door s", justify="right", no_wrap=True)
+    table.add_column("light", no_wrap=True)
     table.add_column("flags")
     for row in rows:
         table.add_row(
@@ -138,7 +139,8 @@ def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
             row["animal"],
             row["outcome"],
             *(_seconds(row[name]) for name in (*stages, "door_to_door_s")),
-            row["flags"],
+            row.get("light", ""),
+            " ".join(flag for flag in row["flags"].split() if not flag.startswith("light:")),
         )
     return table
 

@@ -57,6 +57,7 @@ class QueueEntry:
     next_try_utc : time of the next try of a delivery
     status : the destination's last answer
     do : the action or command of an operator; empty where limn continues by itself
+    light : of a contoured scan
     """
 
     scan: str
@@ -70,6 +71,7 @@ class QueueEntry:
     status: str = ""
     reason: str = ""
     do: str = ""
+    light: str = ""
 
 
 def show(config_path: Path, *, as_json: bool) -> None:
@@ -168,6 +170,7 @@ def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry
         "animal": row.animal,
         "state": state,
         "since_utc": _utc(since),
+        "light": row.record.get("light", ""),
     }
     return QueueEntry(**(values | more))  # type: ignore[arg-type]
 
@@ -286,12 +289,13 @@ def _print(
         console.print("no worker is ready: scans wait until one is")
     if entries:
         table = Table(box=SIMPLE_HEAD)
-        for name in ("scan", "animal", "state", "since UTC"):
+        for name in ("scan", "animal", "state", "light", "since UTC"):
             table.add_column(name, no_wrap=True)
         table.add_column("details")
         for entry in entries:
             since = entry.since_utc[:19].replace("T", " ")
-            table.add_row(entry.scan, entry.animal, entry.state, since, _details(entry))
+            details = _details(entry)
+            table.add_row(entry.scan, entry.animal, entry.state, entry.light, since, details)
         console.print(table)
     for entry in entries:
         if entry.do:

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler
 
 from limn import __version__
 from limn.domain.errors import ConfigWrong
+from limn.domain.light import Light
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node import heartbeat
 from limn.node.config import Config
@@ -175,6 +176,10 @@ class Metrics:
         for outcome in sorted({row["outcome"] for row in rows}):
             outcomes.add(sum(row["outcome"] == outcome for row in rows), outcome=outcome)
         yield outcomes
+        lights = Family("limn_scans_by_light_total", "counter", "Contoured scans by light.")
+        for light in Light:
+            lights.add(sum(row.get("light") == light for row in rows), light=light)
+        yield lights
         whole = Family(
             "limn_door_to_door_seconds", "histogram", "Last slice in to structure set accepted."
         )
