@@ -74,6 +74,13 @@ def test_the_table_shows_every_scan(site):
     assert out.count("12.35") == 3
 
 
+def test_a_light_has_a_column_of_its_own(site):
+    """The flags beside it don't repeat it."""
+    site.logged(4, light="amber", flags="cut:Lung_L light:amber")
+    (line,) = [line for line in site.log().splitlines() if "scan-00004" in line]
+    assert line.split()[-2:] == ["amber", "cut:Lung_L"]
+
+
 def test_the_reason_of_a_refusal_is_shown(site):
     """Why a scan was not contoured, as it was written."""
     site.logged(4, outcome="refused", reason="RescaleSlope absent")

@@ -55,14 +55,14 @@ def values(metric: Metric, *labels: str) -> dict[tuple[str, ...], float]:
     return {tuple(each.labels[name] for name in labels): each.value for each in metric.samples}
 
 
-def logged(config: Config, number: int, outcome: str = "delivered", **seconds: float) -> None:
+def logged(config: Config, number: int, outcome: str = "delivered", **changes: object) -> None:
     """A row of the scan log."""
     record = ScanRecord(
         scan_id=f"scan-{number:05d}",
         outcome=outcome,
         last_slice_utc=f"t{number}",
         accepted_utc="2026-01-01T00:00:00.000+00:00" if outcome == "delivered" else "",
-        **seconds,  # type: ignore[arg-type]
+        **changes,  # type: ignore[arg-type]
     )
     scanlog.append(config.scan_log_path, record)
 
@@ -101,6 +101,14 @@ def test_scans_and_deliveries_are_counted_by_state(config: Config) -> None:
     assert found["limn_structure_sets_held"].samples[0].value == 0
     last = found["limn_last_scan_timestamp_seconds"].samples[0].value
     assert abs(last - (time.time() - 20)) < 60
+
+
+def test_contoured_scans_are_counted_by_light(config: Config) -> None:
+    """A refused scan has none."""
+    for number, light in enumerate(("green", "green", "red", "")):
+        logged(config, number, light=light)
+    lights = values(parsed(Metrics(config, lambda: ALL_UP))["limn_scans_by_light"], "light")
+    assert lights == {("green",): 2, ("amber",): 0, ("red",): 1}
 
 
 def test_door_to_door_is_a_histogram_of_what_was_delivered(config: Config) -> None:
