@@ -52,10 +52,9 @@ def air_hu(fault: str) -> float:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_gives_a_scan_and_its_truth_on_one_grid(fault):
-    """Equal seeds give equal scans; the numbers are whole and finite; the header stays S, P, L."""
-    scan, again = scan_of(fault), spoilt_scan(fault, SEED, spacing_mm=SPACING_MM)
-    np.testing.assert_array_equal(scan.volume.hu_zyx, again.volume.hu_zyx)
-    assert (scan.fault, scan.seed, scan.severity) == (fault, SEED, again.severity)
+    """The numbers are whole and finite, and the header stays S, P, L."""
+    scan = scan_of(fault)
+    assert (scan.fault, scan.seed) == (fault, SEED)
     assert scan.volume.grid.axis_letters == "SPL"
     assert scan.volume.hu_zyx.dtype == np.float32
     assert np.isfinite(scan.volume.hu_zyx).all()
@@ -63,8 +62,17 @@ def test_every_fault_gives_a_scan_and_its_truth_on_one_grid(fault):
     assert scan.sides == ("exchanged" if fault in SIDES else "kept")
     if scan.truth is not None:
         assert scan.truth.grid is scan.volume.grid
-        np.testing.assert_array_equal(scan.truth.labels_zyx, again.truth.labels_zyx)
         assert set(np.unique(scan.truth.labels_zyx)) <= {0, *TRUTH_LABELS}
+
+
+@pytest.mark.parametrize("fault", sorted({f.family: f.name for f in FAULTS.values()}.values()))
+def test_equal_seeds_give_equal_scans(fault):
+    """The last kind of every family, made twice."""
+    scan, again = scan_of(fault), spoilt_scan(fault, SEED, spacing_mm=SPACING_MM)
+    np.testing.assert_array_equal(scan.volume.hu_zyx, again.volume.hu_zyx)
+    assert scan.severity == again.severity
+    if scan.truth is not None:
+        np.testing.assert_array_equal(scan.truth.labels_zyx, again.truth.labels_zyx)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

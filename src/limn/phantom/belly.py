@@ -33,8 +33,11 @@ def paint_belly(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     part.fill(np.asarray(liver, dtype=np.float32), tissue.liver)
 
     def organ(centre: PointXyzMm, radii: PointXyzMm, hu: float) -> None:
-        shape = np.maximum(ellipsoid(part, centre, radii), inside + np.float32(0.1))
-        part.fill(shape, hu)
+        around = part.snug_box(*_corners(centre, radii))
+        if around is not None:
+            local = part.part(around)
+            wall = inside[around] + np.float32(0.1)
+            local.fill(np.maximum(ellipsoid(local, centre, radii), wall), hu)
 
     _paint_bowel(part, inside, mouse, day)
     _paint_stomach(part, inside, mouse, rng, day)
@@ -62,18 +65,30 @@ def _paint_stomach(
         float(rng.uniform(-10.5, -8.5)),
     )
     radii = (4.4 * full, 3.2 * full, 2.9 * full)
-    stomach = np.maximum(ellipsoid(part, centre, radii), inside + np.float32(0.1))
-    part.fill(stomach, tissue.soft)
-    part.fill(stomach + np.float32(0.4), tissue.food)
-    if day.random() < 0.6:
-        up = day.normal(0.0, 1.0, 3)
-        up /= np.linalg.norm(up)
+    bubble = day.random() < 0.6
+    up = day.normal(0.0, 1.0, 3) if bubble else np.ones(3)
+    up /= np.linalg.norm(up)
+    share = float(day.uniform(0.3, 0.75)) if bubble else 0.0
+    around = part.snug_box(*_corners(centre, radii))
+    if around is None:
+        return
+    local = part.part(around)
+    stomach = np.maximum(ellipsoid(local, centre, radii), inside[around] + np.float32(0.1))
+    local.fill(stomach, tissue.soft)
+    local.fill(stomach + np.float32(0.4), tissue.food)
+    if bubble:
         at = tuple(c + 0.45 * r * u for c, r, u in zip(centre, radii, up, strict=True))
-        share = float(day.uniform(0.3, 0.75))
-        bubble = ellipsoid(
-            part, (at[0], at[1], at[2]), (share * radii[0], share * radii[1], share * radii[2])
+        gas = ellipsoid(
+            local, (at[0], at[1], at[2]), (share * radii[0], share * radii[1], share * radii[2])
         )
-        part.fill(np.maximum(bubble, stomach + np.float32(0.4)), tissue.air)
+        local.fill(np.maximum(gas, stomach + np.float32(0.4)), tissue.air)
+
+
+def _corners(centre: PointXyzMm, radii: PointXyzMm) -> tuple[PointXyzMm, PointXyzMm]:
+    """The corners of an ellipsoid's box, with a margin."""
+    low = tuple(c - 1.1 * r for c, r in zip(centre, radii, strict=True))
+    high = tuple(c + 1.1 * r for c, r in zip(centre, radii, strict=True))
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def _paint_bowel(part: Canvas, inside: np.ndarray, mouse: Mouse, day: np.random.Generator) -> None:
@@ -86,17 +101,14 @@ def _paint_bowel(part: Canvas, inside: np.ndarray, mouse: Mouse, day: np.random.
             float(day.uniform(PELVIS_Z_MM + 4.0, -12.0)),
         )
         r = float(day.uniform(0.9, 2.0))
-        radii = tuple(float(r * v) for v in day.uniform(0.8, 2.2, 3))
-        low = tuple(c - 1.1 * v for c, v in zip(centre, radii, strict=True))
-        high = tuple(c + 1.1 * v for c, v in zip(centre, radii, strict=True))
-        box = part.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        wide, deep, long = (float(r * v) for v in day.uniform(0.8, 2.2, 3))
+        radii = (wide, deep, long)
+        box = part.snug_box(*_corners(centre, radii))
         kind = float(day.random())
         if box is None:
             continue
         local = part.part(box)
-        loop = np.maximum(
-            ellipsoid(local, centre, (radii[0], radii[1], radii[2])), inside[box] + np.float32(0.1)
-        )
+        loop = np.maximum(ellipsoid(local, centre, radii), inside[box] + np.float32(0.1))
         local.fill(loop, tissue.soft)
         if kind < 0.3:
             local.fill(loop + np.float32(0.35), tissue.air)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import interpolate, ndimage
+from scipy import interpolate
 
 from limn.domain.geometry import Grid
+from limn.domain.scan import occupied_box
 from limn.phantom.anatomy import Pose
 
 Field: TypeAlias = npt.NDArray[np.float32]
@@ -24,6 +26,8 @@ BoxZyx: TypeAlias = tuple[slice, slice, slice]
 
 # Poses bend smoothly: a warp computed on this coarse grid is exact to a few microns.
 WARP_STEP_MM = 1.0
+# Boxes are looked for among every third voxel.
+COARSE_STEP = 3
 WOBBLE_WAVE_MM = (15.0, 34.0)
 
 
@@ -40,12 +44,13 @@ class AxialProfile:
 
     def __call__(self, z: npt.ArrayLike) -> Field:
         """Its value at each z."""
-        at = (np.asarray(z) - np.float32(self._first)) * np.float32(1.0 / self._step)
-        nearest = np.clip(at, 0, len(self._table) - 1).astype(np.int32)
-        return np.asarray(self._table[nearest])
+        at = np.asarray(np.asarray(z) - np.float32(self._first))
+        at *= np.float32(1.0 / self._step)
+        np.clip(at, 0, len(self._table) - 1, out=at)
+        return np.asarray(self._table[at.astype(np.int32)])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Canvas:
     """Voxels of a scan and their positions in the straight mouse.
 
@@ -66,20 +71,44 @@ class Canvas:
     voxel_mm: float
 
     def box(self, low_xyz: PointXyzMm, high_xyz: PointXyzMm) -> BoxZyx | None:
-        """The voxels that may lie between two corners in the mouse's frame, if any."""
-        step = 3
-        coarse = [axis[::step, ::step, ::step] for axis in (self.x, self.y, self.z)]
-        margin = 2.5 * step * self.voxel_mm
-        inside = np.ones(coarse[0].shape, dtype=np.bool_)
-        for axis, low, high in zip(coarse, low_xyz, high_xyz, strict=True):
-            inside &= (axis > low - margin) & (axis < high + margin)
-        found = ndimage.find_objects(inside.astype(np.int8))
-        if not found:
+        """The voxels that may lie between two corners in the mouse's frame, with room around them.
+
+        The seeds' textures and vessels depend on this room, so it must stay as it is.
+        """
+        return self._box(low_xyz, high_xyz, 2.5 * COARSE_STEP * self.voxel_mm, 1)
+
+    def snug_box(self, low_xyz: PointXyzMm, high_xyz: PointXyzMm) -> BoxZyx | None:
+        """Like `box`, with as little room as a shape needs that lies between the corners."""
+        # A voxel is at most two voxels along each axis from a coarse one before it.
+        return self._box(low_xyz, high_xyz, 1.75 * COARSE_STEP * self.voxel_mm, 0)
+
+    @cached_property
+    def _coarse(self) -> tuple[Field, Field, Field]:
+        """Every third position along each axis: x, y, z."""
+        step = COARSE_STEP
+        x, y, z = (
+            np.ascontiguousarray(axis[::step, ::step, ::step]) for axis in (self.x, self.y, self.z)
+        )
+        return x, y, z
+
+    def _box(
+        self, low_xyz: PointXyzMm, high_xyz: PointXyzMm, margin_mm: float, more: int
+    ) -> BoxZyx | None:
+        inside = np.ones(self._coarse[0].shape, dtype=np.bool_)
+        for axis, low, high in zip(self._coarse, low_xyz, high_xyz, strict=True):
+            inside &= axis > low - margin_mm
+            inside &= axis < high + margin_mm
+        found = occupied_box(inside)
+        if found[0].stop == 0:
             return None
-        spans = []
-        for span, size in zip(found[0], self.x.shape, strict=True):
-            spans.append(slice(max(0, (span.start - 1) * step), min(size, (span.stop + 1) * step)))
-        return (spans[0], spans[1], spans[2])
+        z, y, x = (
+            slice(
+                max(0, (span.start - more) * COARSE_STEP),
+                min(size, (span.stop + more) * COARSE_STEP),
+            )
+            for span, size in zip(found, self.x.shape, strict=True)
+        )
+        return (z, y, x)
 
     def part(self, box: BoxZyx) -> Canvas:
         """A view of the canvas in a box; painting it changes this canvas."""
@@ -93,11 +122,15 @@ class Canvas:
         share = self.covered(distance_mm)
         if strength != 1.0:
             share *= np.float32(strength)
-        self.hu_zyx[...] += share * (hu - self.hu_zyx)
+        change = hu - self.hu_zyx
+        change *= share
+        self.hu_zyx[...] += change
 
     def covered(self, distance_mm: Field) -> Field:
         """The share of each voxel inside a shape."""
-        share = np.clip(0.5 - distance_mm / np.float32(self.voxel_mm), 0.0, 1.0)
+        share = np.asarray(distance_mm / np.float32(self.voxel_mm))
+        np.subtract(0.5, share, out=share)
+        np.clip(share, 0.0, 1.0, out=share)
         return np.asarray(share, dtype=np.float32)
 
     def label(self, share: Field, label: int) -> None:
@@ -206,10 +239,26 @@ def _refined(coarse: Field, shape_zyx: tuple[int, int, int]) -> Field:
 
 def ellipsoid(canvas: Canvas, centre: PointXyzMm, radii: PointXyzMm) -> Field:
     """Signed distance to an ellipsoid, nearly exact at its surface."""
-    dx, dy, dz = canvas.x - centre[0], canvas.y - centre[1], canvas.z - centre[2]
-    k0 = np.sqrt((dx / radii[0]) ** 2 + (dy / radii[1]) ** 2 + (dz / radii[2]) ** 2)
-    k1 = np.sqrt((dx / radii[0] ** 2) ** 2 + (dy / radii[1] ** 2) ** 2 + (dz / radii[2] ** 2) ** 2)
-    return np.asarray(k0 * (k0 - 1.0) / np.maximum(k1, 1e-6), dtype=np.float32)
+    off = canvas.x - centre[0], canvas.y - centre[1], canvas.z - centre[2]
+    k0 = _length(off, radii)
+    k1 = _length(off, (radii[0] ** 2, radii[1] ** 2, radii[2] ** 2))
+    # In place, here and below: most of the time of a phantom is the memory of such arrays.
+    np.maximum(k1, 1e-6, out=k1)
+    distance = k0 - 1.0
+    distance *= k0
+    distance /= k1
+    return np.asarray(distance, dtype=np.float32)
+
+
+def _length(off_xyz: tuple[Field, Field, Field], radii: PointXyzMm) -> Field:
+    """Length of a vector in units of three radii."""
+    total = off_xyz[0] / radii[0]
+    total *= total
+    for off, radius in zip(off_xyz[1:], radii[1:], strict=True):
+        part = off / radius
+        part *= part
+        total += part
+    return np.asarray(np.sqrt(total, out=total))
 
 
 def ellipse(dx: Field, dy: npt.NDArray[Any], rx: Field, ry: npt.NDArray[Any]) -> Field:
@@ -223,21 +272,36 @@ def rod(canvas: Canvas, start: PointXyzMm, end: PointXyzMm) -> Field:
     """Distance from the segment between two points."""
     a = np.array(start, dtype=np.float32)
     along = np.array(end, dtype=np.float32) - a
-    dx, dy, dz = canvas.x - a[0], canvas.y - a[1], canvas.z - a[2]
+    off = canvas.x - a[0], canvas.y - a[1], canvas.z - a[2]
     length2 = max(float(along @ along), 1e-9)
-    t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / length2, 0.0, 1.0)
-    return np.asarray(
-        np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2),
-        dtype=np.float32,
-    )
+    t = off[0] * along[0]
+    for axis in (1, 2):
+        t += off[axis] * along[axis]
+    t /= length2
+    np.clip(t, 0.0, 1.0, out=t)
+    total = np.zeros_like(t)
+    for axis in range(3):
+        part = off[axis]
+        part -= t * along[axis]
+        part *= part
+        total += part
+    return np.asarray(np.sqrt(total, out=total), dtype=np.float32)
 
 
 def union(a: Field, b: Field, round_mm: float) -> Field:
     """The union of two shapes, the crease between them filled to a radius."""
-    h = np.maximum(round_mm - np.abs(a - b), 0.0) / round_mm
-    return np.asarray(np.minimum(a, b) - h * h * (round_mm / 4), dtype=np.float32)
+    h = np.asarray(a - b)
+    np.abs(h, out=h)
+    np.subtract(round_mm, h, out=h)
+    np.maximum(h, 0.0, out=h)
+    h /= round_mm
+    h *= h
+    h *= round_mm / 4
+    np.subtract(np.minimum(a, b), h, out=h)
+    return np.asarray(h, dtype=np.float32)
 
 
 def common(a: Field, b: Field, round_mm: float) -> Field:
     """The intersection of two shapes, its edge rounded."""
-    return -union(-a, -b, round_mm)
+    joined = union(-a, -b, round_mm)
+    return np.asarray(np.negative(joined, out=joined))

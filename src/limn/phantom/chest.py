@@ -244,7 +244,7 @@ def _vessel(
     start, end = (float(a[0]), float(a[1]), float(a[2])), (float(b[0]), float(b[1]), float(b[2]))
     low = np.minimum(a, b) - radius - 0.3
     high = np.maximum(a, b) + radius + 0.3
-    box = part.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    box = part.snug_box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     if box is None:
         return
     local = part.part(box)
@@ -257,8 +257,15 @@ def _vessel(
 def _paint_heart(part: Canvas, frame: HeartFrame, mouse: Mouse, heart: Field) -> None:
     """Paint the heart muscle and the blood of four chambers."""
     tissue = mouse.tissue
-    part.fill(heart, tissue.heart)
     r = frame.radius_mm
+    # The atria reach beyond the egg by less than its radius.
+    far = max(frame.length_mm, r) + r
+    x, y, z = frame.centre
+    box = part.snug_box((x - far, y - far, z - far), (x + far, y + far, z + far))
+    if box is None:
+        return
+    part, heart = part.part(box), heart[box]
+    part.fill(heart, tissue.heart)
     wall = 0.26 * r
     left = ellipsoid(part, frame.at(0.08, 0.22, 0.12), (0.42 * r, 0.42 * r, 0.62 * r))
     part.fill(left, tissue.blood)
@@ -286,7 +293,7 @@ def _paint_great_vessels(
     def tube(start: PointXyzMm, end: PointXyzMm, radius: float, hu: float) -> None:
         paint_rod(canvas, start, end, radius, hu)
         low, high = np.minimum(start, end) - radius - 0.3, np.maximum(start, end) + radius + 0.3
-        box = part.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        box = part.snug_box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
         if box is not None:
             distance = rod(part.part(box), start, end) - np.float32(radius)
             np.minimum(nearest[box], distance, out=nearest[box])

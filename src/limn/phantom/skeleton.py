@@ -149,7 +149,7 @@ def paint_rod(
     """Paint a straight bone, vessel or wire."""
     low = tuple(min(a, b) - radius_mm - 0.3 for a, b in zip(start, end, strict=True))
     high = tuple(max(a, b) + radius_mm + 0.3 for a, b in zip(start, end, strict=True))
-    box = canvas.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    box = canvas.snug_box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     if box is not None:
         part = canvas.part(box)
         part.fill(rod(part, start, end) - np.float32(radius_mm), hu)
