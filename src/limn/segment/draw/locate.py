@@ -13,6 +13,7 @@ from scipy import ndimage
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import Box, Volume, occupied_box
+from limn.segment.draw.depth import deeper_than
 from limn.segment.draw.hounsfield import (
     AIR_HU,
     BODY_HU,
@@ -128,10 +129,7 @@ def keep_one_animal(
         )
         raise RefusedSeries(msg)
     chosen = _choose(cores, animals, rule, np.array(blocks.shape) / 2 - field.low)
-    _, nearest = ndimage.distance_transform_edt(
-        ~np.isin(cores, animals), sampling=block_mm, return_indices=True
-    )
-    others = cores[tuple(nearest)] != chosen
+    others = _nearer_to_others(cores, animals, chosen, block_mm)
     shown = _box((cores > 0) & ~others, block_mm).moved(field.low)
     outside = [
         (low, n - high) for low, high, n in zip(field.low, field.high, blocks.shape, strict=True)
@@ -191,10 +189,7 @@ def _cores(
 ) -> tuple[npt.NDArray[np.int32], int]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
     tissue = ndimage.binary_closing(field > BODY_HU, iterations=1)
-    # Padding keeps the depth of an animal that the edge of the field cuts.
-    depth = ndimage.distance_transform_edt(np.pad(tissue, 8, mode="edge"), sampling=spacing_mm)
-    deep = depth[8:-8, 8:-8, 8:-8] > CORE_DEPTH_MM
-    cores, count = ndimage.label(deep)
+    cores, count = ndimage.label(deeper_than(tissue, CORE_DEPTH_MM, spacing_mm))
     return np.asarray(cores, dtype=np.int32), int(count)
 
 
@@ -205,15 +200,37 @@ def _side_by_side(cores: npt.NDArray[np.int32], count: int) -> list[int]:
     if count == 0:
         return []
     largest = int(sizes.argmax())
-    extent = {n: np.flatnonzero((cores == n).any(axis=(1, 2))) for n in range(1, count + 1)}
+    spans = {n + 1: box[0] for n, box in enumerate(ndimage.find_objects(cores)) if box}
+    first = spans[largest]
     animals = [largest]
-    for n in range(1, count + 1):
+    for n, span in spans.items():
         if n == largest or sizes[n] < MIN_SHARE * sizes[largest]:
             continue
-        shared = len(np.intersect1d(extent[n], extent[largest]))
-        if shared >= 0.5 * min(len(extent[n]), len(extent[largest])):
+        shared = min(span.stop, first.stop) - max(span.start, first.start)
+        if shared >= 0.5 * min(span.stop - span.start, first.stop - first.start):
             animals.append(n)
     return animals
+
+
+def _nearer_to_others(
+    cores: npt.NDArray[np.int32], animals: list[int], chosen: int, spacing_mm: Sequence[float]
+) -> npt.NDArray[np.bool_]:
+    """Which voxels are nearer to another animal's core than to that of the chosen one.
+
+    Pairs of voxels are one voxel: the plane between two animals lies in the middle between their
+    cores, and half a voxel more or less cuts nothing off.
+    """
+    owner = np.where(np.isin(cores, animals), cores, 0)
+    owner = np.pad(owner, [(0, n % 2) for n in owner.shape])
+    z, y, x = (n // 2 for n in owner.shape)
+    owner = owner.reshape(z, 2, y, 2, x, 2).max(axis=(1, 3, 5))
+    nearest = ndimage.distance_transform_edt(
+        owner == 0, sampling=spacing_mm, return_distances=False, return_indices=True
+    )
+    others = owner[tuple(nearest)] != chosen
+    for axis in range(3):
+        others = np.repeat(others, 2, axis)
+    return np.asarray(others[tuple(slice(0, n) for n in cores.shape)])
 
 
 def _choose(
