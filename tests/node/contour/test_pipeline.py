@@ -25,8 +25,8 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
-from limn.segment.draw.legend import Banner, Legend
-from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.picture.legend import Banner, Legend
+from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie

@@ -18,8 +18,8 @@ from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
-from limn.segment.draw.legend import Banner, Legend
-from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.picture.legend import Banner, Legend
+from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import AS_IN_HEADER

@@ -19,8 +19,8 @@ from limn.lab.measure.evaluate import COLOURS
 from limn.lab.report.ct_from_labels import ct_from_labels
 from limn.phantom.anatomy import Mouse, conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
-from limn.segment.draw.legend import Banner, Legend
-from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.picture.legend import Banner, Legend
+from limn.segment.draw.picture.sheet import draw_contours
 
 SPACING_MM = 0.14
 FIELD_MM = (30.0, 26.0, 30.0)

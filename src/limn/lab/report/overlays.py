@@ -16,8 +16,8 @@ from limn.lab.measure.evaluate import COLOURS
 from limn.lab.measure.scores import FIRST_OBSERVER
 from limn.lab.report.summary import OrganScore, mean_dsc
 from limn.lab.words import ORGAN_WORDS, in_order
-from limn.segment.draw.cuts import box_around, middle
-from limn.segment.draw.panels import PLANES, Layer, draw_panels
+from limn.segment.draw.picture.cuts import box_around, middle
+from limn.segment.draw.picture.panels import PLANES, Layer, draw_panels
 
 SCORED = "DSC / 95p HD, mm"
 GAP_PX = 8

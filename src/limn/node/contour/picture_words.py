@@ -8,7 +8,7 @@ from limn.dicom import rtstruct
 from limn.dicom.series import Series
 from limn.domain.light import Light
 from limn.domain.scan import Organ
-from limn.segment.draw.legend import Banner, Legend
+from limn.segment.draw.picture.legend import Banner, Legend
 from limn.segment.judge.verdict import Verdict
 
 # DICOM's DA: YYYYMMDD.

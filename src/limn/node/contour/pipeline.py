@@ -24,9 +24,9 @@ from limn.node.contour.picture_words import banner, legend
 from limn.segment.draw.delineate import Delineated, delineate
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
-from limn.segment.draw.legend import Banner
 from limn.segment.draw.locate import ChoiceRule
-from limn.segment.draw.picture import draw_contours
+from limn.segment.draw.picture.legend import Banner
+from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import trace
 from limn.segment.engine.memory import refuse_unread

@@ -10,8 +10,8 @@ from scipy import ndimage
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
 from limn.domain.light import Light
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.draw.legend import HEADER_PX, LIGHT_COLOURS, PAPER, Banner, Legend
-from limn.segment.draw.picture import SHEET_PX, draw_contours
+from limn.segment.draw.picture.legend import HEADER_PX, LIGHT_COLOURS, PAPER, Banner, Legend
+from limn.segment.draw.picture.sheet import SHEET_PX, draw_contours
 from tests.conftest import COLOURS
 
 SHAPE, SPACING = (60, 44, 48), SpacingMm(0.6, 0.5, 0.4)

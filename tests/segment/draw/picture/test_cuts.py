@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from limn.domain.scan import Organ
-from limn.segment.draw.cuts import Cut, box_around, cord_cuts, halves
+from limn.segment.draw.picture.cuts import Cut, box_around, cord_cuts, halves
 
 SHAPE = (60, 40, 50)
 RADIUS = 2.0

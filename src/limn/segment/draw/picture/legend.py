@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from limn.domain.light import Light
 from limn.domain.scan import Organ
-from limn.segment.draw.panels import BLACK, WHITE, Colour, fitting_px, font
+from limn.segment.draw.picture.panels import BLACK, WHITE, Colour, fitting_px, font
 
 LIGHT_COLOURS: Mapping[Light, Colour] = {
     Light.GREEN: (40, 167, 80),

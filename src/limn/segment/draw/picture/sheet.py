@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from limn.domain.geometry import Grid, Reorientation
 from limn.domain.light import Light
 from limn.domain.scan import Labels, Organ, Volume
-from limn.segment.draw.cuts import Cut, box_around, cord_cuts, halves
-from limn.segment.draw.legend import (
+from limn.segment.draw.picture.cuts import Cut, box_around, cord_cuts, halves
+from limn.segment.draw.picture.legend import (
     FAINT,
     HEADER_PX,
     INK,
@@ -26,7 +26,7 @@ from limn.segment.draw.legend import (
     draw_header,
     draw_legend,
 )
-from limn.segment.draw.panels import (
+from limn.segment.draw.picture.panels import (
     PLANES,
     Colour,
     Layer,

@@ -4,7 +4,7 @@ from PIL import ImageDraw
 
 from limn.domain.light import Light
 from limn.domain.scan import Organ
-from limn.segment.draw.legend import (
+from limn.segment.draw.picture.legend import (
     HEADER_PX,
     LIGHT_COLOURS,
     MOST_PX,

@@ -4,8 +4,8 @@ from PIL import Image
 from scipy import ndimage
 
 from limn.domain.scan import Organ
-from limn.segment.draw.cuts import Cut
-from limn.segment.draw.panels import (
+from limn.segment.draw.picture.cuts import Cut
+from limn.segment.draw.picture.panels import (
     PANEL_PX,
     WHITE,
     Layer,

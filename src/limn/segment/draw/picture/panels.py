@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage import measure
 
 from limn.domain.scan import Organ
-from limn.segment.draw.cuts import Cut
+from limn.segment.draw.picture.cuts import Cut
 
 Colour = tuple[int, int, int]
 
