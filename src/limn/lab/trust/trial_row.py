@@ -21,7 +21,7 @@ class TrialRow:
 
     Attributes
     ----------
-    fault, severity : what spoilt it, and how much, 0 to 1
+    fault, severity : what spoilt it, and how much, in the unit of `phantom.faults`
     refused : why limn refused it; empty if it was contoured
     signs : of a contoured scan
     dsc, hd95_mm : by organ; of organs that neither the truth nor the contours have there is none
