@@ -210,7 +210,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
         "node/contour",
         "node/deliver",
         "segment/engine/fallback.py",
-        "segment/draw/delineate.py",
+        "segment/judge",
         "segment/draw/hounsfield.py",
     ):
         path = REPOSITORY / "src" / "limn" / part

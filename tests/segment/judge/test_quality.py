@@ -6,35 +6,38 @@ import pytest
 from limn.domain.errors import BundleUnfit
 from limn.domain.scan import Organ
 from limn.segment.judge import quality
-from limn.segment.judge.quality import ABSENT, MEASURES, PERCENTILES, Judge, Trees, features_of
+from limn.segment.judge.quality import (
+    ABSENT,
+    LEAST_SPREAD,
+    MEASURES,
+    Forest,
+    Judge,
+    Predictor,
+    features_of,
+)
 from limn.segment.judge.signs import ORGAN_SIGNS, SCAN_SIGNS, Signs
 
 N = len(SCAN_SIGNS) + len(ORGAN_SIGNS)
 
 
-def stump(feature, threshold, below, above, first=0.0):
-    """One question and two answers."""
-    return Trees(
-        np.array([[feature, -1, -1]], np.int32),
-        np.array([[threshold, 0.0, 0.0]]),
-        np.array([[1, 0, 0]], np.int32),
-        np.array([[2, 0, 0]], np.int32),
-        np.array([[0.0, below, above]]),
-        first,
+def forest(feature, threshold, below, above):
+    """Trees of one question; each has two answers of its own."""
+    n = len(below)
+    return Forest(
+        np.tile(np.array([feature, -1, -1], np.int16), (n, 1)),
+        np.tile(np.array([threshold, 0, 0], np.float32), (n, 1)),
+        np.tile(np.array([1, 0, 0], np.int16), (n, 1)),
+        np.tile(np.array([2, 0, 0], np.int16), (n, 1)),
+        np.array([[0.0, low, high] for low, high in zip(below, above, strict=True)], np.float32),
     )
 
 
-def judge(widening=0.01):
-    """It asks for the agreement of the folds."""
+def judge(reach=2.0):
+    """Three trees that ask for the agreement of the folds."""
     asked = len(SCAN_SIGNS) + ORGAN_SIGNS.index("fold_dsc")
-    answers = {5: (0.3, 0.85), 50: (0.5, 0.93), 95: (0.7, 0.96)}
-    trees = {
-        (Organ.HEART, measure, percentile): stump(asked, 0.8, *answers[percentile])
-        for measure in MEASURES
-        for percentile in PERCENTILES
-    }
-    wider = {(Organ.HEART, measure): widening for measure in MEASURES}
-    return Judge(trees, wider, 0.8, 0.9, {"folds": 5})
+    trees = forest(asked, 0.8, (0.4, 0.5, 0.6), (0.93, 0.93, 0.93))
+    predictors = {(Organ.HEART, measure): Predictor(trees, reach, 1.0) for measure in MEASURES}
+    return Judge(predictors, 0.8, 0.9, {"folds": 5})
 
 
 def signs(fold_dsc):
@@ -43,17 +46,20 @@ def signs(fold_dsc):
 
 
 def test_an_interval_around_the_middle():
-    """Both ends are moved; an organ that was not taught has no prediction."""
-    predicted = judge().predict(signs(0.9))
+    """It is as wide as the trees differ; an organ that was not taught has no prediction."""
+    predicted = judge().predict(signs(0.7))
     assert list(predicted) == [Organ.HEART]
     dsc = predicted[Organ.HEART].dsc
-    assert (dsc.low, dsc.middle, dsc.high) == pytest.approx((0.84, 0.93, 0.97))
-    assert judge().predict(signs(0.7))[Organ.HEART].dsc.middle == pytest.approx(0.5)
+    spread = np.std([0.4, 0.5, 0.6]) + LEAST_SPREAD["dsc"]
+    expected = (0.5 - 2 * spread, 0.5, 0.5 + spread)
+    assert (dsc.low, dsc.middle, dsc.high) == pytest.approx(expected)
+    agreed = judge().predict(signs(0.9))[Organ.HEART].dsc
+    assert (agreed.low, agreed.middle, agreed.high) == pytest.approx((0.91, 0.93, 0.94))
 
 
 def test_no_end_leaves_the_measure_s_range():
-    """A DSC is at most 1."""
-    assert judge(0.5).predict(signs(0.9))[Organ.HEART].dsc.high == 1.0
+    """A DSC is at least 0 and at most 1."""
+    assert judge(99.0).predict(signs(0.7))[Organ.HEART].dsc.low == 0.0
 
 
 def test_an_absent_sign_has_its_own_value():

@@ -1,4 +1,4 @@
-"""Teaches a judge: boosted trees that predict quality from signs, and the limits of the lights."""
+"""Teaches a judge: trees that predict quality from signs, and the limits of the lights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from limn.domain.errors import StageFailed
 from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.lab.trust.trial_row import TrialRow
-from limn.segment.judge.quality import MEASURES, PERCENTILES, Judge, Measure, Trees, features_of
+from limn.segment.judge.quality import (
+    MEASURES,
+    Forest,
+    Judge,
+    Measure,
+    Predictor,
+    features_of,
+    middle_and_spread,
+)
 
 Floats = npt.NDArray[np.float64]
 
 # Fewer contoured scans teach nothing.
 FEWEST_ROWS = 40
-FOLDS = 5
-COVERAGE = 0.90
-TREES, DEPTH, RATE, LEAF, SUBSAMPLE = 200, 3, 0.05, 4, 0.7
+FOLDS = 8
+# Share of the truths that may lie below an interval, and above it.
+OUTSIDE = 0.05
+TREES, LEAF, FEATURES = 200, 2, 0.5
 # Of good scans, at most this share may be red by the predictions, and this share amber.
 MOST_RED, MOST_AMBER = 0.01, 0.02
 # A limit lies between bad and good.
@@ -60,26 +69,24 @@ def teach(
     if len(contoured) < FEWEST_ROWS:
         msg = f"{len(contoured)} contoured scans can't teach a judge; give {FEWEST_ROWS} or more"
         raise StageFailed(msg)
-    trees: dict[tuple[Organ, Measure, int], Trees] = {}
-    widening: dict[tuple[Organ, Measure], float] = {}
+    predictors: dict[tuple[Organ, Measure], Predictor] = {}
     unseen_dsc = np.full((len(contoured), len(organs)), np.nan)
     figures = {}
     for k, organ in enumerate(organs):
         for measure in MEASURES:
             lesson = _lesson(contoured, organ, measure)
-            ends = _out_of_fold(lesson)
-            wider = _widening(ends, lesson.truth)
-            widening[organ, measure] = wider
-            for percentile, own in zip(PERCENTILES, _fit_all(lesson), strict=True):
-                trees[organ, measure, percentile] = own
-            figures[f"{organ.value} {measure}"] = _figures(ends, lesson.truth, wider)
+            middle, spread = _out_of_fold(lesson, measure)
+            below, above = _reach(middle, spread, lesson.truth)
+            predictors[organ, measure] = Predictor(_grow(lesson), below, above)
+            found = _figures(middle, middle - below * spread, middle + above * spread, lesson.truth)
+            figures[f"{organ.value} {measure}"] = found
             if measure == "dsc":
-                unseen_dsc[list(lesson.rows), k] = ends[:, 1]
-            report(f"{organ.value} {measure}: {figures[f'{organ.value} {measure}']}")
+                unseen_dsc[list(lesson.rows), k] = middle
+            report(f"{organ.value} {measure}: {found}")
     red, amber = _limits(contoured, np.nanmin(unseen_dsc, axis=1))
     report(f"red below a predicted DSC of {red:.3f}, amber below {amber:.3f}")
     known = {**about, "rows": len(contoured), "out_of_fold": figures}
-    return Judge(trees, widening, red, amber, known)
+    return Judge(predictors, red, amber, known)
 
 
 def _lesson(rows: Sequence[TrialRow], organ: Organ, measure: Measure) -> _Lesson:
@@ -90,80 +97,57 @@ def _lesson(rows: Sequence[TrialRow], organ: Organ, measure: Measure) -> _Lesson
     return _Lesson(features, np.array([truths[k] for k in known], dtype=np.float64), known)
 
 
-def _fit(features: Floats, truth: Floats, percentile: int) -> Trees:
+def _grow(lesson: _Lesson, rows: npt.NDArray[np.int64] | None = None) -> Forest:
+    """Trees that learn from some rows; from all of them by default."""
     # scikit-learn takes a second to import.
-    from sklearn.ensemble import GradientBoostingRegressor  # noqa: PLC0415
+    from sklearn.ensemble import ExtraTreesRegressor  # noqa: PLC0415
 
-    model = GradientBoostingRegressor(
-        loss="quantile",
-        alpha=percentile / 100,
-        n_estimators=TREES,
-        max_depth=DEPTH,
-        learning_rate=RATE,
-        min_samples_leaf=LEAF,
-        subsample=SUBSAMPLE,
-        random_state=0,
-    ).fit(features, truth)
-    return _exported(model, features[:1])
+    chosen = slice(None) if rows is None else rows
+    grown = ExtraTreesRegressor(
+        TREES, min_samples_leaf=LEAF, max_features=FEATURES, random_state=0
+    ).fit(lesson.features[chosen], lesson.truth[chosen])
+    trees = [each.tree_ for each in grown.estimators_]
+    nodes = max(tree.node_count for tree in trees)
 
-
-def _exported(model: Any, row: Floats) -> Trees:
-    """The trees of a fitted model as arrays.
-
-    Parameters
-    ----------
-    row : (1, feature), any; what the trees do not explain of its prediction comes before them
-    """
-    own = [each.tree_ for each in model.estimators_[:, 0]]
-    nodes = max(tree.node_count for tree in own)
-
-    def padded(name: str, fill: float) -> npt.NDArray[Any]:
-        found = np.full((len(own), nodes), fill)
-        for k, tree in enumerate(own):
+    def padded(name: str) -> Floats:
+        found = np.zeros((len(trees), nodes))
+        for k, tree in enumerate(trees):
             found[k, : tree.node_count] = np.asarray(getattr(tree, name)).reshape(
                 tree.node_count, -1
             )[:, 0]
         return found
 
-    plain = Trees(
-        feature=np.maximum(padded("feature", -1), -1).astype(np.int32),
-        threshold=padded("threshold", 0.0),
-        left=np.maximum(padded("children_left", 0), 0).astype(np.int32),
-        right=np.maximum(padded("children_right", 0), 0).astype(np.int32),
-        value=padded("value", 0.0) * model.learning_rate,
-        first=0.0,
+    return Forest(
+        feature=np.maximum(padded("feature"), -1).astype(np.int16),
+        threshold=padded("threshold").astype(np.float32),
+        left=np.maximum(padded("children_left"), 0).astype(np.int16),
+        right=np.maximum(padded("children_right"), 0).astype(np.int16),
+        value=padded("value").astype(np.float32),
     )
-    first = float(model.predict(row)[0] - plain.predict(row)[0])
-    return Trees(plain.feature, plain.threshold, plain.left, plain.right, plain.value, first)
 
 
-def _fit_all(lesson: _Lesson) -> list[Trees]:
-    return [_fit(lesson.features, lesson.truth, percentile) for percentile in PERCENTILES]
-
-
-def _out_of_fold(lesson: _Lesson) -> Floats:
-    """(row, percentile): what trees predict that did not learn from the row."""
+def _out_of_fold(lesson: _Lesson, measure: Measure) -> tuple[Floats, Floats]:
+    """Middle and spread of every row, by trees that did not learn from it."""
     order = np.random.default_rng(0).permutation(len(lesson.truth))
-    predicted = np.zeros((len(order), len(PERCENTILES)))
+    middle, spread = np.zeros(len(order)), np.zeros(len(order))
     for held_back in np.array_split(order, FOLDS):
-        learnt = np.setdiff1d(order, held_back)
-        for k, percentile in enumerate(PERCENTILES):
-            trees = _fit(lesson.features[learnt], lesson.truth[learnt], percentile)
-            predicted[held_back, k] = trees.predict(lesson.features[held_back])
-    return predicted
+        forest = _grow(lesson, np.setdiff1d(order, held_back))
+        said = forest.predict(lesson.features[held_back])
+        middle[held_back], spread[held_back] = middle_and_spread(said, measure)
+    return middle, spread
 
 
-def _widening(predicted: Floats, truth: Floats) -> float:
-    """What both ends of every interval are moved by, so that `COVERAGE` of the truths are in it."""
-    low, middle, high = predicted.T
-    outside = np.maximum(np.minimum(low, middle) - truth, truth - np.maximum(high, middle))
-    level = min(1.0, COVERAGE * (1.0 + 1.0 / len(truth)))
-    return float(np.quantile(outside, level))
+def _reach(middle: Floats, spread: Floats, truth: Floats) -> tuple[float, float]:
+    """How many spreads the interval must reach below and above the middle."""
+    off = (truth - middle) / spread
+    level = min(1.0, (1.0 - OUTSIDE) * (1.0 + 1.0 / len(truth)))
+    return (
+        max(0.0, float(np.quantile(-off, level))),
+        max(0.0, float(np.quantile(off, level))),
+    )
 
 
-def _figures(predicted: Floats, truth: Floats, wider: float) -> dict[str, float]:
-    low, middle, high = predicted.T
-    low, high = np.minimum(low, middle) - wider, np.maximum(high, middle) + wider
+def _figures(middle: Floats, low: Floats, high: Floats, truth: Floats) -> dict[str, float]:
     return {
         "mean_absolute_error": round(float(np.abs(middle - truth).mean()), 4),
         "within_interval": round(float(((truth >= low) & (truth <= high)).mean()), 3),

@@ -1,9 +1,10 @@
 """Predicts from the signs how good each contour is: an interval of DSC and of 95 % distance.
 
-Boosted regression trees (Friedman 2001) predict the 5th, 50th and 95th percentile; the interval is
-then widened so that it held 90 % of the scans that its trees did not learn from (conformalized
-quantile regression, Romano 2019). `limn.lab.trust` makes the trees with scikit-learn; here they are
-plain arrays in a file, so that no pickle is opened and a node needs no scikit-learn.
+A forest of extremely randomised trees (Geurts 2006) predicts each number: the median of its trees.
+The interval is the trees' own spread times two factors, which were chosen so that it held 90 % of
+the scans that the trees did not learn from (locally weighted conformal prediction, Lei 2018).
+`limn.lab.trust` grows the trees with scikit-learn; here they are plain arrays in a file, so that no
+pickle is opened and a node needs no scikit-learn.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from limn.segment.judge.signs import ORGAN_SIGNS, SCAN_SIGNS, Signs
 
 Measure = Literal["dsc", "hd95_mm"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-# Percentiles of an interval that holds 90 %, and its middle.
-PERCENTILES = (5, 50, 95)
+# Added to the spread of the trees, for trees may agree by chance: DSC, and mm.
+LEAST_SPREAD: Mapping[Measure, float] = {"dsc": 0.01, "hd95_mm": 0.1}
 # Stands for a sign that could not be measured; no sign has this value.
 ABSENT = -10_000.0
 # The largest distance that is told apart; also that of an organ that is missing.
@@ -52,40 +53,65 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trees:
-    """Regression trees, whose leaves are added up. Node 0 of each tree is its root.
+class Forest:
+    """Regression trees. Node 0 of each tree is its root.
 
     Attributes
     ----------
     feature : (tree, node) int, of the node's question; -1 for a leaf
     threshold : (tree, node); features up to it go to the left
     left, right : (tree, node) int, the next node
-    value : (tree, node), of a leaf, times the learning rate
-    first : value before all trees
+    value : (tree, node), of a leaf
     """
 
-    feature: npt.NDArray[np.int32]
-    threshold: npt.NDArray[np.float64]
-    left: npt.NDArray[np.int32]
-    right: npt.NDArray[np.int32]
-    value: npt.NDArray[np.float64]
-    first: float
+    feature: npt.NDArray[np.int16]
+    threshold: npt.NDArray[np.float32]
+    left: npt.NDArray[np.int16]
+    right: npt.NDArray[np.int16]
+    value: npt.NDArray[np.float32]
 
     def predict(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all trees, of every row of (row, feature)."""
+        """(row, tree): what every tree says of every row of (row, feature)."""
         rows, trees = len(features), len(self.feature)
-        own = np.arange(trees)[None, :]
-        node = np.zeros((rows, trees), dtype=np.int32)
+        own, row = np.arange(trees)[None, :], np.arange(rows)[:, None]
+        # scikit-learn compares in float32.
+        asked = features.astype(np.float32)
+        node = np.zeros((rows, trees), dtype=np.int16)
         while True:
-            asked = self.feature[own, node]
-            inner = asked >= 0
-            if not inner.any():
-                return np.asarray(self.first + self.value[own, node].sum(axis=1))
-            # scikit-learn compares in float32.
-            seen = features[np.arange(rows)[:, None], np.maximum(asked, 0)].astype(np.float32)
-            goes_left = seen <= self.threshold[own, node]
+            question = self.feature[own, node]
+            if (question < 0).all():
+                return np.asarray(self.value[own, node], dtype=np.float64)
+            goes_left = asked[row, np.maximum(question, 0)] <= self.threshold[own, node]
             following = np.where(goes_left, self.left[own, node], self.right[own, node])
-            node = np.where(inner, following, node)
+            node = np.where(question >= 0, following, node)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictor:
+    """Predicts one number of one organ.
+
+    Attributes
+    ----------
+    below, above : how many spreads of the trees the interval reaches below and above the middle
+    """
+
+    forest: Forest
+    below: float
+    above: float
+
+    def interval(self, features: npt.NDArray[np.float64], measure: Measure) -> Interval:
+        """The prediction for one scan, (feature,)."""
+        (middle,), (spread,) = middle_and_spread(self.forest.predict(features[None]), measure)
+        most = 1.0 if measure == "dsc" else MOST_MM
+        low, high = np.clip([middle - self.below * spread, middle + self.above * spread], 0.0, most)
+        return Interval(float(low), float(middle), float(high))
+
+
+def middle_and_spread(
+    said: npt.NDArray[np.float64], measure: Measure
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Median and standard deviation of what the trees say, (row, tree), with `LEAST_SPREAD`."""
+    return np.median(said, axis=1), said.std(axis=1) + LEAST_SPREAD[measure]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,52 +120,38 @@ class Judge:
 
     Attributes
     ----------
-    trees : by organ, measure and percentile
-    widening : by organ and measure, added on both sides of the interval
+    predictors : by organ and measure
     red_below, amber_below : limits of the predicted DSC
     about : how it was taught and how well it did on scans that did not teach it
     """
 
-    trees: Mapping[tuple[Organ, Measure, int], Trees]
-    widening: Mapping[tuple[Organ, Measure], float]
+    predictors: Mapping[tuple[Organ, Measure], Predictor]
     red_below: float
     amber_below: float
     about: Mapping[str, Any]
 
     def predict(self, signs: Signs) -> Mapping[Organ, Quality]:
         """The quality of each organ of a scan that this judge was taught."""
-        taught = {organ for organ, _ in self.widening}
+        taught = {organ for organ, _ in self.predictors}
         return {
-            organ: Quality(
-                self._interval(organ, "dsc", signs), self._interval(organ, "hd95_mm", signs)
-            )
+            organ: Quality(*(self._interval(organ, measure, signs) for measure in MEASURES))
             for organ in signs.organs
             if organ in taught
         }
 
     def _interval(self, organ: Organ, measure: Measure, signs: Signs) -> Interval:
-        features = features_of(signs, organ)[None]
-        low, middle, high = (
-            float(self.trees[organ, measure, percentile].predict(features)[0])
-            for percentile in PERCENTILES
-        )
-        wider = self.widening[organ, measure]
-        least, most = (0.0, 1.0) if measure == "dsc" else (0.0, MOST_MM)
-        ends = np.clip([min(low, middle) - wider, middle, max(high, middle) + wider], least, most)
-        return Interval(float(ends[0]), float(ends[1]), float(ends[2]))
+        return self.predictors[organ, measure].interval(features_of(signs, organ), measure)
 
     def write(self, path: Path) -> None:
         """Write it as a NumPy ``.npz`` file."""
         arrays: dict[str, npt.NDArray[Any]] = {}
-        for (organ, measure, percentile), trees in self.trees.items():
-            stem = f"{organ.value}/{measure}/{percentile}/"
-            for name in ("feature", "threshold", "left", "right", "value"):
-                arrays[stem + name] = getattr(trees, name)
-            arrays[stem + "first"] = np.array(trees.first)
+        for (organ, measure), predictor in self.predictors.items():
+            for name in _ARRAYS:
+                arrays[f"{organ.value}/{measure}/{name}"] = getattr(predictor.forest, name)
         head = {
             "version": VERSION,
             "signs": [list(SCAN_SIGNS), list(ORGAN_SIGNS)],
-            "widening": [[o.value, m, mm] for (o, m), mm in self.widening.items()],
+            "spreads": [[o.value, m, p.below, p.above] for (o, m), p in self.predictors.items()],
             "red_below": self.red_below,
             "amber_below": self.amber_below,
             "about": self.about,
@@ -160,30 +172,26 @@ class Judge:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 head = json.loads(bytes(arrays["head"]).decode())
-                if (head["version"], head["signs"]) != (
-                    VERSION,
-                    [list(SCAN_SIGNS), list(ORGAN_SIGNS)],
-                ):
+                signs = [list(SCAN_SIGNS), list(ORGAN_SIGNS)]
+                if (head["version"], head["signs"]) != (VERSION, signs):
                     msg = f"{path} judges by other signs; teach it again with 'limn lab judge'"
                     raise BundleUnfit(msg)
-                widening = {(Organ(o), _measure(m)): float(mm) for o, m, mm in head["widening"]}
-                trees = {
-                    (organ, measure, percentile): _trees(
-                        arrays, f"{organ.value}/{measure}/{percentile}/"
+                predictors = {
+                    (Organ(organ), _measure(measure)): Predictor(
+                        Forest(*(arrays[f"{organ}/{measure}/{name}"] for name in _ARRAYS)),
+                        float(below),
+                        float(above),
                     )
-                    for organ, measure in widening
-                    for percentile in PERCENTILES
+                    for organ, measure, below, above in head["spreads"]
                 }
-            return cls(
-                trees,
-                widening,
-                float(head["red_below"]),
-                float(head["amber_below"]),
-                dict(head["about"]),
-            )
+            limits = float(head["red_below"]), float(head["amber_below"])
+            return cls(predictors, *limits, dict(head["about"]))
         except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile) as error:
             msg = f"{path} is no judge: {error!r}"
             raise BundleUnfit(msg) from error
+
+
+_ARRAYS = ("feature", "threshold", "left", "right", "value")
 
 
 def features_of(signs: Signs, organ: Organ) -> npt.NDArray[np.float64]:
@@ -205,14 +213,3 @@ def _measure(name: str) -> Measure:
         if measure == name:
             return measure
     raise ValueError(name)
-
-
-def _trees(arrays: Any, stem: str) -> Trees:
-    return Trees(
-        feature=arrays[stem + "feature"],
-        threshold=arrays[stem + "threshold"],
-        left=arrays[stem + "left"],
-        right=arrays[stem + "right"],
-        value=arrays[stem + "value"],
-        first=float(arrays[stem + "first"]),
-    )
