@@ -236,7 +236,7 @@ def test_folds_that_disagree_are_flagged(
     )
     product = run(write(mouse[0], tmp_path / "ct", "HFS", "45"), ensemble)
     flagged = [flag for flag in product.flags if flag.startswith(("folds", "gpu"))]
-    assert flagged == ["gpu-failed:cpu", "folds-disagree:SpinalCord:0.71"]
+    assert flagged == ["folds-disagree:SpinalCord:0.71", "gpu-failed:cpu"]
     assert product.fold_dsc[Organ.CORD] == 0.71
     assert product.disagreement_zyx.shape == product.labels.grid.shape_zyx
 

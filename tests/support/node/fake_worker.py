@@ -19,6 +19,7 @@ from limn.node.config import load_config
 from limn.node.contour import worker
 from limn.node.host import lifetime
 from limn.segment.bundle.bundle import Bundle, open_bundle
+from limn.segment.engine.certainty import Certainty
 from tests.support.node.toy import labelled
 
 # Long enough that a kill at a random time sometimes meets a running scan.
@@ -33,7 +34,8 @@ class FakeEnsemble:
     profile = SimpleNamespace(name="fake")
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        # A judge of networks has nothing to say of a threshold.
+        self.bundle = replace(bundle, judge=None)
         self.inference_s = INFERENCE_S
 
     def first_fold(self):
@@ -54,7 +56,11 @@ class FakeEnsemble:
         """Pass some time; all folds agree."""
         time.sleep(self.inference_s)
         progress(1, 1)
-        return SimpleNamespace(agreement=dict.fromkeys(self.bundle.organs, 1.0), flags=())
+        return SimpleNamespace(
+            agreement=dict.fromkeys(self.bundle.organs, 1.0),
+            certainty=dict.fromkeys(self.bundle.organs, Certainty(0.97, 0.1, 0.3)),
+            flags=(),
+        )
 
     def label(self, prepared, inferred):
         """Label every organ by its density."""

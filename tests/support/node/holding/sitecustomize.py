@@ -35,12 +35,14 @@ def change(pipeline: ModuleType) -> None:
     """As if a detector in the pipeline had found what it looks for."""
     contour, build = pipeline.contour, pipeline.rtstruct.build
 
-    def held(instances, *rest):
+    def held(instances, *rest, **more):
         if not str(instances[0].header.PatientID).startswith(("M9", "T9")):
-            return contour(instances, *rest)
-        pipeline.rtstruct.build = lambda *given, notes: build(*given, notes=[NOTE, *notes])
+            return contour(instances, *rest, **more)
+        pipeline.rtstruct.build = lambda *given, notes, **more: build(
+            *given, notes=[NOTE, *notes], **more
+        )
         try:
-            return replace(contour(instances, *rest), held=WHY)
+            return replace(contour(instances, *rest, **more), held=WHY)
         finally:
             pipeline.rtstruct.build = build
 
