@@ -17,10 +17,10 @@ SHAPE_ZYX = (20, 24, 32)
 SPACING_MM = 0.75
 # Centre (z, y, x) and radius of an organ in voxels, and its density in HU.
 ORGANS = {
-    Organ.HEART: ((10, 8, 18), 3.0, 300.0),
-    Organ.CORD: ((10, 19, 16), 2.0, 500.0),
-    Organ.LUNG_R: ((10, 12, 8), 4.6, -500.0),
-    Organ.LUNG_L: ((10, 12, 25), 3.8, -600.0),
+    Organ.HEART: ((9.5, 8, 18), 3.0, 300.0),
+    Organ.CORD: ((9.5, 19, 16), 2.0, 500.0),
+    Organ.LUNG_R: ((9.5, 12, 8), 4.6, -500.0),
+    Organ.LUNG_L: ((9.5, 12, 25), 3.8, -600.0),
 }
 BAND_HU = 40.0
 
@@ -45,11 +45,12 @@ def toy(number: int, *, root: str = "2.25.90") -> Toy:
     hu_zyx = np.full(SHAPE_ZYX, -1000.0, dtype=np.float32)
     hu_zyx[:, 2:-2, 2:-2] = 40.0
     for organ, ((cz, cy, cx), radius, hu) in ORGANS.items():
-        dz, dr = rng.uniform(-2, 2), rng.uniform(-0.8, 0.8)
+        dz, dr = rng.uniform(-1, 1), rng.uniform(-0.8, 0.8)
         if "Lung" in organ:
             # The right lung stays the larger one, as in mice: limn looks at it.
             dr *= 0.3
-        far = ((z - cz - dz) ** 2) / 4 + (y - cy) ** 2 + (x - cx) ** 2
+        # No organ reaches the field's edge, where limn would say that it is cut.
+        far = ((z - cz - dz) ** 2) / 3 + (y - cy) ** 2 + (x - cx) ** 2
         hu_zyx[far < (radius + dr) ** 2] = hu
     grid = Grid(
         slice_origins_xyz_mm=np.array([(0.0, 0.0, SPACING_MM * k) for k in range(SHAPE_ZYX[0])]),
