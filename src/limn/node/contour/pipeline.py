@@ -28,7 +28,7 @@ from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture.legend import Banner
 from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.rasterise import rasterise
-from limn.segment.draw.trace import trace
+from limn.segment.draw.trace import Traced, trace
 from limn.segment.engine.memory import refuse_unread
 from limn.segment.judge.judge_of_bundle import judge_of
 from limn.segment.judge.signs import measure
@@ -123,18 +123,7 @@ def contour(
         held = verdict.hold_reason(options.hold)
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
-    with stopwatch.stage("rtstruct_s"):
-        structure_set = rtstruct.build(
-            series,
-            traced.contours,
-            volumes_mm3,
-            identity,
-            options.style,
-            notes=verdict.notes,
-            organ_notes=verdict.organ_words,
-        )
-    with stopwatch.stage("prove_s"):
-        prove(structure_set, series, labels, options.style)
+    structure_set = _proven(series, labels, traced, verdict, identity, options.style, stopwatch)
     flags = _flags(series, drawn, verdict, traced.dropped, volume, ensemble.bundle)
     with stopwatch.stage("picture_s"):
         picture = draw_contours(
@@ -156,6 +145,31 @@ def contour(
         verdict,
         held,
     )
+
+
+def _proven(
+    series: Series,
+    labels: Labels,
+    traced: Traced,
+    verdict: Verdict,
+    identity: rtstruct.Identity,
+    style: rtstruct.Style,
+    stopwatch: Stopwatch,
+) -> bytes:
+    """The structure set, built and read back."""
+    with stopwatch.stage("rtstruct_s"):
+        structure_set = rtstruct.build(
+            series,
+            traced.contours,
+            labels.volumes_mm3(),
+            identity,
+            style,
+            notes=verdict.notes,
+            organ_notes=verdict.organ_words,
+        )
+    with stopwatch.stage("prove_s"):
+        prove(structure_set, series, labels, style)
+    return structure_set
 
 
 def _judged(
