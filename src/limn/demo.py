@@ -73,7 +73,7 @@ def demo(out: Path, seed: int) -> bool:
     ConfigWrong
         If the folder can't be written, or holds something other than a demonstration.
     """
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     out = writable(out.resolve())
     received = out / "planning-system"
     if any(out.iterdir()) and not received.exists():

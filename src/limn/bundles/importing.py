@@ -57,7 +57,7 @@ class ImportOptions:
 
 def import_model(given: Path | None, source: Path, options: ImportOptions) -> None:
     """Import a training of nnU-Net, v1 or v2, folder or zip, and install the bundle."""
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     target_folder = models_dir(given)
     with shelf.incoming(target_folder) as work:
         sealed = import_to(source, work / "bundle", options, console, target_folder)

@@ -17,7 +17,7 @@ from limn.segment.bundle.shelf import EMBEDDED_BUNDLE, models_dir
 
 def show_list(given: Path | None) -> None:
     """Print every installed bundle and the embedded one; nothing is verified."""
-    console = Console()
+    console = Console(emoji=False)
     folder = models_dir(given)
     table = Table()
     for column in ("bundle", "configuration", "folds", "axes", "mm", "profile", "sha256"):
@@ -50,7 +50,7 @@ def verify(given: Path | None, names: list[str]) -> bool:
     """Check the hashes, build every network and compare its answers with the recorded ones."""
     from limn.segment.importing.known_answers import check_answers  # noqa: PLC0415
 
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     folder = models_dir(given)
     embedded = {EMBEDDED_BUNDLE.name: EMBEDDED_BUNDLE}
     chosen = [shelf.find(folder, name, embedded) for name in names]
@@ -94,7 +94,7 @@ def install(given: Path | None, source: Path) -> None:
             f"'limn models import {source}'"
         )
         raise BundleUnfit(msg)
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     target = shelf.install(source, models_dir(given))
     print_installed(console, target)
     try_int8(open_bundle(target), console)
@@ -102,7 +102,7 @@ def install(given: Path | None, source: Path) -> None:
 
 def pack(source: Path, out: Path | None, options: ImportOptions) -> None:
     """Pack a bundle as one zip; a result folder of nnU-Net is made a bundle first."""
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     if (source / MANIFEST).is_file():
         _pack(console, source, out)
         return

@@ -1,5 +1,7 @@
 """The judge's trees as arrays: what scikit-learn predicts, kept in a file, with intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,4 +93,38 @@ def test_a_file_that_is_no_judge_is_refused(tmp_path, content):
     """It names the file."""
     (tmp_path / "judge.npz").write_bytes(content)
     with pytest.raises(BundleUnfit, match=r"judge\.npz is no judge"):
+        Judge.read(tmp_path / "judge.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("left", lambda way: way * 0),
+        ("right", lambda way: way + 99),
+        ("feature", lambda feature: np.where(feature >= 0, np.int16(5000), feature)),
+        ("feature", lambda feature: feature.astype(np.float32)),
+        ("value", lambda value: value * np.float32(np.nan)),
+        ("value", lambda value: value[:, :2]),
+    ],
+)
+def test_broken_trees_are_refused_before_a_scan_meets_them(tmp_path, name, change):
+    """A tree that leads back to itself would never end."""
+    sound = judge()
+    predictors = {
+        key: replace(
+            each, forest=replace(each.forest, **{name: change(getattr(each.forest, name))})
+        )
+        for key, each in sound.predictors.items()
+    }
+    replace(sound, predictors=predictors).write(tmp_path / "judge.npz")
+    with pytest.raises(BundleUnfit, match=r"a tree of it is broken.*teach the bundle again"):
+        Judge.read(tmp_path / "judge.npz")
+
+
+def test_a_judge_of_half_the_measures_is_refused(tmp_path):
+    """Every organ has a DSC and a distance."""
+    sound = judge()
+    key, one = next(iter(sound.predictors.items()))
+    replace(sound, predictors={key: one}).write(tmp_path / "judge.npz")
+    with pytest.raises(BundleUnfit, match="lacks a prediction"):
         Judge.read(tmp_path / "judge.npz")

@@ -64,7 +64,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     RefusedSeries
         If a file can't be read, or the two do not belong together.
     """
-    console = Console()
+    console = Console(emoji=False)
     ds = read_structure_set(structure_set)
     headers = [
         instance

@@ -104,7 +104,7 @@ def write_cohort(
 
 def show_cohort(folder: Path, cohort: Cohort, workers: int | None) -> None:
     """`write_cohort` with a progress bar on a terminal, else one line per scan."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     started = time.monotonic()
     resumed_at: list[int] = []
     with Progress(

@@ -164,7 +164,7 @@ def synthesize(
 
 def show_phantom(folder: Path, request: PhantomRequest) -> None:
     """`synthesize` under a spinner, then a summary on the console."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -145,7 +145,7 @@ def _watch(
     report: Callable[[str], None],
 ) -> None:
     """Show a bar with the running steps and the time that is left; report each step that ends."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     total = sum(step.cost for step in waiting)
     started, done, failed = time.monotonic(), 0.0, list[str]()
     ends_at = started

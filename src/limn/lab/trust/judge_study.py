@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from limn.domain.errors import BundleUnfit
+from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.lab.trust.spoilt_dataset import dataset_set
 from limn.lab.trust.spoilt_set import contour_set, phantom_set
-from limn.lab.trust.teach import teach
+from limn.lab.trust.teach import FEWEST_ROWS, teach
 from limn.lab.trust.trust_report import write_report
 from limn.segment.bundle.bundle import add_part, open_bundle
 from limn.segment.engine.ensemble import Ensemble
@@ -34,6 +34,9 @@ def teach_bundle(
     """
     bundle = open_bundle(folder)
     scans = phantom_set("teach", count) if dataset is None else dataset_set(dataset)
+    if len(scans) < FEWEST_ROWS:
+        msg = f"{len(scans)} scans can't teach a judge; {FEWEST_ROWS} or more expected"
+        raise ConfigWrong(msg)
     rows = contour_set(folder, out / "teach.jsonl", scans, report, workers)
     source = f"{len(rows)} scans of {dataset or 'phantoms with faults'}"
     about = {"folds": len(bundle.folds), "taught_by": source}

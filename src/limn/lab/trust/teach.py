@@ -109,8 +109,8 @@ def _grow(lesson: _Lesson, rows: npt.NDArray[np.int64] | None = None) -> Forest:
     trees = [each.tree_ for each in grown.estimators_]
     nodes = max(tree.node_count for tree in trees)
 
-    def padded(name: str) -> Floats:
-        found = np.zeros((len(trees), nodes))
+    def padded(name: str, fill: float = 0.0) -> Floats:
+        found = np.full((len(trees), nodes), fill)
         for k, tree in enumerate(trees):
             found[k, : tree.node_count] = np.asarray(getattr(tree, name)).reshape(
                 tree.node_count, -1
@@ -118,7 +118,7 @@ def _grow(lesson: _Lesson, rows: npt.NDArray[np.int64] | None = None) -> Forest:
         return found
 
     return Forest(
-        feature=np.maximum(padded("feature"), -1).astype(np.int16),
+        feature=np.maximum(padded("feature", -1), -1).astype(np.int16),
         threshold=padded("threshold").astype(np.float32),
         left=np.maximum(padded("children_left"), 0).astype(np.int16),
         right=np.maximum(padded("children_right"), 0).astype(np.int16),

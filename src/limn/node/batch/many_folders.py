@@ -47,7 +47,7 @@ def contour_folders(
     writable(out)
     config = site_config(out, bundle, config_path)
     # A file's name is text, never markup.
-    console = Console(markup=False, highlight=False)
+    console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
     search = not one or holds_only_folders(folders[0])
     found = find_series(folders, out, console) if search else []

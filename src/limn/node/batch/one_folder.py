@@ -16,6 +16,8 @@ from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
 from limn.domain.folders import writable
+from limn.domain.light import Light
+from limn.domain.scan import Organ
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.pipeline import Product, contour
@@ -37,7 +39,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
     RefusedSeries
         If the folder holds no series, several, or one that can't be contoured.
     """
-    console = Console()
+    console = Console(emoji=False)
     if not folder.is_dir():
         msg = f"{folder} is no folder"
         raise ConfigWrong(msg)
@@ -83,7 +85,10 @@ def _print(product: Product, stopwatch: Stopwatch, out: Path, console: Console) 
     console.print(_organs(product))
     console.print(_stages(stopwatch))
     if product.flags:
-        console.print(f"flags: {', '.join(product.flags)}")
+        console.print(f"flags: {', '.join(product.flags)}", markup=False)
+    for concern in product.verdict.concerns:
+        if concern.light is Light.AMBER:
+            console.print(f"{concern.light}: {concern.reason}", markup=False)
     console.print(f"structure set  {out / 'RS.dcm'}\npicture        {out / 'picture.png'}")
     if product.held is not None:
         # Last, so that a person reads it.
@@ -111,9 +116,21 @@ def _organs(product: Product) -> Table:
     table.add_column("organ")
     table.add_column("mm3", justify="right")
     table.add_column("voxels removed", justify="right")
+    table.add_column("light")
+    table.add_column("predicted DSC", justify="right")
     for organ, mm3 in product.volumes_mm3.items():
-        table.add_row(organ.value, f"{mm3:.1f}", str(product.removed_voxels[organ]))
+        removed = str(product.removed_voxels[organ])
+        light = str(product.verdict.light_of(organ) or "-")
+        table.add_row(organ.value, f"{mm3:.1f}", removed, light, _predicted(product, organ))
     return table
+
+
+def _predicted(product: Product, organ: Organ) -> str:
+    """The predicted DSC of an organ with its interval."""
+    quality = product.verdict.quality.get(organ)
+    if quality is None:
+        return "-"
+    return f"{quality.dsc.middle:.2f} ({quality.dsc.low:.2f} to {quality.dsc.high:.2f})"
 
 
 def _stages(stopwatch: Stopwatch) -> Table:

@@ -117,11 +117,14 @@ def warm_up(config: Config, kept_in: Sequence[Path] = ()) -> Warm:
     from limn.segment.bundle.bundle import open_bundle  # noqa: PLC0415
     from limn.segment.engine.ensemble import Ensemble  # noqa: PLC0415
     from limn.segment.engine.int8 import with_int8  # noqa: PLC0415
+    from limn.segment.judge.judge_of_bundle import judge_of  # noqa: PLC0415
 
     device = config.model.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     bundle = open_bundle(config.model.bundle)
+    # A judge that can't be read is found before an animal is asleep.
+    judge_of(bundle)
     if device == "cpu" and config.model.int8:
         bundle = with_int8(bundle, log.info, kept_in)
     ensemble = Ensemble.load(

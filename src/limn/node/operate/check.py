@@ -44,7 +44,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
     depends on a failed one is left out. With ``only``, only what that part of a node needs on
     this host is tried.
     """
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     config = load_config(config_path)
     console.print(f"[bold]config {config_path}[/]")
     console.print_json(config.model_dump_json())

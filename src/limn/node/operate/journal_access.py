@@ -15,7 +15,7 @@ from limn.node.store.journal.reader import JournalReader
 
 def plain_console(*, soft_wrap: bool = True) -> Console:
     """A console for text without markup; ``soft_wrap`` keeps a command whole, to be copied."""
-    return Console(markup=False, highlight=False, soft_wrap=soft_wrap)
+    return Console(emoji=False, markup=False, highlight=False, soft_wrap=soft_wrap)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def send_folder(folder: Path, to: str, *, called: str, calling: str) -> None:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         msg = f"--to {to}: HOST:PORT expected, e.g. 127.0.0.1:11112"
         raise ConfigWrong(msg)
-    console = Console()
+    console = Console(emoji=False)
     datasets = []
     for path in files_below(folder):
         try:

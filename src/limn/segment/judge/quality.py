@@ -10,6 +10,8 @@ pickle is opened and a node needs no scikit-learn.
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,14 +186,40 @@ class Judge:
                     )
                     for organ, measure, below, above in head["spreads"]
                 }
+            _check(predictors)
             limits = float(head["red_below"]), float(head["amber_below"])
             return cls(predictors, *limits, dict(head["about"]))
-        except (OSError, EOFError, ValueError, LookupError, TypeError, BadZipFile) as error:
-            msg = f"{path} is no judge: {error!r}"
+        except (*_UNREADABLE, OSError, ValueError, LookupError, TypeError) as error:
+            msg = f"{path} is no judge: {error!r}; teach the bundle again with 'limn lab judge'"
             raise BundleUnfit(msg) from error
 
 
 _ARRAYS = ("feature", "threshold", "left", "right", "value")
+_UNREADABLE = (EOFError, BadZipFile, zlib.error)
+
+
+def _check(predictors: Mapping[tuple[Organ, Measure], Predictor]) -> None:
+    """Refuse trees that would fail, or never end, in the middle of a scan."""
+    organs = {organ for organ, _ in predictors}
+    if not organs or set(predictors) != {(organ, each) for organ in organs for each in MEASURES}:
+        raise ValueError("an organ lacks a prediction")
+    for predictor in predictors.values():
+        forest = predictor.forest
+        trees, nodes = forest.feature.shape
+        ways = (forest.left, forest.right)
+        asks = forest.feature >= 0
+        sound = (
+            all(getattr(forest, name).shape == (trees, nodes) for name in _ARRAYS)
+            and all(each.dtype.kind == "i" for each in (forest.feature, *ways))
+            and forest.feature.max() < len(feature_names())
+            # Every answer leads on, so that each way down a tree ends.
+            and all(((way > np.arange(nodes)) & (way < nodes))[asks].all() for way in ways)
+            and bool(np.isfinite(forest.value).all() and np.isfinite(forest.threshold).all())
+            and 0 <= predictor.below < math.inf
+            and 0 <= predictor.above < math.inf
+        )
+        if not sound:
+            raise ValueError("a tree of it is broken")
 
 
 def features_of(signs: Signs, organ: Organ) -> npt.NDArray[np.float64]:

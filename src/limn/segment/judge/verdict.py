@@ -33,6 +33,8 @@ HELD_LIGHTS: Mapping[HoldRule, frozenset[Light]] = {
 LEAST_FOLD_DSC = 0.8
 # Folds that agree less than this draw different things.
 HELD_FOLD_DSC = 0.6
+# A prediction whose interval begins below this knows too little for green.
+LEAST_LOW_DSC = 0.5
 # So many voxels of an organ lie in the field's outermost layer, for each voxel of its surface.
 CUT_SHARE = 0.05
 
@@ -105,7 +107,8 @@ class Verdict:
     @property
     def flags(self) -> tuple[str, ...]:
         """The flags of the concerns, and the scan's light."""
-        return (*(concern.flag for concern in self.concerns), f"light:{self.light}")
+        judged = () if self.quality else ("not-judged",)
+        return (*(concern.flag for concern in self.concerns), f"light:{self.light}", *judged)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -245,7 +248,8 @@ def predicted_concerns(
     """A concern for each organ whose predicted DSC is below a limit of the judge."""
     for organ, each in quality.items():
         dsc = each.dsc
-        if dsc.middle >= judge.amber_below or volumes_mm3.get(organ, 0.0) == 0:
+        sure = dsc.middle >= judge.amber_below and dsc.low >= LEAST_LOW_DSC
+        if sure or volumes_mm3.get(organ, 0.0) == 0:
             continue
         red = dsc.middle < judge.red_below
         predicted = f"DSC {dsc.middle:.2f} ({dsc.low:.2f} to {dsc.high:.2f})"
