@@ -422,6 +422,15 @@ def test_every_wrong_key_has_one_line_that_says_what_to_do(tmp_path):
     ]
 
 
+def test_a_misspelt_setting_is_looked_for_in_its_own_table_first(tmp_path):
+    """`hold_s` stands in another table, and is nearer."""
+    path = tmp_path / "limn.toml"
+    path.write_text(f'{LEAST}\n[judge]\nholds = "red"\nholiday_s = 3\n')
+    with pytest.raises(ConfigWrong) as refused:
+        load_config(path)
+    assert "judge.holds is not a setting of limn; did you mean hold?" in str(refused.value)
+
+
 def test_a_config_that_notepad_saved_is_read(tmp_path):
     """A byte order mark may precede the first key."""
     path = tmp_path / "limn.toml"

@@ -189,7 +189,7 @@ def build(
 
     Parameters
     ----------
-    notes : warnings for the reader of the file, such as "mirrored image: held for release";
+    notes : warnings for the reader of the file, such as "mirrored image";
         StructureSetDescription begins with them
     organ_notes : what the reader must know of an organ's contour; ROIDescription begins with it
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -500,14 +501,27 @@ def _wrong_keys(error: ValidationError) -> list[str]:
         if each["type"] == "missing":
             lines.append(f"  {key} is missing")
         elif each["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(loc[-1]), _names(_Table), n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            lines.append(f"  {key} is not a setting of limn{meant}")
+            lines.append(f"  {key} is not a setting of limn{_meant(loc)}")
         else:
             value = repr(each["input"])
             shown = f" (found {value})" if len(value) <= LONGEST_SHOWN else ""
             lines.append(f"  {key}: {each['msg']}{shown}")
     return lines
+
+
+def _meant(loc: Sequence[str | int]) -> str:
+    """The setting whose name is nearest to an unknown one, of its own table if possible."""
+    table: type[_Table] = Config
+    for part in loc[:-1]:
+        field = table.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, _Table)):
+            break
+        table = inner
+    for names in (set(table.model_fields), _names(_Table)):
+        if near := difflib.get_close_matches(str(loc[-1]), names, n=1):
+            return f"; did you mean {near[0]}?"
+    return ""
 
 
 def _names(table: type[_Table]) -> set[str]:

@@ -189,6 +189,18 @@ def test_a_mirror_image_is_held(
     assert legend.lines[-1] == f"flags: {' '.join(product.flags)}"
 
 
+def test_a_structure_set_for_a_folder_is_held_by_nobody(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path, shown
+) -> None:
+    """Picture and file of a mirror image warn; whoever made them reads why."""
+    files = write(mirror_pixels(*mouse, "x")[0], tmp_path / "ct", "HFS", "47")
+    product = run(files, ensemble, replace(OPTIONS, delivered=False))
+    assert "mirror image" in product.held
+    description = rtstruct.read(product.structure_set).StructureSetDescription
+    assert description.startswith("mirrored image;")
+    assert (shown[0][0].state, shown[0][0].level) == ("MIRROR IMAGE", "red")
+
+
 def test_a_lie_that_the_image_does_not_tell_is_held(
     mouse: tuple[Volume, Labels],
     ensemble: Ensemble,

@@ -8,18 +8,8 @@ import pytest
 
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.schema import COHORT
-from tests.support.node.site import Site
 
 SIGNED = ("--discard", "--why", "the animal\nis dead", "--by", "A. Smith")
-
-
-@pytest.fixture
-def site(tmp_path, capsys, monkeypatch):
-    """A site with a narrow terminal."""
-    monkeypatch.setenv("COLUMNS", "60")
-    site = Site(tmp_path, capsys)
-    yield site
-    site.journal.close()
 
 
 @pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])

@@ -16,15 +16,6 @@ LEFT_AFTER_S = 8 * 86400
 
 
 @pytest.fixture
-def site(tmp_path, capsys, monkeypatch):
-    """A site with a narrow terminal."""
-    monkeypatch.setenv("COLUMNS", "60")
-    site = Site(tmp_path, capsys)
-    yield site
-    site.journal.close()
-
-
-@pytest.fixture
 def full(site):
     """One scan of each kind."""
     running = site.scan(1)

@@ -317,6 +317,8 @@ def test_a_name_is_kept_where_none_is_needed(site, capsys):
     [
         (("--by", "NAME"), "--by NAME: write your own words in place of NAME"),
         (("--by", " "), "--by is empty"),
+        (("--by", "\u200b"), "--by is empty"),
+        (("--by", "A" * 501), "--by has 501 characters, at most 500 fit into the scan log"),
         (("--by", "A", "--why", "TEXT"), "--why TEXT: write your own words in place of TEXT"),
         (("--by", "A", "--why", ""), "--why is empty"),
     ],

@@ -11,15 +11,6 @@ from tests.support.node.parts import Archive, encoded, peer, structure_set
 from tests.support.node.site import Site
 
 
-@pytest.fixture
-def site(tmp_path, capsys, monkeypatch):
-    """A site with a narrow terminal."""
-    monkeypatch.setenv("COLUMNS", "60")
-    site = Site(tmp_path, capsys)
-    yield site
-    site.journal.close()
-
-
 @pytest.mark.parametrize("state", ["refused", "failed", "quarantined"])
 def test_a_scan_that_ended_badly_runs_again(site, state):
     """The output has the former state, and that a stopped node runs it when it starts."""
@@ -42,6 +33,15 @@ def test_a_newer_version_is_named(site):
     site.journal.end(row.id, "failed", "no organ", {})
     site.scan(1, input_digest="d2")
     assert "mind scan-00002 is a newer version" in site.limn("retry", "scan-00001")
+
+
+def test_a_discarded_scan_is_not_sent_by_a_retry(site):
+    """No command is named that would refuse it."""
+    row = site.contoured(1, held="mirror image")
+    site.journal.discard(row.id, "wrong export", time.time())
+    said = site.refused("retry", "scan-00001")
+    assert "scan-00001 is contoured already and was discarded at" in said
+    assert "limn resend" not in said
 
 
 def test_why_a_scan_does_not_run_again(site):

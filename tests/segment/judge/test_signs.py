@@ -64,6 +64,18 @@ def test_a_cord_that_is_broken_and_one_that_the_field_cuts():
     assert cord["field_edge_share"] == pytest.approx(64 / (33 * 64) ** (2 / 3))
 
 
+def test_where_an_organ_ends_and_how_far_the_folds_doubt_it():
+    """The cord goes on for 3 mm beyond the heart at either end; half the folds see 1 mm more."""
+    drawn, volume = scan()
+    drawn.disagreement_zyx[2:4, 44:52, 26:34] = 127
+    found = measure(drawn, volume).organs
+    heart, cord = found[Organ.HEART], found[Organ.CORD]
+    assert (cord["head_beyond_mm"], cord["tail_beyond_mm"]) == (3.0, 3.0)
+    assert (heart["head_beyond_mm"], heart["tail_beyond_mm"]) == (-3.0, -3.0)
+    assert cord["tail_doubt_mm"] == pytest.approx(0.5, abs=0.01)
+    assert cord["head_doubt_mm"] == 0.0
+
+
 def test_an_organ_in_the_air_is_seen():
     """A share of the voxels beside it is thinner than any tissue."""
     drawn, volume = scan()

@@ -60,7 +60,7 @@ class Foresees(Judge):
 def test_nothing_speaks_against_a_plain_scan():
     """Green, not held; without a judge no organ has a light of its own."""
     verdict = judged(drawn())
-    assert (verdict.light, verdict.notes) == (Light.GREEN, ())
+    assert (verdict.light, verdict.notes(())) == (Light.GREEN, ())
     assert verdict.flags == ("light:green", "not-judged")
     assert verdict.hold_reason("amber") is None
     assert verdict.light_of(Organ.HEART) is None
@@ -87,7 +87,7 @@ def test_a_turned_animal_goes_out_in_amber():
     """It is contoured as it lies, and the structure set says so first."""
     verdict = judged(drawn(lie=Lie("SAR", 0.99)))
     assert verdict.light is Light.AMBER
-    assert verdict.notes[0].startswith("header and anatomy disagree: turned by 180 degrees")
+    assert verdict.notes(())[0].startswith("header and anatomy disagree: turned by 180 degrees")
     assert verdict.hold_reason("red") is None
     assert "mend the position that the operator chose" in verdict.hold_reason("amber")
 
@@ -105,6 +105,17 @@ def test_folds_that_disagree(dsc, light, rule_that_holds):
     assert verdict.hold_reason("sides") is None
 
 
+def test_a_structure_set_says_that_it_was_held_only_if_it_was():
+    """A site may decide that red lights go out; in doubt about left and right it may not."""
+    torn = judged(drawn(fold_dsc=dict.fromkeys(Organ, 0.95) | {Organ.CORD: 0.5}))
+    assert torn.notes(torn.holding("red")) == ("the folds disagree: held for release",)
+    assert torn.notes(torn.holding("sides")) == ("the folds disagree",)
+    assert "held" in torn.organ_words(torn.holding("red"))[Organ.CORD]
+    assert "held" not in torn.organ_words(torn.holding("sides"))[Organ.CORD]
+    unsure = judged(drawn(sides=UNSURE))
+    assert unsure.notes(unsure.holding("sides")) == ("left and right unsure: held for release",)
+
+
 @pytest.mark.parametrize(
     ("dsc", "light"), [(0.93, Light.GREEN), (0.85, Light.AMBER), (0.7, Light.RED)]
 )
@@ -114,7 +125,7 @@ def test_the_judge_s_limits(dsc, light):
     assert verdict.light is light
     assert verdict.light_of(Organ.HEART) is light
     assert verdict.light_of(Organ.LUNG_L) is Light.GREEN
-    assert f"predicted DSC {dsc:.2f} ({dsc - 0.1:.2f} to " in verdict.organ_words[Organ.HEART]
+    assert f"predicted DSC {dsc:.2f} ({dsc - 0.1:.2f} to " in verdict.organ_words(())[Organ.HEART]
     assert (verdict.hold_reason("red") is not None) == (light is Light.RED)
 
 
@@ -139,7 +150,7 @@ def test_mended_hu_are_amber():
     """The note of the calibration reaches the structure set."""
     mended = Calibration(2.0, 5.0, -502.0, 17.0)
     verdict = judged(drawn(calibration=mended))
-    assert (verdict.light, verdict.notes) == (Light.AMBER, (mended.note,))
+    assert (verdict.light, verdict.notes(())) == (Light.AMBER, (mended.note,))
 
 
 def test_a_mouse_of_a_rare_size_is_red():

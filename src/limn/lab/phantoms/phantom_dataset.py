@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,8 @@ from limn.domain.folders import writable
 from limn.domain.timing import in_words
 from limn.lab.nifti import to_image
 from limn.lab.process.folder_lock import folder_lock
-from limn.lab.process.isolated import cores, end_with_parent
+from limn.lab.process.isolated import cores
+from limn.lab.process.pool import in_processes
 from limn.phantom.cohort import Cohort, Visit, image, scanner_of
 from limn.phantom.observers import observe
 
@@ -205,20 +204,7 @@ def _write_scans(
         for visit in visits:
             yield _write_scan(folder, cohort, visit)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(visits)), context, end_with_parent)
-    try:
-        jobs = [pool.submit(_write_scan, folder, cohort, visit) for visit in visits]
-        for job in as_completed(jobs):
-            yield job.result()
-    except BrokenProcessPool as error:
-        msg = (
-            "a process that makes phantoms was killed, most likely for lack of memory: give fewer "
-            "--workers, and the run resumes where it stopped"
-        )
-        raise StageFailed(msg) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    yield from in_processes(partial(_write_scan, folder, cohort), visits, workers, "makes phantoms")
 
 
 def _write_scan(folder: Path, cohort: Cohort, visit: Visit) -> str:

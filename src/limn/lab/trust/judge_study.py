@@ -9,7 +9,7 @@ from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.lab.trust.spoilt_dataset import dataset_set
 from limn.lab.trust.spoilt_set import contour_set, phantom_set
 from limn.lab.trust.teach import FEWEST_ROWS, teach
-from limn.lab.trust.trust_report import write_report
+from limn.lab.trust.trust_report import draw_misses, write_report
 from limn.segment.bundle.bundle import add_part, open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.judge.judge_of_bundle import judge_of
@@ -37,9 +37,10 @@ def teach_bundle(
     if len(scans) < FEWEST_ROWS:
         msg = f"{len(scans)} scans can't teach a judge; {FEWEST_ROWS} or more expected"
         raise ConfigWrong(msg)
-    rows = contour_set(folder, out / "teach.jsonl", scans, report, workers)
-    source = f"{len(rows)} scans of {dataset or 'phantoms with faults'}"
-    about = {"folds": len(bundle.folds), "taught_by": source}
+    source = "phantoms" if dataset is None else str(dataset.resolve())
+    rows = contour_set(folder, out / "teach.jsonl", scans, source, report, workers)
+    taught_by = f"{len(rows)} scans of {dataset or 'phantoms with faults'}"
+    about = {"folds": len(bundle.folds), "taught_by": taught_by}
     judge = teach(rows, list(bundle.organs.values()), about, report)
     judge.write(folder / JUDGE_FILE)
     sealed = add_part(folder, "judge", JUDGE_FILE)
@@ -61,6 +62,8 @@ def try_judge(
     if judge is None:
         msg = f"bundle {bundle.label} has no judge; teach it with 'limn lab judge {folder}'"
         raise BundleUnfit(msg)
-    rows = contour_set(folder, out / "try.jsonl", phantom_set("try", count), report, workers)
-    ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
-    write_report(rows, judge, ensemble, out, report)
+    scans = phantom_set("try", count)
+    rows = contour_set(folder, out / "try.jsonl", scans, "phantoms", report, workers)
+    misses = write_report(rows, judge, out, report)
+    if misses:
+        draw_misses(misses, Ensemble.load(bundle, "cpu", bundle.profile), out, report)

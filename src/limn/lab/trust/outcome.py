@@ -56,9 +56,7 @@ def outcome_of(row: TrialRow, judge: Judge) -> Outcome:
     volumes_mm3 = {Organ(name): mm3 for name, mm3 in row.volumes_mm3.items()}
     lights = [Light(light) for _, light, _ in row.concerns]
     lights += [each.light for each in predicted_concerns(quality, judge, volumes_mm3)]
-    held = any(always for _, _, always in row.concerns)
-    light = Light.RED if held else worst(lights)
-    fate = {Light.RED: Fate.HELD, Light.AMBER: Fate.AMBER, Light.GREEN: Fate.GREEN}[light]
+    fate = {Light.RED: Fate.HELD, Light.AMBER: Fate.AMBER, Light.GREEN: Fate.GREEN}[worst(lights)]
     predicted = {
         organ: (each.dsc, row.dsc[organ.value])
         for organ, each in quality.items()

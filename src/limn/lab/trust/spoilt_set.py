@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from limn.domain.errors import StageFailed
+import torch
+
 from limn.domain.folders import writable
 from limn.domain.timing import in_words
 from limn.lab.measure.evaluate import refuse_other_scores
 from limn.lab.process.folder_lock import folder_lock
-from limn.lab.process.isolated import cores, end_with_parent
+from limn.lab.process.isolated import cores
+from limn.lab.process.pool import in_processes
 from limn.lab.trust.trial import try_scan
 from limn.lab.trust.trial_row import TrialRow, append, read_rows
 from limn.phantom.faults import FAULTS, UNSEEN, SpoiltScan, spoilt_scan
-from limn.segment.bundle.bundle import Bundle, open_bundle
+from limn.segment.bundle.bundle import Bundle, open_bundle, sha256_of
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.int8 import with_int8
 
@@ -82,10 +81,16 @@ def contour_set(
     bundle_folder: Path,
     path: Path,
     scans: Sequence[Spoilt],
+    source: str,
     report: Callable[[str], None],
     workers: int | None = None,
 ) -> list[TrialRow]:
     """Contour every scan of a set that the file of rows lacks.
+
+    Parameters
+    ----------
+    path : the file of rows; its folder is for one bundle and one source only
+    source : whose scans these are: "phantoms", or the path of a data set
 
     Returns
     -------
@@ -101,11 +106,14 @@ def contour_set(
     bundle = with_int8(open_bundle(bundle_folder), report)
     writable(path.parent)
     with folder_lock(path.parent, "run is writing there"):
-        refuse_other_scores(path.parent, f"spoilt scans by {_weights(bundle)}\n")
+        refuse_other_scores(path.parent, _told(bundle, source))
         done = {(row.fault, row.seed) for row in read_rows(path)}
         waiting = [scan for scan in scans if (scan.fault, scan.seed) not in done]
         before, began = len(scans) - len(waiting), time.monotonic()
-        for k, row in enumerate(_rows(bundle_folder, waiting, workers or cores()), start=1):
+        many = max(1, min(workers or cores(), len(waiting)))
+        work = partial(_row, bundle_folder, max(1, cores() // many))
+        rows = in_processes(work, waiting, many, "contours scans")
+        for k, row in enumerate(rows, start=1):
             append(path, row)
             left_s = (time.monotonic() - began) / k * (len(waiting) - k)
             report(f"{before + k}/{len(scans)} {_words(row)}; {in_words(left_s)} left")
@@ -113,34 +121,21 @@ def contour_set(
     return [row for row in read_rows(path) if (row.fault, row.seed) in wanted]
 
 
-def _weights(bundle: Bundle) -> str:
-    """The bundle without its judge, which does not change what is contoured."""
-    return f"{bundle.label}, folds {' '.join(map(str, bundle.folds))}"
+def _told(bundle: Bundle, source: str) -> str:
+    """Which weights contour which scans; the judge of a bundle changes no contour."""
+    weights = " ".join(sha256_of(bundle.checkpoint(fold))[:12] for fold in bundle.folds)
+    return f"spoilt scans of {source} by {bundle.label} (weights {weights})"
 
 
-def _rows(bundle: Path, scans: Sequence[Spoilt], workers: int) -> Iterator[TrialRow]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(max(1, min(workers, len(scans))), context, end_with_parent)
-    try:
-        for job in as_completed([pool.submit(_row, bundle, scan) for scan in scans]):
-            yield job.result()
-    except BrokenProcessPool as error:
-        msg = (
-            "a process that contours phantoms was killed, most likely for lack of memory: give "
-            "fewer --workers, and the run resumes where it stopped"
-        )
-        raise StageFailed(msg) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _row(bundle: Path, scan: Spoilt) -> TrialRow:
-    return try_scan(scan.make(), _warm(bundle))
+def _row(bundle: Path, threads: int, scan: Spoilt) -> TrialRow:
+    ensemble = _warm(bundle, threads)
+    return try_scan(scan.make(), ensemble)
 
 
 @lru_cache(maxsize=1)
-def _warm(folder: Path) -> Ensemble:
-    """The ensemble of this process."""
+def _warm(folder: Path, threads: int) -> Ensemble:
+    """The ensemble of this process, which shares the cores with its siblings."""
+    torch.set_num_threads(threads)
     bundle = with_int8(open_bundle(folder), lambda line: None)
     ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
     ensemble.warm_up()

@@ -29,23 +29,27 @@ DOTS_PER_INCH = 110
 def write_report(
     rows: Sequence[TrialRow],
     judge: Judge,
-    ensemble: Ensemble,
     folder: Path,
     report: Callable[[str], None],
-) -> None:
-    """Write ``table.md``, ``reliability.png`` and two pictures of each miss."""
+) -> list[Outcome]:
+    """Write ``table.md`` and ``reliability.png``; return the misses."""
     outcomes = [outcome_of(row, judge) for row in rows]
     table = markdown_table(outcomes)
     write_durably(folder / "table.md", table.encode())
     draw_reliability(outcomes, folder / "reliability.png")
     report(table)
-    for missed in outcomes:
-        if missed.is_miss:
-            row = missed.row
-            path = folder / "misses" / f"{row.fault}-{row.seed}.png"
-            trial = Trial(row.fault, str(row.seed), partial(_scan, row.fault, row.seed))
-            draw_comparison(trial, ensemble, path)
-            report(f"missed: {row.fault} {row.seed}, {dict(row.dsc)}, drawn beside {path}")
+    return [each for each in outcomes if each.is_miss]
+
+
+def draw_misses(
+    misses: Sequence[Outcome], ensemble: Ensemble, folder: Path, report: Callable[[str], None]
+) -> None:
+    """Draw each scan whose bad contours would leave: the truth beside what was contoured."""
+    for row in (missed.row for missed in misses):
+        path = folder / "misses" / f"{row.fault}-{row.seed}.png"
+        trial = Trial(row.fault, str(row.seed), partial(_scan, row.fault, row.seed))
+        draw_comparison(trial, ensemble, path)
+        report(f"missed: {row.fault} {row.seed}, {dict(row.dsc)}, drawn beside {path}")
 
 
 def markdown_table(outcomes: Sequence[Outcome]) -> str:

@@ -68,6 +68,7 @@ def _job(arrived: Arrived, config: Config) -> Job:
         judge=config.judge,
         input_digest=arrived.input_digest,
         received_at=arrived.ready_at,
+        delivered=False,
     )
 
 

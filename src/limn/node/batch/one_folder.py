@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
             instances,
             warm.ensemble,
             _identity(str(instances[0].header.SeriesInstanceUID), config, warm.ensemble.bundle),
-            warm.options,
+            replace(warm.options, delivered=False),
             stopwatch,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )

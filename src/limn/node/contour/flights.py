@@ -21,6 +21,7 @@ from limn.node.contour.worker import run_job
 from limn.node.persist import write_until_done
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.states import PreviewState
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,7 @@ class Flights:
             judge=self._config.judge,
             input_digest=row.input_digest,
             received_at=row.last_slice_at + row.settle_s,
+            delivered=row.priority >= LIVE,
         )
 
     def _preview_job_of(self, row: ScanRow) -> Job:

@@ -38,6 +38,8 @@ class Job:
     sizes: tuple[int, ...] = ()
     # Contours of the first fold alone, marked as a preview; the scan's own job follows.
     preview: bool = False
+    # Whether the structure set is for a planning system; that of a cohort stays in its folder.
+    delivered: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

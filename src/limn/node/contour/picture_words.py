@@ -23,12 +23,15 @@ def banner(
     Parameters
     ----------
     name : of the scan; empty if it has none
+    held : whether a person must release the structure set
     """
     title = "   ".join(filter(None, (name, series.animal, _taken_at(series))))
     if held:
         return Banner(title, f"HELD: {verdict.headline}", Light.RED)
     if identity.preview:
         return Banner(title, "PREVIEW", Light.AMBER)
+    if verdict.light is Light.RED:
+        return Banner(title, verdict.headline, Light.RED)
     return Banner(title)
 
 

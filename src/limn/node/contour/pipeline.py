@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ from limn.segment.draw.trace import Traced, trace
 from limn.segment.engine.memory import refuse_unread
 from limn.segment.judge.judge_of_bundle import judge_of
 from limn.segment.judge.signs import measure
-from limn.segment.judge.verdict import HoldRule, Verdict, judge_scan
+from limn.segment.judge.verdict import Concern, HoldRule, Verdict, judge_scan
 
 if TYPE_CHECKING:
     from limn.segment.bundle.bundle import Bundle
@@ -50,6 +50,7 @@ class Options:
     Attributes
     ----------
     hold : which light holds a scan for release
+    delivered : whether the structure set is for a planning system; one for a folder is never held
     """
 
     two_animals: ChoiceRule
@@ -58,6 +59,7 @@ class Options:
     max_points: int | None
     calibrate: CalibrateRule = "auto"
     hold: HoldRule = "red"
+    delivered: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,17 +122,19 @@ def contour(
         volumes_mm3 = labels.volumes_mm3()
     with stopwatch.stage("judge_s"):
         verdict = _judged(drawn, volume, volumes_mm3, ensemble)
-        held = verdict.hold_reason(options.hold)
+        holding = verdict.holding(options.hold) if options.delivered else ()
     with stopwatch.stage("trace_s"):
         traced = trace(labels, options.style.holes, options.max_points)
-    structure_set = _proven(series, labels, traced, verdict, identity, options.style, stopwatch)
+    structure_set = _proven(
+        series, labels, traced, verdict, holding, identity, options.style, stopwatch
+    )
     flags = _flags(series, drawn, verdict, traced.dropped, volume, ensemble.bundle)
     with stopwatch.stage("picture_s"):
         picture = draw_contours(
             volume,
             drawn.labels,
             options.style.colours,
-            banner(name, series, identity, verdict, held=held is not None),
+            banner(name, series, identity, verdict, held=bool(holding)),
             legend(series, identity, volumes_mm3, verdict, flags),
         )
     return Product(
@@ -143,7 +147,7 @@ def contour(
         drawn.disagreement_zyx[series.rungs],
         flags,
         verdict,
-        held,
+        verdict.hold_reason(options.hold),
     )
 
 
@@ -152,6 +156,7 @@ def _proven(
     labels: Labels,
     traced: Traced,
     verdict: Verdict,
+    holding: Collection[Concern],
     identity: rtstruct.Identity,
     style: rtstruct.Style,
     stopwatch: Stopwatch,
@@ -164,8 +169,8 @@ def _proven(
             labels.volumes_mm3(),
             identity,
             style,
-            notes=verdict.notes,
-            organ_notes=verdict.organ_words,
+            notes=verdict.notes(holding),
+            organ_notes=verdict.organ_words(holding),
         )
     with stopwatch.stage("prove_s"):
         prove(structure_set, series, labels, style)

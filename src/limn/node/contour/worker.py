@@ -284,7 +284,7 @@ def _contour(
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
         content = Content(job, instances)
-    ensemble, options = warm.ensemble, options_of(job)
+    ensemble, options = warm.ensemble, replace(options_of(job), delivered=job.delivered)
     identity = _identity(job, label, ensemble.bundle)
     if job.preview:
         identity = _preview_identity(identity, job, ensemble.bundle)

@@ -23,6 +23,8 @@ from limn.node.store.remedies import (
 )
 
 ENDED_BADLY = ("refused", "failed", "quarantined")
+# Longer words make a line of the log, or a cell of a spreadsheet, unreadable.
+LONGEST_TEXT = 500
 
 
 def given_text(option: str, text: str | None, placeholder: str) -> str:
@@ -31,12 +33,15 @@ def given_text(option: str, text: str | None, placeholder: str) -> str:
     Raises
     ------
     ConfigWrong
-        If it has no words, or is the placeholder of a command that limn printed.
+        If it has no words or too many, or is the placeholder of a command that limn printed.
     """
     if text is None:
         return ""
     words = one_line(" ".join(text.split()))
-    if not words:
+    if len(words) > LONGEST_TEXT:
+        msg = f"{option} has {len(words)} characters, at most {LONGEST_TEXT} fit into the scan log"
+        raise ConfigWrong(msg)
+    if not any(letter.isalnum() for letter in text):
         msg = f"{option} is empty; give it words, for readers of the scan log"
         raise ConfigWrong(msg)
     if words == placeholder:

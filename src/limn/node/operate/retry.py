@@ -113,6 +113,8 @@ def _why_no_retry(journal: JournalReader, row: ScanRow | None, config_path: Path
     if row.state == "ready":
         return "waits for a worker" if row.started_at is None else f"runs, try {row.tries}"
     if row.state == "contoured":
+        if obstacle := _why_no_resend(journal, row, config_path):
+            return f"is contoured already and {obstacle}"
         return f"is contoured already; to send it once more: {resend_command(row, config_path)}"
     if journal.find_structure_set(row.id) is None:
         return f"was never complete ({row.reason}); send the series again from the scanner"

@@ -50,7 +50,7 @@ def size_doubt(
         return None
     return SizeDoubt(
         f"size-unusual:{figure}",
-        "size in doubt: held for release",
+        "size in doubt",
         f"this size is rare for a {species.name}: {what}. Compare the length scale "
         "of the picture with the animal; if it is wrong, mend PixelSpacing or ImagePositionPatient "
         "where the scan is exported and send it again; release it only if the animal is so large",

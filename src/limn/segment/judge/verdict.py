@@ -7,7 +7,7 @@ predicted of it. DESIGN.md D-221.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,7 +47,8 @@ class Concern:
     ----------
     organ : None if it is about the whole scan
     flag : for the record
-    note : for the reader of the structure set; empty if the reader needs none
+    note : for the reader of the structure set, who also learns whether it holds the scan; empty if
+        the reader needs none
     reason : for a person: what was found, and what to do
     always_holds : whether it holds the scan whatever the site decides
     headline : in capitals, over the picture of a held scan
@@ -90,19 +91,23 @@ class Verdict:
         """What an operator must know first, in capitals; empty if there is no concern."""
         return self.concerns[0].headline if self.concerns else ""
 
-    @property
-    def organ_words(self) -> Mapping[Organ, str]:
-        """What the structure set says of each organ that has a light."""
-        organs = dict.fromkeys((*self.quality, *(c.organ for c in self.concerns if c.organ)))
-        return {organ: self._words_of(organ) for organ in organs}
+    def organ_words(self, holding: Collection[Concern]) -> Mapping[Organ, str]:
+        """What the structure set says of each organ that has a light.
 
-    def _words_of(self, organ: Organ) -> str:
+        Parameters
+        ----------
+        holding : the concerns that hold this structure set
+        """
+        organs = dict.fromkeys((*self.quality, *(c.organ for c in self.concerns if c.organ)))
+        return {organ: self._words_of(organ, holding) for organ in organs}
+
+    def _words_of(self, organ: Organ, holding: Collection[Concern]) -> str:
         words = [f"light {self.light_of(organ)}"]
         if organ in self.quality:
             dsc = self.quality[organ].dsc
             words.append(f"predicted DSC {dsc.middle:.2f} ({dsc.low:.2f} to {dsc.high:.2f})")
-        words += [each.note for each in self.concerns if each.organ is organ and each.note]
-        return "; ".join(words)
+        about = [each for each in self.concerns if each.organ is organ]
+        return "; ".join((*words, *_notes(about, holding)))
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -110,17 +115,30 @@ class Verdict:
         judged = () if self.quality else ("not-judged",)
         return (*(concern.flag for concern in self.concerns), f"light:{self.light}", *judged)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the structure set says of the scan, beginning with the most important."""
-        return tuple(dict.fromkeys(each.note for each in self.concerns if each.note))
+    def notes(self, holding: Collection[Concern]) -> tuple[str, ...]:
+        """What the structure set says of the scan, beginning with the most important.
+
+        Parameters
+        ----------
+        holding : the concerns that hold this structure set
+        """
+        return tuple(dict.fromkeys(_notes(self.concerns, holding)))
+
+    def holding(self, rule: HoldRule) -> tuple[Concern, ...]:
+        """The concerns for which a person must look before the structure set is delivered."""
+        return tuple(
+            each for each in self.concerns if each.always_holds or each.light in HELD_LIGHTS[rule]
+        )
 
     def hold_reason(self, rule: HoldRule) -> str | None:
         """Why a person must look before the structure set is delivered; None if nobody must."""
-        holding = [
-            each for each in self.concerns if each.always_holds or each.light in HELD_LIGHTS[rule]
-        ]
-        return " / ".join(concern.reason for concern in holding) or None
+        return " / ".join(concern.reason for concern in self.holding(rule)) or None
+
+
+def _notes(concerns: Iterable[Concern], holding: Collection[Concern]) -> Iterator[str]:
+    for each in concerns:
+        if each.note:
+            yield f"{each.note}: held for release" if each in holding else each.note
 
 
 def judge_scan(
@@ -161,7 +179,7 @@ def _side_concerns(lie: Lie, sides: Sides) -> Iterator[Concern]:
             Light.RED,
             None,
             f"mirrored:{lie.letters}",
-            "mirrored image: held for release",
+            "mirrored image",
             "mirror image: left and right are exchanged in this export, which no turn of the "
             "animal explains. The contours fit these pixels. Release them only if the treatment "
             "is planned on this same series; otherwise export it again without mirroring "
@@ -185,7 +203,7 @@ def _side_concerns(lie: Lie, sides: Sides) -> Iterator[Concern]:
             Light.RED,
             None,
             f"lie-unsure:{lie.probability:.2f}",
-            "left and right unsure: held for release",
+            "left and right unsure",
             f"the image hardly tells how the animal lies ({lie.probability:.2f} of 1 for what the "
             f"header says): contoured as it says. {_LOOK}; release it only if the left lung, the "
             "heart's apex and the head lie where they should",
@@ -197,7 +215,7 @@ def _side_concerns(lie: Lie, sides: Sides) -> Iterator[Concern]:
             Light.RED,
             None,
             f"sides-unsure:{sides.probability:.2f}",
-            "left and right unsure: held for release",
+            "left and right unsure",
             f"left and right are in doubt ({sides.probability:.2f} of 1 that left is left; signs: "
             f"{sides.words}). {_LOOK}; release it only if the left lung and the heart's apex lie "
             "on the animal's left",
@@ -221,7 +239,7 @@ def _missing(volumes_mm3: Mapping[Organ, float]) -> Iterator[Concern]:
                 Light.RED,
                 organ,
                 f"empty:{organ.value}",
-                f"{organ.value} not found: held for release",
+                f"{organ.value} not found",
                 f"{organ.value} was not found. {_LOOK}; release the others only if this organ is "
                 "not in the field, or draw it by hand",
             )
@@ -236,7 +254,7 @@ def _torn(fold_dsc: Mapping[Organ, float]) -> Iterator[Concern]:
             Light.RED if torn else Light.AMBER,
             organ,
             f"folds-disagree:{organ.value}:{dsc:.2f}",
-            "the folds disagree: held for release" if torn else "",
+            "the folds disagree" if torn else "",
             f"the networks disagree about {organ.value} ({dsc:.2f} of 1 is alike): this scan is "
             f"unlike those that they learnt from. {_LOOK}; use it only if the contour is right",
         )
