@@ -80,6 +80,15 @@ def test_kept_in_a_file_and_read_again(tmp_path):
     assert (again.red_below, again.amber_below, again.about) == (0.8, 0.9, {"folds": 5})
 
 
+def test_a_judge_that_was_taught_by_fewer_signs_goes_on(tmp_path):
+    """A bundle of today serves a limn that measures more."""
+    trees = forest(0, 0.8, (0.4, 0.5, 0.6), (0.93, 0.93, 0.93))
+    predictors = {(Organ.HEART, measure): Predictor(trees, 2.0, 1.0) for measure in MEASURES}
+    Judge(predictors, 0.8, 0.9, {}, ((), ("fold_dsc",))).write(tmp_path / "judge.npz")
+    kept = Judge.read(tmp_path / "judge.npz")
+    assert kept.predict(signs(0.7)) == judge().predict(signs(0.7))
+
+
 def test_a_judge_by_other_signs_is_refused(tmp_path, monkeypatch):
     """Its trees would ask the wrong columns."""
     judge().write(tmp_path / "judge.npz")

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 from zipfile import BadZipFile
 
 import numpy as np
@@ -33,6 +33,8 @@ LEAST_SPREAD: Mapping[Measure, float] = {"dsc": 0.01, "hd95_mm": 0.1}
 ABSENT = -10_000.0
 # The largest distance that is told apart; also that of an organ that is missing.
 MOST_MM = 15.0
+# Names of signs: of the scan, and of an organ.
+SignNames: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 # The layout of the file.
 VERSION = 1
 
@@ -124,6 +126,8 @@ class Judge:
     ----------
     predictors : by organ and measure
     red_below, amber_below : limits of the predicted DSC
+    signs : the signs of the scan and of an organ that its trees ask for, in their order; limn may
+        measure more
     about : how it was taught and how well it did on scans that did not teach it
     """
 
@@ -131,6 +135,7 @@ class Judge:
     red_below: float
     amber_below: float
     about: Mapping[str, Any]
+    signs: SignNames = (SCAN_SIGNS, ORGAN_SIGNS)
 
     def predict(self, signs: Signs) -> Mapping[Organ, Quality]:
         """The quality of each organ of a scan that this judge was taught."""
@@ -142,7 +147,8 @@ class Judge:
         }
 
     def _interval(self, organ: Organ, measure: Measure, signs: Signs) -> Interval:
-        return self.predictors[organ, measure].interval(features_of(signs, organ), measure)
+        features = features_of(signs, organ, self.signs)
+        return self.predictors[organ, measure].interval(features, measure)
 
     def write(self, path: Path) -> None:
         """Write it as a NumPy ``.npz`` file."""
@@ -152,7 +158,7 @@ class Judge:
                 arrays[f"{organ.value}/{measure}/{name}"] = getattr(predictor.forest, name)
         head = {
             "version": VERSION,
-            "signs": [list(SCAN_SIGNS), list(ORGAN_SIGNS)],
+            "signs": self.signs,
             "spreads": [[o.value, m, p.below, p.above] for (o, m), p in self.predictors.items()],
             "red_below": self.red_below,
             "amber_below": self.amber_below,
@@ -169,13 +175,17 @@ class Judge:
         Raises
         ------
         BundleUnfit
-            If it is no judge, or one that was taught by other signs.
+            If it is no judge, or one that asks for a sign that limn does not measure.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 head = json.loads(bytes(arrays["head"]).decode())
-                signs = [list(SCAN_SIGNS), list(ORGAN_SIGNS)]
-                if (head["version"], head["signs"]) != (VERSION, signs):
+                scan, organ = (tuple(map(str, names)) for names in head["signs"])
+                if (
+                    head["version"] != VERSION
+                    or {*scan} - {*SCAN_SIGNS}
+                    or {*organ} - {*ORGAN_SIGNS}
+                ):
                     msg = f"{path} judges by other signs; teach it again with 'limn lab judge'"
                     raise BundleUnfit(msg)
                 predictors = {
@@ -186,9 +196,9 @@ class Judge:
                     )
                     for organ, measure, below, above in head["spreads"]
                 }
-            _check(predictors)
+            _check(predictors, len(scan) + len(organ))
             limits = float(head["red_below"]), float(head["amber_below"])
-            return cls(predictors, *limits, dict(head["about"]))
+            return cls(predictors, *limits, dict(head["about"]), (scan, organ))
         except (*_UNREADABLE, OSError, ValueError, LookupError, TypeError) as error:
             msg = f"{path} is no judge: {error!r}; teach the bundle again with 'limn lab judge'"
             raise BundleUnfit(msg) from error
@@ -198,7 +208,7 @@ _ARRAYS = ("feature", "threshold", "left", "right", "value")
 _UNREADABLE = (EOFError, BadZipFile, zlib.error)
 
 
-def _check(predictors: Mapping[tuple[Organ, Measure], Predictor]) -> None:
+def _check(predictors: Mapping[tuple[Organ, Measure], Predictor], signs: int) -> None:
     """Refuse trees that would fail, or never end, in the middle of a scan."""
     organs = {organ for organ, _ in predictors}
     if not organs or set(predictors) != {(organ, each) for organ in organs for each in MEASURES}:
@@ -211,7 +221,7 @@ def _check(predictors: Mapping[tuple[Organ, Measure], Predictor]) -> None:
         sound = (
             all(getattr(forest, name).shape == (trees, nodes) for name in _ARRAYS)
             and all(each.dtype.kind == "i" for each in (forest.feature, *ways))
-            and forest.feature.max() < len(feature_names())
+            and forest.feature.max() < signs
             # Every answer leads on, so that each way down a tree ends.
             and all(((way > np.arange(nodes)) & (way < nodes))[asks].all() for way in ways)
             and bool(np.isfinite(forest.value).all() and np.isfinite(forest.threshold).all())
@@ -222,12 +232,14 @@ def _check(predictors: Mapping[tuple[Organ, Measure], Predictor]) -> None:
             raise ValueError("a tree of it is broken")
 
 
-def features_of(signs: Signs, organ: Organ) -> npt.NDArray[np.float64]:
+def features_of(
+    signs: Signs, organ: Organ, names: SignNames = (SCAN_SIGNS, ORGAN_SIGNS)
+) -> npt.NDArray[np.float64]:
     """The signs of the scan and of one organ, in the order of their names."""
     own = signs.organs[organ]
     return np.array(
-        [signs.scan.get(name, ABSENT) for name in SCAN_SIGNS]
-        + [own.get(name, ABSENT) for name in ORGAN_SIGNS]
+        [signs.scan.get(name, ABSENT) for name in names[0]]
+        + [own.get(name, ABSENT) for name in names[1]]
     )
 
 
