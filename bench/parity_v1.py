@@ -25,8 +25,8 @@ from torch import nn
 
 from limn.domain.errors import LimnError
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Organ, Volume
-from limn.phantom.anatomy import conceive
+from limn.domain.scan import Volume
+from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
@@ -36,7 +36,6 @@ from limn.segment.importing.trained import BundleStatement, Trained, seal
 
 PINNED = ["torch==2.13.0", "torchvision==0.28.0", "numpy==2.4.6", "scipy==1.17.1"]
 PINNED += ["scikit-image==0.26.0", "SimpleITK==2.5.7", "batchgenerators==0.25.5"]
-ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}
 # Labels may differ where two classes are as likely but for rounding.
 MOST_DIFFERENT = 1e-4
 THREADS = 2
@@ -139,7 +138,7 @@ def main() -> int:
             largest = compare_networks(name, trained, out)
             worst = max(worst, largest)
             bundle = out / name / "bundle"
-            told = BundleStatement(name=name, version="1", organs=ORGANS, orientation="SPL")
+            told = BundleStatement(name=name, version="1", organs=TRUTH_LABELS, orientation="SPL")
             kept = check_answers(seal(trained, told, bundle))
             network = trained.architecture["network_class_name"].rpartition(".")[2]
             print(

@@ -32,7 +32,7 @@ from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.node.store.disk import scanlog
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
@@ -41,9 +41,7 @@ from limn.segment.draw.trace import trace
 WHAT = ["rtstruct", "engine", "body", "node", "receive", "overhead"]
 SHAPE = (400, 512, 512)
 SPACING = SpacingMm(0.14, 0.14, 0.14)
-STYLE = rtstruct.Style(
-    {organ: organ.value for organ in Organ}, dict.fromkeys(Organ, (255, 0, 0)), "mouse"
-)
+STYLE = rtstruct.Style.of_organs(TRUTH_LABELS.values(), "mouse")
 IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "bench", "0", "bench")
 
 
@@ -107,7 +105,7 @@ def ours(folder: Path, labels: Labels, out: Path) -> float:
     return contour_s
 
 
-def theirs(folder: Path, masks: dict[Organ, np.ndarray], out: Path) -> float:
+def theirs(folder: Path, masks: dict[str, np.ndarray], out: Path) -> float:
     """The same by rt-utils, as its README does it."""
     from rt_utils import RTStructBuilder
 
@@ -124,7 +122,10 @@ def bench_rtstruct(folder: Path) -> dict[str, float]:
     """Read headers to saved RTSTRUCT: limn against rt-utils from the package index."""
     labels = thorax_labels()
     # rt-utils documents masks as (rows, columns, slices).
-    masks = {organ: np.ascontiguousarray(np.moveaxis(labels.mask(organ), 0, 2)) for organ in Organ}
+    masks = {
+        organ: np.ascontiguousarray(np.moveaxis(labels.mask(organ), 0, 2))
+        for organ in TRUTH_LABELS.values()
+    }
     found: dict[str, float] = {}
     for name, jpeg_2000, times in (("uncompressed", False, 3), ("JPEG 2000", True, 1)):
         series = write_series(folder / name.replace(" ", ""), jpeg_2000=jpeg_2000)

@@ -22,7 +22,7 @@ from limn.dicom.rtstruct import COPIED, Identity, Style
 from limn.dicom.series import CT_CLASSES, LOSSY_SYNTAXES, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import Grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.node.config import Receive
 from limn.node.deliver import destinations
 from limn.node.dimse import access, client, commitment, status
@@ -30,6 +30,7 @@ from limn.node.receive import returned, storage_scp
 from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, REPOSITORY, free_port, write_series
 from tests.support.node.parts import Door
+from tests.support.organs import Organ
 
 PAGE = (REPOSITORY / "deploy" / "CONFORMANCE.md").read_text(encoding="utf-8")
 
@@ -198,7 +199,7 @@ def test_the_page_lists_every_attribute_of_a_structure_set(tmp_path: Path) -> No
         trace(labels).contours,
         labels.volumes_mm3(),
         Identity("2.25.81", "2.25.82", "20260102", "030405", "limn", "0.1", "t", "b", "2.25.80"),
-        Style({o: o.value for o in Organ}, COLOURS, "Mus musculus"),
+        Style.of_organs(Organ, "Mus musculus", colours=COLOURS),
     )
     (tmp_path / "RS.dcm").write_bytes(contents)
     written = {element.keyword for element in pydicom.dcmread(tmp_path / "RS.dcm")}

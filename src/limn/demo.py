@@ -27,12 +27,14 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
-from limn.domain.scan import Organ, dice
+from limn.domain.scan import TG263_ROLES, Organ, dice
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.lab.phantoms.synthesize import PhantomFiles, PhantomRequest, synthesize
 from limn.node.config import Config, load_config
+from limn.node.contour.site_bundle import style_of
 from limn.node.operate.send import send_folder
 from limn.node.store.disk import scanlog
+from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.rasterise import rasterise
 
@@ -191,11 +193,11 @@ def _report(console: Console, config: Config, phantom: PhantomFiles, received: P
 def _scores(path: Path, phantom: PhantomFiles, config: Config) -> dict[Organ, float]:
     """DSC of the received structure set against the phantom's truth."""
     series: Series = assemble(read_headers(sorted(phantom.series_dir.glob("*.dcm"))))
-    style = config.planning_system.style
+    style = style_of(config.planning_system, open_bundle(config.model.bundle))
     contours = rtstruct.contours_of(rtstruct.read(path.read_bytes()), series, style)
     return {
         organ: dice(rasterise(contours, series.grid, organ), phantom.truth.mask(organ))
-        for organ in Organ
+        for organ in phantom.truth.organs.values()
     }
 
 
@@ -213,19 +215,14 @@ def _stages(row: dict[str, str]) -> Table:
 
 
 def _organs(row: dict[str, str], scores: dict[Organ, float]) -> Table:
-    columns = {
-        Organ.HEART: "heart",
-        Organ.CORD: "cord",
-        Organ.LUNG_R: "lung_r",
-        Organ.LUNG_L: "lung_l",
-    }
+    columns = {organ: role.value for role, organ in TG263_ROLES.items()}
     table = Table()
     for name in ("organ", "mm3", "voxels removed", "DSC to truth"):
         table.add_column(name, justify="left" if name == "organ" else "right")
     for organ, score in scores.items():
         column = columns[organ]
         table.add_row(
-            organ.value,
+            organ,
             f"{float(row[f'{column}_mm3']):.1f}",
             row[f"{column}_removed_voxels"],
             f"{score:.3f}",

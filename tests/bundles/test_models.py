@@ -9,7 +9,7 @@ import torch
 
 from limn.cli import main
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Organ, Volume
+from limn.domain.scan import Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle import shelf
@@ -20,6 +20,7 @@ from limn.segment.engine.plans import read_plan
 from limn.segment.importing import axis_search
 from limn.segment.importing.known_answers import ANSWERS_FILE
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 from tests.support.segment.v1_format import Net, plans_of, write_v1
 
 LABELS = "1=Heart,2=SpinalCord,3=Lung_R,4=Lung_L"
@@ -146,7 +147,7 @@ def test_the_chest_is_found_beside_a_bed(seed):
     [
         ([], "--labels"),
         (["--labels", LABELS], "--orientation SPL"),
-        (["--labels", "1=Heart,2=Liver"], "'2=Liver' is not of the form 1=ORGAN"),
+        (["--labels", "1=Heart,2=a lung"], "'2=a lung' is not of the form 1=ORGAN"),
         (["--labels", LABELS, "--orientation", "SPX"], "as in SPL"),
         (["--labels", LABELS, "--orientation", "SPL", "--configuration", "2d"], "says 2d"),
         (["--labels", LABELS, "--orientation", "SPL", "--check", "/nowhere"], "is no folder"),

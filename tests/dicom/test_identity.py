@@ -17,13 +17,14 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Contour, Organ, Volume
+from limn.domain.scan import Contour, Volume
 from tests.conftest import COLOURS, write_series
 from tests.dicom.test_rtstruct import CT, IDENTITY
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
-STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = rtstruct.Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 SHAPE = (4, 6, 8)
 # Stands in the file where the bytes of a test go.
 PLACE = "@@@@@@@@"

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ from limn.dicom.series import Instance, assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer, write_series
 from tests.support.dicom.enhanced import enhance
+from tests.support.organs import Organ
 
 SHAPE = (24, 20, 28)
 IDENTITY = CtIdentity("M1", "2.25.99.1", ("20260101", "120000"))
-STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = rtstruct.Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +349,7 @@ def test_predecessor_strain_and_codes(paths: list[Path]) -> None:
         algorithm_version="a" * 64,
         predecessor_uid="2.25.7",
     )
-    style = rtstruct.Style(STYLE.roi_names, STYLE.colours, "Mus musculus", strain="C57BL/6J")
+    style = replace(STYLE, strain="C57BL/6J")
     ds = rtstruct.read(
         rtstruct.build(series, trace(labels).contours, labels.volumes_mm3(), identity, style)
     )

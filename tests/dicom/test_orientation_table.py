@@ -17,17 +17,18 @@ from limn.dicom import rtstruct
 from limn.dicom.series import AXIAL_ORIENTATIONS, assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Labels, Organ, Volume, dice
+from limn.domain.scan import Labels, Volume, dice
 from limn.lab.phantoms.orientation import STACKS, restack
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer
 from tests.support.dicom.stacks import squeezed, write
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.slow
 
-STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = rtstruct.Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 IDENTITY = rtstruct.Identity(
     "2.25.1", "2.25.2", "20260101", "120000", "limn", "0", "limn", algorithm_version="1"
 )

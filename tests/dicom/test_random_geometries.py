@@ -12,11 +12,12 @@ from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import Instance, assemble
 from limn.domain.geometry import Grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS
+from tests.support.organs import Organ
 
-STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = rtstruct.Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn", "0", "limn")
 AXES = [np.array(axis, dtype=float) for axis in np.vstack((np.eye(3), -np.eye(3)))]
 MM = st.floats(0.05, 0.4).map(lambda mm: round(mm, 3))

@@ -15,13 +15,14 @@ from limn.dicom.rtstruct import Identity, Style
 from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.geometry import Grid
-from limn.domain.scan import Labels, Organ, Volume, dice
+from limn.domain.scan import Labels, Volume, dice
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import trace
 from tests.conftest import COLOURS, require_peer, write_series
+from tests.support.organs import Organ
 
 CT = CtIdentity("M1", "2.25.8", ("20260101", "120000"))
-STYLE = Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 IDENTITY = Identity(
     sop_instance_uid="2.25.81",
     series_instance_uid="2.25.82",

@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.spatial.distance import dice as scipy_dissimilarity
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume, dice, pack_labels, unpack_labels
+from limn.domain.scan import Labels, Volume, dice, pack_labels, unpack_labels
+from tests.support.organs import Organ
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 5: Organ.LUNG_R}
 GRID = axial_grid((2, 3, 4), SpacingMm(0.5, 0.2, 0.1), np.zeros(3))

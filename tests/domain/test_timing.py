@@ -1,6 +1,7 @@
 import pytest
 
-from limn.domain.timing import DOOR_TO_DOOR_STAGES, RUNTIME_STAGES, ScanRecord, Stopwatch
+from limn.domain.records import ScanRecord
+from limn.domain.timing import DOOR_TO_DOOR_STAGES, RUNTIME_STAGES, Stopwatch
 
 
 def test_a_stage_lasts_from_its_start_to_its_end():

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
 from limn.node.config import Config, FolderDestination, load_config
+from tests.support.organs import Organ
 
 LEAST = """
 data_dir = "data"
@@ -85,7 +85,8 @@ WHOLE = {
     "destination.ae_title": '"TPS"',
     "destination.host": '"10.0.0.2"',
     "destination.port": "104",
-    "destination.commitment": "true",
+    "destination.commitment": "false",
+    "destination.rois": '["Heart"]',
     "destination.previews": "true",
     "destination.tls.certificate": '"limn.pem"',
     "destination.tls.key": '"limn.key"',
@@ -165,7 +166,6 @@ WRONG = [
     ("planning_system.structure_set_label", '""'),
     ("planning_system.roi_names", "3"),
     ("planning_system.roi_names.Heart", '""'),
-    ("planning_system.roi_names.Spleen", '"spleen"'),
     ("planning_system.colours", '"red"'),
     ("planning_system.colours.Heart", "[1, 2]"),
     ("planning_system.colours.Heart", "[1, 2, 256]"),
@@ -177,6 +177,7 @@ WRONG = [
     ("retention.results_days", "-1"),
     ("destination.kind", '"ftp"'),
     ("destination.name", '""'),
+    ("destination.rois", "[]"),
     ("destination.ae_title", '""'),
     ("destination.host", '""'),
     ("destination.port", "70000"),
@@ -312,10 +313,54 @@ def test_no_destination_is_refused(tmp_path):
     assert "destination" in refusal(tmp_path, 'data_dir = "d"\nmodel.bundle = "b"\n')
 
 
-def test_two_organs_under_one_roi_name_are_refused(tmp_path):
-    """The planning system would merge them; a name given may also clash with a default."""
-    text = toml(WHOLE | {"planning_system.roi_names.Heart": '"Lung_L"'})
-    assert "two organs have the same ROI name" in refusal(tmp_path, text)
+ROIS = """
+[[roi]]
+name = "External"
+kind = "body"
+[[roi]]
+name = "PRV"
+kind = "margin"
+of = "Heart"
+mm = [1.0, 2, 0]
+within = "External"
+[[roi]]
+name = "Bone"
+kind = "threshold"
+hu = [300, 4000]
+"""
+
+
+def test_derived_rois_are_read_in_their_order(tmp_path):
+    """Each kind has its own keys."""
+    rules = load(tmp_path, LEAST + ROIS).roi
+    assert [(rule.kind, rule.name) for rule in rules] == [
+        ("body", "External"),
+        ("margin", "PRV"),
+        ("threshold", "Bone"),
+    ]
+    assert rules[1].mm_xyz == (1.0, 2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ('kind = "body"', 'kind = "skin"', "roi.0"),
+        ("mm = [1.0, 2, 0]", "mm = -1", "0 to 20 mm, expected"),
+        ("mm = [1.0, 2, 0]", "mm = [0, 0, 0]", "0 to 20 mm, expected"),
+        ('within = "External"', 'inside = "External"', "roi.1.margin.inside"),
+        ("hu = [300, 4000]", "hu = [300, 30]", "the smaller first, expected"),
+        ("hu = [300, 4000]", "", "roi.2.threshold.hu is missing"),
+    ],
+)
+def test_a_derived_roi_that_makes_no_sense_is_refused(tmp_path, before, after, complaint):
+    """With its place in the config."""
+    assert complaint in refusal(tmp_path, LEAST + ROIS.replace(before, after))
+
+
+def test_commitment_is_for_whole_structure_sets(tmp_path):
+    """The journal knows the UIDs of the whole one."""
+    text = toml(WHOLE | {"destination.commitment": "true"})
+    assert "leave rois or commitment out" in refusal(tmp_path, text)
 
 
 def test_relative_paths_start_at_the_config_file(tmp_path, monkeypatch):
@@ -369,17 +414,6 @@ def test_the_default_timings_are_those_of_the_design(tmp_path):
     """P2: half a second of silence, half a minute for a resend."""
     settle = load(tmp_path, LEAST).settle
     assert (settle.settle_s, settle.hold_s, settle.expected_slices) == (0.5, 30.0, None)
-
-
-def test_a_given_roi_name_leaves_the_others_alone(tmp_path):
-    """A name for the heart keeps the default for the cord."""
-    names = load(tmp_path, toml(WHOLE)).planning_system.roi_names
-    assert names == {
-        Organ.HEART: "heart",
-        Organ.CORD: "SpinalCord",
-        Organ.LUNG_R: "Lung_R",
-        Organ.LUNG_L: "Lung_L",
-    }
 
 
 def test_a_missing_file_is_named(tmp_path):

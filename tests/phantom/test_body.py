@@ -6,11 +6,11 @@ import SimpleITK
 from scipy import ndimage
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Organ
 from limn.phantom.anatomy import THORACIC_VERTEBRAE, TRUTH_LABELS, conceive
 from limn.phantom.body import labels_of, paint
 from limn.phantom.canvas import warped
 from limn.phantom.layout import Layout
+from tests.support.organs import Organ
 
 SPACING = SpacingMm(0.3, 0.3, 0.3)
 SEEDS = range(10)

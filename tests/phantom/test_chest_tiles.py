@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Organ
 from limn.phantom import chest_tiles as module
 from limn.phantom.chest_tiles import chest_tiles
+from tests.support.organs import Organ
 
 PATCH, MM = (40, 24, 32), (0.7, 0.8, 0.6)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ, dice
+from limn.domain.scan import dice
 from limn.phantom.anatomy import LUNG_L, LUNG_R, conceive
 from limn.phantom.cohort import Cohort, CohortSplit, image, mouse_of, scanner_of
 from limn.phantom.scanner import random_scanner
+from tests.support.organs import Organ
 
 COARSE = Cohort(spacing_mm=0.7)
 

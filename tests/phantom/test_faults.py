@@ -7,9 +7,10 @@ import pytest
 from scipy import ndimage
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Labels, Organ, occupied_box
+from limn.domain.scan import Labels, occupied_box
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.faults import FAULTS, UNSEEN, SpoiltScan, spoilt_scan
+from tests.support.organs import Organ
 
 SPACING_MM = 0.8
 # Its field has the usual length, and it has no contrast agent.

@@ -64,7 +64,7 @@ def test_observer_1_is_closest_to_the_truth(drawn):
 def test_observer_3_has_no_cord_and_one_lung(drawn):
     """The lungs have a label that the truth does not use."""
     assert LUNGS not in TRUTH_LABELS
-    own = {label: organ.value for label, organ in TRUTH_LABELS.items()}
+    own = dict(TRUTH_LABELS)
     assert own | {LUNGS: "Lungs"} == OBSERVER_LABELS
     for _, truth, d in drawn:
         assert set(np.unique(d.observer1)) == {0, *TRUTH_LABELS}

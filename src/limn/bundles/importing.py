@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
 from limn.phantom.chest_tiles import chest_tiles
 from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, sha256_of
@@ -44,6 +44,7 @@ class ImportOptions:
     name: str | None = None
     version: str = "1"
     labels: str | None = None
+    roles: str | None = None
     orientation: str | None = None
     configuration: str | None = None
     checkpoint: str | None = None
@@ -220,11 +221,13 @@ def _describe(trained: Trained, source: Path, options: ImportOptions) -> BundleS
         BundleStatement,
     )
 
+    organs = _organs(trained, options)
     named = re.sub(r"[^A-Za-z0-9]+", "-", f"{trained.name}-{trained.configuration}").strip("-")
     statement = BundleStatement(
         name=options.name or named.lower(),
         version=options.version,
-        organs=_organs(trained, options),
+        organs=organs,
+        roles=TG263_ROLES if options.roles is None else parse_roles(options.roles, organs.values()),
         orientation=_orientation(options),
         trained_on=options.trained_on or NOT_STATED,
         not_for=options.not_for or NOT_STATED,
@@ -245,21 +248,77 @@ def _printable(name: str) -> str:
 
 def _organs(trained: Trained, options: ImportOptions) -> dict[int, Organ]:
     if options.labels is not None:
-        return parse_labels(options.labels)
-    # TG-263 names in dataset.json name the organs already.
-    exact = {organ.value.lower(): organ for organ in Organ}
-    found = {k: exact[name.lower()] for k, name in trained.labels.items() if name.lower() in exact}
-    if len(found) == len(trained.labels):
-        return found
+        return _checked(parse_labels(options.labels), options)
     listed = ", ".join(f"{k}={name or '?'}" for k, name in sorted(trained.labels.items()))
-    example = ",".join(f"{k}={organ}" for k, organ in zip(trained.labels, Organ, strict=False))
+    example = ",".join(
+        f"{k}={organ}" for k, organ in zip(trained.labels, TG263_ROLES.values(), strict=False)
+    )
+    doubtful = [name for name in trained.labels.values() if not name or _may_have_role(name)]
+    if not doubtful or options.roles is not None:
+        return {k: _organ(name) for k, name in trained.labels.items()}
     if not sys.stdin.isatty():
         msg = (
-            f"which label is which organ? The files say {listed}. Give the organs in the order of "
-            f'the training, in this form: --labels "{example}"'
+            f"which label is which organ? The files say {listed}. limn checks left and right by "
+            "heart, cord and lungs, and knows them by these names: "
+            f"{', '.join(TG263_ROLES.values())}. "
+            f'Give all organs in the order of the training, in this form: --labels "{example}"; or '
+            'keep the names and say which is which: --roles "heart=NAME,cord=NAME,lung_r=NAME,'
+            'lung_l=NAME", as far as there are such organs'
         )
         raise ConfigWrong(msg)
-    return parse_labels(input(f"Labels of the files: {listed}.\nOrgans (such as {example}): "))
+    told = input(f"Labels of the files: {listed}.\nOrgans (such as {example}): ")
+    return _checked(parse_labels(told), options)
+
+
+def _checked(organs: dict[int, Organ], options: ImportOptions) -> dict[int, Organ]:
+    """The organs that a person named; refused if a slip would leave left and right unchecked."""
+    doubtful = [organ for organ in organs.values() if _may_have_role(organ)]
+    if doubtful and options.roles is None:
+        msg = (
+            f"--labels names {', '.join(doubtful)}; limn checks left and right by organs of these "
+            f"names: {', '.join(TG263_ROLES.values())}. Use them, or say which organ is which: "
+            '--roles "heart=NAME,...", or --roles "" for none'
+        )
+        raise ConfigWrong(msg)
+    return organs
+
+
+def _organ(name: str) -> Organ:
+    """The organ of a training's label; TG-263's names may have other capitals there."""
+    return _tg263(name) or named_organ("_".join(name.split()))
+
+
+def _tg263(name: str) -> Organ | None:
+    exact = {organ.lower(): organ for organ in TG263_ROLES.values()}
+    return exact.get(name.lower())
+
+
+def _may_have_role(name: str) -> bool:
+    """Whether a name that is not TG-263's sounds like an organ by which sides are checked."""
+    sounds = any(part in name.lower() for part in ("heart", "cord", "spin", "lung"))
+    return sounds and _organ(name) not in TG263_ROLES.values()
+
+
+def parse_roles(text: str, organs: Collection[Organ]) -> dict[Role, Organ]:
+    """Parse ``heart=Heart,cord=SpinalCord``; a text without words gives no role.
+
+    Raises
+    ------
+    ConfigWrong
+        If a role is unknown, or no label is that organ.
+    """
+    roles: dict[Role, Organ] = {}
+    for part in filter(str.strip, text.split(",")):
+        role, _, name = (each.strip() for each in part.partition("="))
+        if role not in list(Role) or Role(role) in roles:
+            wanted = f"one each of {', '.join(Role)} expected, as in heart=NAME"
+            msg = f"--roles: {part.strip()!r}: {wanted}"
+            raise ConfigWrong(msg)
+        if name not in organs:
+            msg = f"--roles: no label is {name!r}; the organs are {', '.join(organs)}"
+            raise ConfigWrong(msg)
+        roles[Role(role)] = Organ(name)
+    return roles
 
 
 def parse_labels(text: str) -> dict[int, Organ]:
@@ -268,7 +327,7 @@ def parse_labels(text: str) -> dict[int, Organ]:
     Raises
     ------
     ConfigWrong
-        If the text has another form, or limn does not know the organ.
+        If the text has another form.
     """
     organs = {}
     for part in text.split(","):
@@ -277,9 +336,9 @@ def parse_labels(text: str) -> dict[int, Organ]:
             if int(label) in organs:
                 msg = f"--labels names {int(label)} twice"
                 raise ConfigWrong(msg)
-            organs[int(label)] = Organ(name.strip())
+            organs[int(label)] = _tg263(name.strip()) or named_organ(name.strip())
         except ValueError as error:
-            msg = f"--labels: {part.strip()!r} is not of the form 1=ORGAN with {', '.join(Organ)}"
+            msg = f"--labels: {part.strip()!r} is not of the form 1=ORGAN ({error})"
             raise ConfigWrong(msg) from error
     return organs
 
@@ -344,6 +403,12 @@ def _check_orientation(
     """Try every orientation on a scan; keep the given one if it is plausible, or ask."""
     from limn.bundles.try_axes import try_model  # noqa: PLC0415
 
+    if not set(statement.roles.values()) & set(statement.organs.values()):
+        msg = (
+            "--check: limn knows how heart, cord and lungs lie, and no label is one of these; give "
+            "--orientation, and leave --check out"
+        )
+        raise ConfigWrong(msg)
     if trained.previous:
         msg = "--check: a cascade's second stage can't be tried without the first; leave it out"
         raise ConfigWrong(msg)
@@ -355,7 +420,7 @@ def _check_orientation(
     plausible = [trial for trial in trials if trial.plausible]
     if not plausible:
         msg = (
-            f"--check {check}: no order and flip of the axes gives four plausible organs. Are "
+            f"--check {check}: no order and flip of the axes gives plausible organs. Are "
             "the labels in the training's order, and does the scan show one mouse's chest? Without "
             "--check the model is imported as the options say"
         )
@@ -375,8 +440,7 @@ def _check_orientation(
 def _show_trials(trials: list[AxisTrial], chosen: str, console: Console) -> None:
     from limn.segment.importing.axis_search import table  # noqa: PLC0415
 
-    short = {Organ.HEART: "heart", Organ.CORD: "cord", Organ.LUNG_R: "R", Organ.LUNG_L: "L lung"}
-    shown = Table("axes", "", *(f"{short[organ]} mm3" for organ in Organ), "doubt", "")
+    shown = Table("axes", "", *(f"{organ} mm3" for organ in trials[0].volumes_mm3), "doubt", "")
     rows = table(trials)
     kept = rows[:SHOWN] + [row for row in rows[SHOWN:] if row[0] == chosen]
     for row in kept:

@@ -87,6 +87,11 @@ def _training_options() -> argparse.ArgumentParser:
         "--labels", metavar="1=ORGAN,...", help="1=Heart,2=SpinalCord,3=Lung_R,..."
     )
     training.add_argument(
+        "--roles",
+        metavar="heart=ORGAN,...",
+        help="which organs are heart, cord, lung_r, lung_l (default: those with TG-263's names)",
+    )
+    training.add_argument(
         "--orientation",
         metavar="XYZ",
         help="what the axes (z, y, x) of the training's arrays grow towards, such as SPL",
@@ -118,6 +123,7 @@ def _import_options(parsed: argparse.Namespace) -> ImportOptions:
         name=parsed.name,
         version=parsed.version,
         labels=parsed.labels,
+        roles=parsed.roles,
         orientation=parsed.orientation,
         configuration=parsed.configuration,
         checkpoint=parsed.checkpoint,

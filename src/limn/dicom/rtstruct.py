@@ -8,9 +8,10 @@ exceeds the 16-bit length and becomes UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Literal
 
@@ -25,6 +26,7 @@ from limn.dicom.identity import copy_into
 from limn.dicom.series import Series
 from limn.dicom.uids import uid_from
 from limn.domain.geometry import FloatArray
+from limn.domain.organ_codes import ARTIFICIAL_INTELLIGENCE, ORGAN_CODES, ORGAN_COLOURS, Code
 from limn.domain.scan import Contour, Organ
 
 # Copied unchanged from the CT, so that the planning system files both under one animal.
@@ -84,27 +86,6 @@ TYPE_2 = (
 HoleRule = Literal["keyhole", "xor"]
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A coded concept."""
-
-    value: str
-    scheme: str
-    meaning: str
-
-
-# Heart and spinal cord: PS3.16, as in pydicom's dictionary (codes.SCT.Heart, .SpinalCord). The
-# two lungs are not in PS3.16; the codes are SNOMED CT's "Left lung structure" and "Right lung
-# structure", which a public RadLex map gives as exact matches of RID1326 and RID1302.
-ORGAN_CODES = {
-    Organ.HEART: Code("80891009", "SCT", "Heart"),
-    Organ.CORD: Code("2748008", "SCT", "Spinal cord"),
-    Organ.LUNG_L: Code("44029006", "SCT", "Left lung"),
-    Organ.LUNG_R: Code("3341006", "SCT", "Right lung"),
-}
-# PS3.16 CID 7162.
-ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-
 DS_BYTES = 16
 # PS3.5 6.2: the VRs of StructureSetLabel, ROIName and StructureSetDescription.
 SH_CHARACTERS = 16
@@ -114,6 +95,17 @@ ST_CHARACTERS = 1024
 PREVIEW = "PREVIEW"
 # 4 decimals of a millimetre are 0.1 um, and never need more than 16 bytes.
 DECIMALS = 4
+# Of ROIs to which neither site nor bundle nor TG-263's name gives a colour, in their order.
+PALETTE = (
+    (255, 128, 0),
+    (190, 80, 255),
+    (0, 220, 220),
+    (255, 120, 180),
+    (160, 110, 60),
+    (200, 200, 200),
+    (130, 160, 0),
+    (90, 110, 200),
+)
 # Largest distance of a point from the plane of its slice; rounding alone gives 0.05 um.
 PLANE_TOLERANCE_MM = 0.001
 
@@ -124,8 +116,10 @@ class Style:
 
     Attributes
     ----------
-    roi_names : TG-263 names unless the site sets others
-    colours : RGB
+    roi_names : of every organ of the bundle, in the order of its labels
+    colours : RGB, of every organ
+    codes : of the organs that have one
+    interpreted : RT ROI Interpreted Type (PS3.3 C.8.8.8) of ROIs that are no "ORGAN"
     species, strain : PatientSpeciesDescription and StrainDescription if the CT has none
     holes : "keyhole" joins a hole to its outline; "xor" writes both as CLOSEDPLANAR_XOR
     """
@@ -135,11 +129,38 @@ class Style:
     species: str
     strain: str = ""
     holes: HoleRule = "keyhole"
+    codes: Mapping[Organ, Code] = field(default_factory=dict)
+    interpreted: Mapping[Organ, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_organs(
+        cls,
+        organs: Iterable[Organ],
+        species: str,
+        *,
+        roi_names: Mapping[str, str] = MappingProxyType({}),
+        colours: Mapping[str, tuple[int, int, int]] = MappingProxyType({}),
+        codes: Mapping[str, Code] = MappingProxyType({}),
+        strain: str = "",
+        holes: HoleRule = "keyhole",
+    ) -> Style:
+        """A style with what is given, and usual names, colours and codes for the rest."""
+        listed = tuple(organs)
+        palette = itertools.cycle(PALETTE)
+        own = {**ORGAN_COLOURS, **colours}
+        known = {**ORGAN_CODES, **codes}
+        return cls(
+            {organ: roi_names.get(organ, organ) for organ in listed},
+            {organ: own.get(organ) or next(palette) for organ in listed},
+            species,
+            strain,
+            holes,
+            {organ: known[organ] for organ in listed if organ in known},
+        )
 
     def as_preview(self) -> Style:
         """The same, with ROI names that say that they belong to a preview."""
-        room = LO_CHARACTERS - len(PREVIEW) - 1
-        names = {organ: f"{name[:room]} {PREVIEW}" for organ, name in self.roi_names.items()}
+        names = {organ: preview_name(name) for organ, name in self.roi_names.items()}
         return replace(self, roi_names=names)
 
 
@@ -169,6 +190,11 @@ class Identity:
     preview: str = ""
 
 
+def preview_name(roi_name: str) -> str:
+    """ROIName of a preview; of a long name it has the beginning."""
+    return f"{roi_name[: LO_CHARACTERS - len(PREVIEW) - 1]} {PREVIEW}"
+
+
 def preview_label(label: str, *, demonstration: bool) -> str:
     """StructureSetLabel of a preview; of a site's long label it has the beginning."""
     return f"{PREVIEW} DEMO" if demonstration else f"{PREVIEW} {label}"[:SH_CHARACTERS].rstrip()
@@ -182,6 +208,7 @@ def build(
     style: Style,
     notes: Sequence[str] = (),
     organ_notes: Mapping[Organ, str] = MappingProxyType({}),
+    derived: Mapping[Organ, str] = MappingProxyType({}),
 ) -> bytes:
     """The structure set as a DICOM file (PS3.3 A.19).
 
@@ -192,6 +219,7 @@ def build(
     notes : warnings for the reader of the file, such as "mirrored image";
         StructureSetDescription begins with them
     organ_notes : what the reader must know of an organ's contour; ROIDescription begins with it
+    derived : ROIs that no network drew, and how they were made
     """
     ds = _skeleton(series)
     _fill_header(ds, series, identity, style)
@@ -201,9 +229,10 @@ def build(
     ds.StructureSetDescription = description[:ST_CHARACTERS]
     frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
     by_organ = {
-        organ: [contour for contour in contours if contour.organ is organ] for organ in Organ
+        organ: [contour for contour in contours if contour.organ == organ]
+        for organ in style.roi_names
     }
-    present = [organ for organ in Organ if by_organ[organ]]
+    present = [organ for organ, own in by_organ.items() if own]
     ds.StructureSetROISequence = [
         _structure_set_roi(
             number,
@@ -211,7 +240,8 @@ def build(
             volumes_mm3[organ],
             frame_of_reference_uid,
             identity,
-            organ_notes.get(organ, ""),
+            f"derived: {derived[organ]}" if organ in derived else organ_notes.get(organ, ""),
+            is_derived=organ in derived,
         )
         for number, organ in enumerate(present, start=1)
     ]
@@ -220,7 +250,10 @@ def build(
         for number, organ in enumerate(present, start=1)
     ]
     ds.RTROIObservationsSequence = [
-        _observation(number, organ, identity) for number, organ in enumerate(present, start=1)
+        _observation(
+            number, style.codes.get(organ), style.interpreted.get(organ, "ORGAN"), identity
+        )
+        for number, organ in enumerate(present, start=1)
     ]
     return to_bytes(ds)
 
@@ -314,6 +347,8 @@ def _structure_set_roi(
     frame_of_reference_uid: str,
     identity: Identity,
     note: str,
+    *,
+    is_derived: bool,
 ) -> Dataset:
     roi = Dataset()
     roi.ROINumber = number
@@ -324,7 +359,8 @@ def _structure_set_roi(
     roi.ROIVolume = f"{volume_mm3 / 1000:.6f}"
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     roi.ROIGenerationDescription = _marked(identity.algorithm, identity)[:LO_CHARACTERS]
-    roi.ROIDerivationAlgorithmIdentificationSequence = [_algorithm(identity)]
+    if not is_derived:
+        roi.ROIDerivationAlgorithmIdentificationSequence = [_algorithm(identity)]
     return roi
 
 
@@ -390,14 +426,15 @@ def _decimal_string(points_xyz_mm: FloatArray) -> str:
     return "\\".join(f"{value:.{DECIMALS}f}" for value in values.tolist())
 
 
-def _observation(number: int, organ: Organ, identity: Identity) -> Dataset:
+def _observation(number: int, code: Code | None, interpreted: str, identity: Identity) -> Dataset:
     observation = Dataset()
     observation.ObservationNumber = number
     observation.ReferencedROINumber = number
     if identity.preview:
         observation.ROIObservationLabel = PREVIEW
-    observation.RTROIIdentificationCodeSequence = [_code(ORGAN_CODES[organ])]
-    observation.RTROIInterpretedType = "ORGAN"
+    if code is not None:
+        observation.RTROIIdentificationCodeSequence = [_code(code)]
+    observation.RTROIInterpretedType = interpreted
     observation.ROIInterpreter = ""
     return observation
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NewType, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,48 @@ import numpy.typing as npt
 from limn.domain.geometry import FloatArray, Grid
 
 Box: TypeAlias = tuple[slice, slice, slice]
+_Value = TypeVar("_Value")
 
 
-class Organ(StrEnum):
-    """An organ at risk, by its TG-263 name."""
+# An organ by the name that its bundle or data set gives it; TG-263's, where that has one.
+Organ = NewType("Organ", str)
 
-    HEART = "Heart"
-    CORD = "SpinalCord"
-    LUNG_R = "Lung_R"
-    LUNG_L = "Lung_L"
+
+class Role(StrEnum):
+    """What an organ is to the checks that must know it, whatever its name."""
+
+    HEART = "heart"
+    CORD = "cord"
+    LUNG_R = "lung_r"
+    LUNG_L = "lung_l"
+
+
+# Organs of these names have these roles, unless a bundle says otherwise.
+TG263_ROLES: Mapping[Role, Organ] = {
+    Role.HEART: Organ("Heart"),
+    Role.CORD: Organ("SpinalCord"),
+    Role.LUNG_R: Organ("Lung_R"),
+    Role.LUNG_L: Organ("Lung_L"),
+}
+
+
+# PS3.5 6.2: of ROIName (LO), in every character set. Flags and tables divide their words by blanks.
+_ORGAN_NAME = re.compile(r"[!#-\[\]-~]{1,64}")
+
+
+def named_organ(name: object) -> Organ:
+    """An organ of this name.
+
+    Raises
+    ------
+    ValueError
+        If a table, a flag or an RTSTRUCT can't hold it.
+    """
+    text = str(name)
+    if not _ORGAN_NAME.fullmatch(text):
+        msg = f"{text!r}: 1 to 64 ASCII letters without blanks, quotes and backslashes expected"
+        raise ValueError(msg)
+    return Organ(text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,11 +86,13 @@ class Labels:
     labels_zyx : (z, y, x) uint8
         0 is background.
     organs : mapping of label to organ
+    roles : the organ of each role; it may name organs that have no label
     """
 
     labels_zyx: npt.NDArray[np.uint8]
     grid: Grid
     organs: Mapping[int, Organ]
+    roles: Mapping[Role, Organ] = field(default_factory=lambda: TG263_ROLES)
 
     def __post_init__(self) -> None:
         if self.labels_zyx.shape != self.grid.shape_zyx:
@@ -65,8 +101,17 @@ class Labels:
 
     def mask(self, organ: Organ) -> npt.NDArray[np.bool_]:
         """(z, y, x) bool, true inside the organ."""
-        label = next(label for label, own in self.organs.items() if own is organ)
+        label = next(label for label, own in self.organs.items() if own == organ)
         return np.asarray(self.labels_zyx == label, dtype=np.bool_)
+
+    def organ_of(self, role: Role) -> Organ | None:
+        """The organ of a role; None if these labels have none."""
+        organ = self.roles.get(role)
+        return organ if organ in self.organs.values() else None
+
+    def on_voxels(self, labels_zyx: npt.NDArray[np.uint8], grid: Grid) -> Labels:
+        """The same organs on other voxels."""
+        return Labels(labels_zyx, grid, self.organs, self.roles)
 
     @property
     def box(self) -> Box:
@@ -78,6 +123,11 @@ class Labels:
         counts = np.bincount(self.labels_zyx[self.box].ravel(), minlength=256)
         voxel_mm3 = self.grid.spacing_mm.voxel_mm3
         return {organ: float(counts[label]) * voxel_mm3 for label, organ in self.organs.items()}
+
+
+def by_role(values: Mapping[Organ, _Value], roles: Mapping[Role, Organ]) -> dict[Role, _Value]:
+    """The values of the organs that have a role."""
+    return {role: values[organ] for role, organ in roles.items() if organ in values}
 
 
 def occupied_box(array_zyx: npt.NDArray[np.uint8] | npt.NDArray[np.bool_]) -> Box:

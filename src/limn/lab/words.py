@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role
 
 REFERENCE_SYSTEM = "3d_fullres"
 LOWRES, CASCADE, FLAT, AIMOS, LIMN = "3d_lowres", "3d_cascade", "2d", "aimos", "limn"
@@ -72,15 +72,24 @@ CONFORMITY = "ci"
 TIMES: Mapping[str, str] = MappingProxyType(
     {"preprocess_s": "Preprocessing", "inference_s": "Inference", "runtime_s": "Runtime"}
 )
+# The paper's organs; another set's stand under their own names.
+_PAPER_WORDS = {
+    Role.HEART: "Heart",
+    Role.CORD: "Spinal Cord",
+    Role.LUNG_R: "Right Lung",
+    Role.LUNG_L: "Left Lung",
+}
 ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        Organ.HEART: "Heart",
-        Organ.CORD: "Spinal Cord",
-        Organ.LUNG_R: "Right Lung",
-        Organ.LUNG_L: "Left Lung",
-        ComparedStructure.LUNGS: "Total lungs",
-    }
+    {TG263_ROLES[role]: words for role, words in _PAPER_WORDS.items()}
+    | {ComparedStructure.LUNGS: "Total lungs"}
 )
+
+
+def organs_in_order(names: Iterable[str]) -> list[Organ]:
+    """Organs in the paper's order; others come last, by their names."""
+    given = set(names)
+    paper = [organ for organ in TG263_ROLES.values() if organ in given]
+    return paper + [Organ(name) for name in sorted(given - set(paper))]
 
 
 def in_order(keys: set[str]) -> list[System]:

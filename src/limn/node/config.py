@@ -18,9 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from limn.dicom.rtstruct import Style
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
+from limn.domain.roi_rules import RoiRule
 from limn.node.permissions import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
@@ -33,6 +32,9 @@ Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,
 # end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Network = IPvAnyNetwork
+RoiName = Annotated[PlainText, Field(max_length=64)]
+# ROIs that a destination gets, by their names in the structure set.
+RoiNames = Annotated[tuple[RoiName, ...], Field(min_length=1)]
 # Characters of a wrong value that a message shows; a whole table would hide the fault.
 LONGEST_SHOWN = 80
 Colour = tuple[
@@ -231,39 +233,8 @@ class PlanningSystem(_Table):
     holes: Literal["keyhole", "xor"] = "keyhole"
     max_points: Annotated[int, Field(ge=32)] | None = None
     structure_set_label: Annotated[PlainText, Field(max_length=11)] = "limn"
-    roi_names: dict[Organ, Annotated[PlainText, Field(max_length=64)]] = {}
-    colours: dict[Organ, Colour] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_defaults(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        names = {organ.value: organ.value for organ in Organ}
-        colours = {
-            "Heart": (255, 0, 0),
-            "SpinalCord": (255, 255, 0),
-            "Lung_L": (0, 128, 255),
-            "Lung_R": (0, 200, 0),
-        }
-        given_names, given_colours = values.get("roi_names", {}), values.get("colours", {})
-        if not isinstance(given_names, dict) or not isinstance(given_colours, dict):
-            return values
-        return values | {
-            "roi_names": names | given_names,
-            "colours": colours | given_colours,
-        }
-
-    @property
-    def style(self) -> Style:
-        """The settings that `limn.dicom.rtstruct` needs."""
-        return Style(
-            roi_names=self.roi_names,
-            colours=self.colours,
-            species=self.species,
-            strain=self.strain,
-            holes=self.holes,
-        )
+    roi_names: dict[str, RoiName] = {}
+    colours: dict[str, Colour] = {}
 
     @model_validator(mode="after")
     def _names_differ(self) -> PlanningSystem:
@@ -305,6 +276,14 @@ class DicomDestination(_Table):
     tls: PeerTls | None = None
     commitment: bool = False
     previews: bool = False
+    rois: RoiNames | None = None
+
+    @model_validator(mode="after")
+    def _committed_as_written(self) -> DicomDestination:
+        if self.commitment and self.rois is not None:
+            msg = "commitment is asked for whole structure sets; leave rois or commitment out"
+            raise ValueError(msg)
+        return self
 
 
 class FolderDestination(_Table):
@@ -314,6 +293,7 @@ class FolderDestination(_Table):
     name: Annotated[str, Field(min_length=1)]
     folder: Path
     previews: bool = False
+    rois: RoiNames | None = None
 
 
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
@@ -333,6 +313,7 @@ class Config(_Table):
     log: Log = Log()
     metrics: MetricsSettings = MetricsSettings()
     retention: RetentionSettings = RetentionSettings()
+    roi: tuple[Annotated[RoiRule, Field(discriminator="kind")], ...] = ()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

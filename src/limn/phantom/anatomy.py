@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role
 
 TRUTH_LABELS: dict[int, Organ] = {
-    1: Organ.HEART,
-    2: Organ.CORD,
-    3: Organ.LUNG_R,
-    4: Organ.LUNG_L,
+    1: TG263_ROLES[Role.HEART],
+    2: TG263_ROLES[Role.CORD],
+    3: TG263_ROLES[Role.LUNG_R],
+    4: TG263_ROLES[Role.LUNG_L],
 }
 HEART, CORD, LUNG_R, LUNG_L = TRUTH_LABELS
 

@@ -23,7 +23,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Box, Labels, Organ, Volume, occupied_box
+from limn.domain.scan import Box, Labels, Volume, occupied_box
 from limn.phantom.anatomy import CORD, HEART, LUNG_L, LUNG_R, THORACIC_VERTEBRAE, TRUTH_LABELS
 
 Field: TypeAlias = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ LabelArray: TypeAlias = npt.NDArray[np.uint8]
 # Both lungs of observer 3; the truth does not use this label, so neither lung is confused with it.
 LUNGS = 5
 OBSERVER_LABELS: Mapping[int, str] = MappingProxyType(
-    {label: organ.value for label, organ in TRUTH_LABELS.items()} | {LUNGS: "Lungs"}
+    {label: str(organ) for label, organ in TRUTH_LABELS.items()} | {LUNGS: "Lungs"}
 )
 
 # The largest distance of an outline from the true surface, except at the ends of the cord.
@@ -57,7 +57,7 @@ class ContouringStyle:
 
     Attributes
     ----------
-    outward_mm : mean distance of each organ's outline outside the true surface
+    outward_mm : by label, mean distance of an outline outside the true surface
     outward_spread_mm : its standard deviation from scan to scan
     bulge_mm : amplitude of broad bulges across neighbouring slices
     ragged_mm : spread from one coronal slice to the next, of whole outlines and along each
@@ -65,7 +65,7 @@ class ContouringStyle:
     tail_vertebrae : mean distance of the cord's caudal end tailward of T13
     """
 
-    outward_mm: Mapping[Organ, float]
+    outward_mm: Mapping[int, float]
     outward_spread_mm: float
     bulge_mm: float
     ragged_mm: float
@@ -74,7 +74,7 @@ class ContouringStyle:
 
 
 OBSERVER_1 = ContouringStyle(
-    MappingProxyType({Organ.HEART: 0.0, Organ.CORD: 0.0, Organ.LUNG_R: 0.0, Organ.LUNG_L: 0.0}),
+    MappingProxyType(dict.fromkeys(TRUTH_LABELS, 0.0)),
     outward_spread_mm=0.015,
     bulge_mm=0.05,
     ragged_mm=0.035,
@@ -82,9 +82,7 @@ OBSERVER_1 = ContouringStyle(
     tail_vertebrae=0.0,
 )
 OBSERVER_2 = ContouringStyle(
-    MappingProxyType(
-        {Organ.HEART: -0.16, Organ.CORD: 0.12, Organ.LUNG_R: -0.03, Organ.LUNG_L: -0.03}
-    ),
+    MappingProxyType({HEART: -0.16, CORD: 0.12, LUNG_R: -0.03, LUNG_L: -0.03}),
     outward_spread_mm=0.03,
     bulge_mm=0.08,
     ragged_mm=0.05,
@@ -241,9 +239,7 @@ def _by_protocol(
         if not organ.signed_mm.size:
             continue
         shape = organ.signed_mm.shape
-        outward = style.outward_mm[TRUTH_LABELS[organ.label]] + float(
-            rng.normal(0.0, style.outward_spread_mm)
-        )
+        outward = style.outward_mm[organ.label] + float(rng.normal(0.0, style.outward_spread_mm))
         bulges = style.bulge_mm * _noise(rng, shape, spacing, (1.5, 1.5, 1.5))
         ragged = _noise(rng, shape, spacing, (0.8, 0.0, 0.8))
         ragged += rng.standard_normal((1, shape[1], 1), dtype=np.float32)

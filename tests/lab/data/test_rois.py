@@ -21,9 +21,10 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.structures import contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.lab.data.rois import mask_of
 from tests.conftest import require_peer, write_series
+from tests.support.organs import Organ
 
 
 @pytest.fixture(scope="module")

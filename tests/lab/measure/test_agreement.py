@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from limn.domain.scan import Organ
 from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
 from limn.lab.words import ComparedStructure
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
+from tests.support.organs import Organ
 
 observers = st.integers(2, 4).flatmap(
     lambda count: st.lists(hnp.arrays(np.bool_, (3, 4, 5)), min_size=count, max_size=count)

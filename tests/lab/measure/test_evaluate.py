@@ -10,7 +10,7 @@ import pytest
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.lab.measure import evaluate as module
 from limn.lab.measure.evaluate import (
     COLUMNS,
@@ -28,6 +28,7 @@ from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD}
 ENSEMBLE = SimpleNamespace(bundle=SimpleNamespace(organs=ORGANS))

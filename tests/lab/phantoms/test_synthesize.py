@@ -15,7 +15,7 @@ from limn.dicom import rtstruct
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Labels, Organ, Volume, dice
+from limn.domain.scan import Labels, Volume, dice
 from limn.lab import nifti
 from limn.lab.phantoms import synthesize as module
 from limn.lab.phantoms.orientation import POSITIONS, STACKS
@@ -32,6 +32,7 @@ from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.rasterise import rasterise
 from tests.conftest import require_peer
 from tests.dicom.test_orientation_table import centroid_xyz_mm, onto, physical_centroid
+from tests.support.organs import Organ
 
 SPACING_MM = 0.75
 SHAPE = (36, 32, 38)

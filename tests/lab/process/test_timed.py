@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.lab.process import timed
 from limn.lab.process.timed import machine, timed_on, write_record
 

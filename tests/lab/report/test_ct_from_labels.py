@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Organ, Volume, dice
+from limn.domain.scan import Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.lab.report.ct_from_labels import FLESH_MM, ct_from_labels
 from limn.lab.report.figures import REAL_HU
@@ -17,6 +17,7 @@ from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.coarse import coarse
 from limn.segment.engine.localisation.orient import CERTAIN, Finder
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,13 @@ import pytest
 from PIL import Image
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
-from limn.lab.measure.evaluate import COLOURS
-from limn.lab.report.overlays import MANUAL, draw_case
+from limn.domain.scan import Labels, Volume
+from limn.lab.measure.evaluate import colours_of
+from limn.lab.report.overlays import draw_case
 from limn.lab.report.summary import OrganScore
+from tests.support.organs import Organ
+
+COLOURS = colours_of(Organ)
 
 SHAPE = (40, 40, 40)
 GRID = axial_grid(SHAPE, SpacingMm(0.5, 0.5, 0.5), np.zeros(3))
@@ -129,7 +132,7 @@ def test_the_contours_of_the_observer_lie_beneath_the_systems(tmp_path):
     assert second[:, 1].min() - first[:, 1].min() == pytest.approx(3 / 8 * width, abs=3)
     # The thin line at the heart's right wall, where the system's contour is not.
     column = first[:, 1].min()
-    walls = places(pixels[second[:, 0].min() + 10 : second[:, 0].max() - 10], MANUAL[Organ.HEART])
+    walls = places(pixels[second[:, 0].min() + 10 : second[:, 0].max() - 10], (255, 255, 255))
     assert (np.abs(walls[:, 1] - column) <= 2).sum() > width / 2
 
 
@@ -141,7 +144,7 @@ def test_equal_contours_hide_the_observers_line(tmp_path):
     lower = found[found[:, 0] > drawn.shape[0] / 2]
     axial = by_column(lower)[: breaks(by_column(lower))[0]]
     (top, left), (bottom, right) = axial.min(axis=0) - 2, axial.max(axis=0) + 3
-    assert len(places(drawn[top:bottom, left:right], MANUAL[Organ.HEART])) == 0
+    assert len(places(drawn[top:bottom, left:right], (255, 255, 255))) == 0
 
 
 def test_planes_pass_through_the_heart(tmp_path):

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score
 from limn.lab.report.summary import OrganScore, by_organ, cases, mean_dsc
+from tests.support.organs import Organ
 
 
 def dsc(scan, value, **other):

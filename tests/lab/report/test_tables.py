@@ -12,11 +12,11 @@ from PIL import Image
 
 from limn.cli import main
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score, write_scores
 from limn.lab.report import published, summary, tables
 from limn.lab.words import ORGAN_WORDS, ComparedStructure, in_order
 from tests.conftest import REPOSITORY
+from tests.support.organs import Organ
 
 PAPER = REPOSITORY.parent / "shared" / "paper.txt"
 # Lines of the paper's tables; the other lines are compared with its text if that is available.

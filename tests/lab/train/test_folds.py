@@ -9,7 +9,6 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
 from limn.lab.train import loop, patches
 from limn.lab.train.channels_last import LayoutFreeNorm
 from limn.lab.train.folds import Course, train, train_phantom_bundle
@@ -37,6 +36,7 @@ from limn.segment.bundle.bundle import open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Finder
 from tests.support.lab import forking
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.trains
 

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from limn.domain.scan import Organ
 from limn.lab.train import testsets as module
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.testsets import cohort_trials, stress_trials
 from limn.phantom.cohort import Cohort, CohortSplit
+from tests.support.organs import Organ
 
 
 def test_the_papers_two_test_sets():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from limn.domain.errors import StageFailed
-from limn.domain.scan import Organ
 from limn.lab.trust.outcome import Fate, outcome_of, tally
 from limn.lab.trust.teach import teach
 from limn.lab.trust.trial_row import TrialRow, append, read_rows
 from limn.segment.judge.quality import Judge
 from limn.segment.judge.signs import Signs
+from tests.support.organs import Organ
 
 ORGANS = (Organ.HEART, Organ.LUNG_R)
 

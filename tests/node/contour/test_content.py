@@ -126,7 +126,11 @@ def test_a_job_carries_the_digest_of_the_journal(tmp_path):
     scan = arrived(last_slice_at=1000.0, settle_s=5.0)
     row = journal.insert(scan, ("tps",))
     config = SimpleNamespace(
-        model=None, judge=None, planning_system=None, engine=SimpleNamespace(deadline_s=60.0)
+        model=None,
+        judge=None,
+        roi=(),
+        planning_system=None,
+        engine=SimpleNamespace(deadline_s=60.0),
     )
     flights = Flights(config, journal, "label", lambda *_: None, threading.Event())
     made = flights._job_of(row)

@@ -16,27 +16,32 @@ from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Contour, Labels, Organ, Volume, dice
+from limn.domain.roi_rules import Body, Margin, ThirdOfOrgan, Union
+from limn.domain.scan import Contour, Labels, Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.lab.phantoms.orientation import mirror_pixels, restack, turn_pixels
+from limn.node.config import PlanningSystem
 from limn.node.contour import pipeline
 from limn.node.contour.pipeline import Options, Product, contour, prove, rehearse
+from limn.node.contour.site_bundle import style_of
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.picture.legend import Banner, Legend
 from limn.segment.draw.picture.sheet import draw_contours
+from limn.segment.draw.roi_set import RoiSet
 from limn.segment.draw.trace import trace
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie
 from limn.segment.engine.networks import Networks
 from tests.conftest import COLOURS, one_fold
 from tests.support.dicom.stacks import write
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.slow
 
-STYLE = rtstruct.Style({organ: organ.value for organ in Organ}, COLOURS, "Mus musculus")
+STYLE = rtstruct.Style.of_organs(Organ, "Mus musculus", colours=COLOURS)
 OPTIONS = Options(two_animals="largest", assume_hu=False, style=STYLE, max_points=None)
 IDENTITY = rtstruct.Identity("2.25.1", "2.25.2", "20260101", "120000", "limn DEMO", "0", "limn")
 
@@ -187,6 +192,69 @@ def test_a_mirror_image_is_held(
     assert "mirror image" in legend.advice
     assert legend.level == "red"
     assert legend.lines[-1] == f"flags: {' '.join(product.flags)}"
+
+
+def test_organs_of_other_names_are_checked_by_their_roles(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path, shown
+) -> None:
+    """Names in structure set, record and picture are the bundle's; a mirror image is still held."""
+    names = {"Heart": "Cor", "SpinalCord": "Medulla", "Lung_R": "Pulmo_D", "Lung_L": "Pulmo_S"}
+    own = ensemble.bundle
+    bundle = replace(
+        own,
+        organs={label: names[organ] for label, organ in own.organs.items()},
+        roles={role: names[organ] for role, organ in own.roles.items()},
+        clean={names[organ]: rule for organ, rule in own.clean.items()},
+    )
+    other = copy.copy(ensemble)
+    other.bundle = bundle
+    files = write(mirror_pixels(*mouse, "x")[0], tmp_path / "ct", "HFS", "48")
+    options = replace(OPTIONS, style=rtstruct.Style.of_organs(names.values(), "Mus musculus"))
+    product = run(files, other, options)
+    assert "mirror image" in product.held
+    rois = rtstruct.read(product.structure_set).StructureSetROISequence
+    assert [str(roi.ROIName) for roi in rois] == list(names.values())
+    plain = run(files, ensemble)
+    assert list(product.volumes_mm3.values()) == list(plain.volumes_mm3.values())
+    assert 0 < product.mean_hu["Cor"] < 150
+    assert list(shown[0][1].volumes_mm3) == list(names.values())
+
+
+def test_the_sites_own_rois_are_made_proven_and_recorded(
+    mouse: tuple[Volume, Labels], ensemble: Ensemble, tmp_path: Path
+) -> None:
+    """Contours reproduce their voxels; the file says how each was made; the organs are the same."""
+    rules = (
+        Body(name="External"),
+        Union(name="Lungs", of=("Lung_R", "Lung_L")),
+        Margin(name="Heart_PRV", of="Heart", mm=0.6, within="External"),
+        ThirdOfOrgan(name="Apex", of="Heart", third="apex"),
+    )
+    bundle = ensemble.bundle
+    style = style_of(PlanningSystem(), bundle, rules)
+    files = write(mouse[0], tmp_path / "ct", "HFS", "49")
+    product = run(files, ensemble, replace(OPTIONS, rois=rules, style=style))
+    ds = rtstruct.read(product.structure_set)
+    assert [str(roi.ROIName) for roi in ds.StructureSetROISequence] == [
+        *bundle.organs.values(),
+        *(rule.name for rule in rules),
+    ]
+    told = [str(roi.ROIDescription) for roi in ds.StructureSetROISequence[4:]]
+    assert told == [f"derived: {rule.how}" for rule in rules]
+    kinds = [str(each.RTROIInterpretedType) for each in ds.RTROIObservationsSequence[4:]]
+    assert kinds == ["EXTERNAL", "ORGAN", "AVOIDANCE", "ORGAN"]
+    mm3 = product.rois.volumes_mm3()
+    assert mm3["Lungs"] == pytest.approx(mm3["Lung_R"] + mm3["Lung_L"])
+    assert 0 < mm3["Apex"] < mm3["Heart"] < mm3["Heart_PRV"] < mm3["External"]
+    assert product.volumes_mm3 == run(files, ensemble).volumes_mm3
+    plain = contour_file(run(files, ensemble).structure_set)
+    assert contour_file(product.structure_set)[: len(plain)] == plain
+
+
+def contour_file(structure_set: bytes) -> list[str]:
+    """The points of every contour, in the order of the file."""
+    ds = rtstruct.read(structure_set)
+    return [str(item.ContourData) for roi in ds.ROIContourSequence for item in roi.ContourSequence]
 
 
 def test_a_structure_set_for_a_folder_is_held_by_nobody(
@@ -404,7 +472,7 @@ def test_holes_and_long_contours_as_the_planning_system_wants_them(
     if max_points:
         assert max(len(each.points_xyz_mm) for each in contours) <= max_points
     contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, style)
-    prove(contents, series, labels, style)
+    prove(contents, series, RoiSet(labels), style)
     items = rtstruct.read(contents).ROIContourSequence[0].ContourSequence
     assert {item.ContourGeometricType for item in items} == {kind}
 
@@ -418,8 +486,8 @@ def test_what_is_not_proven_is_not_sent(mouse: tuple[Volume, Labels], tmp_path: 
         for c in trace(labels).contours
     ]
     contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, STYLE)
-    with pytest.raises(StageFailed, match=r"contours of Heart miss its labels in \d+ voxels"):
-        prove(contents, series, labels, STYLE)
+    with pytest.raises(StageFailed, match=r"contours of Heart miss it in \d+ voxels"):
+        prove(contents, series, RoiSet(labels), STYLE)
 
 
 def test_a_missing_slice_is_interpolated_and_has_no_labels(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, RTStructureSetStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -227,6 +228,20 @@ def test_a_folder_gets_the_file(path, tmp_path):
     assert answer.outcome is Outcome.DELIVERED
     (written,) = (tmp_path / "a" / "b").iterdir()
     assert (written.name, written.read_bytes()) == (path.name, path.read_bytes())
+
+
+def test_a_destination_that_wants_other_rois_refuses_in_words(path, tmp_path):
+    """The structure set on disk has none of them; nothing is written."""
+    heart = Dataset()
+    heart.ROINumber, heart.ROIName = 1, "Heart"
+    whole = structure_set()
+    whole.StructureSetROISequence = [heart]
+    path.write_bytes(encoded(whole))
+    wanting = export(tmp_path / "a").model_copy(update={"rois": ("Spleen",)})
+    answer = deliver(wanting, path, "LIMN")
+    assert answer.outcome is Outcome.REFUSED
+    assert answer.status == "none of its ROIs is Spleen; see rois of destination export"
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFO and few links")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from limn.cli import main
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.journal import Journal
 from tests.support.node.parts import arrived

@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.domain.records import ScanRecord
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config, load_config
 from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
 from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from limn.domain.scan import Labels, Organ, Volume, dice, unpack_labels
+from limn.domain.scan import Labels, Volume, dice, unpack_labels
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.phantom.anatomy import TRUTH_LABELS
 from tests.conftest import require_peer
@@ -25,6 +25,7 @@ from tests.support.node.running import (
     storescu_command,
     wait_for,
 )
+from tests.support.organs import Organ
 
 pytestmark = [pytest.mark.node, pytest.mark.peer]
 
@@ -101,7 +102,7 @@ def test_a_series_sent_by_dcmtk_reaches_every_destination(
     scan = site.node.folder / "data" / "scans" / row["scan_id"]
     labels_zyx = unpack_labels((scan / "labels.npz").read_bytes())
     for organ, mask in plastimatch_masks(received, series, tmp_path).items():
-        label = next(k for k, own in TRUTH_LABELS.items() if own is organ)
+        label = next(k for k, own in TRUTH_LABELS.items() if own == organ)
         assert dice(mask, labels_zyx == label) == 1.0
         assert dice(mask, mouse[1].mask(organ)) >= 0.85
     assert (scan / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -6,10 +6,10 @@ import pytest
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Organ
 from limn.segment.bundle.bundle import MANIFEST, CleanRule, open_bundle, write_manifest
 from limn.segment.engine.ensemble import Ensemble
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 
 
 @pytest.fixture

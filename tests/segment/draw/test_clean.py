@@ -5,9 +5,10 @@ import pytest
 from scipy import ndimage
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels
 from limn.segment.bundle.bundle import CleanRule
 from limn.segment.draw.clean import clean
+from tests.support.organs import Organ
 
 ORGANS = {1: Organ.HEART, 2: Organ.LUNG_R, 3: Organ.CORD}
 # A voxel is 0.1 mm3.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Organ, Volume, dice
+from limn.domain.scan import Volume, dice
 from limn.domain.timing import Stopwatch
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
@@ -14,6 +14,7 @@ from limn.segment.draw.delineate import delineate
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import one_fold
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,9 @@ from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Contour, Organ
+from limn.domain.scan import Contour
 from limn.segment.draw.rasterise import fill, rasterise
+from tests.support.organs import Organ
 
 GRID = axial_grid((3, 30, 40), SpacingMm(0.5, 0.2, 0.1), np.array([-2.0, -3.0, 7.0]))
 

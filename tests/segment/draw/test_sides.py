@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.domain.timing import Stopwatch
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.body import labels_of
@@ -18,6 +18,7 @@ from limn.segment.draw.sides import MOST_NATS, NO_SIGNS, Sides, weigh_sides
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.localisation.orient import Lie
 from tests.conftest import REPOSITORY, one_fold
+from tests.support.organs import Organ
 
 MM = 0.4
 SCAN = REPOSITORY.parent / "shared" / "data" / "deepmlast" / "scan.npz"
@@ -43,7 +44,7 @@ def mirrored(labels: Labels) -> Labels:
     """As a network draws the mirror image: the lung on the left is called the left one."""
     swapped = labels.labels_zyx[:, :, ::-1].copy()
     right, left = (
-        next(k for k, organ in labels.organs.items() if organ is each)
+        next(k for k, organ in labels.organs.items() if organ == each)
         for each in (Organ.LUNG_R, Organ.LUNG_L)
     )
     was_right = swapped == right

@@ -7,9 +7,10 @@ from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels
 from limn.segment.draw.rasterise import rasterise
 from limn.segment.draw.trace import outline, trace
+from tests.support.organs import Organ
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD}
 

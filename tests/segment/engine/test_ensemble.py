@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
-from limn.domain.scan import Organ, Volume, dice
+from limn.domain.scan import Volume, dice
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, write_manifest
@@ -27,6 +27,7 @@ from limn.segment.draw.clean import clean
 from limn.segment.engine.ensemble import Ensemble, Inferred
 from limn.segment.engine.localisation.region import Region
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from limn.domain.scan import Organ
 from limn.phantom.chest_tiles import chest_tiles
 from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
 from limn.segment.bundle.sample import Sample, add_sample
@@ -18,6 +17,7 @@ from limn.segment.engine.networks import load_fold, load_networks, most_streams
 from limn.segment.engine.plans import read_plan
 from limn.segment.importing.sampled import sampled
 from tests.conftest import BUNDLE, one_fold
+from tests.support.organs import Organ
 from tests.support.segment.bundles import architecture, random_bundle
 
 TAUGHT = Verdict("int8 is used", ({"encoder.stages.0.0.convs.1": (-0.5, 3.0)},))

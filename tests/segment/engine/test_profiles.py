@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from limn.domain.errors import BundleUnfit, RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Organ, Volume, dice
+from limn.domain.scan import Volume, dice
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
 from limn.segment.bundle.bundle import open_bundle
@@ -21,6 +21,7 @@ from limn.segment.engine import fallback, memory
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.networks import TorchNetworks, load_fold
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 from tests.support.segment.bundles import architecture, random_bundle
 
 pytestmark = pytest.mark.slow

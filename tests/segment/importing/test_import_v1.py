@@ -9,11 +9,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Organ
 from limn.segment.bundle.bundle import CleanRule, open_bundle
 from limn.segment.importing.import_v1 import read_v1
 from limn.segment.importing.known_answers import check_answers
 from limn.segment.importing.trained import BundleStatement, seal
+from tests.support.organs import Organ
 from tests.support.segment.v1_format import Net, plans_of, write_v1
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}

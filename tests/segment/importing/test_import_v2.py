@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from limn.domain.errors import BundleUnfit
-from limn.domain.scan import Organ
 from limn.segment.importing.import_v2 import read_v2
 from limn.segment.importing.known_answers import check_answers
 from limn.segment.importing.trained import BundleStatement, seal
 from tests.conftest import BUNDLE
+from tests.support.organs import Organ
 from tests.support.segment.bundles import architecture, random_bundle
 
 ORGANS = {1: Organ.HEART, 2: Organ.CORD, 3: Organ.LUNG_R, 4: Organ.LUNG_L}

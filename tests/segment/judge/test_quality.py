@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from limn.domain.errors import BundleUnfit
-from limn.domain.scan import Organ
 from limn.segment.judge import quality
 from limn.segment.judge.quality import (
     ABSENT,
@@ -18,6 +17,7 @@ from limn.segment.judge.quality import (
     features_of,
 )
 from limn.segment.judge.signs import ORGAN_SIGNS, SCAN_SIGNS, Signs
+from tests.support.organs import Organ
 
 N = len(SCAN_SIGNS) + len(ORGAN_SIGNS)
 

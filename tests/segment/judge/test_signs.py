@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.certainty import Certainty
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie
 from limn.segment.judge.signs import ORGAN_SIGNS, SCAN_SIGNS, measure
+from tests.support.organs import Organ
 
 SPACING = SpacingMm(0.5, 0.25, 0.25)
 ORGANS = dict(enumerate(Organ, start=1))

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from limn.domain.scan import Organ
+from limn.domain.scan import Role
 from limn.segment.bundle.species import MOUSE
 from limn.segment.draw.animal_size import Thickness
 from limn.segment.judge.size_doubt import size_doubt
 
-MOUSE_ORGANS = {Organ.HEART: 210.0, Organ.LUNG_R: 310.0, Organ.LUNG_L: 190.0, Organ.CORD: 40.0}
+MOUSE_ORGANS = {Role.HEART: 210.0, Role.LUNG_R: 310.0, Role.LUNG_L: 190.0, Role.CORD: 40.0}
 
 
 def scaled(factor):
@@ -34,8 +34,8 @@ def test_organs_that_are_eight_times_wrong_are_held(factor):
 
 def test_an_organ_that_the_field_cuts_is_no_doubt():
     """A small heart beside lungs of the usual size, or none at all."""
-    assert size_doubt(MOUSE, None, MOUSE_ORGANS | {Organ.HEART: 20.0}) is None
-    assert size_doubt(MOUSE, None, dict.fromkeys(Organ, 0.0)) is None
+    assert size_doubt(MOUSE, None, MOUSE_ORGANS | {Role.HEART: 20.0}) is None
+    assert size_doubt(MOUSE, None, dict.fromkeys(Role, 0.0)) is None
 
 
 @pytest.mark.parametrize("thickness_mm", [10.0, 33.0])

@@ -7,7 +7,7 @@ import pytest
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.light import Light
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels
 from limn.segment.bundle.species import MOUSE
 from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.hounsfield import Calibration
@@ -16,6 +16,7 @@ from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie
 from limn.segment.judge.quality import Interval, Judge, Quality
 from limn.segment.judge.signs import Signs
 from limn.segment.judge.verdict import judge_scan
+from tests.support.organs import Organ
 
 VOLUMES = {Organ.HEART: 210.0, Organ.CORD: 40.0, Organ.LUNG_R: 310.0, Organ.LUNG_L: 190.0}
 NO_MEASURES = Signs({}, {})

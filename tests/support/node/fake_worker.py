@@ -81,6 +81,7 @@ def dask_setup(worker_of_dask: object, config_path: Path) -> None:
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "worker", config.log)
     lifetime.end_with_supervisor()
-    warm = worker.Warm(FakeEnsemble(open_bundle(config.model.bundle)), worker.options_of(config))
+    bundle = open_bundle(config.model.bundle)
+    warm = worker.Warm(FakeEnsemble(bundle), worker.options_of(config, bundle))
     rehearse(warm.ensemble, warm.options)
     worker.offer(worker_of_dask, warm)

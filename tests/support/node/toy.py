@@ -10,8 +10,9 @@ from pydicom.dataset import FileDataset
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import Grid
-from limn.domain.scan import Organ, Volume
+from limn.domain.scan import Volume
 from tests.support.node.parts import encoded, write_slices
+from tests.support.organs import Organ
 
 SHAPE_ZYX = (20, 24, 32)
 SPACING_MM = 0.75

@@ -23,7 +23,7 @@ from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS
 
 OBSERVERS = ("observer1", "observer2", "observer3")
-LABEL_OF: Mapping[str, int] = {organ.value: label for label, organ in TRUTH_LABELS.items()} | {
+LABEL_OF: Mapping[str, int] = {str(organ): label for label, organ in TRUTH_LABELS.items()} | {
     "Lungs": LUNGS
 }
 _PARTS = {"{animal}": "animal", "{time}": "time"}

@@ -123,7 +123,7 @@ def score(organ: Organ, mask: Mask, truth: Mask, spacing_mm: SpacingMm) -> Accur
 
 
 def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
-    """Score every organ that the truth has a label for, in the order of `Organ`.
+    """Score every organ that the truth has a label for, in the order of its labels.
 
     Organs are matched by name, because the label numbers may differ. An organ without a label in
     ``labels`` counts as missed. Slices are taken as evenly spaced by the grid's spacing.
@@ -143,14 +143,13 @@ def score_labels(labels: Labels, truth: Labels) -> tuple[Accuracy, ...]:
             _mask_zyx(truth, organ, truth.labels_zyx[box]),
             truth.grid.spacing_mm,
         )
-        for organ in Organ
-        if organ in truth.organs.values()
+        for organ in truth.organs.values()
     )
 
 
 def _mask_zyx(labels: Labels, organ: Organ, labels_zyx: npt.NDArray[np.uint8]) -> Mask:
     """The organ in a part of the labels; empty if they have no label for it."""
-    numbers = [label for label, named in labels.organs.items() if named is organ]
+    numbers = [label for label, named in labels.organs.items() if named == organ]
     return np.asarray(np.isin(labels_zyx, numbers), dtype=np.bool_)
 
 

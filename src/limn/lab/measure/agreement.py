@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role
 from limn.lab.words import ComparedStructure
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -23,9 +23,9 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 CONSENSUS_VOTES = 2
 
 ORGANS_OF: Mapping[ComparedStructure, tuple[Organ, ...]] = {
-    ComparedStructure.HEART: (Organ.HEART,),
-    ComparedStructure.LUNGS: (Organ.LUNG_R, Organ.LUNG_L),
-    ComparedStructure.CORD: (Organ.CORD,),
+    ComparedStructure.HEART: (TG263_ROLES[Role.HEART],),
+    ComparedStructure.LUNGS: (TG263_ROLES[Role.LUNG_R], TG263_ROLES[Role.LUNG_L]),
+    ComparedStructure.CORD: (TG263_ROLES[Role.CORD],),
 }
 
 

@@ -7,14 +7,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from limn.dicom.rtstruct import PALETTE
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import TG263_ROLES, Labels, Organ, Role, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.measure.accuracy import score_labels
 from limn.segment.draw.delineate import Delineated, delineate
@@ -38,11 +40,14 @@ COLUMNS = (
     "lie_probability",
     "seconds",
 )
-COLOURS = {
-    Organ.HEART: (255, 0, 0),
-    Organ.CORD: (0, 255, 0),
-    Organ.LUNG_R: (0, 0, 255),
-    Organ.LUNG_L: (255, 255, 0),
+
+
+# As in Figure 4.
+PAPER_COLOURS = {
+    Role.HEART: (255, 0, 0),
+    Role.CORD: (0, 255, 0),
+    Role.LUNG_R: (0, 0, 255),
+    Role.LUNG_L: (255, 255, 0),
 }
 
 
@@ -102,7 +107,7 @@ def evaluate(
                 [
                     trial.group,
                     trial.scan,
-                    score.organ.value,
+                    score.organ,
                     f"{score.dsc:.4f}",
                     f"{score.msd_mm:.4f}",
                     f"{score.hd95_mm:.4f}",
@@ -203,6 +208,13 @@ def worst_scans(rows: Iterable[dict[str, str]], group: str, count: int) -> list[
     return sorted(means, key=lambda scan: float(np.mean(means[scan])))[:count]
 
 
+def colours_of(organs: Iterable[Organ]) -> dict[Organ, tuple[int, int, int]]:
+    """The paper's colours; of other organs the usual ones."""
+    others = cycle(PALETTE)
+    known = {TG263_ROLES[role]: colour for role, colour in PAPER_COLOURS.items()}
+    return {organ: known.get(organ) or next(others) for organ in organs}
+
+
 def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
     """Write two pictures: one with limn's contours, one with the truth."""
     scan = trial.make()
@@ -211,5 +223,6 @@ def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
     for labels, name in ((result.labels, "limn"), (scan.truth, "truth")):
         banner = Banner(f"{trial.group} {trial.scan} {name}")
         legend = Legend(labels.volumes_mm3())
-        picture = draw_contours(scan.volume, labels, COLOURS, banner, legend)
+        colours = colours_of(labels.organs.values())
+        picture = draw_contours(scan.volume, labels, colours, banner, legend)
         path.with_name(f"{path.stem}-{name}.png").write_bytes(picture)

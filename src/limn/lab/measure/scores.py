@@ -39,7 +39,7 @@ class Score:
     system : one of `limn.lab.words.SYSTEMS`, or any other name
     reference : "observer1", "consensus" or "observers"; "" for times
     cleaned : "yes" after the islands were removed, else "no"
-    organ : an `Organ`, or "Lungs" where both are one; "" for times
+    organ : its name, or "Lungs" where both are one; "" for times
     measure : "dsc", "msd_mm", "hd95_mm", "ci", "preprocess_s", "inference_s", "runtime_s"
     value : NaN where it is undefined
     """
@@ -112,7 +112,7 @@ def system_scores(
             )
 
         for accuracy in score_labels(labels, manual):
-            organ = accuracy.organ.value
+            organ = accuracy.organ
             add(FIRST_OBSERVER, organ, "dsc", accuracy.dsc)
             add(FIRST_OBSERVER, organ, "msd_mm", accuracy.msd_mm)
             add(FIRST_OBSERVER, organ, "hd95_mm", accuracy.hd95_mm)
@@ -217,13 +217,11 @@ def _fault(score: Score) -> str:
     if score.reference not in references:
         wanted = " or ".join(repr(each) for each in references)
         return f"reference {score.reference!r} of {score.measure}: {wanted} expected"
-    organs = {""} if not score.reference else {*map(str, Organ), *map(str, ComparedStructure)}
-    for name, word, words in (
-        ("cleaned", score.cleaned, {"yes", "no"} if score.reference else {score.cleaned}),
-        ("organ", score.organ, organs),
-    ):
-        if word not in words:
-            return f"{name} {word!r} of {score.measure}: {' or '.join(sorted(words)) or 'none'}"
+    if score.reference and score.cleaned not in ("yes", "no"):
+        return f"cleaned {score.cleaned!r} of {score.measure}: no or yes"
+    if bool(score.reference) != bool(score.organ):
+        wanted = "an organ's name" if score.reference else "none"
+        return f"organ {score.organ!r} of {score.measure}: {wanted} expected"
     undefined = math.isnan(score.value) and score.measure != "dsc"
     fits = undefined or 0.0 <= score.value <= largest
     return "" if fits else f"{score.measure} {score.value}: 0 to {largest:g} expected"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import SimpleITK
@@ -23,11 +22,11 @@ from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.geometry import Grid, SpacingMm
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.lab.nifti import to_image
 from limn.lab.phantoms import orientation
 from limn.lab.phantoms.quirks import QUIRKS, Files, Quirk, SeriesFile, choose, save
-from limn.phantom.anatomy import conceive
+from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.trace import trace
 
@@ -36,18 +35,7 @@ LABEL = "TRUTH"
 CHEST_XYZ_MM = (0.0, 1.0, -2.5)
 MAX_VOXELS = 600_000_000
 WHEN = ("20260101", "120000")
-STYLE = rtstruct.Style(
-    roi_names=MappingProxyType({organ: organ.value for organ in Organ}),
-    colours=MappingProxyType(
-        {
-            Organ.HEART: (255, 0, 0),
-            Organ.CORD: (255, 255, 0),
-            Organ.LUNG_R: (0, 200, 0),
-            Organ.LUNG_L: (0, 128, 255),
-        }
-    ),
-    species="Mus musculus",
-)
+STYLE = rtstruct.Style.of_organs(TRUTH_LABELS.values(), "Mus musculus")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 
 from limn import __version__
 from limn.domain.files import write_durably
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.lab.process.isolated import cores
 
 # Early versions wrote times without the machine.

@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from limn.domain.geometry import FloatArray
-from limn.domain.scan import Organ
 from limn.lab.measure.scores import Score
 from limn.lab.report.summary import accuracy_values, conformity_values
-from limn.lab.words import MEASURES, ORGAN_WORDS, SETS, ComparedStructure, System, in_order
+from limn.lab.words import (
+    MEASURES,
+    ORGAN_WORDS,
+    SETS,
+    ComparedStructure,
+    System,
+    in_order,
+    organs_in_order,
+)
 
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
 DOTS_PER_INCH = 110
@@ -33,7 +40,7 @@ def draw_accuracy(scores: Sequence[Score], test_set: str, path: Path) -> bool:
     for panel, (measure, word) in enumerate(MEASURES.items(), start=1):
         axes = figure.add_subplot(len(MEASURES), 1, panel)
         values = {key[:2]: array for key, array in values_of.items() if key[2] == measure}
-        _boxes(axes, values, [organ.value for organ in Organ], systems)
+        _boxes(axes, values, organs_in_order({organ for organ, _ in values}), systems)
         axes.set_ylabel(word)
     _finish(figure, systems, SETS[test_set], path)
     return True

@@ -14,8 +14,8 @@ from PIL import Image
 from limn.domain.errors import ConfigWrong
 from limn.domain.folders import writable
 from limn.domain.geometry import SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
-from limn.lab.measure.evaluate import COLOURS
+from limn.domain.scan import TG263_ROLES, Labels, Role, Volume
+from limn.lab.measure.evaluate import colours_of
 from limn.lab.report.ct_from_labels import ct_from_labels
 from limn.phantom.anatomy import Mouse, conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
@@ -26,7 +26,7 @@ SPACING_MM = 0.14
 FIELD_MM = (30.0, 26.0, 30.0)
 WIDE_FIELD_MM = (28.0, 26.0, 44.8)
 # Organs by their label numbers in the database of Rosenhain 2018; its lungs are one label.
-REAL_ORGANS = {1: Organ.HEART, 4: Organ.LUNG_R}
+REAL_ORGANS = {1: TG263_ROLES[Role.HEART], 4: TG263_ROLES[Role.LUNG_R]}
 REAL_HU = {1: 50.0, 3: 700.0, 4: -450.0, 9: 40.0, 10: 50.0, 11: 80.0}
 
 
@@ -90,7 +90,13 @@ def _other_scanner(seed: int) -> Scanner:
 def _picture(title: str, mouse: Mouse, scanner: Scanner) -> bytes:
     volume, truth = scan(mouse, scanner, mouse.seed)
     caption = f"phantom {mouse.seed}   {title}   {scanner.spacing_mm.x} mm   contours: its truth"
-    return draw_contours(volume, truth, COLOURS, Banner(caption), Legend(truth.volumes_mm3()))
+    return draw_contours(
+        volume,
+        truth,
+        colours_of(truth.organs.values()),
+        Banner(caption),
+        Legend(truth.volumes_mm3()),
+    )
 
 
 def _read(path: Path) -> SimpleITK.Image:
@@ -120,7 +126,7 @@ def _real_picture(image: SimpleITK.Image) -> bytes:
     return draw_contours(
         Volume(np.ascontiguousarray(hu[:, ::-1, ::-1]), grid),
         organs,
-        COLOURS,
+        colours_of(organs.organs.values()),
         Banner(caption),
         Legend(organs.volumes_mm3()),
     )

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from limn.domain.geometry import Reorientation
-from limn.domain.scan import Labels, Organ, Volume
-from limn.lab.measure.evaluate import COLOURS
+from limn.domain.scan import TG263_ROLES, Labels, Organ, Role, Volume
+from limn.lab.measure.evaluate import colours_of
 from limn.lab.measure.scores import FIRST_OBSERVER
 from limn.lab.report.summary import OrganScore, mean_dsc
 from limn.lab.words import ORGAN_WORDS, in_order
@@ -25,9 +25,9 @@ LINE_PX = 20
 FONT_PX = 14
 PAPER, INK, FAINT = (16, 16, 16), (235, 235, 235), (170, 170, 170)
 # As in Figure 4.
-SHORT = {Organ.HEART: "H", Organ.CORD: "SC", Organ.LUNG_R: "RL", Organ.LUNG_L: "LL"}
+SHORT = {Role.HEART: "H", Role.CORD: "SC", Role.LUNG_R: "RL", Role.LUNG_L: "LL"}
 # Drawn under a system's contours: visible only where the two differ.
-MANUAL = dict.fromkeys(COLOURS, (255, 255, 255))
+WHITE = (255, 255, 255)
 
 
 def draw_case(
@@ -66,22 +66,29 @@ def draw_case(
     hu, manual = turn.apply(volume.hu_zyx)[around], manual[around]
     centre = _centre(manual, observer1.organs)
 
-    first = [Layer(manual, observer1.organs, COLOURS)]
+    colours = colours_of(observer1.organs.values())
+    first = [Layer(manual, observer1.organs, colours)]
     rows: list[tuple[tuple[str, ...], list[Layer]]] = [(("Observer 1", "manual contours"), first)]
-    under = Layer(manual, observer1.organs, MANUAL, width_px=1)
+    under = Layer(manual, observer1.organs, dict.fromkeys(colours, WHITE), width_px=1)
     for system in in_order(set(predictions)):
         labels = predictions[system.key]
-        layer = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, COLOURS)
+        layer = Layer(turn.apply(labels.labels_zyx)[around], labels.organs, colours)
         words = (system.algorithm, system.model_here, *_score_words(scores.get(system.key, {})))
         rows.append((tuple(word for word in words if word), [under, layer]))
     pictures = [(words, draw_panels(hu, spacing, centre, layers)) for words, layers in rows]
-    _sheet(pictures, title).save(path, format="PNG", optimize=True)
+    _sheet(pictures, title, colours).save(path, format="PNG", optimize=True)
 
 
 def _centre(labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ]) -> tuple[int, int, int]:
     """The middle of the heart, or of all organs without a heart, or of the scan without organs."""
-    heart = np.isin(labels_zyx, [label for label, organ in organs.items() if organ is Organ.HEART])
+    named = TG263_ROLES[Role.HEART]
+    heart = np.isin(labels_zyx, [label for label, organ in organs.items() if organ == named])
     return middle(heart.astype(np.uint8) if heart.any() else labels_zyx)
+
+
+def _short(organ: Organ) -> str:
+    """The letters of Figure 4; an organ that it lacks keeps its name."""
+    return next((SHORT[role] for role, own in TG263_ROLES.items() if own == organ), organ)
 
 
 def _score_words(scores: Mapping[Organ, OrganScore]) -> list[str]:
@@ -89,14 +96,18 @@ def _score_words(scores: Mapping[Organ, OrganScore]) -> list[str]:
     if not scores:
         return ["no DSC"]
     organs = [
-        f"{SHORT[organ]} {score.dsc:.2f}"
+        f"{_short(organ)} {score.dsc:.2f}"
         + ("" if math.isnan(score.hd95_mm) else f" / {score.hd95_mm:.2f}")
         for organ, score in scores.items()
     ]
     return [f"mean DSC {mean_dsc(scores):.3f}", *organs]
 
 
-def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str) -> Image.Image:
+def _sheet(
+    rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]],
+    title: str,
+    colours: Mapping[Organ, tuple[int, int, int]],
+) -> Image.Image:
     """Names at the left, planes above, the legend below."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     longest = max(pen.textlength(word, font_size=FONT_PX) for words, _ in rows for word in words)
@@ -120,7 +131,10 @@ def _sheet(rows: Sequence[tuple[tuple[str, ...], list[Image.Image]]], title: str
             sheet.paste(panel, (left, top))
         top += height + GAP_PX
     left = names_px
-    legend = [(f"{ORGAN_WORDS[organ]} {SHORT[organ]}", colour) for organ, colour in COLOURS.items()]
+    legend = [
+        (f"{ORGAN_WORDS.get(organ, organ)} {_short(organ)}", colour)
+        for organ, colour in colours.items()
+    ]
     for word, colour in [*legend, ("Observer 1, where it differs", (255, 255, 255))]:
         pen.rectangle((left, top + 4, left + 10, top + 14), fill=colour)
         pen.text((left + 16, top), word, fill=INK, font_size=FONT_PX)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from limn.domain.geometry import FloatArray
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ
 from limn.lab.measure.scores import CONSENSUS, FIRST_OBSERVER, Score
 from limn.lab.measure.statistics import Comparison, compare
 from limn.lab.words import (
@@ -22,6 +22,7 @@ from limn.lab.words import (
     TIMES,
     ComparedStructure,
     in_order,
+    organs_in_order,
 )
 
 
@@ -138,12 +139,12 @@ def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -
         for each in differences(scores, test_set, without)
     }
     rows = []
-    for organ in Organ:
-        systems = {key[1] for key in values if key[0] == organ.value}
+    for organ in organs_in_order(key[0] for key in values):
+        systems = {key[1] for key in values if key[0] == organ}
         for system in in_order(systems):
             cells = {}
             for measure in MEASURES:
-                key = (organ.value, system.key, measure)
+                key = (organ, system.key, measure)
                 before = _defined(values[key].values()) if key in values else np.empty(0)
                 after = _defined(cleaned[key].values()) if key in cleaned else None
                 cells[measure] = Cell(
@@ -152,7 +153,7 @@ def accuracy(scores: Sequence[Score], test_set: str, without: Collection[str]) -
                     star=stars.get(key, False),
                     cleaned=None if after is None else _mean_and_sd(after),
                 )
-            rows.append(Row(organ.value, system.key, cells))
+            rows.append(Row(organ, system.key, cells))
     return tuple(rows)
 
 
@@ -163,19 +164,19 @@ def differences(
     values = _by_scan(scores, test_set, without, "no")
     animals = {score.scan: score.animal for score in scores if score.set == test_set}
     rows = []
-    for organ in Organ:
-        systems = {key[1] for key in values if key[0] == organ.value}
+    for organ in organs_in_order(key[0] for key in values):
+        systems = {key[1] for key in values if key[0] == organ}
         for system in in_order(systems - {REFERENCE_SYSTEM}):
             for measure in MEASURES:
-                tested = values.get((organ.value, system.key, measure), {})
-                base = values.get((organ.value, REFERENCE_SYSTEM, measure), {})
+                tested = values.get((organ, system.key, measure), {})
+                base = values.get((organ, REFERENCE_SYSTEM, measure), {})
                 scans = sorted(tested.keys() & base.keys())
                 comparison = compare(
                     np.array([tested[scan] for scan in scans]),
                     np.array([base[scan] for scan in scans]),
                     [animals[scan] for scan in scans],
                 )
-                rows.append(Difference(test_set, organ.value, system.key, measure, comparison))
+                rows.append(Difference(test_set, organ, system.key, measure, comparison))
     return tuple(rows)
 
 
@@ -264,11 +265,16 @@ def undrawn_organs(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
     """Organ to the number of scans on which observer 1 did not draw it; it is not scored there."""
     scans = {score.scan for score in scores if score.set == test_set}
     counts = {}
-    for organ in Organ:
+    drawn = {
+        score.organ
+        for score in scores
+        if (score.set, score.reference) == (test_set, FIRST_OBSERVER)
+    }
+    for organ in organs_in_order({*drawn, *TG263_ROLES.values()} - {ComparedStructure.LUNGS}):
         scored = {
             score.scan
             for score in scores
-            if (score.set, score.reference, score.organ) == (test_set, FIRST_OBSERVER, organ.value)
+            if (score.set, score.reference, score.organ) == (test_set, FIRST_OBSERVER, organ)
         }
         if without := len(scans - scored):
             counts[organ] = without
@@ -322,9 +328,9 @@ def by_organ(
     """
     values = _by_scan(scores, test_set, (), "no")
     scans: dict[str, dict[Organ, OrganScore]] = defaultdict(dict)
-    for organ in Organ:
-        hd95_mm = values.get((organ.value, system, "hd95_mm"), {})
-        for scan, dsc in values.get((organ.value, system, "dsc"), {}).items():
+    for organ in organs_in_order(key[0] for key in values):
+        hd95_mm = values.get((organ, system, "hd95_mm"), {})
+        for scan, dsc in values.get((organ, system, "dsc"), {}).items():
             if not np.isnan(dsc):
                 scans[scan][organ] = OrganScore(dsc, hd95_mm.get(scan, float("nan")))
     return dict(scans)

@@ -18,7 +18,7 @@ import SimpleITK
 import torch
 
 from limn.domain.files import replacement
-from limn.domain.scan import Labels, Volume
+from limn.domain.scan import TG263_ROLES, Labels, Volume
 from limn.domain.timing import Stopwatch
 from limn.lab.data.dataset import Entry
 from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
@@ -35,7 +35,7 @@ from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.ensemble import Ensemble
-from limn.segment.importing.trained import USUAL_CLEAN, BundleStatement
+from limn.segment.importing.trained import BundleStatement, usual_clean
 
 LUNGS_LABEL = LABEL_OF["Lungs"]
 
@@ -161,9 +161,10 @@ def _score_scan(folders: Folders, own: Entry, systems: Sequence[str]) -> list[Sc
         if (path := getattr(own, name))
     }
     found = observer_scores(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
+    rules = usual_clean(TRUTH_LABELS.values(), TG263_ROLES)
     for system in systems:
         drawn = read_drawing(folders.labels(system, own.scan), volume)
-        found += system_scores(scan, system, drawn, observers, LUNGS_LABEL, USUAL_CLEAN)
+        found += system_scores(scan, system, drawn, observers, LUNGS_LABEL, rules)
         times = json.loads(folders.times(system, own.scan).read_text(encoding="utf-8"))
         found += [
             Score(own.split, own.scan, own.animal, system, "", "no", "", name, times[name])

@@ -10,6 +10,7 @@ from limn.lab.trust.spoilt_dataset import dataset_set
 from limn.lab.trust.spoilt_set import contour_set, phantom_set
 from limn.lab.trust.teach import FEWEST_ROWS, teach
 from limn.lab.trust.trust_report import draw_misses, write_report
+from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.bundle import add_part, open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.judge.judge_of_bundle import judge_of
@@ -33,6 +34,12 @@ def teach_bundle(
     count : of phantoms
     """
     bundle = open_bundle(folder)
+    if unknown := [organ for organ in bundle.organs.values() if organ not in TRUTH_LABELS.values()]:
+        msg = (
+            f"nobody knows the truth of {', '.join(unknown)}: phantoms and data sets have contours "
+            f"of {', '.join(TRUTH_LABELS.values())}; bundle {bundle.label} can't get a judge yet"
+        )
+        raise ConfigWrong(msg)
     scans = phantom_set("teach", count) if dataset is None else dataset_set(dataset)
     if len(scans) < FEWEST_ROWS:
         msg = f"{len(scans)} scans can't teach a judge; {FEWEST_ROWS} or more expected"

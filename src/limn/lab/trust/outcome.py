@@ -58,9 +58,7 @@ def outcome_of(row: TrialRow, judge: Judge) -> Outcome:
     lights += [each.light for each in predicted_concerns(quality, judge, volumes_mm3)]
     fate = {Light.RED: Fate.HELD, Light.AMBER: Fate.AMBER, Light.GREEN: Fate.GREEN}[worst(lights)]
     predicted = {
-        organ: (each.dsc, row.dsc[organ.value])
-        for organ, each in quality.items()
-        if organ.value in row.dsc
+        organ: (each.dsc, row.dsc[organ]) for organ, each in quality.items() if organ in row.dsc
     }
     return Outcome(row, fate, predicted)
 

@@ -79,10 +79,10 @@ def teach(
             below, above = _reach(middle, spread, lesson.truth)
             predictors[organ, measure] = Predictor(_grow(lesson), below, above)
             found = _figures(middle, middle - below * spread, middle + above * spread, lesson.truth)
-            figures[f"{organ.value} {measure}"] = found
+            figures[f"{organ} {measure}"] = found
             if measure == "dsc":
                 unseen_dsc[list(lesson.rows), k] = middle
-            report(f"{organ.value} {measure}: {found}")
+            report(f"{organ} {measure}: {found}")
     red, amber = _limits(contoured, np.nanmin(unseen_dsc, axis=1))
     report(f"red below a predicted DSC of {red:.3f}, amber below {amber:.3f}")
     known = {**about, "rows": len(contoured), "out_of_fold": figures}
@@ -90,7 +90,7 @@ def teach(
 
 
 def _lesson(rows: Sequence[TrialRow], organ: Organ, measure: Measure) -> _Lesson:
-    name = organ.value
+    name = organ
     truths = [getattr(row, measure).get(name) for row in rows]
     known = tuple(k for k, truth in enumerate(truths) if truth is not None)
     features = np.array([features_of(rows[k].signs, organ) for k in known])

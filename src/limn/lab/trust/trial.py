@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from limn.domain.errors import LimnError
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels, Organ, Role
 from limn.domain.timing import Stopwatch
 from limn.lab.measure.accuracy import score_labels
 from limn.lab.trust.trial_row import TrialRow
@@ -45,7 +45,7 @@ def try_scan(spoilt: SpoiltScan, ensemble: Ensemble) -> TrialRow:
         signs=signs,
         dsc=dsc,
         hd95_mm=hd95_mm,
-        volumes_mm3={organ.value: mm3 for organ, mm3 in volumes_mm3.items()},
+        volumes_mm3=dict(volumes_mm3),
         exchanged=_exchanged(drawn.labels, spoilt.truth),
         concerns=tuple(
             (each.flag, str(each.light), each.always_holds) for each in verdict.concerns
@@ -62,13 +62,14 @@ def _scores(drawn: Delineated, truth: Labels | None) -> tuple[dict[str, float], 
     if truth is None:
         empty = np.zeros(drawn.labels.labels_zyx.shape, dtype=np.uint8)
         truth = Labels(empty, drawn.labels.grid, drawn.labels.organs)
-    dsc, hd95_mm = {}, {}
+    dsc: dict[str, float] = {}
+    hd95_mm: dict[str, float] = {}
     for score in score_labels(drawn.labels, truth):
         if math.isnan(score.dsc):
             continue
-        dsc[score.organ.value] = score.dsc
+        dsc[score.organ] = score.dsc
         far = MOST_MM if math.isnan(score.hd95_mm) else min(score.hd95_mm, MOST_MM)
-        hd95_mm[score.organ.value] = far
+        hd95_mm[score.organ] = far
     return dsc, hd95_mm
 
 
@@ -76,7 +77,9 @@ def _exchanged(labels: Labels, truth: Labels | None) -> bool:
     """Whether either lung shares more with the other lung of the truth than with itself."""
     if truth is None:
         return False
-    right, left = Organ.LUNG_R, Organ.LUNG_L
+    right, left = labels.organ_of(Role.LUNG_R), labels.organ_of(Role.LUNG_L)
+    if right is None or left is None or {right, left} - set(truth.organs.values()):
+        return False
     return any(
         _shared(labels, own, truth, other) > _shared(labels, own, truth, own)
         for own, other in ((right, left), (left, right))

@@ -99,7 +99,7 @@ def draw_reliability(outcomes: Sequence[Outcome], path: Path) -> None:
         )
         axes.plot((0, 1), (0, 1), color="#888888", linewidth=0.8)
         axes.scatter(middle, truth, s=7, color="#4477aa", zorder=3)
-        axes.set_title(organ.value)
+        axes.set_title(organ)
         axes.set_xlabel("predicted DSC, 90 % interval")
         axes.set_ylabel("true DSC" if number == 1 else "")
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})

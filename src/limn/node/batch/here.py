@@ -66,6 +66,7 @@ def _job(arrived: Arrived, config: Config) -> Job:
         predecessor_uid="",
         deadline_s=config.engine.deadline_s,
         judge=config.judge,
+        roi=config.roi,
         input_digest=arrived.input_digest,
         received_at=arrived.ready_at,
         delivered=False,

@@ -122,7 +122,7 @@ def _organs(product: Product) -> Table:
     for organ, mm3 in product.volumes_mm3.items():
         removed = str(product.removed_voxels[organ])
         light = str(product.verdict.light_of(organ) or "-")
-        table.add_row(organ.value, f"{mm3:.1f}", removed, light, _predicted(product, organ))
+        table.add_row(organ, f"{mm3:.1f}", removed, light, _predicted(product, organ))
     return table
 
 

@@ -189,6 +189,7 @@ class Flights:
             predecessor_uid=self._predecessor_uid(row),
             deadline_s=self._config.engine.deadline_s,
             judge=self._config.judge,
+            roi=self._config.roi,
             input_digest=row.input_digest,
             received_at=row.last_slice_at + row.settle_s,
             delivered=row.priority >= LIVE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from limn.domain.roi_rules import RoiRule
 from limn.node.config import Judging, Model, PlanningSystem
 
 # How a job ended that this worker could not begin; another worker may be able to.
@@ -40,6 +41,8 @@ class Job:
     preview: bool = False
     # Whether the structure set is for a planning system; that of a cohort stays in its folder.
     delivered: bool = True
+    # What the site derives from the organs.
+    roi: tuple[RoiRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

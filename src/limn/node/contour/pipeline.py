@@ -17,17 +17,21 @@ from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.light import Light
+from limn.domain.roi_rules import RoiRule
 from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.node.contour.field_size import refuse_field
 from limn.node.contour.picture_words import banner, legend
 from limn.segment.draw.delineate import Delineated, delineate
+from limn.segment.draw.derived import Scene
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
 from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture.legend import Banner
 from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.rasterise import rasterise
+from limn.segment.draw.roi_set import RoiSet
 from limn.segment.draw.trace import Traced, trace
 from limn.segment.engine.memory import refuse_unread
 from limn.segment.judge.judge_of_bundle import judge_of
@@ -50,6 +54,7 @@ class Options:
     Attributes
     ----------
     hold : which light holds a scan for release
+    rois : what to derive from the organs
     delivered : whether the structure set is for a planning system; one for a folder is never held
     """
 
@@ -60,6 +65,7 @@ class Options:
     calibrate: CalibrateRule = "auto"
     hold: HoldRule = "red"
     delivered: bool = True
+    rois: tuple[RoiRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +76,10 @@ class Product:
     ----------
     structure_set : an RTSTRUCT file
     picture : a PNG file
-    labels : on the slices that exist
+    rois : organs and derived ROIs, on the slices that exist
+    volumes_mm3 : of the organs
+    mean_hu : of the organs and ROIs that have a voxel
+    roi_names : in the structure set
     fold_dsc, disagreement_zyx : see `segment.draw.delineate.Delineated`
     verdict : how far the contours may be trusted
     held : why a person must look before the structure set is delivered; None if nobody must
@@ -78,14 +87,21 @@ class Product:
 
     structure_set: bytes
     picture: bytes
-    labels: Labels
+    rois: RoiSet
     volumes_mm3: Mapping[Organ, float]
+    mean_hu: Mapping[Organ, float]
+    roi_names: Mapping[Organ, str]
     removed_voxels: Mapping[Organ, int]
     fold_dsc: Mapping[Organ, float]
     disagreement_zyx: npt.NDArray[np.uint8]
     flags: tuple[str, ...]
     verdict: Verdict
     held: str | None
+
+    @property
+    def labels(self) -> Labels:
+        """Of the organs."""
+        return self.rois.labels
 
 
 def contour(
@@ -116,32 +132,30 @@ def contour(
         volume = _read(series, ensemble.bundle.species)
     drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
     with stopwatch.stage("clean_s"):
+        rois = _rois(_on_slices(drawn, series), drawn, series, options)
         if drawn.calibration is not None:
             drawn.calibration.apply(volume.hu_zyx, out=volume.hu_zyx)
-        labels = _on_slices(drawn, series)
-        volumes_mm3 = labels.volumes_mm3()
+        volumes_mm3 = rois.labels.volumes_mm3()
     with stopwatch.stage("judge_s"):
         verdict = _judged(drawn, volume, volumes_mm3, ensemble)
-        holding = verdict.holding(options.hold) if options.delivered else ()
+    holding = verdict.holding(options.hold) if options.delivered else ()
     with stopwatch.stage("trace_s"):
-        traced = trace(labels, options.style.holes, options.max_points)
+        traced = rois.trace(options.style.holes, options.max_points)
     structure_set = _proven(
-        series, labels, traced, verdict, holding, identity, options.style, stopwatch
+        series, rois, traced, (verdict, holding), identity, options.style, stopwatch
     )
-    flags = _flags(series, drawn, verdict, traced.dropped, volume, ensemble.bundle)
+    flags = _flags(series, drawn, verdict, (traced.dropped, rois.flags), volume, ensemble.bundle)
     with stopwatch.stage("picture_s"):
-        picture = draw_contours(
-            volume,
-            drawn.labels,
-            options.style.colours,
-            banner(name, series, identity, verdict, held=bool(holding)),
-            legend(series, identity, volumes_mm3, verdict, flags),
-        )
+        header = banner(name, series, identity, verdict, held=bool(holding))
+        words = legend(series, identity, volumes_mm3, verdict, flags)
+        picture = draw_contours(volume, drawn.labels, options.style.colours, header, words)
     return Product(
         structure_set,
         picture,
-        labels,
+        rois,
         volumes_mm3,
+        rois.mean_hu(_hu_of_slices(volume, series)),
+        options.style.roi_names,
         drawn.removed_voxels,
         drawn.fold_dsc,
         drawn.disagreement_zyx[series.rungs],
@@ -153,27 +167,33 @@ def contour(
 
 def _proven(
     series: Series,
-    labels: Labels,
+    rois: RoiSet,
     traced: Traced,
-    verdict: Verdict,
-    holding: Collection[Concern],
+    judged: tuple[Verdict, Collection[Concern]],
     identity: rtstruct.Identity,
     style: rtstruct.Style,
     stopwatch: Stopwatch,
 ) -> bytes:
-    """The structure set, built and read back."""
+    """The structure set, built and read back.
+
+    Parameters
+    ----------
+    judged : the verdict, and the concerns that hold the structure set
+    """
+    verdict, holding = judged
     with stopwatch.stage("rtstruct_s"):
         structure_set = rtstruct.build(
             series,
             traced.contours,
-            labels.volumes_mm3(),
+            rois.volumes_mm3(),
             identity,
             style,
             notes=verdict.notes(holding),
             organ_notes=verdict.organ_words(holding),
+            derived=_how(rois, verdict),
         )
     with stopwatch.stage("prove_s"):
-        prove(structure_set, series, labels, style)
+        prove(structure_set, series, rois, style)
     return structure_set
 
 
@@ -203,6 +223,35 @@ def _on_slices(drawn: Delineated, series: Series) -> Labels:
     return labels
 
 
+def _hu_of_slices(volume: Volume, series: Series) -> npt.NDArray[np.float32]:
+    """The HU of the slices that exist; not copied if no slice is missing."""
+    hu_zyx = volume.hu_zyx
+    return hu_zyx if len(series.rungs) == len(hu_zyx) else hu_zyx[series.rungs]
+
+
+def _rois(labels: Labels, drawn: Delineated, series: Series, options: Options) -> RoiSet:
+    """The organs, and what the site derives from them; before the scan's HU are mended."""
+    if not options.rois or drawn.located is None:
+        return RoiSet(labels)
+    scene = Scene(drawn.located.part, drawn.labels, drawn.lie)
+    form = options.style.holes, options.max_points
+    return RoiSet.made(labels, options.rois, scene, series.rungs, form)
+
+
+def _how(rois: RoiSet, verdict: Verdict) -> dict[Organ, str]:
+    """How each derived ROI was made, and what is to be minded of the organs in it."""
+    told = {}
+    volumes_mm3 = rois.labels.volumes_mm3()
+    for roi in rois.derived:
+        doubts = [
+            f"{organ} was not found" if volumes_mm3[organ] == 0 else f"{organ} has light {light}"
+            for organ in roi.organs
+            if (light := verdict.light_of(organ)) in (Light.AMBER, Light.RED)
+        ]
+        told[roi.name] = "; ".join((roi.how, *doubts))
+    return told
+
+
 def rehearse(ensemble: Ensemble, options: Options) -> None:
     """Run every stage once on a ball as thick as a mouse, so that no animal waits for imports."""
     n = 48
@@ -213,18 +262,19 @@ def rehearse(ensemble: Ensemble, options: Options) -> None:
     volume = Volume(np.where(ball, 40.0, -1000.0).astype(np.float32), grid)
     delineate(volume, ensemble, options.two_animals, Stopwatch(), lambda done, total: None)
     label = next(iter(ensemble.bundle.organs))
-    labels = Labels((ball * label).astype(np.uint8), grid, ensemble.bundle.organs)
+    voxels = (ball * label).astype(np.uint8)
+    labels = Labels(voxels, grid, ensemble.bundle.organs, ensemble.bundle.roles)
     headers = ct_instances(volume, CtIdentity("rehearsal", "2.25.1", ("20260101", "000000")))
     series = assemble([Instance(header, Path()) for header in headers])
     identity = rtstruct.Identity("2.25.2", "2.25.3", "20260101", "000000", "rehearsal", "", "")
     contours = trace(labels).contours
     structure_set = rtstruct.build(series, contours, labels.volumes_mm3(), identity, options.style)
-    prove(structure_set, series, labels, options.style)
+    prove(structure_set, series, RoiSet(labels), options.style)
     draw_contours(volume, labels, options.style.colours, Banner("rehearsal"))
 
 
-def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.Style) -> None:
-    """Read the file back: valid for a planning system, and its contours reproduce the labels.
+def prove(structure_set: bytes, series: Series, rois: RoiSet, style: rtstruct.Style) -> None:
+    """Read the file back: valid for a planning system, and its contours reproduce the voxels.
 
     Raises
     ------
@@ -236,11 +286,11 @@ def prove(structure_set: bytes, series: Series, labels: Labels, style: rtstruct.
         msg = f"the structure set is unsound: {'; '.join(faults[:3])}"
         raise StageFailed(msg)
     contours: list[Contour] = rtstruct.contours_of(ds, series, style)
-    for organ in labels.organs.values():
-        drawn = rasterise(contours, series.grid, organ, xor=style.holes == "xor")
-        wrong = int((drawn != labels.mask(organ)).sum())
+    for roi, mask_zyx in rois.masks():
+        drawn = rasterise(contours, series.grid, roi, xor=style.holes == "xor")
+        wrong = int((drawn != mask_zyx).sum())
         if wrong:
-            msg = f"the contours of {organ.value} miss its labels in {wrong} voxels"
+            msg = f"the contours of {roi} miss it in {wrong} voxels"
             raise StageFailed(msg)
 
 
@@ -269,16 +319,23 @@ def _flags(
     series: Series,
     drawn: Delineated,
     verdict: Verdict,
-    dropped: Mapping[Organ, int],
+    of_rois: tuple[Mapping[Organ, int], Sequence[str]],
     volume: Volume,
     bundle: Bundle,
 ) -> tuple[str, ...]:
-    """Every flag of a scan, once."""
+    """Every flag of a scan, once.
+
+    Parameters
+    ----------
+    of_rois : contours that were dropped, and flags of derived ROIs
+    """
+    dropped, failed = of_rois
     found = (
         *series.flags,
         *verdict.flags,
         *drawn.flags,
-        *(f"dropped:{organ.value}:{n}" for organ, n in dropped.items() if n),
+        *failed,
+        *(f"dropped:{organ}:{n}" for organ, n in dropped.items() if n),
         *_scan_flags(volume, bundle),
     )
     return tuple(dict.fromkeys(found))

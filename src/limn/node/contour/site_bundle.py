@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
 from limn import __version__
-from limn.domain.errors import BundleUnfit
-from limn.node.config import Config
+from limn.dicom.rtstruct import Style
+from limn.domain.errors import BundleUnfit, ConfigWrong
+from limn.domain.organ_codes import Code
+from limn.domain.roi_rules import RoiRule, faults_of
+from limn.domain.scan import Organ
+from limn.node.config import Config, PlanningSystem
 from limn.segment.bundle.bundle import Bundle, open_bundle
+
+_Value = TypeVar("_Value")
 
 
 def label_of(config: Config, bundle: Bundle) -> str:
@@ -26,6 +36,8 @@ def deliverable_bundle(config: Config) -> Bundle:
     ------
     BundleUnfit
         If it is damaged, or a demonstration bundle and the site has not allowed that.
+    ConfigWrong
+        If the site names an organ that it does not have.
     """
     bundle = open_bundle(config.model.bundle)
     if bundle.demonstration and not config.model.allow_demo_bundle:
@@ -34,7 +46,58 @@ def deliverable_bundle(config: Config) -> Bundle:
             "model.allow_demo_bundle = true to deliver with it all the same"
         )
         raise BundleUnfit(msg)
+    names = style_of(config.planning_system, bundle, config.roi).roi_names.values()
+    for destination in config.destination:
+        if unknown := sorted({*(destination.rois or ())} - {*names}):
+            msg = (
+                f"destination {destination.name}: rois names {', '.join(unknown)}; the structure "
+                f"set has {', '.join(names)}"
+            )
+            raise ConfigWrong(msg)
     return bundle
+
+
+def style_of(
+    planning_system: PlanningSystem, bundle: Bundle, rois: Sequence[RoiRule] = ()
+) -> Style:
+    """The form of structure sets: what the site says, then the bundle, then what is usual.
+
+    Raises
+    ------
+    ConfigWrong
+        If the site names an organ that the bundle does not have, or two ROIs have one name.
+    """
+    if faults := faults_of(rois, list(bundle.organs.values())):
+        raise ConfigWrong("; ".join(faults))
+    organs = [*bundle.organs.values(), *(Organ(rule.name) for rule in rois)]
+    for key in ("roi_names", "colours"):
+        if unknown := sorted(set(getattr(planning_system, key)) - set(organs)):
+            msg = (
+                f"planning_system.{key} names {', '.join(unknown)}; the ROIs of bundle "
+                f"{bundle.label} and of this site are {', '.join(organs)}"
+            )
+            raise ConfigWrong(msg)
+    style = Style.of_organs(
+        organs,
+        planning_system.species,
+        roi_names=planning_system.roi_names,
+        colours={str(organ): rgb for organ, rgb in bundle.colours.items()}
+        | planning_system.colours,
+        codes={name: Code(*code) for name, code in _by_name(bundle.codes).items()},
+        strain=planning_system.strain,
+        holes=planning_system.holes,
+    )
+    style = replace(style, interpreted={Organ(rule.name): rule.interpreted for rule in rois})
+    names = list(style.roi_names.values())
+    if len(set(names)) < len(names):
+        msg = f"planning_system.roi_names: two organs have the same ROI name: {', '.join(names)}"
+        raise ConfigWrong(msg)
+    return style
+
+
+def _by_name(values: Mapping[Organ, _Value]) -> dict[str, _Value]:
+    """The same with names as a config has them."""
+    return {str(organ): value for organ, value in values.items()}
 
 
 def kind_of(bundle: Bundle) -> str:

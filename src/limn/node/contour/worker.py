@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +24,13 @@ from distributed import get_worker
 
 from limn import __version__
 from limn.domain.errors import LimnError, RefusedSeries, StageFailed
-from limn.domain.scan import Organ, pack_labels
+from limn.domain.scan import Organ, Role, by_role, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node import oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.allocation import KIND, TOPIC
 from limn.node.contour.job import UNFIT, Job, Result
-from limn.node.contour.site_bundle import algorithm_of, kind_of
+from limn.node.contour.site_bundle import algorithm_of, kind_of, style_of
 from limn.node.heartbeat import HEART, LIMIT_S
 from limn.node.host import lifetime
 
@@ -38,19 +38,13 @@ if TYPE_CHECKING:
     from limn.dicom.rtstruct import Identity
     from limn.node.contour.pipeline import Options, Product
     from limn.segment.bundle.bundle import Bundle
+    from limn.segment.draw.derived import DerivedRoi
     from limn.segment.engine.ensemble import Ensemble
 
 log = logging.getLogger(__name__)
 
 # Exit code of a worker that could not load its ensemble.
 NOT_WARM = 5
-
-_COLUMN = {
-    Organ.HEART: "heart",
-    Organ.CORD: "cord",
-    Organ.LUNG_R: "lung_r",
-    Organ.LUNG_L: "lung_l",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +132,21 @@ def warm_up(config: Config, kept_in: Sequence[Path] = ()) -> Warm:
             config.model.device,
             ensemble.lost_gpu,
         )
-    return Warm(ensemble, options_of(config))
+    return Warm(ensemble, options_of(config, bundle))
 
 
-def options_of(site: Config | Job) -> Options:
+def options_of(site: Config | Job, bundle: Bundle) -> Options:
     """The pipeline's options in a site's config, or in a job from that site."""
     from limn.node.contour.pipeline import Options  # noqa: PLC0415
 
     return Options(
         two_animals=site.model.two_animals,
         assume_hu=site.model.assume_hu,
-        style=site.planning_system.style,
+        style=style_of(site.planning_system, bundle, site.roi),
         max_points=site.planning_system.max_points,
         calibrate=site.model.calibrate,
         hold=site.judge.hold,
+        rois=site.roi,
     )
 
 
@@ -284,11 +279,15 @@ def _contour(
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
         content = Content(job, instances)
-    ensemble, options = warm.ensemble, replace(options_of(job), delivered=job.delivered)
+    ensemble, options = (
+        warm.ensemble,
+        replace(options_of(job, warm.ensemble.bundle), delivered=job.delivered),
+    )
     identity = _identity(job, label, ensemble.bundle)
     if job.preview:
         identity = _preview_identity(identity, job, ensemble.bundle)
-        options = replace(options, style=options.style.as_preview())
+        # What is derived waits for the organs of all folds.
+        options = replace(options, style=options.style.as_preview(), rois=())
         ensemble = ensemble.first_fold()
     product = contour(
         instances,
@@ -360,19 +359,64 @@ def _record(product: Product, ensemble: Ensemble, stopwatch: Stopwatch) -> dict[
         "ensemble_profile": ensemble.profile.name,
         "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
         "flags": " ".join(product.flags),
-        **{f"{_COLUMN[organ]}_mm3": mm3 for organ, mm3 in product.volumes_mm3.items()},
-        **{
-            f"{_COLUMN[organ]}_removed_voxels": count
-            for organ, count in product.removed_voxels.items()
-        },
-        **{f"{_COLUMN[organ]}_fold_dsc": dsc for organ, dsc in product.fold_dsc.items()},
         "light": str(product.verdict.light),
-        **{
-            f"{_COLUMN[organ]}_light": str(product.verdict.light_of(organ) or "")
-            for organ in product.volumes_mm3
-        },
-        **{
-            f"{_COLUMN[organ]}_predicted_dsc": round(quality.dsc.middle, 3)
-            for organ, quality in product.verdict.quality.items()
-        },
+        **_by_role(product, ensemble.bundle.roles),
+        "rois": [
+            *(_roi(product, organ, ensemble.bundle) for organ in product.volumes_mm3),
+            *(_derived(product, roi) for roi in product.rois.derived),
+        ],
     }
+
+
+def _by_role(product: Product, roles: Mapping[Role, Organ]) -> dict[str, Any]:
+    """The columns of heart, cord and lungs."""
+    predicted = {
+        organ: round(quality.dsc.middle, 3) for organ, quality in product.verdict.quality.items()
+    }
+    lights = {organ: str(product.verdict.light_of(organ) or "") for organ in product.volumes_mm3}
+    values: tuple[tuple[str, Mapping[Organ, Any]], ...] = (
+        ("mm3", product.volumes_mm3),
+        ("removed_voxels", product.removed_voxels),
+        ("fold_dsc", product.fold_dsc),
+        ("light", lights),
+        ("predicted_dsc", predicted),
+    )
+    return {
+        f"{role}_{name}": value
+        for name, by_organ in values
+        for role, value in by_role(by_organ, roles).items()
+    }
+
+
+def _derived(product: Product, roi: DerivedRoi) -> dict[str, Any]:
+    """The columns of the `RoiRecord` of an ROI that no network drew."""
+    voxels = int(roi.mask_zyx.sum())
+    return {
+        "roi": product.roi_names[roi.name],
+        "derived": roi.how,
+        "volume_mm3": voxels * product.labels.grid.spacing_mm.voxel_mm3,
+        "mean_hu": product.mean_hu.get(roi.name),
+    }
+
+
+def _roi(product: Product, organ: Organ, bundle: Bundle) -> dict[str, Any]:
+    """The columns of the `RoiRecord` of an organ."""
+    found: dict[str, Any] = {
+        "organ": organ,
+        "role": next((str(role) for role, own in bundle.roles.items() if own == organ), ""),
+        "roi": product.roi_names[organ],
+        "volume_mm3": product.volumes_mm3[organ],
+        "mean_hu": product.mean_hu.get(organ),
+        "removed_voxels": product.removed_voxels.get(organ),
+        "fold_dsc": product.fold_dsc.get(organ),
+        "light": str(product.verdict.light_of(organ) or ""),
+    }
+    quality = product.verdict.quality.get(organ)
+    if quality is not None:
+        found |= {
+            "predicted_dsc": round(quality.dsc.middle, 3),
+            "predicted_dsc_low": round(quality.dsc.low, 3),
+            "predicted_dsc_high": round(quality.dsc.high, 3),
+            "predicted_hd95_mm": round(quality.hd95_mm.middle, 2),
+        }
+    return found

@@ -22,7 +22,7 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
-from limn.node.deliver.scan_record import closed_record
+from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.commitment import Item
 from limn.node.heartbeat import SILENT_S, for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
@@ -352,6 +352,7 @@ class Courier:
         record = closed_record(row, delivery, structure_set, self._clock, preview_at)
 
         def write() -> None:
+            scanlog.append(scanlog.roi_table(self._scan_log), *roi_records(row, record))
             scanlog.append(self._scan_log, record)
             self._journal.mark_logged(row.id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import random
+import re
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from limn.dicom.bounded import DAMAGES
+from limn.dicom.roi_choice import choose_rois
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.files import write_durably
 from limn.domain.folders import not_a_folder
@@ -26,6 +28,8 @@ from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0
+# What some file system takes in no name.
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Outcome(Enum):
@@ -74,12 +78,19 @@ def deliver(
         contents = path.read_bytes()
     except OSError as error:
         return DeliveryAnswer(Outcome.REFUSED, f"can't read {path}: {error.strerror}", time.time())
-    if isinstance(destination, FolderDestination):
-        return _export(destination, path.name, contents)
+    name = path.name
     try:
+        if destination.rois is not None:
+            contents = choose_rois(contents, destination.rois, destination.name)
+            name = f"{path.stem}.{_NO_FILE_NAME.sub('_', destination.name)[:60]}{path.suffix}"
+        if isinstance(destination, FolderDestination):
+            return _export(destination, name, contents)
         dataset = pydicom.dcmread(io.BytesIO(contents))
         # The association needs both.
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
+    except ConfigWrong as error:
+        why = f"{error}; see rois of destination {destination.name}"
+        return DeliveryAnswer(Outcome.REFUSED, why, time.time())
     except (InvalidDicomError, *DAMAGES) as error:
         return DeliveryAnswer(
             Outcome.REFUSED, f"{path} is damaged on this disk: {error!r}", time.time()

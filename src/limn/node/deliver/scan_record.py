@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from limn import __version__
-from limn.domain.timing import DOOR_TO_DOOR_STAGES, ScanRecord
+from limn.domain.records import RoiRecord, ScanRecord
+from limn.domain.scan import TG263_ROLES
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.states import DeliveryState
@@ -53,6 +55,38 @@ def closed_record(
     if structure_set is not None:
         known |= _decision(structure_set, held_s, str(known.get("flags", "")))
     return ScanRecord(**known)
+
+
+def roi_records(row: ScanRow, record: ScanRecord) -> list[RoiRecord]:
+    """The ROIs of a contoured scan; an earlier limn recorded volumes by role alone."""
+    if not row.record.get("bundle"):
+        return []
+    listed: list[dict[str, Any]] = row.record.get("rois") or [
+        {
+            "organ": organ,
+            "role": role.value,
+            "volume_mm3": row.record[f"{role}_mm3"],
+            "removed_voxels": row.record.get(f"{role}_removed_voxels"),
+            "fold_dsc": row.record.get(f"{role}_fold_dsc"),
+            "light": row.record.get(f"{role}_light", ""),
+        }
+        for role, organ in TG263_ROLES.items()
+        if f"{role}_mm3" in row.record
+    ]
+    known = RoiRecord.columns()
+    return [
+        RoiRecord(
+            scan_id=record.scan_id,
+            version=record.version,
+            outcome=record.outcome,
+            animal=record.animal,
+            series_instance_uid=record.series_instance_uid,
+            last_slice_utc=record.last_slice_utc,
+            bundle=record.bundle,
+            **{name: value for name, value in each.items() if name in known},
+        )
+        for each in listed
+    ]
 
 
 def _known(

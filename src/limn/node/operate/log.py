@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store.disk import scanlog

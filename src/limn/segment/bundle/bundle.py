@@ -10,14 +10,14 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
 from limn.segment.bundle.archive import is_inside
 from limn.segment.bundle.profile import PROFILE_NAMES, ProfileName
 from limn.segment.bundle.species import MOUSE, Species, read_species
@@ -66,6 +66,8 @@ class Bundle:
     int8_ranges : for each fold, if int8 was found good on this processor (`engine/int8.py`); not
         of the manifest
     species : the animals that it is made for
+    roles : the organ of each role that the bundle has
+    colours, codes : of the organs whose ROI has its own: RGB; value, scheme and meaning
     judge : file of the trees that predict how good its contours are; None if the bundle has none
     """
 
@@ -95,6 +97,9 @@ class Bundle:
     int8_ranges: tuple[Ranges, ...] = ()
     species: Species = MOUSE
     judge: str | None = None
+    roles: Mapping[Role, Organ] = field(default_factory=dict)
+    colours: Mapping[Organ, tuple[int, int, int]] = field(default_factory=dict)
+    codes: Mapping[Organ, tuple[str, str, str]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -143,7 +148,7 @@ def _check_labels(bundle: Bundle) -> None:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         msg = f"bundle {bundle.folder}: dataset.json is not usable: {error!r}"
         raise BundleUnfit(msg) from error
-    exact = {organ.value.lower(): organ for organ in Organ}
+    exact = {organ.lower(): organ for organ in bundle.organs.values()}
     if set(named) != set(bundle.organs):
         msg = (
             f"bundle {bundle.folder}: {MANIFEST} names the labels {sorted(bundle.organs)}, "
@@ -215,7 +220,12 @@ def _manifest_bytes(folder: Path) -> bytes:
 def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
     spacing = manifest["spacing_mm"]
     low, high = manifest["expected_hu"]
-    organs = {int(label): Organ(name) for label, name in manifest["labels"].items()}
+    named = {int(label): named_organ(name) for label, name in manifest["labels"].items()}
+    organs = dict(sorted(named.items()))
+    rois = {Organ(str(name)): dict(roi) for name, roi in manifest.get("rois", {}).items()}
+    if unknown := sorted(set(rois) - set(organs.values())):
+        msg = f"rois.{unknown[0]}: no label has this name"
+        raise ValueError(msg)
     bundle = Bundle(
         folder=folder,
         name=str(manifest["name"]),
@@ -242,9 +252,39 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         sample=str(manifest["sample"]) if "sample" in manifest else None,
         species=read_species(manifest.get("animal")),
         judge=str(manifest["judge"]) if "judge" in manifest else None,
+        roles=_roles(manifest.get("roles"), set(organs.values())),
+        colours={organ: _colour(roi) for organ, roi in rois.items() if "colour" in roi},
+        codes={organ: _code(roi) for organ, roi in rois.items() if "code" in roi},
     )
     _check(bundle)
     return bundle
+
+
+def _roles(table: Mapping[str, Any] | None, organs: Set[Organ]) -> Mapping[Role, Organ]:
+    """The table ``[roles]``; without it organs with TG-263's names have their role."""
+    if table is None:
+        return {role: organ for role, organ in TG263_ROLES.items() if organ in organs}
+    roles = {Role(role): Organ(str(organ)) for role, organ in table.items()}
+    for role, organ in roles.items():
+        if organ not in organs:
+            msg = f"roles.{role} is {organ!r}, which no label has"
+            raise ValueError(msg)
+    if len(set(roles.values())) < len(roles):
+        raise ValueError("roles gives one organ two roles")
+    return roles
+
+
+def _colour(roi: Mapping[str, Any]) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in roi["colour"])
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        msg = f"colour {roi['colour']}, three numbers from 0 to 255 expected"
+        raise ValueError(msg)
+    return red, green, blue
+
+
+def _code(roi: Mapping[str, Any]) -> tuple[str, str, str]:
+    value, scheme, meaning = (str(part) for part in roi["code"])
+    return value, scheme, meaning
 
 
 def _check(bundle: Bundle) -> None:
@@ -261,7 +301,7 @@ def _check(bundle: Bundle) -> None:
         msg = f"expected_hu {[low, high]}, two numbers, the smaller first, expected"
         raise ValueError(msg)
     if sorted(bundle.organs) != list(range(1, 1 + len(set(bundle.organs.values())))):
-        given = {label: organ.value for label, organ in bundle.organs.items()}
+        given = dict(bundle.organs)
         msg = f"labels {given}, 1, 2, 3 ... and every organ once expected"
         raise ValueError(msg)
     if bundle.profile not in PROFILE_NAMES:

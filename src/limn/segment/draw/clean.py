@@ -47,7 +47,7 @@ def clean(labels: Labels, rules: Mapping[Organ, CleanRule]) -> Cleaned:
             drop = _islands(inside == label, rules[organ], spacing_mm)
             inside[drop] = 0
             removed[organ] = int(drop.sum())
-    return Cleaned(Labels(kept, labels.grid, labels.organs), removed)
+    return Cleaned(labels.on_voxels(kept, labels.grid), removed)
 
 
 def _islands(mask: Mask, rule: CleanRule, spacing_mm: SpacingMm) -> Mask:

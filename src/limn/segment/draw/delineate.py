@@ -46,6 +46,7 @@ class Delineated:
     peaks : of air and soft tissue in the volume's numbers; None if they were not sought
     calibration : how the volume's numbers became HU; None if they were HU
     thickness : of the animal; None if it was not measured
+    located : the animal among the others
     """
 
     labels: Labels
@@ -61,6 +62,7 @@ class Delineated:
     peaks: Peaks | None = None
     calibration: Calibration | None = None
     thickness: Thickness | None = None
+    located: Located | None = None
 
 
 def delineate(
@@ -99,29 +101,25 @@ def delineate(
     seen = ensemble.despite_gpu(
         lambda: _see_own_sides(located, placed, ensemble, stopwatch, progress)
     )
+    organs = ensemble.bundle.organs
     with stopwatch.stage("clean_s"):
         return Delineated(
-            Labels(
-                _in_whole(seen.labels_zyx, seen.region, volume), volume.grid, ensemble.bundle.organs
+            seen.cleaned.labels.on_voxels(
+                _in_whole(seen.labels_zyx, seen.region, volume), volume.grid
             ),
             seen.cleaned.removed_voxels,
             located.animals,
             seen.lie,
             tuple(contradictions(seen.cleaned.labels)),
-            {
-                organ: seen.inferred.agreement[label]
-                for label, organ in ensemble.bundle.organs.items()
-            },
+            {organ: seen.inferred.agreement[label] for label, organ in organs.items()},
             _in_whole(seen.disagreement_zyx, seen.region, volume),
             (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
             seen.sides,
-            {
-                organ: seen.inferred.certainty[label]
-                for label, organ in ensemble.bundle.organs.items()
-            },
+            {organ: seen.inferred.certainty[label] for label, organ in organs.items()},
             located.peaks,
             located.calibration,
             thickness,
+            located,
         )
 
 

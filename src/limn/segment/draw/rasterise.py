@@ -25,7 +25,7 @@ def rasterise(
     """
     mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
     for contour in contours:
-        if contour.organ is organ:
+        if contour.organ == organ:
             ring_yx = grid.plane_indices_yx(contour.slice_index, contour.points_xyz_mm)
             rows, columns = draw.polygon(ring_yx[:, 0], ring_yx[:, 1], shape=grid.shape_zyx[1:])
             if xor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from limn.domain.scan import Labels, Organ
+from limn.domain.scan import Labels, Role, by_role
 from limn.segment.engine.localisation.orient import PRIOR_MIRRORED, Lie, right_lung_share
 
 # Mean of a sign, and its spread; in a mirror image the mean is the opposite.
@@ -103,7 +103,7 @@ def weigh_sides(labels: Labels, lie: Lie) -> Sides:
     labels : of the straightened scan, whose axes are the animal's S, P, L
     """
     heart_left_mm, apex_left_mm = _heart(labels)
-    share = right_lung_share(labels.volumes_mm3())
+    share = right_lung_share(by_role(labels.volumes_mm3(), labels.roles))
     return Sides(lie.hand_nats, share, heart_left_mm, apex_left_mm, lie.mirrored)
 
 
@@ -113,8 +113,8 @@ def _heart(labels: Labels) -> tuple[float | None, float | None]:
     They are measured in the chest's own frame: the spine beside the heart runs towards the head,
     the lungs lie in front of it. So a rolled or bent animal changes little.
     """
-    heart, cord = _places_mm(labels, Organ.HEART), _places_mm(labels, Organ.CORD)
-    lungs = np.concatenate([_places_mm(labels, each) for each in (Organ.LUNG_R, Organ.LUNG_L)])
+    heart, cord = _places_mm(labels, Role.HEART), _places_mm(labels, Role.CORD)
+    lungs = np.concatenate([_places_mm(labels, each) for each in (Role.LUNG_R, Role.LUNG_L)])
     if min(len(heart), len(cord), len(lungs)) < FEWEST_VOXELS:
         return None, None
     middle = heart.mean(axis=0)
@@ -134,9 +134,10 @@ def _heart(labels: Labels) -> tuple[float | None, float | None]:
     return float((middle - spine) @ left), float((apex - base) @ left)
 
 
-def _places_mm(labels: Labels, organ: Organ) -> npt.NDArray[np.float64]:
-    """Places (n, 3) of an organ's voxels along z, y, x."""
-    if organ not in labels.organs.values():
+def _places_mm(labels: Labels, role: Role) -> npt.NDArray[np.float64]:
+    """Places (n, 3) of an organ's voxels along z, y, x; none if no organ has the role."""
+    organ = labels.organ_of(role)
+    if organ is None:
         return np.zeros((0, 3))
     found = np.argwhere(labels.mask(organ)[labels.box]).astype(np.float64)
     return np.asarray(found * np.array(labels.grid.spacing_mm.zyx))

@@ -10,7 +10,7 @@ of them read in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,8 +19,8 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 from skimage import measure
 
-from limn.domain.geometry import FloatArray, IntArray
-from limn.domain.scan import Contour, Labels, Organ, occupied_box
+from limn.domain.geometry import FloatArray, Grid, IntArray
+from limn.domain.scan import Box, Contour, Labels, Organ, occupied_box
 
 LEVEL = 0.505
 # Distance from voxel centres that a keyhole's cut keeps, as a share of a voxel, if one of the
@@ -30,6 +30,10 @@ BRIDGES_TRIED = 64
 
 HoleRule = Literal["keyhole", "xor"]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+class TooRagged(Exception):
+    """A structure of specks and holes, which no contours describe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,23 +57,54 @@ def trace(labels: Labels, holes: HoleRule = "keyhole", max_points: int | None = 
     holes : "keyhole", or "xor" for separate rings
     max_points : a slice whose outline has more points is split into parts
     """
-    contours: list[Contour] = []
-    dropped: dict[Organ, int] = {}
     outer = labels.box
     thorax = labels.labels_zyx[outer]
-    for label, organ in labels.organs.items():
-        mask = thorax == label
-        dropped[organ] = 0
-        inner = occupied_box(mask)
-        low = [out.start + own.start for out, own in zip(outer, inner, strict=True)]
-        for z, rings in _outlines(mask[inner], holes, max_points).items():
-            for ring_yx in rings:
-                if len(ring_yx) < 3:
-                    dropped[organ] += 1
-                    continue
-                points = labels.grid.plane_points_xyz_mm(low[0] + z, ring_yx + low[1:])
-                contours.append(Contour(organ, low[0] + z, points))
+    traced = [
+        trace_mask(thorax == label, outer, labels.grid, organ, holes, max_points)
+        for label, organ in labels.organs.items()
+    ]
+    return joined(traced)
+
+
+def joined(parts: Iterable[Traced]) -> Traced:
+    """The contours of several traces as one."""
+    contours: list[Contour] = []
+    dropped: dict[Organ, int] = {}
+    for each in parts:
+        contours += each.contours
+        dropped |= each.dropped
     return Traced(tuple(contours), dropped)
+
+
+def trace_mask(
+    mask_zyx: Mask,
+    box: Box,
+    grid: Grid,
+    organ: Organ,
+    holes: HoleRule = "keyhole",
+    max_points: int | None = None,
+    most_rings: int | None = None,
+) -> Traced:
+    """Outline one organ or ROI; the mask is that of a box of the grid.
+
+    Raises
+    ------
+    TooRagged
+        If a slice has more than ``most_rings`` outlines and holes: no planner wants them, and
+        keyholes to all of them take minutes.
+    """
+    contours: list[Contour] = []
+    dropped = 0
+    inner = occupied_box(mask_zyx)
+    low = [out.start + own.start for out, own in zip(box, inner, strict=True)]
+    for z, rings in _outlines(mask_zyx[inner], holes, max_points, most_rings).items():
+        for ring_yx in rings:
+            if len(ring_yx) < 3:
+                dropped += 1
+                continue
+            points = grid.plane_points_xyz_mm(low[0] + z, ring_yx + low[1:])
+            contours.append(Contour(organ, low[0] + z, points))
+    return Traced(tuple(contours), {organ: dropped})
 
 
 def outline(
@@ -86,12 +121,15 @@ def outline(
 
 
 def _outlines(
-    mask_zyx: Mask, holes: HoleRule, max_points: int | None
+    mask_zyx: Mask, holes: HoleRule, max_points: int | None, most_rings: int | None = None
 ) -> dict[int, list[FloatArray]]:
     """Rings of every slice that has any."""
     marched: dict[int, list[_Ring]] = {}
     for z, ring in _march(mask_zyx):
         marched.setdefault(z, []).append(ring)
+    if most_rings is not None and max(map(len, marched.values()), default=0) > most_rings:
+        msg = f"a slice has more than {most_rings} outlines and holes"
+        raise TooRagged(msg)
     found = {}
     for z, rings in marched.items():
         found[z] = [r.bends for r in rings] if holes == "xor" else _joined(rings)

@@ -276,7 +276,7 @@ class Ensemble:
         labels = most_probable(
             inferred.scores, inferred.region.low, whole, prepared.shape, prepared.across
         )
-        return Labels(prepared.undone(labels), prepared.grid, self.bundle.organs)
+        return Labels(prepared.undone(labels), prepared.grid, self.bundle.organs, self.bundle.roles)
 
     def disagreement(self, prepared: Prepared, inferred: Inferred) -> npt.NDArray[np.uint8]:
         """`Inferred.disagreement_zyx` on the scan's own grid."""

@@ -185,9 +185,9 @@ def _compared(
         ours, theirs, truth = rounded == label, exact == label, sample.truth == label
         if theirs.sum() < LEAST_VOXELS:
             return found, f"fp32 finds no {organ} in the bundle's sample to compare with"
-        found[organ.value] = _dsc(ours, theirs)
-        if found[organ.value] < LEAST_DSC:
-            return found, f"{organ}'s DSC to fp32 is {found[organ.value]:.3f}, {LEAST_DSC} expected"
+        found[organ] = _dsc(ours, theirs)
+        if found[organ] < LEAST_DSC:
+            return found, f"{organ}'s DSC to fp32 is {found[organ]:.3f}, {LEAST_DSC} expected"
         lost = _dsc(theirs, truth) - _dsc(ours, truth) if truth.any() else 0.0
         if lost > MOST_LOST:
             return found, f"{organ}'s DSC to the truth falls by {lost:.4f}, at most {MOST_LOST}"

@@ -23,7 +23,7 @@ from torch import nn
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Organ, Role, Volume, by_role
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.engine.half import autocast
 from limn.segment.engine.localisation.coarse import COARSE_MM, coarse, dense
@@ -44,10 +44,10 @@ AXIS_ORDERS = tuple(
 # Organs of real mice, with a margin on both sides: heart 138-264 mm3, both lungs 360-688, the
 # right one 0.64 of them, a cord 1.3-1.7 mm across and as long as the patch.
 PLAUSIBLE_MM3 = {
-    Organ.HEART: (80.0, 500.0),
-    Organ.CORD: (8.0, 150.0),
-    Organ.LUNG_R: (80.0, 700.0),
-    Organ.LUNG_L: (40.0, 500.0),
+    Role.HEART: (80.0, 500.0),
+    Role.CORD: (8.0, 150.0),
+    Role.LUNG_R: (80.0, 700.0),
+    Role.LUNG_L: (40.0, 500.0),
 }
 # Lungs hold air: they are this much darker than heart and cord, whatever the calibration.
 DARKER_HU = 100.0
@@ -207,7 +207,8 @@ def _try(
     hu_zyx = back.apply(image.transpose(plan.backward))
     z, y, x = labels_zyx.shape
     spacing = back.spacing(SpacingMm(*(steps[axis] for axis in plan.backward)))
-    labels = Labels(labels_zyx, axial_grid((z, y, x), spacing, np.zeros(3)), bundle.organs)
+    grid = axial_grid((z, y, x), spacing, np.zeros(3))
+    labels = Labels(labels_zyx, grid, bundle.organs, bundle.roles)
     volumes = labels.volumes_mm3()
     return AxisTrial(letters, volumes, tuple(_objections(labels, hu_zyx, volumes)), doubt)
 
@@ -308,23 +309,25 @@ def _normalised(image: npt.NDArray[np.float32], plan: _Plan) -> torch.Tensor:
 def _objections(
     labels: Labels, hu_zyx: npt.NDArray[np.float32], volumes: dict[Organ, float]
 ) -> list[str]:
+    """What is implausible; only of organs that have a role is it known."""
     found = []
     mean_hu = {}
-    for organ, mm3 in volumes.items():
-        low, high = PLAUSIBLE_MM3[organ]
+    for role, mm3 in by_role(volumes, labels.roles).items():
+        organ = labels.roles[role]
+        low, high = PLAUSIBLE_MM3[role]
         if not low <= mm3 <= high:
-            found.append(f"{organ.value} {mm3:.0f} mm3, {low:.0f} to {high:.0f} expected")
+            found.append(f"{organ} {mm3:.0f} mm3, {low:.0f} to {high:.0f} expected")
             continue
         mask = labels.mask(organ)
-        mean_hu[organ] = float(hu_zyx[mask].mean())
+        mean_hu[role] = float(hu_zyx[mask].mean())
         pieces, _ = ndimage.label(mask)
         if (whole := np.bincount(pieces.ravel())[1:].max() / mask.sum()) < WHOLE:
-            found.append(f"{organ.value} in pieces, the largest {whole:.2f} of it")
-    for lung in (Organ.LUNG_R, Organ.LUNG_L):
-        for solid in (Organ.HEART, Organ.CORD):
+            found.append(f"{organ} in pieces, the largest {whole:.2f} of it")
+    for lung in (Role.LUNG_R, Role.LUNG_L):
+        for solid in (Role.HEART, Role.CORD):
             if {lung, solid} <= set(mean_hu) and mean_hu[lung] > mean_hu[solid] - DARKER_HU:
-                found.append(f"{lung.value} is not darker than {solid.value}")
-    share = right_lung_share(volumes)
+                found.append(f"{labels.roles[lung]} is not darker than {labels.roles[solid]}")
+    share = right_lung_share(by_role(volumes, labels.roles))
     if share is not None and share < MIN_RIGHT_SHARE:
         found.append(f"the right lung is the smaller: {share:.2f} of both")
     return found + contradictions(labels)
@@ -345,7 +348,7 @@ def table(trials: list[AxisTrial]) -> list[list[Any]]:
         [
             trial.letters,
             "mirrored" if trial.mirrored else "",
-            *(f"{trial.volumes_mm3.get(organ, 0.0):.0f}" for organ in Organ),
+            *(f"{mm3:.0f}" for mm3 in trial.volumes_mm3.values()),
             f"{trial.doubt:.3f}",
             "plausible" if trial.plausible else "; ".join(trial.objections),
         ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from limn.domain.errors import BundleUnfit
-from limn.domain.scan import Organ
+from limn.domain.scan import TG263_ROLES, Organ, Role
 from limn.segment.bundle.bundle import (
     Bundle,
     CleanRule,
@@ -33,11 +33,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 USUAL_HU = (-1200.0, 1500.0)
 # The embedded bundle's rules, for a training that has none.
 USUAL_CLEAN = {
-    Organ.HEART: CleanRule("largest"),
-    Organ.CORD: CleanRule("pieces", 1.0, 6.0),
-    Organ.LUNG_R: CleanRule("pieces", 10.0, 3.0),
-    Organ.LUNG_L: CleanRule("pieces", 10.0, 3.0),
+    Role.HEART: CleanRule("largest"),
+    Role.CORD: CleanRule("pieces", 1.0, 6.0),
+    Role.LUNG_R: CleanRule("pieces", 10.0, 3.0),
+    Role.LUNG_L: CleanRule("pieces", 10.0, 3.0),
 }
+# Of any other organ: it may have several parts, such as both kidneys.
+OTHER_CLEAN = CleanRule("pieces", 1.0)
+
+
+def usual_clean(organs: Iterable[Organ], roles: Mapping[Role, Organ]) -> dict[Organ, CleanRule]:
+    """The rule of each organ by its role."""
+    by_name = {organ: USUAL_CLEAN[role] for role, organ in roles.items()}
+    return {organ: by_name.get(organ, OTHER_CLEAN) for organ in organs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +107,7 @@ class BundleStatement:
     orientation : three letters: what the axes z, y, x of the training's arrays grow towards
     source : where the weights come from; the sha256 of the files are added
     demonstration : delivered only where a site allows it
+    roles : the organ of each role that there is
     """
 
     name: str
@@ -111,6 +120,7 @@ class BundleStatement:
     source: str = ""
     previous: str = ""
     demonstration: bool = False
+    roles: Mapping[Role, Organ] = field(default_factory=lambda: TG263_ROLES)
 
 
 def seal(trained: Trained, statement: BundleStatement, folder: Path) -> Bundle:
@@ -146,8 +156,7 @@ def _check_statement(trained: Trained, statement: BundleStatement) -> None:
         msg = (
             f"{trained.folder} has the labels {sorted(trained.labels)}, the organs are given for "
             f"{sorted(statement.organs)}; give each label its organ: "
-            f'--labels "{",".join(f"{k}=ORGAN" for k in sorted(trained.labels))}" with '
-            f"{', '.join(Organ)}"
+            f'--labels "{",".join(f"{k}=ORGAN" for k in sorted(trained.labels))}"'
         )
         raise BundleUnfit(msg)
     if len(set(statement.organs.values())) < len(statement.organs):
@@ -160,7 +169,7 @@ def _check_statement(trained: Trained, statement: BundleStatement) -> None:
 
 
 def _dataset(trained: Trained, statement: BundleStatement) -> dict[str, Any]:
-    labels = {label: statement.organs[label].value for label in sorted(statement.organs)}
+    labels = {label: statement.organs[label] for label in sorted(statement.organs)}
     return dataset(labels, cases=0) | {"name": trained.plans["dataset_name"]}
 
 
@@ -195,16 +204,20 @@ def _head(trained: Trained, statement: BundleStatement) -> str:
         f"expected_hu = {[float(hu) for hu in statement.expected_hu]}",
         "",
         "[labels]",
-        *(f"{k} = {_toml(statement.organs[k].value)}" for k in sorted(statement.organs)),
+        *(f"{k} = {_toml(statement.organs[k])}" for k in sorted(statement.organs)),
     ]
+    organs = set(statement.organs.values())
+    roles = {role: organ for role, organ in statement.roles.items() if organ in organs}
+    lines += ["", "[roles]", *(f"{role} = {_toml(organ)}" for role, organ in roles.items())]
+    usual = usual_clean(organs, roles)
     for label, organ in sorted(statement.organs.items()):
-        rule_of = USUAL_CLEAN[organ] if trained.clean is None else trained.clean[label]
-        lines += ["", f"[clean.{organ.value}]", f"keep = {_toml(rule_of.keep)}"]
+        rule_of = (trained.clean or {}).get(label) or usual[organ]
+        lines += ["", f"[clean.{_toml(organ)}]", f"keep = {_toml(rule_of.keep)}"]
         if rule_of.keep == "pieces":
             lines.append(f"min_mm3 = {rule_of.min_mm3}")
             lines += [f"within_mm = {rule_of.within_mm}"] if np.isfinite(rule_of.within_mm) else []
     lines += ["", "[protocol]"]
-    lines += [f"{organ.value} = {_toml(NOT_STATED)}" for organ in statement.organs.values()]
+    lines += [f"{_toml(organ)} = {_toml(NOT_STATED)}" for organ in statement.organs.values()]
     return "\n".join(lines)
 
 

@@ -155,11 +155,11 @@ class Judge:
         arrays: dict[str, npt.NDArray[Any]] = {}
         for (organ, measure), predictor in self.predictors.items():
             for name in _ARRAYS:
-                arrays[f"{organ.value}/{measure}/{name}"] = getattr(predictor.forest, name)
+                arrays[f"{organ}/{measure}/{name}"] = getattr(predictor.forest, name)
         head = {
             "version": VERSION,
             "signs": self.signs,
-            "spreads": [[o.value, m, p.below, p.above] for (o, m), p in self.predictors.items()],
+            "spreads": [[o, m, p.below, p.above] for (o, m), p in self.predictors.items()],
             "red_below": self.red_below,
             "amber_below": self.amber_below,
             "about": self.about,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limn.domain.scan import Organ
+from limn.domain.scan import Role
 from limn.segment.bundle.species import Species
 from limn.segment.draw.animal_size import Thickness
 
@@ -25,7 +25,7 @@ class SizeDoubt:
 
 
 def size_doubt(
-    species: Species, thickness: Thickness | None, volumes_mm3: Mapping[Organ, float]
+    species: Species, thickness: Thickness | None, volumes_mm3: Mapping[Role, float]
 ) -> SizeDoubt | None:
     """What is rare about an animal's size; None if nothing is.
 
@@ -35,8 +35,8 @@ def size_doubt(
     volumes_mm3 : 0 for an organ that is not in the field
     """
     low, high = species.usual_thickness_mm
-    heart = volumes_mm3.get(Organ.HEART, 0.0)
-    lungs = volumes_mm3.get(Organ.LUNG_R, 0.0) + volumes_mm3.get(Organ.LUNG_L, 0.0)
+    heart = volumes_mm3.get(Role.HEART, 0.0)
+    lungs = volumes_mm3.get(Role.LUNG_R, 0.0) + volumes_mm3.get(Role.LUNG_L, 0.0)
     what, figure = None, f"{heart:.0f}+{lungs:.0f}mm3"
     if thickness is not None and (thickness.shown_mm > high or thickness.beyond_mm < low):
         figure = f"{thickness.shown_mm:.0f}mm"

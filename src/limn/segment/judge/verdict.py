@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from limn.domain.light import Light, worst
-from limn.domain.scan import Organ
+from limn.domain.scan import Organ, Role, by_role
 from limn.segment.bundle.species import Species
 from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.sides import Sides
@@ -83,7 +83,7 @@ class Verdict:
 
     def light_of(self, organ: Organ) -> Light | None:
         """The light of an organ; None if nothing speaks against it and nothing was predicted."""
-        about = [concern.light for concern in self.concerns if concern.organ is organ]
+        about = [concern.light for concern in self.concerns if concern.organ == organ]
         return worst(about) if about or organ in self.quality else None
 
     @property
@@ -106,7 +106,7 @@ class Verdict:
         if organ in self.quality:
             dsc = self.quality[organ].dsc
             words.append(f"predicted DSC {dsc.middle:.2f} ({dsc.low:.2f} to {dsc.high:.2f})")
-        about = [each for each in self.concerns if each.organ is organ]
+        about = [each for each in self.concerns if each.organ == organ]
         return "; ".join((*words, *_notes(about, holding)))
 
     @property
@@ -162,7 +162,7 @@ def judge_scan(
         *_missing(volumes_mm3),
         *_torn(drawn.fold_dsc),
         *([] if judge is None else predicted_concerns(quality, judge, volumes_mm3)),
-        *_cut(signs),
+        *_cut(signs, drawn.labels.organ_of(Role.CORD)),
         *_soft_concerns(drawn, volumes_mm3),
     ]
     order = list(Light)
@@ -227,7 +227,8 @@ def _side_concerns(lie: Lie, sides: Sides) -> Iterator[Concern]:
 def _size_concerns(
     drawn: Delineated, species: Species, volumes_mm3: Mapping[Organ, float]
 ) -> Iterator[Concern]:
-    doubt = size_doubt(species, drawn.thickness, volumes_mm3)
+    known_mm3 = by_role(volumes_mm3, drawn.labels.roles)
+    doubt = size_doubt(species, drawn.thickness, known_mm3)
     if doubt is not None:
         yield Concern(Light.RED, None, doubt.flag, doubt.note, doubt.reason)
 
@@ -238,9 +239,9 @@ def _missing(volumes_mm3: Mapping[Organ, float]) -> Iterator[Concern]:
             yield Concern(
                 Light.RED,
                 organ,
-                f"empty:{organ.value}",
-                f"{organ.value} not found",
-                f"{organ.value} was not found. {_LOOK}; release the others only if this organ is "
+                f"empty:{organ}",
+                f"{organ} not found",
+                f"{organ} was not found. {_LOOK}; release the others only if this organ is "
                 "not in the field, or draw it by hand",
             )
 
@@ -253,9 +254,9 @@ def _torn(fold_dsc: Mapping[Organ, float]) -> Iterator[Concern]:
         yield Concern(
             Light.RED if torn else Light.AMBER,
             organ,
-            f"folds-disagree:{organ.value}:{dsc:.2f}",
+            f"folds-disagree:{organ}:{dsc:.2f}",
             "the folds disagree" if torn else "",
-            f"the networks disagree about {organ.value} ({dsc:.2f} of 1 is alike): this scan is "
+            f"the networks disagree about {organ} ({dsc:.2f} of 1 is alike): this scan is "
             f"unlike those that they learnt from. {_LOOK}; use it only if the contour is right",
         )
 
@@ -274,25 +275,25 @@ def predicted_concerns(
         yield Concern(
             Light.RED if red else Light.AMBER,
             organ,
-            f"predicted:{organ.value}:{dsc.middle:.2f}",
-            f"{organ.value} {'is likely wrong' if red else 'may be off'}: predicted {predicted}",
-            f"{organ.value} {'is likely wrong' if red else 'may be off at its edges'}: predicted "
+            f"predicted:{organ}:{dsc.middle:.2f}",
+            f"{organ} {'is likely wrong' if red else 'may be off'}: predicted {predicted}",
+            f"{organ} {'is likely wrong' if red else 'may be off at its edges'}: predicted "
             f"{predicted}, 95 % distance {each.hd95_mm.middle:.1f} mm. {_LOOK}; "
             + ("release it only if the contour is right, or draw it" if red else "mend it")
             + " by hand",
         )
 
 
-def _cut(signs: Signs) -> Iterator[Concern]:
+def _cut(signs: Signs, cord: Organ | None) -> Iterator[Concern]:
     """Organs at the field's edge; the cord always goes on beyond it."""
     for organ, own in signs.organs.items():
-        if organ is not Organ.CORD and own.get("field_edge_share", 0.0) > CUT_SHARE:
+        if organ != cord and own.get("field_edge_share", 0.0) > CUT_SHARE:
             yield Concern(
                 Light.AMBER,
                 organ,
-                f"cut:{organ.value}",
-                f"{organ.value} is cut by the field of view",
-                f"the field of view cuts {organ.value}: only the part within it is contoured. Scan "
+                f"cut:{organ}",
+                f"{organ} is cut by the field of view",
+                f"the field of view cuts {organ}: only the part within it is contoured. Scan "
                 "again with the whole chest in the field if the dose to the whole organ matters",
             )
 
@@ -314,7 +315,7 @@ def _soft_concerns(drawn: Delineated, volumes_mm3: Mapping[Organ, float]) -> Ite
             "",
             f"{drawn.animals} animals lie in the field, one is contoured",
         )
-    share = right_lung_share(volumes_mm3)
+    share = right_lung_share(by_role(volumes_mm3, drawn.labels.roles))
     # The right lung is the larger one in mice.
     if share and share < MIN_RIGHT_SHARE:
         yield Concern(

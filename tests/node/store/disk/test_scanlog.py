@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.node.store.disk import scanlog
 
 HARD = 'a, "b"\nc; d\t\ne \\ é'
@@ -195,7 +195,7 @@ def test_a_long_log_is_never_read_whole(path, monkeypatch):
         scanlog.append(path, record)
     with path.open("ab") as file:
         for record in records[3:]:
-            file.write(scanlog._text(record, with_header=False))
+            file.write(scanlog._text([record], with_header=False))
     monkeypatch.setattr(scanlog, "TAIL_BYTES", 4000)
 
     def whole(*_):

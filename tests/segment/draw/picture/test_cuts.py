@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from limn.domain.scan import Organ
 from limn.segment.draw.picture.cuts import Cut, box_around, cord_cuts, halves
+from tests.support.organs import Organ
 
 SHAPE = (60, 40, 50)
 RADIUS = 2.0

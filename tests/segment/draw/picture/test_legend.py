@@ -3,7 +3,6 @@ import pytest
 from PIL import ImageDraw
 
 from limn.domain.light import Light
-from limn.domain.scan import Organ
 from limn.segment.draw.picture.legend import (
     HEADER_PX,
     LIGHT_COLOURS,
@@ -14,6 +13,7 @@ from limn.segment.draw.picture.legend import (
     draw_legend,
 )
 from tests.conftest import COLOURS
+from tests.support.organs import Organ
 
 WIDTH = 340
 TITLE = "scan-00012   mouse 7   2026-11-28 19:04"

@@ -3,7 +3,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from limn.domain.scan import Organ
 from limn.segment.draw.picture.cuts import Cut
 from limn.segment.draw.picture.panels import (
     PANEL_PX,
@@ -15,6 +14,7 @@ from limn.segment.draw.picture.panels import (
     draw_scale,
 )
 from tests.conftest import COLOURS
+from tests.support.organs import Organ
 
 SHAPE, SPACING = (20, 30, 40), (0.8, 0.4, 0.5)
 RED = COLOURS[Organ.HEART]

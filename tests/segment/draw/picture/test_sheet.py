@@ -9,10 +9,11 @@ from scipy import ndimage
 
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
 from limn.domain.light import Light
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Volume
 from limn.segment.draw.picture.legend import HEADER_PX, LIGHT_COLOURS, PAPER, Banner, Legend
 from limn.segment.draw.picture.sheet import SHEET_PX, draw_contours
 from tests.conftest import COLOURS
+from tests.support.organs import Organ
 
 SHAPE, SPACING = (60, 44, 48), SpacingMm(0.6, 0.5, 0.4)
 DEEP_MM, WIDE_MM = 44 * 0.5, 48 * 0.4

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Role, Volume
 from limn.segment.engine.localisation.coarse import coarse
 from limn.segment.engine.localisation.orient import (
     AS_IN_HEADER,
@@ -24,6 +24,7 @@ from limn.segment.engine.localisation.orient import (
     squared,
     turned_all_ways,
 )
+from tests.support.organs import Organ
 
 PROPER = ("SPL", "SAR", "SLA", "SRP", "IPR", "IAL", "ILP", "IRA")
 
@@ -205,8 +206,8 @@ def test_organs_may_contradict():
 
 def test_the_right_lungs_share():
     """The share of both lungs; None if one is absent."""
-    assert right_lung_share({Organ.LUNG_R: 3.0, Organ.LUNG_L: 1.0}) == 0.75
-    assert right_lung_share({Organ.LUNG_R: 3.0}) is None
+    assert right_lung_share({Role.LUNG_R: 3.0, Role.LUNG_L: 1.0}) == 0.75
+    assert right_lung_share({Role.LUNG_R: 3.0}) is None
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 40), (4, 3, 60), (20, 20, 1)])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from limn.domain.timing import ScanRecord
+from limn.domain.records import ScanRecord
 from limn.node.config import Config
 from limn.node.permissions import make_private_file
 from limn.node.store.disk import scanlog

@@ -1,4 +1,4 @@
-"""The scan log: one row per scan in an append-only CSV, for the physicist."""
+"""The scan log and the table of ROIs beside it: append-only CSVs, for the physicist."""
 
 from __future__ import annotations
 
@@ -6,30 +6,45 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
-from limn.domain.timing import ScanRecord
+from limn.domain.records import RoiRecord, ScanRecord
 from limn.node.permissions import make_private_file, make_private_folder
 
 DECIMALS = 4
+Record: TypeAlias = ScanRecord | RoiRecord
 # Two rows that agree in these columns are the same row.
-ROW_KEY = ("scan_id", "last_slice_utc", "outcome", "reason")
+ROW_KEY: Mapping[type[Record], tuple[str, ...]] = {
+    ScanRecord: ("scan_id", "last_slice_utc", "outcome", "reason"),
+    RoiRecord: ("scan_id", "last_slice_utc", "outcome", "bundle", "roi"),
+}
 # So much of the log is read for a new row, and shown without being asked for more.
 TAIL_BYTES = 2**17
 _ROW_START = re.compile(rb"\n\d+,scan-\d{5,},")
-_TEXTS = {each.name for each in fields(ScanRecord) if each.type in ("str", str)}
+_TEXTS = {
+    each.name
+    for record in (ScanRecord, RoiRecord)
+    for each in fields(record)
+    if each.type in ("str", str)
+}
 # A spreadsheet takes a value with such a beginning for a formula, whatever quotes the CSV has. An
 # apostrophe in front makes it text. One that begins so already gets one more, so that reading gives
 # back what was written.
 _FORMULA = re.compile(r"'*(\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])")
 
 
-def append(path: Path, record: ScanRecord) -> None:
-    """Add a scan's row, unless it is among the last rows already.
+def roi_table(scan_log: Path) -> Path:
+    """The table of ROIs beside a scan log."""
+    return scan_log.with_name("rois.csv")
+
+
+def append(path: Path, *records: Record) -> None:
+    """Add a scan's row, or those of its ROIs, unless they are among the last rows already.
 
     A refused series that came again and was contoured then has two rows, and so has a scan that an
     operator let run or sent again; they differ in last slice, outcome or reason. A row that a full
@@ -41,17 +56,20 @@ def append(path: Path, record: ScanRecord) -> None:
     OSError
         If the disk has no room; the log is then as it was.
     """
+    if not records:
+        return
+    columns = records[0].columns()
     make_private_folder(path.parent)
     make_private_file(path)
-    _mend_end(path, record)
-    _rename_if_columns_differ(path)
+    _mend_end(path, records)
+    _rename_if_columns_differ(path, columns)
     make_private_file(path)
-    if is_logged(path, record):
+    if is_logged(path, records[-1]):
         return
     size_bytes = path.stat().st_size
     try:
         with path.open("ab") as file:
-            file.write(_text(record, with_header=not size_bytes))
+            file.write(_text(records, with_header=not size_bytes))
             file.flush()
             os.fsync(file.fileno())
     except OSError:
@@ -60,18 +78,18 @@ def append(path: Path, record: ScanRecord) -> None:
         raise
 
 
-def is_logged(path: Path, record: ScanRecord) -> bool:
-    """Whether a scan's row is among the last rows of the log."""
+def is_logged(path: Path, record: Record) -> bool:
+    """Whether a row is among the last rows of its table."""
     values = {name: str(value) for name, value in _values(record).items()}
-    columns = ScanRecord.columns()
-    for found in _parsed(_last_rows(path)):
+    columns = record.columns()
+    for found in _parsed(_last_rows(path, len(columns))):
         row = dict(zip(columns, found, strict=False))
-        if all(row.get(name) == values[name] for name in ROW_KEY):
+        if all(row.get(name) == values[name] for name in ROW_KEY[type(record)]):
             return True
     return False
 
 
-def _last_rows(path: Path) -> bytes:
+def _last_rows(path: Path, columns: int) -> bytes:
     """The end of the log, from the beginning of a row on; all of a short log."""
     with path.open("rb") as file:
         size_bytes = file.seek(0, os.SEEK_END)
@@ -80,7 +98,6 @@ def _last_rows(path: Path) -> bytes:
         found = file.read()
     if not start:
         return found
-    columns = len(ScanRecord.columns())
     for begin in _ROW_START.finditer(found):
         rest = found[begin.start() + 1 :]
         first = next(iter(_parsed(rest)), [])
@@ -94,36 +111,36 @@ def _parsed(contents: bytes) -> Iterator[list[str]]:
     yield from csv.reader(io.StringIO(contents.decode(errors="replace"), newline=""))
 
 
-def _values(record: ScanRecord) -> dict[str, object]:
+def _values(record: Record) -> dict[str, object]:
     values = {name: _csv_value(value) for name, value in asdict(record).items()}
-    if not record.accepted_utc:
+    if isinstance(record, ScanRecord) and not record.accepted_utc:
         # No destination accepted it, so there is no such time; a 0 would distort every mean.
         values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")
     return values
 
 
-def _text(record: ScanRecord, *, with_header: bool) -> bytes:
-    """A scan's row as bytes, after a header with the columns' names if that is asked for."""
+def _text(records: Sequence[Record], *, with_header: bool) -> bytes:
+    """Rows as bytes, after a header with the columns' names if that is asked for."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
+    writer = csv.DictWriter(text, records[0].columns(), lineterminator="\n")
     if with_header:
         writer.writeheader()
-    writer.writerow(_values(record))
+    writer.writerows(map(_values, records))
     return text.getvalue().encode()
 
 
-def _mend_end(path: Path, record: ScanRecord) -> None:
-    """Remove an unfinished copy of this very row; end any other unfinished line and keep it.
+def _mend_end(path: Path, records: Sequence[Record]) -> None:
+    """Remove an unfinished copy of these very rows; end any other unfinished line and keep it.
 
-    The journal marks a scan as logged after its row is written, so that the next row to come is the
-    one that was cut off.
+    The journal marks a scan as logged after its rows are written, so that the next ones to come are
+    those that were cut off.
     """
-    found = _last_rows(path)
+    found = _last_rows(path, len(records[0].columns()))
     before = path.stat().st_size - len(found)
-    for at in range(max(0, len(found) - len(_text(record, with_header=True))), len(found)):
+    for at in range(max(0, len(found) - len(_text(records, with_header=True))), len(found)):
         if at and found[at - 1] != ord("\n"):
             continue
-        whole, partial = _text(record, with_header=not before + at), found[at:]
+        whole, partial = _text(records, with_header=not before + at), found[at:]
         if len(partial) < len(whole) and whole.startswith(partial):
             os.truncate(path, before + at)
             return
@@ -140,13 +157,13 @@ def _in_quotes(found: bytes) -> bool:
     return last != ["end"]
 
 
-def _rename_if_columns_differ(path: Path) -> None:
+def _rename_if_columns_differ(path: Path, wanted: tuple[str, ...]) -> None:
     """Rename a log with the columns of another version of limn; a new one is created."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
         columns = next(csv.reader(file), [])
-    if tuple(columns) == ScanRecord.columns():
+    if tuple(columns) == wanted:
         return
     version = next((row["schema_version"] for row in rows(path)), "none")
     renamed = path.with_name(f"{path.stem}-schema-{version}{path.suffix}")
@@ -217,10 +234,15 @@ def last_rows(path: Path, count: int) -> list[dict[str, str]]:
         return rows(path)[-count:]
     found = [
         _plain(dict(zip(columns, values, strict=True)))
-        for values in _parsed(_last_rows(path))
+        for values in _parsed(_last_rows(path, len(columns)))
         if len(values) == len(columns) and tuple(values) != columns
     ]
     return found[-count:]
+
+
+def as_csv(records: Sequence[Record]) -> bytes:
+    """Records of one kind as a table for people."""
+    return _text(records, with_header=True) if records else b""
 
 
 def neutral(row: Mapping[str, str]) -> dict[str, str]:
@@ -250,4 +272,6 @@ def _csv_value(value: object) -> object:
     if isinstance(value, str):
         # csv quotes a line feed but not a carriage return, and a reader ends the row at either.
         return _neutral(value.replace("\r\n", "\n").replace("\r", "\n"))
+    if value is None:
+        return ""
     return round(value, DECIMALS) if isinstance(value, float) else value

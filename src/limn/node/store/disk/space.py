@@ -16,7 +16,7 @@ from limn.node.permissions import check_usable, make_private_folder
 LEAST_BYTES = 2**20
 # What limn makes in the data folder; the site may keep other files there.
 MADE = (
-    *("*.lock", "*.log", "*.jsonl", "scans.csv", "numbers", "ready"),
+    *("*.lock", "*.log", "*.jsonl", "scans.csv", "rois.csv", "numbers", "ready"),
     *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
     *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
 )

@@ -99,7 +99,7 @@ def draw_legend(
     top = 0
     for organ in organs:
         pen.rectangle((0, top + 4, 26, top + 20), fill=colours[organ])
-        pen.text((36, top + 12), organ.value, fill=INK, font=font(ORGAN_PX), anchor="lm")
+        pen.text((36, top + 12), organ, fill=INK, font=font(ORGAN_PX), anchor="lm")
         if organ in legend.volumes_mm3:
             mm3 = legend.volumes_mm3[organ]
             ink = INK if mm3 else LIGHT_COLOURS[Light.AMBER]

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from limn.domain.geometry import Grid, Reorientation
 from limn.domain.light import Light
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Organ, Role, Volume
 from limn.segment.draw.picture.cuts import Cut, box_around, cord_cuts, halves
 from limn.segment.draw.picture.legend import (
     FAINT,
@@ -54,7 +54,8 @@ _BENT = (
 )
 _Voxel: TypeAlias = tuple[int, int, int]
 # The axial cuts as they hang, and at which share of the height one lies if its organ is missing.
-_AXIAL = ((Organ.LUNG_R, 0.25), (Organ.HEART, 0.5), (Organ.LUNG_L, 0.75))
+_AXIAL = (Role.LUNG_R, Role.HEART, Role.LUNG_L)
+_SHARES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,7 @@ class _Scene:
     """The part of a scan that is shown, with axes S, P and L."""
 
     hu_zyx: npt.NDArray[np.float32]
+    labels: Labels
     layer: Layer
     grid: Grid
     spacing: tuple[float, float, float]
@@ -105,17 +107,19 @@ def draw_contours(
     grid = turn.grid(volume.grid.part(around))
     # Steps of slices are sums of floats: one animal must give one picture, however it is stacked.
     z_mm, y_mm, x_mm = (round(mm, 6) for mm in grid.spacing_mm.zyx)
+    shown = labels.on_voxels(turn.apply(labels.labels_zyx[around]), grid)
     scene = _Scene(
         turn.apply(volume.hu_zyx[around]),
-        Layer(turn.apply(labels.labels_zyx[around]), labels.organs, colours),
+        shown,
+        Layer(shown.labels_zyx, labels.organs, colours),
         grid,
         (z_mm, y_mm, x_mm),
     )
-    found = halves(scene.layer.labels_zyx, labels.organs)
+    found = halves(shown.labels_zyx, labels.organs)
     panels = _draw_rows(scene, found, SHEET_PX - LEGEND_PX - 3 * MARGIN_PX)
     organs = list(labels.organs.values())
     legend = legend or Legend()
-    notes = (legend.note, _POSITIONS, *([_BENT] if Organ.CORD in found else []))
+    notes = (legend.note, _POSITIONS, *([_BENT] if labels.organ_of(Role.CORD) in found else []))
     legend = replace(legend, note=" ".join(notes))
     words = draw_legend(legend, colours, organs, (LEGEND_PX, panels.height))
     top = HEADER_PX + MARGIN_PX
@@ -129,23 +133,38 @@ def draw_contours(
 
 
 def _axial_views(scene: _Scene, found: Mapping[Organ, _Voxel]) -> list[_View]:
+    """Through right lung, heart and left lung; through others where the labels have none of these.
+
+    If there are too few organs, the rest of the cuts divide what is shown.
+    """
+    cord = scene.labels.organ_of(Role.CORD)
+    wanted = [scene.labels.organ_of(role) for role in _AXIAL]
+    spare = [each for each in scene.labels.organs.values() if each not in (*wanted, cord)]
     return [
-        _plane(scene, f"{number}", 0, found, organ, share)
-        for number, (organ, share) in enumerate(_AXIAL, 1)
+        _plane(scene, f"{number}", 0, found, organ or (spare.pop(0) if spare else None), share)
+        for number, (organ, share) in enumerate(zip(wanted, _SHARES, strict=True), 1)
     ]
 
 
 def _long_views(scene: _Scene, found: Mapping[Organ, _Voxel]) -> list[_View]:
-    """Coronal and sagittal planes through the heart, and bent ones along the cord."""
-    planes = [_plane(scene, f"{3 + axis}", axis, found, Organ.HEART) for axis in (1, 2)]
-    if Organ.CORD not in found:
-        return planes + [_plane(scene, f"{5 + axis}", axis, found, Organ.CORD) for axis in (1, 2)]
-    layer = scene.layer
-    label = next(label for label, organ in layer.organs.items() if organ is Organ.CORD)
-    bent = cord_cuts(layer.labels_zyx == label, scene.spacing[0])
-    return planes + [
-        _View(f"{5 + cut.axis}", cut, f"{PLANES[cut.axis]}, bent along the cord") for cut in bent
-    ]
+    """Coronal and sagittal planes through the heart, and bent ones along the cord.
+
+    Of labels without a heart or without a cord there are planes through other organs.
+    """
+    cord = scene.labels.organ_of(Role.CORD)
+    others = [each for each in scene.labels.organs.values() if each != cord]
+    first = scene.labels.organ_of(Role.HEART) or (others[0] if others else None)
+    views = [_plane(scene, f"{3 + axis}", axis, found, first) for axis in (1, 2)]
+    if cord is not None and cord in found:
+        bent = cord_cuts(scene.labels.mask(cord), scene.spacing[0])
+        return views + [
+            _View(f"{5 + cut.axis}", cut, f"{PLANES[cut.axis]}, bent along the cord")
+            for cut in bent
+        ]
+    second = cord or next((each for each in others if each != first), None)
+    if second is not None:
+        views += [_plane(scene, f"{5 + axis}", axis, found, second) for axis in (1, 2)]
+    return views
 
 
 def _plane(
@@ -153,16 +172,16 @@ def _plane(
     name: str,
     axis: int,
     found: Mapping[Organ, _Voxel],
-    organ: Organ,
+    organ: Organ | None,
     share: float = 0.5,
 ) -> _View:
     """A plane through an organ's middle; through a share of what is shown if there is none."""
-    if organ in found:
-        title = f"{PLANES[axis]}, middle of {organ.value}"
+    if organ is not None and organ in found:
+        title = f"{PLANES[axis]}, middle of {organ}"
         return _View(name, Cut.plane(axis, found[organ][axis]), title)
     index = int(share * scene.hu_zyx.shape[axis])
-    title = f"{PLANES[axis]}: NO {organ.value}"
-    return _View(name, Cut.plane(axis, index), title, warns=True)
+    title = PLANES[axis] if organ is None else f"{PLANES[axis]}: NO {organ}"
+    return _View(name, Cut.plane(axis, index), title, warns=organ is not None)
 
 
 def _draw_rows(scene: _Scene, found: Mapping[Organ, _Voxel], width: int) -> Image.Image:

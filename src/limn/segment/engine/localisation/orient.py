@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from limn.domain.geometry import Reorientation, axial_grid
-from limn.domain.scan import Labels, Organ, Volume
+from limn.domain.scan import Labels, Role, Volume, by_role
 from limn.segment.engine.localisation.coarse import COARSE_MM, dense
 from limn.segment.engine.weights import with_weights
 
@@ -121,7 +121,7 @@ class Lie:
 
     def back(self, labels: Labels, volume: Volume) -> Labels:
         """Labels of the straightened scan on the voxels of the volume itself."""
-        return Labels(self.turned_back(labels.labels_zyx, volume), volume.grid, labels.organs)
+        return labels.on_voxels(self.turned_back(labels.labels_zyx, volume), volume.grid)
 
     def turned_back(
         self, array_zyx: npt.NDArray[np.uint8], volume: Volume
@@ -325,26 +325,27 @@ def contradictions(labels: Labels) -> list[str]:
     spacing = turn.spacing(labels.grid.spacing_mm).zyx
     # The organs' box is enough, because only distances between organs matter.
     turned = turn.apply(labels.labels_zyx[labels.box])
-    middle_mm = {}
+    middles_mm = {}
     for label, organ in labels.organs.items():
         found = np.argwhere(turned == label)
         if len(found):
-            middle_mm[organ] = found.mean(axis=0) * spacing
+            middles_mm[organ] = found.mean(axis=0) * spacing
+    middle_mm = by_role(middles_mm, labels.roles)
     contradicting = []
-    if {Organ.CORD, Organ.HEART} <= set(middle_mm):
-        behind_mm = float(middle_mm[Organ.CORD][1] - middle_mm[Organ.HEART][1])
+    if {Role.CORD, Role.HEART} <= set(middle_mm):
+        behind_mm = float(middle_mm[Role.CORD][1] - middle_mm[Role.HEART][1])
         if behind_mm < MIN_BEHIND_MM:
             contradicting.append(
                 f"the cord lies {-behind_mm:.1f} mm to the belly's side of the heart"
             )
-    if {Organ.LUNG_L, Organ.LUNG_R} <= set(middle_mm):
-        left_mm = float(middle_mm[Organ.LUNG_L][2] - middle_mm[Organ.LUNG_R][2])
+    if {Role.LUNG_L, Role.LUNG_R} <= set(middle_mm):
+        left_mm = float(middle_mm[Role.LUNG_L][2] - middle_mm[Role.LUNG_R][2])
         if left_mm < 0:
             contradicting.append("the left lung lies on the animal's right")
     return contradicting
 
 
-def right_lung_share(volumes_mm3: Mapping[Organ, float]) -> float | None:
+def right_lung_share(volumes_mm3: Mapping[Role, float]) -> float | None:
     """The right lung's share of both lungs; None if one is absent."""
-    left, right = volumes_mm3.get(Organ.LUNG_L, 0.0), volumes_mm3.get(Organ.LUNG_R, 0.0)
+    left, right = volumes_mm3.get(Role.LUNG_L, 0.0), volumes_mm3.get(Role.LUNG_R, 0.0)
     return right / (left + right) if left and right else None

@@ -1,0 +1,137 @@
+"""The records that a physicist reads: of a scan, and of each ROI of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRecord:
+    """The record of one scan for a physicist; one row of the scan log.
+
+    Times are UTC (ISO 8601), durations are seconds. ``door_to_door_s`` runs from the arrival of
+    the last slice to the acceptance by the planning system and is the sum of
+    `DOOR_TO_DOOR_STAGES`. ``receive_s``, from the first slice to the last, lies before it.
+    ``overhead_s`` belongs to no stage: hand-overs between processes. ``runtime_s`` is the paper's.
+    A structure set that was held until a person released it has a flag such as ``held:5025s``;
+    neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
+    agreement of the folds: the mean DSC over all pairs, before clean-up. ``light`` is that of the
+    scan; ``*_predicted_dsc`` is 0 where nothing was predicted. The columns of heart, cord and lungs
+    are of the organs with these roles; `RoiRecord` has every ROI.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    scan_id: str = ""
+    version: int = 1
+    outcome: str = ""
+    animal: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    rtstruct_sop_instance_uid: str = ""
+    sender: str = ""
+    destination: str = ""
+    destination_status: str = ""
+    last_slice_utc: str = ""
+    accepted_utc: str = ""
+    limn_version: str = ""
+    bundle: str = ""
+    bundle_sha256: str = ""
+    profile: str = ""
+    device: str = ""
+    ensemble_profile: str = ""
+    grid: str = ""
+    tries: int = 0
+    receive_s: float = 0.0
+    settle_s: float = 0.0
+    queue_s: float = 0.0
+    transfer_s: float = 0.0
+    read_s: float = 0.0
+    preprocess_s: float = 0.0
+    inference_s: float = 0.0
+    clean_s: float = 0.0
+    judge_s: float = 0.0
+    trace_s: float = 0.0
+    rtstruct_s: float = 0.0
+    prove_s: float = 0.0
+    picture_s: float = 0.0
+    deliver_s: float = 0.0
+    overhead_s: float = 0.0
+    runtime_s: float = 0.0
+    door_to_door_s: float = 0.0
+    heart_mm3: float = 0.0
+    cord_mm3: float = 0.0
+    lung_r_mm3: float = 0.0
+    lung_l_mm3: float = 0.0
+    heart_removed_voxels: int = 0
+    cord_removed_voxels: int = 0
+    lung_r_removed_voxels: int = 0
+    lung_l_removed_voxels: int = 0
+    heart_fold_dsc: float = 0.0
+    cord_fold_dsc: float = 0.0
+    lung_r_fold_dsc: float = 0.0
+    lung_l_fold_dsc: float = 0.0
+    light: str = ""
+    heart_light: str = ""
+    cord_light: str = ""
+    lung_r_light: str = ""
+    lung_l_light: str = ""
+    heart_predicted_dsc: float = 0.0
+    cord_predicted_dsc: float = 0.0
+    lung_r_predicted_dsc: float = 0.0
+    lung_l_predicted_dsc: float = 0.0
+    flags: str = ""
+    reason: str = ""
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(each.name for each in fields(cls))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoiRecord:
+    """One ROI of a contoured scan; one row of the table of ROIs.
+
+    A scan has as many rows as ROIs, so that a spreadsheet filters or pivots them and pandas groups
+    them, whatever organs a bundle has. ``scan_id`` leads to the scan's own row. What is not known
+    is None, and empty in the table.
+
+    Attributes
+    ----------
+    organ : name of the bundle; empty for an ROI that no network drew
+    role : "heart", "cord", "lung_r" or "lung_l"; empty for any other organ
+    roi : name in the structure set
+    derived : how it was made, of an ROI that no network drew
+    removed_voxels : of islands
+    fold_dsc : agreement of the folds
+    predicted_* : DSC with the interval that holds nine of ten truths, and 95 % distance in mm
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    scan_id: str = ""
+    version: int = 1
+    outcome: str = ""
+    animal: str = ""
+    series_instance_uid: str = ""
+    last_slice_utc: str = ""
+    bundle: str = ""
+    organ: str = ""
+    role: str = ""
+    roi: str = ""
+    volume_mm3: float | None = None
+    mean_hu: float | None = None
+    derived: str = ""
+    removed_voxels: int | None = None
+    fold_dsc: float | None = None
+    light: str = ""
+    predicted_dsc: float | None = None
+    predicted_dsc_low: float | None = None
+    predicted_dsc_high: float | None = None
+    predicted_hd95_mm: float | None = None
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(each.name for each in fields(cls))
