@@ -113,6 +113,11 @@ def limn_warm(
     """The engine of limn, warm: volume in memory to labels on its grid."""
     # As a worker does.
     ensemble = Ensemble.load(with_int8(open_bundle(bundle), print), "cpu", profile)
+    return _labelled(ensemble, hu, mm, times)
+
+
+def _labelled(ensemble: Ensemble, hu: np.ndarray, mm: float, times: int) -> tuple[list[float], str]:
+    """From a volume in memory to labels on its grid."""
     ensemble.warm_up()
     volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
 
@@ -135,14 +140,7 @@ def limn_int8(
         weights = load_fold(opened, plan, fold).state_dict()
         ranges.append(openvino_net.measured(weights, plan.architecture, plan.patch, [tile])[0])
     ensemble = Ensemble.load(replace(opened, int8_ranges=tuple(ranges)), "cpu", profile)
-    ensemble.warm_up()
-    volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
-
-    def once() -> None:
-        prepared = ensemble.prepare(volume)
-        ensemble.label(prepared, ensemble.infer(prepared, lambda done, total: None))
-
-    return _timed(times, once), ensemble.description
+    return _labelled(ensemble, hu, mm, times)
 
 
 def predictor_warm(
