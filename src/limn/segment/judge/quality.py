@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -241,11 +241,6 @@ def features_of(
         [signs.scan.get(name, ABSENT) for name in names[0]]
         + [own.get(name, ABSENT) for name in names[1]]
     )
-
-
-def feature_names() -> Sequence[str]:
-    """Names of the columns of `features_of`."""
-    return (*SCAN_SIGNS, *ORGAN_SIGNS)
 
 
 def _measure(name: str) -> Measure:

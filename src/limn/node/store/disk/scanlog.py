@@ -240,11 +240,6 @@ def last_rows(path: Path, count: int) -> list[dict[str, str]]:
     return found[-count:]
 
 
-def as_csv(records: Sequence[Record]) -> bytes:
-    """Records of one kind as a table for people."""
-    return _text(records, with_header=True) if records else b""
-
-
 def neutral(row: Mapping[str, str]) -> dict[str, str]:
     """A row for a CSV that people open: a spreadsheet takes no value for a formula."""
     return {name: _neutral(text) if name in _TEXTS else text for name, text in row.items()}
