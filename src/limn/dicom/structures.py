@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from limn.dicom.bounded import DAMAGES
+from limn.dicom.bounded import DAMAGES, UNDEFINED_LENGTH
 from limn.dicom.identity import animal_of
 from limn.dicom.rtstruct import coordinates_of
 from limn.dicom.series import Series
@@ -95,6 +97,9 @@ def structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
         If it is no structure set, belongs to another scan, is damaged, or gives two ROIs one
         number.
     """
+    if cut := _cut_element(ds):
+        msg = f"damaged structure set: the file ends within {cut}; export it again"
+        raise RefusedSeries(msg)
     if ds.get("Modality") != "RTSTRUCT":
         msg = f"Modality {ds.get('Modality', 'absent')!r}, 'RTSTRUCT' expected"
         raise RefusedSeries(msg)
@@ -105,7 +110,37 @@ def structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
         raise RefusedSeries(msg) from error
 
 
+def _cut_element(ds: Dataset) -> str:
+    """The element within which a file ends; empty if it has the bytes that its lengths say."""
+    # Access by tag would make pydicom take the bytes that are there for the whole value.
+    for element in ds.values():
+        if isinstance(element, RawDataElement):
+            value = element.value
+            # None stands for bytes that were not read, and an undefined length is no count.
+            if value is None or element.length == UNDEFINED_LENGTH:
+                continue
+            if len(value) < element.length:
+                return str(keyword_for_tag(element.tag) or element.tag)
+        elif element.VR == "SQ":
+            for item in element.value:
+                if cut := _cut_element(item):
+                    return cut
+    return ""
+
+
+def _refuse_without_contours(ds: Dataset) -> None:
+    """Refuse a file that ends before the sequences that every structure set has."""
+    for keyword in ("StructureSetROISequence", "ROIContourSequence"):
+        if keyword not in ds:
+            msg = (
+                f"{keyword} absent: the file is cut off, or it has no contours; draw them, or "
+                "export it again"
+            )
+            raise RefusedSeries(msg)
+
+
 def _structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
+    _refuse_without_contours(ds)
     _refuse_other_scan(ds, series)
     _refuse_shared_numbers(ds)
     # A second item of one ROI goes on where the first one ended.

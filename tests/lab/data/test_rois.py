@@ -13,9 +13,11 @@ import pydicom
 import pytest
 import SimpleITK
 from pydicom.dataelem import DataElement
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from scipy import ndimage
 
 from limn.cli.main import main
+from limn.dicom import bounded
 from limn.dicom.ct import CtIdentity, multi_frame
 from limn.dicom.series import Series, assemble
 from limn.dicom.structures import contours_of_no_roi, structures_of
@@ -618,3 +620,43 @@ def test_a_type_with_the_brackets_of_a_markup_is_shown_as_it_is(
     shown = capsys.readouterr().out
     assert "[/red]" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_a_structure_set_that_is_cut_off_is_refused(
+    by_rt_utils: Path, series: Series, tmp_path: Path, *, implicit: bool, undefined: bool
+) -> None:
+    """Wherever the file ends before its last contour, and however it counts its bytes."""
+    ds = pydicom.dcmread(by_rt_utils)
+    for keyword in ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence"):
+        ds[keyword].is_undefined_length = undefined
+    for roi in ds.ROIContourSequence:
+        roi.is_undefined_length_sequence_item = undefined
+        roi["ContourSequence"].is_undefined_length = undefined
+    path = tmp_path / "RS.dcm"
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    ds.save_as(path, implicit_vr=implicit, little_endian=True)
+    contents = path.read_bytes()
+    assert len(structures_of(bounded.read(contents), series)) == len(Organ)
+    drawn = contents.index(b"\x06\x30\x39\x00")
+    end = contents.index(b"\x06\x30\x80\x00")
+    rng = np.random.default_rng(20)
+    for kept in (drawn, *rng.integers(2000, end, 60), end - 1):
+        with pytest.raises((RefusedSeries, *bounded.DAMAGES)):
+            structures_of(bounded.read(contents[:kept]), series)
+
+
+def test_rois_says_that_a_structure_set_is_cut_off(
+    by_rt_utils: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No table of empty ROIs, and an exit status that a script sees."""
+    contents = by_rt_utils.read_bytes()
+    for share in (0.3, 0.5, 0.9):
+        path = tmp_path / f"{share}.dcm"
+        path.write_bytes(contents[: int(share * len(contents))])
+        assert main(["rois", str(path), str(folder)]) == 1
+        answer = capsys.readouterr()
+        assert "structure set" in answer.err
+        assert str(path) in answer.err
+        assert answer.out == ""

@@ -484,3 +484,75 @@ def test_a_connection_that_dask_has_mended_is_given_up(desk, quick):
     client.run_on_scheduler = mended
     desk.dispatcher._serve(client)
     assert client._rounds == 7, "it was left at the second look"
+
+
+def test_one_uid_stands_for_one_content(desk, caplog):
+    """A peer has the structure set; contoured again it differs, and so does its UID."""
+    row = desk.began()
+    before = desk.journal.structure_set_of(row.id)
+    desk.lands(row, "finished", product())
+    assert desk.journal.recontour(row.id, arrived(ready_at=9.0), ("tps",))
+    desk.journal.started(row.id)
+    other = replace(product(), structure_set=b"RS of other rules")
+    assert desk.lands(row, "finished", other).state == "ready"
+    assert "contoured once more under new ones" in caplog.text
+    renewed = desk.journal.structure_set_of(row.id)
+    assert renewed.sop_instance_uid != before.sop_instance_uid
+    assert renewed.series_instance_uid != before.series_instance_uid
+    assert (renewed.path, renewed.contents_sha256) == ("", "")
+    assert [each.state for each in desk.journal.deliveries(row.id)] == ["waiting"]
+    desk.journal.started(row.id)
+    assert desk.lands(row, "finished", other).state == "contoured"
+    path = Path(desk.journal.structure_set_of(row.id).path)
+    assert path.name == f"RS.{renewed.sop_instance_uid}.dcm"
+    assert path.read_bytes() == b"RS of other rules"
+    assert (path.parent / f"RS.{before.sop_instance_uid}.dcm").read_bytes() == b"RS"
+
+
+def test_the_same_content_keeps_its_uid(desk):
+    """A structure set that was removed is contoured again, and is what the peer has."""
+    row = desk.began()
+    before = desk.journal.structure_set_of(row.id)
+    desk.lands(row, "finished", product())
+    Path(desk.journal.structure_set_of(row.id).path).unlink()
+    assert desk.journal.recontour(row.id, arrived(ready_at=9.0), ("tps",))
+    desk.journal.started(row.id)
+    assert desk.lands(row, "finished", product()).state == "contoured"
+    after = desk.journal.structure_set_of(row.id)
+    assert after.sop_instance_uid == before.sop_instance_uid
+    assert Path(after.path).read_bytes() == b"RS"
+
+
+@pytest.mark.parametrize("on_disk", [b"RS", b"RS of other rules", None])
+def test_what_a_lost_journal_may_have_sent_keeps_its_content(desk, on_disk):
+    """Of a restored journal the disk alone says what a peer may have."""
+    row = desk.began()
+    before = desk.journal.structure_set_of(row.id)
+    desk.journal.enter_issued([(before.sop_instance_uid, before.date, before.time)])
+    if on_disk is not None:
+        folder = desk.config.results_dir / row.name
+        folder.mkdir(parents=True)
+        (folder / f"RS.{before.sop_instance_uid}.dcm").write_bytes(on_disk)
+    after = desk.lands(row, "finished", product())
+    renewed = desk.journal.structure_set_of(row.id).sop_instance_uid != before.sop_instance_uid
+    assert (after.state, renewed) == (("contoured", False) if on_disk == b"RS" else ("ready", True))
+
+
+def test_what_a_kill_left_on_disk_is_written_anew(desk):
+    """The journal never knew of it, so no courier had it."""
+    row = desk.began()
+    structure_set = desk.journal.structure_set_of(row.id)
+    folder = desk.config.results_dir / row.name
+    folder.mkdir(parents=True)
+    (folder / f"RS.{structure_set.sop_instance_uid}.dcm").write_bytes(b"half")
+    assert desk.lands(row, "finished", product()).state == "contoured"
+    assert desk.journal.structure_set_of(row.id).sop_instance_uid == structure_set.sop_instance_uid
+
+
+def test_the_line_on_a_held_scan_asks_for_the_name_that_its_release_needs(desk, caplog):
+    """The command in the log is the one that works."""
+    made = product("left and right may be exchanged")
+    result = replace(made, record={**made.record, "flags": "sides-unsure:0.1"})
+    desk.lands(desk.began(), "finished", result)
+    assert "HELD, not sent" in caplog.text
+    assert "scan-00001 --by NAME" in caplog.text

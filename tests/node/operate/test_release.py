@@ -104,8 +104,19 @@ def test_what_is_held_is_listed_with_the_command_that_sends_it(site):
 def test_a_newer_version_is_named(site):
     """An operator who releases an old version of a series reads that there is a newer one."""
     site.scan(1, WHY)
-    site.scan(1, WHY, input_digest="d2")
+    site.scan(1, WHY, input_digest="d2", files=("b.dcm",))
     assert site.release().count("scan-00002 is a newer version") == 1
+
+
+def test_what_a_newer_version_with_all_its_slices_replaced_is_not_released(site):
+    """Half an animal is held, and the whole one came: nobody need decide on the half."""
+    half = site.scan(1, WHY, files=("a.dcm",))
+    site.scan(1, None, input_digest="d2", files=("a.dcm", "b.dcm"))
+    why = "scan-00002, a newer version of its series with all its slices, is there"
+    assert f"scan-00001 is not held: it was discarded at 2027-01-15 08:00:00 UTC: {why}" in (
+        site.refused("scan-00001")
+    )
+    assert site.states(half) == ["discarded", "discarded"]
 
 
 def test_releasing_says_what_goes_where(site):

@@ -18,6 +18,8 @@ RULES = Rules(min_slices=5, settle_s=0.5, hold_s=30.0)
 WHOLE = tuple(0.2 * k for k in range(10))
 GAP = WHOLE[:4] + WHOLE[5:]
 TWICE = (*WHOLE, WHOLE[3])
+HOLD = "settle.hold_s"
+BY_PACE = "more slices, by its pace so far"
 
 
 def arrivals(**changes: object) -> Arrivals:
@@ -181,18 +183,25 @@ def test_an_open_association_completes_by_the_sites_count_alone(
 
 
 @pytest.mark.parametrize(
-    ("came", "now_s", "awaits", "until_s"),
+    ("came", "now_s", "awaits", "until_s", "setting"),
     [
-        (arrivals(announced_slices=20), 0.5, "20 slices, which its headers announce", 30.0),
-        (arrivals(positions_mm=WHOLE[:4]), 0.5, "at least 5 slices (settle.min_slices)", 30.0),
-        (arrivals(open_associations=1), 9.0, "the end of its association", None),
-        (arrivals(associations=10, longest_pause_s=1.0), 1, "more slices, by its pace so far", 8.0),
+        (arrivals(announced_slices=20), 0.5, "20 slices, which its headers announce", 30.0, HOLD),
+        (
+            arrivals(positions_mm=WHOLE[:4]),
+            0.5,
+            "at least 5 slices (settle.min_slices)",
+            30.0,
+            HOLD,
+        ),
+        (arrivals(open_associations=1), 9.0, "the end of its association", None, ""),
+        (arrivals(), 0.1, "more slices", 0.5, ""),
+        (arrivals(associations=10, longest_pause_s=1.0), 1, BY_PACE, 8.0, "settle.settle_s"),
     ],
 )
-def test_a_series_that_waits_says_what_for_and_how_long(came, now_s, awaits, until_s):
+def test_a_series_that_waits_says_what_for_and_how_long(came, now_s, awaits, until_s, setting):
     """Half a minute of silence is explained from its beginning."""
     decision = judge(came, RULES, now_s)
-    assert (decision.awaits, decision.until_s) == (awaits, until_s)
+    assert (decision.awaits, decision.until_s, decision.setting) == (awaits, until_s, setting)
 
 
 @given(stacks(), st.floats(0, 60))

@@ -938,6 +938,20 @@ def test_what_an_incomplete_series_waits_for_is_said_at_once(tmp_path, caplog):
     assert line.startswith(f"animal M1 from {SCP.sender}: 20 slices have come; limn waits for 40")
 
 
+def test_a_wait_by_the_pace_is_logged_once(tmp_path, caplog):
+    """An association for each slice: only its pace says that a pause is not the end."""
+    caplog.set_level(logging.INFO)
+    door = Door(tmp_path)
+    for number, ds in enumerate(slices()):
+        whole(door, ds, source=replace(SCP, key=f"slice-{number}"))
+    for _ in range(2):
+        time.sleep(1.5 * SCP.settle_s)
+        (shown,) = door.intake.receiving()
+    assert shown.waits_for == "more slices, by its pace so far"
+    (line,) = [each.getMessage() for each in caplog.records if "by its pace" in each.getMessage()]
+    assert line.endswith("if nothing more comes (settle.settle_s)")
+
+
 def test_the_file_of_what_comes_in_is_written_on_a_change_alone(tmp_path, door):
     """Once a second at most, private, and empty when nothing comes in any more."""
     file = ReceivingFile(tmp_path / "receiving.json")

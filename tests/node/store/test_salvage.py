@@ -18,7 +18,7 @@ from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
 from limn.node.store.salvage import fault_of, replace_damaged
-from tests.support.node.parts import SCP, Door, slices, structure_set
+from tests.support.node.parts import COUNT, SCP, Door, slices, structure_set
 
 BUNDLE = "b" * 64
 TEXT = """\
@@ -374,6 +374,31 @@ def test_a_copy_by_which_a_delivered_scan_waits_is_noticed(config: Config) -> No
     before = site.states()
     site.start_without_journal(with_copy=True)
     assert site.states() == before
+
+
+@pytest.mark.parametrize("discarded", [False, True])
+def test_an_older_version_that_ended_after_the_copy_is_not_contoured_again(
+    config: Config, discarded: bool
+) -> None:
+    """By the copy its worker runs; its slices are now a part of those of the newer version."""
+    site = Site(config)
+    site.door.send(slices("1"))
+    site.door.intake.association_ended(SCP.key, aborted=False)
+    (half,) = site.door.wait_for_scans(1)
+    site.keep_a_copy()
+    site.contour(half, held="mirrored" if discarded else None)
+    if discarded:
+        site.door.journal.discard(half.id, "bad", 4.0)
+    site.door.send(slices("1", COUNT + 5))
+    site.door.intake.association_ended(SCP.key, aborted=False)
+    whole = site.door.wait_for_scans(2)[-1]
+    site.contour(whole)
+    for _ in range(2):
+        site.deliver("tps", "archive")
+    before = site.states()
+    site.start_without_journal(with_copy=True)
+    assert site.states() == before
+    assert site.door.journal.ready() == []
 
 
 def test_a_structure_set_that_may_be_at_a_peer_keeps_its_contents_or_gets_another_uid(

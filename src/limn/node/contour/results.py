@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,7 +24,7 @@ from limn.node.contour.previews import preview_path
 from limn.node.permissions import make_private_folder
 from limn.node.persist import DeferredWriter, WriteAbandoned, Written, write_until_done
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.rows import ScanRow, StructureSetRow
 from limn.node.store.journal.schema import LIVE, is_damaged, is_locked
 from limn.node.store.journal.states import PREVIEW_GONE
 from limn.node.store.remedies import hold_notice, quarantine_notice
@@ -255,6 +257,10 @@ class Results:
         folder = self._config.results_dir / row.name
         structure_set = self._journal.structure_set_of(row.id)
         path = folder / f"RS.{structure_set.sop_instance_uid}.dcm"
+        contents_sha256 = hashlib.sha256(result.structure_set).hexdigest()
+        if _was_other(self._journal, structure_set, path, contents_sha256):
+            self._run_under_other_uids(row)
+            return
         record = {
             **result.record,
             "queue_s": flight.queue_s,
@@ -270,7 +276,7 @@ class Results:
             make_private_folder(folder)
             write_durably(path, result.structure_set, OWNER_ONLY_FILE)
             held = result.held if live else None
-            self._journal.contoured(row.id, str(path), record, held)
+            self._journal.contoured(row.id, str(path), record, held, contents_sha256)
 
         self._write(write, f"{row.name} animal {row.animal} is contoured; its structure set")
         self._contoured()
@@ -284,10 +290,36 @@ class Results:
             record["runtime_s"],
             record["device"],
         )
-        if live and result.held is not None:
-            line = hold_notice(self._journal, row, self._config, self._config_path)
+        if live and self._journal.structure_set_of(row.id).on_hold:
+            contoured = self._journal.scan(row.id)
+            line = hold_notice(self._journal, contoured, self._config, self._config_path)
             log.error("%s animal %s %s", row.name, row.animal, line)
             self._warn_of_preview(row, "held")
+
+    def _run_under_other_uids(self, row: ScanRow) -> None:
+        """Have a scan contoured once more: its UIDs may be at a peer with other contents."""
+        now = datetime.now(UTC).astimezone()
+        renew = partial(
+            self._journal.renew_uids, row.id, now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+        )
+        self._write(renew, f"{row.name} animal {row.animal}: its new UIDs")
+        log.warning(
+            "%s animal %s: a structure set with other contents may be at a destination under the "
+            "same UIDs; it is contoured once more under new ones",
+            row.name,
+            row.animal,
+        )
+
+
+def _was_other(journal: Journal, known: StructureSetRow, path: Path, contents_sha256: str) -> bool:
+    """Whether a destination may have other contents under the UIDs of a structure set."""
+    if known.contents_sha256:
+        return known.contents_sha256 != contents_sha256
+    if not known.path and not journal.was_issued(known.sop_instance_uid):
+        # A file that lies there was written before a kill, and no courier knew of it.
+        return False
+    # The journal of an earlier limn, or one that was restored, knows the file alone.
+    return not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != contents_sha256
 
 
 def _why_no_preview(row: ScanRow, flight: JobInFlight) -> str:

@@ -43,20 +43,21 @@ def series_shown(
 
 
 def log_once(gathering: Gathering, decision: Decision, shown: ReceivingSeries) -> None:
-    """Log what a series waits for although its associations have ended, when that begins."""
-    if not decision.unusual or decision.awaits in gathering.reported:
+    """Log what a series waits for although nothing of it comes, when that begins."""
+    if not decision.setting or decision.awaits in gathering.reported:
         return
     gathering.reported.add(decision.awaits)
     uid = shown.series_instance_uid
     with oplog.about(animal=shown.animal, series_instance_uid=uid):
         log.info(
-            "animal %s from %s: %d slices have come; limn waits for %s, until %s if nothing more "
-            "comes (settle.hold_s)",
+            "animal %s from %s: %d %s come; limn waits for %s, until %s if nothing more comes (%s)",
             shown.animal,
             shown.sender,
             shown.slices,
+            "slice has" if shown.slices == 1 else "slices have",
             shown.waits_for,
             shown.until_utc[11:19] + " UTC",
+            decision.setting,
         )
 
 

@@ -87,13 +87,14 @@ class Decision:
     ----------
     awaits : what it waits for, without a figure that changes with each slice
     until_s : when the wait ends if nothing comes; None while an association must end first
-    unusual : its associations have ended and it is not complete: a person may want to know
+    setting : of the config, by which the wait ends, where a person may want to know: nothing comes
+        any more, and the series is not complete
     """
 
     verdict: Verdict
     awaits: str = ""
     until_s: float | None = None
-    unusual: bool = False
+    setting: str = ""
 
 
 def decide(arrivals: Arrivals, rules: Rules, now_s: float) -> Verdict:
@@ -113,11 +114,12 @@ def judge(arrivals: Arrivals, rules: Rules, now_s: float) -> Decision:  # noqa: 
         return Decision(Verdict.WAIT, "more slices", last_s + silence_s)
     if obstacle := _obstacle(arrivals, rules):
         if quiet_s < rules.hold_s:
-            return Decision(Verdict.WAIT, obstacle, last_s + rules.hold_s, unusual=True)
+            return Decision(Verdict.WAIT, obstacle, last_s + rules.hold_s, "settle.hold_s")
         aborted = arrivals.aborted
         return Decision(Verdict.GIVE_UP_ABORTED if aborted else Verdict.GIVE_UP_INCOMPLETE)
     if quiet_s < silence_s:
-        return Decision(Verdict.WAIT, "more slices, by its pace so far", last_s + silence_s)
+        more = "more slices, by its pace so far"
+        return Decision(Verdict.WAIT, more, last_s + silence_s, "settle.settle_s")
     return Decision(Verdict.COMPLETE)
 
 

@@ -33,11 +33,12 @@ from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, insp
 from limn.domain.errors import ConfigWrong
 from limn.node.config import Config, FolderDestination
 from limn.node.permissions import make_private_file
-from limn.node.store.disk import evidence
+from limn.node.store.disk import evidence, scanlog
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.connection import BUSY_S
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import Arrived, ScanRow
+from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.transitions import AGAIN
 from limn.node.store.remedies import journal_remedy
 
@@ -234,7 +235,9 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
             if known is not None:
                 taken.add(known.id)
                 if each.outcome and not known.logged:
-                    _enter_outcome(journal, known, each, config)
+                    _enter_outcome(journal, known, each.row or {}, each.path, config)
+        ended = sum(bool(each.outcome) for each in found)
+        ended += _enter_logged_ends(journal, logged, written, config)
         journal.number_from(highest + 1)
         journal.reserve(noted)
         journal.enter_issued(_issued(written, logged))
@@ -244,8 +247,8 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
             evidence.note_restore(config.journal_path, restore)
             # Last: a start that is killed before begins anew.
             journal.begin_with_copy(restore)
-    ended = sum(bool(each.outcome) for each in found)
-    return ended, len(found) - ended
+        to_contour = len(journal.ready())
+    return ended, to_contour
 
 
 def _numbers_left_out(copied_at: str) -> int:
@@ -341,21 +344,50 @@ def _instances(files: Iterable[Path]) -> list[ReceivedInstance]:
     return instances
 
 
+def _enter_logged_ends(
+    journal: Journal,
+    logged: Iterable[dict[str, str]],
+    written: dict[str, Path],
+    config: Config,
+) -> int:
+    """Enter the outcomes of scans that an older copy knows, and the spool has as a part of others.
+
+    An earlier version of a series is one. Returns how many.
+    """
+    ends = {(row["rtstruct_sop_instance_uid"], row["last_slice_utc"]): row for row in logged}
+    count = 0
+    for scan in journal.scans():
+        structure_set = journal.find_structure_set(scan.id)
+        if scan.logged or scan.priority < LIVE or structure_set is None:
+            continue
+        uid = structure_set.sop_instance_uid
+        row = ends.get((uid, scanlog.utc(scan.last_slice_at)))
+        if row is not None and row["outcome"] in evidence.FINAL:
+            _enter_outcome(journal, scan, row, written.get(uid), config)
+            count += 1
+    return count
+
+
 def _enter_outcome(
-    journal: Journal, scan: ScanRow, found: _ContouredSeries, config: Config
+    journal: Journal, scan: ScanRow, row: dict[str, str], file: Path | None, config: Config
 ) -> None:
-    """Enter the outcome that the scan log gives for a scan."""
-    row = found.row or {}
+    """Enter the outcome that the scan log gives for a scan.
+
+    Parameters
+    ----------
+    row : of the scan log
+    file : its structure set; None if that was removed from the disk
+    """
     at = _seconds(row["accepted_utc"]) or time.time()
-    discarded = row["reason"] if found.outcome == "discarded" else None
-    path = str(found.path or "")
+    discarded = row["reason"] if row["outcome"] == "discarded" else None
+    path = str(file or "")
     # By an older copy it may have failed, or wait for a person.
     if scan.state not in ("ready", "contoured"):
         journal.retry(scan.id, time.time())
     journal.contoured(scan.id, path, {"contoured_at": at}, discarded)
     if discarded is not None:
         journal.discard(scan.id, discarded, at)
-    elif found.outcome == "delivered":
+    elif row["outcome"] == "delivered":
         journal.release(scan.id, at)
         folders = {d.name: d.folder for d in config.destination if isinstance(d, FolderDestination)}
         for delivery in journal.deliveries(scan.id):

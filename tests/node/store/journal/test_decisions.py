@@ -90,3 +90,24 @@ def test_a_journal_that_knows_no_names_learns_them(path, version):
         assert journal.is_sound()
     with closing(Journal(path)) as journal:
         assert journal.structure_set_of(rows[0].id).released_by == "A. Smith"
+
+
+@pytest.mark.parametrize("whole_first", [False, True])
+def test_a_held_version_is_discarded_once_the_whole_series_is_contoured(journal, whole_first):
+    """Whichever of the two comes from its worker first; one of another part of it stays."""
+    half = journal.insert(arrived(input_digest="d1", files=("a.dcm",)), BOTH)
+    part = journal.insert(arrived(input_digest="d2", files=("z.dcm",)), BOTH)
+    whole = journal.insert(arrived(input_digest="d3", files=("a.dcm", "b.dcm")), BOTH)
+    journal.contoured(part.id, "/part.dcm", {"contoured_at": 5.0}, "mirrored")
+    steps = [(half, "mirrored"), (whole, None)]
+    for row, held in reversed(steps) if whole_first else steps:
+        journal.contoured(row.id, f"/{row.id}.dcm", {"contoured_at": 7.0}, held)
+    structure_set = journal.structure_set_of(half.id)
+    assert structure_set.discarded == (
+        "scan-00003, a newer version of its series with all its slices, is there"
+    )
+    assert (structure_set.discarded_at, structure_set.discarded_by) == (7.0, "")
+    assert {each.state for each in journal.deliveries(half.id)} == {"discarded"}
+    assert {each.state for each in journal.deliveries(whole.id)} == {"waiting"}
+    assert [row.id for row in journal.on_hold()] == [part.id]
+    assert not journal.release(half.id, 9.0)

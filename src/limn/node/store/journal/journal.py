@@ -36,12 +36,15 @@ from limn.node.store.journal.transitions import (
     MAY_GO,
     NOT_DISMISSED,
     ON_HOLD,
+    discard_held,
+    discard_replaced,
     insert_structure_set,
     move_deliveries,
     move_delivery,
     next_number,
     next_of_scan,
     offer,
+    renew_uids,
     structure_set_id,
     supersede,
     withdraw_previews,
@@ -262,13 +265,28 @@ class Journal(PreviewJournal):
             offer(db, row["id"], destinations)
         return list(destinations)
 
+    def renew_uids(self, scan_id: int, date: str, time_of_day: str) -> None:
+        """Give the structure set of a scan that must run again other UIDs and another date.
+
+        A destination may have the first ones with other contents.
+        """
+        scan = self.scan(scan_id)
+        with self._transaction() as db:
+            renew_uids(db, scan, date, time_of_day)
+
     def contoured(
-        self, scan_id: int, path: str, record: dict[str, Any], held: str | None = None
+        self,
+        scan_id: int,
+        path: str,
+        record: dict[str, Any],
+        held: str | None = None,
+        contents_sha256: str = "",
     ) -> bool:
         """Note that the structure set is on disk; False if the scan had ended before.
 
         With a reason in ``held`` its deliveries become ``held`` until `release`. It is one
-        transaction, so that no courier sees them as ``waiting``.
+        transaction, so that no courier sees them as ``waiting``. What is held of an older version
+        with a part of the slices is discarded, and so is this one if the newer one came first.
         """
         with self._transaction() as db:
             state = next_of_scan(db, scan_id, ScanEvent.CONTOUR)
@@ -279,10 +297,12 @@ class Journal(PreviewJournal):
                 (state, json.dumps(record), scan_id),
             )
             db.execute(
-                "update structure_set set path = ?, held = ? where scan = ?", (path, held, scan_id)
+                "update structure_set set path = ?, held = ?, contents_sha256 = ? where scan = ?",
+                (path, held, contents_sha256, scan_id),
             )
             if held is not None:
                 move_deliveries(db, scan_id, DeliveryEvent.HOLD, "status = ?", (held,))
+            discard_replaced(db, scan_id, float(record.get("contoured_at") or time.time()))
             withdraw_previews(db, scan_id)
         return True
 
@@ -311,13 +331,7 @@ class Journal(PreviewJournal):
             structure_set = structure_set_id(db, scan_id, ON_HOLD)
             if structure_set is None:
                 return False
-            db.execute(
-                "update structure_set set discarded = ?, discarded_at = ?, discarded_by = ? "
-                "where id = ?",
-                (why, discarded_at, by, structure_set),
-            )
-            status = f"discarded: {why}"
-            move_deliveries(db, scan_id, DeliveryEvent.DISCARD, "status = ?", (status,))
+            discard_held(db, scan_id, structure_set, why, discarded_at, by=by)
         return True
 
     def dismiss(self, scan_id: int, why: str, dismissed_at: float, by: str = "") -> bool:

@@ -135,6 +135,11 @@ class JournalReader(PreviewReader):
             )
         )
 
+    def was_issued(self, sop_instance_uid: str) -> bool:
+        """Whether a peer may have a structure set of this UID by an earlier journal."""
+        query = "select 1 from issued where sop_instance_uid = ?"
+        return bool(self._all(query, (sop_instance_uid,)))
+
     def superseded(self, scan_id: int) -> bool:
         """Whether a newer version of the same series was contoured."""
         newer = (

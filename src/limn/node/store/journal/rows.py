@@ -43,12 +43,7 @@ class Arrived:
     @property
     def structure_set_uids(self) -> tuple[str, str]:
         """SOP and Series Instance UID of its structure set; they follow from the input alone."""
-        seed = "|".join(
-            (self.series_instance_uid, self.input_digest, self.bundle_sha256, self.profile)
-        )
-        if self.again:
-            seed = f"{seed}|{self.again}"
-        return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
+        return structure_set_uids(self, self.again)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +93,14 @@ class ScanRow:
         return f"scan-{self.id:05d}"
 
 
+def structure_set_uids(scan: Arrived | ScanRow, again: str) -> tuple[str, str]:
+    """SOP and Series Instance UID of a scan's structure set; ``again`` as in `Arrived`."""
+    seed = "|".join((scan.series_instance_uid, scan.input_digest, scan.bundle_sha256, scan.profile))
+    if again:
+        seed = f"{seed}|{again}"
+    return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureSetRow:
     """The structure set of a scan.
@@ -111,6 +114,7 @@ class StructureSetRow:
     discarded : the reason that a person gave to discard it
     discarded_at : when a person discarded it, UTC seconds
     intervention_s : seconds from a destination's refusal until an operator sent it again
+    contents_sha256 : of its file as the engine wrote it first; empty before
     """
 
     id: int
@@ -128,6 +132,7 @@ class StructureSetRow:
     discarded_at: float | None
     discarded_by: str
     intervention_s: float
+    contents_sha256: str
 
     @property
     def on_hold(self) -> bool:

@@ -11,7 +11,8 @@ from limn.domain.errors import ConfigWrong
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
-VERSION = 5
+# Until version 5 the journal did not know the contents of a structure set.
+VERSION = 6
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -72,6 +73,7 @@ create table if not exists structure_set (
     date text not null,
     time text not null,
     path text not null default '',
+    contents_sha256 text not null default '',
     held text,
     released_at real,
     released_by text not null default '',
@@ -142,6 +144,7 @@ _ADDED_COLUMNS = {
         "dismissed_at": "real",
     },
     "structure_set": {
+        "contents_sha256": "text not null default ''",
         "held": "text",
         "released_at": "real",
         "released_by": "text not null default ''",

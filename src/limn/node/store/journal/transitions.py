@@ -6,10 +6,9 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Literal
 
-from limn.node.store.journal.rows import Arrived
+from limn.node.store.journal.rows import Arrived, ScanRow, structure_set_uids
 from limn.node.store.journal.states import (
     DELIVERY_TABLE,
     PREVIEW_DELIVERY_TABLE,
@@ -97,7 +96,7 @@ def insert_structure_set(
     destinations: Sequence[str],
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
-    uids, date, time = _free_uids(db, arrived)
+    uids, date, time = _free_uids(db, arrived, arrived.date, arrived.time)
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
@@ -110,11 +109,28 @@ def insert_structure_set(
     )
 
 
-def _free_uids(db: sqlite3.Connection, arrived: Arrived) -> tuple[tuple[str, str], str, str]:
+def renew_uids(db: sqlite3.Connection, scan: ScanRow, date: str, time: str) -> None:
+    """Give the structure set of a scan UIDs, and a date, that no peer has seen."""
+    db.execute(
+        "insert or replace into issued select sop_instance_uid, '', '' from structure_set "
+        "where scan = ?",
+        (scan.id,),
+    )
+    uids, date, time = _free_uids(db, scan, date, time)
+    db.execute(
+        "update structure_set set sop_instance_uid = ?, series_instance_uid = ?, date = ?, "
+        "time = ?, path = '', contents_sha256 = '' where scan = ?",
+        (*uids, date, time, scan.id),
+    )
+
+
+def _free_uids(
+    db: sqlite3.Connection, scan: Arrived | ScanRow, date: str, time: str
+) -> tuple[tuple[str, str], str, str]:
     """UIDs, date and time of a structure set that no peer can have with other contents."""
     again = ""
     while True:
-        uids = replace(arrived, again=again).structure_set_uids
+        uids = structure_set_uids(scan, again)
         issued = db.execute(
             "select sop_instance_uid, date, time from issued where sop_instance_uid in (?, ?) "
             "order by sop_instance_uid desc",
@@ -123,7 +139,7 @@ def _free_uids(db: sqlite3.Connection, arrived: Arrived) -> tuple[tuple[str, str
         if issued is not None and issued["date"]:
             return uids, issued["date"], issued["time"]
         if issued is None or (issued["sop_instance_uid"] == ANY_UID and again):
-            return uids, arrived.date, arrived.time
+            return uids, date, time
         # It may be at a peer, and its date is not known. After a backup the row names the restore.
         restore = issued["time"] if issued["sop_instance_uid"] == ANY_UID else ""
         again = f"{again} {AGAIN} {restore}".strip()
@@ -190,6 +206,46 @@ def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
         reason = f"scan-{scan_id:05d}, a newer version of its series, came before a worker began"
         db.execute("update scan set state = ?, reason = ? where id = ?", (state, reason, row["id"]))
         withdraw_previews(db, row["id"])
+
+
+def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
+    """Discard what is held of a series of which a newer version with all its slices is contoured.
+
+    Parameters
+    ----------
+    scan_id : of the version that was contoured now, the older or the newer one
+    """
+    pairs = db.execute(
+        "select old.id as old, new.id as new, old_files.files as old_files, "
+        "new_files.files as new_files from scan as old "
+        "join scan as new on new.series_instance_uid = old.series_instance_uid "
+        "and new.profile = old.profile and new.priority = old.priority "
+        "and new.version > old.version and new.state = 'contoured' "
+        "join scan_files as old_files on old_files.scan = old.id "
+        "join scan_files as new_files on new_files.scan = new.id "
+        "where old.state = 'contoured' and (old.id = ? or new.id = ?) "
+        "order by old.id, new.id",
+        (scan_id, scan_id),
+    ).fetchall()
+    for pair in pairs:
+        structure_set = structure_set_id(db, pair["old"], ON_HOLD)
+        whole = set(json.loads(pair["old_files"])) <= set(json.loads(pair["new_files"]))
+        if structure_set is None or not whole:
+            continue
+        why = f"scan-{pair['new']:05d}, a newer version of its series with all its slices, is there"
+        discard_held(db, pair["old"], structure_set, why, now, by="")
+        log.warning("scan-%05d was held and is discarded: %s", pair["old"], why)
+
+
+def discard_held(
+    db: sqlite3.Connection, scan_id: int, structure_set: int, why: str, now: float, *, by: str
+) -> None:
+    """Send a held structure set nowhere."""
+    db.execute(
+        "update structure_set set discarded = ?, discarded_at = ?, discarded_by = ? where id = ?",
+        (why, now, by, structure_set),
+    )
+    move_deliveries(db, scan_id, DeliveryEvent.DISCARD, "status = ?", (f"discarded: {why}",))
 
 
 def next_of_preview(
