@@ -25,6 +25,20 @@ TRUTH_LABELS: dict[int, Organ] = {
     4: TG263_ROLES[Role.LUNG_L],
 }
 HEART, CORD, LUNG_R, LUNG_L = TRUTH_LABELS
+# What is painted besides, for bundles of more organs. The truth of the four does not depend on
+# whether these are asked for.
+BODY_LABELS: dict[int, Organ] = {
+    5: Organ("Liver"),
+    6: Organ("Stomach"),
+    7: Organ("Kidney_R"),
+    8: Organ("Kidney_L"),
+    9: Organ("Spleen"),
+    10: Organ("Bladder"),
+    11: Organ("Bone"),
+    12: Organ("Trachea"),
+}
+LIVER, STOMACH, KIDNEY_R, KIDNEY_L, SPLEEN, BLADDER, BONE, TRACHEA = BODY_LABELS
+WHOLE_LABELS: dict[int, Organ] = TRUTH_LABELS | BODY_LABELS
 
 THORACIC_VERTEBRAE = 13
 # A real mouse lay in its bed rolled by 45 degrees.

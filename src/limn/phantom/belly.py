@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from limn.phantom.anatomy import Mouse
+from limn.phantom.anatomy import BLADDER, KIDNEY_L, KIDNEY_R, LIVER, SPLEEN, STOMACH, Mouse
 from limn.phantom.canvas import Canvas, PointXyzMm, ellipsoid
 from limn.phantom.layout import PELVIS_Z_MM, Layout
 
@@ -31,22 +31,25 @@ def paint_belly(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     ragged = 1.2 * np.sin(0.9 * part.x + float(rng.uniform(0, 6))) * np.sin(0.8 * part.y)
     liver = np.maximum(inside + 0.15, lower + ragged - part.z)
     part.fill(np.asarray(liver, dtype=np.float32), tissue.liver)
+    part.label_body(np.asarray(liver, dtype=np.float32), LIVER)
 
-    def organ(centre: PointXyzMm, radii: PointXyzMm, hu: float) -> None:
+    def organ(centre: PointXyzMm, radii: PointXyzMm, hu: float, label: int) -> None:
         around = part.snug_box(*_corners(centre, radii))
         if around is not None:
             local = part.part(around)
             wall = inside[around] + np.float32(0.1)
-            local.fill(np.maximum(ellipsoid(local, centre, radii), wall), hu)
+            surface = np.maximum(ellipsoid(local, centre, radii), wall)
+            local.fill(surface, hu)
+            local.label_body(surface, label)
 
     _paint_bowel(part, inside, mouse, day)
     _paint_stomach(part, inside, mouse, rng, day)
-    organ((7.6, 2.6, -14.0), (1.4, 2.0, 6.0), tissue.spleen)
-    for side, level in ((-1.0, -15.5), (1.0, -18.0)):
+    organ((7.6, 2.6, -14.0), (1.4, 2.0, 6.0), tissue.spleen, SPLEEN)
+    for side, level, label in ((-1.0, -15.5, KIDNEY_R), (1.0, -18.0, KIDNEY_L)):
         centre = (side * float(rng.uniform(4.2, 5.2)), 4.6, level + float(rng.uniform(-1, 1)))
         radii = tuple(float(v) for v in rng.uniform((2.0, 2.4, 4.0), (2.9, 3.4, 5.0)))
-        organ(centre, (radii[0], radii[1], radii[2]), tissue.kidney)
-    organ((0.0, -4.0, PELVIS_Z_MM + 2.0), (2.5, 2.2, 2.6), 0.5 * tissue.soft)
+        organ(centre, (radii[0], radii[1], radii[2]), tissue.kidney, label)
+    organ((0.0, -4.0, PELVIS_Z_MM + 2.0), (2.5, 2.2, 2.6), 0.5 * tissue.soft, BLADDER)
 
 
 def _paint_stomach(
@@ -75,6 +78,7 @@ def _paint_stomach(
     local = part.part(around)
     stomach = np.maximum(ellipsoid(local, centre, radii), inside[around] + np.float32(0.1))
     local.fill(stomach, tissue.soft)
+    local.label_body(stomach, STOMACH)
     local.fill(stomach + np.float32(0.4), tissue.food)
     if bubble:
         at = tuple(c + 0.45 * r * u for c, r, u in zip(centre, radii, up, strict=True))
@@ -110,6 +114,7 @@ def _paint_bowel(part: Canvas, inside: np.ndarray, mouse: Mouse, day: np.random.
         local = part.part(box)
         loop = np.maximum(ellipsoid(local, centre, radii), inside[box] + np.float32(0.1))
         local.fill(loop, tissue.soft)
+        local.label_body(loop, None)
         if kind < 0.3:
             local.fill(loop + np.float32(0.35), tissue.air)
         elif kind < 0.6:

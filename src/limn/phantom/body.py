@@ -21,22 +21,25 @@ SKIN_MM = 0.45
 REACH_MM = 9.5
 
 
-def paint(mouse: Mouse, grid: Grid) -> tuple[Field, npt.NDArray[np.uint8]]:
+def paint(
+    mouse: Mouse, grid: Grid, organs: int = len(TRUTH_LABELS)
+) -> tuple[Field, npt.NDArray[np.uint8]]:
     """Ideal attenuation and truth of a mouse on its bed: no blur, no noise.
 
     Parameters
     ----------
     grid : Grid
         Uniform, axes S, P, L; the middle of the heart lies at 0 0 0.
+    organs : how many of `anatomy.WHOLE_LABELS` the truth has; more of them change nothing else
 
     Returns
     -------
     hu_zyx : (z, y, x) float32
     shares : (organ, z, y, x) uint8, the share of each voxel that each organ of
-        `anatomy.TRUTH_LABELS` fills, 255 for a full voxel. A neighbour is never labelled.
+        `anatomy.WHOLE_LABELS` fills, 255 for a full voxel. A neighbour is never labelled.
     """
     hu = np.full(grid.shape_zyx, mouse.tissue.air, dtype=np.float32)
-    shares = np.zeros((len(TRUTH_LABELS), *grid.shape_zyx), dtype=np.uint8)
+    shares = np.zeros((organs, *grid.shape_zyx), dtype=np.uint8)
     animal = _canvas(mouse, grid, hu, shares, (0.0, 0.0, 0.0))
     outline = _outline(animal, mouse)
     paint_surroundings(
@@ -64,9 +67,12 @@ def inside(mouse: Mouse, grid: Grid) -> npt.NDArray[np.bool_]:
 
 
 def labels_of(shares: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The organ that fills at least half of a voxel: (z, y, x) uint8."""
+    """The organ that fills at least half of a voxel: (z, y, x) uint8.
+
+    Where two do, it is the one of `anatomy.TRUTH_LABELS`.
+    """
     labels = np.zeros(shares.shape[1:], dtype=np.uint8)
-    for label in TRUTH_LABELS:
+    for label in range(len(shares), 0, -1):
         labels[shares[label - 1] >= 128] = label
     return labels
 

@@ -18,7 +18,7 @@ from scipy import interpolate
 
 from limn.domain.geometry import Grid
 from limn.domain.scan import occupied_box
-from limn.phantom.anatomy import Pose
+from limn.phantom.anatomy import TRUTH_LABELS, Pose
 
 Field: TypeAlias = npt.NDArray[np.float32]
 PointXyzMm: TypeAlias = tuple[float, float, float]
@@ -58,8 +58,8 @@ class Canvas:
     ----------
     x, y, z : (z, y, x) float32, mm in the mouse's own frame
     hu_zyx : (z, y, x) float32, painted in place
-    shares : (organ, z, y, x) uint8 truth, painted in place: 255 where the organ of `TRUTH_LABELS`
-        fills the voxel; None for an object without labels
+    shares : (organ, z, y, x) uint8 truth, painted in place: 255 where the organ of `TRUTH_LABELS`,
+        or of `WHOLE_LABELS`, fills the voxel; None for an object without labels
     voxel_mm : width over which a surface mixes both sides
     """
 
@@ -137,6 +137,19 @@ class Canvas:
         """Add an organ to the truth; it takes its share of each voxel from the other organs."""
         self.unlabel(share)
         if self.shares is not None:
+            self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
+
+    def label_body(self, distance_mm: Field, label: int | None) -> None:
+        """Add an organ that is not of `TRUTH_LABELS`; None for what only hides such organs.
+
+        It takes its share of each voxel from the others of its kind.
+        """
+        if self.shares is None or len(self.shares) <= len(TRUTH_LABELS):
+            return
+        share = self.covered(distance_mm)
+        for organ in self.shares[len(TRUTH_LABELS) :]:
+            organ[...] = np.rint(organ * (1.0 - share))
+        if label is not None:
             self.shares[label - 1] += np.rint(255.0 * share).astype(np.uint8)
 
     def unlabel(self, share: Field) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from limn.phantom.anatomy import HEART, LUNG_L, LUNG_R, Mouse
+from limn.phantom.anatomy import HEART, LUNG_L, LUNG_R, TRACHEA, Mouse
 from limn.phantom.canvas import (
     Canvas,
     Field,
@@ -112,6 +112,7 @@ def paint_chest(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     part.label(np.where(left, 0.0, parenchyma).astype(np.float32), LUNG_R)
     part.label(np.where(left, parenchyma, 0.0).astype(np.float32), LUNG_L)
     part.label(part.covered(heart) * (1.0 - part.covered(airway)), HEART)
+    part.label_body(airway, TRACHEA)
 
 
 def _lungs(

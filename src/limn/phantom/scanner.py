@@ -7,7 +7,7 @@ HU calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
-from limn.domain.scan import Labels, Volume
-from limn.phantom.anatomy import TRUTH_LABELS, Mouse
+from limn.domain.scan import Labels, Organ, Volume
+from limn.phantom.anatomy import LUNG_L, LUNG_R, TRUTH_LABELS, Mouse
 from limn.phantom.body import labels_of, paint
 from limn.phantom.canvas import Field
 
@@ -93,23 +93,35 @@ def random_scanner(seed: int, spacing_mm: float, shape_zyx: tuple[int, int, int]
     )
 
 
-def scan(mouse: Mouse, scanner: Scanner, seed: int) -> tuple[Volume, Labels]:
-    """Simulate a CT volume of the mouse and its truth, on the scanner's grid (axes S, P, L)."""
-    volume, shares = expose(mouse, scanner, seed)
-    return volume, Labels(labels_of(shares), volume.grid, TRUTH_LABELS)
+def scan(
+    mouse: Mouse, scanner: Scanner, seed: int, organs: Mapping[int, Organ] = TRUTH_LABELS
+) -> tuple[Volume, Labels]:
+    """Simulate a CT volume of the mouse and its truth, on the scanner's grid (axes S, P, L).
+
+    Parameters
+    ----------
+    organs : `anatomy.TRUTH_LABELS`, or `anatomy.WHOLE_LABELS` for those of the whole body
+    """
+    volume, shares = expose(mouse, scanner, seed, organs=len(organs))
+    return volume, Labels(labels_of(shares), volume.grid, organs)
 
 
 def expose(
-    mouse: Mouse, scanner: Scanner, seed: int, alter: Alter | None = None
+    mouse: Mouse,
+    scanner: Scanner,
+    seed: int,
+    alter: Alter | None = None,
+    organs: int = len(TRUTH_LABELS),
 ) -> tuple[Volume, npt.NDArray[np.uint8]]:
     """Like `scan`, with the truth as shares of voxels (see `body.paint`).
 
     Parameters
     ----------
     alter : changes the painted animal before breathing, blur and noise
+    organs : how many of `anatomy.WHOLE_LABELS` the truth has
     """
     grid = _field(scanner)
-    hu, shares = paint(mouse, grid)
+    hu, shares = paint(mouse, grid, organs)
     if alter is not None:
         alter(hu, shares, grid)
     rng = np.random.default_rng([seed, 13])
@@ -145,7 +157,7 @@ def _breathe(
 
     The truth is the state that dominates the reconstruction: the end of expiration.
     """
-    lung_z = np.flatnonzero(shares[2:].any(axis=(0, 2, 3)))
+    lung_z = np.flatnonzero(shares[LUNG_R - 1 : LUNG_L].any(axis=(0, 2, 3)))
     if not len(lung_z):
         return
     mm = scanner.spacing_mm.z

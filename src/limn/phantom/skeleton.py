@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from limn.phantom.anatomy import CORD, THORACIC_VERTEBRAE, Mouse
+from limn.phantom.anatomy import BONE, CORD, THORACIC_VERTEBRAE, Mouse
 from limn.phantom.canvas import Canvas, Field, PointXyzMm, rod
 from limn.phantom.layout import PELVIS_Z_MM, Layout
 
@@ -41,6 +41,7 @@ def paint_ribs(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     rib = np.asarray(distance + outside, dtype=np.float32)
     bony = np.where(behind < 0.72, tissue.bone, tissue.cartilage + 0.35 * tissue.bone)
     part.fill(rib, bony.astype(np.float32))
+    part.label_body(rib, BONE)
     _paint_sternum(canvas, layout, mouse)
 
 
@@ -52,7 +53,7 @@ def _paint_sternum(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     while z > -8.0:
         start = (0.0, float(layout.sternum_y(z)), z)
         end = (0.0, float(layout.sternum_y(z - 1.9)), z - 1.9)
-        paint_rod(canvas, start, end, 0.5, mouse.tissue.bone * 0.8)
+        paint_bone(canvas, start, end, 0.5, mouse.tissue.bone * 0.8)
         z -= 2.5
 
 
@@ -94,6 +95,8 @@ def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     thoracic = (index >= 0) & (index <= THORACIC_VERTEBRAE)
     share[near] = solid
     part.unlabel(share)
+    # Half a voxel of distance is half a share.
+    part.label_body(np.float32(canvas.voxel_mm) * (0.5 - share), BONE)
     share[near] = np.where(thoracic, part.covered(cord), 0.0)
     part.label(share, CORD)
 
@@ -155,6 +158,19 @@ def paint_rod(
         part.fill(rod(part, start, end) - np.float32(radius_mm), hu)
 
 
+def paint_bone(
+    canvas: Canvas, start: PointXyzMm, end: PointXyzMm, radius_mm: float, hu: float
+) -> None:
+    """Paint a straight bone, and label it; what is painted into it stays bone."""
+    paint_rod(canvas, start, end, radius_mm, hu)
+    low = tuple(min(a, b) - radius_mm - 0.3 for a, b in zip(start, end, strict=True))
+    high = tuple(max(a, b) + radius_mm + 0.3 for a, b in zip(start, end, strict=True))
+    box = canvas.snug_box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    if box is not None:
+        part = canvas.part(box)
+        part.label_body(rod(part, start, end) - np.float32(radius_mm), BONE)
+
+
 def limbs(mouse: Mouse) -> list[tuple[PointXyzMm, PointXyzMm, float, float]]:
     """Start, end, radius of the flesh and radius of the bone of each part of the four limbs."""
     parts = []
@@ -189,17 +205,17 @@ def paint_limb_bones(canvas: Canvas, mouse: Mouse) -> None:
     tissue = mouse.tissue
     for start, end, _, radius in limbs(mouse):
         if radius:
-            paint_rod(canvas, start, end, radius, tissue.bone)
+            paint_bone(canvas, start, end, radius, tissue.bone)
             paint_rod(canvas, start, end, 0.45 * radius, tissue.marrow)
-            paint_rod(canvas, start, start, 1.25 * radius, 0.7 * tissue.bone)
+            paint_bone(canvas, start, start, 1.25 * radius, 0.7 * tissue.bone)
     for side in (-1.0, 1.0):
         _paint_blade(canvas, side, tissue.bone)
         shoulder = (side * 6.0, 0.3, 7.8)
-        paint_rod(canvas, shoulder, (side * 0.8, -4.2, 7.4), 0.3, tissue.bone)
+        paint_bone(canvas, shoulder, (side * 0.8, -4.2, 7.4), 0.3, tissue.bone)
         wing = (side * 3.0, 7.0, PELVIS_Z_MM + 8.0)
         hip = (side * 4.2, 3.0, PELVIS_Z_MM - 2.0)
-        paint_rod(canvas, wing, hip, 0.7, tissue.bone)
-        paint_rod(canvas, hip, (side * 1.5, -1.0, PELVIS_Z_MM - 7.0), 0.6, tissue.bone)
+        paint_bone(canvas, wing, hip, 0.7, tissue.bone)
+        paint_bone(canvas, hip, (side * 1.5, -1.0, PELVIS_Z_MM - 7.0), 0.6, tissue.bone)
     _paint_skull(canvas, mouse)
 
 
@@ -207,8 +223,8 @@ def _paint_blade(canvas: Canvas, side: float, bone: float) -> None:
     """Paint a shoulder blade: a thin triangle beside the upper ribs, with its ridge."""
     shoulder = (side * 6.1, 1.6, 7.2)
     for dorsal_y, tail_z in ((7.6, 6.8), (8.0, 4.6), (7.8, 2.4), (6.6, 0.8)):
-        paint_rod(canvas, shoulder, (side * 5.0, dorsal_y, tail_z), 0.2, 0.8 * bone)
-    paint_rod(canvas, shoulder, (side * 5.6, 7.8, 4.0), 0.35, bone)
+        paint_bone(canvas, shoulder, (side * 5.0, dorsal_y, tail_z), 0.2, 0.8 * bone)
+    paint_bone(canvas, shoulder, (side * 5.6, 7.8, 4.0), 0.35, bone)
 
 
 def _paint_skull(canvas: Canvas, mouse: Mouse) -> None:
@@ -220,16 +236,20 @@ def _paint_skull(canvas: Canvas, mouse: Mouse) -> None:
     brain = np.sqrt(
         (part.x / 5.0) ** 2 + ((part.y - 2.8) / 3.6) ** 2 + ((part.z - 20.0) / 6.6) ** 2
     )
-    part.fill(((np.abs(brain - 1.0) - 0.07) * 4.2).astype(np.float32), tissue.bone)
+    shell = ((np.abs(brain - 1.0) - 0.07) * 4.2).astype(np.float32)
+    part.fill(shell, tissue.bone)
+    part.label_body(shell, BONE)
     snout = np.sqrt(
         (part.x / 2.2) ** 2 + ((part.y - 1.2) / 2.0) ** 2 + ((part.z - 28.5) / 4.5) ** 2
     )
-    part.fill(((np.abs(snout - 1.0) - 0.12) * 2.2).astype(np.float32), 0.8 * tissue.bone)
+    shell = ((np.abs(snout - 1.0) - 0.12) * 2.2).astype(np.float32)
+    part.fill(shell, 0.8 * tissue.bone)
+    part.label_body(shell, BONE)
     part.fill(((snout - 0.55) * 2.2).astype(np.float32), 0.4 * tissue.air)
     for side in (-1.0, 1.0):
-        paint_rod(canvas, (side * 3.6, -2.6, 18.5), (side * 0.9, -2.6, 29.5), 0.65, tissue.bone)
-        paint_rod(
+        paint_bone(canvas, (side * 3.6, -2.6, 18.5), (side * 0.9, -2.6, 29.5), 0.65, tissue.bone)
+        paint_bone(
             canvas, (side * 0.5, -1.6, 26.0), (side * 0.4, -1.0, 32.0), 0.4, 1.6 * tissue.bone
         )
-        paint_rod(canvas, (side * 3.2, 0.2, 15.4), (side * 3.2, 0.2, 16.4), 1.3, tissue.bone)
+        paint_bone(canvas, (side * 3.2, 0.2, 15.4), (side * 3.2, 0.2, 16.4), 1.3, tissue.bone)
         paint_rod(canvas, (side * 3.2, 0.2, 15.4), (side * 3.2, 0.2, 16.4), 0.9, 0.8 * tissue.air)
