@@ -69,9 +69,9 @@ def pytest_terminal_summary(
 
 # Files of more than some 3 s on two cores: `make quick` leaves them out.
 SLOW_FILES = [
-    "segment/draw/test_animal_size",
+    "segment/draw/animals/test_size",
     "segment/draw/test_hounsfield",
-    "segment/draw/test_locate",
+    "segment/draw/animals/test_choose",
     "phantom/test_cohort",
     "phantom/test_chest_tiles",
     "dicom/test_odd_series",

@@ -84,13 +84,20 @@ def _add_contour(commands: Commands) -> None:
     chosen = contour.add_mutually_exclusive_group()
     chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
     chosen.add_argument("--config", type=Path, help="of a site; its node contours if it runs")
+    contour.add_argument(
+        "--two-animals",
+        choices=("largest", "central", "refuse", "each"),
+        help="which of several animals in a field; default: largest, or what --config says",
+    )
     contour.set_defaults(run=_contour)
 
 
 def _contour(parsed: argparse.Namespace) -> int:
     from limn.node.batch.many_folders import contour_folders
 
-    done = contour_folders(parsed.folder, parsed.out, parsed.bundle, parsed.config)
+    done = contour_folders(
+        parsed.folder, parsed.out, parsed.bundle, parsed.config, parsed.two_animals
+    )
     return 0 if done else EXIT_WRONG
 
 

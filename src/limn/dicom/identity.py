@@ -26,7 +26,12 @@ def animal_of(header: Dataset) -> str:
     A byte that the declared character set lacks is written ``\xfc``, an unprintable character
     likewise, so two animals never share a name. PatientID itself can't contain a backslash.
     """
-    element: Any = header.get_item("PatientID") if "PatientID" in header else None
+    return decoded_text(header, "PatientID")
+
+
+def decoded_text(header: Dataset, keyword: str) -> str:
+    """A text element as `animal_of` gives it; empty if it is absent."""
+    element: Any = header.get_item(keyword) if keyword in header else None
     value = None if element is None else element.value
     if isinstance(value, bytes):
         decoded = _decoded(value, header)

@@ -176,6 +176,7 @@ class Identity:
     algorithm, algorithm_version : bundle and its hash
     predecessor_uid : SOP Instance UID of the structure set that this one replaces
     preview : why it is a preview, for the person who reads it; empty if it is none
+    animal : which of several animals in the field it is; empty for the only one
     """
 
     sop_instance_uid: str
@@ -188,6 +189,7 @@ class Identity:
     algorithm_version: str = ""
     predecessor_uid: str = ""
     preview: str = ""
+    animal: str = ""
 
 
 def preview_name(roi_name: str) -> str:
@@ -225,6 +227,7 @@ def build(
     _fill_header(ds, series, identity, style)
     # Notes come first: planning systems show the beginning, and the limit cuts the end.
     first = [f"{PREVIEW}: {identity.preview}"] if identity.preview else []
+    first += [identity.animal] if identity.animal else []
     description = "; ".join((*first, *notes, identity.algorithm))
     ds.StructureSetDescription = description[:ST_CHARACTERS]
     frame_of_reference_uid = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID

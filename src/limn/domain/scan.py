@@ -32,6 +32,8 @@ class Role(StrEnum):
 
 
 # Organs of these names have these roles, unless a bundle says otherwise.
+# More animals than this lie in no bed.
+MOST_ANIMALS = 4
 TG263_ROLES: Mapping[Role, Organ] = {
     Role.HEART: Organ("Heart"),
     Role.CORD: Organ("SpinalCord"),

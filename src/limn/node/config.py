@@ -145,7 +145,16 @@ class Model(_Table):
     profile: Literal["paper", "stock", "fast"] | None = None
     mirroring: bool = False
     int8: bool = True
-    two_animals: Literal["largest", "central", "refuse"] = "largest"
+    two_animals: Literal["largest", "central", "refuse", "each"] = "largest"
+    animals: tuple[Annotated[str, Field(min_length=1, max_length=15)], ...] = ()
+    animals_from: Literal[
+        "",
+        "PatientComments",
+        "StudyDescription",
+        "SeriesDescription",
+        "ProtocolName",
+        "PatientName",
+    ] = ""
     assume_hu: bool = False
     calibrate: Literal["auto", "refuse", "never"] = "auto"
 

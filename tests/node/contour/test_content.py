@@ -126,7 +126,7 @@ def test_a_job_carries_the_digest_of_the_journal(tmp_path):
     scan = arrived(last_slice_at=1000.0, settle_s=5.0)
     row = journal.insert(scan, ("tps",))
     config = SimpleNamespace(
-        model=None,
+        model=Model(bundle=BUNDLE),
         judge=None,
         roi=(),
         planning_system=None,

@@ -970,6 +970,27 @@ def test_the_file_of_what_comes_in_is_written_on_a_change_alone(tmp_path, door):
     assert read_receiving(file.path, time.time()) == []
 
 
+def test_a_series_that_comes_again_is_offered_again_for_each_of_its_animals(door, caplog):
+    """The planning system lost both; that of an animal that is held stays."""
+    caplog.set_level(logging.INFO)
+    whole(door, *slices())
+    (row,) = door.wait_for_scans()
+    second, third = door.journal.add_animals(row.id, [2, 3])
+    for scan, held in ((row, None), (second, None), (third, "mirrored")):
+        contoured(door, scan.id, held)
+    whole(door, *slices(), source=replace(SCP, key="again"))
+    settled(door)
+    states = {
+        scan.name: [each.state for each in door.journal.deliveries(scan.id)]
+        for scan in door.journal.scans()
+    }
+    assert states == {
+        "scan-00001": ["waiting"],
+        "scan-00002": ["waiting"],
+        "scan-00003": ["held"],
+    }
+
+
 def test_an_offer_that_fails_is_made_later(door, monkeypatch):
     """The disk is full when a series has come again: it is offered once there is room."""
     whole(door, *slices())

@@ -376,6 +376,35 @@ def test_a_copy_by_which_a_delivered_scan_waits_is_noticed(config: Config) -> No
     assert site.states() == before
 
 
+@pytest.mark.parametrize("with_copy", [False, True])
+def test_each_animal_of_a_field_is_restored_as_what_it_was(
+    config: Config, *, with_copy: bool
+) -> None:
+    """The first was delivered, the second is on disk, the third had a number and no more."""
+    site = Site(config)
+    first = site.receive("1")
+    site.keep_a_copy()
+    second, third = site.door.journal.add_animals(first.id, [2, 3])
+    for row in (first, second):
+        site.contour(row)
+        site.deliver("tps", "archive") if row is first else None
+    uids = {
+        row.name: site.door.journal.structure_set_of(row.id).sop_instance_uid
+        for row in (first, second, third)
+    }
+    site.start_without_journal(with_copy=with_copy)
+    journal = site.door.journal
+    found = journal.animals_of(first.id)
+    assert [(row.name, row.animal_number, row.state) for row in found] == [
+        (first.name, 1, "contoured"),
+        (second.name, 2, "ready"),
+        (third.name, 3, "ready"),
+    ]
+    assert {row.field for row in found[1:]} == {first.id}
+    assert uids == {row.name: journal.structure_set_of(row.id).sop_instance_uid for row in found}
+    assert [row.name for row in journal.ready()] == [second.name, third.name]
+
+
 @pytest.mark.parametrize("discarded", [False, True])
 def test_an_older_version_that_ended_after_the_copy_is_not_contoured_again(
     config: Config, discarded: bool

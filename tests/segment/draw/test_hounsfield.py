@@ -12,8 +12,8 @@ from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
+from limn.segment.draw.animals.choose import keep_one_animal
 from limn.segment.draw.hounsfield import calibration, find_peaks
-from limn.segment.draw.locate import keep_one_animal
 from limn.segment.engine.localisation.coarse import coarse
 
 SPACING = SpacingMm(0.45, 0.45, 0.45)

@@ -5,7 +5,7 @@ import pytest
 
 from limn.domain.scan import Role
 from limn.segment.bundle.species import MOUSE
-from limn.segment.draw.animal_size import Thickness
+from limn.segment.draw.animals.size import Thickness
 from limn.segment.judge.size_doubt import size_doubt
 
 MOUSE_ORGANS = {Role.HEART: 210.0, Role.LUNG_R: 310.0, Role.LUNG_L: 190.0, Role.CORD: 40.0}

@@ -13,7 +13,7 @@ from limn.node.config import Config
 from limn.node.contour.job import Job, Result
 from limn.node.contour.site_bundle import label_of
 from limn.node.contour.worker import contour_here, warm_up
-from limn.node.store.journal.rows import Arrived
+from limn.node.store.journal.rows import Arrived, uids_of_others
 from limn.segment.bundle.bundle import Bundle
 
 # Deaths of the process over one series, after which the series is left out.
@@ -70,10 +70,14 @@ def _job(arrived: Arrived, config: Config) -> Job:
         input_digest=arrived.input_digest,
         received_at=arrived.ready_at,
         delivered=False,
+        others=uids_of_others(arrived) if config.model.two_animals == "each" else (),
     )
 
 
 def _file(result: Result, note: Note, notes: Notes) -> None:
+    # The note of the first animal comes last: it says that the series is done.
+    for other in result.others:
+        _file(other, notes.of_animal(note, other.animal_number), notes)
     if result.ended:
         notes.write(replace(note, outcome=result.ended, reason=result.reason))
         return

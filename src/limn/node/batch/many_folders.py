@@ -22,10 +22,15 @@ from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs
 from limn.segment.bundle.bundle import open_bundle
+from limn.segment.draw.animals.choose import ChoiceRule
 
 
 def contour_folders(
-    folders: Sequence[Path], out: Path, bundle: Path | None, config_path: Path | None
+    folders: Sequence[Path],
+    out: Path,
+    bundle: Path | None,
+    config_path: Path | None,
+    two_animals: ChoiceRule | None = None,
 ) -> bool:
     """Contour one folder as `contour_folder` does, or every series of many into ``out``.
 
@@ -45,14 +50,14 @@ def contour_folders(
             msg = f"{folder} is no folder"
             raise ConfigWrong(msg)
     writable(out)
-    config = site_config(out, bundle, config_path)
+    config = site_config(out, bundle, config_path, two_animals)
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
     search = not one or holds_only_folders(folders[0])
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2:
-        contour_folder(folders[0], out, bundle, config_path)
+        contour_folder(folders[0], out, config)
         return True
     if not found:
         msg = f"no CT image below {', '.join(map(str, folders))}"

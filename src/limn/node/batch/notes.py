@@ -13,6 +13,7 @@ from typing import Any
 
 from limn.domain.errors import RefusedSeries
 from limn.domain.files import write_durably
+from limn.domain.scan import MOST_ANIMALS
 from limn.node.batch.find_series import FoundSeries, read_series
 from limn.node.config import Config
 from limn.node.store.journal.reader import JournalReader
@@ -74,6 +75,9 @@ class Notes:
             done = note.outcome == "contoured" and (self.folder(series.name) / "RS.dcm").is_file()
         if done:
             self._notes[series.name] = note
+            for name in _animals(series.name):
+                if (other := self._earlier(series, name)) is not None:
+                    self._notes[name] = other
         return done
 
     def begin(self, series: FoundSeries) -> tuple[Note, Arrived | None]:
@@ -99,6 +103,10 @@ class Notes:
         arrived = contents.arrived(self._config.planning_system.profile, self._bundle_sha256)
         return replace(note, animal=arrived.animal, left_out=contents.left_out), arrived
 
+    def of_animal(self, note: Note, number: int) -> Note:
+        """The note of another animal in the field, in a folder below that of the first."""
+        return replace(note, series=_animals(note.series)[number - 2])
+
     def write(self, note: Note) -> None:
         """Write a note in the place of the last one of its series."""
         self._notes[note.series] = note
@@ -107,12 +115,22 @@ class Notes:
         write_durably(folder / NOTE, json.dumps(asdict(note), indent=1).encode())
 
     def of(self, found: Iterable[FoundSeries]) -> list[Note]:
-        """The notes of these series, in their order, as far as there are any."""
-        return [self._notes[each.name] for each in found if each.name in self._notes]
+        """The notes of these series and all their animals, as far as there are any."""
+        return [
+            self._notes[name]
+            for each in found
+            for name in (each.name, *_animals(each.name))
+            if name in self._notes
+        ]
 
-    def _earlier(self, series: FoundSeries) -> Note | None:
-        """The note of an earlier run on the same files with the same bundle."""
-        path = self.folder(series.name) / NOTE
+    def _earlier(self, series: FoundSeries, name: str = "") -> Note | None:
+        """The note of an earlier run on the same files with the same bundle.
+
+        Parameters
+        ----------
+        name : of another animal's note; that of the series if empty
+        """
+        path = self.folder(name or series.name) / NOTE
         try:
             note = Note(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -131,6 +149,11 @@ class Notes:
             except LookupError:
                 # The node has begun a new journal since.
                 return True
+
+
+def _animals(series: str) -> list[str]:
+    """The names of the notes of further animals in the field of a series."""
+    return [f"{series}/animal-{number}" for number in range(2, MOST_ANIMALS + 1)]
 
 
 def write_table(path: Path, notes: Iterable[Note]) -> None:

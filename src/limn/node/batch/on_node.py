@@ -47,12 +47,16 @@ def contour_series(
             else:
                 time.sleep(POLL_S)
             for scan_id, note in list(running.items()):
-                row = journal.scan(scan_id)
-                if row.state != "ready":
+                animals = journal.animals_of(scan_id)
+                if all(row.state != "ready" for row in animals):
                     del running[scan_id]
-                    notes.write(
-                        _collect(journal, row, note, notes.folder(note.series), config_path)
-                    )
+                    # The note of the first animal comes last: it says that the series is done.
+                    for row in reversed(animals):
+                        own = note
+                        if row.animal_number > 1:
+                            own = notes.of_animal(note, row.animal_number)
+                        folder = notes.folder(own.series)
+                        notes.write(_collect(journal, row, own, folder, config_path))
                     report(note.series, 1)
             if not engine_runs(config):
                 report("the node is stopped; this goes on when it starts")

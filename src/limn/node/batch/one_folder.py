@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,25 +14,34 @@ from rich.table import Table
 from limn import __version__
 from limn.dicom.folder import one_series
 from limn.dicom.rtstruct import Identity
+from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
-from limn.domain.errors import ConfigWrong
+from limn.domain.errors import ConfigWrong, LimnError
 from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
-from limn.node.contour.pipeline import Product, contour
+from limn.node.contour.animal_names import AnimalName, name_of
+from limn.node.contour.pipeline import Options, Product, contour, contour_each
 from limn.node.contour.site_bundle import algorithm_of, label_of
 from limn.node.contour.worker import warm_up
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
+from limn.segment.draw.animals.choose import ChoiceRule
+from limn.segment.draw.animals.located import Place
+from limn.segment.engine.ensemble import Ensemble
+
+# The animal of a scan that is not asked for more.
+ONLY = Place(1, 1, (0.0, 0.0, 0.0))
 
 
-def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Path | None) -> None:
+def contour_folder(folder: Path, out: Path, config: Config) -> None:
     """Contour the one CT series in a folder; write ``RS.dcm`` and ``picture.png``.
 
-    A structure set that a node would hold is written too, with a warning: nothing is sent.
+    A structure set that a node would hold is written too, with a warning: nothing is sent. If the
+    site wants each animal in the field, those of the second one go to ``animal-2``, and so on.
 
     Raises
     ------
@@ -45,7 +55,6 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         msg = f"{folder} is no folder"
         raise ConfigWrong(msg)
     writable(out)
-    config = site_config(out, bundle, config_path)
     stopwatch = Stopwatch()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
@@ -55,24 +64,87 @@ def contour_folder(folder: Path, out: Path, bundle: Path | None, config_path: Pa
         bars.update(bar, description="loading the ensemble")
         warm = warm_up(config)
         bars.update(bar, description="contouring")
-        product = contour(
-            instances,
-            warm.ensemble,
-            _identity(str(instances[0].header.SeriesInstanceUID), config, warm.ensemble.bundle),
-            replace(warm.options, delivered=False),
-            stopwatch,
-            lambda done, total: bars.update(bar, completed=done, total=total),
-        )
-    write_durably(out / "RS.dcm", product.structure_set)
-    write_durably(out / "picture.png", product.picture)
-    _print(product, stopwatch, out, console)
+        options = replace(warm.options, delivered=False)
+        work = _Work(instances, warm.ensemble, config, options, stopwatch)
+        animals = work.run(lambda done, total: bars.update(bar, completed=done, total=total))
+        found = [
+            (name, _written(product, animal_folder(out, name.place.number)))
+            for name, product in animals
+        ]
+    console.print(_stages(stopwatch))
+    for name, product in found:
+        if name.place.of > 1:
+            console.print(f"\n{name.words}", markup=False)
+        if isinstance(product, LimnError):
+            console.print(f"NOT CONTOURED: {product}", style="bold red", markup=False)
+        else:
+            _print(product, animal_folder(out, name.place.number), console)
+    if failures := [product for _, product in found if isinstance(product, LimnError)]:
+        raise failures[0]
 
 
-def _identity(series_instance_uid: str, config: Config, bundle: Bundle) -> Identity:
+def animal_folder(out: Path, number: int) -> Path:
+    """Where the files of an animal in the field go."""
+    return out if number == 1 else out / f"animal-{number}"
+
+
+def _written(product: Product | LimnError, folder: Path) -> Product | LimnError:
+    if not isinstance(product, LimnError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "RS.dcm", product.structure_set)
+        write_durably(folder / "picture.png", product.picture)
+    return product
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A series that is read, and what contours it."""
+
+    instances: Sequence[Instance]
+    ensemble: Ensemble
+    config: Config
+    options: Options
+    stopwatch: Stopwatch
+
+    def run(
+        self, progress: Callable[[int, int], None]
+    ) -> Iterator[tuple[AnimalName, Product | LimnError]]:
+        """Contour one animal, or each."""
+        if self.options.two_animals != "each":
+            identity = self._identity(ONLY)
+            yield (
+                AnimalName("", ONLY),
+                contour(
+                    self.instances, self.ensemble, identity, self.options, self.stopwatch, progress
+                ),
+            )
+            return
+        for place, product in contour_each(
+            self.instances,
+            self.ensemble,
+            lambda place: (self._identity(place), ""),
+            self.options,
+            self.stopwatch,
+            progress,
+        ):
+            yield self._name(place), product
+
+    def _name(self, place: Place) -> AnimalName:
+        return name_of(place, self.config.model, self.instances[0].header)
+
+    def _identity(self, place: Place) -> Identity:
+        uid = str(self.instances[0].header.SeriesInstanceUID)
+        identity, name = _identity(uid, self.config, self.ensemble.bundle, place), self._name(place)
+        return replace(identity, label=name.label(identity.label), animal=name.words)
+
+
+def _identity(series_instance_uid: str, config: Config, bundle: Bundle, place: Place) -> Identity:
     now = datetime.now(UTC).astimezone()
+    seed = f"{series_instance_uid}|{bundle.sha256}"
+    seed += f"|animal {place.number}" if place.number > 1 else ""
     return Identity(
-        sop_instance_uid=uid_from(f"{series_instance_uid}|{bundle.sha256}|{now}"),
-        series_instance_uid=uid_from(f"{series_instance_uid}|{bundle.sha256}"),
+        sop_instance_uid=uid_from(f"{seed}|{now}"),
+        series_instance_uid=uid_from(seed),
         date=now.strftime("%Y%m%d"),
         time=now.strftime("%H%M%S"),
         label=label_of(config, bundle),
@@ -82,9 +154,8 @@ def _identity(series_instance_uid: str, config: Config, bundle: Bundle) -> Ident
     )
 
 
-def _print(product: Product, stopwatch: Stopwatch, out: Path, console: Console) -> None:
+def _print(product: Product, out: Path, console: Console) -> None:
     console.print(_organs(product))
-    console.print(_stages(stopwatch))
     if product.flags:
         console.print(f"flags: {', '.join(product.flags)}", markup=False)
     for concern in product.verdict.concerns:
@@ -101,13 +172,24 @@ def _print(product: Product, stopwatch: Stopwatch, out: Path, console: Console) 
         )
 
 
-def site_config(out: Path, bundle: Path | None, config_path: Path | None) -> Config:
-    """The site's config, or one that only contours with a bundle into a folder."""
+def site_config(
+    out: Path, bundle: Path | None, config_path: Path | None, two_animals: ChoiceRule | None = None
+) -> Config:
+    """The site's config, or one that only contours with a bundle into a folder.
+
+    Raises
+    ------
+    ConfigWrong
+        If both the config and the caller say which of several animals counts.
+    """
     if config_path is not None:
+        if two_animals is not None:
+            msg = f"--two-animals {two_animals}: with --config it is model.two_animals in that file"
+            raise ConfigWrong(msg)
         return load_config(config_path)
     return Config(
         data_dir=out,
-        model=Model(bundle=bundle or EMBEDDED_BUNDLE),
+        model=Model(bundle=bundle or EMBEDDED_BUNDLE, two_animals=two_animals or "largest"),
         destination=(FolderDestination(kind="folder", name="out", folder=out),),
     )
 

@@ -20,7 +20,7 @@ from limn.node.contour.job import Job, Result
 from limn.node.contour.worker import run_job
 from limn.node.persist import write_until_done
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import ScanRow
+from limn.node.store.journal.rows import ScanRow, uids_of_others
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.states import PreviewState
 
@@ -190,10 +190,18 @@ class Flights:
             deadline_s=self._config.engine.deadline_s,
             judge=self._config.judge,
             roi=self._config.roi,
-            input_digest=row.input_digest,
+            input_digest=row.series_digest,
             received_at=row.last_slice_at + row.settle_s,
             delivered=row.priority >= LIVE,
+            animal_number=row.animal_number,
+            others=self._uids_of_others(row),
         )
+
+    def _uids_of_others(self, row: ScanRow) -> tuple[tuple[str, str], ...]:
+        """UIDs for the other animals of the field; none if each has a scan, or one is wanted."""
+        if self._config.model.two_animals != "each" or len(self._journal.animals_of(row.id)) > 1:
+            return ()
+        return uids_of_others(row)
 
     def _preview_job_of(self, row: ScanRow) -> Job:
         preview = self._journal.preview_of(row.id)

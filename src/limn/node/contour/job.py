@@ -43,6 +43,10 @@ class Job:
     delivered: bool = True
     # What the site derives from the organs.
     roi: tuple[RoiRule, ...] = ()
+    # Which animal of the field it is, if the site wants each.
+    animal_number: int = 1
+    # SOP and Series Instance UIDs for the animals after it; none if it is contoured alone.
+    others: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,9 @@ class Result:
     ended : empty when contoured, else "refused", "failed" or `UNFIT`, with the reason
     record : columns of the `ScanRecord` that the worker knows
     held : why a person must look before the structure set is delivered; None if nobody must
+    sop_instance_uid : of the structure set
+    animal_number : which animal of the field it is
+    others : of the other animals in the field; their ``scan`` is that of the first
     """
 
     scan: int
@@ -65,3 +72,6 @@ class Result:
     labels: bytes = b""
     record: dict[str, Any] = field(default_factory=dict)
     held: str | None = None
+    sop_instance_uid: str = ""
+    animal_number: int = 1
+    others: tuple[Result, ...] = ()

@@ -25,7 +25,7 @@ def banner(
     name : of the scan; empty if it has none
     held : whether a person must release the structure set
     """
-    title = "   ".join(filter(None, (name, series.animal, _taken_at(series))))
+    title = "   ".join(filter(None, (name, series.animal, identity.animal, _taken_at(series))))
     if held:
         return Banner(title, f"HELD: {verdict.headline}", Light.RED)
     if identity.preview:

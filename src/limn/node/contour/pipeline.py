@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.ladder import even_grid
 from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
-from limn.domain.errors import RefusedSeries, StageFailed
+from limn.domain.errors import LimnError, RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.light import Light
 from limn.domain.roi_rules import RoiRule
@@ -23,11 +23,12 @@ from limn.domain.scan import Contour, Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.node.contour.field_size import refuse_field
 from limn.node.contour.picture_words import banner, legend
-from limn.segment.draw.delineate import Delineated, delineate
+from limn.segment.draw.animals.choose import ChoiceRule
+from limn.segment.draw.animals.located import Place
+from limn.segment.draw.delineate import Delineated, delineate, delineate_each
 from limn.segment.draw.derived import Scene
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
-from limn.segment.draw.locate import ChoiceRule
 from limn.segment.draw.picture.legend import Banner
 from limn.segment.draw.picture.sheet import draw_contours
 from limn.segment.draw.rasterise import rasterise
@@ -113,7 +114,7 @@ def contour(
     progress: Callable[[int, int], None],
     name: str = "",
 ) -> Product:
-    """Contour one series.
+    """Contour one animal of a series.
 
     Parameters
     ----------
@@ -127,14 +128,74 @@ def contour(
     StageFailed
         If no organ was found, or the structure set differs from the labels.
     """
+    series, volume = _opened(instances, ensemble, options, stopwatch)
+    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
+    return _product(series, volume, drawn, ensemble, identity, options, stopwatch, name)
+
+
+def contour_each(
+    instances: Sequence[Instance],
+    ensemble: Ensemble,
+    named: Callable[[Place], tuple[rtstruct.Identity, str]],
+    options: Options,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+    only: int | None = None,
+) -> Iterator[tuple[Place, Product | LimnError]]:
+    """Contour each animal of a series, one after the other.
+
+    Parameters
+    ----------
+    named : gives identity and name of an animal's scan
+    only : number of the one animal that is wanted; None for all
+
+    Yields
+    ------
+    place : which animal it is
+    product : what came of it, or why nothing did
+
+    Raises
+    ------
+    RefusedSeries
+        If no animal of the series can be contoured.
+    """
+    series, volume = _opened(instances, ensemble, options, stopwatch)
+    for place, drawn in delineate_each(
+        volume, ensemble, stopwatch, progress, options.calibrate, only
+    ):
+        if isinstance(drawn, LimnError):
+            yield place, drawn
+            continue
+        identity, name = named(place)
+        try:
+            product = _product(series, volume, drawn, ensemble, identity, options, stopwatch, name)
+        except LimnError as error:
+            yield place, error
+        else:
+            yield place, product
+
+
+def _opened(
+    instances: Sequence[Instance], ensemble: Ensemble, options: Options, stopwatch: Stopwatch
+) -> tuple[Series, Volume]:
     with stopwatch.stage("read_s"):
         series = assemble(instances, assume_hu=options.assume_hu)
-        volume = _read(series, ensemble.bundle.species)
-    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
+        return series, _read(series, ensemble.bundle.species)
+
+
+def _product(
+    series: Series,
+    volume: Volume,
+    drawn: Delineated,
+    ensemble: Ensemble,
+    identity: rtstruct.Identity,
+    options: Options,
+    stopwatch: Stopwatch,
+    name: str,
+) -> Product:
+    """What comes out of an animal's organs; parameters and errors as of `contour`."""
     with stopwatch.stage("clean_s"):
         rois = _rois(_on_slices(drawn, series), drawn, series, options)
-        if drawn.calibration is not None:
-            drawn.calibration.apply(volume.hu_zyx, out=volume.hu_zyx)
         volumes_mm3 = rois.labels.volumes_mm3()
     with stopwatch.stage("judge_s"):
         verdict = _judged(drawn, volume, volumes_mm3, ensemble)
@@ -230,7 +291,7 @@ def _hu_of_slices(volume: Volume, series: Series) -> npt.NDArray[np.float32]:
 
 
 def _rois(labels: Labels, drawn: Delineated, series: Series, options: Options) -> RoiSet:
-    """The organs, and what the site derives from them; before the scan's HU are mended."""
+    """The organs, and what the site derives from them."""
     if not options.rois or drawn.located is None:
         return RoiSet(labels)
     scene = Scene(drawn.located.part, drawn.labels, drawn.lie)

@@ -131,6 +131,8 @@ class Results:
                 self._file(row, flight, replace(failed, reason=flight.unreadable))
             elif future is None:
                 log.warning("%s never reached its worker; it is submitted again", row.name)
+            elif flight.result is not None and flight.result.others and row.state == "ready":
+                self._file_each(row, flight, flight.result)
             elif flight.result is not None:
                 self._file(row, flight, flight.result)
             elif future.status == "error":
@@ -252,6 +254,25 @@ class Results:
             self._contoured()
         else:
             self._hand_over(row, flight, result)
+
+    def _file_each(self, first: ScanRow, flight: JobInFlight, result: Result) -> None:
+        """File what came of each animal in the field, each as a scan of its own.
+
+        All are in the journal before the first is filed, so that a kill loses none. One whose UIDs
+        may be at a peer with other contents is left for a worker.
+        """
+        numbers = [each.animal_number for each in result.others]
+        add = partial(self._journal.add_animals, first.id, numbers)
+        rows = self._write(add, f"{first.name} animal {first.animal}: the other animals")
+        by_number = {row.animal_number: row for row in rows}
+        self._file(first, flight, result)
+        for other in result.others:
+            row = by_number[other.animal_number]
+            with oplog.about(scan=row.name, animal=row.animal):
+                known = self._journal.structure_set_of(row.id)
+                same = other.ended or other.sop_instance_uid == known.sop_instance_uid
+                if row.state == "ready" and same:
+                    self._file(row, flight, replace(other, scan=row.id))
 
     def _hand_over(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
         folder = self._config.results_dir / row.name

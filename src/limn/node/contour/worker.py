@@ -36,8 +36,11 @@ from limn.node.host import lifetime
 
 if TYPE_CHECKING:
     from limn.dicom.rtstruct import Identity
+    from limn.dicom.series import Instance
+    from limn.node.contour.animal_names import AnimalName
     from limn.node.contour.pipeline import Options, Product
     from limn.segment.bundle.bundle import Bundle
+    from limn.segment.draw.animals.located import Place
     from limn.segment.draw.derived import DerivedRoi
     from limn.segment.engine.ensemble import Ensemble
 
@@ -203,13 +206,17 @@ def _result_or_failure(job: Job, work: Callable[[float], Result]) -> Result:
     try:
         return work(started_at)
     except LimnError as error:
-        ended = "refused" if isinstance(error, RefusedSeries) else "failed"
-        return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
+        return _failure(job, started_at, error)
     except _Unfit as error:
         return Result(scan=job.scan, started_at=started_at, ended=UNFIT, reason=str(error))
     except Exception:  # noqa: BLE001 - any error ends this scan, none ends the worker
         reason = traceback.format_exc()
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
+
+
+def _failure(job: Job, started_at: float, error: LimnError) -> Result:
+    ended = "refused" if isinstance(error, RefusedSeries) else "failed"
+    return Result(scan=job.scan, started_at=started_at, ended=ended, reason=str(error))
 
 
 @contextmanager
@@ -274,7 +281,6 @@ def _contour(
 ) -> Result:
     from limn.dicom.volume import read_headers  # noqa: PLC0415
     from limn.node.contour.content import Content  # noqa: PLC0415
-    from limn.node.contour.pipeline import contour  # noqa: PLC0415
 
     with stopwatch.stage("read_s"):
         instances = read_headers(paths)
@@ -289,33 +295,106 @@ def _contour(
         # What is derived waits for the organs of all folds.
         options = replace(options, style=options.style.as_preview(), rois=())
         ensemble = ensemble.first_fold()
-    product = contour(
-        instances,
-        ensemble,
-        identity,
-        options,
-        stopwatch,
-        lambda done, total: None,
-        # Scans that never were in a journal have no number.
-        name=f"scan-{job.scan:05d}" if job.scan else "",
-    )
+    work = _Work(job, instances, ensemble, options, identity, stopwatch, started_at)
+    results = work.of_each() if options.two_animals == "each" and not job.preview else work.of_one()
     content.check_unchanged()
-    # The labels are packed in the picture's time: both are for people, not for the peer.
-    with stopwatch.stage("picture_s"):
-        labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
-    return Result(
-        scan=job.scan,
-        started_at=started_at,
-        structure_set=product.structure_set,
-        picture=product.picture,
-        labels=labels,
-        record={
-            "started_at": started_at,
-            **_record(product, ensemble, stopwatch),
-            "finished_at": time.time(),
-        },
-        held=product.held,
-    )
+    # The stages are those of the whole field: the animals leave the worker together.
+    done = _durations(stopwatch) | {"finished_at": time.time()}
+    first, *others = (replace(each, record=each.record | done) for each in results)
+    return replace(first, others=tuple(others))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """A job whose files are read, and what it needs."""
+
+    job: Job
+    instances: Sequence[Instance]
+    ensemble: Ensemble
+    options: Options
+    identity: Identity
+    stopwatch: Stopwatch
+    started_at: float
+
+    def of_one(self) -> list[Result]:
+        """Contour the animal that the site's rule chooses."""
+        from limn.node.contour.pipeline import contour  # noqa: PLC0415
+
+        product = contour(
+            self.instances,
+            self.ensemble,
+            self.identity,
+            self.options,
+            self.stopwatch,
+            lambda done, total: None,
+            self._scan_name,
+        )
+        return [self._result(product, self.identity.sop_instance_uid)]
+
+    def of_each(self) -> list[Result]:
+        """Contour each animal, or the one of the job's number."""
+        from limn.node.contour.pipeline import contour_each  # noqa: PLC0415
+
+        only = None if self.job.others else self.job.animal_number
+        each = contour_each(
+            self.instances,
+            self.ensemble,
+            self._named,
+            self.options,
+            self.stopwatch,
+            lambda done, total: None,
+            only,
+        )
+        results = []
+        for place, product in each:
+            uid, _ = self._uids(place)
+            if isinstance(product, LimnError):
+                result = _failure(self.job, self.started_at, product)
+            else:
+                result = self._result(product, uid, self._name(place).flag)
+            results.append(replace(result, animal_number=place.number))
+        return results
+
+    @property
+    def _scan_name(self) -> str:
+        # Scans that never were in a journal have no number.
+        return f"scan-{self.job.scan:05d}" if self.job.scan else ""
+
+    def _uids(self, place: Place) -> tuple[str, str]:
+        """SOP and Series Instance UID of an animal's structure set."""
+        own = (self.job.sop_instance_uid, self.job.series_instance_uid)
+        return (own, *self.job.others)[place.number - self.job.animal_number]
+
+    def _name(self, place: Place) -> AnimalName:
+        from limn.node.contour.animal_names import name_of  # noqa: PLC0415
+
+        return name_of(place, self.job.model, self.instances[0].header)
+
+    def _named(self, place: Place) -> tuple[Identity, str]:
+        name, (sop_uid, series_uid) = self._name(place), self._uids(place)
+        identity = replace(
+            self.identity,
+            sop_instance_uid=sop_uid,
+            series_instance_uid=series_uid,
+            label=name.label(self.identity.label),
+            animal=name.words,
+        )
+        return identity, self._scan_name if place.number == self.job.animal_number else ""
+
+    def _result(self, product: Product, sop_instance_uid: str, flag: str = "") -> Result:
+        # The labels are packed in the picture's time: both are for people, not for the peer.
+        with self.stopwatch.stage("picture_s"):
+            labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
+        return Result(
+            scan=self.job.scan,
+            started_at=self.started_at,
+            structure_set=product.structure_set,
+            picture=product.picture,
+            labels=labels,
+            record={"started_at": self.started_at, **_record(product, self.ensemble, flag)},
+            held=product.held,
+            sop_instance_uid=sop_instance_uid,
+        )
 
 
 def _identity(job: Job, label: str, bundle: Bundle) -> Identity:
@@ -345,20 +424,24 @@ def _preview_identity(identity: Identity, job: Job, bundle: Bundle) -> Identity:
     )
 
 
-def _record(product: Product, ensemble: Ensemble, stopwatch: Stopwatch) -> dict[str, Any]:
+def _durations(stopwatch: Stopwatch) -> dict[str, float]:
+    """The stages of a scan, and the paper's sum of some."""
+    runtime_s = sum(stopwatch.elapsed_s.get(stage, 0.0) for stage in RUNTIME_STAGES)
+    return {**stopwatch.elapsed_s, "runtime_s": runtime_s}
+
+
+def _record(product: Product, ensemble: Ensemble, flag: str) -> dict[str, Any]:
     """The columns of the `ScanRecord` that follow from what was contoured, and how."""
     z, y, x = product.labels.grid.shape_zyx
     mm = product.labels.grid.spacing_mm
     return {
-        **stopwatch.elapsed_s,
-        "runtime_s": sum(stopwatch.elapsed_s.get(stage, 0.0) for stage in RUNTIME_STAGES),
         "limn_version": __version__,
         "bundle": ensemble.bundle.label,
         "bundle_sha256": ensemble.bundle.sha256,
         "device": ensemble.description,
         "ensemble_profile": ensemble.profile.name,
         "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
-        "flags": " ".join(product.flags),
+        "flags": " ".join((*product.flags, flag)).strip(),
         "light": str(product.verdict.light),
         **_by_role(product, ensemble.bundle.roles),
         "rois": [

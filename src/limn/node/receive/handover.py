@@ -159,7 +159,8 @@ class Handover:
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):
             return f"; {row.name} has a newer version"
-        return self._resend(row, arrived)
+        contoured = (each for each in self._journal.animals_of(row.id) if each.state == "contoured")
+        return "".join(self._resend(each, arrived) for each in contoured)
 
     def _resend(self, row: ScanRow, arrived: Arrived) -> str:
         """Offer a structure set again, or contour it again if it was removed; for the log."""

@@ -31,13 +31,14 @@ from pydicom.errors import InvalidDicomError
 from limn.dicom.bounded import DAMAGES
 from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest, inspect
 from limn.domain.errors import ConfigWrong
+from limn.domain.scan import MOST_ANIMALS
 from limn.node.config import Config, FolderDestination
 from limn.node.permissions import make_private_file
 from limn.node.store.disk import evidence, scanlog
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.connection import BUSY_S
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import Arrived, ScanRow
+from limn.node.store.journal.rows import ANIMAL_MARK, Arrived, ScanRow, digest_of_animal
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.transitions import AGAIN
 from limn.node.store.remedies import journal_remedy
@@ -192,12 +193,14 @@ class _ContouredSeries:
     number : the number of its scan
     path : its structure set; None if that was removed from the disk
     row : its row of the scan log; None if it has none
+    animal_number : which animal of the field it is
     """
 
     number: int
     arrived: Arrived
     path: Path | None
     row: dict[str, str] | None
+    animal_number: int = 1
 
     @property
     def outcome(self) -> str:
@@ -217,7 +220,7 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
     found = [
         each
         for folder in Spool(config.spool_dir, 0).folders()
-        if (each := _recognise(folder, logged, written, today, restores)) is not None
+        for each in _recognise(folder, logged, written, today, restores)
     ]
     with closing(Journal(config.journal_path)) as journal:
         taken = {row.id for row in journal.scans()}
@@ -231,7 +234,7 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
                 # name.
                 free = each.number > max(taken, default=0)
                 journal.number_from(each.number if free else highest + 1)
-                known = journal.insert(each.arrived, [d.name for d in config.destination])
+                known = _entered(journal, each, config)
             if known is not None:
                 taken.add(known.id)
                 if each.outcome and not known.logged:
@@ -240,6 +243,7 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
         ended += _enter_logged_ends(journal, logged, written, config)
         journal.number_from(highest + 1)
         journal.reserve(noted)
+        _enter_noted_animals(journal, noted.values())
         journal.enter_issued(_issued(written, logged))
         if copied_at:
             # Nor does it know what was sent after it, or after an earlier restore of it.
@@ -249,6 +253,28 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
             journal.begin_with_copy(restore)
         to_contour = len(journal.ready())
     return ended, to_contour
+
+
+def _entered(journal: Journal, found: _ContouredSeries, config: Config) -> ScanRow | None:
+    """Enter a scan; None for a further animal in a field whose first animal has no scan."""
+    arrived, number = found.arrived, found.animal_number
+    if number == 1:
+        return journal.insert(arrived, [each.name for each in config.destination])
+    series_digest = arrived.input_digest.partition(ANIMAL_MARK)[0]
+    first = journal.find(replace(arrived, input_digest=series_digest))
+    if first is None:
+        return None
+    rows = journal.add_animals(first.id, [number], arrived.date, arrived.time, arrived.again)
+    return rows[0]
+
+
+def _enter_noted_animals(journal: Journal, digests: Iterable[str]) -> None:
+    """Enter the animals that had a number and have left nothing else; they are contoured."""
+    firsts = {row.input_digest: row.id for row in journal.scans() if row.field is None}
+    for digest in digests:
+        series_digest, _, number = digest.partition(ANIMAL_MARK)
+        if number.isdecimal() and series_digest in firsts:
+            journal.add_animals(firsts[series_digest], [int(number)])
 
 
 def _numbers_left_out(copied_at: str) -> int:
@@ -263,8 +289,8 @@ def _recognise(
     written: dict[str, Path],
     today: tuple[str, str],
     restores: Iterable[str] = (),
-) -> _ContouredSeries | None:
-    """A series of the spool with the scan that was made of it; None if none was.
+) -> list[_ContouredSeries]:
+    """A series of the spool with the scans that were made of it: of each animal in the field.
 
     Parameters
     ----------
@@ -275,7 +301,7 @@ def _recognise(
     files = sorted(folder.glob("*.dcm"))
     instances = _instances(files)
     if not instances or len(instances) < len(files):
-        return None
+        return []
     uid = instances[0].series_instance_uid
     rows = [row for row in logged if row["series_instance_uid"] == uid]
     candidates: list[tuple[str, str, dict[str, str] | None]] = [
@@ -283,15 +309,36 @@ def _recognise(
         (*today, None),
     ]
     words = ("", AGAIN, *(f"{AGAIN} {restore}" for restore in restores))
+    arrived = _arrived(folder, files, instances, *today)
+    scans = (
+        _scan_of_animal(number, arrived, candidates, words, written)
+        for number in range(1, MOST_ANIMALS + 1)
+    )
+    return [scan for scan in scans if scan is not None]
+
+
+def _scan_of_animal(
+    number: int,
+    series: Arrived,
+    candidates: Iterable[tuple[str, str, dict[str, str] | None]],
+    words: Iterable[str],
+    written: dict[str, Path],
+) -> _ContouredSeries | None:
+    """The scan of an animal in the field of a series; None if none was made."""
     for (bundle_sha256, profile, row), again in product(candidates, words):
-        arrived = _arrived(folder, files, instances, bundle_sha256, profile)
-        arrived = replace(arrived, again=again)
+        arrived = replace(
+            series,
+            input_digest=digest_of_animal(series.input_digest, number),
+            bundle_sha256=bundle_sha256,
+            profile=profile,
+            again=again,
+        )
         sop_instance_uid, _ = arrived.structure_set_uids
         path = written.get(sop_instance_uid)
         if row is not None and row["rtstruct_sop_instance_uid"] == sop_instance_uid:
-            number = evidence.number_of(row["scan_id"])
+            scan_number = evidence.number_of(row["scan_id"])
         elif row is None and path is not None:
-            number = evidence.number_of(path.parent.name)
+            scan_number = evidence.number_of(path.parent.name)
         else:
             continue
         if path is not None:
@@ -302,7 +349,7 @@ def _recognise(
             arrived = replace(arrived, sender=(row or {}).get("sender", ""))
             if date:
                 arrived = replace(arrived, date=date, time=clock)
-        return _ContouredSeries(number, arrived, path, row)
+        return _ContouredSeries(scan_number, arrived, path, row, number)
     return None
 
 

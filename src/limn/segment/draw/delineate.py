@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +12,24 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
-from limn.segment.draw.animal_size import Thickness, refuse_far_too_large, refuse_other_size
-from limn.segment.draw.chest import ChestBox, box_around_chest, chest_stretches, find_chest
+from limn.segment.draw.animals.chest import ChestBox, box_around_chest, chest_stretches, find_chest
+from limn.segment.draw.animals.choose import ChoiceRule, keep_one_animal, whole_animals
+from limn.segment.draw.animals.field import survey
+from limn.segment.draw.animals.located import Located, Place
+from limn.segment.draw.animals.size import Thickness, refuse_far_too_large, refuse_other_size
 from limn.segment.draw.clean import Cleaned, clean
 from limn.segment.draw.hounsfield import CalibrateRule, Calibration, Peaks
-from limn.segment.draw.locate import ChoiceRule, Located, keep_one_animal
 from limn.segment.draw.sides import Sides, weigh_sides
 from limn.segment.engine.certainty import Certainty
 from limn.segment.engine.ensemble import MOST_GROWTHS, Ensemble, Inferred
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie, Shares, contradictions
 from limn.segment.engine.localisation.region import LEAST_MM3, Region, grown
 
+NO_ANIMAL = (
+    "no animal in the field: nothing denser than lung is 6 mm thick; is the bed empty, is the "
+    "voxel size too small (PixelSpacing, ImagePositionPatient), or are the pixels not in HU "
+    "(RescaleSlope, RescaleIntercept)?"
+)
 # Windows of a long scan in which a chest is looked for before every stretch of it is.
 MOST_STRETCHES = 3
 
@@ -77,7 +85,8 @@ def delineate(
 
     Parameters
     ----------
-    volume : (z, y, x) HU on an evenly spaced grid of any orientation
+    volume : (z, y, x) HU on an evenly spaced grid of any orientation; numbers that are not HU are
+        brought to HU in place
     calibrate : what to do with a volume that is not in HU
 
     Raises
@@ -86,18 +95,86 @@ def delineate(
         If there is no animal, or none of the bundle's species, or there are several and the rule
         is to refuse; or if the volume is not in HU and can't or must not be brought to HU.
     """
-    species = ensemble.bundle.species
     with stopwatch.stage("preprocess_s"):
-        refuse_far_too_large(volume, species, calibrate)
+        refuse_far_too_large(volume, ensemble.bundle.species, calibrate)
         located = keep_one_animal(volume, two_animals, calibrate)
         if not located.animals:
-            raise RefusedSeries(
-                "no animal in the field: nothing denser than lung is 6 mm thick; is the bed "
-                "empty, is the voxel size too small (PixelSpacing, ImagePositionPatient), or are "
-                "the pixels not in HU (RescaleSlope, RescaleIntercept)?"
-            )
-        thickness = refuse_other_size(located, species)
+            raise RefusedSeries(NO_ANIMAL)
+        thickness = refuse_other_size(located, ensemble.bundle.species)
         placed = _place(located, ensemble)
+    return _delineated(located, thickness, placed, ensemble, stopwatch, progress)
+
+
+def delineate_each(
+    volume: Volume,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+    calibrate: CalibrateRule = "auto",
+    only: int | None = None,
+) -> Iterator[tuple[Place, Delineated | RefusedSeries]]:
+    """Label the organs of each animal that lies in the field as a whole, one after the other.
+
+    Parameters
+    ----------
+    volume, calibrate : as in `delineate`
+    only : number of the one animal that is wanted; None for all
+
+    Yields
+    ------
+    place : which animal it is
+    drawn : its organs, or why it has none
+
+    Raises
+    ------
+    RefusedSeries
+        As `delineate`, of the scan as a whole; or if it has more animals than limn contours, or not
+        the one that is wanted.
+    """
+    with stopwatch.stage("preprocess_s"):
+        refuse_far_too_large(volume, ensemble.bundle.species, calibrate)
+        field_of_view = survey(volume, calibrate)
+        chest_of = partial(_place_one, ensemble=ensemble) if ensemble.localiser else None
+        animals = whole_animals(field_of_view, chest_of)
+    if not animals:
+        raise RefusedSeries(NO_ANIMAL)
+    if only is not None and only > len(animals):
+        msg = f"animal {only} is not in the field any more: {len(animals)} are whole"
+        raise RefusedSeries(msg)
+    for each in animals:
+        place = each.located.place
+        if place is None or place.number != (only or place.number):
+            continue
+        try:
+            thickness = refuse_other_size(each.located, ensemble.bundle.species)
+        except RefusedSeries as error:
+            yield place, error
+            continue
+        yield (
+            place,
+            _delineated(each.located, thickness, each.chest, ensemble, stopwatch, progress),
+        )
+
+
+def _place_one(located: Located, ensemble: Ensemble) -> _Placed | None:
+    """As `_place`; no network looks at what is no animal of the bundle's species."""
+    try:
+        refuse_other_size(located, ensemble.bundle.species)
+    except RefusedSeries:
+        return None
+    return _place(located, ensemble)
+
+
+def _delineated(
+    located: Located,
+    thickness: Thickness,
+    placed: _Placed | None,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> Delineated:
+    """The organs of an animal that was found."""
+    volume = located.scan
     seen = ensemble.despite_gpu(
         lambda: _see_own_sides(located, placed, ensemble, stopwatch, progress)
     )
@@ -113,7 +190,7 @@ def delineate(
             tuple(contradictions(seen.cleaned.labels)),
             {organ: seen.inferred.agreement[label] for label, organ in organs.items()},
             _in_whole(seen.disagreement_zyx, seen.region, volume),
-            (*seen.inferred.flags, *_chest_flags(seen, ensemble)),
+            (*seen.inferred.flags, *_chest_flags(seen, ensemble), *_place_flags(located)),
             seen.sides,
             {organ: seen.inferred.certainty[label] for label, organ in organs.items()},
             located.peaks,
@@ -125,10 +202,11 @@ def delineate(
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """How the animal lies, and the box of its chest."""
+    """How the animal lies, the box of its chest, and that of the organs on the coarse grid."""
 
     lie: Lie
     chest: ChestBox
+    coarse: Region
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,7 +241,7 @@ def _place(located: Located, ensemble: Ensemble) -> _Placed | None:
         if chest is not None:
             chest = chest.moved(located.around.low)
             box = box_around_chest(chest, whole.shape, grid, lie, ensemble.tile_mm)
-            return _Placed(lie, box)
+            return _Placed(lie, box, chest)
     return None
 
 
@@ -261,6 +339,16 @@ def _in_whole(
     whole = np.zeros(volume.hu_zyx.shape, dtype=np.uint8)
     whole[region.slices] = part_zyx
     return whole
+
+
+def _place_flags(located: Located) -> list[str]:
+    """Which of several animals it is, and where; and how many the field cuts off."""
+    place = located.place
+    if place is None or place.of + place.cut < 2:
+        return []
+    x, y, z = place.middle_xyz_mm
+    at = f"animal:{place.number}/{place.of}:x{x:+.0f}y{y:+.0f}z{z:+.0f}mm"
+    return [at, *([f"neighbour-cut:{place.cut}"] if place.cut else [])]
 
 
 def _chest_flags(seen: _Seen, ensemble: Ensemble) -> list[str]:

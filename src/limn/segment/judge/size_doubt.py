@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from limn.domain.scan import Role
 from limn.segment.bundle.species import Species
-from limn.segment.draw.animal_size import Thickness
+from limn.segment.draw.animals.size import Thickness
 
 
 @dataclass(frozen=True, slots=True)

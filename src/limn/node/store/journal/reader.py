@@ -135,6 +135,16 @@ class JournalReader(PreviewReader):
             )
         )
 
+    def animals_of(self, scan_id: int) -> list[ScanRow]:
+        """The scans of all animals in a scan's field, by their numbers; the scan itself too."""
+        return list(
+            self._scans(
+                "where coalesce(field, id) = (select coalesce(field, id) from scan where id = ?) "
+                "order by animal_number",
+                (scan_id,),
+            )
+        )
+
     def was_issued(self, sop_instance_uid: str) -> bool:
         """Whether a peer may have a structure set of this UID by an earlier journal."""
         query = "select 1 from issued where sop_instance_uid = ?"

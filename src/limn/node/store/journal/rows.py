@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limn.dicom.uids import uid_from
+from limn.domain.scan import MOST_ANIMALS
 from limn.node.store.journal.schema import LIVE
+
+# In the input digest of a further animal's scan, before its number.
+ANIMAL_MARK = "#"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class ScanRow:
     dismissed : the reason of the person who dismissed it after it had ended badly
     dismissed_by : that person's name; empty if none was given
     dismissed_at : when that was, UTC seconds; None if nobody did
+    field : the scan of the first animal in the field, if this is another one's; else None
+    animal_number : which animal of the field it is
     """
 
     id: int
@@ -86,11 +92,23 @@ class ScanRow:
     dismissed: str
     dismissed_by: str
     dismissed_at: float | None
+    field: int | None
+    animal_number: int
+
+    @property
+    def series_digest(self) -> str:
+        """Digest of all files of the series."""
+        return self.input_digest.partition(ANIMAL_MARK)[0]
 
     @property
     def name(self) -> str:
         """The scan's id as people see it."""
         return f"scan-{self.id:05d}"
+
+
+def digest_of_animal(series_digest: str, number: int) -> str:
+    """Input digest of the scan of an animal in the field; the first has that of the series."""
+    return series_digest if number == 1 else f"{series_digest}{ANIMAL_MARK}{number}"
 
 
 def structure_set_uids(scan: Arrived | ScanRow, again: str) -> tuple[str, str]:
@@ -99,6 +117,16 @@ def structure_set_uids(scan: Arrived | ScanRow, again: str) -> tuple[str, str]:
     if again:
         seed = f"{seed}|{again}"
     return uid_from(f"structure set|{seed}"), uid_from(f"series|{seed}")
+
+
+def uids_of_others(first: Arrived | ScanRow) -> tuple[tuple[str, str], ...]:
+    """SOP and Series Instance UIDs for the second and further animals in a scan's field."""
+    return tuple(
+        structure_set_uids(
+            replace(first, input_digest=digest_of_animal(first.input_digest, number)), again=""
+        )
+        for number in range(2, MOST_ANIMALS + 1)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

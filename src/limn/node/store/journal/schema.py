@@ -11,7 +11,8 @@ from limn.domain.errors import ConfigWrong
 # destination had refused a structure set. Until version 1 no scan could be `superseded`.
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
-# Until version 5 the journal did not know the contents of a structure set.
+# Until version 5 the journal did not know the contents of a structure set, and a scan was of one
+# animal.
 VERSION = 6
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
@@ -59,6 +60,8 @@ create table if not exists scan (
     logged integer not null default 0,
     started_at real,
     intervention_s real not null default 0,
+    field integer references scan(id),
+    animal_number integer not null default 1,
     dismissed text not null default '',
     dismissed_by text not null default '',
     dismissed_at real,
@@ -139,6 +142,8 @@ _ADDED_COLUMNS = {
     "scan": {
         "started_at": "real",
         "intervention_s": "real not null default 0",
+        "field": "integer references scan(id)",
+        "animal_number": "integer not null default 1",
         "dismissed": "text not null default ''",
         "dismissed_by": "text not null default ''",
         "dismissed_at": "real",

@@ -96,7 +96,7 @@ def insert_structure_set(
     destinations: Sequence[str],
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
-    uids, date, time = _free_uids(db, arrived, arrived.date, arrived.time)
+    uids, date, time = _free_uids(db, arrived, arrived.date, arrived.time, arrived.again)
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
@@ -125,10 +125,9 @@ def renew_uids(db: sqlite3.Connection, scan: ScanRow, date: str, time: str) -> N
 
 
 def _free_uids(
-    db: sqlite3.Connection, scan: Arrived | ScanRow, date: str, time: str
+    db: sqlite3.Connection, scan: Arrived | ScanRow, date: str, time: str, again: str = ""
 ) -> tuple[tuple[str, str], str, str]:
     """UIDs, date and time of a structure set that no peer can have with other contents."""
-    again = ""
     while True:
         uids = structure_set_uids(scan, again)
         issued = db.execute(
@@ -221,6 +220,7 @@ def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
         "join scan as new on new.series_instance_uid = old.series_instance_uid "
         "and new.profile = old.profile and new.priority = old.priority "
         "and new.version > old.version and new.state = 'contoured' "
+        "and new.animal_number = old.animal_number "
         "join scan_files as old_files on old_files.scan = old.id "
         "join scan_files as new_files on new_files.scan = new.id "
         "where old.state = 'contoured' and (old.id = ? or new.id = ?) "

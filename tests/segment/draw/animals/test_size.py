@@ -13,9 +13,9 @@ from limn.domain.scan import Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.species import MOUSE, read_species
-from limn.segment.draw import animal_size
-from limn.segment.draw.animal_size import refuse_far_too_large, refuse_other_size
-from limn.segment.draw.locate import keep_one_animal
+from limn.segment.draw.animals import size
+from limn.segment.draw.animals.choose import keep_one_animal
+from limn.segment.draw.animals.size import refuse_far_too_large, refuse_other_size
 
 MM = 0.45
 
@@ -96,8 +96,8 @@ def test_an_animal_that_the_field_cuts_on_all_sides_is_believed():
 
 def test_a_wide_field_with_a_small_mouse_is_believed(monkeypatch):
     """Also where the field is so large that it is looked at on few voxels first."""
-    monkeypatch.setattr(animal_size, "MOST_VOXELS", 10_000)
-    monkeypatch.setattr(animal_size, "LOOK_VOXELS", 40_000)
+    monkeypatch.setattr(size, "MOST_VOXELS", 10_000)
+    monkeypatch.setattr(size, "LOOK_VOXELS", 40_000)
     hu = np.pad(chest(3), 30, constant_values=-1000.0)
     refuse_far_too_large(sized(hu, 0.8), MOUSE, "auto")
     assert measured(sized(hu, 0.8))
@@ -108,21 +108,21 @@ def test_a_wide_field_with_a_small_mouse_is_believed(monkeypatch):
 def test_a_very_large_field_costs_little_memory(monkeypatch):
     """The picture in which it is judged has as many voxels as are allowed, not more."""
     shapes = []
-    plain = animal_size.coarse
+    plain = size.coarse
 
     def coarse(*args):
         picture = plain(*args)
         shapes.append(picture.size)
         return picture
 
-    monkeypatch.setattr(animal_size, "coarse", coarse)
+    monkeypatch.setattr(size, "coarse", coarse)
     y, x = np.ogrid[:200, :220]
     head = np.hypot(y - 100, x - 110) < 75
     hu = np.broadcast_to(np.where(head, 40.0, -1000.0), (100, 200, 220)).astype(np.float32)
     volume = Volume(hu, axial_grid(hu.shape, SpacingMm(1.2, 1.0, 1.0), np.zeros(3)))
     with pytest.raises(RefusedSeries, match=r"or a person"):
         refuse_far_too_large(volume, MOUSE, "auto")
-    assert shapes[0] < 1.1 * animal_size.LOOK_VOXELS
+    assert shapes[0] < 1.1 * size.LOOK_VOXELS
 
 
 def test_a_bundle_may_be_made_for_another_animal():

@@ -11,7 +11,7 @@ from limn.domain.scan import Labels, Volume
 from limn.phantom.anatomy import conceive
 from limn.phantom.body import inside
 from limn.phantom.scanner import random_scanner, scan
-from limn.segment.draw.locate import keep_one_animal
+from limn.segment.draw.animals.choose import keep_one_animal
 
 SPACING_MM = 0.45
 AIR_HU = -1000.0

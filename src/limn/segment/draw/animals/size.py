@@ -13,6 +13,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Volume
 from limn.segment.bundle.species import Species
+from limn.segment.draw.animals.located import Located
 from limn.segment.draw.hounsfield import (
     BODY_HU,
     CalibrateRule,
@@ -20,7 +21,6 @@ from limn.segment.draw.hounsfield import (
     find_peaks,
     in_hu,
 )
-from limn.segment.draw.locate import Located
 from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
 
 # A field with more coarse voxels than this is first looked at on so many: what is far too large

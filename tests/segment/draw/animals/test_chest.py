@@ -5,7 +5,7 @@ import pytest
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume
-from limn.segment.draw.chest import SLACK_MM, box_around_chest, chest_stretches, find_chest
+from limn.segment.draw.animals.chest import SLACK_MM, box_around_chest, chest_stretches, find_chest
 from limn.segment.engine.localisation.localise import HEART, LUNGS
 from limn.segment.engine.localisation.orient import WAYS, Lie
 from limn.segment.engine.localisation.region import Region

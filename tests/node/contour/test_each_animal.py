@@ -1,0 +1,201 @@
+"""Several animals in one field: a scan, a structure set and a picture for each."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from pydicom.dataset import Dataset
+
+from limn.domain.scan import MOST_ANIMALS
+from limn.node.config import Model
+from limn.node.contour.animal_names import name_of
+from limn.node.contour.flights import JobInFlight
+from limn.node.contour.job import Result
+from limn.node.store.journal.rows import uids_of_others
+from limn.node.store.journal.schema import COHORT
+from limn.segment.draw.animals.located import Place
+from tests.conftest import BUNDLE
+from tests.node.contour.test_results import Desk, product
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """A dispatcher of a site that wants each animal."""
+    made = Desk(tmp_path)
+    text = made.path.read_text().replace("[model]\n", '[model]\ntwo_animals = "each"\n')
+    made.path.write_text(text)
+    model = made.config.model.model_copy(update={"two_animals": "each"})
+    made.dispatcher._flights._config = made.config.model_copy(update={"model": model})
+    yield made
+    made.journal.close()
+
+
+def job_of(desk, row):
+    """The job that a worker would get."""
+    return desk.dispatcher._flights._job_of(desk.journal.scan(row.id))
+
+
+def answer(desk, row, *others: Result) -> Result:
+    """What the worker makes of the job of a scan: the first animal, and these others."""
+    job = job_of(desk, row)
+    first = replace(product(), sop_instance_uid=job.sop_instance_uid)
+    return replace(first, others=others)
+
+
+def animal(desk, row, number: int, **changes) -> Result:
+    """What the worker makes of another animal."""
+    uid, _ = job_of(desk, row).others[number - 2]
+    made = replace(product(), structure_set=f"RS {number}".encode(), sop_instance_uid=uid)
+    return replace(made, animal_number=number, **changes)
+
+
+def test_a_job_has_uids_for_every_animal(desk):
+    """They follow from the input, so that a second run gives the same files."""
+    row = desk.began()
+    job = job_of(desk, row)
+    assert (job.animal_number, len(job.others)) == (1, MOST_ANIMALS - 1)
+    assert job.others == uids_of_others(row)
+    uids = [job.sop_instance_uid, job.series_instance_uid, *sum(job.others, ())]
+    assert len(set(uids)) == 2 * MOST_ANIMALS
+
+
+def test_each_animal_becomes_a_scan(desk):
+    """With a number, a structure set, a picture and a delivery of its own."""
+    row = desk.began(input_digest="d1")
+    after = desk.lands(row, "finished", answer(desk, row, animal(desk, row, 2)))
+    assert after.state == "contoured"
+    first, second = desk.journal.animals_of(row.id)
+    assert (second.name, second.field, second.animal_number) == ("scan-00002", first.id, 2)
+    assert (second.input_digest, second.series_digest) == ("d1#2", "d1")
+    assert (second.state, second.version, second.files) == ("contoured", 1, first.files)
+    for scan, contents in ((first, b"RS"), (second, b"RS 2")):
+        path = desk.config.results_dir / scan.name
+        structure_set = desk.journal.structure_set_of(scan.id)
+        assert (path / f"RS.{structure_set.sop_instance_uid}.dcm").read_bytes() == contents
+        assert (path / "picture.png").read_bytes() == b"PNG"
+        assert [each.state for each in desk.journal.deliveries(scan.id)] == ["waiting"]
+    assert desk.journal.ready() == []
+
+
+def test_one_that_is_held_or_refused_does_not_hold_the_others(desk):
+    """Each has its own end, with its own reason."""
+    row = desk.began()
+    others = (
+        animal(desk, row, 2, held="mirrored"),
+        animal(desk, row, 3, ended="refused", reason="12 mm thick"),
+    )
+    desk.lands(row, "finished", answer(desk, row, *others))
+    states = [(each.state, each.reason) for each in desk.journal.animals_of(row.id)]
+    assert states == [("contoured", ""), ("contoured", ""), ("refused", "12 mm thick")]
+    assert [each.name for each in desk.journal.on_hold()] == ["scan-00002"]
+
+
+def test_after_a_kill_between_two_animals_the_other_is_contoured_alone(desk, monkeypatch):
+    """All are in the journal before the first is filed; the job asks for the one that lacks."""
+    row = desk.began()
+    file = desk.results._file
+
+    def killed(scan, flight, result):
+        file(scan, flight, result)
+        raise SystemExit
+
+    monkeypatch.setattr(desk.results, "_file", killed)
+    flight = JobInFlight("key", "worker", 1.0, 0.0, started=True)
+    with pytest.raises(SystemExit):
+        desk.results._file_each(row, flight, answer(desk, row, animal(desk, row, 2)))
+    monkeypatch.setattr(desk.results, "_file", file)
+    (waiting,) = desk.journal.ready()
+    job = job_of(desk, waiting)
+    assert (job.animal_number, job.others) == (2, ())
+    assert (job.sop_instance_uid, job.series_instance_uid) == uids_of_others(row)[0]
+    assert job.input_digest == row.input_digest
+    assert job_of(desk, row).others == (), "the first alone, should it run again"
+    alone = replace(product(), animal_number=2, sop_instance_uid=job.sop_instance_uid)
+    assert desk.lands(waiting, "finished", alone).state == "contoured"
+
+
+def test_a_second_result_changes_nothing(desk):
+    """The first may be at the planning system already."""
+    row = desk.began()
+    made = answer(desk, row, animal(desk, row, 2))
+    desk.lands(row, "finished", made)
+    desk.lands(row, "finished", made)
+    assert len(desk.journal.scans()) == 2
+
+
+def test_animals_of_a_cohort_are_sent_nowhere(desk):
+    """As the first one of them."""
+    row = desk.began(priority=COHORT)
+    desk.lands(row, "finished", answer(desk, row, animal(desk, row, 2, held="mirrored")))
+    second = desk.journal.animals_of(row.id)[1]
+    assert (second.priority, second.logged, second.record["held"]) == (COHORT, True, "mirrored")
+    assert desk.journal.on_hold() == []
+
+
+def test_a_newer_version_has_each_animals_predecessor(desk):
+    """The second animal's structure set replaces that of the second animal."""
+    first = desk.began(input_digest="d1", files=("a.dcm",))
+    desk.lands(first, "finished", answer(desk, first, animal(desk, first, 2, held="mirrored")))
+    newer = desk.began(input_digest="d2", files=("a.dcm", "b.dcm"))
+    assert (newer.version, newer.predecessor) == (2, first.id)
+    desk.lands(newer, "finished", answer(desk, newer, animal(desk, newer, 2)))
+    before, after = (desk.journal.animals_of(each.id)[1] for each in (first, newer))
+    assert (after.version, after.predecessor) == (2, before.id)
+    assert desk.journal.structure_set_of(before.id).discarded_at is not None
+
+
+def test_a_node_that_wants_one_animal_asks_for_one(tmp_path):
+    """The default."""
+    plain = Desk(tmp_path)
+    assert job_of(plain, plain.began()).others == ()
+    plain.journal.close()
+
+
+SECOND = Place(2, 3, (-14.2, 3.0, 0.4))
+
+
+def header(**values: str) -> Dataset:
+    """A header with these elements."""
+    ds = Dataset()
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "name", "flag"),
+    [
+        ({}, {}, "", ""),
+        ({"animals": ("M1", "M2", "M3")}, {}, "M2", ""),
+        ({"animals": ("M1", "M2")}, {}, "", "animal-names:2for3"),
+        ({"animals": ("M1", "M1", "M2")}, {}, "", "animal-names:3for3"),
+        ({"animals_from": "StudyDescription"}, {"StudyDescription": "A7, B8;C9"}, "B8", ""),
+        ({"animals_from": "ProtocolName"}, {"ProtocolName": "m1 m2 m3"}, "m2", ""),
+        (
+            {"animals_from": "PatientComments"},
+            {"PatientComments": "scan of 2026"},
+            "of",
+            "",
+        ),
+        ({"animals_from": "PatientComments"}, {}, "", ""),
+    ],
+)
+def test_an_animal_is_named_by_the_site_or_the_header(model, values, name, flag):
+    """Names that don't fit the count are no names: nobody guesses which is missing."""
+    found = name_of(SECOND, Model(bundle=BUNDLE, **model), header(**values))
+    assert (found.name, found.flag) == (name, flag)
+    assert found.short == (name or "2/3")
+
+
+def test_an_animals_label_fits_a_short_string():
+    """Sixteen characters, of which the animal's name is never cut."""
+    plain = name_of(SECOND, Model(bundle=BUNDLE), header())
+    assert plain.label("LIMN") == "LIMN 2/3"
+    assert plain.label("A long label 123") == "A long label 2/3"
+    named = name_of(SECOND, Model(bundle=BUNDLE, animals=("a", "mouse-12345678", "c")), header())
+    assert named.label("LIMN") == "L mouse-12345678"
+    assert re.fullmatch(
+        r"animal 2 of 3, mouse-12345678, in the middle of x -14, y 3, z 0 mm", named.words
+    )
+    only = name_of(Place(1, 1, (0.0, 0.0, 0.0)), Model(bundle=BUNDLE, animals=("a",)), header())
+    assert (only.label("LIMN"), only.words) == ("LIMN", "")
