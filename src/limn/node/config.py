@@ -148,12 +148,7 @@ class Model(_Table):
     two_animals: Literal["largest", "central", "refuse", "each"] = "largest"
     animals: tuple[Annotated[str, Field(min_length=1, max_length=15)], ...] = ()
     animals_from: Literal[
-        "",
-        "PatientComments",
-        "StudyDescription",
-        "SeriesDescription",
-        "ProtocolName",
-        "PatientName",
+        "", "PatientComments", "StudyDescription", "SeriesDescription", "ProtocolName"
     ] = ""
     assume_hu: bool = False
     calibrate: Literal["auto", "refuse", "never"] = "auto"

@@ -307,7 +307,8 @@ def _soft_concerns(drawn: Delineated, volumes_mm3: Mapping[Organ, float]) -> Ite
             drawn.calibration.note,
             f"{drawn.calibration.note}. {_LOOK}; have the scanner calibrated",
         )
-    if drawn.animals > 1:
+    asked_for_each = drawn.located is not None and drawn.located.place is not None
+    if drawn.animals > 1 and not asked_for_each:
         yield Concern(
             Light.GREEN,
             None,
