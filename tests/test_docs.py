@@ -213,6 +213,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
         "segment/judge",
         "segment/draw/hounsfield.py",
         "segment/draw/roi_set.py",
+        "segment/draw/delineate.py",
     ):
         path = REPOSITORY / "src" / "limn" / part
         for each in path.rglob("*.py") if path.is_dir() else [path]:
