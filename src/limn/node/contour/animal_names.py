@@ -24,12 +24,19 @@ class AnimalName:
     ----------
     name : given by the site or the header; empty if neither names as many animals as there are
     place : which of how many it is
-    flag : why it has no name although the site wants one; empty if it has one or none is wanted
+    misfit : how many names there are for how many animals, if that is why it has none
     """
 
     name: str
     place: Place
-    flag: str = ""
+    misfit: str = ""
+
+    @property
+    def flag(self) -> str:
+        """Its name, or why it has none although the site wants one; empty if none is wanted."""
+        if self.name:
+            return f"animal-name:{re.sub(r'\s', '_', self.name)}"
+        return f"animal-names:{self.misfit}" if self.misfit else ""
 
     @property
     def short(self) -> str:
@@ -67,5 +74,5 @@ def name_of(place: Place, model: Model, header: Dataset) -> AnimalName:
     if not names:
         return AnimalName("", place)
     if len(names) != place.of or len(set(names)) < len(names):
-        return AnimalName("", place, f"animal-names:{len(names)}for{place.of}")
+        return AnimalName("", place, f"{len(names)}for{place.of}")
     return AnimalName(names[place.number - 1], place)
