@@ -35,7 +35,7 @@ class AnimalName:
     def flag(self) -> str:
         """Its name, or why it has none although the site wants one; empty if none is wanted."""
         if self.name:
-            return f"animal-name:{re.sub(r'\s', '_', self.name)}"
+            return "animal-name:" + "_".join(self.name.split())
         return f"animal-names:{self.misfit}" if self.misfit else ""
 
     @property
