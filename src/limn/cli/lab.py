@@ -27,6 +27,11 @@ def _add_training(studies: Commands) -> None:
         metavar="BUNDLE",
         help="continue this bundle's folds, on phantoms that they have not seen",
     )
+    train.add_argument(
+        "--organs",
+        metavar="ORGAN,...",
+        help="a small quick bundle of these, such as Heart,Liver,Kidney_R,Kidney_L",
+    )
     train.set_defaults(run=_lab_train_phantom)
     sample = studies.add_parser(
         "add-sample",
@@ -114,9 +119,16 @@ def _lab_train_phantom(parsed: argparse.Namespace) -> None:
     from limn.lab.train.folds import train_phantom_bundle
     from limn.lab.train.localiser import LocaliserRecipe
     from limn.lab.train.onlooker import OrientRecipe
-    from limn.lab.train.recipe import Recipe, going_on
+    from limn.lab.train.recipe import Recipe, going_on, quick
+    from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 
+    if parsed.organs and parsed.start:
+        from limn.domain.errors import ConfigWrong
+
+        raise ConfigWrong("--organs and --from: a bundle is continued with its own organs")
     recipe = going_on(parsed.start) if parsed.start else Recipe()
+    if parsed.organs:
+        recipe = quick(tuple(parsed.organs.split(",")), EMBEDDED_BUNDLE)
     sealed = train_phantom_bundle(parsed.out, recipe, OrientRecipe(), LocaliserRecipe(), print)
     print(f"bundle sealed in {sealed}")
 

@@ -1,4 +1,4 @@
-"""Tiles of phantoms that show as much of every organ as fits: for a network's patch and axes."""
+"""Tiles of phantoms that show as much of heart, cord and lungs as fits, for any patch and axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Organ
-from limn.phantom.anatomy import TRUTH_LABELS, conceive
+from limn.phantom.anatomy import TRUTH_LABELS, WHOLE_LABELS, conceive
 from limn.phantom.body import labels_of, paint
 from limn.phantom.scanner import expose, random_scanner
 
@@ -55,10 +55,10 @@ def chest_tiles(
         plain = random_scanner(seed, COARSE_MM, shape)
         z, y, x = _centre_mm(seed, contrast=seed % 2 == 0, size_mm=size_mm)
         scanner = replace(plain, spacing_mm=spacing, centre_xyz_mm=(x, y, z), truncation_mm=None)
-        volume, shares = expose(mouse, scanner, seed)
+        volume, shares = expose(mouse, scanner, seed, organs=len(WHOLE_LABELS))
         hu = np.round(np.clip(volume.hu_zyx, -3000, 20000) / STEP_HU) * STEP_HU
         labels = turn.apply(labels_of(shares))
-        organs = {organ: labels == label for label, organ in TRUTH_LABELS.items()}
+        organs = {organ: labels == label for label, organ in WHOLE_LABELS.items()}
         tiles.append((np.ascontiguousarray(turn.apply(hu.astype(np.int16))), organs))
     return tiles
 

@@ -235,14 +235,15 @@ def _add_small_networks(
     locate: LocaliserRecipe,
     report: Callable[[str], None],
 ) -> None:
-    """Onlooker and localiser: those of the starting bundle, or trained ones."""
-    onlooker = Path(recipe.start) / ONLOOKER if recipe.start else None
+    """Onlooker and localiser: those of the recipe's bundle, or trained ones."""
+    source = recipe.small_networks or recipe.start
+    onlooker = Path(source) / ONLOOKER if source else None
     if onlooker is not None and onlooker.exists():
         # An onlooker that learnt from the newest phantoms only was worse on real mice (D-037).
         shutil.copyfile(onlooker, bundle / ONLOOKER)
     elif not (bundle / ONLOOKER).exists():
         _train_onlooker(work, bundle / ONLOOKER, recipe, orient, report)
-    localiser = Path(recipe.start) / LOCALISER if recipe.start else None
+    localiser = Path(source) / LOCALISER if source else None
     if localiser is not None and localiser.exists():
         shutil.copyfile(localiser, bundle / LOCALISER)
     elif not (bundle / LOCALISER).exists():

@@ -15,12 +15,24 @@ from torch import nn
 from limn.domain.errors import ConfigWrong
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.lab.train.recipe import Recipe, version_after
-from limn.phantom.anatomy import TRUTH_LABELS
+from limn.phantom.anatomy import (
+    BLADDER,
+    BONE,
+    CORD,
+    HEART,
+    KIDNEY_L,
+    KIDNEY_R,
+    LIVER,
+    LUNG_L,
+    LUNG_R,
+    SPLEEN,
+    STOMACH,
+    TRACHEA,
+)
 from limn.segment.bundle import plans_json
 from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
 from limn.segment.bundle.plans_json import configuration, dataset, plain_unet
 
-CLASSES = 1 + len(TRUTH_LABELS)
 ONLOOKER = "orient.pth"
 LOCALISER = "localiser.pth"
 Weights: TypeAlias = dict[str, torch.Tensor]
@@ -65,7 +77,7 @@ def new_network(recipe: Recipe) -> nn.Module:
         with_layout_free_norms(described["arch_kwargs"]),
         described["_kw_requires_import"],
         1,
-        CLASSES,
+        1 + len(recipe.labels),
         deep_supervision=True,
     )
     return channels_last(network)
@@ -113,7 +125,7 @@ def write_plans(folder: Path, recipe: Recipe, intensities: Mapping[str, float]) 
     (folder / "plans.json").write_text(
         json.dumps(plans(recipe, intensities, shape), indent=1), encoding="utf-8"
     )
-    described = dataset(TRUTH_LABELS, recipe.phantoms)
+    described = dataset(recipe.labels, recipe.phantoms)
     (folder / "dataset.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
@@ -141,7 +153,7 @@ def save_fold(folder: Path, fold: int, weights: dict[str, torch.Tensor]) -> Path
 
 MANIFEST_HEAD = """\
 # A limn bundle. Every file below [files] is verified before anything is opened.
-name = "phantom"
+name = "{name}"
 version = "{version}"
 demonstration = true
 trained_on = "{trained_on}"
@@ -162,37 +174,47 @@ spacing_mm = [{mm}, {mm}, {mm}]
 expected_hu = [-1200, 1500]
 
 [labels]
-1 = "Heart"
-2 = "SpinalCord"
-3 = "Lung_R"
-4 = "Lung_L"
+{labels}
 
-[clean.Heart]
-keep = "largest"
-
-# A cord that a blurred vertebra has cut in two stays whole.
-[clean.SpinalCord]
-keep = "pieces"
-min_mm3 = 1.0
-within_mm = 6.0
-
-# The accessory lobe may look separate; a lung further off belongs to another animal.
-[clean.Lung_R]
-keep = "pieces"
-min_mm3 = 10.0
-within_mm = 3.0
-
-[clean.Lung_L]
-keep = "pieces"
-min_mm3 = 10.0
-within_mm = 3.0
+{clean}
 
 [protocol]
-Heart = "muscle, chambers and both atria, up to where the great vessels leave it"
-SpinalCord = "the cord within its canal, from the cranial edge of T1 to the caudal edge of T13"
-Lung_R = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, no main bronchus"
-Lung_L = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, no main bronchus"
+{protocol}
 """
+LARGEST = ('keep = "largest"',)
+# The accessory lobe may look separate; a lung further off belongs to another animal.
+LUNG = ('keep = "pieces"', "min_mm3 = 10.0", "within_mm = 3.0")
+CLEAN: Mapping[int, tuple[str, ...]] = {
+    # A cord that a blurred vertebra has cut in two stays whole.
+    CORD: ('keep = "pieces"', "min_mm3 = 1.0", "within_mm = 6.0"),
+    LUNG_R: LUNG,
+    LUNG_L: LUNG,
+    BONE: ('keep = "pieces"', "min_mm3 = 0.5"),
+}
+LUNG_WORDS = "parenchyma with vessels and airways thinner than 0.6 mm; no trachea, no main bronchus"
+# What the phantoms' truth of each organ is.
+PROTOCOL: Mapping[int, str] = {
+    HEART: "muscle, chambers and both atria, up to where the great vessels leave it",
+    CORD: "the cord within its canal, from the cranial edge of T1 to the caudal edge of T13",
+    LUNG_R: LUNG_WORDS,
+    LUNG_L: LUNG_WORDS,
+    LIVER: "all lobes with the gall bladder, up to the diaphragm",
+    STOMACH: "wall, food and gas",
+    KIDNEY_R: "cortex, medulla and pelvis",
+    KIDNEY_L: "cortex, medulla and pelvis",
+    SPLEEN: "the whole spleen",
+    BLADDER: "wall and urine",
+    BONE: "skull, spine without the cord, ribs, breastbone, limbs and pelvis, with their marrow",
+    TRACHEA: "air and wall, to the main bronchi",
+}
+
+
+def _clean(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The table of each organ's rule."""
+    return [
+        (f"[clean.{organ}]", *CLEAN.get(painted, LARGEST))
+        for organ, painted in zip(recipe.labels.values(), recipe.painted, strict=True)
+    ]
 
 
 def seal(folder: Path, recipe: Recipe) -> None:
@@ -204,6 +226,13 @@ def seal(folder: Path, recipe: Recipe) -> None:
     write_manifest(
         folder,
         MANIFEST_HEAD.format(
+            name="phantom-organs" if recipe.organs else "phantom",
+            labels="\n".join(f'{label} = "{organ}"' for label, organ in recipe.labels.items()),
+            clean="\n\n".join(map("\n".join, _clean(recipe))),
+            protocol="\n".join(
+                f'{organ} = "{PROTOCOL[painted]}"'
+                for organ, painted in zip(recipe.labels.values(), recipe.painted, strict=True)
+            ),
             version=version_after(recipe.start),
             trained_on=trained_on,
             folds=list(range(recipe.folds)),

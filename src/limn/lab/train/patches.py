@@ -17,11 +17,13 @@ from torch import nn
 
 from limn.domain.files import replacement
 from limn.lab.train.recipe import Recipe
-from limn.phantom.anatomy import CORD, TRUTH_LABELS, conceive
+from limn.phantom.anatomy import CORD, TRUTH_LABELS, WHOLE_LABELS, conceive
 from limn.phantom.scanner import expose, random_scanner
 
 # Standard deviation of a tile's place about the middle of the organs' box, along each axis.
 MISPLACED_MM = 1.5
+# Towards the tail from the middle of the heart: between heart and kidneys.
+BELLY_MM = -10.0
 # Natural logarithm of how much a patch is scaled at most: 0.85 to 1.18.
 MOST_SCALE = 0.165
 
@@ -44,13 +46,23 @@ def make_training_case(seed: int, recipe: Recipe) -> TrainingCase:
     """Make the phantom of a seed at the network's own spacing.
 
     One in eight has a neighbour, and one in three a contrast agent. In one of five the field is
-    shifted towards the head, or towards the belly and hind legs.
+    shifted towards the head, or towards the belly and hind legs. Where organs beyond the chest are
+    learnt, every field reaches further towards the belly.
     """
     scanner = random_scanner(seed, recipe.spacing_mm, recipe.shape_zyx)
     aside_mm = {0: -20.0, 1: -12.0, 2: 14.0}.get(seed % 15, 0.0)
     x, y, z = scanner.centre_xyz_mm
     mouse = conceive(seed, neighbour=seed % 8 == 0, contrast=seed % 3 == 1)
-    volume, shares = expose(mouse, replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)), seed)
+    if recipe.beyond_chest:
+        aside_mm += BELLY_MM
+    painted = recipe.painted
+    volume, shares = expose(
+        mouse,
+        replace(scanner, centre_xyz_mm=(x, y, z + aside_mm)),
+        seed,
+        organs=len(WHOLE_LABELS if set(painted) - set(TRUTH_LABELS) else TRUTH_LABELS),
+    )
+    shares = shares[[label - 1 for label in painted]]
     return TrainingCase(np.clip(volume.hu_zyx, -3000, 20000).astype(np.int16), shares)
 
 
@@ -134,7 +146,8 @@ def draw_patch(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """HU (z, y, x) and classes (class, z, y, x) of a random patch, as a random scanner shows it."""
     case = cases[int(rng.integers(len(cases)))]
-    low = _chest_corner(rng, case, recipe) if rng.random() < 0.6 else _corner(rng, case, recipe)
+    around = rng.random() < 0.6 and not recipe.beyond_chest
+    low = _chest_corner(rng, case, recipe) if around else _corner(rng, case, recipe)
     where = tuple(slice(a, a + n) for a, n in zip(low, recipe.patch_zyx, strict=True))
     hu = case.hu_zyx[where].astype(np.float32)
     shares = case.shares[(slice(None), *where)].astype(np.float32) / 255.0
@@ -151,7 +164,9 @@ def _corner(rng: np.random.Generator, case: TrainingCase, recipe: Recipe) -> lis
     kind = float(rng.random())
     middle = np.array([int(rng.integers(0, n)) for n in shape])
     if kind < 0.7:
-        label = CORD if kind < 0.25 else int(rng.integers(1, 1 + len(TRUTH_LABELS)))
+        label = int(rng.integers(1, 1 + len(recipe.labels)))
+        if kind < 0.25 and CORD in recipe.painted:
+            label = 1 + recipe.painted.index(CORD)
         inside = np.flatnonzero(case.shares[label - 1, ::2, ::2, ::2] > 127)
         if len(inside):
             coarse = tuple(-(-n // 2) for n in shape)

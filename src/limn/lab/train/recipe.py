@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.scan import Organ
+from limn.phantom.anatomy import TRACHEA, TRUTH_LABELS, WHOLE_LABELS
 from limn.segment.bundle.bundle import open_bundle
 
 # Each version of the bundle has its own range of seeds for its phantoms.
@@ -23,6 +26,8 @@ class Recipe:
     phantoms : animals of the folds; each fold leaves a fifth of them out
     average : how much of itself the average of the weights keeps at each step
     start : path of a bundle from whose folds the stems start; None for untrained networks
+    organs : names of `phantom.anatomy.WHOLE_LABELS`; none for the four of the embedded bundle
+    small_networks : path of a bundle that gives onlooker and localiser; None to train them
     """
 
     spacing_mm: float = 0.2
@@ -42,6 +47,26 @@ class Recipe:
     warm_up_steps: int = 60
     average: float = 0.997
     start: str | None = None
+    organs: tuple[str, ...] = ()
+    small_networks: str | None = None
+
+    @property
+    def labels(self) -> Mapping[int, Organ]:
+        """The organs by their label."""
+        if not self.organs:
+            return TRUTH_LABELS
+        return {label: Organ(name) for label, name in enumerate(self.organs, start=1)}
+
+    @property
+    def painted(self) -> list[int]:
+        """The labels of the phantoms' truth that are learnt, in the order of `labels`."""
+        by_name = {organ: label for label, organ in WHOLE_LABELS.items()}
+        return [by_name[organ] for organ in self.labels.values()]
+
+    @property
+    def beyond_chest(self) -> bool:
+        """Whether it learns an organ that does not lie in the chest."""
+        return not set(self.painted) <= {*TRUTH_LABELS, TRACHEA}
 
 
 def version_after(start: str | None) -> int:
@@ -59,6 +84,39 @@ def version_after(start: str | None) -> int:
         msg = f"{start} is version {version!r}; give a bundle that train-phantom made"
         raise ConfigWrong(msg)
     return int(version) + 1
+
+
+def quick(organs: tuple[str, ...], small_networks: Path) -> Recipe:
+    """A small recipe for any organs: one coarse fold, to try a bundle of them the whole way.
+
+    Raises
+    ------
+    ConfigWrong
+        If the phantoms have no such organ, or an organ is given twice.
+    """
+    if unknown := sorted(set(organs) - set(WHOLE_LABELS.values())):
+        known = ", ".join(WHOLE_LABELS.values())
+        msg = f"the phantoms have no {', '.join(unknown)}; they have {known}"
+        raise ConfigWrong(msg)
+    if len(set(organs)) < len(organs):
+        msg = f"--organs {','.join(organs)}: an organ is given twice"
+        raise ConfigWrong(msg)
+    return Recipe(
+        spacing_mm=0.4,
+        shape_zyx=(160, 72, 80),
+        patch_zyx=(80, 64, 64),
+        features=(12, 24, 48, 64),
+        folds=1,
+        stems=1,
+        stem_phantoms=24,
+        stem_steps=300,
+        phantoms=5,
+        steps=100,
+        first_seed=6000,
+        first_stem_seed=6100,
+        organs=organs,
+        small_networks=str(small_networks),
+    )
 
 
 def going_on(bundle: Path) -> Recipe:

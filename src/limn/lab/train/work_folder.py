@@ -93,7 +93,8 @@ def _differences(kept: dict[str, Any], wanted: dict[str, Any]) -> Iterator[str]:
     for part in ("recipe", "orient", "locate"):
         before, now = kept.get(part, {}), wanted[part]
         for name in before | now:
-            if before.get(name) != now.get(name):
+            # A recipe of an earlier limn had no choice of organs.
+            if (before.get(name) or None) != (now.get(name) or None):
                 shown = [json.dumps(each.get(name)) for each in (before, now)]
                 yield f"{part}.{name} was {shown[0]}, is {shown[1]}"
     if not _alike(kept.get("phantoms", {}), wanted["phantoms"]):

@@ -106,6 +106,11 @@ class Bundle:
         """Name and version in one word."""
         return f"{self.name}-{self.version}"
 
+    @property
+    def within_chest(self) -> bool:
+        """Whether every organ lies in the chest, where the localiser looks."""
+        return set(self.organs.values()) <= set(self.roles.values())
+
     def checkpoint(self, fold: int) -> Path:
         """The weights of one fold."""
         return self.folder / f"fold_{fold}" / "checkpoint_final.pth"

@@ -274,9 +274,13 @@ def _see_all(
     """The whole chest; the box grows where it cuts an organ.
 
     If an organ is missing there, or the box has grown too often, the folds see the whole scan, and
-    every stretch of it decides how the animal lies.
+    every stretch of it decides how the animal lies. They see the whole scan of a bundle whose
+    organs lie beyond the chest too; then the chest decides how the animal lies.
     """
     grid = located.scan.grid
+    everything = Region.whole(grid.shape_zyx)
+    if placed is not None and not ensemble.bundle.within_chest:
+        return _see(located, everything, placed.lie, ensemble, stopwatch, progress, None)
     if placed is not None:
         region = placed.chest.outer
         organs: Shares | None = placed.chest.organs
@@ -290,7 +294,6 @@ def _see_all(
             region, organs = larger, ((0.0, 1.0),) * 3
     with stopwatch.stage("preprocess_s"):
         lie = ensemble.finder.find(located.coarse_spl) if ensemble.finder else AS_IN_HEADER
-    everything = Region.whole(grid.shape_zyx)
     return _see(located, everything, lie, ensemble, stopwatch, progress, None)
 
 
@@ -353,5 +356,5 @@ def _place_flags(located: Located) -> list[str]:
 
 def _chest_flags(seen: _Seen, ensemble: Ensemble) -> list[str]:
     """Say so if the localiser found no chest, and every fold saw the whole scan."""
-    sought = ensemble.localiser is not None
+    sought = ensemble.localiser is not None and ensemble.bundle.within_chest
     return ["chest-unsure"] if sought and seen.organs is None else []
