@@ -24,9 +24,9 @@ from scipy import ndimage
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
-from limn.domain.scan import Labels, Volume, occupied_box
+from limn.domain.scan import Labels, Organ, Volume, occupied_box
 from limn.phantom import alterations
-from limn.phantom.anatomy import CORD, TRUTH_LABELS, Build, Mouse, conceive
+from limn.phantom.anatomy import CORD, TRUTH_LABELS, WHOLE_LABELS, Build, Mouse, conceive
 from limn.phantom.body import labels_of, paint
 from limn.phantom.canvas import PointXyzMm
 from limn.phantom.cohort import (
@@ -149,7 +149,9 @@ class SpoiltScan:
     seed: int
 
 
-def spoilt_scan(fault: str, seed: int, *, spacing_mm: float | None = None) -> SpoiltScan:
+def spoilt_scan(
+    fault: str, seed: int, *, spacing_mm: float | None = None, whole_body: bool = False
+) -> SpoiltScan:
     """Scan the animal of a seed with a fault.
 
     Parameters
@@ -158,6 +160,7 @@ def spoilt_scan(fault: str, seed: int, *, spacing_mm: float | None = None) -> Sp
     seed : fixes animal, scanner and severity; equal seeds give equal scans
     spacing_mm : of the scanner; by default the seed draws it from `SPACINGS_MM`. Faults of size
         have another spacing in the end.
+    whole_body : the truth has the organs of `anatomy.WHOLE_LABELS`, and every field is long
 
     Raises
     ------
@@ -170,11 +173,13 @@ def spoilt_scan(fault: str, seed: int, *, spacing_mm: float | None = None) -> Sp
     kind = FAULTS[fault]
     rng = _rng(seed, fault)
     severity = kind.severities.draw(rng)
-    setup = _usual_setup(seed, spacing_mm)
+    organs = WHOLE_LABELS if whole_body else TRUTH_LABELS
+    setup = _usual_setup(seed, spacing_mm, always_long=whole_body)
     if kind.before is not None:
         setup = kind.before(setup, severity, rng)
-    volume, shares = expose(setup.mouse, setup.scanner, seed, setup.alter)
-    return _ended(kind, Picture(volume.hu_zyx, labels_of(shares), volume.grid), severity, rng, seed)
+    volume, shares = expose(setup.mouse, setup.scanner, seed, setup.alter, len(organs))
+    picture = Picture(volume.hu_zyx, labels_of(shares), volume.grid)
+    return _ended(kind, picture, organs, severity, rng, seed)
 
 
 def spoil(volume: Volume, truth: Labels, fault: str, seed: int) -> SpoiltScan:
@@ -189,19 +194,26 @@ def spoil(volume: Volume, truth: Labels, fault: str, seed: int) -> SpoiltScan:
     rng = _rng(seed, fault)
     severity = kind.severities.draw(rng)
     picture = Picture(volume.hu_zyx, truth.labels_zyx, volume.grid)
-    return _ended(kind, picture, severity, rng, seed)
+    return _ended(kind, picture, truth.organs, severity, rng, seed)
 
 
 def _rng(seed: int, fault: str) -> Rng:
     return np.random.default_rng([seed, 32, zlib.crc32(fault.encode())])
 
 
-def _ended(kind: Fault, picture: Picture, severity: float, rng: Rng, seed: int) -> SpoiltScan:
+def _ended(
+    kind: Fault,
+    picture: Picture,
+    organs: Mapping[int, Organ],
+    severity: float,
+    rng: Rng,
+    seed: int,
+) -> SpoiltScan:
     """The scan after what the fault does to its picture."""
     if kind.after is not None:
         picture = kind.after(picture, severity, rng)
     hu_zyx = np.round(picture.hu_zyx).astype(np.float32)
-    labels = Labels(picture.labels_zyx, picture.grid, TRUTH_LABELS)
+    labels = Labels(picture.labels_zyx, picture.grid, organs)
     return SpoiltScan(
         volume=Volume(hu_zyx, picture.grid),
         truth=labels if labels.labels_zyx.any() else None,
@@ -212,12 +224,12 @@ def _ended(kind: Fault, picture: Picture, severity: float, rng: Rng, seed: int) 
     )
 
 
-def _usual_setup(seed: int, spacing_mm: float | None) -> Setup:
+def _usual_setup(seed: int, spacing_mm: float | None, *, always_long: bool = False) -> Setup:
     """A random scanner whose field shows the chest; a quarter of the fields are long."""
     rng = np.random.default_rng([seed, 31])
     drawn_mm = float(rng.uniform(*SPACINGS_MM))
     mouse = conceive(seed, contrast=bool(rng.random() < CONTRAST_SHARE))
-    long = rng.random() < LONG_SHARE
+    long = rng.random() < LONG_SHARE or always_long
     x, y, z = CENTRE_XYZ_MM + rng.uniform(-1.0, 1.0, 3)
     z -= float(rng.uniform(-6.0, 10.0)) if long else 0.0
     mm = spacing_mm or drawn_mm

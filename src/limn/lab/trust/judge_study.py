@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.lab.trust.spoilt_dataset import dataset_set
-from limn.lab.trust.spoilt_set import contour_set, phantom_set
+from limn.lab.trust.spoilt_set import Spoilt, beyond_chest, contour_set, phantom_set
 from limn.lab.trust.teach import FEWEST_ROWS, teach
 from limn.lab.trust.trust_report import draw_misses, write_report
-from limn.phantom.anatomy import TRUTH_LABELS
+from limn.phantom.anatomy import TRUTH_LABELS, WHOLE_LABELS
 from limn.segment.bundle.bundle import add_part, open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.judge.judge_of_bundle import judge_of
@@ -34,13 +34,19 @@ def teach_bundle(
     count : of phantoms
     """
     bundle = open_bundle(folder)
-    if unknown := [organ for organ in bundle.organs.values() if organ not in TRUTH_LABELS.values()]:
+    known = WHOLE_LABELS if dataset is None else TRUTH_LABELS
+    if unknown := [organ for organ in bundle.organs.values() if organ not in known.values()]:
+        source = "the phantoms" if dataset is None else "data sets"
         msg = (
-            f"nobody knows the truth of {', '.join(unknown)}: phantoms and data sets have contours "
-            f"of {', '.join(TRUTH_LABELS.values())}; bundle {bundle.label} can't get a judge yet"
+            f"nobody knows the truth of {', '.join(unknown)}: {source} have contours of "
+            f"{', '.join(known.values())}; bundle {bundle.label} can't get a judge by them"
         )
         raise ConfigWrong(msg)
-    scans = phantom_set("teach", count) if dataset is None else dataset_set(dataset)
+    scans: Sequence[Spoilt] = (
+        phantom_set("teach", count, whole_body=beyond_chest(bundle))
+        if dataset is None
+        else dataset_set(dataset)
+    )
     if len(scans) < FEWEST_ROWS:
         msg = f"{len(scans)} scans can't teach a judge; {FEWEST_ROWS} or more expected"
         raise ConfigWrong(msg)
@@ -69,7 +75,7 @@ def try_judge(
     if judge is None:
         msg = f"bundle {bundle.label} has no judge; teach it with 'limn lab judge {folder}'"
         raise BundleUnfit(msg)
-    scans = phantom_set("try", count)
+    scans = phantom_set("try", count, whole_body=beyond_chest(bundle))
     rows = contour_set(folder, out / "try.jsonl", scans, "phantoms", report, workers)
     misses = write_report(rows, judge, out, report)
     if misses:

@@ -19,6 +19,7 @@ from limn.lab.process.isolated import cores
 from limn.lab.process.pool import in_processes
 from limn.lab.trust.trial import try_scan
 from limn.lab.trust.trial_row import TrialRow, append, read_rows
+from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.faults import FAULTS, UNSEEN, SpoiltScan, spoilt_scan
 from limn.segment.bundle.bundle import Bundle, open_bundle, sha256_of
 from limn.segment.engine.ensemble import Ensemble
@@ -54,16 +55,28 @@ class SpoiltPhantom:
 
     fault: str
     seed: int
+    whole_body: bool = False
 
     def make(self) -> SpoiltScan:
         """Paint it."""
-        return spoilt_scan(self.fault, self.seed)
+        return spoilt_scan(self.fault, self.seed, whole_body=self.whole_body)
 
 
-def phantom_set(name: SetName, count: int) -> tuple[SpoiltPhantom, ...]:
+def beyond_chest(bundle: Bundle) -> bool:
+    """Whether a bundle has organs of which only whole phantoms have a truth."""
+    return not set(bundle.organs.values()) <= set(TRUTH_LABELS.values())
+
+
+def phantom_set(
+    name: SetName, count: int, *, whole_body: bool = False
+) -> tuple[SpoiltPhantom, ...]:
     """The first scans of a set: every fourth is a good one, the others go round all faults.
 
     Kinds that no judge may be taught (`phantom.faults.UNSEEN`) stand in the "try" set only.
+
+    Parameters
+    ----------
+    whole_body : with the truth of every organ that the phantoms have, in long fields
     """
     spoilt = [
         fault for fault in FAULTS if fault not in GOOD and (name == "try" or fault not in UNSEEN)
@@ -73,7 +86,8 @@ def phantom_set(name: SetName, count: int) -> tuple[SpoiltPhantom, ...]:
         kinds, turn = spoilt, k - k // GOOD_EVERY - 1
         if k % GOOD_EVERY == 0:
             kinds, turn = list(GOOD), k // GOOD_EVERY
-        scans.append(SpoiltPhantom(kinds[turn % len(kinds)], FIRST_SEED[name] + k))
+        kind = kinds[turn % len(kinds)]
+        scans.append(SpoiltPhantom(kind, FIRST_SEED[name] + k, whole_body))
     return tuple(scans)
 
 

@@ -33,8 +33,6 @@ def try_scan(spoilt: SpoiltScan, ensemble: Ensemble) -> TrialRow:
     if drawn.contradictions or not drawn.labels.labels_zyx.any():
         refused = "; ".join(drawn.contradictions) or "no organ was found"
         return _timed(row, began, refused=refused)
-    if drawn.calibration is not None:
-        drawn.calibration.apply(spoilt.volume.hu_zyx, out=spoilt.volume.hu_zyx)
     signs = measure(drawn, spoilt.volume)
     volumes_mm3 = drawn.labels.volumes_mm3()
     verdict = judge_scan(drawn, signs, None, volumes_mm3, ensemble.bundle.species)

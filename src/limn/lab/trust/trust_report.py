@@ -13,6 +13,7 @@ from limn.domain.files import write_durably
 from limn.domain.scan import Labels
 from limn.lab.measure.evaluate import ScanWithTruth, Trial, draw_comparison
 from limn.lab.trust.outcome import Outcome, Tally, outcome_of, tally
+from limn.lab.trust.spoilt_set import beyond_chest
 from limn.lab.trust.trial_row import TrialRow
 from limn.phantom.faults import FAULTS, UNSEEN, spoilt_scan
 from limn.segment.engine.ensemble import Ensemble
@@ -45,9 +46,11 @@ def draw_misses(
     misses: Sequence[Outcome], ensemble: Ensemble, folder: Path, report: Callable[[str], None]
 ) -> None:
     """Draw each scan whose bad contours would leave: the truth beside what was contoured."""
+    whole_body = beyond_chest(ensemble.bundle)
     for row in (missed.row for missed in misses):
         path = folder / "misses" / f"{row.fault}-{row.seed}.png"
-        trial = Trial(row.fault, str(row.seed), partial(_scan, row.fault, row.seed))
+        scan = partial(_scan, row.fault, row.seed, whole_body=whole_body)
+        trial = Trial(row.fault, str(row.seed), scan)
         draw_comparison(trial, ensemble, path)
         report(f"missed: {row.fault} {row.seed}, {dict(row.dsc)}, drawn beside {path}")
 
@@ -105,8 +108,8 @@ def draw_reliability(outcomes: Sequence[Outcome], path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _scan(fault: str, seed: int) -> ScanWithTruth:
-    spoilt = spoilt_scan(fault, seed)
+def _scan(fault: str, seed: int, *, whole_body: bool) -> ScanWithTruth:
+    spoilt = spoilt_scan(fault, seed, whole_body=whole_body)
     truth = spoilt.truth
     if truth is None:
         nothing = np.zeros(spoilt.volume.grid.shape_zyx, dtype=np.uint8)
