@@ -15,7 +15,8 @@ export PYTHONDONTWRITEBYTECODE =
 install: $(VENV)/.installed
 
 # torch first and alone: a CPU build that is at hand stays, nothing replaces it later.
-# rt-utils without its dependencies: they would bring the OpenCV that needs libGL.
+# rt-utils, which the tests read structure sets with, without its dependencies: they would bring the
+# OpenCV that needs libGL.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing limn into $(VENV); this takes a minute or two"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from limn.cli import arguments
 from limn.cli.exits import Commands
 
 
@@ -37,14 +38,14 @@ def _add_training(studies: Commands) -> None:
         "add-sample",
         help="add tiles of phantoms to a bundle, on which int8 is tried; seals it anew",
     )
-    sample.add_argument("bundle", type=Path)
+    sample.add_argument("bundle", type=arguments.bundle)
     sample.set_defaults(run=_lab_add_sample)
     figures = studies.add_parser("figures", help="the pictures of docs/phantom.md")
     figures.add_argument("out", type=Path)
     figures.add_argument("--real", type=Path, help="organ labels of a real mouse, NIfTI")
     figures.set_defaults(run=_lab_figures)
     tried = studies.add_parser("try", help="score a bundle on phantoms outside its training")
-    tried.add_argument("bundle", type=Path)
+    tried.add_argument("bundle", type=arguments.bundle)
     tried.add_argument("out", type=Path)
     tried.add_argument(
         "--set",
@@ -65,7 +66,7 @@ def _add_judging(studies: Commands) -> None:
     taught = studies.add_parser(
         "judge", help="teach a bundle to predict how good its contours are; seals it anew"
     )
-    taught.add_argument("bundle", type=Path)
+    taught.add_argument("bundle", type=arguments.bundle)
     taught.add_argument(
         "dataset",
         type=Path,
@@ -77,7 +78,7 @@ def _add_judging(studies: Commands) -> None:
     tried = studies.add_parser(
         "trust", help="try a bundle's judge on phantoms with faults: table, plot, each miss"
     )
-    tried.add_argument("bundle", type=Path)
+    tried.add_argument("bundle", type=arguments.bundle)
     tried.add_argument("-o", "--out", type=Path, required=True, help="keeps all rows, to resume")
     tried.set_defaults(run=_lab_trust)
     for each, scans in ((taught, 440), (tried, 800)):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from limn.cli import arguments
 from limn.cli.exits import EXIT_WRONG, Commands
 
 
 def add_commands(commands: Commands) -> None:
     """Commands that set up and run a node: serve, check, contour, certs, send, backup."""
+    _add_init(commands)
     _add_serve(commands)
     _add_check(commands)
     _add_contour(commands)
@@ -25,6 +27,29 @@ def add_scan_commands(commands: Commands) -> None:
     _add_queue(commands)
     _add_retry(commands)
     _add_resend(commands)
+
+
+def _add_init(commands: Commands) -> None:
+    init = commands.add_parser("init", help="ask a few questions and write a site's config")
+    init.add_argument("file", type=Path, nargs="?", default=Path("limn.toml"), metavar="FILE")
+    for option, metavar, meaning in (
+        ("bundle", "NAME", "which bundle contours: folder, or name in `limn models list`"),
+        ("data-dir", "DIR", "where spool, journal, results and logs go"),
+        ("listen", "ADDRESS", "on which scanners call; 0.0.0.0: from other machines"),
+        ("port", "N", "on which scanners call"),
+        ("ae-title", "AE", "by which scanners call"),
+        ("tps", "AE@HOST:PORT", "the planning system, or a folder for its structure sets"),
+    ):
+        init.add_argument(f"--{option}", metavar=metavar, help=meaning)
+    init.set_defaults(run=_init)
+
+
+def _init(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.init import QUESTIONS, from_terminal, init
+
+    given = {each.option: getattr(parsed, each.option) for each in QUESTIONS}
+    for line in init(parsed.file, given, from_terminal()):
+        print(line)
 
 
 def _add_serve(commands: Commands) -> None:
@@ -82,7 +107,11 @@ def _add_contour(commands: Commands) -> None:
     )
     contour.add_argument("-o", "--out", type=Path, required=True)
     chosen = contour.add_mutually_exclusive_group()
-    chosen.add_argument("--bundle", type=Path, help="default: the embedded demonstration bundle")
+    chosen.add_argument(
+        "--bundle",
+        type=arguments.bundle,
+        help="folder or name; default: the embedded demonstration bundle",
+    )
     chosen.add_argument("--config", type=Path, help="of a site; its node contours if it runs")
     contour.add_argument(
         "--two-animals",

@@ -1,7 +1,6 @@
 """Writes contours as an RT Structure Set, and reads them back.
 
-The skeleton is rt-utils' (P4); geometry, contours and the attributes that a planning system
-needs are limn's. The file is Implicit VR Little Endian: in Explicit VR a long contour's DS
+The file is Implicit VR Little Endian: in Explicit VR a long contour's DS
 exceeds the 16-bit length and becomes UN. Source: PS3.3 A.19.3, C.8.8.5, C.8.8.6, C.8.8.8.
 """
 
@@ -9,18 +8,22 @@ from __future__ import annotations
 
 import io
 import itertools
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    UID,
+    ImplicitVRLittleEndian,
+    RTStructureSetStorage,
+)
 
 from limn.dicom.identity import copy_into
 from limn.dicom.series import Series
@@ -87,6 +90,8 @@ HoleRule = Literal["keyhole", "xor"]
 
 
 DS_BYTES = 16
+# Retired, and what planning systems expect in RTReferencedStudySequence.
+DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 # PS3.5 6.2: the VRs of StructureSetLabel, ROIName and StructureSetDescription.
 SH_CHARACTERS = 16
 LO_CHARACTERS = 64
@@ -269,31 +274,32 @@ def to_bytes(ds: FileDataset) -> bytes:
 
 
 def _skeleton(series: Series) -> FileDataset:
-    # Imported here: rt_utils imports OpenCV, which only the process that builds needs.
-    from rt_utils import ds_helper  # noqa: PLC0415
-
-    # rt-utils reads the study from the first header, and only the UIDs of the others. Plain
-    # attributes are ten times as fast as those of a Dataset.
-    headers = [_with_study(series.first)] + [
-        SimpleNamespace(SOPClassUID=header.SOPClassUID, SOPInstanceUID=header.SOPInstanceUID)
-        for header in series.headers[1:]
+    """The structure set's references to a series (PS3.3 C.8.8.5), in a file that has no more."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = "ISO_IR 100"
+    ds.Modality = "RTSTRUCT"
+    images = Dataset()
+    images.SeriesInstanceUID = series.first.SeriesInstanceUID
+    images.ContourImageSequence = [
+        _reference(header.SOPClassUID, header.SOPInstanceUID) for header in series.headers
     ]
-    with warnings.catch_warnings():
-        # rt-utils sets is_little_endian and is_implicit_VR, which pydicom 3 deprecates.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        ds: FileDataset = ds_helper.create_rtstruct_dataset(headers)
+    study = _reference(DETACHED_STUDY_MANAGEMENT, series.first.StudyInstanceUID)
+    study.RTReferencedSeriesSequence = [images]
+    frame = Dataset()
+    frame.FrameOfReferenceUID = series.first.get("FrameOfReferenceUID") or ""
+    frame.RTReferencedStudySequence = [study]
+    ds.ReferencedFrameOfReferenceSequence = [frame]
     return ds
 
 
-def _with_study(header: Dataset) -> SimpleNamespace:
-    """The attributes that rt-utils reads, with the study's, which it requires."""
-    attributes = {
-        keyword: header[keyword].value
-        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
-    }
-    for keyword in ("FrameOfReferenceUID", "StudyDate", "StudyTime", "StudyID"):
-        attributes[keyword] = header.get(keyword) or ""
-    return SimpleNamespace(**attributes)
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = sop_class_uid
+    reference.ReferencedSOPInstanceUID = sop_instance_uid
+    return reference
 
 
 def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:
@@ -302,6 +308,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
         if keyword in source:
             copy_into(ds, source, Tag(keyword), series.unread)
         elif keyword in ds:
+            # The character set of a series that declares none is ASCII.
             del ds[keyword]
     for keyword in TYPE_2:
         if keyword not in ds:
@@ -316,9 +323,7 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
         frame_of_reference_uid = uid_from(f"frame of reference|{source.SeriesInstanceUID}")
         ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = frame_of_reference_uid
     if identity.predecessor_uid:
-        predecessor = Dataset()
-        predecessor.ReferencedSOPClassUID = RTStructureSetStorage
-        predecessor.ReferencedSOPInstanceUID = identity.predecessor_uid
+        predecessor = _reference(RTStructureSetStorage, identity.predecessor_uid)
         ds.PredecessorStructureSetSequence = [predecessor]
     ds.FrameOfReferenceUID = frame_of_reference_uid
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -332,7 +337,6 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
     ds.InstanceNumber = "1"
     ds.Manufacturer, ds.ManufacturerModelName = "limn", "limn"
     ds.SoftwareVersions = identity.software
-    del ds.InstitutionName
     ds.SeriesDescription = _marked("limn contours", identity)
     ds.StructureSetLabel = identity.label
     ds.StructureSetName = identity.label

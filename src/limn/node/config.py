@@ -21,6 +21,7 @@ from pydantic import (
 from limn.domain.errors import ConfigWrong
 from limn.domain.roi_rules import RoiRule
 from limn.node.permissions import check_not_others
+from limn.segment.bundle.shelf import bundle_named
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
@@ -417,7 +418,7 @@ class Config(_Table):
             update={
                 "data_dir": _below(folder, self.data_dir),
                 "model": self.model.model_copy(
-                    update={"bundle": _below(folder, self.model.bundle)}
+                    update={"bundle": _bundle_below(folder, self.model.bundle)}
                 ),
                 "receive": self.receive.model_copy(
                     update={
@@ -447,6 +448,12 @@ class Config(_Table):
 def _below(folder: Path, path: Path) -> Path:
     """A path below a folder, with ``..`` resolved so that an operator can read it."""
     return Path(os.path.normpath(folder / path))
+
+
+def _bundle_below(folder: Path, path: Path) -> Path:
+    """A bundle below a folder, or an installed or embedded one of this name."""
+    below = _below(folder, path)
+    return below if below.exists() else _below(folder, bundle_named(str(path)))
 
 
 def load_config(path: Path) -> Config:

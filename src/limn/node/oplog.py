@@ -142,7 +142,7 @@ def _install(handlers: list[logging.Handler]) -> None:
         logging.getLogger(verbose).setLevel(logging.WARNING)
     # limn logs the failures of a peer itself, once.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    # rt-utils sets attributes that pydicom deprecates, and pydicom logs it at every scan.
+    # limn says itself what is odd in a header.
     logging.getLogger("pydicom").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
