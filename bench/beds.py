@@ -11,10 +11,10 @@ import time
 import numpy as np
 
 from limn.domain.scan import Volume, dice
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import Stopwatch
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.animals.located import Place
 from limn.segment.draw.delineate import Delineated, delineate_each
 from limn.segment.engine.ensemble import Ensemble

@@ -25,6 +25,7 @@ import torch
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import Stopwatch
 from limn.lab.train.nnunet_folder import plans
 from limn.lab.train.recipe import Recipe
@@ -32,7 +33,6 @@ from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import random_scanner, scan
 from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.bundle.profile import ProfileName
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.delineate import delineate
 from limn.segment.engine import openvino_net
 from limn.segment.engine.ensemble import Ensemble

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from side_by_side import native_trials, side_by_side
 
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.engine.ensemble import Ensemble
 
 

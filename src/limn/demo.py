@@ -28,6 +28,7 @@ from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.folders import writable
 from limn.domain.scan import TG263_ROLES, Organ, dice
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.lab.phantoms.synthesize import PhantomFiles, PhantomRequest, synthesize
 from limn.node.config import Config, load_config
@@ -35,7 +36,6 @@ from limn.node.contour.site_bundle import style_of
 from limn.node.operate.send import send_folder
 from limn.node.store.disk import scanlog
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.rasterise import rasterise
 
 # The embedded bundle was not trained on these phantoms; it must reach this on them.

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from limn.dicom.folder import one_series
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.segment.bundle.bundle import Bundle, open_bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.animals.choose import keep_one_animal
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Finder
 from limn.segment.importing.axis_search import AxisTrial, search_axes

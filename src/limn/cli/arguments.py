@@ -8,6 +8,6 @@ from pathlib import Path
 def bundle(text: str) -> Path:
     """A bundle's folder, by its path or its name."""
     # Imported here: it takes a tenth of a second, and no `--help` needs it.
-    from limn.segment.bundle.shelf import bundle_named
+    from limn.domain.shipped import bundle_named
 
     return bundle_named(text)

@@ -117,11 +117,11 @@ def _add_studies(studies: Commands) -> None:
 
 
 def _lab_train_phantom(parsed: argparse.Namespace) -> None:
+    from limn.domain.shipped import EMBEDDED_BUNDLE
     from limn.lab.train.folds import train_phantom_bundle
     from limn.lab.train.localiser import LocaliserRecipe
     from limn.lab.train.onlooker import OrientRecipe
     from limn.lab.train.recipe import Recipe, going_on, quick
-    from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 
     if parsed.organs and parsed.start:
         from limn.domain.errors import ConfigWrong

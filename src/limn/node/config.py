@@ -20,8 +20,8 @@ from pydantic import (
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.roi_rules import RoiRule
+from limn.domain.shipped import bundle_named
 from limn.node.permissions import check_not_others
-from limn.segment.bundle.shelf import bundle_named
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.node.config import PlanningSystem
 from limn.node.contour.site_bundle import style_of
 from limn.segment.bundle.bundle import open_bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from tests.support.organs import Organ
 
 USUAL = {

@@ -21,6 +21,7 @@ from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.light import Light
 from limn.domain.scan import Organ
+from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.animal_names import AnimalName, name_of
@@ -28,7 +29,6 @@ from limn.node.contour.pipeline import Options, Product, contour, contour_each
 from limn.node.contour.site_bundle import algorithm_of, label_of
 from limn.node.contour.worker import warm_up
 from limn.segment.bundle.bundle import Bundle
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE
 from limn.segment.draw.animals.choose import ChoiceRule
 from limn.segment.draw.animals.located import Place
 from limn.segment.engine.ensemble import Ensemble

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from limn import __version__
@@ -13,7 +14,7 @@ from limn.domain.organ_codes import Code
 from limn.domain.roi_rules import RoiRule, faults_of
 from limn.domain.scan import Organ
 from limn.node.config import Config, PlanningSystem
-from limn.segment.bundle.bundle import Bundle, open_bundle
+from limn.segment.bundle.bundle import Bundle, glance, open_bundle
 
 _Value = TypeVar("_Value")
 
@@ -27,6 +28,17 @@ def label_of(config: Config, bundle: Bundle) -> str:
 def algorithm_of(bundle: Bundle) -> str:
     """The version of limn, the bundle and its hash, for the structure set's description."""
     return f"limn {__version__} {bundle.label} {bundle.sha256[:12]}"
+
+
+def look_at(folder: Path) -> Bundle:
+    """What a bundle says of itself; nothing is verified.
+
+    Raises
+    ------
+    BundleUnfit
+        If there is no bundle.
+    """
+    return glance(folder)
 
 
 def deliverable_bundle(config: Config) -> Bundle:

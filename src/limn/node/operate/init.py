@@ -10,10 +10,9 @@ from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
-from limn.domain.shipped import shipped
+from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named, shipped
 from limn.node.config import load_config
-from limn.segment.bundle.bundle import glance
-from limn.segment.bundle.shelf import EMBEDDED_BUNDLE, bundle_named
+from limn.node.contour.site_bundle import look_at
 
 EXAMPLE = "config/node.toml"
 
@@ -101,7 +100,7 @@ def _config(answers: dict[str, str], folder: Path) -> str:
     """The example with these answers in the place of its own."""
     text = shipped(EXAMPLE).read_text(encoding="utf-8")
     found = bundle_named(answers["bundle"])
-    bundle = glance(found if found.is_absolute() else folder / found)
+    bundle = look_at(found if found.is_absolute() else folder / found)
     for table, key, value in (
         ("", "data_dir", _quoted(answers["data_dir"])),
         ("receive", "ae_title", _quoted(answers["ae_title"])),

@@ -11,13 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
-from limn.domain.shipped import shipped
 from limn.segment.bundle.archive import pack, unpack
 from limn.segment.bundle.bundle import MANIFEST, Bundle, glance, open_bundle
 
-ENVIRONMENT = "LIMN_MODELS"
-HOME = Path(".local") / "share" / "limn" / "models"
-EMBEDDED_BUNDLE = shipped("models/phantom-7")
 INCOMING = ".incoming-"
 # Age at which an unfinished import is removed; none takes so long.
 ABANDONED_S = 24 * 3600.0
@@ -61,21 +57,6 @@ def find(shelf: Path, name: str, others: Mapping[str, Path]) -> Path:
         return shelf / name
     msg = f"no bundle {name} in {shelf}, nor a folder of that name; see 'limn models list'"
     raise BundleUnfit(msg)
-
-
-def bundle_named(text: str) -> Path:
-    """A bundle's folder, by its path or by its name among the installed and the embedded ones.
-
-    What is neither stays a path, so that its reader says that nothing is there.
-    """
-    given = Path(text)
-    if given.name == text and not given.exists():
-        if text == EMBEDDED_BUNDLE.name:
-            return EMBEDDED_BUNDLE
-        with contextlib.suppress(OSError):
-            if (models_dir(None) / text / MANIFEST).is_file():
-                return models_dir(None) / text
-    return given
 
 
 def install(source: Path, shelf: Path) -> Path:
@@ -197,11 +178,3 @@ def opened(source: Path, names: tuple[str, ...] = ("*",)) -> Iterator[Path]:
             lambda path: any(path.match(name) for name in names),
         )
         yield Path(folder)
-
-
-def models_dir(given: Path | None) -> Path:
-    """The folder of installed bundles: the given one, $LIMN_MODELS, or one in the user's home."""
-    if given is not None:
-        return given
-    named = os.environ.get(ENVIRONMENT)
-    return Path(named) if named else Path.home() / HOME
