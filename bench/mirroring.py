@@ -17,7 +17,7 @@ import torch
 from side_by_side import native_trials, side_by_side
 
 from limn.domain.folders import writable
-from limn.domain.shipped import EMBEDDED_BUNDLE
+from limn.domain.shipped import EMBEDDED_BUNDLE, MANIFEST
 from limn.lab.train.folds import Course, train
 from limn.lab.train.nnunet_folder import (
     ONLOOKER,
@@ -29,7 +29,7 @@ from limn.lab.train.nnunet_folder import (
 )
 from limn.lab.train.patches import TrainingCase, make_cases
 from limn.lab.train.recipe import Recipe, going_on
-from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.engine.ensemble import Ensemble
 
 PHANTOMS = 12

@@ -18,9 +18,10 @@ import pytest
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Volume
+from limn.domain.shipped import MANIFEST
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
-from limn.segment.bundle.bundle import MANIFEST, write_manifest
+from limn.segment.bundle.bundle import write_manifest
 from tests.support.organs import Organ
 
 REPOSITORY = Path(__file__).parents[1]

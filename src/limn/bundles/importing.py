@@ -18,10 +18,10 @@ from rich.table import Table
 
 from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
 from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
-from limn.domain.shipped import models_dir
+from limn.domain.shipped import MANIFEST, models_dir
 from limn.phantom.chest_tiles import chest_tiles
 from limn.segment.bundle import shelf
-from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, sha256_of
+from limn.segment.bundle.bundle import Bundle, open_bundle, sha256_of
 from limn.segment.engine.plans import check_numbers, read_plan
 
 if TYPE_CHECKING:

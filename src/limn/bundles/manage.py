@@ -10,9 +10,9 @@ from rich.table import Table
 
 from limn.bundles.importing import ImportOptions, import_to, print_installed, try_int8
 from limn.domain.errors import BundleUnfit, LimnError
-from limn.domain.shipped import EMBEDDED_BUNDLE, models_dir
+from limn.domain.shipped import EMBEDDED_BUNDLE, MANIFEST, models_dir
 from limn.segment.bundle import shelf
-from limn.segment.bundle.bundle import MANIFEST, glance, open_bundle
+from limn.segment.bundle.bundle import glance, open_bundle
 
 
 def show_list(given: Path | None) -> None:

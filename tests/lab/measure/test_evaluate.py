@@ -11,6 +11,7 @@ import pytest
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels, Volume
+from limn.domain.shipped import MANIFEST
 from limn.lab.measure import evaluate as module
 from limn.lab.measure.evaluate import (
     COLUMNS,
@@ -23,7 +24,7 @@ from limn.lab.measure.evaluate import (
     worst_scans,
 )
 from limn.lab.train.nnunet_folder import note_measured
-from limn.segment.bundle.bundle import MANIFEST, open_bundle
+from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.sides import NO_SIGNS
 from limn.segment.engine.localisation.orient import Lie

@@ -6,7 +6,8 @@ import pytest
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
-from limn.segment.bundle.bundle import MANIFEST, CleanRule, open_bundle, write_manifest
+from limn.domain.shipped import MANIFEST
+from limn.segment.bundle.bundle import CleanRule, open_bundle, write_manifest
 from limn.segment.engine.ensemble import Ensemble
 from tests.conftest import BUNDLE
 from tests.support.organs import Organ

@@ -7,7 +7,8 @@ import pytest
 
 from limn.domain.errors import BundleUnfit
 from limn.domain.scan import Role, named_organ
-from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.domain.shipped import MANIFEST
+from limn.segment.bundle.bundle import open_bundle, write_manifest
 from tests.conftest import BUNDLE
 from tests.support.organs import Organ
 

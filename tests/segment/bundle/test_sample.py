@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from limn.domain.errors import BundleUnfit
-from limn.segment.bundle.bundle import MANIFEST, open_bundle
+from limn.domain.shipped import MANIFEST
+from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.sample import Sample, add_sample, read_sample
 from tests.support.segment.bundles import architecture, random_bundle
 

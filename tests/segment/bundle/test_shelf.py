@@ -5,7 +5,8 @@ import time
 import pytest
 
 from limn.domain.errors import BundleUnfit
-from limn.segment.bundle.bundle import MANIFEST, glance, open_bundle, write_manifest
+from limn.domain.shipped import MANIFEST
+from limn.segment.bundle.bundle import glance, open_bundle, write_manifest
 from limn.segment.bundle.shelf import bundles, find, install, pack_bundle
 from tests.conftest import BUNDLE
 

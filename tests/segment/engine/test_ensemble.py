@@ -20,9 +20,10 @@ from torch.nn import functional
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
 from limn.domain.scan import Volume, dice
+from limn.domain.shipped import MANIFEST
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, random_scanner, scan
-from limn.segment.bundle.bundle import MANIFEST, Bundle, open_bundle, write_manifest
+from limn.segment.bundle.bundle import Bundle, open_bundle, write_manifest
 from limn.segment.draw.clean import clean
 from limn.segment.engine.ensemble import Ensemble, Inferred
 from limn.segment.engine.localisation.region import Region

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from limn.domain.shipped import MANIFEST
 from limn.phantom.chest_tiles import chest_tiles
-from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.bundle.sample import Sample, add_sample
 from limn.segment.engine import int8, openvino_net
 from limn.segment.engine.int8 import Verdict, decide, with_int8

@@ -13,6 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.shipped import MANIFEST
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.lab.train.recipe import Recipe, version_after
 from limn.phantom.anatomy import (
@@ -30,7 +31,7 @@ from limn.phantom.anatomy import (
     TRACHEA,
 )
 from limn.segment.bundle import plans_json
-from limn.segment.bundle.bundle import MANIFEST, open_bundle, write_manifest
+from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.bundle.plans_json import configuration, dataset, plain_unet
 
 ONLOOKER = "orient.pth"

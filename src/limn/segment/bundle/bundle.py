@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from limn.domain.errors import BundleUnfit
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
-from limn.domain.shipped import MANIFEST as MANIFEST
+from limn.domain.shipped import MANIFEST
 from limn.segment.bundle.archive import is_inside
 from limn.segment.bundle.profile import PROFILE_NAMES, ProfileName
 from limn.segment.bundle.species import MOUSE, Species, read_species

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from limn.domain.errors import BundleUnfit
+from limn.domain.shipped import MANIFEST
 from limn.segment.bundle.archive import pack, unpack
-from limn.segment.bundle.bundle import MANIFEST, Bundle, glance, open_bundle
+from limn.segment.bundle.bundle import Bundle, glance, open_bundle
 
 INCOMING = ".incoming-"
 # Age at which an unfinished import is removed; none takes so long.
