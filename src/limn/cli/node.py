@@ -103,7 +103,11 @@ def _add_contour(commands: Commands) -> None:
         "contour", help="contour folders of DICOM into a folder; nothing is sent"
     )
     contour.add_argument(
-        "folder", type=Path, nargs="+", metavar="DIR", help="one series, or any number"
+        "folder",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders of DICOM, one series or any number; or one zip, NIfTI, NRRD or MetaImage",
     )
     contour.add_argument("-o", "--out", type=Path, required=True)
     chosen = contour.add_mutually_exclusive_group()
@@ -114,6 +118,19 @@ def _add_contour(commands: Commands) -> None:
     )
     chosen.add_argument("--config", type=Path, help="of a site; its node contours if it runs")
     contour.add_argument(
+        "--as",
+        dest="forms",
+        default="rtstruct",
+        metavar="FORM,...",
+        help="rtstruct, seg (DICOM), nifti, nrrd (3D Slicer), stl, csv; default: rtstruct",
+    )
+    contour.add_argument(
+        "--lie",
+        default="",
+        metavar="LETTERS",
+        help="of an image file that doesn't say it: where its axes z, y, x grow to, such as SPL",
+    )
+    contour.add_argument(
         "--two-animals",
         choices=("largest", "central", "refuse", "each"),
         help="which of several animals in a field; default: largest, or what --config says",
@@ -122,10 +139,17 @@ def _add_contour(commands: Commands) -> None:
 
 
 def _contour(parsed: argparse.Namespace) -> int:
+    from limn.node.batch.forms import forms_of
     from limn.node.batch.many_folders import contour_folders
 
     done = contour_folders(
-        parsed.folder, parsed.out, parsed.bundle, parsed.config, parsed.two_animals
+        parsed.folder,
+        parsed.out,
+        parsed.bundle,
+        parsed.config,
+        parsed.two_animals,
+        forms_of(parsed.forms),
+        parsed.lie,
     )
     return 0 if done else EXIT_WRONG
 

@@ -302,7 +302,8 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     return reference
 
 
-def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:
+def copy_patient(ds: Dataset, series: Series, style: Style) -> None:
+    """Give a dataset the patient and study of a series, byte for byte; it must be implicit VR."""
     source = series.first
     for keyword in COPIED:
         if keyword in source:
@@ -317,6 +318,11 @@ def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Sty
         ds.PatientSpeciesDescription = style.species
     if "StrainDescription" not in ds and style.strain:
         ds.StrainDescription = style.strain
+
+
+def _fill_header(ds: FileDataset, series: Series, identity: Identity, style: Style) -> None:
+    source = series.first
+    copy_patient(ds, series, style)
     frame_of_reference_uid = source.get("FrameOfReferenceUID")
     if not frame_of_reference_uid:
         # Derived from the series, so that all structure sets of one series have the same.

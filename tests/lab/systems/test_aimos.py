@@ -15,7 +15,7 @@ import torch
 from limn.domain.errors import BundleUnfit, ConfigWrong, RefusedSeries
 from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.scan import Volume, dice
-from limn.lab.nifti import to_image
+from limn.formats.label_files import image_of
 from limn.lab.systems.aimos import AimosPreset, predict, read_folds, train_fold
 from limn.lab.systems.aimos_net import UNet2d
 from limn.lab.systems.aimos_slices import picked_at, varied
@@ -66,7 +66,7 @@ def write_cases(folder: Path) -> list[tuple[Path, Path]]:
         volume = scan(labels)
         paths = own / "ct.nii.gz", own / "observer1.nii.gz"
         for path, array in zip(paths, (volume.hu_zyx, labels), strict=True):
-            SimpleITK.WriteImage(to_image(array, volume.grid), str(path))
+            SimpleITK.WriteImage(image_of(array, volume.grid), str(path))
         cases.append(paths)
     return cases
 

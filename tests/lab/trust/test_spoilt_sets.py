@@ -9,8 +9,8 @@ import SimpleITK
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import SpacingMm, axial_grid
+from limn.formats.label_files import image_of
 from limn.lab.data.dataset import COLUMNS, MANIFEST, Entry
-from limn.lab.nifti import to_image
 from limn.lab.trust.spoilt_dataset import SPOILT_EACH, dataset_set
 from limn.lab.trust.spoilt_set import GOOD, phantom_set
 from limn.phantom.faults import FAULTS, PIXEL_FAULTS, UNSEEN
@@ -45,11 +45,11 @@ def dataset(tmp_path):
     rows = []
     for name, labels in (("a", (1, 2, 3, 4)), ("b", (1, 2, 5)), ("c", None)):
         hu = np.random.default_rng(1).normal(-200, 300, SHAPE).astype(np.float32)
-        SimpleITK.WriteImage(to_image(hu, grid), str(tmp_path / f"{name}.nii.gz"))
+        SimpleITK.WriteImage(image_of(hu, grid), str(tmp_path / f"{name}.nii.gz"))
         contours = ""
         if labels:
             contours = f"{name}-1.nii.gz"
-            image = to_image(labelled(labels), grid)
+            image = image_of(labelled(labels), grid)
             SimpleITK.WriteImage(image, str(tmp_path / contours))
         rows.append(
             Entry(name, name, "0", "no", "test1", "", f"{name}.nii.gz", contours, *("",) * 5, name)

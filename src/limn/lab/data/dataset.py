@@ -28,6 +28,7 @@ from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
+from limn.formats.label_files import image_of
 from limn.lab.data import case_checks
 from limn.lab.data.folder_layout import (
     LABEL_OF,
@@ -43,7 +44,6 @@ from limn.lab.data.folder_layout import (
 )
 from limn.lab.data.readers import on_grid, read_contours, read_ct, refuse_truncated
 from limn.lab.data.split import Split, as_toml, draw_split, folded, read_split
-from limn.lab.nifti import to_image
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.process.folder_lock import folder_lock
 from limn.phantom.cohort import CohortSplit as Side
@@ -409,7 +409,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
             if name in case.files:
                 link_or_copy(case.files[name], file)
             else:
-                SimpleITK.WriteImage(to_image(array, grid), str(file))
+                SimpleITK.WriteImage(image_of(array, grid), str(file))
     paths = {
         name: f"{SCANS}/{case.name}/{name}.nii.gz" if name in arrays else ""
         for name in ("ct", *LABEL_SETS)

@@ -20,9 +20,9 @@ from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
+from limn.formats.label_files import image_of
 from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
 from limn.lab.data.rois import mask_of, read_structure_set
-from limn.lab.nifti import to_image
 
 AXES = "SPL"
 # Share of the slices within an organ that may lack a contour: an island, a forgotten slice.
@@ -162,9 +162,9 @@ def read_contours(
 
 def on_grid(labels_zyx: npt.NDArray[np.uint8], grid: Grid, target: Grid) -> npt.NDArray[np.uint8]:
     """Labels resampled to another grid by nearest neighbour: the label at each voxel's centre."""
-    reference = to_image(np.zeros(target.shape_zyx, dtype=np.uint8), target)
+    reference = image_of(np.zeros(target.shape_zyx, dtype=np.uint8), target)
     moved = SimpleITK.Resample(
-        to_image(labels_zyx, grid),
+        image_of(labels_zyx, grid),
         reference,
         SimpleITK.Transform(),
         SimpleITK.sitkNearestNeighbor,

@@ -20,7 +20,7 @@ from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.folders import files_below
 from limn.domain.one_line import one_line
-from limn.lab.nifti import to_image
+from limn.formats.label_files import image_of
 from limn.segment.draw.rasterise import fill
 
 
@@ -100,7 +100,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
         ]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            image = to_image(mask.astype(np.uint8), series.grid)
+            image = image_of(mask.astype(np.uint8), series.grid)
             SimpleITK.WriteImage(image, str(out / f"roi_{structure.number:03d}.nii.gz"))
     console.print(table)
     for line in lines:

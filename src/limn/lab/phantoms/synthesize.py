@@ -23,7 +23,7 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.geometry import Grid, SpacingMm
 from limn.domain.scan import Labels, Volume
-from limn.lab.nifti import to_image
+from limn.formats.label_files import image_of
 from limn.lab.phantoms import orientation
 from limn.lab.phantoms.quirks import QUIRKS, Files, Quirk, SeriesFile, choose, save
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
@@ -140,8 +140,8 @@ def synthesize(
     report(f"writing {len(volume.hu_zyx)} slices")
     identity = _identity(request, position)
     files = _write_series(volume, identity, choose(request.quirks), series_dir)
-    SimpleITK.WriteImage(to_image(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
-    SimpleITK.WriteImage(to_image(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
+    SimpleITK.WriteImage(image_of(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
+    SimpleITK.WriteImage(image_of(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
     report("outlining the truth")
     series, refusal = _read_back(files, series_dir, volume.grid)
     kept = sorted({k for file in files for k in file.slices})

@@ -20,11 +20,11 @@ import torch
 from limn.domain.files import replacement
 from limn.domain.scan import TG263_ROLES, Labels, Volume
 from limn.domain.timing import Stopwatch
+from limn.formats.label_files import image_of
 from limn.lab.data.dataset import Entry
 from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
 from limn.lab.data.readers import read_ct
 from limn.lab.measure.scores import Scan, Score, observer_scores, system_scores, write_scores
-from limn.lab.nifti import to_image
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.lab.process.timed import write_record
 from limn.lab.study.bundle import seal_folds
@@ -185,7 +185,7 @@ def _predict(
             with watch.stage("read_s"):
                 volume = read_ct(ct, "")
             labels = label(volume, watch)
-            image = to_image(labels, volume.grid)
+            image = image_of(labels, volume.grid)
             SimpleITK.WriteImage(image, str(part), useCompression=True)
         write_record(times, ct.parent.name, watch.elapsed_s)
         _log(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")

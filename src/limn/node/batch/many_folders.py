@@ -7,7 +7,7 @@ else, so that a run may begin with a node and go on without one. Nothing of it i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,8 +17,10 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.node.batch import here, on_node
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
+from limn.node.batch.forms import RTSTRUCT, Form
 from limn.node.batch.notes import TABLE, Note, Notes, write_table
 from limn.node.batch.one_folder import contour_folder, site_config
+from limn.node.batch.source import is_scan_file
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs
 from limn.segment.bundle.bundle import open_bundle
@@ -31,6 +33,8 @@ def contour_folders(
     bundle: Path | None,
     config_path: Path | None,
     two_animals: ChoiceRule | None = None,
+    forms: Collection[Form] = RTSTRUCT,
+    lie: str = "",
 ) -> bool:
     """Contour one folder as `contour_folder` does, or every series of many into ``out``.
 
@@ -45,20 +49,23 @@ def contour_folders(
     RefusedSeries
         If there is one folder and its one series can't be contoured, or there is no series.
     """
+    one_file = len(folders) == 1 and is_scan_file(folders[0])
     for folder in folders:
-        if not folder.is_dir():
-            msg = f"{folder} is no folder"
+        if not folder.is_dir() and not one_file:
+            msg = f"{folder} is no folder, and no zip or image file that stands alone"
             raise ConfigWrong(msg)
     writable(out)
     config = site_config(out, bundle, config_path, two_animals)
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
-    search = not one or holds_only_folders(folders[0])
+    search = not one_file and (not one or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2:
-        contour_folder(folders[0], out, config)
+        contour_folder(folders[0], out, config, forms, lie)
         return True
+    if lie or tuple(forms) != RTSTRUCT:
+        raise ConfigWrong("--lie and --as are for one scan; give one folder or file")
     if not found:
         msg = f"no CT image below {', '.join(map(str, folders))}"
         raise RefusedSeries(msg)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +13,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from limn import __version__
-from limn.dicom.folder import one_series
-from limn.dicom.rtstruct import Identity
+from limn.dicom.rtstruct import Identity, Style
 from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong, LimnError
-from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
+from limn.node.batch.forms import RTSTRUCT, Form, write_forms
+from limn.node.batch.source import opened
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.animal_names import AnimalName, name_of
 from limn.node.contour.pipeline import Options, Product, contour, contour_each
@@ -37,8 +38,14 @@ from limn.segment.engine.ensemble import Ensemble
 ONLY = Place(1, 1, (0.0, 0.0, 0.0))
 
 
-def contour_folder(folder: Path, out: Path, config: Config) -> None:
-    """Contour the one CT series in a folder; write ``RS.dcm`` and ``picture.png``.
+def contour_folder(
+    source: Path,
+    out: Path,
+    config: Config,
+    forms: Collection[Form] = RTSTRUCT,
+    lie: str = "",
+) -> None:
+    """Contour one scan; write ``picture.png`` and the forms that are wanted, such as ``RS.dcm``.
 
     A structure set that a node would hold is written too, with a warning: nothing is sent. If the
     site wants each animal in the field, those of the second one go to ``animal-2``, and so on.
@@ -46,40 +53,42 @@ def contour_folder(folder: Path, out: Path, config: Config) -> None:
     Raises
     ------
     ConfigWrong
-        If ``folder`` is not one, or ``out`` can't be written.
+        If ``out`` can't be written.
     RefusedSeries
-        If the folder holds no series, several, or one that can't be contoured.
+        If the source holds no series, several, or one that can't be contoured.
     """
     console = Console(emoji=False)
-    if not folder.is_dir():
-        msg = f"{folder} is no folder"
-        raise ConfigWrong(msg)
     writable(out)
     stopwatch = Stopwatch()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
-    ) as bars:
+    with (
+        Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+        ) as bars,
+        ExitStack() as stack,
+    ):
         bar = bars.add_task("reading", total=None)
-        instances = one_series(folder, console)
+        scan = stack.enter_context(opened(source, lie, out / "ct", console))
         bars.update(bar, description="loading the ensemble")
         warm = warm_up(config)
         bars.update(bar, description="contouring")
         options = replace(warm.options, delivered=False)
-        work = _Work(instances, warm.ensemble, config, options, stopwatch)
+        work = Work(scan.instances, warm.ensemble, config, options, stopwatch)
         animals = work.run(lambda done, total: bars.update(bar, completed=done, total=total))
         found = [
-            (name, _written(product, animal_folder(out, name.place.number)))
+            (name, product, _written(product, name, out, options.style, forms))
             for name, product in animals
         ]
     console.print(_stages(stopwatch))
-    for name, product in found:
+    for name, product, files in found:
         if name.place.of > 1:
             console.print(f"\n{name.words}", markup=False)
         if isinstance(product, LimnError):
             console.print(f"NOT CONTOURED: {product}", style="bold red", markup=False)
         else:
-            _print(product, animal_folder(out, name.place.number), console)
-    if failures := [product for _, product in found if isinstance(product, LimnError)]:
+            _print(product, files, console)
+    if scan.ct is not None:
+        console.print(f"CT series      {scan.ct}, to which the structure set refers")
+    if failures := [product for _, product, _ in found if isinstance(product, LimnError)]:
         raise failures[0]
 
 
@@ -88,16 +97,16 @@ def animal_folder(out: Path, number: int) -> Path:
     return out if number == 1 else out / f"animal-{number}"
 
 
-def _written(product: Product | LimnError, folder: Path) -> Product | LimnError:
-    if not isinstance(product, LimnError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / "RS.dcm", product.structure_set)
-        write_durably(folder / "picture.png", product.picture)
-    return product
+def _written(
+    product: Product | LimnError, name: AnimalName, out: Path, style: Style, forms: Collection[Form]
+) -> list[Path]:
+    if isinstance(product, LimnError):
+        return []
+    return write_forms(animal_folder(out, name.place.number), product, style, forms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Work:
+class Work:
     """A series that is read, and what contours it."""
 
     instances: Sequence[Instance]
@@ -154,14 +163,16 @@ def _identity(series_instance_uid: str, config: Config, bundle: Bundle, place: P
     )
 
 
-def _print(product: Product, out: Path, console: Console) -> None:
+def _print(product: Product, files: Sequence[Path], console: Console) -> None:
     console.print(_organs(product))
     if product.flags:
         console.print(f"flags: {', '.join(product.flags)}", markup=False)
     for concern in product.verdict.concerns:
         if concern.light is Light.AMBER:
             console.print(f"{concern.light}: {concern.reason}", markup=False)
-    console.print(f"structure set  {out / 'RS.dcm'}\npicture        {out / 'picture.png'}")
+    for path in files:
+        kind = {"RS.dcm": "structure set", "picture.png": "picture"}.get(path.name, "")
+        console.print(f"{kind:14} {path}", markup=False, soft_wrap=True)
     if product.held is not None:
         # Last, so that a person reads it.
         console.print(

@@ -84,6 +84,7 @@ class Product:
     fold_dsc, disagreement_zyx : see `segment.draw.delineate.Delineated`
     verdict : how far the contours may be trusted
     held : why a person must look before the structure set is delivered; None if nobody must
+    series, identity : of the scan, for what else is written of it
     """
 
     structure_set: bytes
@@ -98,6 +99,8 @@ class Product:
     flags: tuple[str, ...]
     verdict: Verdict
     held: str | None
+    series: Series
+    identity: rtstruct.Identity
 
     @property
     def labels(self) -> Labels:
@@ -223,6 +226,8 @@ def _product(
         flags,
         verdict,
         verdict.hold_reason(options.hold),
+        series,
+        identity,
     )
 
 

@@ -105,7 +105,7 @@ def _config(answers: dict[str, str], folder: Path) -> str:
         ("", "data_dir", _quoted(answers["data_dir"])),
         ("receive", "ae_title", _quoted(answers["ae_title"])),
         ("receive", "host", _quoted(answers["listen"])),
-        ("receive", "port", answers["port"]),
+        ("receive", "port", _number("--port", answers["port"])),
         ("model", "bundle", _quoted(answers["bundle"])),
         ("model", "allow_demo_bundle", "true" if bundle.demonstration else "false"),
     ):
@@ -147,6 +147,13 @@ def _destination(answer: str) -> str:
             "",
         )
     )
+
+
+def _number(option: str, text: str) -> str:
+    if not text.isdecimal():
+        msg = f"{option} {text}: a number expected"
+        raise ConfigWrong(msg)
+    return text
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
@@ -12,10 +13,17 @@ from limn.node.config import Config
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.reader import JournalReader
 
+# Characters of the longest line, where no terminal bounds it.
+UNBOUNDED = 10_000
+
 
 def plain_console(*, soft_wrap: bool = True) -> Console:
     """A console for text without markup; ``soft_wrap`` keeps a command whole, to be copied."""
-    return Console(emoji=False, markup=False, highlight=False, soft_wrap=soft_wrap)
+    console = Console(emoji=False, markup=False, highlight=False, soft_wrap=soft_wrap)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        # No line of a table is cut or folded for the program or the file that reads it.
+        console.width = UNBOUNDED
+    return console
 
 
 @contextmanager

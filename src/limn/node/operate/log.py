@@ -23,8 +23,6 @@ from limn.node.store.remedies import decision_notice, hold_notice, preview_notic
 
 # A terminal with this many columns shows the stages too.
 WIDE = 170
-# Characters of the longest line, where no terminal bounds it.
-UNBOUNDED = 10_000
 # A table of thousands of scans takes minutes to lay out, and nobody reads it.
 LAST = 100
 SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "overhead_s")
@@ -66,9 +64,6 @@ def show(
         writer.writerows(map(scanlog.neutral, rows))
         return
     console = plain_console(soft_wrap=False)
-    if not console.is_terminal:
-        # No line is cut or folded for the program or the file that reads it.
-        console.width = UNBOUNDED
     if last and len(rows) > last:
         console.print(f"the last {last} scans; --last 0 lists all, --since and --animal choose")
         rows = rows[-last:]

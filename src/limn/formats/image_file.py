@@ -1,0 +1,203 @@
+"""Reads an image file (NIfTI, NRRD, MetaImage) whose header says how its axes lie in space.
+
+Only what the format itself says counts:
+
+- NIfTI-1 has two transforms to RAS, qform and sform (nifti1.h, METHOD 2 and 3). A file in which
+  both have a code and differ contradicts itself. One without a code for either says nothing.
+- NRRD says it by ``space directions`` in a named ``space`` (nrrd format, section 5.2).
+- MetaImage says it by ``TransformMatrix`` in LPS (ITK's MetaIO); ITK assumes the identity without.
+
+Where a file says nothing, or contradicts itself, a person must give the directions of its axes: a
+mirror image can't be told from the animal.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from limn.domain.errors import RefusedSeries
+from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid
+from limn.domain.one_line import one_line
+from limn.domain.scan import Volume
+
+NIFTI = (".nii", ".nii.gz")
+NRRD = (".nrrd", ".nhdr")
+META = (".mhd", ".mha")
+SUFFIXES = (*NIFTI, *NRRD, *META)
+# What nibabel raises for damaged headers.
+HEADER_DAMAGES = (
+    AttributeError,
+    HeaderDataError,
+    ImageFileError,
+    KeyError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+# Transforms that differ by less than this at any corner of the field are the same.
+SAME_MM = 0.01
+# NIfTI's numbers have seven digits: 0.3 mm is 0.30000001.
+DECIMALS = 6
+ASK = (
+    "give the directions that the array's axes z, y, x grow towards, as --lie LETTERS (S or I, P "
+    "or A, L or R: SPL is an array from an animal's tail to its head, belly to back, right to "
+    "left); a mirror image can't be told from the animal"
+)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file has the name of an image file that is read here."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_image_file(path: Path, lie: str = "") -> Volume:
+    """Read an image file in its own axes.
+
+    Parameters
+    ----------
+    lie : letters that the array's axes (z, y, x) grow towards, for a file that does not say so or
+        is not to be trusted; the corner of the field is then the origin
+
+    Raises
+    ------
+    RefusedSeries
+        If it can't be read, has other than three dimensions, or does not say how its axes lie.
+    """
+    image = _image(path)
+    hu_zyx = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+    if not np.isfinite(hu_zyx).all():
+        msg = f"{one_line(path)}: {int((~np.isfinite(hu_zyx)).sum())} voxels are no numbers"
+        raise RefusedSeries(msg)
+    if lie:
+        return _told(hu_zyx, image, lie)
+    if silence := _silence(path, image):
+        msg = f"{one_line(path)}: {silence}; {ASK}"
+        raise RefusedSeries(msg)
+    return Volume(hu_zyx, _grid_of(image))
+
+
+def _image(path: Path) -> SimpleITK.Image:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        # SimpleITK ends the process at a name that is no UTF-8.
+        msg = f"{one_line(path)}: a letter of this path is no UTF-8; rename it"
+        raise RefusedSeries(msg) from error
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1:] or ["no image"]
+        msg = f"{one_line(path)} can't be read as an image: {one_line(last[0])[:200]}"
+        raise RefusedSeries(msg) from error
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
+    parts = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() != 3 or parts != 1:
+        msg = (
+            f"{one_line(path)} has {image.GetDimension()} dimensions and {parts} values for each "
+            "voxel, 3 and 1 expected"
+        )
+        raise RefusedSeries(msg)
+    return image
+
+
+def _silence(path: Path, image: SimpleITK.Image) -> str:
+    """Why the file does not say how its axes lie; empty if it does."""
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return _nifti_silence(path)
+    if name.endswith(NRRD) and not _nrrd_space(path):
+        return "its header has no space directions in a named space"
+    if name.endswith(META) and not _has_transform(path):
+        return "its header has no TransformMatrix"
+    return "" if abs(np.linalg.det(_directions(image))) > 0.5 else "its directions are no axes"
+
+
+def _nifti_silence(path: Path) -> str:
+    try:
+        # The class of a NIfTI image, which also reads the pair of files.
+        header: Any = nibabel.load(path).header
+        qform, q_code = header.get_qform(coded=True)
+        sform, s_code = header.get_sform(coded=True)
+        shape = np.array(header.get_data_shape()[:3])
+    except HEADER_DAMAGES as error:
+        return f"its header can't be read ({one_line(error)[:120]})"
+    if not q_code and not s_code:
+        return "neither qform nor sform has a code"
+    if q_code and s_code:
+        corners = np.array(np.meshgrid(*[[0, n] for n in shape])).reshape(3, -1)
+        ends = [form[:3, :3] @ corners + form[:3, 3:] for form in (qform, sform)]
+        apart_mm = float(np.abs(ends[0] - ends[1]).max())
+        if apart_mm > SAME_MM:
+            letters = [_letters(form) for form in (qform, sform)]
+            return (
+                f"its two transforms contradict each other by up to {apart_mm:.1f} mm: the axes x, "
+                f"y, z grow towards {letters[0]} by qform and towards {letters[1]} by sform"
+            )
+    return ""
+
+
+def _letters(affine: npt.NDArray[np.float64]) -> str:
+    """The directions that the axes x, y, z grow towards."""
+    return "".join(str(letter) for letter in nibabel.orientations.aff2axcodes(affine))
+
+
+def _nrrd_space(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1 << 16).split(b"\n\n", 1)[0].lower()
+    return b"space directions:" in head and (b"space:" in head or b"space dimension:" in head)
+
+
+def _has_transform(path: Path) -> bool:
+    with path.open("rb") as file:
+        lines = file.read(1 << 14).lower().split(b"\n")
+    # MetaIO knows three names for it.
+    names = {line.partition(b"=")[0].strip() for line in lines}
+    return bool(names & {b"transformmatrix", b"rotation", b"orientation"})
+
+
+def _directions(image: SimpleITK.Image) -> npt.NDArray[np.float64]:
+    return np.array(image.GetDirection()).reshape(3, 3)
+
+
+def _grid_of(image: SimpleITK.Image) -> Grid:
+    columns, rows, slices = image.GetSize()
+    x, y, z = (round(mm, DECIMALS) for mm in image.GetSpacing())
+    directions = np.round(_directions(image), DECIMALS)
+    return Grid(
+        slice_origins_xyz_mm=np.round(image.GetOrigin(), DECIMALS)
+        + np.outer(np.arange(slices) * z, directions[:, 2]),
+        rows=rows,
+        columns=columns,
+        spacing_y_mm=y,
+        spacing_x_mm=x,
+        along_x_xyz=directions[:, 0],
+        along_y_xyz=directions[:, 1],
+    )
+
+
+def _told(hu_zyx: npt.NDArray[np.float32], image: SimpleITK.Image, lie: str) -> Volume:
+    """The voxels turned to S, P, L by what a person says of the axes."""
+    letters = lie.upper()
+    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
+        msg = f"--lie {lie}: three letters, one of S and I, P and A, L and R each, expected"
+        raise RefusedSeries(msg)
+    turn = Reorientation.between(letters, "SPL")
+    x, y, z = image.GetSpacing()
+    turned = np.ascontiguousarray(turn.apply(hu_zyx))
+    spacing = turn.spacing(SpacingMm(z, y, x))
+    corner = np.array([spacing.x, spacing.y, spacing.z]) / 2
+    shape = (turned.shape[0], turned.shape[1], turned.shape[2])
+    return Volume(turned, axial_grid(shape, spacing, corner))

@@ -1,0 +1,123 @@
+"""Opens what a person names as a scan: a folder or zip of DICOM, or an image file.
+
+An image file becomes a CT series first, because a structure set refers to one. Its UIDs follow from
+its voxels, so that the same file gives the same series.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from limn.dicom.ct import CtIdentity, ct_instances
+from limn.dicom.folder import one_series
+from limn.dicom.series import Instance
+from limn.dicom.uids import uid_from
+from limn.dicom.volume import read_headers
+from limn.domain.errors import RefusedSeries
+from limn.domain.one_line import one_line
+from limn.domain.scan import Volume
+from limn.formats.image_file import SUFFIXES, is_image_file, read_image_file
+
+# PatientID is a Long String.
+LO_CHARACTERS = 64
+# Of a zip; a scan of a whole mouse is a third of it.
+MOST_UNPACKED_BYTES = 2**33
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """A scan whose headers are read; its files stay until `opened` is left.
+
+    Attributes
+    ----------
+    ct : folder of the CT series that was made of an image file; None for DICOM
+    """
+
+    instances: tuple[Instance, ...]
+    ct: Path | None = None
+
+
+@contextlib.contextmanager
+def opened(source: Path, lie: str, keep_in: Path | None, console: Console) -> Iterator[Opened]:
+    """Open a scan.
+
+    Parameters
+    ----------
+    lie : of an image file, see `limn.formats.image_file.read_image_file`
+    keep_in : folder in which the CT series of an image file stays; None if nobody needs it
+
+    Raises
+    ------
+    RefusedSeries
+        If it is no scan, or does not say how its axes lie, or ``lie`` is given for DICOM.
+    """
+    with contextlib.ExitStack() as temporary:
+        if is_image_file(source):
+            folder = keep_in or _temporary(temporary)
+            yield Opened(_as_series(read_image_file(source, lie), source, folder), folder)
+            return
+        if lie:
+            msg = f"--lie {lie}: {one_line(source)} is DICOM, whose headers say how its axes lie"
+            raise RefusedSeries(msg)
+        if source.is_file():
+            source = _unpacked(source, _temporary(temporary))
+        yield Opened(tuple(one_series(source, console)))
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether a path is one file that `opened` takes: an image file or a zip."""
+    return path.is_file() and (is_image_file(path) or path.suffix.lower() == ".zip")
+
+
+def _temporary(stack: contextlib.ExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limn-scan-")))
+
+
+def _as_series(volume: Volume, source: Path, folder: Path) -> tuple[Instance, ...]:
+    digest = hashlib.sha256(volume.hu_zyx.tobytes())
+    digest.update(volume.grid.slice_origins_xyz_mm.tobytes())
+    now = datetime.now(UTC).astimezone()
+    name = source.name
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    identity = CtIdentity(
+        animal=one_line(name)[:LO_CHARACTERS],
+        uid_root=uid_from(f"image file|{digest.hexdigest()}"),
+        when=(now.strftime("%Y%m%d"), now.strftime("%H%M%S")),
+        description=one_line(source.name)[:LO_CHARACTERS],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, ds in enumerate(ct_instances(volume, identity), start=1):
+        paths.append(folder / f"ct_{number:04d}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return tuple(read_headers(paths))
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The files of a zip, under numbers: their own names may lead out of the folder."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = [each for each in packed.infolist() if not each.is_dir()]
+            total = sum(each.file_size for each in members)
+            if total > MOST_UNPACKED_BYTES:
+                msg = f"{one_line(archive)} unpacks to {total} bytes, at most {MOST_UNPACKED_BYTES}"
+                raise RefusedSeries(msg)
+            for number, member in enumerate(members):
+                (folder / f"{number:06d}").write_bytes(packed.read(member))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        msg = (
+            f"{one_line(archive)} is no scan: a folder of DICOM, a zip of one, or a file that ends "
+            f"in {', '.join(SUFFIXES)} expected ({one_line(error)})"
+        )
+        raise RefusedSeries(msg) from error
+    return folder

@@ -1,0 +1,174 @@
+"""Image files of other programs: where they lie is what their format says, or it is asked for."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from limn.domain.errors import RefusedSeries
+from limn.formats.image_file import is_image_file, read_image_file
+
+SHAPE_ZYX = (5, 6, 7)
+SPACING_XYZ = (0.3, 0.25, 0.2)
+# From RAS to LPS.
+LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+@pytest.fixture
+def hu_zyx() -> np.ndarray:
+    """No two voxels are alike."""
+    return np.arange(np.prod(SHAPE_ZYX), dtype=np.int16).reshape(SHAPE_ZYX) - 100
+
+
+def image(hu_zyx: np.ndarray, directions: np.ndarray | None = None) -> SimpleITK.Image:
+    """The voxels with spacing, origin and directions."""
+    made = SimpleITK.GetImageFromArray(hu_zyx)
+    made.SetSpacing(SPACING_XYZ)
+    made.SetOrigin((1.0, -2.0, 3.5))
+    if directions is not None:
+        made.SetDirection(directions.ravel().tolist())
+    return made
+
+
+TURNS = {
+    "as a scanner writes it": np.eye(3),
+    "mirrored": np.diag([-1.0, 1.0, 1.0]),
+    "turned": np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mhd", "a.mha", "A.NRRD"])
+@pytest.mark.parametrize("turn", TURNS)
+def test_each_voxel_lies_where_its_header_says(tmp_path, hu_zyx, name, turn):
+    """As SimpleITK, which wrote the file, places it; a mirror image stays one."""
+    written = image(hu_zyx, TURNS[turn])
+    path = tmp_path / name
+    SimpleITK.WriteImage(written, str(path))
+    assert is_image_file(path)
+    volume = read_image_file(path)
+    assert np.array_equal(volume.hu_zyx, hu_zyx)
+    assert volume.hu_zyx.dtype == np.float32
+    for z, y, x in ((0, 0, 0), (4, 5, 6), (2, 0, 3)):
+        place = volume.grid.plane_points_xyz_mm(z, np.array([[y, x]], dtype=float))[0]
+        assert place == pytest.approx(written.TransformIndexToPhysicalPoint((x, y, z)), abs=1e-5)
+
+
+def test_the_seven_digits_of_a_nifti_file_change_no_grid(tmp_path, hu_zyx):
+    """0.3 mm is 0.30000001 there; the grid is that of the same scan in DICOM."""
+    path = tmp_path / "a.nii"
+    SimpleITK.WriteImage(image(hu_zyx), str(path))
+    spacing = read_image_file(path).grid.spacing_mm
+    assert (spacing.x, spacing.y) == (0.3, 0.25)
+    assert spacing.z == pytest.approx(0.2, abs=1e-12)
+
+
+def nifti(path: Path, hu_zyx: np.ndarray, qform: int, sform: int, other: np.ndarray) -> Path:
+    """A NIfTI file by nibabel, with these codes; sform is ``other``."""
+    affine = np.diag([*SPACING_XYZ, 1.0])
+    made = nibabel.Nifti1Image(hu_zyx.T, affine)
+    made.set_qform(affine, qform)
+    made.set_sform(other, sform)
+    nibabel.save(made, path)
+    return path
+
+
+def test_a_nifti_file_that_contradicts_itself_is_named(tmp_path, hu_zyx):
+    """As those with an identity beside the right transform, or with one side exchanged."""
+    for other in (np.eye(4), np.diag([-0.3, 0.25, 0.2, 1.0])):
+        path = nifti(tmp_path / "a.nii", hu_zyx, 1, 1, other)
+        with pytest.raises(RefusedSeries, match=r"two transforms contradict each other.*--lie"):
+            read_image_file(path)
+        assert read_image_file(path, "SAR").hu_zyx.shape == SHAPE_ZYX
+
+
+def test_a_transform_without_a_code_says_nothing(tmp_path, hu_zyx):
+    """One with a code counts alone."""
+    affine = np.diag([*SPACING_XYZ, 1.0])
+    path = nifti(tmp_path / "a.nii", hu_zyx, 0, 0, affine)
+    with pytest.raises(RefusedSeries, match="neither qform nor sform has a code"):
+        read_image_file(path)
+    alone = nifti(tmp_path / "b.nii", hu_zyx, 1, 0, np.eye(4))
+    assert read_image_file(alone).grid.spacing_mm.x == 0.3
+
+
+def test_a_metaimage_or_nrrd_file_without_directions_is_asked_about(tmp_path, hu_zyx):
+    """ITK would assume the identity."""
+    meta = tmp_path / "a.mhd"
+    SimpleITK.WriteImage(image(hu_zyx), str(meta))
+    lines = [
+        each
+        for each in meta.read_text().splitlines()
+        if not each.startswith(("TransformMatrix", "AnatomicalOrientation"))
+    ]
+    meta.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RefusedSeries, match="no TransformMatrix; give the directions"):
+        read_image_file(meta)
+    plain = tmp_path / "a.nrrd"
+    head = (
+        "NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\nspacings: 0.3 0.25 0.2\n"
+        "encoding: raw\nendian: little\n\n"
+    )
+    plain.write_bytes(head.encode() + hu_zyx.tobytes())
+    with pytest.raises(RefusedSeries, match="no space directions in a named space"):
+        read_image_file(plain)
+    assert np.array_equal(read_image_file(plain, "SPL").hu_zyx, hu_zyx)
+
+
+def test_a_person_may_say_how_the_axes_lie(tmp_path, hu_zyx):
+    """The array is turned to S, P, L; a mirror image is another array."""
+    path = tmp_path / "a.nii"
+    SimpleITK.WriteImage(image(hu_zyx), str(path))
+    assert np.array_equal(read_image_file(path, "ial").hu_zyx, hu_zyx[::-1, ::-1])
+    assert np.array_equal(read_image_file(path, "SPR").hu_zyx, hu_zyx[:, :, ::-1])
+    for wrong in ("SP", "SPX", "SSL", "SPLL"):
+        with pytest.raises(RefusedSeries, match=f"--lie {wrong}: three letters"):
+            read_image_file(path, wrong)
+
+
+def test_what_is_no_volume_of_numbers_is_refused(tmp_path, hu_zyx):
+    """Four dimensions, colours, no number, a name that is no UTF-8, no image at all."""
+    cases = {
+        "four.nii": SimpleITK.GetImageFromArray(np.zeros((2, 3, 4, 5), np.int16)),
+        "colours.nrrd": SimpleITK.GetImageFromArray(np.zeros((3, 4, 5, 3), np.uint8), True),
+    }
+    for name, made in cases.items():
+        SimpleITK.WriteImage(made, str(tmp_path / name))
+        with pytest.raises(RefusedSeries, match="3 and 1 expected"):
+            read_image_file(tmp_path / name)
+    holes = hu_zyx.astype(np.float32)
+    holes[1, 1, 1] = np.nan
+    SimpleITK.WriteImage(image(holes), str(tmp_path / "nan.nrrd"))
+    with pytest.raises(RefusedSeries, match="1 voxels are no numbers"):
+        read_image_file(tmp_path / "nan.nrrd")
+    with pytest.raises(RefusedSeries, match="no UTF-8"):
+        read_image_file(tmp_path / "a\udcff.nii")
+    (tmp_path / "text.nii").write_text("no image")
+    with pytest.raises(RefusedSeries, match="can't be read as an image"):
+        read_image_file(tmp_path / "text.nii")
+
+
+def said(path: Path) -> str:
+    """What came of reading a file: its dimensions, or the error's text."""
+    try:
+        return f"{read_image_file(path).hu_zyx.ndim} dimensions"
+    except RefusedSeries as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_a_damaged_file_is_refused_or_read_and_ends_no_process(tmp_path, hu_zyx, name):
+    """Cut off or with changed bytes: an error that names the file, or a volume."""
+    path = tmp_path / name
+    SimpleITK.WriteImage(image(hu_zyx), str(path))
+    contents = path.read_bytes()
+    rng = np.random.default_rng(24)
+    damaged = tmp_path / f"damaged-{name}"
+    for _ in range(60):
+        changed = bytearray(contents)
+        for at in rng.integers(0, len(contents), 3):
+            changed[at] = int(rng.integers(0, 256))
+        damaged.write_bytes(bytes(changed[: int(rng.integers(1, len(contents) + 1))]))
+        answer = said(damaged)
+        assert answer == "3 dimensions" or damaged.name in answer, answer

@@ -1,0 +1,205 @@
+"""limn as a library: what a script may use, and that its contours are those of a node."""
+
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+import limn
+from limn.cli.main import main
+from limn.dicom.ct import CtIdentity
+from limn.formats.label_files import image_of
+from tests.conftest import one_fold, write_series
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(mouse, tmp_path_factory):
+    """The mouse as a folder of DICOM."""
+    folder = tmp_path_factory.mktemp("api") / "ct"
+    write_series(mouse[0], folder, CtIdentity("M1", "2.25.44.31", ("20260101", "120000")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    """One fold, warm."""
+    return limn.Model(one_fold())
+
+
+@pytest.fixture(scope="module")
+def contours(model, folder):
+    """Of the mouse."""
+    return model.contour(folder)
+
+
+def test_the_import_is_light():
+    """No network library is loaded before it is used."""
+    script = "import sys, limn; print(sorted({'torch', 'numpy', 'pydicom'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_what_is_public_is_listed():
+    """And everything that is listed is there."""
+    assert dir(limn) == sorted(limn.__all__)
+    for name in limn.__all__:
+        assert getattr(limn, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'ensemble'"):
+        _ = limn.ensemble
+
+
+def test_a_scan_is_contoured(contours, mouse, model):
+    """Labels, ROIs with volumes and lights, flags, structure set, picture and times."""
+    volume, truth = mouse
+    assert contours.labels_zyx.shape == volume.hu_zyx.shape
+    assert contours.names == dict(truth.organs)
+    assert tuple(contours.rois) == model.organs == tuple(truth.organs.values())
+    assert (contours.animal, contours.number, contours.of) == ("M1", 1, 1)
+    for label, organ in truth.organs.items():
+        own, real = contours.labels_zyx == label, truth.labels_zyx == label
+        assert 2 * (own & real).sum() / (own.sum() + real.sum()) > 0.75
+        mm3 = own.sum() * volume.grid.spacing_mm.voxel_mm3
+        assert contours.rois[organ].volume_mm3 == pytest.approx(mm3)
+        assert contours.rois[organ].light in ("", "green", "amber", "red")
+    assert "demo-bundle" in contours.flags
+    assert contours.picture.startswith(b"\x89PNG")
+    assert contours.seconds["inference_s"] > 0
+    assert model.bundle == "phantom-7"
+
+
+def test_the_labels_lie_where_the_scan_does(contours, folder):
+    """As SimpleITK and nibabel give them, and as limn reads the scan."""
+    scan = limn.read(folder)
+    assert scan.hu_zyx.shape == contours.labels_zyx.shape
+    assert scan.image.GetOrigin() == contours.image.GetOrigin()
+    assert scan.animal == "M1"
+    place = contours.image.TransformIndexToPhysicalPoint((3, 4, 5))
+    ras = contours.nifti().affine @ np.array([3.0, 4.0, 5.0, 1.0])
+    assert ras[:3] == pytest.approx([-place[0], -place[1], place[2]])
+    assert np.array_equal(np.asarray(contours.nifti().dataobj).T, contours.labels_zyx)
+
+
+def test_it_is_saved_in_every_form(contours, tmp_path):
+    """Each is read by a program of another maker in its own tests."""
+    forms = ("rtstruct", "seg", "nifti", "nrrd", "stl", "csv")
+    written = {path.name for path in contours.save(tmp_path, forms)}
+    assert written == {
+        *("RS.dcm", "SEG.dcm", "labels.nii.gz", "labels.csv", "labels.seg.nrrd", "volumes.csv"),
+        *("Heart.stl", "SpinalCord.stl", "Lung_R.stl", "Lung_L.stl", "picture.png"),
+    }
+    assert {path.name for path in tmp_path.iterdir()} == written
+    assert pydicom.dcmread(tmp_path / "RS.dcm").PatientID == "M1"
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.nii.gz", "a.nrrd", "a.mhd"])
+def test_each_door_gives_the_same_labels(contours, model, mouse, folder, tmp_path, name):
+    """Every voxel; what was no DICOM has its file's name for an animal."""
+    path = tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as packed:
+            for each in sorted(folder.iterdir()):
+                packed.write(each, f"../{each.name}")
+    else:
+        volume = mouse[0]
+        hu = np.round(volume.hu_zyx).astype(np.int16)
+        SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
+    found = model.contour(path)
+    assert np.array_equal(found.labels_zyx, contours.labels_zyx)
+    assert found.animal == ("M1" if name.endswith(".zip") else "a")
+
+
+def test_an_image_file_that_contradicts_itself_is_asked_about(mouse, tmp_path):
+    """With the answer it is read."""
+    volume = mouse[0]
+    affine = np.diag([0.3, 0.3, 0.3, 1.0])
+    made = nibabel.Nifti1Image(np.round(volume.hu_zyx).astype(np.int16).T, affine)
+    made.set_qform(affine, 1)
+    made.set_sform(np.diag([-0.3, 0.3, 0.3, 1.0]), 1)
+    path = tmp_path / "a.nii"
+    nibabel.save(made, path)
+    with pytest.raises(limn.LimnError, match="contradict each other"):
+        limn.read(path)
+    assert limn.read(path, lie="SPL").hu_zyx.shape == volume.hu_zyx.shape
+
+
+def test_errors_say_what_to_do(folder, tmp_path):
+    """A wrong bundle, no scan, a lie for DICOM, a zip that is none."""
+    with pytest.raises(limn.LimnError, match="give the folder of a bundle"):
+        limn.Model("no-such-bundle")
+    with pytest.raises(limn.LimnError, match="holds no CT image"):
+        limn.read(tmp_path)
+    with pytest.raises(limn.LimnError, match="is DICOM, whose headers say how its axes lie"):
+        limn.read(folder, lie="SPL")
+    broken = tmp_path / "a.zip"
+    broken.write_bytes(b"PK no zip")
+    with pytest.raises(limn.LimnError, match="is no scan: a folder of DICOM, a zip of one"):
+        limn.read(broken)
+
+
+def test_the_command_takes_the_same_doors_and_forms(folder, mouse, tmp_path, capsys):
+    """`limn contour FILE --as ...`; the CT series of an image file stays beside it."""
+    volume = mouse[0]
+    path = tmp_path / "mouse 7.nii.gz"
+    hu = np.round(volume.hu_zyx).astype(np.int16)
+    SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
+    out = tmp_path / "out"
+    command = ["contour", str(path), "-o", str(out), "--bundle", str(one_fold())]
+    assert main([*command, "--as", "nifti,rtstruct"]) == 0
+    structure_set = pydicom.dcmread(out / "RS.dcm")
+    ct = pydicom.dcmread(next((out / "ct").iterdir()))
+    assert structure_set.PatientID == ct.PatientID == "mouse 7"
+    frame = structure_set.ReferencedFrameOfReferenceSequence[0]
+    images = frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    assert images.SeriesInstanceUID == ct.SeriesInstanceUID
+    assert (out / "labels.nii.gz").exists()
+    assert main([*command, "--as", "rtstruct,gif"]) == 1
+    assert "--as gif: any of rtstruct, seg, nifti" in capsys.readouterr().err
+
+
+def test_a_users_script_is_typed(tmp_path):
+    """Mypy --strict on every name of the API."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            from pathlib import Path
+
+            import limn
+
+
+            def volumes(folder: Path) -> dict[str, float]:
+                model = limn.Model("phantom-7", device="cpu", animals="each")
+                found: limn.Contours = next(model.contour_each(folder))
+                scan: limn.Scan = limn.read(folder)
+                rois: list[limn.Roi] = list(found.rois.values())
+                print(scan.spacing_mm, found.light, model.organs, limn.__version__)
+                try:
+                    limn.contour(folder, lie="SPL", progress=lambda done, total: None)
+                except limn.LimnError as error:
+                    print(error)
+                found.save("out", ["rtstruct", "seg"])
+                return {roi.name: roi.volume_mm3 for roi in rois}
+            """
+        )
+    )
+    # With the settings, and so the cache, of `make lint`.
+    command = [sys.executable, "-m", "mypy", "--strict"]
+    done = subprocess.run(
+        [*command, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stdout
