@@ -37,11 +37,10 @@ from pydicom.uid import (
 )
 
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
-from limn.dicom.ladder import even_grid, fill_missing
 from limn.dicom.padding import fill_with_air
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import IntArray
+from limn.domain.geometry import IntArray, even_grid
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 
@@ -120,7 +119,7 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
         _on_every_core(fill, len(series.slices))
     else:
         _read_frames(series, hu_zyx, rungs)
-    fill_missing(hu_zyx, rungs)
+    _fill_missing(hu_zyx, rungs)
     return Volume(hu_zyx, grid)
 
 
@@ -257,3 +256,17 @@ def _read_stored(path: Path) -> Stored:
     reader.SetFileName(str(path))
     stored: Stored = SimpleITK.GetArrayFromImage(reader.Execute())[0]
     return stored
+
+
+def _fill_missing(hu_zyx: npt.NDArray[np.float32], rungs: IntArray) -> None:
+    """Interpolate every missing slice linearly between its neighbours, in place.
+
+    Parameters
+    ----------
+    hu_zyx : (z, y, x) on the even ladder; the slices in ``rungs`` are there
+    """
+    for place in np.setdiff1d(np.arange(len(hu_zyx)), rungs):
+        after = int(np.searchsorted(rungs, place))
+        below, above = int(rungs[after - 1]), int(rungs[after])
+        share = np.float32((place - below) / (above - below))
+        hu_zyx[place] = hu_zyx[below] * (1 - share) + hu_zyx[above] * share

@@ -353,6 +353,26 @@ def ladder(positions_mm: FloatArray, rounding_mm: float) -> IntArray | None:
     return best if best_mm <= min(tolerance_mm, 0.45 * step_mm) else None
 
 
+def even_grid(grid: Grid, rungs: IntArray) -> Grid:
+    """The grid with every slice; the grid itself if none is missing.
+
+    Parameters
+    ----------
+    rungs : (n,) index of every slice on the even ladder, see `ladder`
+    """
+    count = int(rungs[-1]) + 1
+    if count == len(rungs):
+        return grid
+    origins = grid.slice_origins_xyz_mm
+    places = np.arange(count)
+    return replace(
+        grid,
+        slice_origins_xyz_mm=np.column_stack(
+            [np.interp(places, rungs, origins[:, axis]) for axis in range(3)]
+        ),
+    )
+
+
 def _misfit_mm(positions_mm: FloatArray, rungs: npt.NDArray[np.generic]) -> float:
     """Largest distance from the best line through the rungs."""
     places = np.asarray(rungs, dtype=np.float64)

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
-from limn.dicom.ladder import even_grid
 from limn.dicom.series import Instance, Series, assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import LimnError, RefusedSeries, StageFailed
-from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.geometry import SpacingMm, axial_grid, even_grid
 from limn.domain.light import Light
 from limn.domain.roi_rules import RoiRule
 from limn.domain.scan import Contour, Labels, Organ, Volume

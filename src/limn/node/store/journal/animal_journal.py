@@ -1,0 +1,108 @@
+"""The journal's scans of several animals in one field, and of structure sets under other UIDs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limn.node.store.disk.evidence import note_number
+from limn.node.store.journal.preview_journal import PreviewJournal
+from limn.node.store.journal.rows import Arrived, ScanRow, digest_of_animal
+from limn.node.store.journal.schema import LIVE
+from limn.node.store.journal.states import SCAN_TABLE, ScanEvent, ScanState
+from limn.node.store.journal.transitions import insert_structure_set, next_number, renew_uids
+
+# What the scans of all animals in a field have in common.
+_OF_FIELD = (
+    *("series_instance_uid", "bundle_sha256", "profile", "study_instance_uid", "animal", "sender"),
+    *("folder", "files", "receive_s", "settle_s", "last_slice_at", "ready_at", "priority"),
+)
+# Columns of a scan that are as it arrived.
+COLUMNS = (*(name for name in _OF_FIELD if name != "files"), "input_digest")
+
+
+def insert_scan(db: sqlite3.Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
+    """Insert a scan, unless it is known."""
+    return db.execute(
+        f"insert or ignore into scan ({', '.join(values)}) "  # noqa: S608
+        f"values ({', '.join('?' * len(values))})",
+        tuple(values.values()),
+    )
+
+
+class AnimalJournal(PreviewJournal):
+    """Enters further animals of a field, and gives structure sets other UIDs."""
+
+    def add_animals(
+        self,
+        scan_id: int,
+        numbers: Sequence[int],
+        date: str = "",
+        time_of_day: str = "",
+        again: str = "",
+    ) -> list[ScanRow]:
+        """Enter a scan for each of these animals in a scan's field, ready for a worker.
+
+        They have its files, times and destinations. Those that are there already stay.
+
+        Parameters
+        ----------
+        date, time_of_day, again : of their structure sets; by default as that of the first animal
+        """
+        first = self.scan(scan_id)
+        destinations = [each.destination for each in self.deliveries(scan_id)]
+        known = {row.animal_number for row in self.animals_of(scan_id)}
+        with self._transaction() as db:
+            for number in numbers:
+                if number not in known:
+                    self._add_animal(db, first, number, destinations, (date, time_of_day, again))
+        return [row for row in self.animals_of(scan_id) if row.animal_number in numbers]
+
+    def _add_animal(
+        self,
+        db: sqlite3.Connection,
+        first: ScanRow,
+        number: int,
+        destinations: Sequence[str],
+        known: tuple[str, str, str],
+    ) -> None:
+        structure_set = self.structure_set_of(first.id)
+        date, time_of_day, again = known
+        arrived = Arrived(
+            **{name: getattr(first, name) for name in _OF_FIELD},
+            input_digest=digest_of_animal(first.input_digest, number),
+            date=date or structure_set.date,
+            time=time_of_day or structure_set.time,
+            again=again,
+        )
+        predecessor = db.execute(
+            "select id from scan where coalesce(field, id) = ? and animal_number = ?",
+            (first.predecessor, number),
+        ).fetchone()
+        values = {name: getattr(arrived, name) for name in COLUMNS} | {
+            "id": next_number(db, arrived.input_digest),
+            "version": first.version,
+            "predecessor": predecessor["id"] if predecessor else None,
+            "state": SCAN_TABLE[ScanState.NEW, ScanEvent.SETTLE],
+            "logged": int(first.priority < LIVE),
+            "field": first.id,
+            "animal_number": number,
+        }
+        insert_scan(db, values)
+        db.execute(
+            "insert or ignore into scan_files values (?, ?)",
+            (values["id"], json.dumps(arrived.files)),
+        )
+        insert_structure_set(db, values["id"], arrived, destinations)
+        note_number(self.path, values["id"], arrived.input_digest)
+
+    def renew_uids(self, scan_id: int, date: str, time_of_day: str) -> None:
+        """Give the structure set of a scan that must run again other UIDs and another date.
+
+        A destination may have the first ones with other contents.
+        """
+        scan = self.scan(scan_id)
+        with self._transaction() as db:
+            renew_uids(db, scan, date, time_of_day)
