@@ -69,4 +69,3 @@ def test_it_runs_in_an_empty_folder(wheel, tmp_path):
     assert "phantom-7" in limn("models", "list")
     assert "limn check --config site.toml" in limn("init", "site.toml")
     assert (empty / "site.toml").exists()
-    assert "phantom-7" in limn("models", "verify", "phantom-7")
