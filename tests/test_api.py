@@ -137,6 +137,8 @@ def test_errors_say_what_to_do(folder, tmp_path):
     """A wrong bundle, no scan, a lie for DICOM, a zip that is none."""
     with pytest.raises(limn.LimnError, match="give the folder of a bundle"):
         limn.Model("no-such-bundle")
+    with pytest.raises(limn.LimnError, match="a config says itself which bundle"):
+        limn.Model("phantom-7", config=tmp_path / "site.toml")
     with pytest.raises(limn.LimnError, match="holds no CT image"):
         limn.read(tmp_path)
     with pytest.raises(limn.LimnError, match="is DICOM, whose headers say how its axes lie"):

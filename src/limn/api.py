@@ -18,7 +18,7 @@ from rich.console import Console
 
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
-from limn.domain.errors import LimnError
+from limn.domain.errors import ConfigWrong, LimnError
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import image_of
@@ -166,6 +166,10 @@ class Model:
     ) -> None:
         from limn.node.contour.worker import warm_up  # noqa: PLC0415
 
+        if config is not None and (bundle is not None or device != "auto" or animals != "largest"):
+            raise ConfigWrong(
+                "a config says itself which bundle, device and animals; give it alone"
+            )
         path = EMBEDDED_BUNDLE if bundle is None else bundle_named(os.fspath(bundle))
         site = None if config is None else Path(config)
         chosen = site_config(Path(), path, site, None if site else animals)

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Labels, occupied_box
-from limn.phantom.anatomy import TRUTH_LABELS
+from limn.phantom.anatomy import KIDNEY_L, KIDNEY_R, LIVER, TRUTH_LABELS, WHOLE_LABELS
 from limn.phantom.faults import FAULTS, UNSEEN, SpoiltScan, spoilt_scan
 from tests.support.organs import Organ
 
@@ -335,3 +335,15 @@ def test_a_band_of_slices_is_blank_or_repeats(seed):
     missing = max(same.sum(), flat.sum())
     assert missing == pytest.approx(scan.severity * shown, abs=2)
     assert not truth.labels_zyx[flat].any()
+
+
+@pytest.mark.parametrize("fault", ["none", "mirrored-x", "pleural-fluid"])
+def test_a_whole_body_has_the_truth_of_every_organ(fault):
+    """In a long field, so that a judge learns of kidneys too."""
+    scan = spoilt_scan(fault, SEED, spacing_mm=0.9, whole_body=True)
+    assert scan.truth is not None
+    assert tuple(scan.truth.organs.values()) == tuple(WHOLE_LABELS.values())
+    found = {int(label) for label in np.unique(scan.truth.labels_zyx)} - {0}
+    assert found >= {*TRUTH_LABELS, LIVER, KIDNEY_L, KIDNEY_R}
+    grid = scan.volume.grid
+    assert grid.shape_zyx[0] * grid.spacing_mm.z > 50

@@ -2,12 +2,21 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from limn.domain.scan import MOST_ANIMALS
+from limn.dicom.rtstruct import Identity
+from limn.dicom.series import Instance
+from limn.domain.errors import RefusedSeries
+from limn.domain.geometry import SpacingMm, axial_grid
+from limn.domain.scan import MOST_ANIMALS, Labels
+from limn.domain.timing import Stopwatch
 from limn.node.config import Model
+from limn.node.contour import pipeline, worker
 from limn.node.contour.animal_names import name_of
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import Result
@@ -16,6 +25,8 @@ from limn.node.store.journal.schema import COHORT
 from limn.segment.draw.animals.located import Place
 from tests.conftest import BUNDLE
 from tests.node.contour.test_results import Desk, product
+
+MM = SpacingMm(0.3, 0.3, 0.3)
 
 
 @pytest.fixture
@@ -204,3 +215,67 @@ def test_an_animals_label_fits_a_short_string():
     )
     only = name_of(Place(1, 1, (0.0, 0.0, 0.0)), Model(bundle=BUNDLE, animals=("a",)), header())
     assert (only.label("LIMN"), only.words) == ("LIMN", "")
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What a worker makes of a job whose pipeline finds three animals, the third too large."""
+    asked = []
+
+    def contour_each(instances, ensemble, named, options, stopwatch, progress, only=None):
+        asked.append(only)
+        for number in (1, 2, 3):
+            place = Place(number, 3, (10.0 * number, 0.0, 0.0))
+            if number not in (only, None) and only is not None:
+                continue
+            if number == 3:
+                yield place, RefusedSeries("40 mm thick")
+                continue
+            identity, name = named(place)
+            said = f"{identity.sop_instance_uid} {identity.label} {identity.animal} {name}"
+            labels = Labels(
+                np.ones((1, 1, 1), np.uint8), axial_grid((1, 1, 1), MM, np.zeros(3)), {}
+            )
+            yield (
+                place,
+                SimpleNamespace(
+                    structure_set=said.encode(),
+                    picture=b"PNG",
+                    labels=labels,
+                    disagreement_zyx=np.zeros((1, 1, 1), np.uint8),
+                    held=None,
+                ),
+            )
+
+    monkeypatch.setattr(pipeline, "contour_each", contour_each)
+    monkeypatch.setattr(worker, "_record", lambda product, ensemble, flag: {"flags": flag})
+
+    def results(job):
+        identity = Identity(job.sop_instance_uid, "2.25.9", "20260101", "120000", "limn", "0", "a")
+        made = worker._Work(
+            *(job, [Instance(header(), Path())], None, None, identity, Stopwatch(), 1.0)
+        )
+        return made.of_each(), asked
+
+    return results
+
+
+def test_a_worker_returns_each_animal_with_its_own_uids(desk, work):
+    """One that can't be contoured says why, and the others are there."""
+    job = job_of(desk, desk.began())
+    (first, second, third), asked = work(job)
+    assert asked == [None]
+    assert (first.animal_number, first.sop_instance_uid) == (1, job.sop_instance_uid)
+    assert (second.animal_number, second.sop_instance_uid) == (2, job.others[0][0])
+    assert (third.animal_number, third.ended, third.reason) == (3, "refused", "40 mm thick")
+    words = "animal 2 of 3 in the middle of x 20, y 0, z 0 mm"
+    assert second.structure_set.decode() == f"{job.others[0][0]} limn 2/3 {words} "
+    assert first.structure_set.decode().endswith(" scan-00001")
+
+
+def test_a_preview_is_of_the_first_animal_alone(desk, work):
+    """Its label says that it is one, whatever the animal is called."""
+    job = replace(job_of(desk, desk.began()), preview=True)
+    (first,), asked = work(job)
+    assert asked == [1]
+    assert " limn animal 1 of 3" in first.structure_set.decode()

@@ -296,7 +296,7 @@ def _contour(
         options = replace(options, style=options.style.as_preview(), rois=())
         ensemble = ensemble.first_fold()
     work = _Work(job, instances, ensemble, options, identity, stopwatch, started_at)
-    results = work.of_each() if options.two_animals == "each" and not job.preview else work.of_one()
+    results = work.of_each() if options.two_animals == "each" else work.of_one()
     content.check_unchanged()
     # The stages are those of the whole field: the animals leave the worker together.
     done = _durations(stopwatch) | {"finished_at": time.time()}
@@ -332,10 +332,11 @@ class _Work:
         return [self._result(product, self.identity.sop_instance_uid)]
 
     def of_each(self) -> list[Result]:
-        """Contour each animal, or the one of the job's number."""
+        """Contour each animal, or the one of the job's number; a preview is of the first alone."""
         from limn.node.contour.pipeline import contour_each  # noqa: PLC0415
 
-        only = None if self.job.others else self.job.animal_number
+        every = self.job.others and not self.job.preview
+        only = None if every else self.job.animal_number
         each = contour_each(
             self.instances,
             self.ensemble,
@@ -376,7 +377,8 @@ class _Work:
             self.identity,
             sop_instance_uid=sop_uid,
             series_instance_uid=series_uid,
-            label=name.label(self.identity.label),
+            # The label of a preview says that it is one, and has no room for more.
+            label=self.identity.label if self.job.preview else name.label(self.identity.label),
             animal=name.words,
         )
         return identity, self._scan_name if place.number == self.job.animal_number else ""
