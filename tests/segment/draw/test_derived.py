@@ -1,5 +1,6 @@
 """ROIs without a network, against SimpleITK's distance maps and plain counting."""
 
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from limn.segment.draw import derived
 from limn.segment.draw.derived import Scene, derive, grow, thirds
 from limn.segment.draw.roi_set import RoiSet
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie
+from tests.conftest import require_peer
 
 SPACING = SpacingMm(0.3, 0.2, 0.15)
 SHAPE = (40, 50, 60)
@@ -248,3 +250,39 @@ def test_an_odd_rule_is_an_error():
     """Not an empty ROI."""
     with pytest.raises(TypeError, match="no ROI can be made"):
         derive(SimpleNamespace(name="x"), scene(blob().astype(np.uint8)))
+
+
+def by_plastimatch(folder, command, array_zyx, *options):
+    """What a command of plastimatch makes of an array."""
+    image = SimpleITK.GetImageFromArray(array_zyx)
+    image.SetSpacing((SPACING.x, SPACING.y, SPACING.z))
+    SimpleITK.WriteImage(image, str(folder / "in.mha"))
+    call = [require_peer("plastimatch"), command, "--input", str(folder / "in.mha")]
+    subprocess.run(
+        [*call, "--output", str(folder / "out.mha"), *options], check=True, capture_output=True
+    )
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / "out.mha")))
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("mm", [0.5, 1.0, 2.0])
+def test_a_margin_is_what_plastimatch_measures(tmp_path, mm):
+    """Volumes within 1 %, and no voxel further from its surface than half a voxel."""
+    mask = blob()
+    away_mm = by_plastimatch(tmp_path, "dmap", mask.astype(np.uint8), "--algorithm", "maurer")
+    mine = grow(mask, (mm, mm, mm), GRID)
+    # Its distances count from the outermost voxels of the structure, as limn's do.
+    theirs = away_mm <= mm + 1e-4
+    assert mine.sum() == pytest.approx(theirs.sum(), rel=0.01)
+    differ = mine != theirs
+    assert np.abs(away_mm[differ] - mm).max(initial=0.0) <= max(SPACING.zyx) / 2
+
+
+@pytest.mark.peer
+def test_a_threshold_is_what_plastimatch_finds(tmp_path):
+    """Every voxel, where no speck is left out."""
+    hu = np.random.default_rng(3).normal(250.0, 100.0, SHAPE).astype(np.float32)
+    rule = Threshold(name="Bone", kind="threshold", hu=(300.0, 4000.0), within="Heart")
+    heart = np.ones(SHAPE, np.uint8)
+    theirs = by_plastimatch(tmp_path, "threshold", hu, "--range", "300,4000") > 0
+    assert np.array_equal(made(rule, heart, hu), theirs)
