@@ -16,7 +16,7 @@ from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Labels, Volume, dice
-from limn.lab import nifti
+from limn.formats.label_files import image_of
 from limn.lab.phantoms import synthesize as module
 from limn.lab.phantoms.orientation import POSITIONS, STACKS
 from limn.lab.phantoms.quirks import QUIRKS
@@ -86,7 +86,7 @@ def test_simpleitk_finds_every_voxel_at_its_place(position: str, stack: str, tmp
     made = make(tmp_path / "p", position=position, stack=stack)
     volume, truth = truth_of(5, prone=prone(position))
     oriented = SimpleITK.DICOMOrient(series_image(made.series_dir), "LPS")
-    wanted = nifti.image_of(volume.hu_zyx, volume.grid)
+    wanted = image_of(volume.hu_zyx, volume.grid)
     assert np.allclose(oriented.GetOrigin(), wanted.GetOrigin(), atol=1e-5)
     assert np.allclose(oriented.GetSpacing(), wanted.GetSpacing(), atol=1e-6)
     assert np.array_equal(SimpleITK.GetArrayFromImage(oriented), volume.hu_zyx)
