@@ -133,6 +133,46 @@ def test_an_image_file_that_contradicts_itself_is_asked_about(mouse, tmp_path):
     assert limn.read(path, lie="SPL").hu_zyx.shape == volume.hu_zyx.shape
 
 
+def test_what_a_series_lacks_is_empty_and_nothing_moves(model, folder, contours, tmp_path):
+    """A slice above the organs is missing: every image and surface stays in its place."""
+    files = sorted(folder.iterdir())
+    organs = np.flatnonzero(contours.labels_zyx.any(axis=(1, 2)))
+    gap = int(organs[-1]) + 2 if organs[-1] + 2 < len(files) - 1 else int(organs[0]) - 2
+    lacking = tmp_path / "ct"
+    lacking.mkdir()
+    for k, path in enumerate(files):
+        if k != gap:
+            (lacking / path.name).write_bytes(path.read_bytes())
+    found = model.contour(lacking)
+    assert found.labels_zyx.shape == contours.labels_zyx.shape == limn.read(lacking).hu_zyx.shape
+    assert not found.labels_zyx[gap].any()
+    assert np.allclose(found.nifti().affine, contours.nifti().affine)
+    found.save(tmp_path / "out", ["nifti"])
+    written = nibabel.load(tmp_path / "out" / "labels.nii.gz")
+    assert np.allclose(written.affine, contours.nifti().affine, atol=1e-4)
+    assert written.shape[::-1] == contours.labels_zyx.shape
+
+
+def test_the_series_of_an_image_file_is_saved_with_what_refers_to_it(model, mouse, tmp_path):
+    """Another file has other UIDs, a mirror image above all; the same file has the same."""
+    volume = mouse[0]
+    made = image_of(np.round(volume.hu_zyx).astype(np.int16), volume.grid)
+    uids = {}
+    for name in ("a.nrrd", "mirrored.nrrd"):
+        if name == "mirrored.nrrd":
+            made.SetDirection((-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+        SimpleITK.WriteImage(made, str(tmp_path / name))
+    for run in ("a.nrrd", "a.nrrd ", "mirrored.nrrd"):
+        out = tmp_path / run.replace(".", "-")
+        model.contour(tmp_path / run.strip()).save(out)
+        images = pydicom.dcmread(out / "RS.dcm").ReferencedFrameOfReferenceSequence[0]
+        series = images.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+        slices = [pydicom.dcmread(path) for path in (out / "ct").iterdir()]
+        assert {each.SeriesInstanceUID for each in slices} == {series.SeriesInstanceUID}
+        uids[run] = series.SeriesInstanceUID
+    assert uids["a.nrrd"] == uids["a.nrrd "] != uids["mirrored.nrrd"]
+
+
 def test_errors_say_what_to_do(folder, tmp_path):
     """A wrong bundle, no scan, a lie for DICOM, a zip that is none."""
     with pytest.raises(limn.LimnError, match="give the folder of a bundle"):
@@ -143,6 +183,8 @@ def test_errors_say_what_to_do(folder, tmp_path):
         limn.read(tmp_path)
     with pytest.raises(limn.LimnError, match="is DICOM, whose headers say how its axes lie"):
         limn.read(folder, lie="SPL")
+    with pytest.raises(limn.LimnError, match="--as niftii: any of rtstruct"):
+        limn.contour(folder, one_fold()).save(tmp_path, ["niftii"])
     broken = tmp_path / "a.zip"
     broken.write_bytes(b"PK no zip")
     with pytest.raises(limn.LimnError, match="is no scan: a folder of DICOM, a zip of one"):

@@ -6,23 +6,26 @@ It stands on the node's own pipeline: a script's contours are those that a node 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from limn.dicom.rtstruct import Style
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import ConfigWrong, LimnError
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import image_of
-from limn.node.batch.forms import RTSTRUCT, Form, write_forms
+from limn.node.batch.forms import RTSTRUCT, Evened, Form, forms_of, write_forms
 from limn.node.batch.one_folder import Work, site_config
 from limn.node.batch.source import opened
 
@@ -44,7 +47,7 @@ class Scan:
 
     Attributes
     ----------
-    hu_zyx : (z, y, x) float32, HU as its headers say
+    hu_zyx : (z, y, x) float32, HU as its headers say; a missing slice is interpolated
     spacing_mm : along z, y, x
     animal : PatientID
     image : the same as an image with its place in patient coordinates (LPS)
@@ -83,7 +86,8 @@ class Contours:
     ----------
     animal : PatientID
     number, of : which of how many animals in the field it is
-    labels_zyx : (z, y, x) uint8 on the scan's voxels
+    labels_zyx : (z, y, x) uint8 on the voxels of `Scan.hu_zyx`; the axes of an image file may be
+        turned, `image` and `nifti` say where each voxel lies
     names : of the labels
     rois : of the structure set, by name
     light : of the scan: "green", "amber" or "red"
@@ -109,18 +113,20 @@ class Contours:
     picture: bytes
     seconds: Mapping[str, float]
     _product: Product
-    _style: Any
+    _style: Style
+    # Of an image file; the folder is removed with the last object that needs it.
+    _ct: TemporaryDirectory[str] | None = None
 
     @property
     def image(self) -> SimpleITK.Image:
         """The labels as an image with its place in patient coordinates (LPS)."""
-        return image_of(self.labels_zyx, self._product.labels.grid)
+        return image_of(self.labels_zyx, Evened(self._product.series).grid)
 
     def nifti(self) -> Any:
         """The labels as an image of nibabel (RAS)."""
         import nibabel  # noqa: PLC0415
 
-        grid = self._product.labels.grid
+        grid = Evened(self._product.series).grid
         affine = np.eye(4)
         affine[:3, 0] = grid.along_x_xyz * grid.spacing_x_mm
         affine[:3, 1] = grid.along_y_xyz * grid.spacing_y_mm
@@ -135,9 +141,19 @@ class Contours:
 
         Parameters
         ----------
-        forms : any of "rtstruct", "seg", "nifti", "nrrd", "stl", "csv"
+        forms : any of "rtstruct", "seg", "nifti", "nrrd", "stl", "csv". With the first two of an
+            image file the CT series to which they refer is written too, into ``ct``
+
+        Raises
+        ------
+        LimnError
+            If a form is unknown, or can't be written; what can be is.
         """
-        return write_forms(Path(folder), self._product, self._style, forms)
+        chosen = forms_of(",".join(forms))
+        target = Path(folder)
+        if self._ct is not None and {"rtstruct", "seg"} & set(chosen):
+            shutil.copytree(self._ct.name, target / "ct", dirs_exist_ok=True)
+        return write_forms(target, self._product, self._style, chosen)
 
 
 class Model:
@@ -210,16 +226,27 @@ class Model:
     def contour_each(
         self, source: Source, *, lie: str = "", progress: Progress | None = None
     ) -> Iterator[Contours]:
-        """Contour the animals that the model is for, one after the other; as `contour`."""
+        """Contour the animals that the model is for, one after the other; as `contour`.
+
+        The error of an animal that can't be contoured is raised after the others have come.
+        """
+        failure: LimnError | None = None
+        # Not in the stack: contours of an image file need it as long as they live.
+        ct = TemporaryDirectory(prefix="limn-ct-")
         with ExitStack() as stack:
-            scan = stack.enter_context(opened(Path(source), lie, None, Console(stderr=True)))
+            source = Path(source)
+            scan = stack.enter_context(opened(source, lie, Path(ct.name), Console(stderr=True)))
+            kept = ct if scan.ct is not None else None
             stopwatch, options = Stopwatch(), self._warm.options
             work = Work(scan.instances, self._warm.ensemble, self._config, options, stopwatch)
             for name, product in work.run(progress or (lambda done, total: None)):
                 if isinstance(product, LimnError):
-                    raise product
+                    failure = failure or product
+                    continue
                 place = (name.place.number, name.place.of)
-                yield _contours(product, place, stopwatch, options.style)
+                yield _contours(product, place, stopwatch, options.style, kept)
+        if failure is not None:
+            raise failure
 
 
 def contour(
@@ -241,13 +268,17 @@ def read(source: Source, *, lie: str = "") -> Scan:
     with ExitStack() as stack:
         scan = stack.enter_context(opened(Path(source), lie, None, Console(stderr=True)))
         series = assemble(scan.instances)
-        volume = read_volume(series, bridged=False)
+        volume = read_volume(series, bridged=True)
     image = image_of(volume.hu_zyx, volume.grid)
     return Scan(volume.hu_zyx, volume.grid.spacing_mm.zyx, series.animal, image)
 
 
 def _contours(
-    product: Product, place: tuple[int, int], stopwatch: Stopwatch, style: Any
+    product: Product,
+    place: tuple[int, int],
+    stopwatch: Stopwatch,
+    style: Style,
+    ct: TemporaryDirectory[str] | None,
 ) -> Contours:
     verdict, volumes = product.verdict, product.rois.volumes_mm3()
     rois = {}
@@ -266,7 +297,7 @@ def _contours(
     return Contours(
         product.series.animal,
         *place,
-        product.labels.labels_zyx,
+        Evened(product.series).array(product.labels.labels_zyx),
         {label: str(organ) for label, organ in product.labels.organs.items()},
         rois,
         str(verdict.light),
@@ -278,4 +309,5 @@ def _contours(
         dict(stopwatch.elapsed_s),
         product,
         style,
+        ct,
     )

@@ -111,9 +111,41 @@ def test_a_metaimage_or_nrrd_file_without_directions_is_asked_about(tmp_path, hu
         "encoding: raw\nendian: little\n\n"
     )
     plain.write_bytes(head.encode() + hu_zyx.tobytes())
-    with pytest.raises(RefusedSeries, match="no space directions in a named space"):
+    with pytest.raises(RefusedSeries, match="no three space directions in RAS, LAS or LPS"):
         read_image_file(plain)
     assert np.array_equal(read_image_file(plain, "SPL").hu_zyx, hu_zyx)
+
+
+@pytest.mark.parametrize(
+    ("space", "directions"),
+    [
+        ("space dimension: 3", "(0.3,0,0) (0,0.25,0) (0,0,0.2)"),
+        ("space: 3D-left-handed", "(0.3,0,0) (0,0.25,0) (0,0,0.2)"),
+        ("space: scanner-xyz", "(0.3,0,0) (0,0.25,0) (0,0,0.2)"),
+        ("space: left-posterior-superior", "none (0,0.25,0) (0,0,0.2)"),
+    ],
+)
+def test_a_space_that_is_no_animals_says_nothing(tmp_path, hu_zyx, space, directions):
+    """ITK takes each of them for LPS."""
+    path = tmp_path / "a.nrrd"
+    head = (
+        f"NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\n{space}\n"
+        f"space directions: {directions}\nencoding: raw\nendian: little\n\n"
+    )
+    path.write_bytes(head.encode() + hu_zyx.tobytes())
+    with pytest.raises(RefusedSeries, match=r"--lie|can't be read"):
+        read_image_file(path)
+
+
+def test_axes_that_are_no_grid_are_refused(tmp_path, hu_zyx):
+    """A sheared image is no scan."""
+    path = tmp_path / "a.nrrd"
+    head = (
+        "NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\nspace: left-posterior-superior\n"
+        "space directions: (0.3,0,0) (0.02,0.25,0) (0,0,0.2)\nencoding: raw\nendian: little\n\n"
+    )
+    path.write_bytes(head.encode() + hu_zyx.tobytes())
+    assert said(path) == "3 dimensions" or path.name in said(path)
 
 
 def test_a_person_may_say_how_the_axes_lie(tmp_path, hu_zyx):

@@ -70,6 +70,25 @@ def test_a_surface_has_the_volume_and_the_place_of_its_mask(grid, labels, turned
         assert corners.reshape(-1, 3).mean(axis=0) == pytest.approx(middle, abs=0.45)
 
 
+def test_a_surface_follows_slices_whose_places_are_rounded():
+    """0.155 mm in two decimals: no vertex lies half a slice off, however long the scan."""
+    places = np.round(np.arange(200) * 0.155, 2)
+    grid = Grid(
+        np.column_stack([np.zeros(200), np.zeros(200), places]),
+        12,
+        12,
+        0.2,
+        0.2,
+        np.array([1.0, 0.0, 0.0]),
+        np.array([0.0, 1.0, 0.0]),
+    )
+    mask = np.zeros((200, 12, 12), dtype=bool)
+    mask[190:, 3:9, 3:9] = True
+    z_mm = triangles(stl_of(mask, grid))[:, 1:, 2]
+    assert z_mm.min() == pytest.approx((places[189] + places[190]) / 2, abs=0.02)
+    assert z_mm.max() == pytest.approx(places[199] + 0.0775, abs=0.02)
+
+
 def test_nifti_is_read_by_nibabel_in_its_place(tmp_path, grid, labels):
     """RAS, where limn has LPS."""
     path = tmp_path / "labels.nii.gz"

@@ -48,6 +48,11 @@ HEADER_DAMAGES = (
 SAME_MM = 0.01
 # NIfTI's numbers have seven digits: 0.3 mm is 0.30000001.
 DECIMALS = 6
+# NRRD's spaces whose axes are those of an animal.
+ANATOMICAL = {
+    *("ras", "las", "lps"),
+    *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior"),
+}
 ASK = (
     "give the directions that the array's axes z, y, x grow towards, as --lie LETTERS (S or I, P "
     "or A, L or R: SPL is an array from an animal's tail to its head, belly to back, right to "
@@ -83,7 +88,11 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
     if silence := _silence(path, image):
         msg = f"{one_line(path)}: {silence}; {ASK}"
         raise RefusedSeries(msg)
-    return Volume(hu_zyx, _grid_of(image))
+    try:
+        return Volume(hu_zyx, _grid_of(image))
+    except ValueError as error:
+        msg = f"{one_line(path)}: its axes are no grid of voxels ({error}); resample it first"
+        raise RefusedSeries(msg) from error
 
 
 def _image(path: Path) -> SimpleITK.Image:
@@ -119,7 +128,7 @@ def _silence(path: Path, image: SimpleITK.Image) -> str:
     if name.endswith(NIFTI):
         return _nifti_silence(path)
     if name.endswith(NRRD) and not _nrrd_space(path):
-        return "its header has no space directions in a named space"
+        return "its header has no three space directions in RAS, LAS or LPS"
     if name.endswith(META) and not _has_transform(path):
         return "its header has no TransformMatrix"
     return "" if abs(np.linalg.det(_directions(image))) > 0.5 else "its directions are no axes"
@@ -156,8 +165,13 @@ def _letters(affine: npt.NDArray[np.float64]) -> str:
 
 def _nrrd_space(path: Path) -> bool:
     with path.open("rb") as file:
-        head = file.read(1 << 16).split(b"\n\n", 1)[0].lower()
-    return b"space directions:" in head and (b"space:" in head or b"space dimension:" in head)
+        head = file.read(1 << 16).replace(b"\r", b"").split(b"\n\n", 1)[0].lower()
+    fields = {
+        name.strip(): value.strip().decode("latin-1")
+        for name, _, value in (line.partition(b":") for line in head.split(b"\n"))
+    }
+    named = fields.get(b"space", "") in ANATOMICAL
+    return named and fields.get(b"space directions", "").count("(") == 3
 
 
 def _has_transform(path: Path) -> bool:

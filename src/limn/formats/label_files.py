@@ -80,14 +80,8 @@ def stl_of(mask_zyx: Mask, grid: Grid) -> bytes:
     padded = np.pad(mask_zyx, 1).astype(np.float32)
     points, faces, _, _ = marching_cubes(padded, 0.5)
     points = points - 1.0
-    step_xyz_mm = (
-        np.gradient(grid.slice_origins_xyz_mm, axis=0)[0]
-        if len(mask_zyx) > 1
-        else (grid.normal_xyz * grid.spacing_mm.z)
-    )
     xyz_mm = (
-        grid.slice_origins_xyz_mm[0]
-        + points[:, :1] * step_xyz_mm
+        _between_slices(grid, points[:, 0])
         + points[:, 1:2] * grid.spacing_y_mm * grid.along_y_xyz
         + points[:, 2:] * grid.spacing_x_mm * grid.along_x_xyz
     )
@@ -102,6 +96,18 @@ def stl_of(mask_zyx: Mask, grid: Grid) -> bytes:
     return (
         b"limn, patient millimetres, LPS".ljust(80) + struct.pack("<I", len(rows)) + rows.tobytes()
     )
+
+
+def _between_slices(grid: Grid, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The first voxel's place at fractional slice indices; half a step beyond both ends too."""
+    origins = grid.slice_origins_xyz_mm
+    step = grid.normal_xyz * np.sign(
+        grid.slice_positions_mm[-1] - grid.slice_positions_mm[0] or 1.0
+    )
+    ends = [origins[:1] - step * grid.spacing_mm.z, origins[-1:] + step * grid.spacing_mm.z]
+    places = np.concatenate([ends[0], origins, ends[1]])
+    known = np.arange(-1, len(origins) + 1)
+    return np.column_stack([np.interp(indices, known, places[:, axis]) for axis in range(3)])
 
 
 def _signed_mm3(corners: npt.NDArray[np.float32]) -> float:

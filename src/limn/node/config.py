@@ -147,7 +147,7 @@ class Model(_Table):
     mirroring: bool = False
     int8: bool = True
     two_animals: Literal["largest", "central", "refuse", "each"] = "largest"
-    animals: tuple[Annotated[str, Field(min_length=1, max_length=15)], ...] = ()
+    animals: tuple[Annotated[PlainText, Field(min_length=1, max_length=15)], ...] = ()
     animals_from: Literal[
         "", "PatientComments", "StudyDescription", "SeriesDescription", "ProtocolName"
     ] = ""

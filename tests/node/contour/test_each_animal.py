@@ -25,6 +25,7 @@ from limn.node.store.journal.schema import COHORT
 from limn.segment.draw.animals.located import Place
 from tests.conftest import BUNDLE
 from tests.node.contour.test_results import Desk, product
+from tests.support.node.parts import arrived
 
 MM = SpacingMm(0.3, 0.3, 0.3)
 
@@ -55,7 +56,7 @@ def answer(desk, row, *others: Result) -> Result:
 
 def animal(desk, row, number: int, **changes) -> Result:
     """What the worker makes of another animal."""
-    uid, _ = job_of(desk, row).others[number - 2]
+    uid, _, _ = job_of(desk, row).others[number - 2]
     made = replace(product(), structure_set=f"RS {number}".encode(), sop_instance_uid=uid)
     return replace(made, animal_number=number, **changes)
 
@@ -65,9 +66,11 @@ def test_a_job_has_uids_for_every_animal(desk):
     row = desk.began()
     job = job_of(desk, row)
     assert (job.animal_number, len(job.others)) == (1, MOST_ANIMALS - 1)
-    assert job.others == uids_of_others(row)
-    uids = [job.sop_instance_uid, job.series_instance_uid, *sum(job.others, ())]
+    assert [each[:2] for each in job.others] == list(uids_of_others(row))
+    uids = [job.sop_instance_uid, job.series_instance_uid]
+    uids += [uid for each in job.others for uid in each[:2]]
     assert len(set(uids)) == 2 * MOST_ANIMALS
+    assert {each[2] for each in job.others} == {""}, "nothing came before"
 
 
 def test_each_animal_becomes_a_scan(desk):
@@ -119,6 +122,7 @@ def test_after_a_kill_between_two_animals_the_other_is_contoured_alone(desk, mon
     job = job_of(desk, waiting)
     assert (job.animal_number, job.others) == (2, ())
     assert (job.sop_instance_uid, job.series_instance_uid) == uids_of_others(row)[0]
+    assert job.one_of_several
     assert job.input_digest == row.input_digest
     assert job_of(desk, row).others == (), "the first alone, should it run again"
     alone = replace(product(), animal_number=2, sop_instance_uid=job.sop_instance_uid)
@@ -149,10 +153,71 @@ def test_a_newer_version_has_each_animals_predecessor(desk):
     desk.lands(first, "finished", answer(desk, first, animal(desk, first, 2, held="mirrored")))
     newer = desk.began(input_digest="d2", files=("a.dcm", "b.dcm"))
     assert (newer.version, newer.predecessor) == (2, first.id)
+    uids = [desk.journal.structure_set_of(each).sop_instance_uid for each in (1, 2)]
+    job = job_of(desk, newer)
+    assert [job.predecessor_uid, *(each[2] for each in job.others)] == [*uids, "", ""]
     desk.lands(newer, "finished", answer(desk, newer, animal(desk, newer, 2)))
     before, after = (desk.journal.animals_of(each.id)[1] for each in (first, newer))
     assert (after.version, after.predecessor) == (2, before.id)
     assert desk.journal.structure_set_of(before.id).discarded_at is not None
+
+
+def test_an_animal_stays_what_it_is_when_the_site_wants_one_from_now_on(desk):
+    """The second animal waits; it is contoured as the second, and never as the largest."""
+    row = desk.began()
+    desk.lands(row, "finished", answer(desk, row, animal(desk, row, 2, ended="failed", reason="x")))
+    desk.journal.retry(2, 9.0)
+    flights = desk.dispatcher._flights
+    model = flights._config.model.model_copy(update={"two_animals": "largest"})
+    flights._config = flights._config.model_copy(update={"model": model})
+    for scan, number in ((1, 1), (2, 2)):
+        job = job_of(desk, desk.journal.scan(scan))
+        assert (job.one_of_several, job.animal_number, job.others) == (True, number, ())
+    fresh = job_of(desk, desk.began(series_instance_uid="2.25.77"))
+    assert (fresh.one_of_several, fresh.others) == (False, ())
+
+
+def test_a_result_of_another_animal_is_filed_nowhere(desk, caplog):
+    """An error of limn, and the scan runs again."""
+    row = desk.began()
+    after = desk.lands(row, "finished", replace(product(), animal_number=2))
+    assert after.state == "ready"
+    assert "a result of animal 2 came for animal 1" in caplog.text
+
+
+@pytest.mark.parametrize(("x_mm", "discarded"), [(-12.0, True), (17.0, False)])
+def test_what_is_held_of_another_animal_stays(desk, x_mm, discarded):
+    """The newer version has one of two animals, or the same one in another place."""
+    old = desk.began(input_digest="d1", files=("a.dcm",))
+    here = {"record": product().record | {"middle_xyz_mm": (-14.0, 0.0, 3.0)}}
+    desk.lands(old, "finished", replace(product("mirrored"), **here))
+    new = desk.began(input_digest="d2", files=("a.dcm", "b.dcm"))
+    there = {"record": product().record | {"middle_xyz_mm": (x_mm, 0.0, 9.0)}}
+    desk.lands(new, "finished", replace(product(), **there))
+    assert (desk.journal.structure_set_of(old.id).discarded_at is not None) == discarded
+
+
+def test_of_fewer_animals_in_a_newer_version_nothing_is_discarded(desk):
+    """Which of the two it has now, their numbers don't say."""
+    old = desk.began(input_digest="d1", files=("a.dcm",))
+    first = replace(answer(desk, old, animal(desk, old, 2)), held="mirrored")
+    desk.lands(old, "finished", first)
+    new = desk.began(input_digest="d2", files=("a.dcm", "b.dcm"))
+    desk.lands(new, "finished", answer(desk, new))
+    assert [each.name for each in desk.journal.on_hold()] == ["scan-00001"]
+
+
+def test_a_discarded_newer_version_discards_nothing(desk):
+    """The person threw the newer one away, and had the older one contoured."""
+    old = desk.journal.insert(arrived(input_digest="d1", files=("a.dcm",)), ("tps",))
+    new = desk.journal.insert(
+        arrived(input_digest="d2", files=("a.dcm", "b.dcm"), supersedes=True), ("tps",)
+    )
+    desk.lands(new, "finished", product("mirrored"))
+    desk.journal.discard(new.id, "blurred", 5.0)
+    assert desk.journal.retry(old.id, 900.0)
+    desk.lands(old, "finished", product("mirrored"))
+    assert [each.id for each in desk.journal.on_hold()] == [old.id]
 
 
 def test_a_node_that_wants_one_animal_asks_for_one(tmp_path):
@@ -179,7 +244,7 @@ def header(**values: str) -> Dataset:
         ({}, {}, "", ""),
         ({"animals": ("M1", "M2", "M3")}, {}, "M2", "animal-name:M2"),
         ({"animals": ("M1", "M2")}, {}, "", "animal-names:2for3"),
-        ({"animals": ("M1", "M1", "M2")}, {}, "", "animal-names:3for3"),
+        ({"animals": ("M1", "M1", "M2")}, {}, "", "animal-names:twice"),
         (
             {"animals_from": "StudyDescription"},
             {"StudyDescription": "A7, B8;C9"},
@@ -210,6 +275,8 @@ def test_an_animals_label_fits_a_short_string():
     assert plain.label("A long label 123") == "A long label 2/3"
     named = name_of(SECOND, Model(bundle=BUNDLE, animals=("a", "mouse-12345678", "c")), header())
     assert named.label("LIMN") == "L mouse-12345678"
+    assert named.label("limn DEMO") == "limn DEMO 2/3", "the name has no room beside DEMO"
+    assert plain.label("mouselab-01 DEMO") == "mousela DEMO 2/3"
     assert re.fullmatch(
         r"animal 2 of 3, mouse-12345678, in the middle of x -14, y 3, z 0 mm", named.words
     )

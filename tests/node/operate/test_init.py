@@ -25,7 +25,9 @@ def test_without_a_person_every_answer_is_the_usual_one(tmp_path):
     (destination,) = config.destination
     assert isinstance(destination, FolderDestination)
     assert destination.folder == tmp_path / "structure-sets"
-    assert told[1:] == [f"limn check --config {path}", f"limn serve --config {path}"]
+    assert told[1] == f"structure sets go to {tmp_path / 'structure-sets'}"
+    assert "not for animals" in told[2]
+    assert told[3:] == [f"limn check --config {path}", f"limn serve --config {path}"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -43,7 +45,7 @@ def test_the_comments_of_the_example_stay(tmp_path):
 def test_a_person_is_asked_what_no_option_says(tmp_path):
     """An empty line is the usual answer, which stands in the question."""
     asked = []
-    answers = iter(["", "/data/limn", "10.0.0.3", "104", "ARIA_MOUSE@10.0.0.7:104"])
+    answers = iter(["", "/data/limn", "10.0.0.3", "104", "ARIA MOUSE@10.0.0.7:104"])
 
     def ask(text):
         asked.append(text)
@@ -59,7 +61,7 @@ def test_a_person_is_asked_what_no_option_says(tmp_path):
     (destination,) = config.destination
     assert isinstance(destination, DicomDestination)
     assert (destination.ae_title, destination.host, destination.port) == (
-        "ARIA_MOUSE",
+        "ARIA MOUSE",
         "10.0.0.7",
         104,
     )
@@ -69,6 +71,9 @@ def test_a_person_is_asked_what_no_option_says(tmp_path):
     ("answers", "message"),
     [
         ({"port": "eleven"}, "--port eleven: a number expected"),
+        ({"tps": "TPS@10.0.0.5"}, "planning system TPS@10.0.0.5: AE@HOST:PORT"),
+        ({"tps": "AN AE TITLE OF MORE@10.0.0.5:104"}, "16 characters at most"),
+        ({"tps": "TPS@10.0.0.5/104"}, "AE@HOST:PORT"),
         ({"port": "99999"}, "receive.port"),
         ({"ae_title": "A TITLE OF TOO MANY LETTERS"}, "receive.ae_title"),
     ],

@@ -975,7 +975,7 @@ def test_a_series_that_comes_again_is_offered_again_for_each_of_its_animals(door
     caplog.set_level(logging.INFO)
     whole(door, *slices())
     (row,) = door.wait_for_scans()
-    second, third = door.journal.add_animals(row.id, [2, 3])
+    second, third = door.journal.add_animals(row.id, [2, 3], ["tps"])
     for scan, held in ((row, None), (second, None), (third, "mirrored")):
         contoured(door, scan.id, held)
     whole(door, *slices(), source=replace(SCP, key="again"))

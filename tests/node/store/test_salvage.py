@@ -384,7 +384,7 @@ def test_each_animal_of_a_field_is_restored_as_what_it_was(
     site = Site(config)
     first = site.receive("1")
     site.keep_a_copy()
-    second, third = site.door.journal.add_animals(first.id, [2, 3])
+    second, third = site.door.journal.add_animals(first.id, [2, 3], ["tps", "archive"])
     for row in (first, second):
         site.contour(row)
         site.deliver("tps", "archive") if row is first else None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from limn.dicom.rtstruct import Style
 from limn.dicom.segmentation import build_segmentation
-from limn.domain.errors import ConfigWrong
+from limn.dicom.series import Series
+from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
+from limn.domain.geometry import Grid, even_grid
 from limn.formats.label_files import (
     stl_of,
     table_of,
@@ -41,50 +45,115 @@ def forms_of(text: str) -> tuple[Form, ...]:
     return tuple(form for form in FORMS if form in chosen)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Evened:
+    """Labels and masks on evenly spaced slices; a slice that the series lacks is empty."""
+
+    series: Series
+
+    @property
+    def grid(self) -> Grid:
+        """With every slice."""
+        return even_grid(self.series.grid, self.series.rungs)
+
+    def array(self, on_slices_zyx: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An array on the slices that exist as one on every slice."""
+        count = self.grid.shape_zyx[0]
+        if count == len(on_slices_zyx):
+            return on_slices_zyx
+        every = np.zeros((count, *on_slices_zyx.shape[1:]), dtype=on_slices_zyx.dtype)
+        every[self.series.rungs] = on_slices_zyx
+        return every
+
+
 def write_forms(
-    folder: Path,
-    product: Product,
-    style: Style,
-    forms: Collection[Form],
+    folder: Path, product: Product, style: Style, forms: Collection[Form]
 ) -> list[Path]:
-    """Write these forms of a product, and its picture; returns the files.
+    """Write the picture of a product and these forms; returns the files.
 
     NIfTI, NRRD and SEG have the organs, whose labels exclude each other; surfaces and the table
     have the derived ROIs too.
+
+    Raises
+    ------
+    StageFailed
+        Names each form that can't be written; all others are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    labels, writers = product.labels, dict[Form, Callable[[], list[Path]]]()
-    writers["rtstruct"] = lambda: [_written(folder / "RS.dcm", product.structure_set)]
-    writers["seg"] = lambda: [
-        _written(
-            folder / "SEG.dcm",
-            build_segmentation(
-                product.series, labels.labels_zyx, labels.organs, product.identity, style
-            ),
-        )
+    made, failures = [_written(folder / "picture.png", product.picture)], []
+    for form in FORMS:
+        if form not in forms:
+            continue
+        try:
+            made += _WRITERS[form](folder, product, style)
+        except LimnError as error:
+            failures.append(f"{form}: {error}")
+    if failures:
+        msg = f"not written: {'; '.join(failures)}. In {folder}: {', '.join(p.name for p in made)}"
+        raise StageFailed(msg)
+    return made
+
+
+def _rtstruct(folder: Path, product: Product, style: Style) -> list[Path]:
+    del style
+    return [_written(folder / "RS.dcm", product.structure_set)]
+
+
+def _seg(folder: Path, product: Product, style: Style) -> list[Path]:
+    labels = product.labels
+    contents = build_segmentation(
+        product.series, labels.labels_zyx, labels.organs, product.identity, style
+    )
+    return [_written(folder / "SEG.dcm", contents)]
+
+
+def _nifti(folder: Path, product: Product, style: Style) -> list[Path]:
+    labels, even = product.labels, Evened(product.series)
+    write_nifti(folder / "labels.nii.gz", even.array(labels.labels_zyx), even.grid)
+    rows = [
+        {"label": label, "organ": style.roi_names[organ]} for label, organ in labels.organs.items()
     ]
+    return [folder / "labels.nii.gz", _written(folder / "labels.csv", table_of(rows))]
 
-    def nifti() -> list[Path]:
-        write_nifti(folder / "labels.nii.gz", labels.labels_zyx, labels.grid)
-        rows = [{"label": label, "organ": organ} for label, organ in labels.organs.items()]
-        return [folder / "labels.nii.gz", _written(folder / "labels.csv", table_of(rows))]
 
-    def nrrd() -> list[Path]:
-        path = folder / "labels.seg.nrrd"
-        write_slicer_segmentation(
-            path, labels.labels_zyx, labels.grid, labels.organs, style.colours
+def _nrrd(folder: Path, product: Product, style: Style) -> list[Path]:
+    labels, even = product.labels, Evened(product.series)
+    path = folder / "labels.seg.nrrd"
+    write_slicer_segmentation(
+        path, even.array(labels.labels_zyx), even.grid, labels.organs, style.colours
+    )
+    return [path]
+
+
+def _stl(folder: Path, product: Product, style: Style) -> list[Path]:
+    even = Evened(product.series)
+    return [
+        _written(
+            folder / f"{file_name(style.roi_names[roi])}.stl", stl_of(even.array(mask), even.grid)
         )
-        return [path]
-
-    writers["nifti"], writers["nrrd"] = nifti, nrrd
-    writers["stl"] = lambda: [
-        _written(folder / f"{product.roi_names[roi]}.stl", stl_of(np.asarray(mask), labels.grid))
         for roi, mask in product.rois.masks()
         if mask.any()
     ]
-    writers["csv"] = lambda: [_written(folder / "volumes.csv", table_of(_rows(product)))]
-    made = [path for form in FORMS if form in forms for path in writers[form]()]
-    return [*made, _written(folder / "picture.png", product.picture)]
+
+
+def _csv(folder: Path, product: Product, style: Style) -> list[Path]:
+    del style
+    return [_written(folder / "volumes.csv", table_of(_rows(product)))]
+
+
+_WRITERS: Mapping[Form, Callable[[Path, Product, Style], list[Path]]] = {
+    "rtstruct": _rtstruct,
+    "seg": _seg,
+    "nifti": _nifti,
+    "nrrd": _nrrd,
+    "stl": _stl,
+    "csv": _csv,
+}
+
+
+def file_name(roi: str) -> str:
+    """An ROI's name as that of a file on every system."""
+    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in roi)
 
 
 def _written(path: Path, contents: bytes) -> Path:

@@ -70,7 +70,9 @@ def _job(arrived: Arrived, config: Config) -> Job:
         input_digest=arrived.input_digest,
         received_at=arrived.ready_at,
         delivered=False,
-        others=uids_of_others(arrived) if config.model.two_animals == "each" else (),
+        others=tuple((*uids, "") for uids in uids_of_others(arrived))
+        if config.model.two_animals == "each"
+        else (),
     )
 
 

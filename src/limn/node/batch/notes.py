@@ -36,6 +36,7 @@ class Note:
     outcome : "begun", "contoured", "refused", "failed" or "quarantined"
     held : why a node would show it to a person before anything is sent; None if it would not
     begun : how often a process began with it and did not end
+    two_animals : the site's rule when it was contoured
     """
 
     series: str
@@ -48,6 +49,7 @@ class Note:
     held: str | None = None
     begun: int = 0
     left_out: tuple[str, ...] = ()
+    two_animals: str = "largest"
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -73,11 +75,14 @@ class Notes:
             done = not self._may_run_again(note)
         else:
             done = note.outcome == "contoured" and (self.folder(series.name) / "RS.dcm").is_file()
+        others = {
+            name: other
+            for name in _animals(series.name)
+            if (other := self._earlier(series, name)) is not None
+        }
+        done = done and all(other.outcome == "contoured" for other in others.values())
         if done:
-            self._notes[series.name] = note
-            for name in _animals(series.name):
-                if (other := self._earlier(series, name)) is not None:
-                    self._notes[name] = other
+            self._notes |= {series.name: note, **others}
         return done
 
     def begin(self, series: FoundSeries) -> tuple[Note, Arrived | None]:
@@ -93,6 +98,7 @@ class Notes:
             bundle_sha256=self._bundle_sha256,
             outcome="begun",
             begun=before.begun if before is not None and before.outcome == "begun" else 0,
+            two_animals=self._config.model.two_animals,
         )
         try:
             contents = read_series(series)
@@ -137,7 +143,9 @@ class Notes:
             return None
         now = (series.series_instance_uid, series.fingerprint, self._bundle_sha256)
         then = (note.series_instance_uid, note.fingerprint, note.bundle_sha256)
-        return note if now == then else None
+        # One animal was contoured then, and each is wanted now.
+        more = self._config.model.two_animals == "each" != note.two_animals
+        return note if now == then and not more else None
 
     def _may_run_again(self, note: Note) -> bool:
         """Whether `limn retry` let a scan of the node run again."""

@@ -68,8 +68,9 @@ def _enqueue(journal: Journal, arrived: Arrived) -> ScanRow:
     if row is None:
         msg = f"the journal took no series {arrived.series_instance_uid}"
         raise LookupError(msg)
-    if row.state in ("refused", "failed"):
-        journal.retry(row.id, time.time())
+    for each in journal.animals_of(row.id):
+        if each.state in ("refused", "failed"):
+            journal.retry(each.id, time.time())
     return row
 
 

@@ -16,7 +16,7 @@ from limn import __version__
 from limn.dicom.rtstruct import Identity, Style
 from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
-from limn.domain.errors import ConfigWrong, LimnError
+from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.folders import writable
 from limn.domain.light import Light
 from limn.domain.scan import Organ
@@ -74,10 +74,11 @@ def contour_folder(
         options = replace(warm.options, delivered=False)
         work = Work(scan.instances, warm.ensemble, config, options, stopwatch)
         animals = work.run(lambda done, total: bars.update(bar, completed=done, total=total))
-        found = [
-            (name, product, _written(product, name, out, options.style, forms))
-            for name, product in animals
-        ]
+        found, failures = list[tuple[AnimalName, Product | LimnError, list[Path]]](), []
+        for name, product in animals:
+            files, failure = _written(product, name, out, options.style, forms)
+            found.append((name, product, files))
+            failures += [failure] if failure is not None else []
     console.print(_stages(stopwatch))
     for name, product, files in found:
         if name.place.of > 1:
@@ -88,7 +89,7 @@ def contour_folder(
             _print(product, files, console)
     if scan.ct is not None:
         console.print(f"CT series      {scan.ct}, to which the structure set refers")
-    if failures := [product for _, product, _ in found if isinstance(product, LimnError)]:
+    if failures:
         raise failures[0]
 
 
@@ -99,10 +100,14 @@ def animal_folder(out: Path, number: int) -> Path:
 
 def _written(
     product: Product | LimnError, name: AnimalName, out: Path, style: Style, forms: Collection[Form]
-) -> list[Path]:
+) -> tuple[list[Path], LimnError | None]:
+    """The files of an animal, or what kept it from being contoured or written."""
     if isinstance(product, LimnError):
-        return []
-    return write_forms(animal_folder(out, name.place.number), product, style, forms)
+        return [], product
+    try:
+        return write_forms(animal_folder(out, name.place.number), product, style, forms), None
+    except StageFailed as error:
+        return [], error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

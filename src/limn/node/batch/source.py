@@ -1,7 +1,7 @@
 """Opens what a person names as a scan: a folder or zip of DICOM, or an image file.
 
 An image file becomes a CT series first, because a structure set refers to one. Its UIDs follow from
-its voxels, so that the same file gives the same series.
+all that it says, so that the same file gives the same series, and another one gives another.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from limn.dicom.ct import CtIdentity, ct_instances
@@ -27,6 +29,8 @@ from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.formats.image_file import SUFFIXES, is_image_file, read_image_file
 
+# Of the CT series that is made of an image file.
+SLICES = "ct_[0-9][0-9][0-9][0-9].dcm"
 # PatientID is a Long String.
 LO_CHARACTERS = 64
 # Of a zip; a scan of a whole mouse is a third of it.
@@ -83,19 +87,27 @@ def _temporary(stack: contextlib.ExitStack) -> Path:
 
 
 def _as_series(volume: Volume, source: Path, folder: Path) -> tuple[Instance, ...]:
-    digest = hashlib.sha256(volume.hu_zyx.tobytes())
-    digest.update(volume.grid.slice_origins_xyz_mm.tobytes())
-    now = datetime.now(UTC).astimezone()
+    # The date is the file's: a second run gives the same series, byte for byte.
+    when = datetime.fromtimestamp(source.stat().st_mtime, UTC).astimezone()
     name = source.name
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
     identity = CtIdentity(
         animal=one_line(name)[:LO_CHARACTERS],
-        uid_root=uid_from(f"image file|{digest.hexdigest()}"),
-        when=(now.strftime("%Y%m%d"), now.strftime("%H%M%S")),
+        uid_root="",
+        when=(when.strftime("%Y%m%d"), when.strftime("%H%M%S")),
         description=one_line(source.name)[:LO_CHARACTERS],
     )
+    # Whatever a file of the series says is in its UIDs.
+    seed = f"{identity}|{volume.grid.spacing_mm}|{volume.grid.shape_zyx}"
+    digest = hashlib.sha256(seed.encode())
+    grid = volume.grid
+    for array in (volume.hu_zyx, grid.slice_origins_xyz_mm, grid.along_x_xyz, grid.along_y_xyz):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    identity = replace(identity, uid_root=uid_from(f"image file|{digest.hexdigest()}"))
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob(SLICES):
+        earlier.unlink()
     paths = []
     for number, ds in enumerate(ct_instances(volume, identity), start=1):
         paths.append(folder / f"ct_{number:04d}.dcm")
@@ -114,7 +126,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
                 raise RefusedSeries(msg)
             for number, member in enumerate(members):
                 (folder / f"{number:06d}").write_bytes(packed.read(member))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         msg = (
             f"{one_line(archive)} is no scan: a folder of DICOM, a zip of one, or a file that ends "
             f"in {', '.join(SUFFIXES)} expected ({one_line(error)})"

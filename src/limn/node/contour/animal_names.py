@@ -13,6 +13,8 @@ from limn.segment.draw.animals.located import Place
 
 # StructureSetLabel is a Short String of at most 16 characters (PS3.5 6.2).
 SH_CHARACTERS = 16
+# The end of the label of a demonstration bundle.
+DEMO = " DEMO"
 _BETWEEN = re.compile(r"\s*[,;+/|&]\s*|\s+")
 
 
@@ -24,7 +26,7 @@ class AnimalName:
     ----------
     name : given by the site or the header; empty if neither names as many animals as there are
     place : which of how many it is
-    misfit : how many names there are for how many animals, if that is why it has none
+    misfit : why it has none: "2for3" names and animals, or "twice" one name
     """
 
     name: str
@@ -56,11 +58,19 @@ class AnimalName:
         )
 
     def label(self, label: str) -> str:
-        """A StructureSetLabel with it; of a long label it has the beginning."""
+        """A StructureSetLabel with it; of a long label it has the beginning, but DEMO stays.
+
+        A name that does not fit, or is no plain text, gives way to the number: cut names of two
+        animals may be the same.
+        """
         if self.place.of < 2:
             return label
-        short = self.short[: SH_CHARACTERS - 1]
-        return f"{label[: SH_CHARACTERS - len(short) - 1].rstrip()} {short}".lstrip()
+        base, demo, _ = label.partition(DEMO) if label.endswith(DEMO) else (label, "", "")
+        room = SH_CHARACTERS - len(demo) - 1
+        number = f"{self.place.number}/{self.place.of}"
+        plain = self.name.isascii() and self.name.isprintable() and "\\" not in self.name
+        short = self.name if self.name and plain and len(self.name) <= room else number
+        return f"{base[: room - len(short)].rstrip()}{demo} {short}".lstrip()
 
 
 def name_of(place: Place, model: Model, header: Dataset) -> AnimalName:
@@ -73,6 +83,8 @@ def name_of(place: Place, model: Model, header: Dataset) -> AnimalName:
         names = tuple(each for each in _BETWEEN.split(text) if each)
     if not names:
         return AnimalName("", place)
-    if len(names) != place.of or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
+        return AnimalName("", place, "twice")
+    if len(names) != place.of:
         return AnimalName("", place, f"{len(names)}for{place.of}")
     return AnimalName(names[place.number - 1], place)

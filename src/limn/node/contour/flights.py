@@ -175,6 +175,7 @@ class Flights:
                 write_until_done(write, "the journal", self._stopping)
 
     def _job_of(self, row: ScanRow) -> Job:
+        several = len(self._journal.animals_of(row.id)) > 1
         structure_set = self._journal.structure_set_of(row.id)
         return Job(
             scan=row.id,
@@ -194,14 +195,18 @@ class Flights:
             received_at=row.last_slice_at + row.settle_s,
             delivered=row.priority >= LIVE,
             animal_number=row.animal_number,
-            others=self._uids_of_others(row),
+            others=() if several else self._uids_of_others(row),
+            one_of_several=several,
         )
 
-    def _uids_of_others(self, row: ScanRow) -> tuple[tuple[str, str], ...]:
-        """UIDs for the other animals of the field; none if each has a scan, or one is wanted."""
-        if self._config.model.two_animals != "each" or len(self._journal.animals_of(row.id)) > 1:
+    def _uids_of_others(self, row: ScanRow) -> tuple[tuple[str, str, str], ...]:
+        """UIDs for the other animals of the field and what each replaces; none if one is wanted."""
+        if self._config.model.two_animals != "each":
             return ()
-        return uids_of_others(row)
+        return tuple(
+            (*uids, self._earlier_uid(row.predecessor, number))
+            for number, uids in enumerate(uids_of_others(row), start=2)
+        )
 
     def _preview_job_of(self, row: ScanRow) -> Job:
         preview = self._journal.preview_of(row.id)
@@ -217,16 +222,18 @@ class Flights:
 
     def _predecessor_uid(self, row: ScanRow) -> str:
         """What this scan's structure set replaces: its preview, or what an earlier version has."""
-        if uid := self._preview_uid(row.id):
-            return uid
-        earlier = row.predecessor
+        return self._preview_uid(row.id) or self._earlier_uid(row.predecessor, row.animal_number)
+
+    def _earlier_uid(self, earlier: int | None, animal_number: int) -> str:
+        """What the animal of this number has of this version of a series, or of an earlier one."""
         while earlier is not None:
-            before = self._journal.scan(earlier)
-            if before.state == "contoured":
+            animals = {each.animal_number: each for each in self._journal.animals_of(earlier)}
+            before = animals.get(animal_number)
+            if before is not None and before.state == "contoured":
                 return self._journal.structure_set_of(before.id).sop_instance_uid
-            if uid := self._preview_uid(before.id):
+            if before is not None and (uid := self._preview_uid(before.id)):
                 return uid
-            earlier = before.predecessor
+            earlier = self._journal.scan(earlier).predecessor
         return ""
 
     def _preview_uid(self, scan_id: int) -> str:

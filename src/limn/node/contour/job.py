@@ -45,8 +45,11 @@ class Job:
     roi: tuple[RoiRule, ...] = ()
     # Which animal of the field it is, if the site wants each.
     animal_number: int = 1
-    # SOP and Series Instance UIDs for the animals after it; none if it is contoured alone.
-    others: tuple[tuple[str, str], ...] = ()
+    # SOP and Series Instance UID for each animal after it, and the SOP Instance UID that it
+    # replaces; none if it is contoured alone.
+    others: tuple[tuple[str, str, str], ...] = ()
+    # Other animals of the field have scans of their own, whatever the site wants by now.
+    one_of_several: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

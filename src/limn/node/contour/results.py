@@ -234,6 +234,10 @@ class Results:
         self._contoured()
 
     def _file(self, row: ScanRow, flight: JobInFlight, result: Result) -> None:
+        if result.animal_number != row.animal_number and not result.ended:
+            # Nothing of one animal may stand under the number of another.
+            msg = f"a result of animal {result.animal_number} came for animal {row.animal_number}"
+            raise ValueError(msg)
         if row.state != "ready":
             # A structure set is written once; the first may be at the planning system already.
             why = "a newer version came" if row.state == "superseded" else "it is a second one"
@@ -262,7 +266,10 @@ class Results:
         may be at a peer with other contents is left for a worker.
         """
         numbers = [each.animal_number for each in result.others]
-        add = partial(self._journal.add_animals, first.id, numbers)
+        known = {each.name for each in self._config.destination}
+        given = (each.destination for each in self._journal.deliveries(first.id))
+        names = [name for name in given if name in known]
+        add = partial(self._journal.add_animals, first.id, numbers, names)
         rows = self._write(add, f"{first.name} animal {first.animal}: the other animals")
         by_number = {row.animal_number: row for row in rows}
         self._file(first, flight, result)

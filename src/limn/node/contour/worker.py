@@ -296,7 +296,8 @@ def _contour(
         options = replace(options, style=options.style.as_preview(), rois=())
         ensemble = ensemble.first_fold()
     work = _Work(job, instances, ensemble, options, identity, stopwatch, started_at)
-    results = work.of_each() if options.two_animals == "each" else work.of_one()
+    each = options.two_animals == "each" or job.one_of_several
+    results = work.of_each() if each else work.of_one()
     content.check_unchanged()
     # The stages are those of the whole field: the animals leave the worker together.
     done = _durations(stopwatch) | {"finished_at": time.time()}
@@ -348,12 +349,13 @@ class _Work:
         )
         results = []
         for place, product in each:
-            uid, _ = self._uids(place)
+            uid, _, _ = self._uids(place)
             if isinstance(product, LimnError):
                 result = _failure(self.job, self.started_at, product)
             else:
                 result = self._result(product, uid, self._name(place).flag)
-            results.append(replace(result, animal_number=place.number))
+            known = result.record | {"middle_xyz_mm": place.middle_xyz_mm}
+            results.append(replace(result, animal_number=place.number, record=known))
         return results
 
     @property
@@ -361,10 +363,11 @@ class _Work:
         # Scans that never were in a journal have no number.
         return f"scan-{self.job.scan:05d}" if self.job.scan else ""
 
-    def _uids(self, place: Place) -> tuple[str, str]:
-        """SOP and Series Instance UID of an animal's structure set."""
-        own = (self.job.sop_instance_uid, self.job.series_instance_uid)
-        return (own, *self.job.others)[place.number - self.job.animal_number]
+    def _uids(self, place: Place) -> tuple[str, str, str]:
+        """SOP and Series Instance UID of an animal's structure set, and what it replaces."""
+        job = self.job
+        own = (job.sop_instance_uid, job.series_instance_uid, self.identity.predecessor_uid)
+        return (own, *job.others)[place.number - job.animal_number]
 
     def _name(self, place: Place) -> AnimalName:
         from limn.node.contour.animal_names import name_of  # noqa: PLC0415
@@ -372,11 +375,12 @@ class _Work:
         return name_of(place, self.job.model, self.instances[0].header)
 
     def _named(self, place: Place) -> tuple[Identity, str]:
-        name, (sop_uid, series_uid) = self._name(place), self._uids(place)
+        name, (sop_uid, series_uid, predecessor) = self._name(place), self._uids(place)
         identity = replace(
             self.identity,
             sop_instance_uid=sop_uid,
             series_instance_uid=series_uid,
+            predecessor_uid=predecessor,
             # The label of a preview says that it is one, and has no room for more.
             label=self.identity.label if self.job.preview else name.label(self.identity.label),
             animal=name.words,

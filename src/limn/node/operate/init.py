@@ -13,6 +13,7 @@ from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named, shipped
 from limn.node.config import load_config
 from limn.node.contour.site_bundle import look_at
+from limn.node.store.remedies import address
 
 EXAMPLE = "config/node.toml"
 
@@ -67,15 +68,24 @@ def init(path: Path, given: dict[str, str | None], ask: Callable[[str], str] | N
         raise ConfigWrong(msg)
     answers = {each.option: given.get(each.option) or _answer(each, ask) for each in QUESTIONS}
     text = _config(answers, path.parent)
+    if not path.parent.is_dir():
+        msg = f"{path.parent} is no folder; make it, or give another file"
+        raise ConfigWrong(msg)
     write_durably(path, text.encode())
     path.chmod(OWNER_ONLY_FILE)
     try:
-        load_config(path)
+        config = load_config(path)
     except ConfigWrong:
         path.unlink()
         raise
+    demonstration = (
+        f"{answers['bundle']} is a demonstration and not for animals; it delivers all the same "
+        "(model.allow_demo_bundle), and its structure sets say DEMO"
+    )
     return [
         f"{path} is written; every key is explained in it",
+        f"structure sets go to {address(config.destination[0])}",
+        *([demonstration] if config.model.allow_demo_bundle else []),
         f"limn check --config {path}",
         f"limn serve --config {path}",
     ]
@@ -88,7 +98,10 @@ def from_terminal() -> Callable[[str], str] | None:
 
 def _answer(question: Question, ask: Callable[[str], str] | None) -> str:
     """What the person types; the usual answer for an empty line, or without a person."""
-    typed = ask(f"{question.text} [{_usual(question)}]: ").strip() if ask else ""
+    try:
+        typed = ask(f"{question.text} [{_usual(question)}]: ").strip() if ask else ""
+    except EOFError as error:
+        raise ConfigWrong("no answer; nothing was written") from error
     return typed or _usual(question)
 
 
@@ -132,8 +145,14 @@ def _replaced(text: str, table: str, key: str, value: str) -> str:
 
 
 def _destination(answer: str) -> str:
-    peer = re.fullmatch(r"([^@\s]{1,16})@([^@\s]+):(\d{1,5})", answer)
+    peer = re.fullmatch(r"([^@\\]{1,16})@([^@:/\s]+):(\d{1,5})", answer)
     lines: Sequence[str] = ("[[destination]]", 'name = "tps"')
+    if peer is None and "@" in answer:
+        msg = (
+            f"planning system {answer}: AE@HOST:PORT with an AE title of 16 characters at most, or "
+            "a folder without @, expected"
+        )
+        raise ConfigWrong(msg)
     if peer is None:
         return "\n".join((*lines, 'kind = "folder"', f"folder = {_quoted(answer)}", ""))
     ae_title, host, port = peer.groups()

@@ -151,6 +151,10 @@ class Handover:
         row = self._journal.find(arrived)
         if row is None:
             return ""
+        animals = self._journal.animals_of(row.id)
+        return "".join(self._offer_scan_again(each, arrived) for each in animals)
+
+    def _offer_scan_again(self, row: ScanRow, arrived: Arrived) -> str:
         if row.state == "ready":
             return f"; {row.name} is still being contoured"
         if row.state == "superseded":
@@ -159,8 +163,7 @@ class Handover:
             return f"; {row.name} was {row.state}, `limn retry` runs it again"
         if self._journal.superseded(row.id):
             return f"; {row.name} has a newer version"
-        contoured = (each for each in self._journal.animals_of(row.id) if each.state == "contoured")
-        return "".join(self._resend(each, arrived) for each in contoured)
+        return self._resend(row, arrived)
 
     def _resend(self, row: ScanRow, arrived: Arrived) -> str:
         """Offer a structure set again, or contour it again if it was removed; for the log."""

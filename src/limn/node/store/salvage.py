@@ -239,12 +239,12 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
                 taken.add(known.id)
                 if each.outcome and not known.logged:
                     _enter_outcome(journal, known, each.row or {}, each.path, config)
-        ended = sum(bool(each.outcome) for each in found)
-        ended += _enter_logged_ends(journal, logged, written, config)
         journal.number_from(highest + 1)
         journal.reserve(noted)
-        _enter_noted_animals(journal, noted.values())
         journal.enter_issued(_issued(written, logged))
+        _enter_noted_animals(journal, noted.values(), config)
+        ended = sum(bool(each.outcome) for each in found)
+        ended += _enter_logged_ends(journal, logged, written, config)
         if copied_at:
             # Nor does it know what was sent after it, or after an earlier restore of it.
             restore = datetime.now(UTC).isoformat()
@@ -262,19 +262,25 @@ def _entered(journal: Journal, found: _ContouredSeries, config: Config) -> ScanR
         return journal.insert(arrived, [each.name for each in config.destination])
     series_digest = arrived.input_digest.partition(ANIMAL_MARK)[0]
     first = journal.find(replace(arrived, input_digest=series_digest))
-    if first is None:
+    if first is None or journal.find_structure_set(first.id) is None:
         return None
-    rows = journal.add_animals(first.id, [number], arrived.date, arrived.time, arrived.again)
+    names = [each.name for each in config.destination]
+    rows = journal.add_animals(first.id, [number], names, arrived.date, arrived.time, arrived.again)
     return rows[0]
 
 
-def _enter_noted_animals(journal: Journal, digests: Iterable[str]) -> None:
+def _enter_noted_animals(journal: Journal, digests: Iterable[str], config: Config) -> None:
     """Enter the animals that had a number and have left nothing else; they are contoured."""
-    firsts = {row.input_digest: row.id for row in journal.scans() if row.field is None}
+    names = [each.name for each in config.destination]
+    firsts = {
+        row.input_digest: row.id
+        for row in journal.scans()
+        if row.field is None and journal.find_structure_set(row.id) is not None
+    }
     for digest in digests:
         series_digest, _, number = digest.partition(ANIMAL_MARK)
         if number.isdecimal() and series_digest in firsts:
-            journal.add_animals(firsts[series_digest], [int(number)])
+            journal.add_animals(firsts[series_digest], [int(number)], names)
 
 
 def _numbers_left_out(copied_at: str) -> int:

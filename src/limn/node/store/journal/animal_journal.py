@@ -39,20 +39,22 @@ class AnimalJournal(PreviewJournal):
         self,
         scan_id: int,
         numbers: Sequence[int],
+        destinations: Sequence[str],
         date: str = "",
         time_of_day: str = "",
         again: str = "",
     ) -> list[ScanRow]:
         """Enter a scan for each of these animals in a scan's field, ready for a worker.
 
-        They have its files, times and destinations. Those that are there already stay.
+        They have its files and times. Those that are there already stay.
 
         Parameters
         ----------
+        destinations : names; none get what is of a cohort
         date, time_of_day, again : of their structure sets; by default as that of the first animal
         """
         first = self.scan(scan_id)
-        destinations = [each.destination for each in self.deliveries(scan_id)]
+        destinations = destinations if first.priority >= LIVE else ()
         known = {row.animal_number for row in self.animals_of(scan_id)}
         with self._transaction() as db:
             for number in numbers:

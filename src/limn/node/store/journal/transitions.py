@@ -31,6 +31,8 @@ ANY_UID = "*"
 # In the seed of the UIDs of a structure set whose first UIDs may be at a peer with another date.
 AGAIN = "again"
 
+# Animals that lie side by side are further apart than this.
+SAME_PLACE_MM = 10.0
 # Conditions on a structure set: it waits for a person; it may be sent.
 ON_HOLD = " and held is not null and released_at is null and discarded_at is null"
 MAY_GO = " and discarded_at is null and (held is null or released_at is not null)"
@@ -210,31 +212,50 @@ def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
 def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
     """Discard what is held of a series of which a newer version with all its slices is contoured.
 
+    Of several animals that of the same number, if there are as many and it lies in the same place.
+    What a person let run again, or what a discarded version would replace, stays.
+
     Parameters
     ----------
     scan_id : of the version that was contoured now, the older or the newer one
     """
     pairs = db.execute(
         "select old.id as old, new.id as new, old_files.files as old_files, "
-        "new_files.files as new_files from scan as old "
+        "new_files.files as new_files, old.record as old_record, new.record as new_record, "
+        "(select count(*) from scan as a where coalesce(a.field, a.id) = "
+        "coalesce(old.field, old.id)) = (select count(*) from scan as a where "
+        "coalesce(a.field, a.id) = coalesce(new.field, new.id)) as same_count from scan as old "
         "join scan as new on new.series_instance_uid = old.series_instance_uid "
         "and new.profile = old.profile and new.priority = old.priority "
         "and new.version > old.version and new.state = 'contoured' "
         "and new.animal_number = old.animal_number "
         "join scan_files as old_files on old_files.scan = old.id "
         "join scan_files as new_files on new_files.scan = new.id "
-        "where old.state = 'contoured' and (old.id = ? or new.id = ?) "
+        "join structure_set as drawn on drawn.scan = new.id and drawn.discarded_at is null "
+        "where old.state = 'contoured' and old.intervention_s = 0 and (old.id = ? or new.id = ?) "
         "order by old.id, new.id",
         (scan_id, scan_id),
     ).fetchall()
     for pair in pairs:
         structure_set = structure_set_id(db, pair["old"], ON_HOLD)
         whole = set(json.loads(pair["old_files"])) <= set(json.loads(pair["new_files"]))
-        if structure_set is None or not whole:
+        same = pair["same_count"] and _same_place(pair["old_record"], pair["new_record"])
+        if structure_set is None or not whole or not same:
             continue
         why = f"scan-{pair['new']:05d}, a newer version of its series with all its slices, is there"
         discard_held(db, pair["old"], structure_set, why, now, by="")
         log.warning("scan-%05d was held and is discarded: %s", pair["old"], why)
+
+
+def _same_place(old_record: str, new_record: str) -> bool:
+    """Whether two scans are of one animal, by where it lies; one that is not known is the same."""
+    places = [json.loads(each).get("middle_xyz_mm") for each in (old_record, new_record)]
+    if None in places:
+        return True
+    # The middle of the trunk moves along z with the slices that are there.
+    return all(
+        abs(a - b) < SAME_PLACE_MM for a, b in zip(places[0][:2], places[1][:2], strict=True)
+    )
 
 
 def discard_held(
