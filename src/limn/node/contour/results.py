@@ -266,9 +266,9 @@ class Results:
         may be at a peer with other contents is left for a worker.
         """
         numbers = [each.animal_number for each in result.others]
-        known = {each.name for each in self._config.destination}
+        configured = {each.name for each in self._config.destination}
         given = (each.destination for each in self._journal.deliveries(first.id))
-        names = [name for name in given if name in known]
+        names = [name for name in given if name in configured]
         add = partial(self._journal.add_animals, first.id, numbers, names)
         rows = self._write(add, f"{first.name} animal {first.animal}: the other animals")
         by_number = {row.animal_number: row for row in rows}
