@@ -10,9 +10,9 @@ import torch
 from limn.cli import main
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
+from limn.domain.shipped import models_dir
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
-from limn.segment.bundle import shelf
 from limn.segment.bundle.bundle import open_bundle, write_manifest
 from limn.segment.bundle.sample import read_sample
 from limn.segment.engine import half
@@ -297,7 +297,7 @@ def test_every_way_is_tried_and_the_right_one_is_best(monkeypatch):
 def test_the_models_folder_is_the_users(monkeypatch):
     """The given folder, else that of the environment, else one in the user's home."""
     monkeypatch.delenv("LIMN_MODELS", raising=False)
-    assert shelf.models_dir(None) == Path.home() / ".local/share/limn/models"
+    assert models_dir(None) == Path.home() / ".local/share/limn/models"
     monkeypatch.setenv("LIMN_MODELS", "/srv/models")
-    assert shelf.models_dir(None) == Path("/srv/models")
-    assert shelf.models_dir(Path("here")) == Path("here")
+    assert models_dir(None) == Path("/srv/models")
+    assert models_dir(Path("here")) == Path("here")

@@ -77,10 +77,14 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     table = Table(title=escape(one_line(ds.get("StructureSetLabel", structure_set.name))))
     for name in ("ROI", "type", "contours", "mm3", "left out", "in doubt"):
         table.add_column(name, justify="left" if name in {"ROI", "type"} else "right")
-    lines = [
-        f"of no ROI, left out: {count} x {why}" for why, count in contours_of_no_roi(ds).items()
-    ]
-    for structure in structures_of(ds, series):
+    try:
+        # First: a file that is cut off must be seen before its sequences are.
+        structures, no_roi = structures_of(ds, series), contours_of_no_roi(ds)
+    except RefusedSeries as error:
+        msg = f"{one_line(structure_set)}: {error}"
+        raise RefusedSeries(msg) from error
+    lines = [f"of no ROI, left out: {count} x {why}" for why, count in no_roi.items()]
+    for structure in structures:
         mask = mask_of(structure, series)
         table.add_row(
             escape(one_line(structure.name)),
