@@ -31,9 +31,9 @@ class Role(StrEnum):
     LUNG_L = "lung_l"
 
 
-# Organs of these names have these roles, unless a bundle says otherwise.
 # More animals than this lie in no bed.
 MOST_ANIMALS = 4
+# Organs of these names have these roles, unless a bundle says otherwise.
 TG263_ROLES: Mapping[Role, Organ] = {
     Role.HEART: Organ("Heart"),
     Role.CORD: Organ("SpinalCord"),

@@ -25,9 +25,10 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import Grid, Reorientation, SpacingMm, axial_grid
+from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
+from limn.formats.label_files import grid_of
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
@@ -89,7 +90,7 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
         msg = f"{one_line(path)}: {silence}; {ASK}"
         raise RefusedSeries(msg)
     try:
-        return Volume(hu_zyx, _grid_of(image))
+        return Volume(hu_zyx, grid_of(_rounded(image)))
     except ValueError as error:
         msg = f"{one_line(path)}: its axes are no grid of voxels ({error}); resample it first"
         raise RefusedSeries(msg) from error
@@ -186,20 +187,12 @@ def _directions(image: SimpleITK.Image) -> npt.NDArray[np.float64]:
     return np.array(image.GetDirection()).reshape(3, 3)
 
 
-def _grid_of(image: SimpleITK.Image) -> Grid:
-    columns, rows, slices = image.GetSize()
-    x, y, z = (round(mm, DECIMALS) for mm in image.GetSpacing())
-    directions = np.round(_directions(image), DECIMALS)
-    return Grid(
-        slice_origins_xyz_mm=np.round(image.GetOrigin(), DECIMALS)
-        + np.outer(np.arange(slices) * z, directions[:, 2]),
-        rows=rows,
-        columns=columns,
-        spacing_y_mm=y,
-        spacing_x_mm=x,
-        along_x_xyz=directions[:, 0],
-        along_y_xyz=directions[:, 1],
-    )
+def _rounded(image: SimpleITK.Image) -> SimpleITK.Image:
+    """The image with a place in space of `DECIMALS`."""
+    image.SetSpacing([round(mm, DECIMALS) for mm in image.GetSpacing()])
+    image.SetOrigin([round(mm, DECIMALS) for mm in image.GetOrigin()])
+    image.SetDirection([round(each, DECIMALS) for each in image.GetDirection()])
+    return image
 
 
 def _told(hu_zyx: npt.NDArray[np.float32], image: SimpleITK.Image, lie: str) -> Volume:

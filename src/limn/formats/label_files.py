@@ -32,6 +32,23 @@ def image_of(array_zyx: npt.NDArray[Any], grid: Grid) -> SimpleITK.Image:
     return image
 
 
+def grid_of(image: SimpleITK.Image) -> Grid:
+    """The grid of an image, mm LPS."""
+    columns, rows, slices = image.GetSize()
+    x, y, z = image.GetSpacing()
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    return Grid(
+        slice_origins_xyz_mm=np.array(image.GetOrigin())
+        + np.outer(np.arange(slices) * z, directions[:, 2]),
+        rows=rows,
+        columns=columns,
+        spacing_y_mm=y,
+        spacing_x_mm=x,
+        along_x_xyz=directions[:, 0],
+        along_y_xyz=directions[:, 1],
+    )
+
+
 def write_nifti(path: Path, labels_zyx: npt.NDArray[np.uint8], grid: Grid) -> None:
     """Write labels as NIfTI (``.nii.gz``)."""
     SimpleITK.WriteImage(image_of(labels_zyx, grid), str(path), useCompression=True)

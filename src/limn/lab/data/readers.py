@@ -20,7 +20,7 @@ from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axial_grid
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.label_files import image_of
+from limn.formats.label_files import grid_of, image_of
 from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
 from limn.lab.data.rois import mask_of, read_structure_set
 
@@ -212,23 +212,7 @@ def _read_image(path: Path, axes: str) -> tuple[npt.NDArray[Any], Grid]:
         spacing = turn.spacing(SpacingMm(z, y, x))
         corner = np.array([spacing.x, spacing.y, spacing.z]) / 2
         return np.ascontiguousarray(reoriented), axial_grid(reoriented.shape, spacing, corner)
-    return _reoriented(array, _grid_of(image), path)
-
-
-def _grid_of(image: SimpleITK.Image) -> Grid:
-    columns, rows, slices = image.GetSize()
-    x, y, z = image.GetSpacing()
-    directions = np.array(image.GetDirection()).reshape(3, 3)
-    origin = np.array(image.GetOrigin())
-    return Grid(
-        slice_origins_xyz_mm=origin + np.outer(np.arange(slices) * z, directions[:, 2]),
-        rows=rows,
-        columns=columns,
-        spacing_y_mm=y,
-        spacing_x_mm=x,
-        along_x_xyz=directions[:, 0],
-        along_y_xyz=directions[:, 1],
-    )
+    return _reoriented(array, grid_of(image), path)
 
 
 def _reoriented(array: npt.NDArray[Any], grid: Grid, path: Path) -> tuple[npt.NDArray[Any], Grid]:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.folder import one_series
+from limn.dicom.rtstruct import LO_CHARACTERS
 from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
@@ -31,8 +32,6 @@ from limn.formats.image_file import SUFFIXES, is_image_file, read_image_file
 
 # Of the CT series that is made of an image file.
 SLICES = "ct_[0-9][0-9][0-9][0-9].dcm"
-# PatientID is a Long String.
-LO_CHARACTERS = 64
 # Of a zip; a scan of a whole mouse is a third of it.
 MOST_UNPACKED_BYTES = 2**33
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from limn.dicom.identity import decoded_text
+from limn.dicom.rtstruct import SH_CHARACTERS
 from limn.node.config import Model
 from limn.segment.draw.animals.located import Place
 
-# StructureSetLabel is a Short String of at most 16 characters (PS3.5 6.2).
-SH_CHARACTERS = 16
 # The end of the label of a demonstration bundle.
 DEMO = " DEMO"
 _BETWEEN = re.compile(r"\s*[,;+/|&]\s*|\s+")
@@ -39,11 +38,6 @@ class AnimalName:
         if self.name:
             return "animal-name:" + "_".join(self.name.split())
         return f"animal-names:{self.misfit}" if self.misfit else ""
-
-    @property
-    def short(self) -> str:
-        """Its name, or its number and how many there are."""
-        return self.name or f"{self.place.number}/{self.place.of}"
 
     @property
     def words(self) -> str:

@@ -80,7 +80,7 @@ class AnimalJournal(PreviewJournal):
             again=again,
         )
         predecessor = db.execute(
-            "select id from scan where coalesce(field, id) = ? and animal_number = ?",
+            "select id from scan where field is not null and field = ? and animal_number = ?",
             (first.predecessor, number),
         ).fetchone()
         values = {name: getattr(arrived, name) for name in COLUMNS} | {

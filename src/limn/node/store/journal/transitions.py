@@ -222,9 +222,9 @@ def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
     pairs = db.execute(
         "select old.id as old, new.id as new, old_files.files as old_files, "
         "new_files.files as new_files, old.record as old_record, new.record as new_record, "
-        "(select count(*) from scan as a where coalesce(a.field, a.id) = "
-        "coalesce(old.field, old.id)) = (select count(*) from scan as a where "
-        "coalesce(a.field, a.id) = coalesce(new.field, new.id)) as same_count from scan as old "
+        "(select count(*) from scan as a where a.field is not null and a.field = "
+        "coalesce(old.field, old.id)) = (select count(*) from scan as a where a.field is not null "
+        "and a.field = coalesce(new.field, new.id)) as same_count from scan as old "
         "join scan as new on new.series_instance_uid = old.series_instance_uid "
         "and new.profile = old.profile and new.priority = old.priority "
         "and new.version > old.version and new.state = 'contoured' "
