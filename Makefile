@@ -63,6 +63,7 @@ soak: install
 	PYTHONPATH=. $(BIN)/python bench/hosts.py
 	PYTHONPATH=. $(BIN)/python bench/kill_study.py
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py --cases 100000 --minutes 30
+	PYTHONPATH=. $(BIN)/python bench/fuzz_files.py --cases 2000
 	$(BIN)/python bench/parity_v1.py
 	$(BIN)/pytest -m soak
 

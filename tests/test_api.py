@@ -15,8 +15,10 @@ import SimpleITK
 import limn
 from limn.cli.main import main
 from limn.dicom.ct import CtIdentity
+from limn.domain.scan import dice
 from limn.formats.label_files import image_of
 from tests.conftest import one_fold, write_series
+from tests.support.scanner_files import write_inveon, write_sections
 
 pytestmark = pytest.mark.slow
 
@@ -102,21 +104,42 @@ def test_it_is_saved_in_every_form(contours, tmp_path):
     assert pydicom.dcmread(tmp_path / "RS.dcm").PatientID == "M1"
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.nii.gz"])
+@pytest.mark.parametrize("name", ["a.zip", "a.nii.gz", "mouse.ct.img"])
 def test_each_door_gives_the_same_labels(contours, model, mouse, folder, tmp_path, name):
     """Every voxel; what was no DICOM has its file's name for an animal."""
-    path = tmp_path / name
+    path, volume = tmp_path / name, mouse[0]
+    hu = np.round(volume.hu_zyx).astype("<i2")
     if name.endswith(".zip"):
         with zipfile.ZipFile(path, "w") as packed:
             for each in sorted(folder.iterdir()):
                 packed.write(each, f"../{each.name}")
+    elif name.endswith(".img"):
+        write_inveon(tmp_path, hu, volume.grid.spacing_mm.zyx)
     else:
-        volume = mouse[0]
-        hu = np.round(volume.hu_zyx).astype(np.int16)
         SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
-    found = model.contour(path)
+    found = model.contour(path, lie="SPL" if name.endswith(".img") else "")
     assert np.array_equal(found.labels_zyx, contours.labels_zyx)
-    assert found.animal == ("M1" if name.endswith(".zip") else "a")
+    assert found.animal == {"a.zip": "M1", "a.nii.gz": "a", "mouse.ct.img": "mouse.ct"}[name]
+
+
+@pytest.mark.parametrize(("ending", "top"), [("bmp", 255), ("tif", 65535)])
+def test_skyscan_sections_are_brought_to_hu(contours, model, mouse, tmp_path, ending, top):
+    """Grey values of attenuation are no HU: the contours say so, and lie where those of HU do."""
+    volume = mouse[0]
+    # As NRecon makes them of attenuation from 0 to four times water's.
+    grey = np.clip((volume.hu_zyx[::-1] / 1000.0 + 1.0) / 4.0 * top, 0, top).round()
+    pixel_um = volume.grid.spacing_mm.x * 1000.0
+    folder = tmp_path / "mouse 8"
+    write_sections(folder, grey.astype(np.uint8 if top == 255 else np.uint16), pixel_um, ending)
+    with pytest.raises(limn.LimnError, match="does not say how the animal lay"):
+        limn.read(folder)
+    found = model.contour(folder, lie="IPL")
+    assert found.animal == "mouse 8"
+    assert found.light == "amber"
+    assert any("not HU: brought to HU" in each for each in found.concerns)
+    for label, name in contours.names.items():
+        if label:
+            assert dice(found.labels_zyx == label, contours.labels_zyx == label) > 0.97, name
 
 
 def test_an_image_file_that_contradicts_itself_is_asked_about(mouse, tmp_path):

@@ -212,8 +212,9 @@ class Model:
 
         Parameters
         ----------
-        source : a folder or zip of DICOM, or a NIfTI, NRRD or MetaImage file
-        lie : letters that the axes z, y, x of an image file grow towards, if it does not say so
+        source : a folder or zip of DICOM, a NIfTI, NRRD, MetaImage or Inveon file, or a folder of
+            SkyScan sections
+        lie : letters that the axes z, y, x of an image grow towards, if it does not say so
         progress : called with the tiles that are done and their total
 
         Raises

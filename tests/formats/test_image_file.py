@@ -181,6 +181,19 @@ def test_what_is_no_volume_of_numbers_is_refused(tmp_path, hu_zyx):
         read_image_file(tmp_path / "text.nii")
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mha"])
+def test_half_a_file_is_no_scan(tmp_path, hu_zyx, name):
+    """No voxel is made up for those that are missing."""
+    noise = np.random.default_rng(3).integers(-1000, 1000, SHAPE_ZYX).astype(np.int16)
+    path = tmp_path / name
+    SimpleITK.WriteImage(image(noise), str(path))
+    contents = path.read_bytes()
+    for share in (0.6, 0.9, 0.98):
+        path.write_bytes(contents[: int(share * len(contents))])
+        with pytest.raises(RefusedSeries, match="can't be read as an image"):
+            read_image_file(path)
+
+
 def said(path: Path) -> str:
     """What came of reading a file: its dimensions, or the error's text."""
     try:

@@ -107,7 +107,8 @@ def _add_contour(commands: Commands) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="folders of DICOM, one series or any number; or one zip, NIfTI, NRRD or MetaImage",
+        help="folders of DICOM, one series or any number; or one scan that is a zip, NIfTI, NRRD, "
+        "MetaImage, Inveon or SkyScan",
     )
     contour.add_argument("-o", "--out", type=Path, required=True)
     chosen = contour.add_mutually_exclusive_group()
@@ -128,7 +129,7 @@ def _add_contour(commands: Commands) -> None:
         "--lie",
         default="",
         metavar="LETTERS",
-        help="of an image file that doesn't say it: where its axes z, y, x grow to, such as SPL",
+        help="of an image that doesn't say it: where its axes z, y, x grow to, such as SPL",
     )
     contour.add_argument(
         "--two-animals",

@@ -25,9 +25,10 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from limn.domain.errors import RefusedSeries
-from limn.domain.geometry import Reorientation, SpacingMm, axial_grid
+from limn.domain.geometry import SpacingMm
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
+from limn.formats.axes import ASK, believable, turned
 from limn.formats.label_files import grid_of
 
 NIFTI = (".nii", ".nii.gz")
@@ -44,6 +45,9 @@ HEADER_DAMAGES = (
     OverflowError,
     ValueError,
     zlib.error,
+    EOFError,
+    MemoryError,
+    TypeError,
 )
 # Transforms that differ by less than this at any corner of the field are the same.
 SAME_MM = 0.01
@@ -54,11 +58,6 @@ ANATOMICAL = {
     *("ras", "las", "lps"),
     *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior"),
 }
-ASK = (
-    "give the directions that the array's axes z, y, x grow towards, as --lie LETTERS (S or I, P "
-    "or A, L or R: SPL is an array from an animal's tail to its head, belly to back, right to "
-    "left); a mirror image can't be told from the animal"
-)
 
 
 def is_image_file(path: Path) -> bool:
@@ -85,7 +84,8 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
         msg = f"{one_line(path)}: {int((~np.isfinite(hu_zyx)).sum())} voxels are no numbers"
         raise RefusedSeries(msg)
     if lie:
-        return _told(hu_zyx, image, lie)
+        x, y, z = image.GetSpacing()
+        return turned(hu_zyx, SpacingMm(z, y, x), lie)
     if silence := _silence(path, image):
         msg = f"{one_line(path)}: {silence}; {ASK}"
         raise RefusedSeries(msg)
@@ -106,20 +106,59 @@ def _image(path: Path) -> SimpleITK.Image:
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        image = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1:] or ["no image"]
-        msg = f"{one_line(path)} can't be read as an image: {one_line(last[0])[:200]}"
+        if path.name.lower().endswith(NIFTI):
+            return _nifti(path)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        if reader.GetDimension() == 3:
+            x, y, z = reader.GetSize()
+            believable((z, y, x), path)
+        image: SimpleITK.Image = reader.Execute()
+    except (RuntimeError, *HEADER_DAMAGES) as error:
+        why = one_line(error)
+        if isinstance(error, RuntimeError):
+            # Of ITK's many lines the last has the reason; this is MetaIO's for too few voxels.
+            why = one_line((str(error).strip().splitlines() or ["it is no image"])[-1])
+            if "No such file" in why and path.is_file():
+                why = "it is cut off, or the file of its voxels is"
+        msg = f"{one_line(path)} can't be read as an image: {why[:200]}"
         raise RefusedSeries(msg) from error
     finally:
         SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
     parts = image.GetNumberOfComponentsPerPixel()
     if image.GetDimension() != 3 or parts != 1:
-        msg = (
-            f"{one_line(path)} has {image.GetDimension()} dimensions and {parts} values for each "
-            "voxel, 3 and 1 expected"
-        )
-        raise RefusedSeries(msg)
+        raise _no_volume(path, image.GetDimension(), parts)
+    return image
+
+
+def _no_volume(path: Path, dimensions: int, parts: int) -> RefusedSeries:
+    return RefusedSeries(
+        f"{one_line(path)} has {dimensions} dimensions and {parts} values for each voxel, 3 and 1 "
+        "expected"
+    )
+
+
+def _nifti(path: Path) -> SimpleITK.Image:
+    """A NIfTI image by nibabel: where a file is cut off, ITK takes zeros for what is missing."""
+    stored: Any = nibabel.load(path)
+    shape = stored.shape
+    parts = len(stored.get_data_dtype().names or (1,))
+    if len(shape) != 3 or parts != 1:
+        raise _no_volume(path, len(shape), parts)
+    believable((shape[2], shape[1], shape[0]), path)
+    # The affine leads to RAS.
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not steps.all():
+        raise ImageFileError("its transform has no axes")
+    numbers = np.asarray(stored.dataobj, dtype=np.float32)
+    image: SimpleITK.Image = SimpleITK.GetImageFromArray(np.ascontiguousarray(numbers.T))
+    image.SetSpacing(steps.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    directions = affine[:3, :3] / steps
+    if abs(np.linalg.det(directions)) > 0.5:
+        image.SetDirection(directions.ravel().tolist())
     return image
 
 
@@ -193,18 +232,3 @@ def _rounded(image: SimpleITK.Image) -> SimpleITK.Image:
     image.SetOrigin([round(mm, DECIMALS) for mm in image.GetOrigin()])
     image.SetDirection([round(each, DECIMALS) for each in image.GetDirection()])
     return image
-
-
-def _told(hu_zyx: npt.NDArray[np.float32], image: SimpleITK.Image, lie: str) -> Volume:
-    """The voxels turned to S, P, L by what a person says of the axes."""
-    letters = lie.upper()
-    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
-        msg = f"--lie {lie}: three letters, one of S and I, P and A, L and R each, expected"
-        raise RefusedSeries(msg)
-    turn = Reorientation.between(letters, "SPL")
-    x, y, z = image.GetSpacing()
-    turned = np.ascontiguousarray(turn.apply(hu_zyx))
-    spacing = turn.spacing(SpacingMm(z, y, x))
-    corner = np.array([spacing.x, spacing.y, spacing.z]) / 2
-    shape = (turned.shape[0], turned.shape[1], turned.shape[2])
-    return Volume(turned, axial_grid(shape, spacing, corner))

@@ -20,7 +20,7 @@ from limn.node.batch.find_series import FoundSeries, find_series, holds_only_fol
 from limn.node.batch.forms import RTSTRUCT, Form
 from limn.node.batch.notes import TABLE, Note, Notes, write_table
 from limn.node.batch.one_folder import contour_folder, site_config
-from limn.node.batch.source import is_scan_file
+from limn.node.batch.source import stands_alone
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs
 from limn.segment.bundle.bundle import open_bundle
@@ -49,9 +49,9 @@ def contour_folders(
     RefusedSeries
         If there is one folder and its one series can't be contoured, or there is no series.
     """
-    one_file = len(folders) == 1 and is_scan_file(folders[0])
+    alone = len(folders) == 1 and stands_alone(folders[0])
     for folder in folders:
-        if not folder.is_dir() and not one_file:
+        if not folder.is_dir() and not alone:
             msg = f"{folder} is no folder, and no zip or image file that stands alone"
             raise ConfigWrong(msg)
     writable(out)
@@ -59,7 +59,7 @@ def contour_folders(
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
-    search = not one_file and (not one or holds_only_folders(folders[0]))
+    search = not alone and (not one or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2:
         contour_folder(folders[0], out, config, forms, lie)

@@ -1,17 +1,19 @@
-"""Opens what a person names as a scan: a folder or zip of DICOM, or an image file.
+"""Opens what a person names as a scan: a folder or zip of DICOM, or an image.
 
-An image file becomes a CT series first, because a structure set refers to one. Its UIDs follow from
-all that it says, so that the same file gives the same series, and another one gives another.
+An image is a file of another format, or a folder of SkyScan sections. It becomes a CT series first,
+because a structure set refers to one. Its UIDs follow from all that it says, so that the same file
+gives the same series, and another one gives another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +31,16 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.formats.image_file import SUFFIXES, is_image_file, read_image_file
+from limn.formats.inveon import is_inveon, read_inveon
+from limn.formats.skyscan import read_skyscan, skyscan_log
 
-# Of the CT series that is made of an image file.
+# Of the CT series that is made of an image.
 SLICES = "ct_[0-9][0-9][0-9][0-9].dcm"
+# What zipfile raises for damaged files.
+_ZIP_DAMAGES = (
+    *(EOFError, NotImplementedError, OSError, RuntimeError, ValueError, struct.error),
+    *(zipfile.BadZipFile, zlib.error),
+)
 # Of a zip; a scan of a whole mouse is a third of it.
 MOST_UNPACKED_BYTES = 2**33
 
@@ -42,7 +51,7 @@ class Opened:
 
     Attributes
     ----------
-    ct : folder of the CT series that was made of an image file; None for DICOM
+    ct : folder of the CT series that was made of an image; None for DICOM
     """
 
     instances: tuple[Instance, ...]
@@ -55,8 +64,8 @@ def opened(source: Path, lie: str, keep_in: Path | None, console: Console) -> It
 
     Parameters
     ----------
-    lie : of an image file, see `limn.formats.image_file.read_image_file`
-    keep_in : folder in which the CT series of an image file stays; None if nobody needs it
+    lie : letters that the axes (z, y, x) of an image grow towards, if it does not say so
+    keep_in : folder in which the CT series of an image stays; None if nobody needs it
 
     Raises
     ------
@@ -64,9 +73,10 @@ def opened(source: Path, lie: str, keep_in: Path | None, console: Console) -> It
         If it is no scan, or does not say how its axes lie, or ``lie`` is given for DICOM.
     """
     with contextlib.ExitStack() as temporary:
-        if is_image_file(source):
+        if (image := image_at(source)) is not None:
             folder = keep_in or _temporary(temporary)
-            yield Opened(_as_series(read_image_file(source, lie), source, folder), folder)
+            volume = image.read(image.path, lie)
+            yield Opened(_as_series(volume, image.path, source.name, folder), folder)
             return
         if lie:
             msg = f"--lie {lie}: {one_line(source)} is DICOM, whose headers say how its axes lie"
@@ -76,26 +86,50 @@ def opened(source: Path, lie: str, keep_in: Path | None, console: Console) -> It
         yield Opened(tuple(one_series(source, console)))
 
 
-def is_scan_file(path: Path) -> bool:
-    """Whether a path is one file that `opened` takes: an image file or a zip."""
-    return path.is_file() and (is_image_file(path) or path.suffix.lower() == ".zip")
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of another format than DICOM: the file that describes it, and what reads it."""
+
+    path: Path
+    read: Callable[[Path, str], Volume]
+
+
+def image_at(source: Path) -> Image | None:
+    """The image that a file or folder is; None if it is none.
+
+    Raises
+    ------
+    RefusedSeries
+        If a folder holds several.
+    """
+    if source.is_dir():
+        log = skyscan_log(source)
+        return None if log is None else Image(log, read_skyscan)
+    if is_inveon(source):
+        return Image(source, read_inveon)
+    return Image(source, read_image_file) if is_image_file(source) else None
+
+
+def stands_alone(path: Path) -> bool:
+    """Whether a path is one scan that is no folder of DICOM: an image, or a zip."""
+    return path.exists() and (path.suffix.lower() == ".zip" or image_at(path) is not None)
 
 
 def _temporary(stack: contextlib.ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limn-scan-")))
 
 
-def _as_series(volume: Volume, source: Path, folder: Path) -> tuple[Instance, ...]:
-    # The date is the file's: a second run gives the same series, byte for byte.
-    when = datetime.fromtimestamp(source.stat().st_mtime, UTC).astimezone()
-    name = source.name
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
+def _as_series(volume: Volume, dated: Path, name: str, folder: Path) -> tuple[Instance, ...]:
+    # The date is that of a file: a second run gives the same series, byte for byte.
+    when = datetime.fromtimestamp(dated.stat().st_mtime, UTC).astimezone()
+    animal = name
+    for suffix in (*SUFFIXES, ".hdr", ".img"):
+        animal = animal.removesuffix(suffix)
     identity = CtIdentity(
-        animal=one_line(name)[:LO_CHARACTERS],
+        animal=one_line(animal)[:LO_CHARACTERS],
         uid_root="",
         when=(when.strftime("%Y%m%d"), when.strftime("%H%M%S")),
-        description=one_line(source.name)[:LO_CHARACTERS],
+        description=one_line(name)[:LO_CHARACTERS],
     )
     # Whatever a file of the series says is in its UIDs.
     seed = f"{identity}|{volume.grid.spacing_mm}|{volume.grid.shape_zyx}"
@@ -125,7 +159,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
                 raise RefusedSeries(msg)
             for number, member in enumerate(members):
                 (folder / f"{number:06d}").write_bytes(packed.read(member))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except _ZIP_DAMAGES as error:
         msg = (
             f"{one_line(archive)} is no scan: a folder of DICOM, a zip of one, or a file that ends "
             f"in {', '.join(SUFFIXES)} expected ({one_line(error)})"
