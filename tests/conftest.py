@@ -82,7 +82,7 @@ SLOW_FILES = [
     "node/operate/test_queue",
     "node/operate/test_backup",
     "node/host/test_certs",
-    "node/receive/test_watched_folder",
+    "node/receive/folder/test_watched_folder",
     "node/receive/test_intake",
     "node/receive/test_storage_scp",
     "node/dimse/test_access",

@@ -118,6 +118,18 @@ def uids_of_part(part: bytes, syntax: str) -> tuple[str, str] | None:
     return uids if after else None
 
 
+def uids_of_file(contents: bytes) -> tuple[str, str] | None:
+    """Series and SOP Instance UID of a file that can't be used; None if it does not name both."""
+    try:
+        if inflates(contents):
+            check_deflated(after_meta(contents))
+        ds = read(contents, stop_before_pixels=True)
+        uids = str(ds.get("SeriesInstanceUID") or ""), str(ds.get("SOPInstanceUID") or "")
+    except (InvalidDicomError, Unreadable, *DAMAGES):
+        return None
+    return uids if all(map(is_usable_uid, uids)) else None
+
+
 class Unreadable(Exception):
     """The bytes are no CT instance that limn can use; the text says why."""
 

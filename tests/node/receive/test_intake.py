@@ -849,7 +849,7 @@ def test_a_slice_that_was_refused_on_an_association_of_its_own_is_missed(door):
     associations.instance_ended("last", missing=True)
     door.intake.association_ended("last", aborted=True)
     (gathering,) = door.intake._gatherings.values()
-    assert gathering.aborted_s is not None
+    assert gathering.breaks
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -2,10 +2,13 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode
 
 from limn.dicom.instance import ReceivedInstance
 from limn.node.receive.completeness import Rules, Verdict
@@ -16,6 +19,13 @@ from limn.node.receive.settling import Settling
 RULES = Rules(min_slices=20, settle_s=0.5, hold_s=30.0)
 SENDER = "SCANNER@10.0.0.1"
 COUNT = 40
+
+
+def opening(number: int, series: str = "1") -> bytes:
+    """The first bytes of a slice on the line."""
+    ds = Dataset()
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyID = f"1.{number}", series, "1"
+    return encode(ds, is_implicit_vr=True, is_little_endian=True)
 
 
 def instance(number: int, announced: int | None = None) -> ReceivedInstance:
@@ -66,6 +76,7 @@ class Receiver:
         """One slice comes, from its first byte until it is on disk."""
         came = instance(number, announced)
         self.associations.instance_began(key, self.now_s)
+        self.associations.part_came(key, opening(number), ImplicitVRLittleEndian)
         self.wait_until(self.now_s + takes_s)
         if self.gathering is None:
             self.gathering = Gathering.begin(came, None, self.now_s)
@@ -75,11 +86,11 @@ class Receiver:
         self.associations.named(key)
         self.associations.instance_ended(key)
 
-    def ended(self, key: str, *, aborted: bool = False) -> None:
+    def ended(self, key: str, *, aborted: bool = False, missing: tuple[str, ...] = ()) -> None:
         """The association is released, or breaks off."""
         self.associations.ended(key)
         if self.gathering is not None and key in self.gathering.open_sources:
-            self.gathering.end_source(key, self.now_s, aborted=aborted)
+            self.gathering.end_source(key, self.now_s, aborted=aborted, missing=missing)
 
 
 @dataclass(frozen=True)
@@ -267,3 +278,122 @@ def test_counts_that_disagree_or_can_not_be_cost_at_most_the_longest_wait(announ
     assert len(settled.version.instances) == COUNT
     assert settled.verdict is not Verdict.GIVE_UP_ABORTED
     assert at_s - last_s == pytest.approx(expected, abs=0.3)
+
+
+def chunk(receiver: Receiver, key: str, numbers: range, **end: object) -> None:
+    """An association brings these slices and ends."""
+    receiver.opened(key)
+    for number in numbers:
+        receiver.slice(key, number, 0.02)
+        if receiver.gathering is not None:
+            for each in receiver.gathering.breaks:
+                each.came(f"1.{number}")
+    receiver.ended(key, **end)
+
+
+def counts(receiver: Receiver) -> list[tuple[Verdict, int]]:
+    """What was handed over, after a long wait."""
+    receiver.wait_until(receiver.now_s + 60.0)
+    return [(settled.verdict, len(settled.version.instances)) for settled, _ in receiver.scans]
+
+
+def test_other_parts_of_a_series_mend_no_association_that_broke_off():
+    """A sender of three parts: the top one breaks off, and the two below come whole."""
+    receiver = Receiver()
+    chunk(receiver, "top", range(40, 55), aborted=True)
+    chunk(receiver, "bottom", range(20))
+    chunk(receiver, "middle", range(20, 40))
+    assert counts(receiver) == [(Verdict.GIVE_UP_ABORTED, 55)]
+
+
+@pytest.mark.parametrize("rest", [range(55, 60), range(40, 60)], ids=["goes on", "begins again"])
+def test_an_association_that_goes_on_or_begins_again_mends_one_that_broke_off(rest):
+    """Whatever else came between."""
+    receiver = Receiver()
+    chunk(receiver, "top", range(40, 55), aborted=True)
+    chunk(receiver, "bottom", range(40))
+    chunk(receiver, "again", rest)
+    assert counts(receiver) == [(Verdict.COMPLETE, 60)]
+
+
+def test_a_descending_stack_goes_on_below():
+    """The edge is where the last slice lay."""
+    receiver = Receiver()
+    chunk(receiver, "first", range(59, 29, -1), aborted=True)
+    chunk(receiver, "second", range(29, -1, -1))
+    assert counts(receiver) == [(Verdict.COMPLETE, 60)]
+
+
+def test_slices_that_were_not_taken_are_waited_for():
+    """Another association that brings a slice once more, or other slices, is no resend of them."""
+    receiver = Receiver()
+    lost = tuple(f"1.{number}" for number in range(55, 60))
+    chunk(receiver, "all", range(55), missing=lost)
+    chunk(receiver, "known", range(1))
+    receiver.wait_until(receiver.now_s + 10.0)
+    assert receiver.scans == []
+    chunk(receiver, "rest", range(55, 60))
+    assert counts(receiver) == [(Verdict.COMPLETE, 60)]
+
+
+def test_what_came_over_another_association_is_not_missing():
+    """Refused for want of room, and sent again beside it before the release."""
+    receiver = Receiver()
+    receiver.opened("beside")
+    receiver.opened("first")
+    for number in range(39):
+        receiver.slice("first", number, 0.02)
+    receiver.slice("beside", 39, 0.02)
+    receiver.ended("first", missing=("1.39",))
+    receiver.ended("beside")
+    assert counts(receiver) == [(Verdict.COMPLETE, 40)]
+
+
+def test_an_opening_of_another_series_holds_nothing_up():
+    """A scanner goes on with its next series, of which the first slice takes minutes."""
+    receiver = Receiver()
+    chunk(receiver, "whole", range(40))
+    receiver.opened("next")
+    receiver.associations.instance_began("next", receiver.now_s)
+    receiver.associations.part_came("next", opening(1, "1.2.3"), ImplicitVRLittleEndian)
+    done_s = receiver.now_s
+    assert counts(receiver) == [(Verdict.COMPLETE, 40)]
+    ((_, at_s),) = receiver.scans
+    assert at_s - done_s < 0.7
+
+
+def version_after(first: range, then: range, *, other: int = 0) -> list[tuple[Verdict, int]]:
+    """What is handed over of slices that come after others were contoured.
+
+    Parameters
+    ----------
+    other : added to the numbers of the later UIDs, so that they are other instances
+    """
+    receiver = Receiver()
+    chunk(receiver, "first", first)
+    receiver.wait_until(receiver.now_s + 10.0)
+    gathering = receiver.gathering
+    assert gathering is not None
+    gathering.mark_handed_over(gathering.next_version(5), is_new=True, refused=False)
+    receiver.scans.clear()
+    for number in then:
+        gathering.add(
+            replace(instance(number), sop_instance_uid=f"1.{number + other}"),
+            Source("then", SENDER, receiver.rules.settle_s),
+            receiver.now_s,
+        )
+    gathering.end_source("then", receiver.now_s, aborted=False)
+    return counts(receiver)
+
+
+def test_late_slices_alone_are_no_animal():
+    """The slice between them and the first ones never came."""
+    assert version_after(range(40), range(41, 80)) == [(Verdict.GIVE_UP_INCOMPLETE, 79)]
+    assert version_after(range(40), range(40, 80)) == [(Verdict.COMPLETE, 80)]
+
+
+def test_half_a_reconstruction_under_the_old_uid_is_no_animal():
+    """One that is whole replaces the old one; it may have another spacing."""
+    assert version_after(range(80), range(40), other=1000) == [(Verdict.GIVE_UP_INCOMPLETE, 120)]
+    assert version_after(range(80), range(80), other=1000) == [(Verdict.COMPLETE, 80)]
+    assert version_after(range(81), range(0, 81, 2), other=1000) == [(Verdict.COMPLETE, 41)]

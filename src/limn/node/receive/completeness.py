@@ -43,10 +43,12 @@ class Opening:
     ----------
     opened_s : same clock as ``now_s``
     receiving : the first bytes of an instance have come
+    series : its Series Instance UID; empty as long as it is not known
     """
 
     opened_s: float
     receiving: bool
+    series: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,10 @@ def _busy(arrivals: Arrivals, rules: Rules, now_s: float) -> str:
     idle_s = max(silence_s, PAUSES * rules.settle_s)
     for opening in arrivals.openings:
         in_time = opening.opened_s - arrivals.last_arrival_s < silence_s
-        if in_time and (opening.receiving or now_s - opening.opened_s < idle_s):
+        # A first slice whose series is not known comes in soon, or never.
+        patience_s = rules.hold_s if opening.receiving and not opening.series else idle_s
+        receiving = opening.receiving and bool(opening.series)
+        if in_time and (receiving or now_s - opening.opened_s < patience_s):
             return "the first slice of another association of its sender"
     return ""
 

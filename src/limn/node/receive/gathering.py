@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, input_digest
+from limn.node.receive.breaks import Break, Feed
 from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
 from limn.node.store.disk.spool import Released
 
@@ -30,11 +31,13 @@ class Source:
     key : one association, or one watched folder
     sender : for people
     settle_s : how long this source must be quiet
+    is_folder : it is a watched folder
     """
 
     key: str
     sender: str
     settle_s: float
+    is_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,20 @@ class SeriesVersion:
         """Whether the slices are equally far apart and none is missing."""
         return is_uniform(self.positions_mm, self.rounding_mm)
 
+    def reaches_as_far_as(self, other: SeriesVersion) -> bool:
+        """Whether its slices cover the stretch that those of another version cover."""
+        own = [mm for mm in self.positions_mm if mm is not None]
+        others = [mm for mm in other.positions_mm if mm is not None]
+        if not others:
+            return True
+        # Half a slice: another reconstruction may have slices of another thickness.
+        margin_mm = (max(own) - min(own)) / max(1, len(own) - 1) / 2 if own else 0.0
+        return (
+            bool(own)
+            and min(own) <= min(others) + margin_mm
+            and max(own) >= max(others) - margin_mm
+        )
+
     @property
     def digest(self) -> str:
         """What identifies the content."""
@@ -82,8 +99,8 @@ class Gathering:
 
     Attributes
     ----------
-    open_sources : associations that brought a slice, and when each brought its first
-    aborted_s : when one broke off; None again once an association that began later is released
+    open_sources : associations that brought a slice, and what each brought
+    breaks : associations that broke off, of which the series still lacks something
     handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     came : those that came since the last hand-over, known or not
@@ -108,8 +125,8 @@ class Gathering:
     sender: str = ""
     settle_s: float = 0.0
     instances: dict[str, ReceivedInstance] = field(default_factory=dict)
-    open_sources: dict[str, float] = field(default_factory=dict)
-    aborted_s: float | None = None
+    open_sources: dict[str, Feed] = field(default_factory=dict)
+    breaks: list[Break] = field(default_factory=list)
     handed_over: set[str] = field(default_factory=set)
     newest: set[str] = field(default_factory=set)
     came: set[str] = field(default_factory=set)
@@ -172,7 +189,8 @@ class Gathering:
         if arrived_s >= self.last_s or len(self.instances) == 1:
             self.last_s = arrived_s
             self.last_at = time.time() - (now_s - arrived_s)
-        self.open_sources.setdefault(source.key, now_s)
+        feed = self.open_sources.setdefault(source.key, Feed(now_s, source.is_folder))
+        feed.brought.append(instance.sop_instance_uid)
         self.sender = source.sender
         self.settle_s = source.settle_s
         self.changed = True
@@ -185,21 +203,39 @@ class Gathering:
         self.began_s = began_s if self.began_s is None else max(self.began_s, began_s)
         self.associations += source.key not in self.open_sources
 
-    def end_source(self, key: str, now_s: float, *, aborted: bool) -> bool:
-        """An association that brought a slice ended; returns whether all have ended well."""
-        began_s = self.open_sources.pop(key)
-        if aborted:
+    def end_source(
+        self, key: str, now_s: float, *, aborted: bool, missing: Iterable[str] = ()
+    ) -> bool:
+        """An association that brought a slice ended; returns whether all have ended well.
+
+        Parameters
+        ----------
+        missing : SOP Instance UIDs that it is known not to have brought
+        """
+        feed = self.open_sources.pop(key)
+        if aborted or not self.instances.keys() >= set(missing):
             # What comes over its next association is a resend: the break is no pause of a scanner.
             self.associations -= 1
-            self.break_off(now_s)
-        elif self.aborted_s is not None and began_s > self.aborted_s:
-            self.aborted_s = None
-        return self.aborted_s is None and not self.open_sources
+            self.break_off(now_s, missing, () if feed.knows_files else feed.brought)
+        else:
+            self.breaks = [
+                each for each in self.breaks if not each.is_mended(feed.began_s, self.instances)
+            ]
+        return not self.breaks and not self.open_sources
 
-    def break_off(self, now_s: float) -> None:
+    def break_off(
+        self, now_s: float, missing: Iterable[str] = (), brought: Iterable[str] = ()
+    ) -> None:
         """A slice of it was lost on the way; it waits for the resend."""
-        self.aborted_s = self.last_s = now_s
+        lacking = {uid for uid in missing if uid not in self.instances}
+        self.breaks.append(Break.of(now_s, lacking, brought))
+        self.last_s = now_s
         self.began_s = None
+
+    def came_elsewhere(self, sop_instance_uid: str) -> None:
+        """A slice was stored that a break may have named as missing, in this or another series."""
+        for each in self.breaks:
+            each.came(sop_instance_uid)
 
     def lacks(self, sop_instance_uid: str, sender: str) -> bool:
         """Whether this slice of its sender is one that has not come yet."""
@@ -222,7 +258,7 @@ class Gathering:
         self.handed_over.clear()
         self.newest.clear()
         self.came.clear()
-        self.aborted_s = None
+        self.breaks.clear()
 
     def rules(self, site: Rules) -> Rules:
         """The site's rules, with the silence that its source needs."""
@@ -243,14 +279,19 @@ class Gathering:
         """The newest version with the late slices, or new content alone.
 
         A series that was reconstructed again under its old UID comes as other instances at the same
-        positions; they replace the old ones. Late slices lie beside the old ones.
+        positions; they replace the old ones if they reach as far. Late slices lie beside the old
+        ones.
         """
         new = self.instances.keys() - self.handed_over
         both = self.version_of(self.newest | new)
         batch = self.version_of(self.came | new)
-        if len(batch.positions_mm) >= min_slices and not both.is_uniform and batch.is_uniform:
-            return batch
-        return both
+        replaces = (
+            len(batch.positions_mm) >= min_slices
+            and not both.is_uniform
+            and batch.is_uniform
+            and batch.reaches_as_far_as(self.version_of(self.newest))
+        )
+        return batch if replaces else both
 
     def version_of(self, uids: set[str]) -> SeriesVersion:
         """These instances as a version."""
@@ -263,7 +304,7 @@ class Gathering:
             rounding_mm=version.rounding_mm,
             announced_slices=version.announced_slices,
             open_associations=len(self.open_sources),
-            aborted=self.aborted_s is not None,
+            aborted=bool(self.breaks),
             last_arrival_s=self.last_s,
             associations=self.associations,
             # Its sender may not know yet that limn runs again: hold_s.

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from limn.dicom.elements import has_many_elements
-from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect
+from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect, uids_of_file
 from limn.domain.one_line import one_line
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.heartbeat import HEART
 from limn.node.receive import returned
 from limn.node.receive.awaiting import SeriesFaults, log_once, series_shown
+from limn.node.receive.breaks import Feed
 from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
@@ -38,6 +39,8 @@ SETTLE_EVERY_S = 0.02
 # So many series that were handed over stay in memory; an older one is read from the spool again
 # when an instance of it comes.
 MAX_IN_MEMORY = 32
+# Of so many series a refused instance is known before the first that was taken.
+MAX_AWAITED = 1000
 # Each runs for some milliseconds; more would only wait for the interpreter.
 READERS = 32
 
@@ -72,6 +75,8 @@ class Intake:
         self._inflating = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gatherings: dict[str, Gathering] = {}
+        # Instances that were refused before any of their series was taken.
+        self._awaited: dict[str, set[str]] = {}
         self._faults = SeriesFaults(journal.path)
         self.associations = OpenAssociations()
         self._settling = Settling(rules, journal.knows, self.associations.openings)
@@ -149,6 +154,9 @@ class Intake:
                 now_s = time.monotonic()
                 gathering.add(instance, source, now_s, arrived_s=arrived_s, began_s=began_s)
                 self.associations.named(source.key)
+                self._no_longer_missing(instance.sop_instance_uid)
+                if awaited := self._awaited.pop(instance.series_instance_uid, None):
+                    gathering.break_off(now_s, awaited)
         return StoreResult()
 
     def _is_intact(self, instance: ReceivedInstance) -> bool:
@@ -197,28 +205,69 @@ class Intake:
         with self._inflating if _swells(contents) else nullcontext():
             return returned.keep(contents, source.sender, self._spool, self._journal)
 
-    def association_ended(self, source_key: str, *, aborted: bool) -> None:
+    def association_ended(
+        self, source_key: str, *, aborted: bool, missing: Iterable[str] = ()
+    ) -> None:
         """No more instances come from this source.
 
         Parameters
         ----------
-        aborted : it broke off, or instances of it were refused
+        aborted : it broke off, or nobody knows what it brought
+        missing : SOP Instance UIDs that it offered and that limn did not take
         """
-        now_s = time.monotonic()
+        now_s, known = time.monotonic(), set(missing)
         with self._lock:
             ended = self.associations.ended(source_key)
-            if ended is not None and aborted and (lost := ended.lost()) is not None:
-                # It brought no slice, but so much of one that its series is known to be short.
+            if ended is not None and (aborted or known) and (lost := ended.lost()) is not None:
+                # It brought so much of a slice that its series is known to be short.
                 series, sop_instance_uid = lost
+                known.add(sop_instance_uid)
                 short = self._gatherings.get(series)
-                if short is not None and short.lacks(sop_instance_uid, ended.sender):
-                    short.break_off(now_s)
+                if (
+                    short is not None
+                    and source_key not in short.open_sources
+                    and short.lacks(sop_instance_uid, ended.sender)
+                ):
+                    short.break_off(now_s, {sop_instance_uid})
             for gathering in self._gatherings.values():
                 if source_key not in gathering.open_sources:
                     continue
-                if gathering.end_source(source_key, now_s, aborted=aborted):
+                if gathering.end_source(source_key, now_s, aborted=aborted, missing=known):
                     uid = gathering.series_instance_uid
                     self._spool.mark_released(uid, gathering.released)
+
+    def source_goes_on(self, source: Source) -> None:
+        """Let what came from a source wait until `association_ended` is called for it again."""
+        now_s = time.monotonic()
+        with self._lock:
+            for gathering in self._gatherings.values():
+                if gathering.pending and gathering.sender == source.sender:
+                    gathering.open_sources.setdefault(source.key, Feed(now_s, source.is_folder))
+
+    def not_taken(self, contents: bytes, source: Source) -> bool:
+        """Let the series of an instance that was refused wait for it; False if nothing names it.
+
+        Also one of which nothing has come yet.
+        """
+        uids = uids_of_file(contents)
+        if uids is None:
+            return False
+        series, sop_instance_uid = uids
+        with self._lock:
+            gathering = self._gatherings.get(series)
+            if gathering is not None and gathering.lacks(sop_instance_uid, source.sender):
+                gathering.break_off(time.monotonic(), {sop_instance_uid})
+            elif gathering is None or sop_instance_uid not in gathering.instances:
+                self._awaited.setdefault(series, set()).add(sop_instance_uid)
+                if len(self._awaited) > MAX_AWAITED:
+                    del self._awaited[next(iter(self._awaited))]
+        return True
+
+    def _no_longer_missing(self, sop_instance_uid: str) -> None:
+        """Let no series wait for an instance that is stored now; a refusal names no series."""
+        for gathering in self._gatherings.values():
+            if gathering.breaks:
+                gathering.came_elsewhere(sop_instance_uid)
 
     def node_stopping(self) -> None:
         """Let a series wait for its resend if it may be cut off here, also after the restart.
@@ -229,7 +278,7 @@ class Intake:
         with self._lock:
             for gathering in self._gatherings.values():
                 if gathering.may_be_cut_off(now_s):
-                    gathering.aborted_s = now_s
+                    gathering.break_off(now_s)
                     broken = Released(sender=gathering.sender)
                     self._spool.mark_released(gathering.series_instance_uid, broken)
 
@@ -369,7 +418,7 @@ class Intake:
             gathering.newest = {uid for uid, name in names.items() if name in files}
             gathering.handed_over |= gathering.newest
         if released.instances != len(instances):
-            gathering.aborted_s = gathering.last_s
+            gathering.break_off(gathering.last_s)
         self._gatherings[first.series_instance_uid] = gathering
         return True
 

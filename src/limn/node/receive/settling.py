@@ -54,7 +54,11 @@ class Settling:
     def _judge(
         self, gathering: Gathering, version: SeriesVersion, rules: Rules, now_s: float
     ) -> Decision:
-        arrivals = gathering.arrivals(version, self.openings(gathering.sender))
+        uid = gathering.series_instance_uid
+        openings = self.openings(gathering.sender)
+        arrivals = gathering.arrivals(
+            version, [each for each in openings if each.series in ("", uid)]
+        )
         if gathering.sender in self.several:
             # With one association released, more may follow: the pace decides from the first on.
             arrivals = replace(arrivals, associations=max(2, arrivals.associations))

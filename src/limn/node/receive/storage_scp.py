@@ -169,18 +169,18 @@ class StorageScp:
         if not isinstance(event.pdu, A_RELEASE_RQ):
             return
         source = self._source(event.assoc)
-        if missing := len(self._not_stored[source.key]):
+        if missing := tuple(self._not_stored[source.key]):
             log.error(
                 "%s ended its association, but limn has not taken %d of its instances; the "
                 "series waits for them: send it again",
                 source.sender,
-                missing,
+                len(missing),
             )
-        self._intake.association_ended(source.key, aborted=bool(missing))
+        self._intake.association_ended(source.key, aborted=False, missing=missing)
 
     def _on_data(self, association: Association, pdu: P_DATA_TF) -> None:
         key, associations = _key(association), self._intake.associations
-        if associations.is_named(key) and associations.began_s(key) is not None:
+        if associations.is_under_way(key):
             return
         syntax = _instance_syntax(association, pdu)
         if syntax is None:
@@ -195,15 +195,20 @@ class StorageScp:
 
     def on_broken_off(self, event: evt.Event) -> None:
         """The association was aborted or its connection closed."""
-        self._intake.association_ended(_key(event.assoc), aborted=True)
+        self._broke_off(_key(event.assoc))
 
     def on_association_ended(self, association: Association) -> None:
         """The connection's thread is done with it, however it ended."""
         self._admission.on_ended(association)
         key = _key(association)
         # After a release the source is no longer open, and this changes nothing.
-        self._intake.association_ended(key, aborted=True)
+        self._broke_off(key)
         self._not_stored.pop(key, None)
+
+    def _broke_off(self, key: str) -> None:
+        self._intake.association_ended(
+            key, aborted=True, missing=tuple(self._not_stored.get(key, ()))
+        )
 
     def _source(self, association: Association) -> Source:
         return Source(_key(association), _sender(association), self._settle_s)

@@ -16,10 +16,10 @@ from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.completeness import Rules
+from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
-from limn.node.receive.watched_folder import FolderWatch
 from limn.node.serve.journal_watch import end_if_replaced
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.journal import Journal

@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from limn.node.receive.folder.taken_files import FileState
+
 # Each level of folders takes a descriptor while it is listed.
 MAX_DEPTH = 64
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
@@ -37,8 +39,7 @@ class FoundFile:
     """
 
     path: str
-    size: int
-    modified_ns: int
+    state: FileState
     why_left: str = ""
 
 
@@ -121,19 +122,23 @@ class UnlinkedFolder:
         return _opened(opened, name, last, at)
 
     def _files_by_path(self) -> Iterator[FoundFile]:
-        for root, folders, names in os.walk(self._folder, followlinks=False):
+        refused: list[OSError] = []
+        for root, folders, names in os.walk(self._folder, onerror=refused.append):
             # Not is_symlink alone: a Windows junction is no link, and os.walk enters it.
             for name in list(folders):
                 path = os.path.join(root, name)  # noqa: PTH118
                 if os.path.islink(path) or not is_within(path, self._real):  # noqa: PTH114
                     folders.remove(name)
-                    yield FoundFile(path, 0, 0, "a link to a folder")
+                    yield FoundFile(path, FileState(0, 0), "a link to a folder")
             for name in names:
                 path = os.path.join(root, name)  # noqa: PTH118
                 try:
                     yield _found(path, Path(path).lstat())
                 except OSError:
                     continue
+        for error in refused:
+            if not isinstance(error, FileNotFoundError):
+                yield FoundFile(str(error.filename), FileState(0, 0), _not_listed(error))
 
 
 def _opened(opened: ExitStack, name: str, flags: int, at: int | None) -> int:
@@ -145,7 +150,8 @@ def _opened(opened: ExitStack, name: str, flags: int, at: int | None) -> int:
 def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
     try:
         names = os.listdir(folder)
-    except OSError:
+    except OSError as error:
+        yield FoundFile(path, FileState(0, 0), _not_listed(error))
         return
     for name in names:
         inside = os.path.join(path, name)  # noqa: PTH118
@@ -156,15 +162,23 @@ def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
                 yield _found(inside, found, "a link to a folder" if to_folder else "a link")
                 continue
             if depth >= MAX_DEPTH:
-                yield FoundFile(inside, 0, 0, f"more than {MAX_DEPTH} folders deep")
+                yield FoundFile(inside, FileState(0, 0), f"more than {MAX_DEPTH} folders deep")
                 continue
             descriptor = os.open(name, _TO_LIST, dir_fd=folder)
-        except OSError:
+        except FileNotFoundError:
+            # It was there a moment ago.
+            continue
+        except OSError as error:
+            yield FoundFile(inside, FileState(0, 0), _not_listed(error))
             continue
         try:
             yield from _files_in(descriptor, inside, depth + 1)
         finally:
             os.close(descriptor)
+
+
+def _not_listed(error: OSError) -> str:
+    return f"limn can't look into it ({error.strerror}); let the user of limn read it"
 
 
 def _leads_to_a_folder(name: str, folder: int) -> bool:
@@ -180,7 +194,8 @@ def _found(path: str, found: os.stat_result, link: str = "a link") -> FoundFile:
         why = link
     elif not stat.S_ISREG(found.st_mode):
         why = "no regular file"
-    return FoundFile(path, found.st_size, found.st_mtime_ns, why)
+    state = FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return FoundFile(path, state, why)
 
 
 def is_within(path: str, real: Path) -> bool:

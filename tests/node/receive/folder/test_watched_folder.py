@@ -5,16 +5,21 @@ import re
 import shutil
 import sqlite3
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, MRImageStorage
 
 from limn.node.config import Watch
 from limn.node.dimse.status import OUT_OF_RESOURCES
-from limn.node.receive import unlinked, watched_folder
+from limn.node.receive.folder import missed_files, taken_files, unlinked, watched_folder
+from limn.node.receive.folder.taken_files import FileState
+from limn.node.receive.folder.unlinked import UnlinkedFolder, is_within, read_regular
+from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.store_result import StoreResult
-from limn.node.receive.unlinked import UnlinkedFolder, is_within, read_regular
-from limn.node.receive.watched_folder import FolderWatch
 from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
 
 SETTLE_S = 0.2
@@ -23,17 +28,26 @@ SETTLE_S = 0.2
 class Place:
     """A watched folder in front of an intake."""
 
-    def __init__(self, root: Path, *, rescan_s: float = 30.0, **door: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        rescan_s: float = 30.0,
+        settle_s: float = SETTLE_S,
+        max_bytes: int = 2**29,
+        **door: float,
+    ) -> None:
         self.root = root
         self.folder = root / "in"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.memory = root / "watched.sqlite"
-        self.door = Door(root / "data", hold_s=5.0, **door)
-        self.settings = Watch(folder=self.folder, settle_s=SETTLE_S, rescan_s=rescan_s)
+        self.door = Door(root / "data", **{"hold_s": 5.0, **door})
+        self.settings = Watch(folder=self.folder, settle_s=settle_s, rescan_s=rescan_s)
+        self.max_bytes = max_bytes
 
     def watching(self):
         """The watch, until the block is left."""
-        watch = FolderWatch(self.settings, self.door.intake, self.memory)
+        watch = FolderWatch(self.settings, self.door.intake, self.memory, self.max_bytes)
         return running(watch.run)
 
     def taken(self) -> int:
@@ -225,13 +239,13 @@ def test_a_folder_that_turns_into_a_link_after_the_look_is_not_read_through(tmp_
     (path,) = write_slices(top / "in" / "sub", slices()[:1])
     folder = UnlinkedFolder(top / "in")
     (found,) = folder.files()
-    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+    assert folder.read(found.path, found.state.size, found.state.modified_ns) == path.read_bytes()
     target = top if swapped == "parent" else top / swapped
     target.rename(tmp_path / "elsewhere")
     target.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert path.exists()
     with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOTDIR))):
-        folder.read(found.path, found.size, found.modified_ns)
+        folder.read(found.path, found.state.size, found.state.modified_ns)
     assert not [each for each in folder.files() if not each.why_left]
 
 
@@ -244,7 +258,7 @@ def test_a_link_that_was_there_at_the_start_is_followed(tmp_path):
     link, found = sorted(folder.files(), key=lambda each: not each.why_left)
     assert link.why_left == "a link to a folder"
     assert found.path.startswith(str(tmp_path / "in"))
-    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+    assert folder.read(found.path, found.state.size, found.state.modified_ns) == path.read_bytes()
 
 
 @pytest.mark.parametrize("target", ["next", "in"])
@@ -267,11 +281,11 @@ def test_without_descriptors_of_folders_links_are_left_alone_too(tmp_path, monke
     (path,) = write_slices(tmp_path / "in" / "sub", slices()[:1])
     folder = UnlinkedFolder(tmp_path / "in")
     (found,) = folder.files()
-    assert folder.read(found.path, found.size, found.modified_ns) == path.read_bytes()
+    assert folder.read(found.path, found.state.size, found.state.modified_ns) == path.read_bytes()
     path.parent.rename(tmp_path / "elsewhere")
     path.parent.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     with pytest.raises(OSError, match="leads out"):
-        folder.read(found.path, found.size, found.modified_ns)
+        folder.read(found.path, found.state.size, found.state.modified_ns)
     assert [each.why_left for each in folder.files()] == ["a link to a folder"]
 
 
@@ -339,14 +353,14 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_file(tmp_path, caplog, monkey
     """The list of taken files can't be written: the file is tried again, the series whole."""
     place = Place(tmp_path, rescan_s=0.05)
     paths = write_slices(place.folder, slices())
-    add, failures = watched_folder._TakenFiles.add, iter(range(2))
+    add, failures = taken_files.TakenFiles.add, iter(range(2))
 
     def full_at_first(taken, path, *more):
         if path == str(paths[3]) and next(failures, None) is not None:
             raise sqlite3.OperationalError("database or disk is full")
         add(taken, path, *more)
 
-    monkeypatch.setattr(watched_folder._TakenFiles, "add", full_at_first)
+    monkeypatch.setattr(taken_files.TakenFiles, "add", full_at_first)
     with place.watching():
         (row,) = place.door.wait_for_scans()
     assert (row.state, len(row.files)) == ("ready", COUNT)
@@ -574,10 +588,10 @@ def test_a_damaged_memory_of_taken_files_keeps_no_receiver_down(tmp_path, conten
     """It is set aside with a line in the log, and files are remembered anew."""
     path = tmp_path / "watched.sqlite"
     path.write_bytes(contents)
-    taken = watched_folder._TakenFiles(path)
-    assert not taken.has("a", 1, 2)
-    taken.add("a", 1, 2)
-    assert taken.has("a", 1, 2)
+    taken = taken_files.TakenFiles(path)
+    assert not taken.has("a", FileState(1, 2))
+    taken.add("a", FileState(1, 2))
+    assert taken.has("a", FileState(1, 2))
     (kept,) = tmp_path.glob("watched.sqlite.damaged-*")
     assert kept.read_bytes() == contents
     assert f"is kept as {kept.name}" in caplog.text
@@ -586,14 +600,14 @@ def test_a_damaged_memory_of_taken_files_keeps_no_receiver_down(tmp_path, conten
 def test_a_memory_of_taken_files_that_is_damaged_while_it_is_open_is_begun_anew(tmp_path):
     """Another program wrote into it while the node ran."""
     path = tmp_path / "watched.sqlite"
-    taken = watched_folder._TakenFiles(path)
-    taken.add("a", 1, 2)
+    taken = taken_files.TakenFiles(path)
+    taken.add("a", FileState(1, 2))
     taken._db.execute("pragma wal_checkpoint(truncate)")
     path.write_bytes(b"y" * path.stat().st_size)
     taken._db.close()
     taken._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    taken.add("b", 1, 2)
-    assert (taken.has("a", 1, 2), taken.has("b", 1, 2)) == (False, True)
+    taken.add("b", FileState(1, 2))
+    assert (taken.has("a", FileState(1, 2)), taken.has("b", FileState(1, 2))) == (False, True)
 
 
 class Unreadable(UnlinkedFolder):
@@ -613,7 +627,7 @@ class Unreadable(UnlinkedFolder):
 def unreadable(monkeypatch):
     """The watch's folder has such files, and waits a moment for them."""
     monkeypatch.setattr(watched_folder, "UnlinkedFolder", Unreadable)
-    monkeypatch.setattr(watched_folder, "UNREADABLE_S", 3 * SETTLE_S)
+    monkeypatch.setattr(missed_files, "UNREADABLE_S", 3 * SETTLE_S)
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ENOENT])
@@ -682,3 +696,167 @@ def test_slices_that_are_gone_before_they_are_read_are_logged_with_their_count(
         assert place.door.scans() == []
     assert caplog.text.count("gone before it was read") == 1
     assert f"and {COUNT // 2 - 1} more files of this kind" in caplog.text
+
+
+def broken(place: Place, path: Path, kind: str) -> None:
+    """Spoil one file so that limn does not take it."""
+    contents = path.read_bytes()
+    if kind == "cut off":
+        path.write_bytes(contents[:-200])
+    elif kind == "cut off in its header":
+        path.write_bytes(contents[:200])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "a link":
+        path.unlink()
+        path.symlink_to(place.folder.parent / "elsewhere.dcm")
+    elif kind == "larger than limn takes":
+        path.write_bytes(contents + bytes(2**21))
+    elif kind == "of a syntax that limn can't decode":
+        ds = pydicom.dcmread(path)
+        ds.PixelData = encapsulate([ds.PixelData])
+        ds.file_meta.TransferSyntaxUID = MPEG2MPML
+        ds.save_as(path)
+
+
+BROKEN = (
+    *("cut off", "cut off in its header", "empty", "a link", "larger than limn takes"),
+    "of a syntax that limn can't decode",
+)
+
+
+@pytest.mark.parametrize("where", ["last", "first"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_series_waits_for_slices_that_were_not_taken(tmp_path, kind, where):
+    """The end of an animal is missing, and the rest is even: refused after hold_s."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5, hold_s=1.0, max_bytes=2**21)
+    paths = write_slices(place.folder, slices())
+    for path in paths[-5:] if where == "last" else paths[:5]:
+        broken(place, path, kind)
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("refused", COUNT - 5)
+
+
+def test_a_slice_that_was_cut_off_and_comes_whole_ends_the_wait(tmp_path):
+    """A copy that was broken off is made again."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5, hold_s=20.0)
+    *_, last = write_slices(place.folder, slices())
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-200])
+    with place.watching():
+        until(lambda: len(place.door.files()) == COUNT - 1)
+        place.let_settle()
+        assert place.door.scans() == []
+        last.write_bytes(whole)
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_other_files_that_are_refused_hold_up_no_series(tmp_path):
+    """A structure set, a DICOMDIR and an image of another kind, named as the slices are."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5, hold_s=20.0)
+    paths = write_slices(place.folder, slices())
+    other = pydicom.dcmread(paths[0])
+    other.SOPClassUID, other.Modality = MRImageStorage, "MR"
+    other.SeriesInstanceUID, other.SOPInstanceUID = "1.2.3", "1.2.3.4"
+    other.save_as(place.folder / "other.dcm")
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+@pytest.mark.parametrize("year", [1601, 2400])
+def test_a_file_is_taken_whatever_its_time(tmp_path, year, caplog):
+    """A share without times gives the beginning of its calendar."""
+    place = Place(tmp_path, rescan_s=0.1)
+    seconds = int(
+        (datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    )
+    for path in write_slices(place.folder, slices()):
+        os.utime(path, (seconds, seconds))
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+        place.let_settle()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+    assert len(place.door.scans()) == 1
+    assert "fault of limn" not in caplog.text
+
+
+def test_another_animal_under_the_same_names_sizes_and_times_is_taken(tmp_path):
+    """As from archives without times; a file whose rights alone changed is not taken again."""
+    place = Place(tmp_path, rescan_s=0.1)
+    first = slices()
+    second = slices("2")
+    with place.watching():
+        for path in write_slices(place.folder, first):
+            os.utime(path, (315532800, 315532800))
+        place.door.wait_for_scans(1)
+        for path in place.folder.glob("*.dcm"):
+            path.chmod(0o600)
+        place.let_settle()
+        for path in write_slices(place.folder, second):
+            os.utime(path, (315532800, 315532800))
+        rows = place.door.wait_for_scans(2)
+    assert [row.series_instance_uid for row in rows] == [
+        each[0].SeriesInstanceUID for each in (first, second)
+    ]
+    assert [len(row.files) for row in rows] == [COUNT, COUNT]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root looks into every folder")
+def test_a_folder_that_limn_can_not_look_into_is_named(tmp_path, caplog):
+    """The other half of the animal may lie there."""
+    place = Place(tmp_path, rescan_s=0.1)
+    closed = place.folder / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    with place.watching():
+        until(lambda: "can't look into it" in caplog.text)
+    closed.chmod(0o700)
+    assert str(closed) in caplog.text
+
+
+def test_a_folder_that_can_not_be_listed_is_found_so(tmp_path, monkeypatch):
+    """Whoever limn runs as."""
+    (tmp_path / "closed").mkdir()
+    listed = os.listdir
+
+    def refused(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    folder = UnlinkedFolder(tmp_path)
+    monkeypatch.setattr(os, "listdir", lambda at: listed(at) if refusals else refused(at))
+    refusals = []
+    (found,) = folder.files()
+    assert "can't look into it (Permission denied)" in found.why_left
+
+
+def test_what_came_waits_while_the_share_is_gone(tmp_path, caplog):
+    """The first half lies there when the share goes; the second comes with it."""
+    place = Place(tmp_path, rescan_s=0.05, min_slices=5, settle_s=0.5)
+    sent = slices()
+    with place.watching():
+        write_slices(place.folder, sent[:12])
+        until(lambda: len(place.door.files()) == 12)
+        place.folder.rename(tmp_path / "away")
+        until(lambda: "can't be reached" in caplog.text)
+        time.sleep(3.0)
+        assert place.door.scans() == []
+        (tmp_path / "away").rename(place.folder)
+        write_slices(place.folder, sent)
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_a_series_that_was_whole_goes_on_when_the_share_is_back(tmp_path, caplog):
+    """Nothing more comes of it."""
+    place = Place(tmp_path, rescan_s=0.05, settle_s=0.5)
+    with place.watching():
+        write_slices(place.folder, slices())
+        until(lambda: len(place.door.files()) == COUNT)
+        place.folder.rename(tmp_path / "away")
+        until(lambda: "can't be reached" in caplog.text)
+        (tmp_path / "away").rename(place.folder)
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)

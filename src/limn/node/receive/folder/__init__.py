@@ -1,0 +1,1 @@
+"""The watched folder: files that appear in it are taken as instances."""
