@@ -90,6 +90,7 @@ SLOW_FILES = [
     "node/operate/test_check",
     "node/batch/test_many_folders",
     "node/store/test_retention",
+    "node/store/test_evidence",
     "node/store/test_salvage",
     "node/deliver/test_courier",
     "node/serve/test_prometheus",

@@ -49,6 +49,7 @@ DAMAGES = (
 )
 
 PIXEL_DATA = 0x7FE00010
+SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"
 # 1024 x 1024 x 2048: 8 GiB as Hounsfield units.
 MAX_VOXELS = 2**31
 MAX_INFLATED_BYTES = 2**30
@@ -112,6 +113,18 @@ def is_encapsulated(header: Dataset) -> bool:
     if isinstance(pixels, RawDataElement):
         return pixels.length == UNDEFINED_LENGTH
     return pixels is not None and bool(pixels.is_undefined_length)
+
+
+def is_delimited(header: Dataset, contents: bytes) -> bool:
+    """Whether the fragments of compressed pixel data end with their delimiter (PS3.5 A.4).
+
+    Without it a decoder refuses them, or they are cut off.
+    """
+    pixels = next((each for each in header.values() if each.tag == PIXEL_DATA), None)
+    if not isinstance(pixels, RawDataElement) or not isinstance(pixels.value, bytes):
+        return True
+    end = pixels.value_tell + len(pixels.value)
+    return contents[end : end + 4] == SEQUENCE_DELIMITER and len(contents) >= end + 8
 
 
 def _is_left(element: RawDataElement) -> bool:

@@ -22,6 +22,7 @@ from limn.dicom.bounded import (
     after_meta,
     check_header_bytes,
     check_promise,
+    is_delimited,
     is_encapsulated,
     meta_offset,
     pixel_bytes,
@@ -159,6 +160,8 @@ def inspect(contents: bytes) -> ReceivedInstance:
             check_elements(contents)
         ds = read(contents, leave_pixels=True)
         _check(ds, len(contents))
+        if is_encapsulated(ds) and not is_delimited(ds, contents):
+            raise Unreadable("PixelData has no end: the compressed image is cut off")
         check_header_bytes(ds, len(contents))
         every = [plane for _, plane in planes(ds)]
         return ReceivedInstance(

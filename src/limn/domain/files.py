@@ -31,10 +31,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# The same call may succeed a moment later: too many open files, a share or a disk that stalls.
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        *("EAGAIN", "EBUSY", "EHOSTDOWN", "EHOSTUNREACH", "EINTR", "EIO", "EMFILE", "ENETUNREACH"),
+        *("ENFILE", "ENOBUFS", "ENOMEM", "ESTALE", "ETIMEDOUT", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+}
 # For its owner alone.
 OWNER_ONLY_FILE = 0o600
 # Windows changes line ends in a file that is not opened as binary, and has none of the others.
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether an error of a read may be gone at the next try: nobody need act for it."""
+    return error.errno in _PASSING
 
 
 def write_durably(path: Path, contents: bytes, mode: int = 0o666) -> None:

@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import os
 import socket
 import threading
@@ -426,3 +428,40 @@ def test_an_answer_is_never_taken_by_another_thread(path, monkeypatch):
     with peer(Archive()) as port:
         dataset = pydicom.dcmread(path)
         assert list(store(Peer("TPS", "127.0.0.1", port, "LIMN"), [dataset] * 3)) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (errno.EMFILE, Outcome.RETRY_LATER),
+        (errno.ESTALE, Outcome.RETRY_LATER),
+        (errno.ENOENT, Outcome.REFUSED),
+        (errno.EACCES, Outcome.REFUSED),
+    ],
+)
+def test_a_file_that_can_not_be_read_just_now_is_tried_again(path, monkeypatch, number, outcome):
+    """Too many open files pass; a file that is gone does not."""
+
+    def fails(self):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    answer = deliver(tps(104), path, "LIMN")
+    assert answer.outcome is outcome
+    assert os.strerror(number) in answer.status
+
+
+def test_a_structure_set_that_was_changed_on_disk_goes_nowhere(path, tmp_path):
+    """One UID names one content: another program wrote another animal into it."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    out = FolderDestination(kind="folder", name="out", folder=tmp_path / "out")
+    assert deliver(out, path, "LIMN", contents_sha256=sha256).outcome is Outcome.DELIVERED
+    ds = pydicom.dcmread(path)
+    ds.PatientID = "M9"
+    ds.save_as(path)
+    archive = Archive()
+    with peer(archive) as port:
+        answer = deliver(tps(port), path, "LIMN", contents_sha256=sha256)
+    assert answer.outcome is Outcome.REFUSED
+    assert "is not what limn wrote there" in answer.status
+    assert archive.taken == []

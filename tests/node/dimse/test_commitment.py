@@ -1,9 +1,12 @@
 """Storage commitment both ways: limn as SCP of a scanner and SCU of an archive, and Orthanc."""
 
+import errno
+import io
 import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pydicom
 import pytest
@@ -32,6 +35,7 @@ from limn.node.dimse.server import Listener
 from limn.node.receive import commitment_scp
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.storage_scp import listen
+from limn.node.store.disk.spool import Spool
 from tests.conftest import free_port
 from tests.node.deliver.test_courier import Desk
 from tests.support.node.parts import Archive, Door, peer, slices, stop, until
@@ -354,3 +358,58 @@ def test_a_request_of_too_many_instances_is_refused(node, monkeypatch, caplog, i
     items = [Item(CTImageStorage, f"2.25.{number}") for number in range(21)]
     assert request_commitment(node.port, items, [], stay=False) == 0x0213
     assert "it names more than 20 instances; let it ask in parts" in caplog.text
+
+
+def asked(reports: list[str], silent: threading.Event | None = None) -> SimpleNamespace:
+    """A request for one unknown instance by a peer that is silent until the event is set."""
+    request = request_of([ABSENT], "2.25.9")
+
+    def answer(*_: object) -> tuple[Dataset, None]:
+        if silent is not None:
+            silent.wait(20)
+        reports.append("report")
+        status = Dataset()
+        status.Status = 0x0000
+        return status, None
+
+    association = SimpleNamespace(
+        requestor=SimpleNamespace(ae_title="SCANNER"), send_n_event_report=answer
+    )
+    encoded = SimpleNamespace(RequestedSOPInstanceUID=WELL_KNOWN, ActionInformation=io.BytesIO(b""))
+    return SimpleNamespace(
+        action_type=1, request=encoded, action_information=request, assoc=association
+    )
+
+
+def test_a_peer_that_says_nothing_holds_up_no_other_peers_report(tmp_path):
+    """Two hang; the third has its report at once."""
+    provider, reports, silent = (
+        CommitmentProvider(Spool(tmp_path, 0), [], "LIMN"),
+        [],
+        threading.Event(),
+    )
+    late = []
+    for _ in range(2):
+        assert provider.on_n_action(asked(late, silent))[0] == 0
+    assert provider.on_n_action(asked(reports))[0] == 0
+    until(lambda: reports == ["report"])
+    assert late == []
+    silent.set()
+    until(lambda: len(late) == 2)
+
+
+def test_an_error_of_the_disk_ends_no_later_answer(tmp_path, monkeypatch, caplog):
+    """Too many open files for one request; the next is answered, and none is left waiting."""
+    provider, reports = CommitmentProvider(Spool(tmp_path, 0), [], "LIMN"), []
+
+    def fails(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", fails)
+        for _ in range(3):
+            assert provider.on_n_action(asked(reports))[0] == 0
+        until(lambda: caplog.text.count("not delivered: [Errno 24]") == 3)
+    for number in range(commitment_scp.MAX_WAITING + 5):
+        until(lambda: provider.on_n_action(asked(reports))[0] == 0)
+        until(lambda number=number: len(reports) == number + 1)

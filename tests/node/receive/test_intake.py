@@ -2,6 +2,7 @@ import functools
 import io
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -804,6 +805,64 @@ def test_a_series_that_a_stopping_node_may_cut_off_waits(door, tmp_path):
     rows = {row.animal: row for row in again.wait_for_scans(2)}
     assert (rows["M1"].state, rows["M2"].state) == ("refused", "ready")
     again.journal.close()
+
+
+LITTER = {
+    "a note with an infinite count": ("released.json", b'{"instances": Infinity, "sender": "x"}'),
+    "a note that is deep": ("released.json", b"[" * 100_000),
+    "a note of zeros": ("released.json", bytes(512)),
+    "a note on a removal with an infinite count": ("removed.json", b'{"instances": Infinity}'),
+}
+
+
+@pytest.mark.parametrize("litter", LITTER)
+def test_a_note_in_the_spool_that_is_not_limns_ends_no_start(tmp_path, litter):
+    """The series of that folder comes again as any other."""
+    name, contents = LITTER[litter]
+    door = Door(tmp_path)
+    whole_series(door, "1")
+    door.journal.close()
+    (door.spool.folder(slices("1")[0].SeriesInstanceUID) / name).write_bytes(contents)
+    again = Door(tmp_path)
+    again.intake.recover()
+    whole_series(again, "2", scans=2)
+
+
+@pytest.mark.parametrize("kind", ["a dangling link", "a folder"])
+def test_what_lies_among_the_slots_and_is_none_ends_no_start(tmp_path, kind):
+    """It stays there."""
+    door = Door(tmp_path)
+    whole_series(door, "1")
+    door.journal.close()
+    stray = door.spool.root / ".slots" / "stray"
+    if kind == "a folder":
+        stray.mkdir()
+    else:
+        stray.symlink_to("/nowhere")
+    again = Door(tmp_path)
+    again.intake.recover()
+    whole_series(again, "2", scans=2)
+    assert stray.is_symlink() or stray.is_dir()
+
+
+def test_files_of_another_series_in_a_folder_keep_its_own_series_out_of_nothing(tmp_path, caplog):
+    """Somebody restored a folder under a wrong name: they are named, and the series is taken."""
+    door = Door(tmp_path)
+    whole_series(door, "1")
+    door.journal.close()
+    first, second = (door.spool.folder(slices(n)[0].SeriesInstanceUID) for n in "12")
+    shutil.copytree(first, second)
+    again = Door(tmp_path)
+    again.intake.recover()
+    whole_series(again, "2", scans=2)
+    assert "is of another series" in caplog.text
+
+
+def whole_series(door: Door, number: str, scans: int = 1) -> None:
+    """A series comes whole, and is in the journal."""
+    door.send(slices(number))
+    door.intake.association_ended(SCP.key, aborted=False)
+    assert door.wait_for_scans(scans)[-1].state == "ready"
 
 
 def data_set(ds: Dataset) -> bytes:

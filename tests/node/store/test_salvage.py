@@ -45,12 +45,13 @@ def config(tmp_path: Path) -> Config:
 class Site:
     """A node's disk, with the parts of a node on it; the worker is left out."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, hold_s: float = 30.0) -> None:
         self.config = config
+        self.hold_s = hold_s
         self.door = self._door()
 
     def _door(self) -> Door:
-        return Door(self.config.data_dir, destinations=("tps", "archive"))
+        return Door(self.config.data_dir, destinations=("tps", "archive"), hold_s=self.hold_s)
 
     def receive(self, number: str) -> ScanRow:
         """A series through the door."""
@@ -461,7 +462,8 @@ def test_what_a_node_leaves_behind_at_a_kill_is_no_loss(config: Config) -> None:
     site.contour(site.receive("1"))
     site.deliver("tps", "archive")
     row = site.receive("2")
-    path = config.results_dir / row.name / "RS.2.25.1.dcm"
+    uid = site.door.journal.structure_set_of(row.id).sop_instance_uid
+    path = config.results_dir / row.name / f"RS.{uid}.dcm"
     path.parent.mkdir()
     path.write_bytes(b"half")
     with sqlite3.connect(config.journal_path) as db:

@@ -10,6 +10,7 @@ from pathlib import Path
 from limn.dicom.instance import digest_of_file, digest_of_series
 from limn.dicom.series import Instance
 from limn.domain.errors import RefusedSeries
+from limn.domain.files import may_pass
 from limn.domain.one_line import one_line
 from limn.node.contour.job import Job
 
@@ -25,6 +26,8 @@ class Content:
     RefusedSeries
         If they are not the files whose digest the journal has; the text names those that were
         changed since, as far as their times show it.
+    OSError
+        If they can't be read just now.
     """
 
     def __init__(self, job: Job, instances: Sequence[Instance]) -> None:
@@ -52,6 +55,8 @@ class Content:
             with ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool:
                 digests = list(pool.map(digest_of_file, self._paths))
         except OSError as error:
+            if may_pass(error):
+                raise
             msg = f"the files of this scan can't be read: {error}"
             raise RefusedSeries(msg) from error
         found = digest_of_series(zip(self._uids, digests, strict=True))

@@ -15,8 +15,9 @@ from threading import Event
 
 from distributed import Client, Future
 
+from limn.domain.files import may_pass
 from limn.node.config import Config
-from limn.node.contour.job import Job, Result
+from limn.node.contour.job import UNFIT, Job, Result
 from limn.node.contour.worker import run_job
 from limn.node.persist import write_until_done
 from limn.node.store.journal.journal import Journal
@@ -248,7 +249,13 @@ class Flights:
         try:
             files = [Path(path).read_bytes() for path in job.paths]
         except OSError as error:
-            flight.unreadable = f"the scan can't be read from the spool: {error}"
+            why = f"the scan can't be read from the spool: {error}"
+            if may_pass(error):
+                flight.result = Result(
+                    scan=job.scan, started_at=time.time(), ended=UNFIT, reason=why
+                )
+            else:
+                flight.unreadable = why
             self._on_done(job.scan, flight)
             return
         try:

@@ -24,6 +24,7 @@ from distributed import get_worker
 
 from limn import __version__
 from limn.domain.errors import LimnError, RefusedSeries, StageFailed
+from limn.domain.files import may_pass
 from limn.domain.scan import Organ, Role, by_role, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node import oplog
@@ -209,7 +210,10 @@ def _result_or_failure(job: Job, work: Callable[[float], Result]) -> Result:
         return _failure(job, started_at, error)
     except _Unfit as error:
         return Result(scan=job.scan, started_at=started_at, ended=UNFIT, reason=str(error))
-    except Exception:  # noqa: BLE001 - any error ends this scan, none ends the worker
+    except Exception as error:  # noqa: BLE001 - any error ends this scan, none ends the worker
+        if isinstance(error, OSError) and may_pass(error):
+            reason = f"{error.filename or 'a file'}: {error.strerror}"
+            return Result(scan=job.scan, started_at=started_at, ended=UNFIT, reason=reason)
         reason = traceback.format_exc()
         return Result(scan=job.scan, started_at=started_at, ended="failed", reason=reason)
 

@@ -262,8 +262,13 @@ class Courier:
         """Offer a structure set once; False if it must be offered again."""
         if self._keeps_scan_log and not delivery.tries and structure_set.released_at is not None:
             log.info("%s animal %s %s", row.name, row.animal, decision_notice(row, structure_set))
-        path = Path(structure_set.path)
-        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
+        answer = deliver(
+            self._destination,
+            Path(structure_set.path),
+            self._calling_ae_title,
+            self._stopping,
+            structure_set.contents_sha256,
+        )
         self._clock.look()
         accepted_at = answer.answered_at
         name = self._destination.name

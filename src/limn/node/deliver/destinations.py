@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import random
@@ -18,7 +19,7 @@ from pydicom.errors import InvalidDicomError
 from limn.dicom.bounded import DAMAGES
 from limn.dicom.roi_choice import choose_rois
 from limn.domain.errors import ConfigWrong, PeerUnreachable
-from limn.domain.files import write_durably
+from limn.domain.files import may_pass, write_durably
 from limn.domain.folders import not_a_folder
 from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
@@ -67,17 +68,18 @@ def deliver(
     path: Path,
     calling_ae_title: str,
     stopping: Event | None = None,
+    contents_sha256: str = "",
 ) -> DeliveryAnswer:
     """Offer one structure set to one destination.
 
     Parameters
     ----------
+    contents_sha256 : of the file as limn wrote it; empty if nobody knows it
     stopping : set when the node stops; a planning system then has a few seconds to answer
     """
-    try:
-        contents = path.read_bytes()
-    except OSError as error:
-        return DeliveryAnswer(Outcome.REFUSED, f"can't read {path}: {error.strerror}", time.time())
+    contents = _contents(path, contents_sha256)
+    if isinstance(contents, DeliveryAnswer):
+        return contents
     name = path.name
     try:
         if destination.rois is not None:
@@ -105,6 +107,23 @@ def deliver(
     except (PeerUnreachable, ConfigWrong) as error:
         return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time())
     return DeliveryAnswer(judge(status), f"0x{status:04X}", answered_at)
+
+
+def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
+    """The bytes of a structure set, or why they can't be offered."""
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        outcome = Outcome.RETRY_LATER if may_pass(error) else Outcome.REFUSED
+        return DeliveryAnswer(outcome, f"can't read {path}: {error.strerror}", time.time())
+    if contents_sha256 and hashlib.sha256(contents).hexdigest() != contents_sha256:
+        # One UID names one content (D-232).
+        why = (
+            f"{path} is not what limn wrote there: another program has changed it. Keep it "
+            "elsewhere, find out what writes there, and send the series again from the scanner"
+        )
+        return DeliveryAnswer(Outcome.REFUSED, why, time.time())
+    return contents
 
 
 def _export(destination: FolderDestination, name: str, contents: bytes) -> DeliveryAnswer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Sequence
@@ -59,11 +58,12 @@ class CommitmentProvider:
         self._spool = spool
         self._peers = {peer.ae_title.strip(): peer for peer in peers}
         self._calling_ae_title = calling_ae_title
-        self._requests: queue.Queue[tuple[Association, str, list[Item]]] = queue.Queue(MAX_WAITING)
-        threading.Thread(target=self._run, name="commitment", daemon=True).start()
+        self._free = threading.Semaphore(MAX_WAITING)
+        # The spool is gone through for one request at a time.
+        self._looking = threading.Lock()
 
     def on_n_action(self, event: evt.Event) -> tuple[int, None]:
-        """Queue a request; the answer is an N-EVENT-REPORT."""
+        """Take a request; the answer is an N-EVENT-REPORT."""
         if event.action_type != REQUEST:
             return NO_SUCH_ACTION, None
         if getattr(event.request, "RequestedSOPInstanceUID", None) != WELL_KNOWN:
@@ -81,31 +81,46 @@ class CommitmentProvider:
                 MAX_ITEMS,
             )
             return RESOURCE_LIMITATION, None
-        try:
-            self._requests.put_nowait((event.assoc, *asked))
-        except queue.Full:
-            return RESOURCE_LIMITATION, None
-        return SUCCESS, None
+        return SUCCESS if self._begin(event.assoc, *asked) else RESOURCE_LIMITATION, None
 
-    def _run(self) -> None:
-        while True:
-            association, transaction_uid, items = self._requests.get()
-            ae_title = str(association.requestor.ae_title).strip()
-            committed, failed = self._check(items)
+    def _begin(self, association: Association, transaction_uid: str, items: list[Item]) -> bool:
+        """Answer a request in a thread of its own; False if too many run, or none is left.
+
+        So a peer that says nothing holds up no other peer's report.
+        """
+        if not self._free.acquire(blocking=False):
+            return False
+        thread = threading.Thread(
+            target=self._answer,
+            args=(association, transaction_uid, items),
+            name="commitment",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            self._free.release()
+            return False
+        return True
+
+    def _answer(self, association: Association, transaction_uid: str, items: list[Item]) -> None:
+        ae_title = str(association.requestor.ae_title).strip()
+        try:
+            with self._looking:
+                committed, failed = self._check(items)
             event_type, information = report_of(transaction_uid, committed, failed)
-            try:
-                self._report(association, ae_title, event_type, information)
-            except (LimnError, *DAMAGES) as error:
-                log.error(
-                    "commitment report to %s not delivered: %s; it may ask again, or be named in "
-                    "receive.commitment",
-                    ae_title,
-                    error,
-                )
-            else:
-                log.info(
-                    "committed to %d of %d instances of %s", len(committed), len(items), ae_title
-                )
+            self._report(association, ae_title, event_type, information)
+        except (LimnError, *DAMAGES) as error:
+            log.error(
+                "commitment report to %s not delivered: %s; it may ask again, or be named in "
+                "receive.commitment",
+                ae_title,
+                error,
+            )
+        else:
+            log.info("committed to %d of %d instances of %s", len(committed), len(items), ae_title)
+        finally:
+            self._free.release()
 
     def _check(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
         """Which instances lie in the spool; for the others the FailureReason."""

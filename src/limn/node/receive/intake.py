@@ -401,8 +401,15 @@ class Intake:
                 instance = self._read(path.read_bytes())
             except (OSError, Unreadable) as error:
                 log.error("spool file %s: %s", one_line(path), one_line(error))
-            else:
-                instances[instance.sop_instance_uid] = instance
+                continue
+            if self._spool.folder(instance.series_instance_uid) != folder:
+                log.error(
+                    "spool file %s is of another series, %s: somebody put it there; move it away",
+                    one_line(path),
+                    oplog.series_end(instance.series_instance_uid),
+                )
+                continue
+            instances[instance.sop_instance_uid] = instance
         if not instances:
             return False
         first = next(iter(instances.values()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,7 +89,11 @@ class Slots:
         if not self._folder.is_dir():
             return
         for slot in sorted(self._folder.iterdir()):
-            if slot.stat().st_size:
+            # Whatever else lies there is not limn's.
+            found = slot.lstat()
+            if not stat.S_ISREG(found.st_mode):
+                continue
+            if found.st_size:
                 yield slot
             else:
                 slot.unlink()

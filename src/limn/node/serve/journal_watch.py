@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
-from limn.node.store.disk.evidence import MODE_AT, WITHOUT_LOG
+from limn.node.store.disk.evidence import MODE_AT, WITHOUT_LOG, is_backup
 from limn.node.store.journal.connection import identity_of, is_other
 from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import JournalError
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,11 @@ def end_if_replaced(journal: Journal, stopping: threading.Event) -> None:
     """End this process as soon as its journal is another file than the one at the path."""
 
     def watch() -> None:
+        restored = False
         while not stopping.wait(LOOK_S):
-            if journal.is_replaced():
+            with suppress(JournalError):
+                restored = bool(journal.copied_at())
+            if restored or journal.is_replaced():
                 log.critical("%s was deleted or replaced; this process ends", journal.path)
                 os._exit(JOURNAL_LOST)
 
@@ -43,6 +48,7 @@ class JournalWatch:
         self._path = path
         self._known: tuple[int, int] | None = None
         self._file: int | None = None
+        self._looked_s = 0.0
         self.accept()
 
     def close(self) -> None:
@@ -57,7 +63,17 @@ class JournalWatch:
             # The receiver or the engine has just made it, at the first start.
             self.accept()
             return False
-        return is_other(self._path, self._known) or self.is_overwritten()
+        return (
+            is_other(self._path, self._known) or self.is_overwritten() or self._was_restored_into()
+        )
+
+    def _was_restored_into(self) -> bool:
+        """Whether SQLite has written a backup into the file, as its own `.restore` does."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return False
+        self._looked_s = now_s
+        return is_backup(self._path)
 
     def is_overwritten(self) -> bool:
         """Whether a backup was copied into the file itself: a node's journal has a log."""

@@ -25,6 +25,7 @@ from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
 from limn.node.store.journal.schema import JournalError
 from limn.node.store.salvage import replace_damaged
+from limn.node.surprises import LONGEST_PAUSE_S
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,10 @@ class Supervisor:
         except (LimnError, OSError, JournalError) as error:
             log.error("the journal can't be restored (%s); it is tried again", error)
             time.sleep(1.0)
+        except Exception:
+            # What lies on the disk must not end the supervisor.
+            log.exception("the journal can't be restored; it is tried again. Please report it")
+            time.sleep(LONGEST_PAUSE_S)
         else:
             watch.accept()
 

@@ -229,7 +229,8 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
             highest = max(highest, *taken, 0) + _numbers_left_out(copied_at)
         for each in sorted(found, key=lambda each: each.number):
             known = journal.find(each.arrived)
-            if known is None:
+            # By an older copy its series was broken off, and came whole after it.
+            if known is None or journal.find_structure_set(known.id) is None:
                 # People know the scan by its number, and the folder of its results has it in its
                 # name.
                 free = each.number > max(taken, default=0)
@@ -237,7 +238,7 @@ def _restore_scans(config: Config, bundle_sha256: str) -> tuple[int, int]:
                 known = _entered(journal, each, config)
             if known is not None:
                 taken.add(known.id)
-                if each.outcome and not known.logged:
+                if each.outcome and not (known.logged and known.state == "contoured"):
                     _enter_outcome(journal, known, each.row or {}, each.path, config)
         journal.number_from(highest + 1)
         journal.reserve(noted)
@@ -477,4 +478,8 @@ def _date_of(path: Path) -> tuple[str, str]:
 
 
 def _seconds(utc: str) -> float:
-    return datetime.fromisoformat(utc).timestamp() if utc else 0.0
+    """UTC seconds; 0 if there is no time, or a spreadsheet has changed how it is written."""
+    try:
+        return datetime.fromisoformat(utc).timestamp()
+    except ValueError:
+        return 0.0

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from limn.domain.errors import ConfigWrong
 from limn.domain.records import ScanRecord
 from limn.node.config import Config
 from limn.node.permissions import make_private_file
@@ -20,6 +21,9 @@ from limn.node.store.disk import scanlog
 from limn.node.store.disk.spool import Spool
 
 NUMBERS = "numbers"
+# A scan's number has nine digits at most.
+_NUMBER_LINE = re.compile(r"([0-9]{1,9}) (.*)")
+_TAIL_BYTES = 2**14
 RESTORED = "restored"
 # Where a database's header says whether it has a write-ahead log, and the byte that says no.
 MODE_AT = 18
@@ -66,8 +70,34 @@ def noted_numbers(journal_path: Path) -> dict[int, str]:
         text = journal_path.with_name(NUMBERS).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
-    lines = (line.partition(" ") for line in text.splitlines())
-    return {int(number): digest for number, _, digest in lines if number.isdecimal()}
+    found = (_NUMBER_LINE.fullmatch(line) for line in text.splitlines())
+    return {int(line[1]): line[2] for line in found if line is not None}
+
+
+def highest_noted(journal_path: Path) -> int:
+    """The highest of the numbers that were noted last; cheap however many there are."""
+    try:
+        with journal_path.with_name(NUMBERS).open("rb") as file:
+            size_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size_bytes - _TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+    except OSError:
+        return 0
+    # The first line may be the end of one.
+    lines = tail.splitlines()[size_bytes > _TAIL_BYTES :]
+    found = (_NUMBER_LINE.fullmatch(line) for line in lines)
+    return max((int(line[1]) for line in found if line is not None), default=0)
+
+
+def number_to_give(journal_path: Path, number: int, digest: str) -> int:
+    """The number for an input that the journal would give ``number``, which another may have had.
+
+    A journal that was put back while the node runs doesn't know the last ones.
+    """
+    highest = highest_noted(journal_path)
+    if number > highest or noted_numbers(journal_path).get(number, digest) == digest:
+        return number
+    return highest + 1
 
 
 def number_of(name: str) -> int:
@@ -78,8 +108,23 @@ def number_of(name: str) -> int:
 
 
 def logged_scans(config: Config) -> list[dict[str, str]]:
-    """The rows of the scan log that have every column."""
-    return [row for row in scanlog.rows(config.scan_log_path) if row.keys() >= _COLUMNS]
+    """The rows of the scan log that have every column.
+
+    Raises
+    ------
+    ConfigWrong
+        If it is there and can't be read: what was sent is not known then.
+    """
+    path = config.scan_log_path
+    try:
+        found = scanlog.rows(path)
+    except OSError as error:
+        msg = (
+            f"{path} can't be read ({error.strerror}), and limn looks there for what was sent "
+            "before; let the user of limn read it, or put the right file there"
+        )
+        raise ConfigWrong(msg) from error
+    return [row for row in found if row.keys() >= _COLUMNS]
 
 
 def highest_number(config: Config, logged: Iterable[Mapping[str, str]]) -> int:
@@ -140,7 +185,19 @@ def loss_of(config: Config) -> str:
         if highest >= following or noted > following:
             last = max(highest, noted)
             return f"it is an older copy: it ends before scan-{following:05d}, scan-{last:05d} came"
-        return _unknown_ends(db, tables, logged)
+        return _unknown_ends(db, tables, logged) or _unknown_uids(db, tables, logged, config)
+
+
+def is_backup(path: Path) -> bool:
+    """Whether a journal says that it is a backup with which no node has begun.
+
+    A running node's says so if a backup was restored into the file itself.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute("select at from copied").fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def unused_numbers(config: Config) -> dict[int, str]:
@@ -193,4 +250,25 @@ def _unknown_ends(
                 f"it is an older copy: by it scan-{scan['id']:05d} waits, by the scan log it was "
                 f"{end['outcome']}"
             )
+    return ""
+
+
+def _unknown_uids(
+    db: sqlite3.Connection,
+    tables: set[str],
+    logged: Sequence[Mapping[str, str]],
+    config: Config,
+) -> str:
+    """A structure set that went out, or was written, under a UID that the journal never gave."""
+    if not {"structure_set", "issued"} <= tables:
+        return ""
+    known = {row[0] for row in db.execute("select sop_instance_uid from structure_set")}
+    known |= {row[0] for row in db.execute("select sop_instance_uid from issued")}
+    for row in logged:
+        uid = row["rtstruct_sop_instance_uid"]
+        if uid and uid not in known and row["outcome"] in FINAL:
+            return f"it is an older copy: it does not know what {row['scan_id']} was sent as"
+    for path in config.results_dir.glob("scan-*/RS.*.dcm"):
+        if number_of(path.parent.name) and path.stem.partition(".")[2] not in known:
+            return f"it is an older copy: it does not know {path}"
     return ""

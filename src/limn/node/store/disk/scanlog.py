@@ -26,6 +26,10 @@ ROW_KEY: Mapping[type[Record], tuple[str, ...]] = {
 # So much of the log is read for a new row, and shown without being asked for more.
 TAIL_BYTES = 2**17
 _ROW_START = re.compile(rb"\n\d+,scan-\d{5,},")
+# As text; a table of scans or of ROIs.
+_ROW_BREAK = re.compile(r"(?<=\n)(?=\d+,scan-\d{5,},)")
+# A reason has at most so many lines that look like the beginning of a row.
+_MOST_PIECES = 8
 _TEXTS = {
     each.name
     for record in (ScanRecord, RoiRecord)
@@ -178,8 +182,42 @@ def rows(path: Path) -> list[dict[str, str]]:
     """Every row of the log, oldest first; none if there is no log yet."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return [_plain(row) for row in csv.DictReader(file)]
+    # A program that edited it may have put a mark at its beginning; a disk may have added zeros.
+    text = path.read_bytes().decode("utf-8-sig", errors="replace").replace("\0", "")
+    header, _, rest = text.partition("\n")
+    columns = header.rstrip("\r").split(",")
+    pieces = _ROW_BREAK.split(rest)
+    return [_plain(dict(zip(columns, values, strict=True))) for values in _whole(pieces, columns)]
+
+
+def _whole(pieces: Sequence[str], columns: Sequence[str]) -> Iterator[list[str]]:
+    """The rows that have every column; a row that was cut off costs no other one.
+
+    Parameters
+    ----------
+    pieces : of the log, each from what looks like the beginning of a row
+    """
+    at = 0
+    while at < len(pieces):
+        # What looks like one may also stand inside a reason of several lines.
+        for end in range(at + 1, min(at + _MOST_PIECES, len(pieces)) + 1):
+            found = _rows_of("".join(pieces[at:end]))
+            if all(len(values) == len(columns) for values in found):
+                yield from found
+                at = end
+                break
+        else:
+            yield from (row for row in _rows_of(pieces[at]) if len(row) == len(columns))
+            at += 1
+
+
+def _rows_of(text: str) -> list[list[str]]:
+    """The rows of a text; an empty row stands for one that is no CSV."""
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        return [values for values in reader if values]
+    except csv.Error:
+        return [[]]
 
 
 class LogFollower:

@@ -33,6 +33,12 @@ REMEASURE_S = 5.0
 SLOTS = ".slots"
 
 
+# What a note that is not limn's brings.
+_NO_NOTE = (
+    *(AttributeError, KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError),
+)
+
+
 class SpoolFull(Exception):
     """The disk is below its watermark or full."""
 
@@ -207,7 +213,7 @@ class Spool:
                 int(note.get("associations", 1)),
                 float(note.get("longest_pause_s", 0.0)),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except _NO_NOTE:
             return Released()
 
     def senders_of_several(self) -> set[str]:
@@ -284,7 +290,7 @@ class Spool:
         try:
             note = json.loads((folder / REMOVED).read_text(encoding="utf-8"))
             return Removed(int(note["instances"]), str(note["date"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except _NO_NOTE:
             return None
 
 

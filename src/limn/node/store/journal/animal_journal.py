@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limn.node.store.disk.evidence import note_number
+from limn.node.store.disk.evidence import note_number, number_to_give
 from limn.node.store.journal.preview_journal import PreviewJournal
 from limn.node.store.journal.rows import Arrived, ScanRow, digest_of_animal
 from limn.node.store.journal.schema import LIVE
@@ -62,6 +62,9 @@ class AnimalJournal(PreviewJournal):
                     self._add_animal(db, first, number, destinations, (date, time_of_day, again))
         return [row for row in self.animals_of(scan_id) if row.animal_number in numbers]
 
+    def _next_number(self, db: sqlite3.Connection, input_digest: str) -> int:
+        return number_to_give(self.path, next_number(db, input_digest), input_digest)
+
     def _add_animal(
         self,
         db: sqlite3.Connection,
@@ -84,7 +87,7 @@ class AnimalJournal(PreviewJournal):
             (first.predecessor, number),
         ).fetchone()
         values = {name: getattr(arrived, name) for name in COLUMNS} | {
-            "id": next_number(db, arrived.input_digest),
+            "id": self._next_number(db, arrived.input_digest),
             "version": first.version,
             "predecessor": predecessor["id"] if predecessor else None,
             "state": SCAN_TABLE[ScanState.NEW, ScanEvent.SETTLE],

@@ -41,7 +41,6 @@ from limn.node.store.journal.transitions import (
     insert_structure_set,
     move_deliveries,
     move_delivery,
-    next_number,
     next_of_scan,
     offer,
     structure_set_id,
@@ -73,7 +72,7 @@ class Journal(AnimalJournal):
                 (arrived.series_instance_uid, arrived.profile),
             ).fetchone()
             values = {name: getattr(arrived, name) for name in COLUMNS} | {
-                "id": next_number(db, arrived.input_digest),
+                "id": self._next_number(db, arrived.input_digest),
                 "version": last["version"] + 1 if last else 1,
                 "predecessor": last["id"] if last else None,
                 "state": SCAN_TABLE[ScanState.NEW, event],
