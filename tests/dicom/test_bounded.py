@@ -231,3 +231,22 @@ def test_an_element_that_announces_four_gigabytes_is_cut_off():
     with pytest.raises(Unreadable):
         inspect(whole[:start] + lying + whole[start:])
     assert ds.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 7, 8, 9, 100])
+def test_a_compressed_image_that_is_cut_off_is_refused(cut):
+    """Also where only its delimiter is missing: the whole one must not count as other content."""
+    ds = slices()[0]
+    ds.compress(RLELossless, generate_instance_uid=False)
+    contents = encoded(ds)
+    assert inspect(contents).sop_instance_uid == ds.SOPInstanceUID
+    with pytest.raises(Unreadable, match="the compressed image is cut off"):
+        inspect(contents[:-cut])
+
+
+def test_elements_after_a_compressed_image_are_no_cut():
+    """Trailing padding, for one."""
+    ds = slices()[0]
+    ds.compress(RLELossless, generate_instance_uid=False)
+    ds.DataSetTrailingPadding = b"\0" * 100
+    assert inspect(encoded(ds)).sop_instance_uid == ds.SOPInstanceUID

@@ -154,3 +154,14 @@ def test_a_series_number_that_is_none_keeps_no_scan_back(tmp_path, text):
     series = assemble(read_headers(paths))
     ds = pydicom.dcmread(pydicom.filebase.DicomBytesIO(structure_set_of(series)))
     assert ds.SeriesNumber == 9000
+
+
+def test_two_names_that_are_too_long_stay_two() -> None:
+    """Longer than DICOM allows, and different only after that."""
+    names = []
+    for end in ("left", "right"):
+        ds = Dataset()
+        ds.PatientID = f"{'A' * 70}-{end}"
+        names.append(animal_of(ds))
+    assert names[0] != names[1]
+    assert all(len(name) == 64 and name.startswith("A" * 50) for name in names)

@@ -64,6 +64,22 @@ def test_padding_is_air(tmp_path, padding_hu, header):
         assert np.array_equal(seen[:, ~OUTSIDE], measured[:, ~OUTSIDE])
 
 
+CORNERS = np.hypot(y - 19.5, x - 24.5) > 30.5
+
+
+def test_padding_of_two_values_and_in_the_corners_alone_is_air(tmp_path):
+    """A field within a field; and a round field that fills the image but for its corners."""
+    inner = OUTSIDE & ~CORNERS
+    padding_hu = np.where(CORNERS, -32768, -3024)[OUTSIDE]
+    seen, measured = read(tmp_path, padding_hu)
+    assert (seen[:, OUTSIDE] == -1000).all()
+    assert inner.any()
+    assert 0.0005 < CORNERS.mean() < 0.01
+    seen, measured = read(tmp_path, -3024, where=CORNERS)
+    assert (seen[:, CORNERS] == -1000).all()
+    assert np.array_equal(seen[:, ~CORNERS], measured[:, ~CORNERS])
+
+
 def test_padding_of_an_implicit_file_has_the_sign_of_its_pixels(tmp_path):
     """Implicit VR does not say whether the padding value is signed."""
     header = {"PixelPaddingValue": ("SS", -2000)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,11 +37,19 @@ def decoded_text(header: Dataset, keyword: str) -> str:
     if isinstance(value, bytes):
         decoded = _decoded(value, header)
         if decoded is None:
-            return _escaped(value.rstrip(b"\0 ").decode("latin-1")[:MAX_TEXT], ascii_only=True)
+            return _escaped(_short(value.rstrip(b"\0 ").decode("latin-1")), ascii_only=True)
         value = decoded.rstrip("\0 ")
     if value is not None and not isinstance(value, str):
         value = "\\".join(str(part) for part in value)
-    return _escaped((value or "")[:MAX_TEXT])
+    return _escaped(_short(value or ""))
+
+
+def _short(text: str) -> str:
+    """A text of at most `MAX_TEXT` characters; two that are longer stay different."""
+    if len(text) <= MAX_TEXT:
+        return text
+    mark = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return text[: MAX_TEXT - len(mark)] + mark
 
 
 def _decoded(value: bytes, header: Dataset) -> str | None:

@@ -159,9 +159,9 @@ def inspect(contents: bytes) -> ReceivedInstance:
         else:
             check_elements(contents)
         ds = read(contents, leave_pixels=True)
-        _check(ds, len(contents))
-        if is_encapsulated(ds) and not is_delimited(ds, contents):
+        if _ends_within_pixels(ds, contents):
             raise Unreadable("PixelData has no end: the compressed image is cut off")
+        _check(ds, len(contents))
         check_header_bytes(ds, len(contents))
         every = [plane for _, plane in planes(ds)]
         return ReceivedInstance(
@@ -191,6 +191,14 @@ def _dataset_offset(contents: bytes) -> int:
     if contents[start : start + 8] != b"\x02\x00\x00\x00UL\x04\x00":
         return start if contents[start : start + 2] == b"\x08\x00" else 0
     return start + 12 + int.from_bytes(contents[start + 8 : start + 12], "little")
+
+
+def _ends_within_pixels(ds: Dataset, contents: bytes) -> bool:
+    """Whether compressed pixel data lack their end."""
+    if is_encapsulated(ds):
+        return not is_delimited(ds, contents)
+    # Where pydicom finds no delimiter it gives no element at all.
+    return not len(ds) and "SOPClassUID" in read(contents, stop_before_pixels=True)
 
 
 def _check(ds: Dataset, total_bytes: int) -> None:

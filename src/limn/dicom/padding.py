@@ -16,8 +16,10 @@ MEASURED_HU = (-900.0, 5000.0)
 # but no two of its lowest values are alike; metal reaches high, but not into a corner.
 LOWEST_HU = -2500.0
 HIGHEST_HU = 10000.0
-# Part of a slice that has one value, if that value is padding.
-LEAST_SHARE = 0.01
+# Part of a slice that has one value, if that value is padding; and if all corners have it.
+LEAST_SHARE, LEAST_SHARE_IN_CORNERS = 0.01, 0.0005
+# A field within a field has two such values; limn looks for so many.
+MOST_VALUES = 4
 
 
 def fill_with_air(
@@ -43,15 +45,28 @@ def fill_with_air(
     least = LEAST_SHARE * hu_yx.size
     lowest, highest = hu_yx.min(), hu_yx.max()
     if lowest < LOWEST_HU:
-        padding = hu_yx == lowest
-        if np.count_nonzero(padding) >= least:
-            hu_yx[padding] = AIR_HU
+        _fill_lowest(hu_yx, least)
     if highest > HIGHEST_HU:
         padding = hu_yx == highest
-        if padding[:: len(padding) - 1 or 1, :: padding.shape[1] - 1 or 1].any() and (
-            np.count_nonzero(padding) >= least
-        ):
+        if _corners(padding).any() and np.count_nonzero(padding) >= least:
             hu_yx[padding] = AIR_HU
+
+
+def _fill_lowest(hu_yx: npt.NDArray[np.float32], least: float) -> None:
+    """Set the lowest value to -1000 HU as long as it is padding."""
+    for _ in range(MOST_VALUES):
+        lowest = hu_yx.min()
+        padding = hu_yx == lowest
+        count = np.count_nonzero(padding)
+        corners = _corners(padding).all() and count >= LEAST_SHARE_IN_CORNERS * hu_yx.size
+        if lowest >= LOWEST_HU or not (count >= least or corners):
+            return
+        hu_yx[padding] = AIR_HU
+
+
+def _corners(mask_yx: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    rows, columns = mask_yx.shape
+    return mask_yx[:: rows - 1 or 1, :: columns - 1 or 1]
 
 
 def declared(header: Dataset) -> tuple[int, int] | None:

@@ -156,6 +156,9 @@ def _structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
         kind = str(item.get("RTROIInterpretedType") or "")
         types.setdefault(_number(item, "ReferencedROINumber"), kind)
     placing = _Placing.on(series)
+    animal, scanned = animal_of(ds).strip(), animal_of(series.first).strip()
+    differ = animal and scanned and animal != scanned
+    other_animal = f"PatientID '{animal}', but '{scanned}' in the series" if differ else ""
     found = []
     for roi in _items(ds, "StructureSetROISequence"):
         number = _number(roi, "ROINumber")
@@ -169,6 +172,8 @@ def _structures_of(ds: Dataset, series: Series) -> tuple[Structure, ...]:
             polygons, left_out, doubts = placing.place(contours[number])
         if joined[number]:
             doubts[JOINED] = joined[number]
+        if other_animal and polygons:
+            doubts[other_animal] = len(polygons)
         found.append(
             Structure(
                 number, _name(roi), types.get(number, ""), polygons, dict(+left_out), dict(doubts)
@@ -249,7 +254,8 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
     """Compare frames of reference.
 
     Some scanners give one to all animals, and some give none. So where it is absent, or the animals
-    differ, the structure set must not name images of other series alone.
+    differ, the structure set must not name images of other series alone; where the animals differ,
+    it must name images of this one.
     """
     sequence = _items(ds, "ReferencedFrameOfReferenceSequence")
     rois = _items(ds, "StructureSetROISequence")
@@ -280,7 +286,14 @@ def _refuse_other_scan(ds: Dataset, series: Series) -> None:
         [image for each in (*images, *contours) for image in _items(each, "ContourImageSequence")],
         "ReferencedSOPInstanceUID",
     )
-    if named and not named & {str(series.first.SeriesInstanceUID), *series.sop_instance_uids}:
+    own_uids = {str(series.first.SeriesInstanceUID), *series.sop_instance_uids}
+    if differ and not named:
+        msg = (
+            f"PatientID '{animal}', but '{scanned}' in the series, and the structure set names no "
+            "image: it may be of another animal. If it is of this one, mend its PatientID"
+        )
+        raise RefusedSeries(msg)
+    if named and not named & own_uids:
         why = (
             f"PatientID '{animal}', but '{scanned}' in the series"
             if differ

@@ -24,7 +24,7 @@ from limn.dicom.structures import contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Volume
-from limn.lab.data.rois import mask_of
+from limn.lab.data.rois import GAPS, THIN, TWICE, doubts_of, mask_of
 from tests.conftest import require_peer, write_series
 from tests.support.organs import Organ
 
@@ -660,3 +660,102 @@ def test_rois_says_that_a_structure_set_is_cut_off(
         assert "structure set" in answer.err
         assert str(path) in answer.err
         assert answer.out == ""
+
+
+def circle(
+    item: pydicom.Dataset, radius_mm: float, points: int, at: tuple[float, float, float]
+) -> pydicom.Dataset:
+    """A round contour on the slice of another contour."""
+    angles = np.linspace(0.0, 2.0 * np.pi, points, endpoint=False)
+    x, y, z = at
+    made = pydicom.Dataset()
+    made.ContourImageSequence = item.ContourImageSequence
+    made.ContourGeometricType = "CLOSED_PLANAR"
+    made.ContourData = [
+        f"{value:.4f}"
+        for angle in angles
+        for value in (x + radius_mm * np.cos(angle), y + radius_mm * np.sin(angle), z)
+    ]
+    made.NumberOfContourPoints = points
+    return made
+
+
+def rings_on_each_slice(
+    path: Path, series: Series, *radii_and_points: tuple[float, int]
+) -> pydicom.Dataset:
+    """The first ROI with such circles on each of its slices."""
+    ds = pydicom.dcmread(path)
+    roi = ds.ROIContourSequence[0]
+    one_each = {
+        item.ContourImageSequence[0].ReferencedSOPInstanceUID: item for item in roi.ContourSequence
+    }
+    made = []
+    for uid, item in one_each.items():
+        k = series.sop_instance_uids.index(uid)
+        x, y, _ = series.grid.slice_origins_xyz_mm[k]
+        z = float(np.array(item.ContourData, dtype=float)[2])
+        made += [circle(item, mm, n, (x + 12, y + 12, z)) for mm, n in radii_and_points]
+    roi.ContourSequence = made
+    return ds
+
+
+@pytest.mark.parametrize(
+    "again", [(3.0, 61), (3.0, 200), (3.1, 80)], ids=["fewer points", "more points", "corrected"]
+)
+def test_an_outline_that_was_drawn_twice_is_no_outline_and_hole(
+    by_rt_utils: Path, series: Series, again: tuple[float, int]
+) -> None:
+    """With other points, or corrected by less than half a voxel; a person is told."""
+    (once, *_) = structures_of(rings_on_each_slice(by_rt_utils, series, (3.0, 80)), series)
+    (twice, *_) = structures_of(rings_on_each_slice(by_rt_utils, series, (3.0, 80), again), series)
+    assert mask_of(twice, series).sum() == pytest.approx(mask_of(once, series).sum(), rel=0.02)
+    slices = {polygon.slice_index for polygon in twice.polygons}
+    assert doubts_of(once, series) == {}
+    assert doubts_of(twice, series) == {TWICE: len(slices)}
+
+
+def test_a_thin_wall_stays_one_and_a_person_is_told(by_rt_utils: Path, series: Series) -> None:
+    """Two outlines a voxel and a half apart may be meant so, or be a correction."""
+    spacing_mm = series.grid.spacing_mm.x
+    ds = rings_on_each_slice(by_rt_utils, series, (3.0, 80), (3.0 - 1.5 * spacing_mm, 80))
+    (wall, *_) = structures_of(ds, series)
+    assert doubts_of(wall, series) == {THIN: len({p.slice_index for p in wall.polygons})}
+    (whole, *_) = structures_of(rings_on_each_slice(by_rt_utils, series, (3.0, 80)), series)
+    assert 0 < mask_of(wall, series).sum() < 0.6 * mask_of(whole, series).sum()
+
+
+def test_slices_without_a_contour_are_counted(
+    by_rt_utils: Path,
+    folder: Path,
+    series: Series,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Contours on every second slice give half the volume."""
+    ds = rings_on_each_slice(by_rt_utils, series, (3.0, 80))
+    ds.ROIContourSequence[0].ContourSequence = ds.ROIContourSequence[0].ContourSequence[::2]
+    (roi, *_) = structures_of(ds, series)
+    gaps = len(roi.polygons) - 1
+    assert doubts_of(roi, series) == {GAPS: gaps}
+    ds.save_as(tmp_path / "gaps.dcm", enforce_file_format=True)
+    assert main(["rois", str(tmp_path / "gaps.dcm"), str(folder)]) == 0
+    assert f"{gaps} x {GAPS}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_structure_set_of_another_animal_is_refused_or_told(
+    by_rt_utils: Path, series: Series
+) -> None:
+    """Without any image it may be of any animal; one that names this one's slices is in doubt."""
+    ds = pydicom.dcmread(by_rt_utils)
+    ds.PatientID = "somebody else"
+    for structure in structures_of(ds, series):
+        (told,) = (text for text in structure.doubts if "PatientID" in text)
+        assert "somebody else" in told
+        assert structure.doubts[told] == len(structure.polygons)
+    for frame in ds.ReferencedFrameOfReferenceSequence:
+        del frame.RTReferencedStudySequence
+    for roi in ds.ROIContourSequence:
+        for item in roi.ContourSequence:
+            del item.ContourImageSequence
+    with pytest.raises(RefusedSeries, match=r"PatientID 'somebody else'.*names no image"):
+        structures_of(ds, series)

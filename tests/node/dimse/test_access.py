@@ -424,18 +424,46 @@ def test_no_other_command_keeps_the_memory_of_an_instance(listening, caplog):
 
 
 def test_only_an_instance_may_be_large(listening, caplog):
-    """A commitment request of 17 MB is not collected."""
+    """A commitment request of more than 3 MB is not collected."""
     receiver = listening()
     association = receiver.associate()
     # Command fragments that are never the last.
     value = struct.pack(">LBB", 100_002, 1, 1) + bytes(100_000)
-    with suppress(OSError):
+    # Once it is aborted it has no socket.
+    with suppress(OSError, AttributeError):
         for _ in range(180):
             association.dul.socket.socket.sendall(
                 b"\x04\x00" + struct.pack(">L", len(value)) + value
             )
     until(lambda: association.is_aborted)
-    assert "a message larger than 16 MB that is no instance" in caplog.text
+    assert "a message larger than 3 MB that is no instance" in caplog.text
+
+
+def test_large_messages_that_are_no_instances_do_not_wait_for_each_other(listening, caplog):
+    """Behind a slow instance they would fill the memory that bounds instances alone."""
+    receiver = listening()
+    go_on = threading.Event()
+    accept = receiver.door.intake.accept
+
+    def slow(*arguments: object) -> StoreResult:
+        go_on.wait(20)
+        return accept(*arguments)
+
+    receiver.door.intake.accept = slow
+    association = receiver.associate()
+    (context,) = association.accepted_contexts
+    association.dimse.send_msg(_store_request(slices()[0], 1), context.context_id)
+    association.dimse.send_msg(_store_request(slices()[1], 2), context.context_id)
+    until(lambda: receiver.server is not None)
+    time.sleep(0.3)
+    value = struct.pack(">LBB", 100_002, 1, 1) + bytes(100_000)
+    with suppress(OSError, AttributeError):
+        for _ in range(10):
+            association.dul.socket.socket.sendall(
+                b"\x04\x00" + struct.pack(">L", len(value)) + value
+            )
+    until(lambda: "a large message that is no instance before the answer" in caplog.text)
+    go_on.set()
 
 
 def test_requests_that_await_no_response_end_the_association(listening, caplog):

@@ -39,6 +39,7 @@ from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCE
 from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.completeness import Verdict
 from limn.node.receive.gathering import Source
+from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.disk.receiving import read_receiving
 from limn.node.store.disk.spool import SLOTS
@@ -1254,3 +1255,24 @@ def test_one_that_swells_is_read_at_a_time(tmp_path, syntax, at_once):
         answers = list(senders.map(lambda each: door.intake.accept(each, SCP).status, contents))
     assert answers == [0, 0, 0, 0]
     assert max(most) == at_once
+
+
+def test_very_many_series_hold_up_no_association(tmp_path, monkeypatch):
+    """A look at them all takes longer than a slice may wait; each has its turn all the same."""
+    door = Door(tmp_path, hold_s=0.2, min_slices=1)
+    for number in range(30):
+        door.send(slices(str(number), 2))
+    door.intake.association_ended(SCP.key, aborted=False)
+    looks = []
+    settled = Settling.settled
+
+    def slow(self, gathering, now_s):
+        looks.append(gathering.series_instance_uid)
+        time.sleep(0.01)
+        return settled(self, gathering, now_s)
+
+    monkeypatch.setattr(Settling, "settled", slow)
+    door.intake.settle()
+    assert len(looks) < 10
+    until(lambda: door.intake.settle() == 0)
+    assert len(door.scans()) == 30

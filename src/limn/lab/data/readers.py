@@ -22,7 +22,7 @@ from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.formats.label_files import grid_of, image_of
 from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
-from limn.lab.data.rois import mask_of, read_structure_set
+from limn.lab.data.rois import GAPS, doubts_of, mask_of, read_structure_set
 
 AXES = "SPL"
 # Share of the slices within an organ that may lack a contour: an island, a forgotten slice.
@@ -279,7 +279,11 @@ def _read_structure_set(
             f"contours of {roi.name}: {count} left out: {why}"
             for why, count in roi.left_out.items()
         ]
-        doubts += [f"contours of {roi.name}: {count} {why}" for why, count in roi.doubts.items()]
+        doubts += [
+            f"contours of {roi.name}: {count} {why}"
+            for why, count in {**roi.doubts, **doubts_of(roi, series)}.items()
+            if why != GAPS
+        ]
         mask = mask_of(roi, series)
         doubts += _overlap(path, roi.name, mask, labels_zyx)
         # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.

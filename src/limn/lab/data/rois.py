@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,16 @@ from limn.dicom.structures import Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.folders import files_below
+from limn.domain.geometry import FloatArray
 from limn.domain.one_line import one_line
 from limn.formats.label_files import image_of
-from limn.segment.draw.rasterise import fill
+from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, fill
+
+# Doubts about the contours of one slice, or between slices; a person counts the slices.
+TWICE = "slices with two outlines less than half a voxel apart: taken as one"
+THIN = "slices with two outlines close to each other all around: taken as an outline and its hole"
+GAPS = "slices between the first and the last contour without one"
+THIN_VOXELS = 2.0
 
 
 def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
@@ -36,6 +45,27 @@ def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
         ]
         mask[k] = fill(rings, (grid.rows, grid.columns))
     return mask
+
+
+def doubts_of(structure: Structure, series: Series) -> dict[str, int]:
+    """What a person should look at in the contours as a whole, with the number of slices.
+
+    Beside the doubts about single contours, which the structure has.
+    """
+    grid, rings = series.grid, defaultdict[int, list[FloatArray]](list)
+    for polygon in structure.polygons:
+        if not polygon.xor:
+            k = polygon.slice_index
+            rings[k].append(grid.plane_indices_yx(k, polygon.points_xyz_mm))
+    found = Counter[str]()
+    for on_slice in rings.values():
+        apart = [apart_voxels(a, b) for a, b in combinations(on_slice, 2)]
+        found[TWICE] += any(each <= SAME_VOXELS for each in apart)
+        found[THIN] += any(SAME_VOXELS < each <= THIN_VOXELS for each in apart)
+    drawn = {polygon.slice_index for polygon in structure.polygons}
+    if drawn:
+        found[GAPS] = max(drawn) - min(drawn) + 1 - len(drawn)
+    return dict(+found)
 
 
 def read_structure_set(path: Path) -> FileDataset:
@@ -86,21 +116,21 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     lines = [f"of no ROI, left out: {count} x {why}" for why, count in no_roi.items()]
     for structure in structures:
         mask = mask_of(structure, series)
+        doubts = {**structure.doubts, **doubts_of(structure, series)}
         table.add_row(
             escape(one_line(structure.name)),
             escape(one_line(structure.interpreted_type)),
             str(len(structure.polygons)),
             f"{int(mask.sum()) * series.grid.spacing_mm.voxel_mm3:.1f}",
             str(sum(structure.left_out.values()) or ""),
-            str(sum(structure.doubts.values()) or ""),
+            str(sum(doubts.values()) or ""),
         )
         lines += [
             f"{structure.name}, left out: {count} x {reason}"
             for reason, count in structure.left_out.items()
         ]
         lines += [
-            f"{structure.name}, in doubt: {count} x {doubt}"
-            for doubt, count in structure.doubts.items()
+            f"{structure.name}, in doubt: {count} x {doubt}" for doubt, count in doubts.items()
         ]
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 MAX_UNANSWERED = 8
 # The wait for a request; pynetdicom's reactor would sleep a millisecond after every look.
 POLL_REQUEST_S = 0.004
-# Only an instance is large; a storage commitment of ten thousand instances is not.
-MAX_OTHER_BYTES = 16 * 2**20
+# Only an instance is large; a storage commitment of ten thousand instances is not. The memory of
+# all associations bounds instances alone; so a large message of another kind waits for no other.
+MAX_OTHER_BYTES = 3 * 2**20
+SMALL_BYTES = 2**16
 # For the command set and the encoding around the data set.
 MESSAGE_OVERHEAD_BYTES = 2**16
 
@@ -126,6 +128,8 @@ class BoundedMessages(DIMSEServiceProvider):
             why = f"an instance larger than {self._max_bytes // 2**20} MB (receive.max_instance_mb)"
         elif not is_instance and self._collected > MAX_OTHER_BYTES:
             why = f"a message larger than {MAX_OTHER_BYTES // 2**20} MB that is no instance"
+        elif not is_instance and self._collected > SMALL_BYTES and self.msg_queue.qsize():
+            why = "a large message that is no instance before the answer to another request"
         elif self._is_too_slow():
             why = f"a message at less than {self._bounds.min_bytes_per_s // 1000} kB/s"
         elif self.msg_queue.qsize() >= MAX_UNANSWERED:

@@ -35,7 +35,7 @@ from limn.node.store.journal.schema import JournalError
 log = logging.getLogger(__name__)
 
 
-SETTLE_EVERY_S = 0.02
+SETTLE_EVERY_S, LONGEST_LOOK_S = 0.02, 0.05
 # So many series that were handed over stay in memory; an older one is read from the spool again
 # when an instance of it comes.
 MAX_IN_MEMORY = 32
@@ -75,6 +75,7 @@ class Intake:
         self._inflating = threading.Lock()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._gatherings: dict[str, Gathering] = {}
+        self._looked_at = ""
         # Instances that were refused before any of their series was taken.
         self._awaited: dict[str, set[str]] = {}
         self._faults = SeriesFaults(journal.path)
@@ -335,10 +336,21 @@ class Intake:
             self._spool.place(slot, *uids)
 
     def settle(self) -> int:
-        """Hand every settled series over; returns how many are still coming in."""
+        """Hand settled series over; returns how many are still coming in.
+
+        Of very many, those that were not looked at within `LONGEST_LOOK_S` have their turn at the
+        next call: no association waits longer for the lock.
+        """
         now_s = time.monotonic()
         with self._lock:
-            for gathering in [each for each in self._gatherings.values() if each.pending]:
+            pending = [uid for uid, each in self._gatherings.items() if each.pending]
+            # After the one at which the last call stopped.
+            at = pending.index(self._looked_at) + 1 if self._looked_at in pending else 0
+            for uid in (*pending[at:], *pending[:at]):
+                gathering = self._gatherings[uid]
+                self._looked_at = uid
+                if time.monotonic() - now_s > LONGEST_LOOK_S:
+                    break
                 HEART.moved()
                 if self._faults.rests(gathering):
                     continue

@@ -7,12 +7,19 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import KDTree
 from skimage import draw
 
 from limn.domain.geometry import FloatArray, Grid, IntArray, voxels_at
 from limn.domain.scan import Contour, Organ
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
+# Plain rings that are nowhere further apart are one outline, drawn twice.
+SAME_VOXELS = 0.5
+# Rings with such a difference of their extents are not compared point by point.
+FAR_VOXELS = 3.0
+# Between two points of a ring that is compared with another.
+DENSE_VOXELS = 0.1
 
 
 def rasterise(
@@ -43,13 +50,13 @@ def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) ->
     rings_yx : rows and columns of each ring, and whether it is CLOSEDPLANAR_XOR
 
     A ring that lies wholly inside the filled area is a hole, because many systems nest plain
-    polygons. A ring that occurs twice counts once. The corners of some rings are the outermost
-    voxels themselves (OpenCV's findContours): the voxels on such a ring belong to the structure,
-    on the ring of a hole too.
+    polygons. A ring that occurs twice counts once, with other points too (`apart_voxels`). The
+    corners of some rings are the outermost voxels themselves (OpenCV's findContours): the voxels on
+    such a ring belong to the structure, on the ring of a hole too.
     """
     masks: list[tuple[Mask, bool]] = []
     edges = np.zeros(shape, dtype=np.bool_)
-    for ring_yx, xor in rings_yx:
+    for ring_yx, xor in _once(rings_yx):
         voxels_yx = voxels_at(ring_yx, shape)
         corners_yx = ring_yx if voxels_yx is None else voxels_yx
         mask = np.zeros(shape, dtype=np.bool_)
@@ -67,6 +74,43 @@ def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) ->
         else:
             filled |= mask
     return filled | edges
+
+
+def apart_voxels(ring_yx: FloatArray, other_yx: FloatArray) -> float:
+    """How far two rings are from each other where they are furthest apart (Hausdorff), voxels.
+
+    Rings that are nowhere further apart than half a voxel are one outline: no voxel's centre is
+    certain to lie between them.
+    """
+    ends = np.array([[ring.min(axis=0), ring.max(axis=0)] for ring in (ring_yx, other_yx)])
+    least = float(np.abs(ends[0] - ends[1]).max())
+    if least > FAR_VOXELS:
+        return least
+    points, others = _dense(ring_yx), _dense(other_yx)
+    there, back = KDTree(others).query(points)[0], KDTree(points).query(others)[0]
+    return float(max(np.max(there), np.max(back)))
+
+
+def _dense(ring_yx: FloatArray) -> FloatArray:
+    """Points on a ring, so many that none is far from the next."""
+    ends = np.roll(ring_yx, -1, axis=0)
+    pieces = [
+        start + np.linspace(0.0, 1.0, steps, endpoint=False)[:, None] * (end - start)
+        for start, end in zip(ring_yx, ends, strict=True)
+        if (steps := max(1, int(np.ceil(np.linalg.norm(end - start) / DENSE_VOXELS))))
+    ]
+    return np.concatenate(pieces)
+
+
+def _once(rings_yx: Sequence[tuple[FloatArray, bool]]) -> list[tuple[FloatArray, bool]]:
+    """The rings without plain ones that repeat an outline."""
+    kept: list[tuple[FloatArray, bool]] = []
+    for ring_yx, xor in rings_yx:
+        if xor or all(
+            other or apart_voxels(ring_yx, known_yx) > SAME_VOXELS for known_yx, other in kept
+        ):
+            kept.append((ring_yx, xor))
+    return kept
 
 
 def _line(voxels_yx: IntArray, shape: tuple[int, int]) -> Mask:
