@@ -574,7 +574,7 @@ UNREADABLE = {
     "cut off in the pixels": (lambda: in_syntax(ExplicitVRLittleEndian)[:-40], "PixelData"),
     "cut off in the header": (lambda: in_syntax(ExplicitVRLittleEndian)[:700], "UID ''|absent"),
     "cut off, deflated": (lambda: in_syntax(DeflatedExplicitVRLittleEndian)[:-60], "damaged"),
-    "cut off, compressed": (lambda: in_syntax(RLELossless)[:-40], "absent|damaged"),
+    "cut off, compressed": (lambda: in_syntax(RLELossless)[:-40], "absent|damaged|cut off"),
     "no pixels": (lambda: without("PixelData"), "PixelData absent"),
     "fewer pixels than rows": (lambda: changed("Rows", 60), "PixelData has 96 bytes, 960 expected"),
     "no rows": (lambda: without("Rows"), "Rows"),
