@@ -13,6 +13,7 @@ mirror image can't be told from the animal.
 
 from __future__ import annotations
 
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ from limn.formats.label_files import grid_of
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 META = (".mhd", ".mha")
+# Of a MetaImage header: how an element must look if it is there; the first two must be.
+META_ELEMENTS = {
+    "NDims": "3",
+    "DimSize": r"[0-9]{1,6}(\s+[0-9]{1,6}){2}",
+    "ElementNumberOfChannels": "1",
+    "HeaderSize": r"-1|[0-9]{1,9}",
+    "CompressedDataSize": r"[0-9]{1,11}",
+    "ElementDataFile": r"LOCAL|[^%]*",
+}
 SUFFIXES = (*NIFTI, *NRRD, *META)
 # What nibabel raises for damaged headers.
 HEADER_DAMAGES = (
@@ -51,6 +61,8 @@ HEADER_DAMAGES = (
 )
 # Transforms that differ by less than this at any corner of the field are the same.
 SAME_MM = 0.01
+# No voxel is smaller; ITK takes a step of 0 for none.
+LEAST_STEP_MM = 1e-6
 # NIfTI's numbers have seven digits: 0.3 mm is 0.30000001.
 DECIMALS = 6
 # NRRD's spaces whose axes are those of an animal.
@@ -108,6 +120,8 @@ def _image(path: Path) -> SimpleITK.Image:
     try:
         if path.name.lower().endswith(NIFTI):
             return _nifti(path)
+        if path.name.lower().endswith(META):
+            _check_meta(path)
         reader = SimpleITK.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -150,7 +164,7 @@ def _nifti(path: Path) -> SimpleITK.Image:
     # The affine leads to RAS.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not steps.all():
+    if not np.isfinite(affine).all() or steps.min() < LEAST_STEP_MM:
         raise ImageFileError("its transform has no axes")
     numbers = np.asarray(stored.dataobj, dtype=np.float32)
     image: SimpleITK.Image = SimpleITK.GetImageFromArray(np.ascontiguousarray(numbers.T))
@@ -212,6 +226,32 @@ def _nrrd_space(path: Path) -> bool:
     }
     named = fields.get(b"space", "") in ANATOMICAL
     return named and fields.get(b"space directions", "").count("(") == 3
+
+
+def _check_meta(path: Path) -> None:
+    """Check the numbers by which MetaIO takes memory, before it does: it trusts them.
+
+    Raises
+    ------
+    ImageFileError
+        Names the element and its value.
+    """
+    with path.open("rb") as file:
+        lines = file.read(1 << 14).split(b"\n")
+    elements: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.decode("latin-1").partition("=")
+        elements.setdefault(name.strip().lower(), value.strip())
+        if name.strip().lower() == "elementdatafile":
+            break
+    for name, pattern in META_ELEMENTS.items():
+        value = elements.get(name.lower(), "")
+        needed = name in ("NDims", "DimSize")
+        if (value or needed) and re.fullmatch(pattern, value) is None:
+            msg = f"{name} is {one_line(value)[:60]!r}: an image of three dimensions expected"
+            raise ImageFileError(msg)
+    x, y, z = map(int, elements["dimsize"].split())
+    believable((z, y, x), path)
 
 
 def _has_transform(path: Path) -> bool:
