@@ -29,8 +29,8 @@ demo: install
 	$(BIN)/limn demo
 
 lint: install
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench docs examples
+	$(BIN)/ruff check src tests bench docs examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
@@ -49,8 +49,11 @@ quick: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK)"
 
 fix: install
-	$(BIN)/ruff format src tests bench
-	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench docs examples
+	$(BIN)/ruff check --fix src tests bench docs examples
+
+docs: install
+	$(BIN)/python docs/build_site.py build/site
 
 bench: install
 	PYTHONPATH=. $(BIN)/python bench/run.py

@@ -34,7 +34,9 @@ def test_every_command_parses(command: str, capsys: pytest.CaptureFixture[str]) 
     if words[:1] in (["release"], ["check"], ["log"], ["serve"]) and "--config" not in words:
         words += ["--config", "site.toml"]
     try:
-        parsed = main._parser().parse_args(main._joined(words))  # the parser is the command line
+        parsed = main.command_parser().parse_args(
+            main._joined(words)
+        )  # the parser is the command line
     except SystemExit as left:
         msg = f"{command}: {capsys.readouterr().err}"
         raise AssertionError(msg) from left

@@ -191,7 +191,7 @@ def test_every_command_is_explained() -> None:
     """Each stands in docs/commands.md."""
     page = (REPOSITORY / "docs" / "commands.md").read_text(encoding="utf-8")
     page = page.replace("`limn models list`", "`limn models list `")
-    every = list(commands(main._parser(), ("limn",)))
+    every = list(commands(main.command_parser(), ("limn",)))
     assert len(every) > 20
     assert [each for each in every if f"`{each} " not in page and f"`{each}`" not in page] == []
 

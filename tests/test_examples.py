@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK
 
 from limn.dicom.ct import CtIdentity
 from tests.conftest import one_fold, write_series
@@ -50,3 +52,25 @@ def test_a_cohort(scans, tmp_path):
         (row,) = csv.DictReader(file)
     assert (row["scan"], float(row["Heart"]) > 50) == ("m1", True)
     assert (tmp_path / "volumes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_models(scans):
+    """A model agrees with itself in every voxel."""
+    said = run("own_model.py", scans / "m1", Path("--"), one_fold())
+    _, row = said.splitlines()
+    assert row.split()[1:] == ["1.000"] * 4
+
+
+def test_slicers_files(scans, tmp_path, monkeypatch):
+    """Scan and segmentation lie on the same voxels; Slicer is started with both if it is there."""
+    program = tmp_path / "bin" / "Slicer"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/started\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    run("slicer.py", scans / "m1", tmp_path / "out")
+    files = [tmp_path / "out" / name for name in ("scan.nrrd", "labels.seg.nrrd")]
+    scan, segmentation = (SimpleITK.ReadImage(str(path)) for path in files)
+    assert scan.GetSize() == segmentation.GetSize()
+    assert np.allclose(scan.GetOrigin(), segmentation.GetOrigin())
+    assert (tmp_path / "started").read_text().split() == [str(path) for path in files]

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A file's name may be no UTF-8, and no terminal needs to show every letter.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parsed = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    parsed = command_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed) or 0)
     except LimnError as error:
@@ -71,7 +71,8 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
     parser = argparse.ArgumentParser(
         prog="limn", description="A DICOM node that contours a mouse while it sleeps."
     )

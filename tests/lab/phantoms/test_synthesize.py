@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from limn.cli.main import _parser, main
+from limn.cli.main import command_parser, main
 from limn.dicom import rtstruct
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
@@ -288,7 +288,9 @@ def test_the_command_reports_what_it_made(tmp_path: Path, capsys: pytest.Capture
 def test_the_command_offers_every_position_and_stack():
     """The command line repeats them, because it must not import the lab."""
     (commands,) = [
-        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+        action
+        for action in command_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
     ]
     choices = {action.dest: action.choices for action in commands.choices["phantom"]._actions}
     assert tuple(choices["position"]) == POSITIONS
