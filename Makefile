@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # each of them seconds. Empty, it is kept whatever the environment has.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo quick test lint fix bench soak study clean
+.PHONY: install demo quick test lint fix docs bench soak study clean
 
 install: $(VENV)/.installed
 
