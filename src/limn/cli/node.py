@@ -41,6 +41,11 @@ def _add_init(commands: Commands) -> None:
         ("tps", "AE@HOST:PORT", "the planning system, or a folder for its structure sets"),
     ):
         init.add_argument(f"--{option}", metavar=metavar, help=meaning)
+    init.add_argument(
+        "--service",
+        choices=["systemd", "launchd", "task"],
+        help="also write the file by which Linux, macOS or Windows starts the node",
+    )
     init.set_defaults(run=_init)
 
 
@@ -48,8 +53,13 @@ def _init(parsed: argparse.Namespace) -> None:
     from limn.node.operate.init import QUESTIONS, from_terminal, init
 
     given = {each.option: getattr(parsed, each.option) for each in QUESTIONS}
-    for line in init(parsed.file, given, from_terminal()):
-        print(line)
+    lines = init(parsed.file, given, from_terminal())
+    if parsed.service:
+        from limn.node.config import load_config
+        from limn.node.operate.service import write_service
+
+        lines += write_service(parsed.service, parsed.file, load_config(parsed.file))
+    print("\n".join(lines))
 
 
 def _add_serve(commands: Commands) -> None:

@@ -17,7 +17,14 @@ def add_commands(commands: Commands) -> None:
     rois = commands.add_parser("rois", help="read a structure set of any maker on its series")
     rois.add_argument("structure_set", type=Path, metavar="RTSTRUCT")
     rois.add_argument("series", type=Path, help="folder of the CT series")
-    rois.add_argument("-o", "--out", type=Path, help="write one NIfTI mask per ROI here")
+    rois.add_argument("-o", "--out", type=Path, help="write each ROI here, under its name")
+    rois.add_argument(
+        "--as",
+        dest="forms",
+        default="nifti",
+        metavar="FORMS",
+        help="with --out: any of nifti, nrrd, stl, csv, with commas between (default: %(default)s)",
+    )
     rois.set_defaults(run=_rois)
 
 
@@ -154,6 +161,11 @@ class _ListQuirks(argparse.Action):
 
 
 def _rois(parsed: argparse.Namespace) -> None:
-    from limn.lab.data.rois import show_rois
+    from limn.domain.errors import ConfigWrong
+    from limn.lab.data.rois import FORMS, show_rois
 
-    show_rois(parsed.structure_set, parsed.series, parsed.out)
+    forms = [word.strip() for word in parsed.forms.split(",")]
+    if wrong := [word for word in forms if word not in FORMS]:
+        msg = f"--as {','.join(wrong)}: any of {', '.join(FORMS)} expected"
+        raise ConfigWrong(msg)
+    show_rois(parsed.structure_set, parsed.series, parsed.out, forms)

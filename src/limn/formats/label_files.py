@@ -49,6 +49,11 @@ def grid_of(image: SimpleITK.Image) -> Grid:
     )
 
 
+def file_name(roi: str) -> str:
+    """An ROI's name as that of a file on every system."""
+    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in roi)
+
+
 def write_nifti(path: Path, labels_zyx: npt.NDArray[np.uint8], grid: Grid) -> None:
     """Write labels as NIfTI (``.nii.gz``)."""
     SimpleITK.WriteImage(image_of(labels_zyx, grid), str(path), useCompression=True)

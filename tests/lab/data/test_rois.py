@@ -1,6 +1,7 @@
 """Structure sets of other makers, read onto the series that they were drawn on."""
 
 import copy
+import csv
 import os
 import subprocess
 import warnings
@@ -759,3 +760,35 @@ def test_a_structure_set_of_another_animal_is_refused_or_told(
             del item.ContourImageSequence
     with pytest.raises(RefusedSeries, match=r"PatientID 'somebody else'.*names no image"):
         structures_of(ds, series)
+
+
+def test_each_roi_is_written_under_its_name_in_every_form(
+    by_rt_utils: Path, folder: Path, series: Series, tmp_path: Path
+) -> None:
+    """Two ROIs whose names are one file on some systems keep both files; volumes agree."""
+    ds = pydicom.dcmread(by_rt_utils)
+    names = ["Lung/R", "lung_r", *(roi.ROIName for roi in ds.StructureSetROISequence[2:])]
+    for roi, name in zip(ds.StructureSetROISequence, names, strict=True):
+        roi.ROIName = name
+    path, out = tmp_path / "rs.dcm", tmp_path / "out"
+    ds.save_as(path, enforce_file_format=True)
+    command = ["rois", str(path), str(folder), "-o", str(out), "--as", "nifti,nrrd,stl,csv"]
+    assert main(command) == 0
+    second = f"lung_r_{ds.StructureSetROISequence[1].ROINumber}"
+    stems = ["Lung_R", second, *names[2:]]
+    assert {each.name for each in out.iterdir()} == {
+        "rois.csv",
+        *(f"{stem}.{ending}" for stem in stems for ending in ("nii.gz", "nrrd", "stl")),
+    }
+    with (out / "rois.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    structures = structures_of(ds, series)
+    assert [row["roi"] for row in rows] == names
+    for row, stem, structure in zip(rows, stems, structures, strict=True):
+        voxels = mask_of(structure, series).sum()
+        volume_mm3 = voxels * series.grid.spacing_mm.voxel_mm3
+        assert float(row["volume_mm3"]) == pytest.approx(volume_mm3, rel=1e-3)
+        for ending in ("nii.gz", "nrrd"):
+            image = SimpleITK.ReadImage(str(out / f"{stem}.{ending}"))
+            assert SimpleITK.GetArrayFromImage(image).sum() == voxels
+    assert main([*command[:-1], "gif"]) == 1

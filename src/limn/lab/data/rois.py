@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray
 from limn.domain.one_line import one_line
-from limn.formats.label_files import image_of
+from limn.formats.label_files import file_name, image_of, stl_of, table_of
 from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, fill
 
 # Doubts about the contours of one slice, or between slices; a person counts the slices.
@@ -31,6 +33,8 @@ TWICE = "slices with two outlines less than half a voxel apart: taken as one"
 THIN = "slices with two outlines close to each other all around: taken as an outline and its hole"
 GAPS = "slices between the first and the last contour without one"
 THIN_VOXELS = 2.0
+# What ROIs are written as; they may overlap, so each has files of its own.
+FORMS = ("nifti", "nrrd", "stl", "csv")
 
 
 def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
@@ -83,8 +87,10 @@ def read_structure_set(path: Path) -> FileDataset:
         raise RefusedSeries(msg) from error
 
 
-def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
-    """Print every ROI with its volume; with ``out``, also write one NIfTI mask per ROI.
+def show_rois(
+    structure_set: Path, series_dir: Path, out: Path | None, forms: Sequence[str] = ("nifti",)
+) -> None:
+    """Print every ROI with its volume; with ``out``, also write each in these `FORMS`.
 
     Contours that lie on no slice, that belong to no ROI, or whose placement is in doubt are
     counted below the table.
@@ -113,6 +119,7 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
     except RefusedSeries as error:
         msg = f"{one_line(structure_set)}: {error}"
         raise RefusedSeries(msg) from error
+    written = _Written(out, series) if out is not None else None
     lines = [f"of no ROI, left out: {count} x {why}" for why, count in no_roi.items()]
     for structure in structures:
         mask = mask_of(structure, series)
@@ -132,12 +139,55 @@ def show_rois(structure_set: Path, series_dir: Path, out: Path | None) -> None:
         lines += [
             f"{structure.name}, in doubt: {count} x {doubt}" for doubt, count in doubts.items()
         ]
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            image = image_of(mask.astype(np.uint8), series.grid)
-            SimpleITK.WriteImage(image, str(out / f"roi_{structure.number:03d}.nii.gz"))
+        if written is not None:
+            written.write(structure, mask, forms)
     console.print(table)
     for line in lines:
         console.print(escape(one_line(line)), soft_wrap=True, highlight=False)
-    if out is not None:
-        console.print(f"masks in {out}, one roi_NUMBER.nii.gz each")
+    if written is not None:
+        names = ", ".join(written.close(forms)) or "nothing: it has no contours on this series"
+        console.print(f"in {out}: {names}", markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Written:
+    """The files of the ROIs, each called as its ROI is."""
+
+    folder: Path
+    series: Series
+    names: list[str] = field(default_factory=list)
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def write(
+        self, structure: Structure, mask: npt.NDArray[np.bool_], forms: Sequence[str]
+    ) -> None:
+        """Write one ROI; a name that was taken gets the ROI's number."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = file_name(structure.name)
+        if any(each.casefold().startswith(f"{name}.".casefold()) for each in self.names):
+            name = f"{name}_{structure.number}"
+        volume_mm3 = float(mask.sum()) * self.series.grid.spacing_mm.voxel_mm3
+        self.rows.append(
+            {
+                "roi": structure.name,
+                "number": structure.number,
+                "type": structure.interpreted_type,
+                "contours": len(structure.polygons),
+                "volume_mm3": round(volume_mm3, 3),
+            }
+        )
+        image = image_of(mask.astype(np.uint8), self.series.grid)
+        for form, ending in (("nifti", "nii.gz"), ("nrrd", "nrrd")):
+            if form in forms:
+                self.names.append(f"{name}.{ending}")
+                SimpleITK.WriteImage(image, str(self.folder / self.names[-1]), useCompression=True)
+        if "stl" in forms and mask.any():
+            self.names.append(f"{name}.stl")
+            (self.folder / self.names[-1]).write_bytes(stl_of(mask, self.series.grid))
+
+    def close(self, forms: Sequence[str]) -> list[str]:
+        """Write the table, if it is wanted; returns the names of all files."""
+        if "csv" in forms and self.rows:
+            self.names.append("rois.csv")
+            (self.folder / self.names[-1]).write_bytes(table_of(self.rows))
+        return self.names

@@ -17,6 +17,7 @@ from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
 from limn.domain.geometry import Grid, even_grid
 from limn.formats.label_files import (
+    file_name,
     stl_of,
     table_of,
     write_nifti,
@@ -149,11 +150,6 @@ _WRITERS: Mapping[Form, Callable[[Path, Product, Style], list[Path]]] = {
     "stl": _stl,
     "csv": _csv,
 }
-
-
-def file_name(roi: str) -> str:
-    """An ROI's name as that of a file on every system."""
-    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in roi)
 
 
 def _written(path: Path, contents: bytes) -> Path:
