@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import SimpleITK
 
     from limn.node.contour.pipeline import Product
-    from limn.node.contour.worker import Warm
+    from limn.node.contour.work.warm import Warm
 
 Source = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -180,7 +180,7 @@ class Model:
         animals: Animals = "largest",
         config: Source | None = None,
     ) -> None:
-        from limn.node.contour.worker import warm_up  # noqa: PLC0415
+        from limn.node.contour.work.warm import warm_up  # noqa: PLC0415
 
         if config is not None and (bundle is not None or device != "auto" or animals != "largest"):
             raise ConfigWrong(

@@ -21,10 +21,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_scan_commands(commands: Commands) -> None:
-    """An operator's commands about scans: log, release, queue, retry, resend."""
+    """An operator's commands about scans: log, release, queue, watch, retry, resend."""
     _add_log(commands)
     _add_release(commands)
     _add_queue(commands)
+    _add_watch(commands)
     _add_retry(commands)
     _add_resend(commands)
 
@@ -296,6 +297,17 @@ def _queue(parsed: argparse.Namespace) -> None:
     from limn.node.operate.queue import show
 
     show(parsed.config, as_json=parsed.json)
+
+
+def _add_watch(commands: Commands) -> None:
+    watch = _with_config(commands, "watch", "show live what comes in, runs and needs a person")
+    watch.set_defaults(run=_watch)
+
+
+def _watch(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.watch import watch
+
+    watch(parsed.config)
 
 
 def _add_retry(commands: Commands) -> None:

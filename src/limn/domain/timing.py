@@ -37,16 +37,27 @@ RUNTIME_STAGES = (
 )
 
 
+def _unwatched(_: str) -> None:
+    """Nobody follows the stages."""
+
+
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds per stage, from a monotonic clock that tests can replace."""
+    """Seconds per stage, from a monotonic clock that tests can replace.
+
+    Attributes
+    ----------
+    began : called with the name of each stage as it begins
+    """
 
     clock: Callable[[], float] = time.perf_counter
     elapsed_s: dict[str, float] = field(default_factory=dict)
+    began: Callable[[str], None] = _unwatched
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to a stage such as ``read_s``."""
+        self.began(name)
         started = self.clock()
         try:
             yield

@@ -399,6 +399,11 @@ class Config(_Table):
         return self.data_dir / "receiving.json"
 
     @property
+    def running_path(self) -> Path:
+        """The scans that workers contour; see `limn.node.store.disk.running`."""
+        return self.data_dir / "running.json"
+
+    @property
     def heartbeats_dir(self) -> Path:
         """Signs of life of processes and threads; see `heartbeat`."""
         return self.data_dir / "heartbeats"

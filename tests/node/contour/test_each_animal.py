@@ -16,10 +16,12 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import MOST_ANIMALS, Labels
 from limn.domain.timing import Stopwatch
 from limn.node.config import Model
-from limn.node.contour import pipeline, worker
+from limn.node.contour import pipeline
 from limn.node.contour.animal_names import name_of
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import Result
+from limn.node.contour.work import contour_job
+from limn.node.contour.work.progress import Progress
 from limn.node.store.journal.rows import uids_of_others
 from limn.node.store.journal.schema import COHORT
 from limn.segment.draw.animals.located import Place
@@ -314,12 +316,12 @@ def work(monkeypatch):
             )
 
     monkeypatch.setattr(pipeline, "contour_each", contour_each)
-    monkeypatch.setattr(worker, "_record", lambda product, ensemble, flag: {"flags": flag})
+    monkeypatch.setattr(contour_job, "_record", lambda product, ensemble, flag: {"flags": flag})
 
     def results(job):
         identity = Identity(job.sop_instance_uid, "2.25.9", "20260101", "120000", "limn", "0", "a")
-        made = worker._Work(
-            *(job, [Instance(header(), Path())], None, None, identity, Stopwatch(), 1.0)
+        made = contour_job._Work(
+            *(job, [Instance(header(), Path())], None, None, identity, Stopwatch(), 1.0, Progress())
         )
         return made.of_each(), asked
 

@@ -12,13 +12,15 @@ import pytest
 from limn.domain import files
 from limn.node import persist
 from limn.node.config import load_config
-from limn.node.contour import dispatch, worker
+from limn.node.contour import dispatch
 from limn.node.contour.allocation import AllocationReply
 from limn.node.contour.dispatch import Dispatcher
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.results import DEATHS, REST_S
-from limn.node.contour.worker import run_job
+from limn.node.contour.work import worker
+from limn.node.contour.work.progress import Progress
+from limn.node.contour.work.worker import run_job
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.schema import COHORT, LIVE
 from tests.conftest import free_port
@@ -241,7 +243,7 @@ def test_a_worker_without_room_for_a_scan_s_bytes_is_unfit(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "write_bytes", Full(Path.write_bytes, 10**9))
     job = SimpleNamespace(scan=1, paths=("/far/a.dcm",), sizes=(3,))
     result = worker._result_or_failure(
-        job, lambda began: worker._contour_sent(job, "", began, b"abc")
+        job, lambda began: worker._contour_sent(job, "", began, b"abc", Progress())
     )
     assert result.ended == UNFIT
     assert "No space left on device" in result.reason

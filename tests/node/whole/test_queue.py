@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -169,5 +171,36 @@ def test_a_scan_that_kills_its_worker(
         ended, delivered = node.log_rows()
         assert (ended["outcome"], delivered["outcome"]) == ("quarantined", "delivered")
         assert delivered["flags"].split()[-1].startswith("again:")
+    finally:
+        node.end()
+
+
+@pytest.mark.peer
+def test_a_scan_that_runs_says_how_far_it_is(
+    tmp_path: Path, tps: Tps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage at once; share and expected end once the node has contoured a like scan."""
+    monkeypatch.setenv("FAKE_INFERENCE_S", "4.0")
+    node = FakeNode(tmp_path / "node", tps.destination())
+
+    def running() -> dict[str, object]:
+        listed = json.loads(said("queue", "--config", node.config, "--json"))
+        return next((e for e in listed["entries"] if e["state"] == "running"), {})
+
+    try:
+        node.start()
+        send(node, 1, tmp_path)
+        wait_for(lambda: running().get("stage") == "inference", 100, node.explain)
+        assert running().get("share") is None
+        wait_for(lambda: states(node) == ["contoured"], 100, node.explain)
+        send(node, 2, tmp_path)
+        wait_for(lambda: running().get("stage") == "inference", 100, node.explain)
+        found = running()
+        ends = datetime.fromisoformat(str(found["ends_utc"])).timestamp()
+        assert 0.0 < float(str(found["share"])) < 0.5
+        assert 1.0 < ends - time.time() < 6.0
+        assert "inference" in said("watch", "--config", node.config)
+        wait_for(lambda: states(node) == ["contoured"] * 2, 100, node.explain)
+        wait_for(lambda: running() == {}, 30, node.explain)
     finally:
         node.end()

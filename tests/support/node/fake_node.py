@@ -9,7 +9,7 @@ from pathlib import Path
 from limn.domain.errors import LimnError
 from limn.node.serve.supervisor import Supervisor
 
-REAL, FAKE = "limn.node.contour.worker", "tests.support.node.fake_worker"
+REAL, FAKE = "limn.node.contour.work.worker", "tests.support.node.fake_worker"
 
 
 class FakeNode(Supervisor):

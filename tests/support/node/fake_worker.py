@@ -1,7 +1,7 @@
 """Preload of a worker for tests: a network that thresholds; the rest of the pipeline is real.
 
 ``dask worker --preload tests.support.node.fake_worker CONFIG``, in the place of
-`limn.node.contour.worker`.
+`limn.node.contour.work.worker`.
 """
 
 import os
@@ -16,7 +16,8 @@ import numpy as np
 from limn.domain.scan import Labels
 from limn.node import oplog
 from limn.node.config import load_config
-from limn.node.contour import worker
+from limn.node.contour.work import worker
+from limn.node.contour.work.warm import Warm, options_of
 from limn.node.host import lifetime
 from limn.segment.bundle.bundle import Bundle, open_bundle
 from limn.segment.engine.certainty import Certainty
@@ -82,6 +83,6 @@ def dask_setup(worker_of_dask: object, config_path: Path) -> None:
     oplog.set_up(config.data_dir, "worker", config.log)
     lifetime.end_with_supervisor()
     bundle = open_bundle(config.model.bundle)
-    warm = worker.Warm(FakeEnsemble(bundle), worker.options_of(config, bundle))
+    warm = Warm(FakeEnsemble(bundle), options_of(config, bundle))
     rehearse(warm.ensemble, warm.options)
     worker.offer(worker_of_dask, warm)

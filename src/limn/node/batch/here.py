@@ -12,7 +12,8 @@ from limn.node.batch.notes import NOTE, Note, Notes
 from limn.node.config import Config
 from limn.node.contour.job import Job, Result
 from limn.node.contour.site_bundle import label_of
-from limn.node.contour.worker import contour_here, warm_up
+from limn.node.contour.work.warm import warm_up
+from limn.node.contour.work.worker import contour_here
 from limn.node.store.journal.rows import Arrived, uids_of_others
 from limn.segment.bundle.bundle import Bundle
 

@@ -28,7 +28,7 @@ from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.animal_names import AnimalName, name_of
 from limn.node.contour.pipeline import Options, Product, contour, contour_each
 from limn.node.contour.site_bundle import algorithm_of, label_of
-from limn.node.contour.worker import warm_up
+from limn.node.contour.work.warm import warm_up
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.draw.animals.choose import ChoiceRule
 from limn.segment.draw.animals.located import Place

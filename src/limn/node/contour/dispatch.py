@@ -22,11 +22,14 @@ from distributed.security import Security
 
 from limn.node.config import Config
 from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, allocate
+from limn.node.contour.estimate import Estimator
 from limn.node.contour.flights import Flights, JobInFlight
 from limn.node.contour.previews import Previews
 from limn.node.contour.results import Results
+from limn.node.contour.running import Running
 from limn.node.contour.site_bundle import kind_of, label_of
-from limn.node.contour.worker import ready as ready_on_worker
+from limn.node.contour.work.progress import Told
+from limn.node.contour.work.worker import ready as ready_on_worker
 from limn.node.heartbeat import HEART
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.journal.journal import Journal
@@ -72,6 +75,9 @@ class Dispatcher:
         )
         self._results = Results(config, config_path, journal, contoured, stopping)
         self._previews = Previews(config, journal, bundle, stopping)
+        self._running = Running(
+            config.running_path, journal, Estimator(journal, bundle.sha256), self._flights.jobs
+        )
         self._had_to_wait: set[int] = set()
         self._node = uuid.uuid4().hex
         self._workers: set[str] = set()
@@ -164,13 +170,29 @@ class Dispatcher:
             return
         if kind == "started":
             self._flights.started(value)
+        elif kind == "progress":
+            self._show_progress(*value)
         elif kind == "done" and self._flights.remove(*value):
             self._results.file(*value)
             self._previews.forget()
+            self._running.forget()
 
-    def _on_job_event(self, event: tuple[float, dict[str, str]]) -> None:
+    def _show_progress(self, key: str, told: Told) -> None:
+        """Nobody's scan waits for it, and a fault of it ends none."""
+        try:
+            self._running.told(key, told)
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            if self._surprises.note(self._running, error):
+                log.exception("`limn queue` shows no progress; please report it")
+
+    def _on_job_event(self, event: tuple[float, dict[str, Any]]) -> None:
         if "started" in event[1]:
             self._events.put(("started", event[1]["started"]))
+        elif "progress" in event[1]:
+            told = Told(stage=event[1]["stage"], done=event[1]["done"], of=event[1]["of"])
+            self._events.put(("progress", (event[1]["progress"], told)))
 
     def _on_job_done(self, scan_id: int, flight: JobInFlight) -> None:
         self._events.put(("done", (scan_id, flight)))

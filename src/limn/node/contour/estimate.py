@@ -12,6 +12,7 @@ from typing import Any
 from pydicom.errors import InvalidDicomError
 
 from limn.dicom.bounded import DAMAGES, read
+from limn.domain.timing import RUNTIME_STAGES
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
 
@@ -23,6 +24,8 @@ LIKE = 2.0
 # A scan that a full GPU left to the CPU says nothing about the next one, and neither does one that
 # every fold saw as a whole.
 UNUSUAL = ("gpu-out-of-memory", "chest-unsure")
+# In this order on a worker.
+WORKER_STAGES = (*RUNTIME_STAGES, "picture_s")
 _GRID = re.compile(r"(\d+)x(\d+)x(\d+) ")
 
 
@@ -36,18 +39,49 @@ def expected_s(records: Sequence[Mapping[str, Any]], voxels: int) -> float | Non
     ----------
     records : of scans with one bundle, newest first
     """
+    per_voxel_s = [
+        (float(each.get("runtime_s", 0.0)) + float(each.get("picture_s", 0.0))) / _voxels_of(each)
+        for each in like(records, voxels)
+    ]
+    return statistics.median(per_voxel_s[:DECIDING]) * voxels if per_voxel_s else None
+
+
+def like(records: Sequence[Mapping[str, Any]], voxels: int) -> list[Mapping[str, Any]]:
+    """The scans of a like size that ran as the last one did, newest first."""
     usual = [
         each for each in records if not any(flag in str(each.get("flags", "")) for flag in UNUSUAL)
     ]
-    if not usual or not voxels:
+    if not voxels:
+        return []
+    return [
+        each
+        for each in usual
+        if _way(each) == _way(usual[0]) and voxels / LIKE <= _voxels_of(each) <= voxels * LIKE
+    ]
+
+
+def how_far(
+    records: Sequence[Mapping[str, Any]], stage: str, share_of_stage: float
+) -> tuple[float, float] | None:
+    """The share of a scan's work that is done, and the seconds that are left; None if unknown.
+
+    Parameters
+    ----------
+    records : of scans with one bundle that ran in the same way, newest first
+    stage : in which the scan is
+    share_of_stage : of it that is done, 0 to 1
+    """
+    stages_s = {
+        name: statistics.median(float(each.get(name) or 0.0) for each in records[:DECIDING])
+        for name in WORKER_STAGES
+        if records
+    }
+    whole_s = sum(stages_s.values())
+    if stage not in stages_s or whole_s <= 0.0:
         return None
-    per_voxel_s = []
-    for record in usual:
-        count = _voxels_of(record)
-        if _way(record) == _way(usual[0]) and voxels / LIKE <= count <= voxels * LIKE:
-            seconds = float(record.get("runtime_s", 0.0)) + float(record.get("picture_s", 0.0))
-            per_voxel_s.append(seconds / count)
-    return statistics.median(per_voxel_s[:DECIDING]) * voxels if per_voxel_s else None
+    before_s = sum(stages_s[name] for name in WORKER_STAGES[: WORKER_STAGES.index(stage)])
+    done_s = before_s + share_of_stage * stages_s[stage]
+    return done_s / whole_s, whole_s - done_s
 
 
 def _way(record: Mapping[str, Any]) -> tuple[object, object]:
@@ -101,9 +135,20 @@ class Estimator:
             self._records = self._journal.last_records(self._bundle_sha256, LAST)
         if not self._records:
             return None
+        return expected_s(self._records, self._voxels_of(row))
+
+    def how_far(
+        self, row: ScanRow, stage: str, share_of_stage: float
+    ) -> tuple[float, float] | None:
+        """As the function, by this node's last scans of a like size."""
+        if self._records is None:
+            self._records = self._journal.last_records(self._bundle_sha256, LAST)
+        return how_far(like(self._records, self._voxels_of(row)), stage, share_of_stage)
+
+    def _voxels_of(self, row: ScanRow) -> int:
         if row.id not in self._voxels:
             self._voxels[row.id] = voxels_in(row)
-        return expected_s(self._records, self._voxels[row.id])
+        return self._voxels[row.id]
 
 
 def voxels_in(row: ScanRow) -> int:

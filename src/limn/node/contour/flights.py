@@ -18,7 +18,7 @@ from distributed import Client, Future
 from limn.domain.files import may_pass
 from limn.node.config import Config
 from limn.node.contour.job import UNFIT, Job, Result
-from limn.node.contour.worker import run_job
+from limn.node.contour.work.worker import run_job
 from limn.node.persist import write_until_done
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow, uids_of_others

@@ -108,7 +108,7 @@ def _workers(config: Config, config_path: Path) -> list[Process]:
             *("--nthreads", "1", "--no-nanny", *_NO_PAGE, "--memory-limit", "0"),
             *("--local-directory", str(config.data_dir / "dask")),
             *_tls(config),
-            *("--preload", "limn.node.contour.worker", str(config_path)),
+            *("--preload", "limn.node.contour.work.worker", str(config_path)),
         ]
         gpu = {"CUDA_VISIBLE_DEVICES": str(engine.gpus[number])} if engine.gpus else {}
         name = "worker" if engine.workers == 1 else f"worker-{number + 1}"

@@ -18,7 +18,7 @@ from limn.domain.folders import not_a_folder, writable
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
-from limn.node.contour.worker import warm_up
+from limn.node.contour.work.warm import warm_up
 from limn.node.dimse.client import echo, peer_of
 from limn.node.dimse.tls import check_keys, peers_tls
 from limn.node.host.certs import CA, CERT, valid_until

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.restarts import loop_noted
 from limn.node.store.disk import space
 from limn.node.store.disk.receiving import ReceivingSeries, read_receiving
+from limn.node.store.disk.running import RunningScan, read_running
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
 from limn.node.store.journal.schema import LIVE
@@ -58,6 +59,9 @@ class QueueEntry:
     status : the destination's last answer
     do : the action or command of an operator; empty where limn continues by itself
     light : of a contoured scan
+    first_slice_utc : when its first slice came; the animal has slept since then at least
+    stage, share, ends_utc : of a scan that runs: what the worker does, how much of its work is
+        done (0 to 1), and when its contours are expected; empty or None where that is not known
     """
 
     scan: str
@@ -72,6 +76,10 @@ class QueueEntry:
     reason: str = ""
     do: str = ""
     light: str = ""
+    first_slice_utc: str = ""
+    stage: str = ""
+    share: float | None = None
+    ends_utc: str = ""
 
 
 def show(config_path: Path, *, as_json: bool) -> None:
@@ -81,7 +89,7 @@ def show(config_path: Path, *, as_json: bool) -> None:
     cohort: Counter[str] = Counter()
     with journal_to_read(config) as journal:
         if journal is not None:
-            entries = list(unfinished_scans(journal, config_path, time.time()))
+            entries = list(unfinished_scans(journal, config, config_path, time.time()))
             cohort = cohort_counts(journal)
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
@@ -138,9 +146,11 @@ def silent_processes(config: Config, config_path: Path) -> list[str]:
     ]
 
 
-def unfinished_scans(journal: JournalReader, config_path: Path, now: float) -> Iterator[QueueEntry]:
+def unfinished_scans(
+    journal: JournalReader, config: Config, config_path: Path, now: float
+) -> Iterator[QueueEntry]:
     """Every live scan that is not done: first those that run, last those that ended badly."""
-    yield from _worker_entries(journal)
+    yield from _worker_entries(journal, read_running(config.running_path, now))
     contoured = [row for row in journal.unfinished() if row.state == "contoured"]
     held = {row.id for row in journal.on_hold()}
     for row in contoured:
@@ -171,11 +181,14 @@ def _entry(row: ScanRow, state: str, since: float, **more: object) -> QueueEntry
         "state": state,
         "since_utc": _utc(since),
         "light": row.record.get("light", ""),
+        "first_slice_utc": _utc(row.last_slice_at - row.receive_s),
     }
     return QueueEntry(**(values | more))  # type: ignore[arg-type]
 
 
-def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
+def _worker_entries(
+    journal: JournalReader, running: Mapping[int, RunningScan]
+) -> Iterator[QueueEntry]:
     ready = [row for row in journal.ready() if row.priority >= LIVE]
     previews = {row.id: journal.preview_of(row.id) for row in ready}
     begun = {
@@ -186,9 +199,11 @@ def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
     for row in ready:
         reason = preview_notice(journal, row)
         if row.started_at is not None:
-            yield _entry(row, "running", row.started_at, tries=row.tries, reason=reason)
+            how_far = _how_far(running.get(row.id))
+            yield _entry(row, "running", row.started_at, tries=row.tries, reason=reason, **how_far)
         elif row.id in begun:
-            yield _entry(row, "running", begun[row.id], tries=row.tries, reason=reason)
+            how_far = _how_far(running.get(row.id))
+            yield _entry(row, "running", begun[row.id], tries=row.tries, reason=reason, **how_far)
         yield from _preview_entries(journal, row)
     waiting = [row for row in ready if row.started_at is None and row.id not in begun]
     superseded = {row.id: row.name for row in journal.superseded_scans()} if waiting else {}
@@ -197,6 +212,13 @@ def _worker_entries(journal: JournalReader) -> Iterator[QueueEntry]:
         reason = f"replaces {replaced}, which no worker had begun" if replaced else ""
         reason = "; ".join(part for part in (reason, preview_notice(journal, row)) if part)
         yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries, reason=reason)
+
+
+def _how_far(scan: RunningScan | None) -> dict[str, object]:
+    if scan is None:
+        return {}
+    ends_utc = "" if scan.ends_at is None else _utc(scan.ends_at)
+    return {"stage": scan.stage.removesuffix("_s"), "share": scan.share, "ends_utc": ends_utc}
 
 
 def _preview_entries(journal: JournalReader, row: ScanRow) -> Iterator[QueueEntry]:
@@ -319,7 +341,7 @@ def _shortage(config: Config) -> str:
 def _details(entry: QueueEntry) -> str:
     if entry.state == "running":
         tries = f"try {entry.tries}" if entry.tries else ""
-        return "; ".join(part for part in (tries, entry.reason) if part)
+        return "; ".join(part for part in (progress_words(entry), tries, entry.reason) if part)
     if entry.state == "waiting":
         tries = f", try {entry.tries + 1}" if entry.tries else ""
         return f"number {entry.place}{tries}" + (f"; {entry.reason}" if entry.reason else "")
@@ -329,6 +351,13 @@ def _details(entry: QueueEntry) -> str:
         what = f"{entry.reason} " if entry.reason else ""
         return f"{what}to {entry.destination}: {entry.tries} tries{answer}{next_try}"
     return entry.reason
+
+
+def progress_words(entry: QueueEntry) -> str:
+    """How far a scan is that runs, and when its contours are expected; empty if nobody knows."""
+    share = f" {entry.share:.0%}" if entry.share is not None else ""
+    ends = f", contours about {entry.ends_utc[11:19]}" if entry.ends_utc else ""
+    return f"{entry.stage}{share}{ends}" if entry.stage else ""
 
 
 def _utc(seconds: float) -> str:

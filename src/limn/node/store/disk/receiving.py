@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from limn.domain.files import OWNER_ONLY_FILE
+from limn.node.store.disk.notice import read_notice, write_notice
 
 # While series come in the receiver writes the file at least so often, and a reader believes it so
 # long: after that the receiver is gone.
@@ -40,23 +37,13 @@ class ReceivingSeries:
 
 
 def write_receiving(path: Path, series: Sequence[ReceivingSeries], now: float) -> None:
-    """Replace the file, but not durably: after a crash nobody believes it; errors are ignored."""
-    part = path.with_name(f".{path.name}.part")
-    text = json.dumps({"written_at": now, "series": [asdict(each) for each in series]})
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    with suppress(OSError):
-        part.unlink(missing_ok=True)
-        with open(part, "wb", opener=lambda name, _: os.open(name, flags, OWNER_ONLY_FILE)) as file:
-            file.write(text.encode())
-        part.replace(path)
+    """Replace the file; errors are ignored."""
+    write_notice(path, [asdict(each) for each in series], now)
 
 
 def read_receiving(path: Path, now: float) -> list[ReceivingSeries]:
     """The series that are coming in; none if the receiver has not written lately."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if abs(now - float(found["written_at"])) > BELIEVED_S:
-            return []
-        return [ReceivingSeries(**each) for each in found["series"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [ReceivingSeries(**each) for each in read_notice(path, now, BELIEVED_S) or ()]
+    except TypeError:
         return []

@@ -11,9 +11,10 @@ import torch
 from distributed import Client, LocalCluster
 
 from limn.node.config import load_config
-from limn.node.contour import worker as worker_module
 from limn.node.contour.allocation import KIND
-from limn.node.contour.worker import NOT_WARM, Warm, offer, ready, warm_up
+from limn.node.contour.work import worker as worker_module
+from limn.node.contour.work.warm import Warm, warm_up
+from limn.node.contour.work.worker import NOT_WARM, offer, ready
 from limn.segment.bundle.sample import Sample, add_sample
 from limn.segment.engine import int8
 from limn.segment.engine.int8 import Verdict
@@ -35,7 +36,7 @@ allow_demo_bundle = true
 # As Dask runs a preload: what it raises is logged and forgotten.
 RUN = """
 import pathlib, sys
-from limn.node.contour import worker
+from limn.node.contour.work import worker
 from limn.node.host import lifetime
 def broken(config, kept_in):
     raise RuntimeError("the model does not load")

@@ -12,10 +12,10 @@ from limn.dicom.instance import input_digest, inspect
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.node.config import Model, PlanningSystem
-from limn.node.contour.content import Content
 from limn.node.contour.flights import Flights
 from limn.node.contour.job import Job
-from limn.node.contour.worker import contour_here
+from limn.node.contour.work.content import Content
+from limn.node.contour.work.worker import contour_here
 from limn.node.store.journal.journal import Journal
 from tests.conftest import BUNDLE
 from tests.support.node.parts import SCP, Door, arrived, slices, write_slices
