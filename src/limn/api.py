@@ -22,12 +22,13 @@ from limn.dicom.rtstruct import Style
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import ConfigWrong, LimnError
+from limn.domain.forms import RTSTRUCT, Form
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import image_of
-from limn.node.batch.forms import RTSTRUCT, Evened, Form, forms_of, write_forms
 from limn.node.batch.one_folder import Work, site_config
 from limn.node.batch.source import opened
+from limn.node.contour.work.forms import Evened, forms_of, write_forms
 
 if TYPE_CHECKING:
     import SimpleITK

@@ -151,8 +151,8 @@ def _add_contour(commands: Commands) -> None:
 
 
 def _contour(parsed: argparse.Namespace) -> int:
-    from limn.node.batch.forms import forms_of
     from limn.node.batch.many_folders import contour_folders
+    from limn.node.contour.work.forms import forms_of
 
     done = contour_folders(
         parsed.folder,

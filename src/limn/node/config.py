@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.forms import FORMS, RTSTRUCT, Form
 from limn.domain.roi_rules import RoiRule
 from limn.domain.shipped import bundle_named
 from limn.node.permissions import check_not_others
@@ -292,13 +293,21 @@ class DicomDestination(_Table):
 
 
 class FolderDestination(_Table):
-    """A folder into which every structure set is written."""
+    """A folder into which every structure set is written, and what else the site wants of it."""
 
     kind: Literal["folder"]
     name: Annotated[str, Field(min_length=1)]
     folder: Path
     previews: bool = False
     rois: RoiNames | None = None
+    forms: tuple[Form, ...] = RTSTRUCT
+
+    @model_validator(mode="after")
+    def _with_a_structure_set(self) -> FolderDestination:
+        if "rtstruct" not in self.forms:
+            msg = 'forms must have "rtstruct", by which the delivery is known'
+            raise ValueError(msg)
+        return self
 
 
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
@@ -392,6 +401,17 @@ class Config(_Table):
     def ready_path(self) -> Path:
         """Exists while a warm worker waits for scans."""
         return self.data_dir / "ready"
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """What any folder wants beside the structure set."""
+        wanted = {
+            form
+            for each in self.destination
+            if isinstance(each, FolderDestination)
+            for form in each.forms
+        }
+        return tuple(form for form in FORMS if form in wanted and form != "rtstruct")
 
     @property
     def receiving_path(self) -> Path:

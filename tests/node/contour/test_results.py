@@ -135,6 +135,17 @@ def test_only_live_scans_are_held(desk, priority, held):
     assert row.record.get("held") == (None if held else "mirrored image")
 
 
+def test_other_forms_are_on_disk_before_a_courier_knows_of_the_scan(desk):
+    """Folders get them with the structure set."""
+    row = desk.began()
+    desk.lands(row, "finished", replace(product(), forms={"SEG.dcm": b"SEG", "Heart.stl": b"STL"}))
+    folder = desk.config.results_dir / row.name / "forms"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "SEG.dcm": b"SEG",
+        "Heart.stl": b"STL",
+    }
+
+
 def test_a_result_waits_for_room_on_the_disk(desk, monkeypatch, caplog):
     """All files wait in memory, the log names the cause once, and nothing runs again."""
     monkeypatch.setattr(persist, "PAUSE_S", 0.001)

@@ -465,3 +465,25 @@ def test_a_structure_set_that_was_changed_on_disk_goes_nowhere(path, tmp_path):
     assert answer.outcome is Outcome.REFUSED
     assert "is not what limn wrote there" in answer.status
     assert archive.taken == []
+
+
+def test_a_folder_gets_the_forms_that_it_wants(path, tmp_path):
+    """Each under the scan's name; another folder has others, and the structure set in any case."""
+    scan = tmp_path / "scans" / "scan-00007"
+    (scan / "forms").mkdir(parents=True)
+    moved = scan / path.name
+    path.rename(moved)
+    for name in ("SEG.dcm", "labels.nii.gz", "labels.csv", "labels.seg.nrrd", "Heart.stl"):
+        (scan / "forms" / name).write_bytes(name.encode())
+    for forms, names in (
+        (("rtstruct",), set()),
+        (("rtstruct", "seg", "stl"), {"SEG.dcm", "Heart.stl"}),
+        (("rtstruct", "nifti"), {"labels.nii.gz", "labels.csv"}),
+    ):
+        out = tmp_path / "-".join(forms)
+        wanted = FolderDestination(kind="folder", name="out", folder=out, forms=forms)
+        assert deliver(wanted, moved, "LIMN").outcome is Outcome.DELIVERED
+        assert {each.name for each in out.iterdir()} == {
+            moved.name,
+            *(f"scan-00007.{name}" for name in names),
+        }

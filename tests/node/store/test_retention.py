@@ -111,6 +111,17 @@ def test_results_go_later_and_only_those_of_the_node(site: Site) -> None:
     assert "picture.png" in json.loads((folder / "removed.json").read_text())["files"]
 
 
+def test_other_forms_go_with_the_results(site: Site) -> None:
+    """With their folder."""
+    row = site.receive("1")
+    folder = site.contour(row)
+    (folder / "forms").mkdir()
+    (folder / "forms" / "SEG.dcm").write_bytes(b"x")
+    site.deliver(row, 91)
+    site.retention.work(time.time())
+    assert [path.name for path in folder.iterdir()] == ["removed.json"]
+
+
 def test_a_preview_goes_with_the_results(site: Site) -> None:
     """It is no use beside the structure set that followed."""
     row = site.delivered("1", 91)

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
+from limn.domain.forms import RTSTRUCT, Form
 from limn.node.batch import here, on_node
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
-from limn.node.batch.forms import RTSTRUCT, Form
 from limn.node.batch.notes import TABLE, Note, Notes, write_table
 from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.batch.source import stands_alone

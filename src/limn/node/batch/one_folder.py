@@ -18,16 +18,17 @@ from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.folders import writable
+from limn.domain.forms import RTSTRUCT, Form
 from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
-from limn.node.batch.forms import RTSTRUCT, Form, write_forms
 from limn.node.batch.source import opened
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.animal_names import AnimalName, name_of
 from limn.node.contour.pipeline import Options, Product, contour, contour_each
 from limn.node.contour.site_bundle import algorithm_of, label_of
+from limn.node.contour.work.forms import write_forms
 from limn.node.contour.work.warm import warm_up
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.draw.animals.choose import ChoiceRule

@@ -192,6 +192,7 @@ class Flights:
             deadline_s=self._config.engine.deadline_s,
             judge=self._config.judge,
             roi=self._config.roi,
+            forms=self._config.forms,
             input_digest=row.series_digest,
             received_at=row.last_slice_at + row.settle_s,
             delivered=row.priority >= LIVE,

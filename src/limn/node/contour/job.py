@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from limn.domain.forms import Form
 from limn.domain.roi_rules import RoiRule
 from limn.node.config import Judging, Model, PlanningSystem
 
@@ -43,6 +45,8 @@ class Job:
     delivered: bool = True
     # What the site derives from the organs.
     roi: tuple[RoiRule, ...] = ()
+    # What the site's folders want beside the structure set.
+    forms: tuple[Form, ...] = ()
     # Which animal of the field it is, if the site wants each.
     animal_number: int = 1
     # SOP and Series Instance UID for each animal after it, and the SOP Instance UID that it
@@ -59,6 +63,7 @@ class Result:
     Attributes
     ----------
     ended : empty when contoured, else "refused", "failed" or `UNFIT`, with the reason
+    forms : files that the site's folders want beside the structure set, by their names
     record : columns of the `ScanRecord` that the worker knows
     held : why a person must look before the structure set is delivered; None if nobody must
     sop_instance_uid : of the structure set
@@ -73,6 +78,7 @@ class Result:
     structure_set: bytes = b""
     picture: bytes = b""
     labels: bytes = b""
+    forms: Mapping[str, bytes] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     held: str | None = None
     sop_instance_uid: str = ""

@@ -23,6 +23,7 @@ from limn.node.contour.job import UNFIT, Result
 from limn.node.contour.previews import preview_path
 from limn.node.permissions import make_private_folder
 from limn.node.persist import DeferredWriter, WriteAbandoned, Written, write_until_done
+from limn.node.store.disk.spool import FORMS_DIR
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow, StructureSetRow
 from limn.node.store.journal.schema import LIVE, is_damaged, is_locked
@@ -303,6 +304,9 @@ class Results:
         def write() -> None:
             make_private_folder(folder)
             write_durably(path, result.structure_set, OWNER_ONLY_FILE)
+            for name, contents in result.forms.items():
+                make_private_folder(folder / FORMS_DIR)
+                write_durably(folder / FORMS_DIR / name, contents, OWNER_ONLY_FILE)
             held = result.held if live else None
             self._journal.contoured(row.id, str(path), record, held, contents_sha256)
 

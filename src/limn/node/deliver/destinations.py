@@ -8,6 +8,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,10 +22,12 @@ from limn.dicom.roi_choice import choose_rois
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.files import may_pass, write_durably
 from limn.domain.folders import not_a_folder
+from limn.domain.forms import ENDINGS, Form
 from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.dimse.client import peer_of, store
 from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
+from limn.node.store.disk.spool import FORMS_DIR
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ def deliver(
             contents = choose_rois(contents, destination.rois, destination.name)
             name = f"{path.stem}.{_NO_FILE_NAME.sub('_', destination.name)[:60]}{path.suffix}"
         if isinstance(destination, FolderDestination):
-            return _export(destination, name, contents)
+            return _export(destination, path, name, contents)
         dataset = pydicom.dcmread(io.BytesIO(contents))
         # The association needs both.
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
@@ -126,14 +129,26 @@ def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
     return contents
 
 
-def _export(destination: FolderDestination, name: str, contents: bytes) -> DeliveryAnswer:
+def _export(
+    destination: FolderDestination, path: Path, name: str, contents: bytes
+) -> DeliveryAnswer:
+    """Write a structure set and the other forms of its scan, the structure set last."""
     try:
         destination.folder.mkdir(parents=True, exist_ok=True)
+        for other in sorted((path.parent / FORMS_DIR).glob("*")):
+            if _is_wanted(other.name, destination.forms):
+                # Of every scan the files have the same names.
+                named = destination.folder / f"{path.parent.name}.{other.name}"
+                write_durably(named, other.read_bytes())
         write_durably(destination.folder / name, contents)
     except OSError as error:
         why = one_line(not_a_folder(destination.folder)) or error.strerror
         return DeliveryAnswer(Outcome.RETRY_LATER, f"{destination.folder}: {why}", time.time())
     return DeliveryAnswer(Outcome.DELIVERED, "written", time.time())
+
+
+def _is_wanted(name: str, forms: Collection[Form]) -> bool:
+    return any(form in forms and name.endswith(ENDINGS[form]) for form in ENDINGS)
 
 
 def backoff_s(tries: int) -> float:

@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -21,7 +22,7 @@ from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
 from limn.node.heartbeat import for_thread
-from limn.node.store.disk.spool import REMOVED, Spool
+from limn.node.store.disk.spool import FORMS_DIR, REMOVED, Spool
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
 from limn.node.store.journal.schema import JournalError
@@ -41,6 +42,7 @@ CLOCK_IS_RIGHT = "clock-is-right"
 MOST_OFF_S = 7 * DAY_S
 # What the engine writes for a scan; any other file in its folder belongs to a user.
 RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
+FORMS = (f"{FORMS_DIR}/*",)
 PREVIEWS = ("PREVIEW.*.dcm", "preview.png")
 
 
@@ -206,7 +208,7 @@ class Retention:
 
     def _remove_results(self, scan_id: int, _: Path) -> None:
         folder = self._results_dir / f"scan-{scan_id:05d}"
-        files = [path for pattern in (*RESULTS, *PREVIEWS) for path in folder.glob(pattern)]
+        files = [path for pattern in (*RESULTS, *FORMS, *PREVIEWS) for path in folder.glob(pattern)]
         if not files:
             return
         row = self._journal.scan(scan_id)
@@ -226,6 +228,8 @@ class Retention:
         # Pictures and labels go first, so that a full disk has room for the note.
         for path in set(files) - set(structure_sets):
             path.unlink()
+        with suppress(OSError):
+            (folder / FORMS_DIR).rmdir()
         write_durably(folder / REMOVED, json.dumps(note).encode())
         (folder / REMOVED).chmod(OWNER_ONLY_FILE)
         for path in structure_sets:

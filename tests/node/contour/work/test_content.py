@@ -129,6 +129,7 @@ def test_a_job_carries_the_digest_of_the_journal(tmp_path):
         model=Model(bundle=BUNDLE),
         judge=None,
         roi=(),
+        forms=(),
         planning_system=None,
         engine=SimpleNamespace(deadline_s=60.0),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from limn.segment.draw.animals.located import Place
     from limn.segment.draw.derived import DerivedRoi
     from limn.segment.engine.ensemble import Ensemble
+
+log = logging.getLogger(__name__)
 
 
 def contour_job(
@@ -156,19 +159,31 @@ class _Work:
         return identity, self._scan_name if place.number == self.job.animal_number else ""
 
     def _result(self, product: Product, sop_instance_uid: str, flag: str = "") -> Result:
-        # The labels are packed in the picture's time: both are for people, not for the peer.
+        # Labels and forms are made in the picture's time: they are for people, not for the peer.
         with self.stopwatch.stage("picture_s"):
             labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
+            forms = self._forms(product)
         return Result(
             scan=self.job.scan,
             started_at=self.started_at,
             structure_set=product.structure_set,
             picture=product.picture,
             labels=labels,
+            forms=forms,
             record={"started_at": self.started_at, **_record(product, self.ensemble, flag)},
             held=product.held,
             sop_instance_uid=sop_instance_uid,
         )
+
+    def _forms(self, product: Product) -> dict[str, bytes]:
+        from limn.node.contour.work.forms import forms_in_memory  # noqa: PLC0415
+
+        if not self.job.forms or self.job.preview:
+            return {}
+        files, failure = forms_in_memory(product, self.options.style, self.job.forms)
+        if failure:
+            log.warning("%s: %s", self._scan_name, failure)
+        return files
 
 
 def _identity(job: Job, label: str, bundle: Bundle) -> Identity:

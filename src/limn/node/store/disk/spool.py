@@ -24,6 +24,8 @@ RELEASED = "released.json"
 RELEASED_BYTES = 512
 MAX_SENDER = 60
 REMOVED = "removed.json"
+# Beside a structure set: what folders want of the scan in other forms.
+FORMS_DIR = "forms"
 # Prefix of a folder that is being removed and counts as no series. After it the name gives the
 # folder of the series, its number of instances and the day: a rename is atomic and needs no room.
 _TRASH = ".going-"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from limn.dicom.segmentation import build_segmentation
 from limn.dicom.series import Series
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
+from limn.domain.forms import FORMS, Form
 from limn.domain.geometry import Grid, even_grid
 from limn.formats.label_files import (
     file_name,
@@ -24,11 +26,6 @@ from limn.formats.label_files import (
     write_slicer_segmentation,
 )
 from limn.node.contour.pipeline import Product
-
-Form = Literal["rtstruct", "seg", "nifti", "nrrd", "stl", "csv"]
-FORMS: tuple[Form, ...] = get_args(Form)
-# What a command writes if nobody asks for more.
-RTSTRUCT: tuple[Form, ...] = ("rtstruct",)
 
 
 def forms_of(text: str) -> tuple[Form, ...]:
@@ -93,6 +90,21 @@ def write_forms(
         msg = f"not written: {'; '.join(failures)}. In {folder}: {', '.join(p.name for p in made)}"
         raise StageFailed(msg)
     return made
+
+
+def forms_in_memory(
+    product: Product, style: Style, forms: Collection[Form]
+) -> tuple[dict[str, bytes], str]:
+    """These forms as files by their names, and why others could not be made; empty if all were."""
+    with TemporaryDirectory(prefix="limn-forms-") as temporary:
+        folder, failure = Path(temporary), ""
+        try:
+            write_forms(folder, product, style, forms)
+        except StageFailed as error:
+            failure = str(error).partition(". In ")[0]
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    files.pop("picture.png", None)
+    return files, failure
 
 
 def _rtstruct(folder: Path, product: Product, style: Style) -> list[Path]:
