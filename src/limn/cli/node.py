@@ -67,7 +67,7 @@ def _add_serve(commands: Commands) -> None:
     serve = _with_config(commands, "serve", "run the node until Ctrl-C")
     serve.add_argument(
         "--only",
-        choices=["receiver", "scheduler", "worker", "engine"],
+        choices=["receiver", "scheduler", "worker", "engine", "board"],
         metavar="PART",
         help="this host's part of a node on several: receiver (with dispatch and delivery), "
         "scheduler or worker (deploy/README.md)",
@@ -90,6 +90,10 @@ def _serve(parsed: argparse.Namespace) -> None:
         from limn.node.serve.engine import run_engine
 
         run_engine(parsed.config)
+    elif parsed.only == "board":
+        from limn.node.board.run import run_board
+
+        run_board(parsed.config)
 
 
 def _add_check(commands: Commands) -> None:

@@ -271,6 +271,14 @@ class RetentionSettings(_Table):
     results_days: Annotated[float, Field(gt=0)] | None = None
 
 
+class BoardSettings(_Table):
+    """The web pages of the node, for people at this computer."""
+
+    host: Literal["127.0.0.1"] = "127.0.0.1"
+    port: Port = 8114
+    asleep_limit_min: Annotated[float, Field(gt=0)] | None = None
+
+
 class DicomDestination(_Table):
     """A planning system or archive that takes C-STORE."""
 
@@ -327,6 +335,7 @@ class Config(_Table):
     log: Log = Log()
     metrics: MetricsSettings = MetricsSettings()
     retention: RetentionSettings = RetentionSettings()
+    board: BoardSettings | None = None
     roi: tuple[Annotated[RoiRule, Field(discriminator="kind")], ...] = ()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
 

@@ -290,23 +290,28 @@ class Killer:
             victim = self.victims[number % len(self.victims)]
             if stopping.wait(chance.uniform(0.2, self.longest_pause_s)):
                 return
-            wait_for(lambda name=victim: self._is_there(name), 120, self.node.explain)
-            pid = self.node.pid(victim)
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda name=victim: self._kill(name), 120, self.node.explain)
             self.done.append(victim)
             if victim == SUPERVISOR:
                 assert self.node.process is not None
                 self.node.process.wait()
                 self.node.launch()
 
-    def _is_there(self, name: str) -> bool:
-        """Whether a process runs; starts a node that has ended again, as systemd does."""
+    def _kill(self, name: str) -> bool:
+        """Kill a process, if it runs; starts a node that has ended again, as systemd does."""
         assert self.node.process is not None
         if self.node.process.poll() is not None:
             time.sleep(0.5)
             self.node.launch()
-        return self.node.pid(name) is not None
+        # A worker may end by itself just now: its scheduler was killed before it.
+        pid = self.node.pid(name)
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

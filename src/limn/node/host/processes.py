@@ -12,7 +12,7 @@ from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.host.certs import TLS_FILES
 
-Part = Literal["receiver", "engine", "scheduler", "worker"]
+Part = Literal["receiver", "engine", "scheduler", "worker", "board"]
 
 # For every process of the node.
 ENVIRONMENT = {
@@ -61,6 +61,9 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
         If the config does not fit the part.
     """
     engine = config.engine
+    if only == "board":
+        msg = "the board is a part of a node: [board] in its config, and limn serve"
+        raise ConfigWrong(msg)
     if only == "engine":
         msg = "dispatch and delivery share the receiver's journal; serve --only receiver runs both"
         raise ConfigWrong(msg)
@@ -79,7 +82,8 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
         found += _workers(config, config_path)
     if only in {None, "receiver"}:
         limn = (sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path))
-        found += [Process(part, (*limn, "--only", part, "--child")) for part in _RECEIVING]
+        parts = _RECEIVING if config.board is None else (*_RECEIVING, "board")
+        found += [Process(part, (*limn, "--only", part, "--child")) for part in parts]
     return found
 
 

@@ -60,6 +60,19 @@ class JournalReader(PreviewReader):
             )
         )
 
+    def done_since(self, since: float, most: int) -> list[ScanRow]:
+        """Live scans that some destination accepted since then (UTC s), the newest first."""
+        return list(
+            self._scans(
+                "where priority >= ? and state = 'contoured' and id in (select structure_set.scan "
+                "from structure_set join delivery on delivery.structure_set = structure_set.id "
+                "where accepted_at >= ?) and id not in (select structure_set.scan from "
+                "structure_set join delivery on delivery.structure_set = structure_set.id where "
+                "delivery.state <> 'delivered') order by id desc limit ?",
+                (LIVE, since, most),
+            )
+        )
+
     def ended_badly(self, since: float) -> list[ScanRow]:
         """Live scans refused or failed since then (UTC s), and all in quarantine, oldest first.
 

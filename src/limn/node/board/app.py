@@ -1,0 +1,243 @@
+"""The pages of the board, and what a person may do there."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from limn.domain.errors import LimnError
+from limn.domain.records import ScanRecord
+from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
+from limn.node.board.views import Choice, Live, history, live, scan_page
+from limn.node.config import Config
+from limn.node.operate.journal_access import journal_to_read
+from limn.node.operate.release import discard, release
+from limn.node.operate.retry import resend, retry
+from limn.node.store.disk import scanlog
+
+HERE = Path(__file__).parent
+EVERY_S, PING_S = 0.5, 5.0
+MOST_STREAMS = 50
+# Of a form: a name and a reason.
+MOST_FORM_BYTES = 4096
+SCAN = re.compile(r"scan-\d{5,9}")
+
+
+class Board:
+    """One node's board.
+
+    Parameters
+    ----------
+    port : on which it listens, for the Host header
+    """
+
+    def __init__(self, config: Config, config_path: Path, port: int) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._tokens = Tokens()
+        self._log = scanlog.LogFollower(config.scan_log_path)
+        self._live: tuple[float, Live] | None = None
+        self._streams = 0
+        self._pages = Environment(
+            loader=PackageLoader("limn.node.board"), autoescape=select_autoescape(default=True)
+        )
+        self.app = Guard(
+            Starlette(
+                routes=[
+                    Route("/", self.live_page),
+                    Route("/events", self.events),
+                    Route("/history", self.history_page),
+                    Route("/history.csv", self.history_csv),
+                    Route("/{scan}", self.scan),
+                    Route("/{scan}/file/{name}", self.file),
+                    Route("/{scan}/{action}", self.act, methods=["POST"]),
+                    Mount("/static", StaticFiles(directory=HERE / "static")),
+                ],
+                exception_handlers={HTTPException: self._refused, LimnError: self._refused},
+            ),
+            port,
+        )
+
+    def _now(self) -> Live:
+        """The live view, computed at most twice a second for all who look."""
+        now_s = time.monotonic()
+        if self._live is None or now_s - self._live[0] >= EVERY_S:
+            self._live = now_s, live(self._config, self._config_path, time.time())
+        return self._live[1]
+
+    def _fragment(self) -> str:
+        board = self._config.board
+        limit = None if board is None else board.asleep_limit_min
+        return self._pages.get_template("lines.html").render(live=self._now(), limit_min=limit)
+
+    def _page(
+        self, request: Request, template: str, status: int = 200, **values: object
+    ) -> Response:
+        session, is_new = session_of(request)
+        text = self._pages.get_template(template).render(
+            token=self._tokens.of(session), path=request.url.path, **values
+        )
+        answer = HTMLResponse(text, status)
+        if is_new:
+            answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
+        return answer
+
+    async def live_page(self, request: Request) -> Response:
+        """What comes in, runs, waits, goes out or needs a person."""
+        fragment = await run_in_threadpool(self._fragment)
+        return self._page(request, "live.html", fragment=fragment)
+
+    async def events(self, request: Request) -> Response:
+        """The live page's lines, again each time they change (server-sent events)."""
+        if self._streams >= MOST_STREAMS:
+            return PlainTextResponse("too many pages are open\n", status_code=503)
+
+        async def lines() -> AsyncIterator[str]:
+            self._streams += 1
+            shown, sent_s = "", time.monotonic()
+            try:
+                while not await request.is_disconnected():
+                    fragment = await run_in_threadpool(self._fragment)
+                    if fragment != shown:
+                        shown, sent_s = fragment, time.monotonic()
+                        data = "".join(f"data: {line}\n" for line in fragment.splitlines())
+                        yield f"{data}\n"
+                    elif time.monotonic() - sent_s > PING_S:
+                        sent_s = time.monotonic()
+                        yield ": still there\n\n"
+                    await asyncio.sleep(EVERY_S)
+            finally:
+                self._streams -= 1
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def scan(self, request: Request) -> Response:
+        """One scan."""
+        name = _scan_name(request)
+
+        def found() -> object:
+            with journal_to_read(self._config) as journal:
+                row = journal.named([name]).get(name) if journal is not None else None
+                if row is None or journal is None:
+                    raise HTTPException(404, f"there is no {name}")
+                return scan_page(journal, row, self._config)
+
+        page = await run_in_threadpool(found)
+        return self._page(
+            request, "scan.html", scan=page, said=request.query_params.get("said", "")
+        )
+
+    async def file(self, request: Request) -> Response:
+        """A file of a scan; only those that its page lists."""
+        name, wanted = _scan_name(request), request.path_params["name"]
+        folder = self._config.results_dir / name
+
+        def found() -> Path | None:
+            files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("forms/*"))
+            return next((each for each in files if each.name == wanted and each.is_file()), None)
+
+        path = await run_in_threadpool(found)
+        if path is None:
+            raise HTTPException(404, f"{name} has no file {wanted}")
+        shown = path.suffix == ".png"
+        return FileResponse(
+            path,
+            media_type="image/png" if shown else "application/octet-stream",
+            filename=None if shown else f"{name}.{path.name}",
+        )
+
+    async def history_page(self, request: Request) -> Response:
+        """Scans that are done."""
+        choice = _choice(request)
+        found = history(await self._rows() if not choice.wrong else [], choice)
+        query = urlencode({k: v for k, v in request.query_params.items() if v})
+        return self._page(request, "history.html", history=found, choice=choice, query=query)
+
+    async def history_csv(self, request: Request) -> Response:
+        """The chosen scans as `limn log --csv` prints them."""
+        choice = _choice(request)
+        if choice.wrong:
+            raise HTTPException(400, choice.wrong)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(scanlog.neutral(row) for row in await self._rows() if choice.takes(row))
+        headers = {"Content-Disposition": 'attachment; filename="scans.csv"'}
+        return Response(text.getvalue(), media_type="text/csv", headers=headers)
+
+    async def _rows(self) -> list[dict[str, str]]:
+        try:
+            return await run_in_threadpool(self._log.rows)
+        except OSError:
+            # No scan has ended yet.
+            return []
+
+    async def act(self, request: Request) -> Response:
+        """Release, discard, send again or run again, by a person's order."""
+        name, action = _scan_name(request), request.path_params["action"]
+        if int(request.headers.get("content-length") or MOST_FORM_BYTES + 1) > MOST_FORM_BYTES:
+            raise HTTPException(413, "the form is too long")
+        form = {key: str(value) for key, value in (await request.form()).items()}
+        if not self._tokens.fits(request.cookies.get(COOKIE, ""), form.get("token", "")):
+            raise HTTPException(
+                403, "this form is not of a page that this browser got; load it again"
+            )
+        by, why = form.get("by", "").strip(), form.get("why", "").strip()
+        if not by:
+            raise HTTPException(400, "give your name: it stands in the log")
+        act = self._actions(name, by, why).get(action)
+        if act is None:
+            raise HTTPException(404, f"there is no action {action}")
+        await run_in_threadpool(act)
+        said = urlencode({"said": f"{action}: done, by {by}"})
+        return RedirectResponse(f"/{name}?{said}", status_code=303)
+
+    def _actions(self, name: str, by: str, why: str) -> dict[str, Callable[[], None]]:
+        path = self._config_path
+        return {
+            "release": lambda: release(path, [name], by=by, why=why or None, yes=True),
+            "discard": lambda: discard(path, [name], why, by=by, yes=True),
+            "resend": lambda: resend(path, [name], None),
+            "retry": lambda: retry(path, [name]),
+        }
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 409
+        words = error.detail if isinstance(error, HTTPException) else str(error)
+        return self._page(request, "refused.html", status, words=words)
+
+
+def _scan_name(request: Request) -> str:
+    name = str(request.path_params["scan"])
+    if SCAN.fullmatch(name) is None:
+        raise HTTPException(404, "there is no such page")
+    return name
+
+
+def _choice(request: Request) -> Choice:
+    return Choice(
+        **{each.name: request.query_params.get(each.name, "").strip() for each in fields(Choice)}
+    )

@@ -1,0 +1,49 @@
+"use strict";
+// The clocks of sleeping animals, and the live page's lines as the node changes.
+
+const clocks = () => {
+  const now = Date.now() / 1000;
+  for (const cell of document.querySelectorAll(".clock[data-since]")) {
+    const asleep = Math.max(0, Math.floor(now - Number(cell.dataset.since)));
+    cell.textContent = `${Math.floor(asleep / 60)}:${String(asleep % 60).padStart(2, "0")}`;
+    const limit = Number(cell.dataset.limit || Infinity);
+    cell.classList.toggle("near", asleep >= 0.75 * limit && asleep < limit);
+    cell.classList.toggle("over", asleep >= limit);
+  }
+};
+
+const ends = (lines) =>
+  [...lines.querySelectorAll("tr.held, .done tbody tr")].map((row) => row.querySelector("th").textContent + row.className);
+
+const ring = () => {
+  const audio = new AudioContext();
+  const tone = audio.createOscillator();
+  tone.connect(audio.destination);
+  tone.start();
+  tone.stop(audio.currentTime + 0.4);
+};
+
+const follow = (lines) => {
+  const lost = document.getElementById("lost");
+  const source = new EventSource(lines.dataset.events);
+  source.onmessage = (event) => {
+    const before = new Set(ends(lines));
+    // The board's own page, in which every text is escaped.
+    lines.innerHTML = event.data;
+    lost.hidden = true;
+    clocks();
+    const news = ends(lines).filter((each) => !before.has(each));
+    if (news.length) {
+      document.title = `(${news.length}) limn`;
+      if (document.getElementById("sound").checked) ring();
+    }
+  };
+  source.onopen = () => { lost.hidden = true; };
+  source.onerror = () => { lost.hidden = false; };
+};
+
+document.addEventListener("visibilitychange", () => { if (!document.hidden) document.title = document.title.replace(/^\(\d+\) /, ""); });
+const lines = document.getElementById("lines");
+clocks();
+setInterval(clocks, 1000);
+if (lines) follow(lines);

@@ -1,0 +1,292 @@
+"""The board's pages: what they show, what a person may do, and what nobody may."""
+
+import csv
+import io
+import re
+import time
+
+import pytest
+
+from limn.domain.records import ScanRecord
+from limn.node.board import app as app_module
+from limn.node.board.guard import COOKIE
+from limn.node.board.views import Choice, history
+from limn.node.config import load_config
+from limn.node.store.disk import scanlog
+from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
+from limn.node.store.disk.running import RunningScan, write_running
+from tests.node.board.conftest import with_picture
+
+
+def token_of(page):
+    """The token in a page's forms."""
+    return re.search(r'name="token" value="([0-9a-f]{64})"', page.text)[1]
+
+
+def coming(site, animal="M1"):
+    """A series that comes in."""
+    series = ReceivingSeries(
+        animal=animal,
+        sender="CT@10.0.0.1",
+        series_instance_uid="1.2",
+        since_utc="2026-11-30T10:00:00+00:00",
+        slices=40,
+        expected=200,
+        waits_for="the end of its association",
+        until_utc="",
+    )
+    write_receiving(load_config(site.config).receiving_path, [series], time.time())
+
+
+def test_an_empty_node_says_that_it_is_stopped(browser):
+    """Before anything has come."""
+    page = browser.get("/")
+    assert page.status_code == 200
+    assert "the node is stopped" in page.text
+    assert "Nothing comes in, runs or waits." in page.text
+
+
+def test_the_live_page_shows_every_scan(site, browser):
+    """The first slices, how far a scan is, why one is held, and what is done."""
+    coming(site)
+    running = site.scan(2)
+    site.journal.started(running.id)
+    now = time.time()
+    write_running(
+        load_config(site.config).running_path,
+        [RunningScan(scan=running.id, stage="inference_s", share=0.43, ends_at=now + 9)],
+        now,
+    )
+    site.contoured(3, held="mirrored image")
+    done = site.contoured(4)
+    for delivery in site.journal.deliveries(done.id):
+        site.journal.delivered(delivery.id, "0x0000", now)
+    text = " ".join(browser.get("/").text.split())
+    assert "40 of 200 slices; waits for the end of its association" in text
+    assert 'value="0.2"' in text
+    assert "43 %" in text
+    assert "inference" in text
+    assert "contours about" in text
+    assert "mirrored image" in text
+    assert "tps has it since" in text
+    assert text.count("data-since=") == 3
+
+
+def test_what_others_wrote_stays_text(site, browser):
+    """A PatientID, a sender, a reason and a file's name that are HTML."""
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    coming(site, evil)
+    row = site.contoured(2, animal=evil, sender=evil, held=evil)
+    with_picture(site, row)
+    for page in ("/", f"/{row.name}", "/history?animal=" + evil):
+        text = browser.get(page).text
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+
+
+def test_a_held_scan_is_released_with_name_and_reason(site, browser):
+    """Both stand in the journal; the deliveries go out."""
+    row = site.contoured(1, held="mirrored image")
+    with_picture(site, row)
+    page = browser.get(f"/{row.name}")
+    assert "mirrored image" in page.text
+    assert f"/{row.name}/file/picture.png" in page.text
+    form = {"token": token_of(page), "by": "Anna", "why": "looked at the picture"}
+    answer = browser.post(f"/{row.name}/release", data=form)
+    assert answer.status_code == 303
+    structure_set = site.journal.structure_set_of(row.id)
+    assert (structure_set.released_by, structure_set.release_why) == (
+        "Anna",
+        "looked at the picture",
+    )
+    assert site.states(row) == ["waiting", "waiting"]
+    after = browser.get(answer.headers["location"]).text
+    assert "release: done, by Anna" in after
+    assert "send again" in after
+
+
+@pytest.mark.parametrize(
+    ("action", "state"), [("discard", ["discarded"] * 2), ("release", ["held"] * 2)]
+)
+def test_what_needs_words_is_not_done_without_them(site, browser, action, state):
+    """A discard needs a reason, everything a name."""
+    row = site.contoured(1, held="mirrored image")
+    token = token_of(browser.get(f"/{row.name}"))
+    nameless = browser.post(f"/{row.name}/{action}", data={"token": token, "by": " ", "why": "x"})
+    assert (nameless.status_code, "give your name" in nameless.text) == (400, True)
+    without = browser.post(f"/{row.name}/discard", data={"token": token, "by": "Anna", "why": ""})
+    assert without.status_code == 409
+    assert "is empty" in without.text
+    assert site.states(row) == ["held", "held"]
+    if action == "discard":
+        form = {"token": token, "by": "Anna", "why": "wrong animal"}
+        assert browser.post(f"/{row.name}/discard", data=form).status_code == 303
+    assert site.states(row) == state
+
+
+def test_a_failed_scan_runs_again_and_a_delivered_one_is_sent_again(site, browser):
+    """As `limn retry` and `limn resend`."""
+    failed = site.scan(1)
+    site.journal.end(failed.id, "failed", "why", {})
+    form = {"by": "Anna", "token": token_of(browser.get(f"/{failed.name}"))}
+    assert browser.post(f"/{failed.name}/retry", data=form).status_code == 303
+    assert site.journal.scan(failed.id).state == "ready"
+    refused = browser.post(f"/{failed.name}/resend", data=form)
+    assert (refused.status_code, "is not contoured yet" in refused.text) == (409, True)
+    done = site.contoured(2)
+    for delivery in site.journal.deliveries(done.id):
+        site.journal.delivered(delivery.id, "0x0000", time.time())
+    assert browser.post(f"/{done.name}/resend", data=form).status_code == 303
+    assert site.states(done) == ["waiting", "waiting"]
+
+
+def test_a_form_of_another_page_changes_nothing(site, browser):
+    """Without the token, with another browser's, with a cookie alone, with a GET."""
+    row = site.contoured(1, held="mirrored image")
+    form = {"by": "Eve", "why": "x"}
+    assert browser.post(f"/{row.name}/release", data=form).status_code == 403
+    token = token_of(browser.get(f"/{row.name}"))
+    browser.cookies.clear()
+    for cookies in ({}, {COOKIE: "a" * 43}, {COOKIE: ""}):
+        answer = browser.post(
+            f"/{row.name}/release",
+            data=form | {"token": token},
+            headers={"cookie": f"{COOKIE}={cookies.get(COOKIE, '')}"},
+        )
+        assert answer.status_code == 403
+    assert browser.get(f"/{row.name}/release").status_code in (404, 405)
+    assert site.states(row) == ["held", "held"]
+
+
+def test_the_cookie_stays_with_this_site(browser):
+    """No script reads it, and no other site's page sends it."""
+    header = browser.get("/").headers["set-cookie"].lower()
+    assert "httponly" in header
+    assert "samesite=strict" in header
+
+
+@pytest.mark.parametrize("host", ["evil.example", "10.0.0.7:8114", "localhost", "localhost:1"])
+def test_another_name_than_this_computers_gets_nothing(site, browser, host):
+    """A page of another site whose name was led here (DNS rebinding)."""
+    site.contoured(1, held="mirrored image")
+    for page in ("/", "/events", "/scan-00001", "/static/board.css"):
+        answer = browser.get(page, headers={"host": host})
+        assert answer.status_code == 421
+        assert "M1" not in answer.text
+
+
+def test_every_answer_forbids_what_a_page_does_not_need(site, browser):
+    """Strict Content-Security-Policy, and no inline script or style in any page."""
+    row = site.contoured(1, held="why")
+    for page in ("/", "/history", f"/{row.name}", "/nothing", "/static/board.js"):
+        answer = browser.get(page)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        if "html" in answer.headers["content-type"]:
+            assert " style=" not in answer.text
+            assert not re.search(r"<script(?! src=\"/static/)", answer.text)
+            assert not re.search(r"\son\w+=", answer.text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("..%2f..%2fjournal.sqlite", "%2e%2e/limn.toml", "removed.json", "labels.npz"),
+        *("../../journal.sqlite", "picture.png/../../../journal.sqlite", "%00", "RS..dcm"),
+    ],
+)
+def test_only_the_files_of_a_scan_are_given(site, browser, name):
+    """Whatever the path says."""
+    row = site.contoured(1)
+    folder = with_picture(site, row)
+    (folder / "labels.npz").write_bytes(b"x")
+    assert browser.get(f"/{row.name}/file/picture.png").headers["content-type"] == "image/png"
+    assert browser.get(f"/{row.name}/file/{name}").status_code in (404, 405)
+
+
+@pytest.mark.parametrize(
+    "page", ["/scan-1", "/scan-00009", "/scan-0000a", "/%2e%2e", "/etc/passwd"]
+)
+def test_a_page_that_is_not_there(browser, page):
+    """Says so."""
+    assert browser.get(page).status_code in (404, 405)
+
+
+def test_a_form_that_is_too_long_is_not_read(site, browser):
+    """Nobody's name has a megabyte."""
+    row = site.contoured(1, held="why")
+    form = {"token": token_of(browser.get(f"/{row.name}")), "by": "A" * 2**20}
+    assert browser.post(f"/{row.name}/release", data=form).status_code == 413
+
+
+def test_so_many_pages_and_no_more_are_followed(browser, monkeypatch):
+    """A thousand open streams would be a thousand tasks."""
+    monkeypatch.setattr(app_module, "MOST_STREAMS", 0)
+    assert browser.get("/events").status_code == 503
+
+
+def rows(count):
+    """Rows of the scan log, as the courier writes them."""
+    return [
+        ScanRecord(
+            scan_id=f"scan-{number:05d}",
+            animal=f"M{number % 7}",
+            sender=f"CT{number % 2}@10.0.0.1",
+            outcome="delivered",
+            last_slice_utc=f"2026-11-{1 + number % 28:02d}T10:00:00.000+00:00",
+            accepted_utc="2026-11-30T10:00:10.000+00:00",
+            door_to_door_s=float(number),
+            light="amber" if number % 5 == 0 else "green",
+            flags="light:green demo-bundle" + (" sides-unsure" if number == 7 else ""),
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def test_the_history_chooses_and_counts(site, browser):
+    """By each of its fields; the CSV has the same rows as `limn log --csv`."""
+    scanlog.append(site.log, *rows(20))
+    whole = browser.get("/history").text
+    assert "20 scans" in whole
+    assert "half within 10.5 s, 95 % within 20.0 s" in whole
+    for query, count in (
+        ("animal=M3", 3),
+        ("scanner=CT1", 10),
+        ("light=amber", 4),
+        ("flag=sides-unsure", 1),
+        ("slower_s=18", 3),
+        ("since=2026-11-15&until=2026-11-16", 2),
+    ):
+        shown = f"{count} scan" + ("" if count == 1 else "s")
+        assert f"<p>{shown}" in browser.get(f"/history?{query}").text, query
+    listed = list(csv.DictReader(io.StringIO(browser.get("/history.csv?animal=M3").text)))
+    assert [row["scan_id"] for row in listed] == ["scan-00003", "scan-00010", "scan-00017"]
+    assert browser.get("/history.csv").text == site.limn("log", "--csv")
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "until=2026-13-01", "slower_s=fast"])
+def test_a_choice_that_can_not_be_read_is_named(site, browser, query):
+    """In the page, with what is expected."""
+    page = browser.get(f"/history?{query}")
+    assert page.status_code == 200
+    assert "expected" in page.text
+    assert browser.get(f"/history.csv?{query}").status_code == 400
+
+
+def test_ten_thousand_scans_are_a_second(site, browser):
+    """The log is followed, not read anew."""
+    scanlog.append(site.log, *rows(10_000))
+    browser.get("/history")
+    began_s = time.perf_counter()
+    assert "2000 scans" in browser.get("/history?light=amber").text
+    assert "10000 scans" in browser.get("/history").text
+    # Twice a second, and as much again for a busy machine.
+    assert time.perf_counter() - began_s < 4.0
+
+
+def test_a_history_without_a_row():
+    """Nothing is usual yet."""
+    empty = history([], Choice())
+    assert (empty.count, empty.p50_s, empty.slowest) == (0, None, "")

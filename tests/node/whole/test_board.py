@@ -1,0 +1,71 @@
+"""The board beside a whole node: it shows a real scan, and its death changes nothing."""
+
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import free_port, require_peer
+from tests.node.whole.test_queue import send, states
+from tests.support.node.running import wait_for
+from tests.support.node.siege import FakeNode
+
+
+def pid(node: FakeNode) -> int:
+    """The board's process."""
+    assert node.process is not None
+    (found,) = (
+        each.pid
+        for each in psutil.Process(node.process.pid).children()
+        if each.cmdline()[-3:] == ["--only", "board", "--child"]
+    )
+    return int(found)
+
+
+@pytest.mark.peer
+def test_the_board_of_a_node(tmp_path: Path) -> None:
+    """It follows a scan from the first slice to its delivery; killed, it comes back.
+
+    Takes more than 10 s: a node starts and contours two scans.
+    """
+    require_peer("/usr/bin/storescu")
+    port = free_port()
+    destination = '[[destination]]\nkind = "folder"\nname = "out"\nfolder = "out"\n'
+    node = FakeNode(tmp_path / "node", f"{destination}[board]\nport = {port}\n")
+
+    def page(path: str = "/") -> str:
+        with urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def answers() -> bool:
+        try:
+            return "<title>" in page()
+        except OSError:
+            return False
+
+    try:
+        node.start()
+        wait_for(answers, 60, node.explain)
+        send(node, 1, tmp_path)
+        wait_for(lambda: states(node) == ["contoured"], 100, node.explain)
+        wait_for(lambda: "out has it since" in page(), 30, node.explain)
+        shown = page("/scan-00001")
+        assert "picture.png" in shown
+        assert "Heart" in shown
+        wait_for(
+            lambda: "1 scan." in page("/history") or "1 scan;" in page("/history"), 30, node.explain
+        )
+        board = pid(node)
+        os.kill(board, signal.SIGKILL)
+        send(node, 2, tmp_path)
+        wait_for(lambda: states(node) == ["contoured"] * 2, 100, node.explain)
+        wait_for(answers, 60, node.explain)
+        assert pid(node) != board
+        queue = json.loads((node.data / "receiving.json").read_text())
+        assert queue["contents"] == []
+    finally:
+        node.end()
