@@ -1276,3 +1276,22 @@ def test_very_many_series_hold_up_no_association(tmp_path, monkeypatch):
     assert len(looks) < 10
     until(lambda: door.intake.settle() == 0)
     assert len(door.scans()) == 30
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_slot_takes_the_place_of_a_file_that_is_damaged(tmp_path, damaged):
+    """A power cut left the slice whole in its slot, and a file of its name in the series."""
+    door = Door(tmp_path)
+    sent = slices()
+    for ds in sent:
+        door.send([ds])
+    uids = sent[3].SeriesInstanceUID, sent[3].SOPInstanceUID
+    placed = door.spool.folder(uids[0]) / door.spool.file_name(uids[1])
+    whole = placed.read_bytes()
+    (door.spool.root / ".slots" / "left").write_bytes(whole)
+    placed.write_bytes(whole[:300] if damaged else whole)
+    door.journal.close()
+    again = Door(tmp_path)
+    again.intake.recover()
+    assert placed.read_bytes() == whole
+    assert not (again.spool.root / ".slots" / "left").exists()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from limn.dicom.elements import has_many_elements
 from limn.dicom.instance import ReceivedInstance, Unreadable, inflates, inspect, uids_of_file
-from limn.domain.one_line import one_line
 from limn.node import oplog
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES
 from limn.node.heartbeat import HEART
@@ -24,13 +23,13 @@ from limn.node.receive.completeness import Rules
 from limn.node.receive.gathering import Gathering, Source
 from limn.node.receive.handover import Handover
 from limn.node.receive.open_associations import OpenAssociations
+from limn.node.receive.recovery import Recovery, named
 from limn.node.receive.settling import Settling
 from limn.node.receive.slots import Slots
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import SLOTS, Released, Spool, SpoolFull
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.schema import JournalError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +68,7 @@ class Intake:
         self._max_in_memory = max_in_memory
         self._read = read
         self._slots = Slots(spool.root / SLOTS)
+        self._recovery = Recovery(spool, journal, self._slots, read)
         self._lock = threading.RLock()
         # What is deflated or has very many elements takes a hundred times its bytes and more, which
         # the limit on received bytes does not bound: such instances are read one at a time.
@@ -287,18 +287,11 @@ class Intake:
         """After a restart, load the series that lie in the spool and not in the journal."""
         # Before a slice comes: it must find the note of what was removed.
         self._spool.sweep()
-        for slot in self._slots.left_over():
-            with _named(slot):
-                self._take_up(slot)
+        self._recovery.take_up_slots()
         self._settling.several.update(self._spool.senders_of_several())
-        journaled: dict[str, set[str]] = {}
-        for row in self._journal.scans():
-            journaled.setdefault(row.folder, set()).update(row.files)
-        for folder in self._spool.folders():
-            with _named(folder), self._lock:
-                files = {path.name for path in folder.glob("*.dcm")}
-                if files - journaled.get(str(folder), set()):
-                    self._load(folder)
+        for folder in self._recovery.unfinished():
+            with named(folder), self._lock:
+                self._load(folder)
 
     def clear(self, folder: Path) -> bool:
         """Remove a series from the spool; False, and it stays, while slices of it come in."""
@@ -318,22 +311,6 @@ class Intake:
             finally:
                 gathering.writing.release()
         return True
-
-    def _take_up(self, slot: Path) -> None:
-        """Place an instance that may have been answered with Success before a power cut."""
-        try:
-            instance = self._read(slot.read_bytes())
-        except Unreadable:
-            slot.unlink()
-            return
-        except OSError as error:
-            log.error("spool file %s: %s; it stays there", one_line(slot), one_line(error))
-            return
-        uids = instance.series_instance_uid, instance.sop_instance_uid
-        if (self._spool.folder(uids[0]) / self._spool.file_name(uids[1])).exists():
-            slot.unlink()
-        else:
-            self._spool.place(slot, *uids)
 
     def settle(self) -> int:
         """Hand settled series over; returns how many are still coming in.
@@ -405,55 +382,12 @@ class Intake:
         return self._gatherings[series]
 
     def _load(self, folder: Path) -> bool:
-        """Rebuild a series from its files; an incomplete one counts as aborted."""
-        released = self._spool.released(folder)
-        instances: dict[str, ReceivedInstance] = {}
-        for path in sorted(folder.glob("*.dcm")):
-            try:
-                instance = self._read(path.read_bytes())
-            except (OSError, Unreadable) as error:
-                log.error("spool file %s: %s", one_line(path), one_line(error))
-                continue
-            if self._spool.folder(instance.series_instance_uid) != folder:
-                log.error(
-                    "spool file %s is of another series, %s: somebody put it there; move it away",
-                    one_line(path),
-                    oplog.series_end(instance.series_instance_uid),
-                )
-                continue
-            instances[instance.sop_instance_uid] = instance
-        if not instances:
+        """Take a series from its files into memory; False if none of them can be read."""
+        gathering = self._recovery.load(folder)
+        if gathering is None:
             return False
-        first = next(iter(instances.values()))
-        gathering = Gathering.begin(first, folder, time.monotonic())
-        gathering.sender = released.sender
-        gathering.associations = released.associations
-        gathering.longest_pause_s = released.longest_pause_s
-        gathering.recovered = True
-        gathering.instances = instances
-        names = {uid: self._spool.file_name(uid) for uid in instances}
-        for files in self._journal.inputs(str(folder)):
-            # The last version is the newest.
-            gathering.newest = {uid for uid, name in names.items() if name in files}
-            gathering.handed_over |= gathering.newest
-        if released.instances != len(instances):
-            gathering.break_off(gathering.last_s)
-        self._gatherings[first.series_instance_uid] = gathering
+        self._gatherings[gathering.series_instance_uid] = gathering
         return True
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Log an error that nobody expected with the path, and go on: a start must not fail for it."""
-    try:
-        yield
-    except (OSError, SpoolFull, JournalError):
-        # Of the disk or the journal: the next start tries again.
-        raise
-    except Exception:
-        log.exception(
-            "%s in the spool is passed over: a fault of limn, please report it", one_line(path)
-        )
 
 
 def _swells(contents: bytes) -> bool:
