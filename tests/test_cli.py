@@ -85,7 +85,7 @@ def test_the_version(capsys):
         [],
         ["fly"],
         ["serve"],
-        ["serve", "--config", "x", "--only", "board"],
+        ["serve", "--config", "x", "--only", "kitchen"],
         ["send", "folder"],
         ["contour", "folder"],
         ["contour", "folder", "-o", "out", "--bundle", "b", "--config", "c"],

@@ -21,13 +21,14 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_scan_commands(commands: Commands) -> None:
-    """An operator's commands about scans: log, release, queue, watch, retry, resend."""
+    """An operator's commands about scans: log, release, queue, watch, retry, resend, name."""
     _add_log(commands)
     _add_release(commands)
     _add_queue(commands)
     _add_watch(commands)
     _add_retry(commands)
     _add_resend(commands)
+    _add_name(commands)
 
 
 def _add_init(commands: Commands) -> None:
@@ -94,6 +95,20 @@ def _serve(parsed: argparse.Namespace) -> None:
         from limn.node.board.run import run_board
 
         run_board(parsed.config)
+
+
+def _add_name(commands: Commands) -> None:
+    name = _with_config(commands, "name", "give one of several animals in a field its name")
+    name.add_argument("scan", metavar="SCAN")
+    name.add_argument("name", metavar="NAME")
+    name.add_argument("--by", metavar="PERSON", help="who says so, for the journal")
+    name.set_defaults(run=_name)
+
+
+def _name(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.name import name_animal
+
+    name_animal(parsed.config, parsed.scan, parsed.name, by=parsed.by)
 
 
 def _add_check(commands: Commands) -> None:

@@ -347,3 +347,24 @@ def test_a_preview_is_of_the_first_animal_alone(desk, work):
     (first,), asked = work(job)
     assert asked == [1]
     assert " limn animal 1 of 3" in first.structure_set.decode()
+
+
+def test_a_persons_name_comes_before_the_configs(desk, work):
+    """In the label, of this animal alone."""
+    job = replace(job_of(desk, desk.began()), animal_name="Minnie")
+    (first, second, _), _ = work(job)
+    assert first.structure_set.decode().split()[2] == "Minnie"
+    assert "Minnie" not in second.structure_set.decode()
+    assert first.record["flags"] == "animal-name:Minnie"
+
+
+def test_a_named_animals_job_names_what_it_replaces(desk):
+    """And the name that the person gave."""
+    row = desk.began()
+    desk.lands(row, "finished", product())
+    (second,) = desk.journal.add_animals(row.id, [2], ())
+    desk.journal.contoured(second.id, "", {"contoured_at": 1.0})
+    before = desk.journal.structure_set_of(second.id).sop_instance_uid
+    desk.journal.name_animal(second.id, "M2", "Anna", (), 2.0, ("20261201", "080000"))
+    job = job_of(desk, desk.journal.scan(second.id))
+    assert (job.animal_name, job.predecessor_uid) == ("M2", before)

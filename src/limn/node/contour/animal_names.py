@@ -1,4 +1,4 @@
-"""What each of several animals is called: by the site's list, by the header, or by its number."""
+"""What each of several animals is called: by a person, the site's list, the header, its number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AnimalName:
 
     Attributes
     ----------
-    name : given by the site or the header; empty if neither names as many animals as there are
+    name : a person's, the site's or the header's; empty if none names as many animals
     place : which of how many it is
     misfit : why it has none: "2for3" names and animals, or "twice" one name
     """
@@ -67,10 +67,17 @@ class AnimalName:
         return f"{base[: room - len(short)].rstrip()}{demo} {short}".lstrip()
 
 
-def name_of(place: Place, model: Model, header: Dataset) -> AnimalName:
-    """The name of an animal, from the list of the config, else from the header's element."""
+def name_of(place: Place, model: Model, header: Dataset, given: str = "") -> AnimalName:
+    """The name of an animal: a person's, from the config's list, or from the header's element.
+
+    Parameters
+    ----------
+    given : by a person
+    """
     if place.of < 2:
         return AnimalName("", place)
+    if given:
+        return AnimalName(given, place)
     names = model.animals
     if not names and model.animals_from:
         text = decoded_text(header, model.animals_from)

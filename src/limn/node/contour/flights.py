@@ -197,6 +197,7 @@ class Flights:
             received_at=row.last_slice_at + row.settle_s,
             delivered=row.priority >= LIVE,
             animal_number=row.animal_number,
+            animal_name=row.animal_name,
             others=() if several else self._uids_of_others(row),
             one_of_several=several,
         )
@@ -223,7 +224,12 @@ class Flights:
         )
 
     def _predecessor_uid(self, row: ScanRow) -> str:
-        """What this scan's structure set replaces: its preview, or what an earlier version has."""
+        """What this scan's structure set replaces.
+
+        That of before the animal had a name, its preview, or what an earlier version has.
+        """
+        if replaced := self._journal.structure_set_of(row.id).replaces:
+            return replaced
         return self._preview_uid(row.id) or self._earlier_uid(row.predecessor, row.animal_number)
 
     def _earlier_uid(self, earlier: int | None, animal_number: int) -> str:

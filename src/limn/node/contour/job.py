@@ -52,6 +52,8 @@ class Job:
     # SOP and Series Instance UID for each animal after it, and the SOP Instance UID that it
     # replaces; none if it is contoured alone.
     others: tuple[tuple[str, str, str], ...] = ()
+    # That a person gave it, before any other name.
+    animal_name: str = ""
     # Other animals of the field have scans of their own, whatever the site wants by now.
     one_of_several: bool = False
 

@@ -143,7 +143,8 @@ class _Work:
     def _name(self, place: Place) -> AnimalName:
         from limn.node.contour.animal_names import name_of  # noqa: PLC0415
 
-        return name_of(place, self.job.model, self.instances[0].header)
+        given = self.job.animal_name if place.number == self.job.animal_number else ""
+        return name_of(place, self.job.model, self.instances[0].header, given)
 
     def _named(self, place: Place) -> tuple[Identity, str]:
         name, (sop_uid, series_uid, predecessor) = self._name(place), self._uids(place)

@@ -12,7 +12,14 @@ from limn.node.store.journal.preview_journal import PreviewJournal
 from limn.node.store.journal.rows import Arrived, ScanRow, digest_of_animal
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.states import SCAN_TABLE, ScanEvent, ScanState
-from limn.node.store.journal.transitions import insert_structure_set, next_number, renew_uids
+from limn.node.store.journal.transitions import (
+    insert_structure_set,
+    next_number,
+    next_of_scan,
+    offer,
+    renew_uids,
+    structure_set_id,
+)
 
 # What the scans of all animals in a field have in common.
 _OF_FIELD = (
@@ -102,6 +109,51 @@ class AnimalJournal(PreviewJournal):
         )
         insert_structure_set(db, values["id"], arrived, destinations)
         note_number(self.path, values["id"], arrived.input_digest)
+
+    def name_animal(
+        self,
+        scan_id: int,
+        name: str,
+        by: str,
+        destinations: Sequence[str],
+        now: float,
+        when: tuple[str, str],
+    ) -> bool:
+        """Note the name that a person gives an animal; true if its scan runs again for it.
+
+        Its structure set then gets other UIDs and names the one before as what it replaces.
+
+        Parameters
+        ----------
+        destinations : that get the new one
+        when : date and time of the new one
+        """
+        scan = self.scan(scan_id)
+        with self._transaction() as db:
+            db.execute(
+                "update scan set animal_name = ?, named_by = ? where id = ?", (name, by, scan_id)
+            )
+            structure_set = structure_set_id(db, scan_id, " and discarded_at is null")
+            if scan.state != ScanState.CONTOURED or structure_set is None:
+                return False
+            state = next_of_scan(db, scan_id, ScanEvent.RECONTOUR)
+            if state is None:
+                return False
+            db.execute(
+                "update structure_set set replaces = sop_instance_uid, held = null, "
+                "released_at = null, released_by = '', release_why = '', intervention_s = 0 "
+                "where id = ?",
+                (structure_set,),
+            )
+            renew_uids(db, scan, *when)
+            db.execute(
+                "update scan set state = ?, reason = '', record = '{}', tries = 0, "
+                "started_at = null, logged = 0, "
+                "intervention_s = intervention_s + ? - ready_at, ready_at = ? where id = ?",
+                (state, now, now, scan_id),
+            )
+            offer(db, structure_set, destinations)
+        return True
 
     def renew_uids(self, scan_id: int, date: str, time_of_day: str) -> None:
         """Give the structure set of a scan that must run again other UIDs and another date.

@@ -63,6 +63,8 @@ class ScanRow:
     dismissed_at : when that was, UTC seconds; None if nobody did
     field : the scan of the first animal in the field, if this is another one's; else None
     animal_number : which animal of the field it is
+    animal_name : that a person gave it; empty if nobody did
+    named_by : that person's name
     """
 
     id: int
@@ -94,6 +96,8 @@ class ScanRow:
     dismissed_at: float | None
     field: int | None
     animal_number: int
+    animal_name: str
+    named_by: str
 
     @property
     def series_digest(self) -> str:
@@ -143,6 +147,8 @@ class StructureSetRow:
     discarded_at : when a person discarded it, UTC seconds
     intervention_s : seconds from a destination's refusal until an operator sent it again
     contents_sha256 : of its file as the engine wrote it first; empty before
+    replaces : SOP Instance UID of the structure set of this scan from before a person named the
+        animal; empty if nobody did
     """
 
     id: int
@@ -161,6 +167,7 @@ class StructureSetRow:
     discarded_by: str
     intervention_s: float
     contents_sha256: str
+    replaces: str
 
     @property
     def on_hold(self) -> bool:

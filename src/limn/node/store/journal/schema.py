@@ -12,8 +12,8 @@ from limn.domain.errors import ConfigWrong
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
-# animal.
-VERSION = 6
+# animal. Until version 6 no person could name one of several animals.
+VERSION = 7
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -62,6 +62,8 @@ create table if not exists scan (
     intervention_s real not null default 0,
     field integer references scan(id),
     animal_number integer not null default 1,
+    animal_name text not null default '',
+    named_by text not null default '',
     dismissed text not null default '',
     dismissed_by text not null default '',
     dismissed_at real,
@@ -77,6 +79,7 @@ create table if not exists structure_set (
     time text not null,
     path text not null default '',
     contents_sha256 text not null default '',
+    replaces text not null default '',
     held text,
     released_at real,
     released_by text not null default '',
@@ -145,12 +148,15 @@ _ADDED_COLUMNS = {
         "intervention_s": "real not null default 0",
         "field": "integer references scan(id)",
         "animal_number": "integer not null default 1",
+        "animal_name": "text not null default ''",
+        "named_by": "text not null default ''",
         "dismissed": "text not null default ''",
         "dismissed_by": "text not null default ''",
         "dismissed_at": "real",
     },
     "structure_set": {
         "contents_sha256": "text not null default ''",
+        "replaces": "text not null default ''",
         "held": "text",
         "released_at": "real",
         "released_by": "text not null default ''",

@@ -118,7 +118,10 @@ SCAN_EVENTS: Mapping[ScanEvent, str] = MappingProxyType(
         ScanEvent.QUARANTINE: "It killed its worker too often.",
         ScanEvent.SUPERSEDE: "A newer version of its series is complete before a worker begins.",
         ScanEvent.RETRY: "An operator lets it run again; its series was complete.",
-        ScanEvent.RECONTOUR: "The sender sends it again after its structure set was removed.",
+        ScanEvent.RECONTOUR: (
+            "The sender sends it again after its structure set was removed, or a person names the "
+            "animal."
+        ),
     }
 )
 DELIVERY_EVENTS: Mapping[DeliveryEvent, str] = MappingProxyType(
