@@ -74,6 +74,29 @@ def nifti(path: Path, hu_zyx: np.ndarray, qform: int, sform: int, other: np.ndar
     return path
 
 
+@pytest.mark.parametrize(("unit", "per_mm"), [("mm", 1.0), ("micron", 1000.0), ("meter", 0.001)])
+def test_a_nifti_files_unit_of_length_counts(tmp_path, hu_zyx, unit, per_mm):
+    """Micro-CT programs write microns; the fourth axis of one image says nothing."""
+    affine = np.diag([*(per_mm * step for step in SPACING_XYZ), 1.0])
+    made = nibabel.Nifti1Image(hu_zyx.T[..., None], affine)
+    made.header.set_xyzt_units(unit)
+    path = tmp_path / "a.nii"
+    nibabel.save(made, path)
+    found = read_image_file(path)
+    assert found.grid.spacing_mm.x == pytest.approx(SPACING_XYZ[0])
+    assert found.grid.spacing_mm.z == pytest.approx(SPACING_XYZ[2])
+    np.testing.assert_array_equal(found.hu_zyx, hu_zyx)
+
+
+def test_nifti_axes_in_one_plane_are_refused(tmp_path, hu_zyx):
+    """A step of each length, but no volume between them."""
+    affine = np.diag([*SPACING_XYZ, 1.0])
+    affine[:3, 1] = affine[:3, 0] + [0.0, 0.05, 0.0]
+    path = nifti(tmp_path / "a.nii", hu_zyx, 0, 1, affine)
+    with pytest.raises(RefusedSeries, match="its axes lie almost in one plane"):
+        read_image_file(path)
+
+
 def test_a_nifti_file_that_contradicts_itself_is_named(tmp_path, hu_zyx):
     """As those with an identity beside the right transform, or with one side exchanged."""
     for other in (np.eye(4), np.diag([-0.3, 0.25, 0.2, 1.0])):

@@ -26,15 +26,18 @@ from limn.dicom.bounded import (
     is_encapsulated,
     meta_offset,
     pixel_bytes,
+    plain_syntax,
     read,
 )
-from limn.dicom.elements import check_deflated, check_elements
+from limn.dicom.elements import check_deflated, check_elements, has_many_elements
 from limn.dicom.identity import animal_of
 from limn.dicom.series import CT_CLASSES, normal_xyz, planes, rounding_mm, written_numbers
 from limn.dicom.uids import is_usable_uid
 from limn.dicom.volume import NATIVE_SYNTAXES, TRANSFER_SYNTAXES
 
 SERIES_INSTANCE_UID = 0x0020000E
+# Of the file that lists what lies on a medium (PS3.10 8).
+DICOMDIR = "1.2.840.10008.1.3.10"
 # The UIDs of a CT slice stand in its first two kilobytes.
 PART_BYTES = 2**16
 
@@ -124,11 +127,22 @@ def uids_of_file(contents: bytes) -> tuple[str, str] | None:
     try:
         if inflates(contents):
             check_deflated(after_meta(contents))
+        elif has_many_elements(contents):
+            return None
         ds = read(contents, stop_before_pixels=True)
         uids = str(ds.get("SeriesInstanceUID") or ""), str(ds.get("SOPInstanceUID") or "")
     except (InvalidDicomError, Unreadable, *DAMAGES):
         return None
     return uids if all(map(is_usable_uid, uids)) else None
+
+
+def may_be_cut_off(contents: bytes) -> bool:
+    """Whether bytes that name no series may be the beginning of an instance; a DICOMDIR is none."""
+    if not contents.strip(b"\0"):
+        return True
+    if DICOMDIR.encode() in contents[:OPENING_BYTES]:
+        return False
+    return bool(meta_offset(contents)) or plain_syntax(contents[:OPENING_BYTES]) is not None
 
 
 class Unreadable(Exception):

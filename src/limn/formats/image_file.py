@@ -61,6 +61,8 @@ HEADER_DAMAGES = (
 )
 # Transforms that differ by less than this at any corner of the field are the same.
 SAME_MM = 0.01
+# NIfTI's units of length; without one they are mm, as programs take it.
+_UNITS_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 # No voxel is smaller; ITK takes a step of 0 for none.
 LEAST_STEP_MM = 1e-6
 # NIfTI's numbers have seven digits: 0.3 mm is 0.30000001.
@@ -157,22 +159,26 @@ def _nifti(path: Path) -> SimpleITK.Image:
     """A NIfTI image by nibabel: where a file is cut off, ITK takes zeros for what is missing."""
     stored: Any = nibabel.load(path)
     shape = stored.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
     parts = len(stored.get_data_dtype().names or (1,))
     if len(shape) != 3 or parts != 1:
         raise _no_volume(path, len(shape), parts)
     believable((shape[2], shape[1], shape[0]), path)
     # The affine leads to RAS.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
+    affine[:3] *= _UNITS_MM.get(stored.header.get_xyzt_units()[0], 1.0)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or steps.min() < LEAST_STEP_MM:
         raise ImageFileError("its transform has no axes")
-    numbers = np.asarray(stored.dataobj, dtype=np.float32)
+    numbers = np.asarray(stored.dataobj, dtype=np.float32).reshape(shape, order="F")
     image: SimpleITK.Image = SimpleITK.GetImageFromArray(np.ascontiguousarray(numbers.T))
     image.SetSpacing(steps.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     directions = affine[:3, :3] / steps
-    if abs(np.linalg.det(directions)) > 0.5:
-        image.SetDirection(directions.ravel().tolist())
+    if abs(np.linalg.det(directions)) < 0.5:
+        raise ImageFileError("its axes lie almost in one plane")
+    image.SetDirection(directions.ravel().tolist())
     return image
 
 

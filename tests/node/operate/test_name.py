@@ -64,3 +64,33 @@ def test_an_animal_that_is_being_contoured_is_named_later(site):
     (second,) = site.journal.add_animals(first.id, [2], ("tps",))
     site.journal.started(second.id)
     assert "is being contoured" in site.refused("name", second.name, "M2")
+
+
+def test_a_held_animal_is_released_first(site):
+    """Its person has not looked yet, and its name would let it go."""
+    first = site.scan(1)
+    (second,) = site.journal.add_animals(first.id, [2], ("tps",))
+    uid = site.journal.structure_set_of(second.id).sop_instance_uid
+    site.journal.contoured(second.id, str(site.data / f"RS.{uid}.dcm"), {}, "the lungs are small")
+    assert "is held: release it first" in " ".join(site.refused("name", second.name, "M2").split())
+    assert site.journal.structure_set_of(second.id).on_hold
+
+
+def test_an_animal_on_its_way_is_named_when_it_is_there(site):
+    """The planning system must not get the one without a name afterwards."""
+    first = site.scan(1)
+    (second,) = site.journal.add_animals(first.id, [2], ("tps",))
+    uid = site.journal.structure_set_of(second.id).sop_instance_uid
+    site.journal.contoured(second.id, str(site.data / f"RS.{uid}.dcm"), {})
+    said = " ".join(site.refused("name", second.name, "M2").split())
+    assert "is on its way to tps; name it when it is there" in said
+    assert site.journal.scan(second.id).animal_name == ""
+
+
+def test_an_animal_whose_slices_are_gone_keeps_its_structure_set(site, field):
+    """It can't be contoured again."""
+    _, second = field
+    (site.data / "spool" / "1" / "a.dcm").unlink()
+    said = " ".join(site.refused("name", second.name, "M2").split())
+    assert "has lost 1 of its 2 slices in" in said
+    assert site.journal.scan(second.id).state == "contoured"

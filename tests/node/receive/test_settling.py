@@ -72,9 +72,17 @@ class Receiver:
         """The sender opens an association."""
         self.associations.opened(key, SENDER, self.now_s)
 
-    def slice(self, key: str, number: int, takes_s: float, announced: int | None = None) -> None:
+    def slice(
+        self,
+        key: str,
+        number: int,
+        takes_s: float,
+        announced: int | None = None,
+        uid: str | None = None,
+    ) -> None:
         """One slice comes, from its first byte until it is on disk."""
         came = instance(number, announced)
+        came = replace(came, sop_instance_uid=uid or came.sop_instance_uid)
         self.associations.instance_began(key, self.now_s)
         self.associations.part_came(key, opening(number), ImplicitVRLittleEndian)
         self.wait_until(self.now_s + takes_s)
@@ -285,9 +293,6 @@ def chunk(receiver: Receiver, key: str, numbers: range, **end: object) -> None:
     receiver.opened(key)
     for number in numbers:
         receiver.slice(key, number, 0.02)
-        if receiver.gathering is not None:
-            for each in receiver.gathering.breaks:
-                each.came(f"1.{number}")
     receiver.ended(key, **end)
 
 
@@ -333,6 +338,28 @@ def test_slices_that_were_not_taken_are_waited_for():
     receiver.wait_until(receiver.now_s + 10.0)
     assert receiver.scans == []
     chunk(receiver, "rest", range(55, 60))
+    assert counts(receiver) == [(Verdict.COMPLETE, 60)]
+
+
+def test_one_whole_stack_under_new_uids_mends_what_broke_off():
+    """A sender that writes the export anew after a break gives each slice another UID."""
+    receiver = Receiver()
+    chunk(receiver, "first", range(30), aborted=True)
+    receiver.opened("again")
+    for number in range(60):
+        receiver.slice("again", number, 0.02, uid=f"2.{number}")
+    receiver.ended("again")
+    assert counts(receiver)[0] == (Verdict.COMPLETE, 60)
+
+
+def test_many_breaks_of_the_same_sender_are_one():
+    """It begins at its first slice each time, and gets a little further."""
+    receiver = Receiver()
+    for count in range(5, 45):
+        chunk(receiver, f"try {count}", range(count), aborted=True)
+    assert receiver.gathering is not None
+    assert len(receiver.gathering.breaks) == 1
+    chunk(receiver, "whole", range(60))
     assert counts(receiver) == [(Verdict.COMPLETE, 60)]
 
 

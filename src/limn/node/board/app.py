@@ -172,7 +172,8 @@ class Board:
     async def history_page(self, request: Request) -> Response:
         """Scans that are done."""
         choice = _choice(request)
-        found = history(await self._rows() if not choice.wrong else [], choice)
+        rows = [] if choice.wrong else await self._rows()
+        found = await run_in_threadpool(history, rows, choice)
         query = urlencode({k: v for k, v in request.query_params.items() if v})
         return self._page(request, "history.html", history=found, choice=choice, query=query)
 
@@ -181,12 +182,18 @@ class Board:
         choice = _choice(request)
         if choice.wrong:
             raise HTTPException(400, choice.wrong)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(scanlog.neutral(row) for row in await self._rows() if choice.takes(row))
+        rows = await self._rows()
+
+        def written() -> str:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(scanlog.neutral(row) for row in rows if choice.takes(row))
+            return text.getvalue()
+
         headers = {"Content-Disposition": 'attachment; filename="scans.csv"'}
-        return Response(text.getvalue(), media_type="text/csv", headers=headers)
+        text = await run_in_threadpool(written)
+        return Response(text, media_type="text/csv", headers=headers)
 
     async def _rows(self) -> list[dict[str, str]]:
         try:

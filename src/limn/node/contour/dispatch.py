@@ -133,6 +133,7 @@ class Dispatcher:
                 return
             try:
                 self._results.flush()
+                self._show_progress(self._running.show)
                 self._fill(client, [] if self._stopping.is_set() else self._waiting())
                 self._next_event()
             except (WriteAbandoned, OSError):
@@ -171,16 +172,16 @@ class Dispatcher:
         if kind == "started":
             self._flights.started(value)
         elif kind == "progress":
-            self._show_progress(*value)
+            self._show_progress(partial(self._running.told, *value))
         elif kind == "done" and self._flights.remove(*value):
             self._results.file(*value)
             self._previews.forget()
-            self._running.forget()
+            self._show_progress(self._running.forget)
 
-    def _show_progress(self, key: str, told: Told) -> None:
+    def _show_progress(self, show: Callable[[], None]) -> None:
         """Nobody's scan waits for it, and a fault of it ends none."""
         try:
-            self._running.told(key, told)
+            show()
         except Exception as error:
             if is_damaged(error):
                 raise

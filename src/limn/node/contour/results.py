@@ -304,6 +304,8 @@ class Results:
         def write() -> None:
             make_private_folder(folder)
             write_durably(path, result.structure_set, OWNER_ONLY_FILE)
+            for earlier in (folder / FORMS_DIR).glob("*"):
+                earlier.unlink()
             for name, contents in result.forms.items():
                 make_private_folder(folder / FORMS_DIR)
                 write_durably(folder / FORMS_DIR / name, contents, OWNER_ONLY_FILE)

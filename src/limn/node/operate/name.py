@@ -84,9 +84,22 @@ def _why_not(  # noqa: PLR0911 - a ladder
             return f"can't be {name}, because {other.name} of the same field is"
     if row.state == "ready" and row.started_at is not None:
         return "is being contoured; name it when it is done"
-    structure_set = journal.find_structure_set(row.id)
-    if structure_set is not None and structure_set.discarded_at is not None:
-        return f"was {decision_notice(row, structure_set)}"
     if row.state not in ("ready", "contoured"):
         return f"was {row.state}, so there is nothing to name"
+    return _why_not_again(journal, row) if row.state == "contoured" else ""
+
+
+def _why_not_again(journal: Journal, row: ScanRow) -> str:
+    """Why a contoured animal can't be contoured again under its name; empty if it can."""
+    structure_set = journal.structure_set_of(row.id)
+    if structure_set.discarded_at is not None:
+        return f"was {decision_notice(row, structure_set)}"
+    if structure_set.on_hold:
+        return "is held: release it first, then name it"
+    waiting = [each.destination for each in journal.deliveries(row.id) if each.state == "waiting"]
+    if waiting:
+        return f"is on its way to {', '.join(waiting)}; name it when it is there"
+    gone = [name for name in row.files if not (Path(row.folder) / name).is_file()]
+    if gone:
+        return f"has lost {len(gone)} of its {len(row.files)} slices in {row.folder}"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,12 +17,12 @@ class Feed:
     ----------
     began_s : when it brought the first of them, monotonic
     knows_files : it sees its files until they are taken, and says itself that none is missing
-    brought : their SOP Instance UIDs, in the order in which they came
+    brought : their SOP Instance UIDs, in the order in which they came first
     """
 
     began_s: float
     knows_files: bool = False
-    brought: list[str] = field(default_factory=list)
+    brought: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -32,48 +32,59 @@ class Break:
     Attributes
     ----------
     at_s : when, monotonic
-    missing : SOP Instance UIDs that are known to be missing; None if none was ever known
+    missing : SOP Instance UIDs that are known to be missing; None if nobody knows which are
     brought : what it had brought, in this order
-    again : which of these a later association brought once more
+    again : which of these came once more
+    new_came : whether a slice came after it that the series did not have
     """
 
     at_s: float
     missing: set[str] | None
-    brought: tuple[str, ...] = ()
+    brought: dict[str, None] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
+    new_came: bool = False
 
-    @classmethod
-    def of(cls, at_s: float, missing: Iterable[str], brought: Iterable[str] = ()) -> Break:
-        """A break of which these slices are known to be missing; perhaps none is known."""
-        return cls(at_s, set(missing) or None, tuple(brought))
-
-    def came(self, sop_instance_uid: str) -> None:
+    def came(self, sop_instance_uid: str, *, new: bool) -> None:
         """Note a slice that was stored after the break."""
         if self.missing is not None:
             self.missing.discard(sop_instance_uid)
         if sop_instance_uid in self.brought:
             self.again.add(sop_instance_uid)
+        self.new_came |= new
 
-    def is_mended(self, began_s: float, instances: Mapping[str, ReceivedInstance]) -> bool:
+    @property
+    def lacks_nothing(self) -> bool:
+        """Whether all that was known to be missing has come."""
+        return self.missing is not None and not self.missing
+
+    def is_mended(  # noqa: PLR0911 - a ladder
+        self, later: Feed, instances: Mapping[str, ReceivedInstance]
+    ) -> bool:
         """Whether the series has what the association would have brought, at a later release.
 
-        If nobody knows what is missing, the later association must have begun after the break. It
-        must have sent the same again, or have gone on where this one stopped.
+        What was known to be missing has come. Or the later association began after the break, and
+        has sent the same again; or, if nobody knows what is missing, it has gone on where this one
+        stopped.
 
         Parameters
         ----------
-        began_s : when the association that was released brought its first slice
+        later : the association that was released
         instances : of the series, by SOP Instance UID
         """
-        if self.missing is not None:
-            return not self.missing
-        if began_s <= self.at_s:
+        if self.lacks_nothing:
+            return True
+        if later.began_s <= self.at_s:
             return False
-        if self.again.issuperset(self.brought):
+        if self.again.issuperset(self.brought) and (self.brought or self.missing is None):
+            return True
+        if self.missing is not None:
+            return False
+        if next(iter(later.brought), "") == next(reversed(self.brought), None):
+            # Its answer was lost, and the sender goes on with it.
             return True
         edge = self._edge(instances)
         if edge is None:
-            return True
+            return self.new_came
         last_mm, ascends = edge
         others = (
             position

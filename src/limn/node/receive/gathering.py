@@ -20,6 +20,8 @@ from limn.node.store.disk.spool import Released
 MID_SERIES_S = 5.0
 # A slice that comes so long after a series was handed over is no sign of its sender's pace.
 FORGET_S = 60.0
+# Of so many that lack something a series knows what.
+MOST_BREAKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class Gathering:
     breaks : associations that broke off, of which the series still lacks something
     handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
+    whole_again : those of one association that brought a whole stack after a break
     came : those that came since the last hand-over, known or not
     associations : how many brought slices without a longer silence between them; a watched folder
         counts anew each time it was quiet
@@ -129,6 +132,7 @@ class Gathering:
     breaks: list[Break] = field(default_factory=list)
     handed_over: set[str] = field(default_factory=set)
     newest: set[str] = field(default_factory=set)
+    whole_again: set[str] = field(default_factory=set)
     came: set[str] = field(default_factory=set)
     changed: bool = True
     writing: threading.Lock = field(default_factory=threading.Lock)
@@ -184,13 +188,16 @@ class Gathering:
         if not self.instances:
             self.first_s = arrived_s
         self.first_s = min(self.first_s, arrived_s)
+        is_new = instance.sop_instance_uid not in self.instances
         self.instances[instance.sop_instance_uid] = instance
+        self.came_elsewhere(instance.sop_instance_uid, new=is_new)
         self.came.add(instance.sop_instance_uid)
+        self.whole_again.clear()
         if arrived_s >= self.last_s or len(self.instances) == 1:
             self.last_s = arrived_s
             self.last_at = time.time() - (now_s - arrived_s)
         feed = self.open_sources.setdefault(source.key, Feed(now_s, source.is_folder))
-        feed.brought.append(instance.sop_instance_uid)
+        feed.brought.setdefault(instance.sop_instance_uid)
         self.sender = source.sender
         self.settle_s = source.settle_s
         self.changed = True
@@ -213,29 +220,64 @@ class Gathering:
         missing : SOP Instance UIDs that it is known not to have brought
         """
         feed = self.open_sources.pop(key)
-        if aborted or not self.instances.keys() >= set(missing):
+        lacking = {uid for uid in missing if uid not in self.instances}
+        if aborted or lacking:
             # What comes over its next association is a resend: the break is no pause of a scanner.
             self.associations -= 1
-            self.break_off(now_s, missing, () if feed.knows_files else feed.brought)
-        else:
+            self.break_off(now_s, lacking or None, {} if feed.knows_files else feed.brought)
+        elif self.breaks:
+            if self._is_whole_again(feed):
+                self.whole_again = set(feed.brought)
             self.breaks = [
-                each for each in self.breaks if not each.is_mended(feed.began_s, self.instances)
+                each
+                for each in self.breaks
+                if not each.is_mended(feed, self.instances)
+                and not (self.whole_again and feed.began_s > each.at_s)
             ]
         return not self.breaks and not self.open_sources
 
+    def _is_whole_again(self, feed: Feed) -> bool:
+        """Whether one association brought an even stack that reaches as far as all there was."""
+        own = self.version_of(set(feed.brought))
+        return own.is_uniform and own.reaches_as_far_as(self.version_of(set(self.instances)))
+
     def break_off(
-        self, now_s: float, missing: Iterable[str] = (), brought: Iterable[str] = ()
+        self,
+        now_s: float,
+        missing: set[str] | None = None,
+        brought: dict[str, None] | None = None,
     ) -> None:
-        """A slice of it was lost on the way; it waits for the resend."""
-        lacking = {uid for uid in missing if uid not in self.instances}
-        self.breaks.append(Break.of(now_s, lacking, brought))
+        """A slice of it was lost on the way; it waits for the resend.
+
+        Parameters
+        ----------
+        missing : SOP Instance UIDs; None if nobody knows which
+        brought : over the association that broke off
+        """
+        # A sender that breaks off again and again brings the same each time.
+        brought = brought or {}
+        self.breaks = [
+            each
+            for each in self.breaks
+            if each.missing is not None
+            or not each.brought
+            or not each.brought.keys() <= brought.keys()
+        ][-MOST_BREAKS:]
+        self.breaks.append(Break(now_s, missing, brought))
         self.last_s = now_s
         self.began_s = None
 
-    def came_elsewhere(self, sop_instance_uid: str) -> None:
+    def lost(self, now_s: float, missing: Iterable[str]) -> None:
+        """Slices of it were refused; it waits for those that have not come."""
+        lacking = {uid for uid in missing if uid not in self.instances}
+        if lacking:
+            self.break_off(now_s, lacking)
+
+    def came_elsewhere(self, sop_instance_uid: str, *, new: bool = False) -> None:
         """A slice was stored that a break may have named as missing, in this or another series."""
         for each in self.breaks:
-            each.came(sop_instance_uid)
+            each.came(sop_instance_uid, new=new)
+        self.breaks = [each for each in self.breaks if not each.lacks_nothing]
 
     def lacks(self, sop_instance_uid: str, sender: str) -> bool:
         """Whether this slice of its sender is one that has not come yet."""
@@ -258,6 +300,7 @@ class Gathering:
         self.handed_over.clear()
         self.newest.clear()
         self.came.clear()
+        self.whole_again.clear()
         self.breaks.clear()
 
     def rules(self, site: Rules) -> Rules:
@@ -279,12 +322,12 @@ class Gathering:
         """The newest version with the late slices, or new content alone.
 
         A series that was reconstructed again under its old UID comes as other instances at the same
-        positions; they replace the old ones if they reach as far. Late slices lie beside the old
-        ones.
+        positions; they replace the old ones if they reach as far. So does a whole stack that came
+        after a break. Late slices lie beside the old ones.
         """
         new = self.instances.keys() - self.handed_over
         both = self.version_of(self.newest | new)
-        batch = self.version_of(self.came | new)
+        batch = self.version_of(self.whole_again or self.came | new)
         replaces = (
             len(batch.positions_mm) >= min_slices
             and not both.is_uniform
@@ -316,6 +359,7 @@ class Gathering:
         """The journal has taken a version, or knew it already."""
         self.changed = False
         self.came.clear()
+        self.whole_again.clear()
         self.reported.clear()
         if self.associations <= 2:
             # It came in one piece; the time until the next piece is no pace.

@@ -157,7 +157,7 @@ class Intake:
                 self.associations.named(source.key)
                 self._no_longer_missing(instance.sop_instance_uid)
                 if awaited := self._awaited.pop(instance.series_instance_uid, None):
-                    gathering.break_off(now_s, awaited)
+                    gathering.lost(now_s, awaited)
         return StoreResult()
 
     def _is_intact(self, instance: ReceivedInstance) -> bool:
@@ -217,23 +217,28 @@ class Intake:
         missing : SOP Instance UIDs that it offered and that limn did not take
         """
         now_s, known = time.monotonic(), set(missing)
+        of_series = sop_instance_uid = ""
         with self._lock:
             ended = self.associations.ended(source_key)
             if ended is not None and (aborted or known) and (lost := ended.lost()) is not None:
                 # It brought so much of a slice that its series is known to be short.
-                series, sop_instance_uid = lost
+                of_series, sop_instance_uid = lost
                 known.add(sop_instance_uid)
-                short = self._gatherings.get(series)
+                short = self._gatherings.get(of_series)
                 if (
                     short is not None
                     and source_key not in short.open_sources
                     and short.lacks(sop_instance_uid, ended.sender)
                 ):
-                    short.break_off(now_s, {sop_instance_uid})
+                    short.lost(now_s, {sop_instance_uid})
             for gathering in self._gatherings.values():
                 if source_key not in gathering.open_sources:
                     continue
-                if gathering.end_source(source_key, now_s, aborted=aborted, missing=known):
+                # What was lost of another series is none of its slices.
+                own = known
+                if of_series not in ("", gathering.series_instance_uid):
+                    own = known - {sop_instance_uid}
+                if gathering.end_source(source_key, now_s, aborted=aborted, missing=own):
                     uid = gathering.series_instance_uid
                     self._spool.mark_released(uid, gathering.released)
 
@@ -257,9 +262,11 @@ class Intake:
         with self._lock:
             gathering = self._gatherings.get(series)
             if gathering is not None and gathering.lacks(sop_instance_uid, source.sender):
-                gathering.break_off(time.monotonic(), {sop_instance_uid})
+                gathering.lost(time.monotonic(), {sop_instance_uid})
             elif gathering is None or sop_instance_uid not in gathering.instances:
-                self._awaited.setdefault(series, set()).add(sop_instance_uid)
+                awaited = self._awaited.setdefault(series, set())
+                if len(awaited) < MAX_AWAITED:
+                    awaited.add(sop_instance_uid)
                 if len(self._awaited) > MAX_AWAITED:
                     del self._awaited[next(iter(self._awaited))]
         return True
@@ -318,16 +325,16 @@ class Intake:
         Of very many, those that were not looked at within `LONGEST_LOOK_S` have their turn at the
         next call: no association waits longer for the lock.
         """
-        now_s = time.monotonic()
         with self._lock:
+            now_s = time.monotonic()
             pending = [uid for uid, each in self._gatherings.items() if each.pending]
             # After the one at which the last call stopped.
             at = pending.index(self._looked_at) + 1 if self._looked_at in pending else 0
             for uid in (*pending[at:], *pending[:at]):
-                gathering = self._gatherings[uid]
-                self._looked_at = uid
                 if time.monotonic() - now_s > LONGEST_LOOK_S:
                     break
+                gathering = self._gatherings[uid]
+                self._looked_at = uid
                 HEART.moved()
                 if self._faults.rests(gathering):
                     continue

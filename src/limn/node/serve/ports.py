@@ -45,9 +45,6 @@ def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socke
             ("receive.port", receive.host, receive.port, socket.SOCK_STREAM),
             ("engine.wake_port", "127.0.0.1", engine.wake_port, socket.SOCK_DGRAM),
         ]
-        if config.board is not None:
-            board = config.board
-            found.append(("board.port", board.host, board.port, socket.SOCK_STREAM))
     if only == "scheduler" or (only is None and engine.scheduler == "local"):
         found.append(("engine.port", engine.host, engine.port, socket.SOCK_STREAM))
     if only in {None, "worker"}:

@@ -766,6 +766,24 @@ def test_other_files_that_are_refused_hold_up_no_series(tmp_path):
     assert (row.state, len(row.files)) == ("ready", COUNT)
 
 
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("DICOMDIR", bytes(128) + b"DICM" + bytes(40) + b"1.2.840.10008.1.3.10\0" + bytes(200)),
+        ("._slice_0001.dcm", bytes(128) + b"DICM" + bytes(100)),
+        ("protocol.log", b"Tube 65 kV, 0.4 mA\n" * 20),
+    ],
+)
+def test_a_programs_own_notes_beside_the_slices_hold_up_no_series(tmp_path, name, contents):
+    """What lists the medium, what a Mac adds, and what the scanner writes for a person."""
+    place = Place(tmp_path, rescan_s=0.1, min_slices=5, hold_s=20.0)
+    write_slices(place.folder, slices())
+    (place.folder / name).write_bytes(contents)
+    with place.watching():
+        (row,) = place.door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
 @pytest.mark.parametrize("year", [1601, 2400])
 def test_a_file_is_taken_whatever_its_time(tmp_path, year, caplog):
     """A share without times gives the beginning of its calendar."""

@@ -40,7 +40,9 @@ class MissedFiles:
 
     def not_taken(self, path: str, now_s: float) -> None:
         """It was read or looked at, and nobody knows of which series it is."""
-        if len(self._not_taken_s) < MAX_LOGGED:
+        # Programs keep notes of their own under hidden names.
+        hidden = os.path.basename(path).startswith(".")  # noqa: PTH119
+        if not hidden and len(self._not_taken_s) < MAX_LOGGED:
             self._not_taken_s[path] = now_s
 
     def folders_that_lack(self, now_s: float) -> set[str]:

@@ -25,6 +25,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from limn.dicom.folder import counted
+from limn.dicom.instance import may_be_cut_off
 from limn.domain.folders import not_a_folder
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
@@ -257,7 +258,8 @@ class FolderWatch:
         else:
             self._missed.forget(path)
             self._refused.append((path, result.why))
-            if result.missing and not self._intake.not_taken(contents, source):
+            unnamed = result.missing and not self._intake.not_taken(contents, source)
+            if unnamed and may_be_cut_off(contents):
                 self._missed.not_taken(path, time.monotonic())
         with self._guard(path, state):
             # If it can't be written down, the next scan finds the file again.

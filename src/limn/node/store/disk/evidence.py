@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from limn.dicom.uids import is_usable_uid
 from limn.domain.errors import ConfigWrong
 from limn.domain.records import ScanRecord
 from limn.node.config import Config
@@ -269,6 +270,7 @@ def _unknown_uids(
         if uid and uid not in known and row["outcome"] in FINAL:
             return f"it is an older copy: it does not know what {row['scan_id']} was sent as"
     for path in config.results_dir.glob("scan-*/RS.*.dcm"):
-        if number_of(path.parent.name) and path.stem.partition(".")[2] not in known:
+        uid = path.stem.partition(".")[2]
+        if number_of(path.parent.name) and is_usable_uid(uid) and uid not in known:
             return f"it is an older copy: it does not know {path}"
     return ""

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -223,7 +224,7 @@ def _rows_of(text: str) -> list[list[str]]:
 class LogFollower:
     """The rows of a log that grows; each is read once.
 
-    A log that was replaced or cut is read anew.
+    A log that was replaced or cut is read anew. Safe to share between threads.
     """
 
     def __init__(self, path: Path) -> None:
@@ -232,6 +233,7 @@ class LogFollower:
         self._columns: list[str] = []
         self._read_bytes = 0
         self._inode = 0
+        self._lock = threading.Lock()
 
     def rows(self) -> list[dict[str, str]]:
         """Every whole row until now, oldest first.
@@ -241,6 +243,10 @@ class LogFollower:
         OSError
             If there is no log or it can't be read.
         """
+        with self._lock:
+            return list(self._followed())
+
+    def _followed(self) -> list[dict[str, str]]:
         with self._path.open("rb") as file:
             found = os.fstat(file.fileno())
             if found.st_ino != self._inode or found.st_size < self._read_bytes:

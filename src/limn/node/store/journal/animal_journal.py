@@ -147,6 +147,9 @@ class AnimalJournal(PreviewJournal):
             )
             renew_uids(db, scan, *when)
             db.execute(
+                "update delivery set accepted_at = null where structure_set = ?", (structure_set,)
+            )
+            db.execute(
                 "update scan set state = ?, reason = '', record = '{}', tries = 0, "
                 "started_at = null, logged = 0, "
                 "intervention_s = intervention_s + ? - ready_at, ready_at = ? where id = ?",
