@@ -11,13 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from rich.console import Console
 
 import limn
 from limn.cli.main import main
 from limn.dicom.ct import CtIdentity
+from limn.dicom.series import AXIAL_ORIENTATIONS, assemble
 from limn.domain.scan import dice
 from limn.formats.label_files import image_of
-from tests.conftest import one_fold, write_series
+from limn.node.batch.source import opened
+from tests.conftest import one_fold, require_peer, write_series
 from tests.support.scanner_files import write_inveon, write_sections
 
 pytestmark = pytest.mark.slow
@@ -194,6 +197,25 @@ def test_the_series_of_an_image_file_is_saved_with_what_refers_to_it(model, mous
         assert {each.SeriesInstanceUID for each in slices} == {series.SeriesInstanceUID}
         uids[run] = series.SeriesInstanceUID
     assert uids["a.nrrd"] == uids["a.nrrd "] != uids["mirrored.nrrd"]
+
+
+@pytest.mark.peer
+def test_a_series_made_from_an_image_file_claims_nothing_of_the_animal(mouse, tmp_path):
+    """No sex, tube or scanner; the position that its axes say, and no flag. dciodvfy agrees."""
+    volume = mouse[0]
+    made = image_of(np.round(volume.hu_zyx).astype(np.int16), volume.grid)
+    SimpleITK.WriteImage(made, str(tmp_path / "a.nii.gz"))
+    with opened(tmp_path / "a.nii.gz", "", tmp_path / "out", Console()) as scan:
+        found = assemble(scan.instances)
+    path = sorted((tmp_path / "out").iterdir())[0]
+    ds = pydicom.dcmread(path)
+    assert [ds.PatientSex, ds.KVP, ds.ManufacturerModelName] == ["", None, "image file"]
+    assert ds.PatientPosition in AXIAL_ORIENTATIONS
+    assert not [flag for flag in found.flags if flag.startswith("position:")]
+    checked = subprocess.run(
+        [require_peer("dciodvfy"), str(path)], capture_output=True, text=True, check=False
+    )
+    assert not [line for line in checked.stderr.splitlines() if line.startswith("Error")]
 
 
 def test_errors_say_what_to_do(folder, tmp_path):

@@ -27,6 +27,8 @@ class CtIdentity:
     ----------
     uid_root : every UID of the series starts with it
     when : DICOM date and time, ``YYYYMMDD`` and ``HHMMSS``
+    patient_position, sex, tube_kv : empty if nobody knows them
+    model : what made the images
     """
 
     animal: str
@@ -34,6 +36,9 @@ class CtIdentity:
     when: tuple[str, str]
     patient_position: str = "HFS"
     description: str = "limn phantom"
+    sex: str = "F"
+    tube_kv: str = "50"
+    model: str = "phantom"
 
     @property
     def study_instance_uid(self) -> str:
@@ -130,11 +135,16 @@ def _frame(identity: CtIdentity, sop_instance_uid: str) -> FileDataset:
     ds.AccessionNumber, ds.Modality, ds.Manufacturer = "", "CT", "limn"
     ds.ReferringPhysicianName = ""
     ds.SeriesDescription = identity.description
-    ds.ManufacturerModelName = "phantom"
+    ds.ManufacturerModelName = identity.model
     ds.PatientName, ds.PatientID = f"{identity.animal}^Mouse", identity.animal
-    ds.PatientBirthDate, ds.PatientSex = "", "F"
-    ds.PatientSpeciesDescription = "Mus musculus"
-    ds.KVP, ds.PatientPosition = "50", identity.patient_position
+    ds.PatientBirthDate, ds.PatientSex = "", identity.sex
+    ds.PatientSpeciesDescription, ds.PatientBreedDescription = "Mus musculus", ""
+    # Type 2C, required for every non-human patient.
+    ds.PatientBreedCodeSequence, ds.BreedRegistrationSequence = [], []
+    ds.ResponsiblePerson = ds.ResponsibleOrganization = ds.PatientSexNeutered = ""
+    # Type 2C, required if no body part says that it has one side.
+    ds.Laterality = ""
+    ds.KVP, ds.PatientPosition = identity.tube_kv, identity.patient_position
     ds.StudyInstanceUID = identity.study_instance_uid
     ds.SeriesInstanceUID = identity.series_instance_uid
     ds.StudyID, ds.SeriesNumber, ds.AcquisitionNumber = "1", 1, 1

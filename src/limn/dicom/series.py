@@ -526,15 +526,18 @@ def _flags(ordered: Sequence[Slice], rungs: IntArray) -> tuple[str, ...]:
     if off_axis > UNFLAGGED_OBLIQUE:
         flags.append(f"oblique:{np.degrees(np.arcsin(off_axis)):.2f}deg")
     position = str(first.get("PatientPosition", "")).strip()
-    orientation = np.array(written_numbers(ordered[0].plane, "ImageOrientationPatient"))
-    fitting = [
-        name
-        for name, axes in AXIAL_ORIENTATIONS.items()
-        if np.allclose(orientation, axes, atol=OBLIQUE_TOLERANCE)
-    ]
-    if position in AXIAL_ORIENTATIONS and fitting and position not in fitting:
-        flags.append(f"position:{position}-but-axes-say-{fitting[0]}")
+    fitting = axial_position(written_numbers(ordered[0].plane, "ImageOrientationPatient"))
+    if position in AXIAL_ORIENTATIONS and fitting not in ("", position):
+        flags.append(f"position:{position}-but-axes-say-{fitting}")
     return tuple(flags)
+
+
+def axial_position(orientation: Sequence[float]) -> str:
+    """The PatientPosition whose axial stack has this ImageOrientationPatient; empty if none."""
+    for name, axes in AXIAL_ORIENTATIONS.items():
+        if np.allclose(orientation, axes, atol=OBLIQUE_TOLERANCE):
+            return name
+    return ""
 
 
 def _is_lossy(header: Dataset) -> bool:

@@ -24,7 +24,7 @@ from rich.console import Console
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.folder import one_series
 from limn.dicom.rtstruct import LO_CHARACTERS
-from limn.dicom.series import Instance
+from limn.dicom.series import Instance, axial_position
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
@@ -129,7 +129,12 @@ def _as_series(volume: Volume, dated: Path, name: str, folder: Path) -> tuple[In
         animal=one_line(animal)[:LO_CHARACTERS],
         uid_root="",
         when=(when.strftime("%Y%m%d"), when.strftime("%H%M%S")),
+        # The file says nothing of the animal, the tube or the bed.
+        patient_position=axial_position([*volume.grid.along_x_xyz, *volume.grid.along_y_xyz]),
         description=one_line(name)[:LO_CHARACTERS],
+        sex="",
+        tube_kv="",
+        model="image file",
     )
     # Whatever a file of the series says is in its UIDs.
     seed = f"{identity}|{volume.grid.spacing_mm}|{volume.grid.shape_zyx}"
