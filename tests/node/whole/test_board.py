@@ -65,7 +65,11 @@ def test_the_board_of_a_node(tmp_path: Path) -> None:
         wait_for(lambda: states(node) == ["contoured"] * 2, 100, node.explain)
         wait_for(answers, 60, node.explain)
         assert pid(node) != board
-        queue = json.loads((node.data / "receiving.json").read_text())
-        assert queue["contents"] == []
+        # The receiver writes anew once a second what comes in.
+        wait_for(
+            lambda: json.loads((node.data / "receiving.json").read_text())["contents"] == [],
+            10,
+            node.explain,
+        )
     finally:
         node.end()
