@@ -80,6 +80,9 @@ def test_a_nifti_files_unit_of_length_counts(tmp_path, hu_zyx, unit, per_mm):
     affine = np.diag([*(per_mm * step for step in SPACING_XYZ), 1.0])
     made = nibabel.Nifti1Image(hu_zyx.T[..., None], affine)
     made.header.set_xyzt_units(unit)
+    # Less than a micron apart.
+    affine[0, 3] += 0.0005 * per_mm
+    made.set_qform(affine, 1)
     path = tmp_path / "a.nii"
     nibabel.save(made, path)
     found = read_image_file(path)

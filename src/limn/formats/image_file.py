@@ -167,7 +167,7 @@ def _nifti(path: Path) -> SimpleITK.Image:
     believable((shape[2], shape[1], shape[0]), path)
     # The affine leads to RAS.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ stored.affine
-    affine[:3] *= _UNITS_MM.get(stored.header.get_xyzt_units()[0], 1.0)
+    affine[:3] *= _unit_mm(stored.header)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or steps.min() < LEAST_STEP_MM:
         raise ImageFileError("its transform has no axes")
@@ -194,6 +194,11 @@ def _silence(path: Path, image: SimpleITK.Image) -> str:
     return "" if abs(np.linalg.det(_directions(image))) > 0.5 else "its directions are no axes"
 
 
+def _unit_mm(header: Any) -> float:
+    """The unit of length in which a NIfTI header gives its transforms."""
+    return _UNITS_MM.get(header.get_xyzt_units()[0], 1.0)
+
+
 def _nifti_silence(path: Path) -> str:
     try:
         # The class of a NIfTI image, which also reads the pair of files.
@@ -208,7 +213,7 @@ def _nifti_silence(path: Path) -> str:
     if q_code and s_code:
         corners = np.array(np.meshgrid(*[[0, n] for n in shape])).reshape(3, -1)
         ends = [form[:3, :3] @ corners + form[:3, 3:] for form in (qform, sform)]
-        apart_mm = float(np.abs(ends[0] - ends[1]).max())
+        apart_mm = float(np.abs(ends[0] - ends[1]).max()) * _unit_mm(header)
         if apart_mm > SAME_MM:
             letters = [_letters(form) for form in (qform, sform)]
             return (

@@ -129,7 +129,7 @@ def _as_series(volume: Volume, dated: Path, name: str, folder: Path) -> tuple[In
         animal=one_line(animal)[:LO_CHARACTERS],
         uid_root="",
         when=(when.strftime("%Y%m%d"), when.strftime("%H%M%S")),
-        # The file says nothing of the animal, the tube or the bed.
+        # An image file seldom tells of the animal, the tube and the bed, so the series never does.
         patient_position=axial_position([*volume.grid.along_x_xyz, *volume.grid.along_y_xyz]),
         description=one_line(name)[:LO_CHARACTERS],
         sex="",
