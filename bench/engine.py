@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -27,32 +25,13 @@ from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Volume
 from limn.domain.shipped import EMBEDDED_BUNDLE
 from limn.domain.timing import Stopwatch
-from limn.lab.train.nnunet_folder import plans
-from limn.lab.train.recipe import Recipe
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import random_scanner, scan
-from limn.segment.bundle.bundle import open_bundle, write_manifest
+from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.draw.delineate import delineate
-from limn.segment.engine import openvino_net
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.engine.int8 import with_int8
-from limn.segment.engine.networks import load_fold
-from limn.segment.engine.plans import read_plan
-
-# Malimban 2022's plans: patch, five poolings, 32 to 320 features, 0.14 mm.
-PAPER = Recipe(
-    spacing_mm=0.14,
-    shape_zyx=(180, 224, 320),
-    patch_zyx=(128, 96, 192),
-    features=(32, 64, 128, 256, 320, 320),
-    folds=1,
-)
-PAPER_TILES = 24
-# What the embedded bundle has beside its folds.
-PARTS = ("orient.pth", "localiser.pth", "sample.npz", "judge.npz")
-# Two tiles of the paper's network; a whole scan of the paper's has 24, and five folds.
-TWO_TILES = (128, 144, 192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,34 +92,19 @@ def limn_warm(
     """The engine of limn, warm: volume in memory to labels on its grid."""
     # As a worker does.
     ensemble = Ensemble.load(with_int8(open_bundle(bundle), print), "cpu", profile)
-    return _labelled(ensemble, hu, mm, times)
+    return labelled(ensemble, hu, mm, times)
 
 
-def _labelled(ensemble: Ensemble, hu: np.ndarray, mm: float, times: int) -> tuple[list[float], str]:
+def labelled(ensemble: Ensemble, hu: np.ndarray, mm: float, times: int) -> tuple[list[float], str]:
     """From a volume in memory to labels on its grid."""
     ensemble.warm_up()
-    volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
+    volume = Volume(hu, axial_grid(shape_of(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
 
     def once() -> None:
         prepared = ensemble.prepare(volume)
         ensemble.label(prepared, ensemble.infer(prepared, lambda done, total: None))
 
-    return _timed(times, once), ensemble.description
-
-
-def limn_int8(
-    bundle: Path, profile: ProfileName, hu: np.ndarray, mm: float, times: int
-) -> tuple[list[float], str]:
-    """The same in int8, whatever it does to the labels: random weights serve for time alone."""
-    opened = open_bundle(bundle)
-    plan = read_plan(opened)
-    tile = np.random.default_rng(1).normal(0, 1, (1, 1, *plan.patch)).astype(np.float32)
-    ranges = []
-    for fold in opened.folds:
-        weights = load_fold(opened, plan, fold).state_dict()
-        ranges.append(openvino_net.measured(weights, plan.architecture, plan.patch, [tile])[0])
-    ensemble = Ensemble.load(replace(opened, int8_ranges=tuple(ranges)), "cpu", profile)
-    return _labelled(ensemble, hu, mm, times)
+    return timed(times, once), ensemble.description
 
 
 def predictor_warm(
@@ -160,7 +124,7 @@ def predictor_warm(
     def once() -> None:
         predictor.predict_single_npy_array(hu[None], {"spacing": [mm] * 3}, None, None, False)
 
-    return _timed(times, once), "nnUNetPredictor, cpu fp32"
+    return timed(times, once), "nnUNetPredictor, cpu fp32"
 
 
 def command_s(bundle: Path, hu: np.ndarray, mm: float, folder: Path) -> float:
@@ -185,43 +149,8 @@ def command_s(bundle: Path, hu: np.ndarray, mm: float, folder: Path) -> float:
     return seconds
 
 
-def paper_bundle(folder: Path) -> Path:
-    """The paper's network with random weights: they serve for time."""
-    from limn.lab.train.nnunet_folder import new_network
-
-    shutil.copytree(
-        EMBEDDED_BUNDLE, folder, ignore=shutil.ignore_patterns("fold_*", "*.toml", *PARTS)
-    )
-    properties = json.loads((EMBEDDED_BUNDLE / "plans.json").read_text())[
-        "foreground_intensity_properties_per_channel"
-    ]["0"]
-    (folder / "plans.json").write_text(json.dumps(plans(PAPER, properties, [180, 224, 320])))
-    torch.manual_seed(0)
-    (folder / "fold_0").mkdir()
-    torch.save(
-        {
-            "network_weights": new_network(PAPER).state_dict(),
-            "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": "3d_fullres"},
-            "inference_allowed_mirroring_axes": None,
-        },
-        folder / "fold_0" / "checkpoint_final.pth",
-    )
-    head = (EMBEDDED_BUNDLE / "bundle.toml").read_text().split("\n[files]\n")[0]
-    lines = []
-    for line in head.splitlines():
-        if line.startswith("folds"):
-            lines.append("folds = [0]")
-        elif line.startswith("spacing_mm"):
-            lines.append("spacing_mm = [0.14, 0.14, 0.14]")
-        elif line.partition(" ")[0] not in ("onlooker", "localiser", "sample", "judge"):
-            lines.append(line)
-    write_manifest(folder, "\n".join(lines))
-    return folder
-
-
 def bench_engine(folder: Path) -> dict[str, float]:
-    """Embedded bundle and the paper's network: limn against nnunetv2, one run."""
+    """The embedded bundle: limn against nnunetv2, one run."""
     volume, _ = scan(conceive(7), random_scanner(7, 0.14, (288, 208, 224)), 7)
     hu = volume.hu_zyx
     fast = alone(limn_warm, EMBEDDED_BUNDLE, "fast", hu, 0.14, 3)
@@ -236,26 +165,6 @@ def bench_engine(folder: Path) -> dict[str, float]:
         "embedded bundle: nnUNetPredictor / limn fast": stock.best_s / fast.best_s,
         "embedded bundle: nnUNetPredictor / limn paper": stock.best_s / paper.best_s,
         "embedded bundle: nnUNetv2_predict command / limn fast": cold_s / fast.best_s,
-    } | bench_paper(folder)
-
-
-def bench_paper(folder: Path) -> dict[str, float]:
-    """The paper's network: limn against nnunetv2's predictor."""
-    random = paper_bundle(folder / "paper")
-    two = np.asarray(np.random.default_rng(0).normal(-300, 300, TWO_TILES), dtype=np.float32)
-    ours = alone(limn_warm, random, "paper", two, 0.14, 2)
-    eight = alone(limn_int8, random, "paper", two, 0.14, 2)
-    theirs = alone(predictor_warm, random, (0,), two, 0.14, 1)
-    print("the paper's network, one fold, two tiles of 128x96x192 (24 and five folds: x 60):")
-    for name, taken in (("limn paper", ours), ("in int8", eight), ("nnUNetPredictor", theirs)):
-        whole_s = taken.best_s * PAPER_TILES / 2 * 5
-        print(
-            f"  {name:22} {taken.best_s:8.2f} s  {taken.peak_mb:7.0f} MB  {taken.what}; "
-            f"five folds over 180x224x320: about {whole_s:.0f} s"
-        )
-    return {
-        "paper's network: nnUNetPredictor / limn paper": theirs.best_s / ours.best_s,
-        "paper's network: nnUNetPredictor / limn paper in int8": theirs.best_s / eight.best_s,
     }
 
 
@@ -276,7 +185,7 @@ def delineate_warm(bundle: Path, times: int) -> tuple[list[float], str]:
     ensemble = Ensemble.load(open_bundle(bundle), "cpu", "fast")
     ensemble.warm_up()
     hu, mm = whole_body()
-    volume = Volume(hu, axial_grid(_shape(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
+    volume = Volume(hu, axial_grid(shape_of(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
     found = ""
 
     def once() -> None:
@@ -285,7 +194,7 @@ def delineate_warm(bundle: Path, times: int) -> tuple[list[float], str]:
         mm3 = drawn.labels.volumes_mm3()
         found = f"{drawn.animals} animals, " + ", ".join(f"{o} {v:.0f} mm3" for o, v in mm3.items())
 
-    return _timed(times, once), found
+    return timed(times, once), found
 
 
 def bench_whole_body() -> dict[str, float]:
@@ -299,7 +208,8 @@ def bench_whole_body() -> dict[str, float]:
     return {"whole body: peak memory / size of the scan": taken.peak_mb / voxels_mb}
 
 
-def _timed(times: int, action: Callable[[], None]) -> list[float]:
+def timed(times: int, action: Callable[[], None]) -> list[float]:
+    """Seconds of each of several runs."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -308,5 +218,6 @@ def _timed(times: int, action: Callable[[], None]) -> list[float]:
     return seconds
 
 
-def _shape(array: np.ndarray) -> tuple[int, int, int]:
+def shape_of(array: np.ndarray) -> tuple[int, int, int]:
+    """The three sizes of a volume."""
     return (array.shape[0], array.shape[1], array.shape[2])

@@ -21,6 +21,7 @@ import numpy as np
 import pydicom
 from engine import bench_engine, bench_whole_body
 from overhead import bench_overhead
+from paper_network import bench_paper, bench_paper_field
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
@@ -38,7 +39,7 @@ from limn.phantom.anatomy import TRUTH_LABELS, conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.draw.trace import trace
 
-WHAT = ["rtstruct", "engine", "body", "node", "receive", "overhead"]
+WHAT = ["rtstruct", "engine", "paper", "body", "node", "receive", "overhead"]
 SHAPE = (400, 512, 512)
 SPACING = SpacingMm(0.14, 0.14, 0.14)
 STYLE = rtstruct.Style.of_organs(TRUTH_LABELS.values(), "mouse")
@@ -173,6 +174,8 @@ def main() -> None:
             ratios |= bench_rtstruct(folder)
         if "engine" in wanted:
             ratios |= bench_engine(folder)
+        if "paper" in wanted:
+            ratios |= bench_paper(folder) | bench_paper_field(folder)
         if "body" in wanted:
             ratios |= bench_whole_body()
         if "node" in wanted:

@@ -56,6 +56,9 @@ def test_a_v1_folder_comes_in_and_is_used_like_any_other(run, v1, tmp_path):
     bundle = open_bundle(tmp_path / "shelf/mouse-1")
     assert bundle.orientation == "IPR"
     assert read_sample(bundle, read_plan(bundle).patch).truth.any()
+    # Heart and lungs are named: the small networks for the chest come along.
+    assert "onlooker and localiser of the embedded bundle were added" in output
+    assert bundle.localiser is not None
     # A verdict on this processor, which no list of bundles shows.
     assert "int8 is " in output
     assert len(list((tmp_path / "shelf" / ".int8").iterdir())) == 1

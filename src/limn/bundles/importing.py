@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from limn.bundles.chest_networks import add_chest_networks
 from limn.domain.errors import BundleUnfit, ConfigWrong, LimnError
 from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
 from limn.domain.shipped import MANIFEST, models_dir
@@ -33,6 +34,10 @@ WANTED = (
     "plans.pkl", "plans.json", "dataset.json", "postprocessing.json", "*.model", "*.model.pkl",
     "fold_*/*.pth", MANIFEST,
 )  # fmt: skip
+CHEST_NETWORKS = (
+    "onlooker and localiser of the embedded bundle were added: they find how an animal lies and "
+    'where its chest is. With profile = "fast" below [model] the folds see the chest alone'
+)
 # Lines of the table of trials.
 SHOWN = 8
 
@@ -133,6 +138,8 @@ def import_to(
             statement = replace(statement, orientation=_ask_orientation(None))
         _seal(trained, statement, folder)
     _add_sample(folder)
+    if add_chest_networks(folder).localiser is not None:
+        console.print(CHEST_NETWORKS, soft_wrap=True, markup=False)
     return folder
 
 
