@@ -8,6 +8,11 @@ from itertools import pairwise
 
 from limn.dicom.instance import ReceivedInstance
 
+# Of so many breaks of one series limn keeps apart what each lacks.
+MOST_BREAKS = 16
+# Of so many slices it is known that they are missing; beyond, only a whole stack mends the break.
+MOST_MISSING = 20_000
+
 
 @dataclass(slots=True)
 class Feed:
@@ -36,6 +41,7 @@ class Break:
     brought : what it had brought, in this order
     again : which of these came once more
     new_came : whether a slice came after it that the series did not have
+    several : it stands for several breaks, and nothing but a whole stack mends it
     """
 
     at_s: float
@@ -43,6 +49,7 @@ class Break:
     brought: dict[str, None] = field(default_factory=dict)
     again: set[str] = field(default_factory=set)
     new_came: bool = False
+    several: bool = False
 
     def came(self, sop_instance_uid: str, *, new: bool) -> None:
         """Note a slice that was stored after the break."""
@@ -73,7 +80,7 @@ class Break:
         """
         if self.lacks_nothing:
             return True
-        if later.began_s <= self.at_s:
+        if later.began_s <= self.at_s or self.several:
             return False
         if self.again.issuperset(self.brought) and (self.brought or self.missing is None):
             return True
@@ -113,3 +120,74 @@ class Break:
         if all(before < after for before, after in pairs):
             return positions[-1], True
         return (positions[-1], False) if all(a > b for a, b in pairs) else None
+
+    def joined(self, other: Break) -> Break:
+        """One break in place of two: what both are known to lack, or nobody knows what."""
+        at_s = max(self.at_s, other.at_s)
+        if self.missing is not None and other.missing is not None:
+            missing = self.missing | other.missing
+            if len(missing) <= MOST_MISSING:
+                return Break(at_s, missing)
+        return Break(at_s, None, several=True)
+
+
+@dataclass(slots=True)
+class Breaks:
+    """All that broke off of a series and is not mended.
+
+    Attributes
+    ----------
+    goes_on : an association broke off, and no later one has brought the whole stack: whether its
+        sender is done only its pace can say
+    """
+
+    goes_on: bool = False
+    _open: list[Break] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, at_s: float, missing: set[str] | None, brought: dict[str, None]) -> None:
+        """One more; of very many the oldest are joined, and none is forgotten."""
+        # A sender that breaks off again and again brings the same each time.
+        self._open = [
+            each
+            for each in self._open
+            if each.missing is not None
+            or each.several
+            or not each.brought
+            or not each.brought.keys() <= brought.keys()
+        ]
+        self._open.append(Break(at_s, missing, brought))
+        if len(self._open) > MOST_BREAKS:
+            first, second, *others = self._open
+            self._open = [first.joined(second), *others]
+
+    def came(self, sop_instance_uid: str, *, new: bool) -> None:
+        """A slice was stored that a break may have named as missing."""
+        for each in self._open:
+            each.came(sop_instance_uid, new=new)
+        self._open = [each for each in self._open if not each.lacks_nothing]
+
+    def released(
+        self, feed: Feed, instances: Mapping[str, ReceivedInstance], *, whole: bool
+    ) -> None:
+        """An association of the series was released.
+
+        Parameters
+        ----------
+        instances : of the series, by SOP Instance UID
+        whole : it brought an even stack that reaches as far as all there was
+        """
+        self._open = [
+            each
+            for each in self._open
+            if not each.is_mended(feed, instances) and not (whole and feed.began_s > each.at_s)
+        ]
+        if whole and not self._open:
+            self.goes_on = False
+
+    def clear(self) -> None:
+        """The files of the series were removed."""
+        self._open.clear()
+        self.goes_on = False

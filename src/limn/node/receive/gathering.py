@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, input_digest
-from limn.node.receive.breaks import Break, Feed
+from limn.node.receive.breaks import Breaks, Feed
 from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
 from limn.node.store.disk.spool import Released
 
@@ -20,8 +20,6 @@ from limn.node.store.disk.spool import Released
 MID_SERIES_S = 5.0
 # A slice that comes so long after a series was handed over is no sign of its sender's pace.
 FORGET_S = 60.0
-# Of so many that lack something a series knows what.
-MOST_BREAKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class Gathering:
     Attributes
     ----------
     open_sources : associations that brought a slice, and what each brought
-    breaks : associations that broke off, of which the series still lacks something
+    breaks : what broke off, of which the series still lacks something
     handed_over : SOP Instance UIDs that some version was contoured from
     newest : those of the newest version
     whole_again : those of one association that brought a whole stack after a break
@@ -112,6 +110,7 @@ class Gathering:
     longest_pause_s : between the first bytes of two slices of these
     began_s : when the first byte of the newest slice came; None before the first and after an abort
     recovered : it was read from the spool and nothing came since
+    noted : what its folder's note says, if it was written since the start
     reported : what it waited for when that was logged
     changed : something came since then
     writing : lock of the one thread that writes into the series
@@ -129,7 +128,7 @@ class Gathering:
     settle_s: float = 0.0
     instances: dict[str, ReceivedInstance] = field(default_factory=dict)
     open_sources: dict[str, Feed] = field(default_factory=dict)
-    breaks: list[Break] = field(default_factory=list)
+    breaks: Breaks = field(default_factory=Breaks)
     handed_over: set[str] = field(default_factory=set)
     newest: set[str] = field(default_factory=set)
     whole_again: set[str] = field(default_factory=set)
@@ -140,6 +139,7 @@ class Gathering:
     longest_pause_s: float = 0.0
     began_s: float | None = None
     recovered: bool = False
+    noted: Released | None = None
     reported: set[str] = field(default_factory=set)
     pins: int = 0
 
@@ -225,16 +225,20 @@ class Gathering:
             # What comes over its next association is a resend: the break is no pause of a scanner.
             self.associations -= 1
             self.break_off(now_s, lacking or None, {} if feed.knows_files else feed.brought)
-        elif self.breaks:
-            if self._is_whole_again(feed):
+            self.doubt_end(goes_on=aborted and not feed.knows_files)
+        elif self.breaks or self.breaks.goes_on:
+            whole = self._is_whole_again(feed)
+            if whole and self.breaks:
                 self.whole_again = set(feed.brought)
-            self.breaks = [
-                each
-                for each in self.breaks
-                if not each.is_mended(feed, self.instances)
-                and not (self.whole_again and feed.began_s > each.at_s)
-            ]
+            self.breaks.released(feed, self.instances, whole=whole)
         return not self.breaks and not self.open_sources
+
+    def doubt_end(self, *, goes_on: bool) -> None:
+        """If an association broke off, nobody knows yet how its sender goes on."""
+        self.breaks.goes_on |= goes_on
+        if goes_on and self.associations <= 1:
+            # The pace within one association is not that between two.
+            self.longest_pause_s = 0.0
 
     def _is_whole_again(self, feed: Feed) -> bool:
         """Whether one association brought an even stack that reaches as far as all there was."""
@@ -254,30 +258,25 @@ class Gathering:
         missing : SOP Instance UIDs; None if nobody knows which
         brought : over the association that broke off
         """
-        # A sender that breaks off again and again brings the same each time.
-        brought = brought or {}
-        self.breaks = [
-            each
-            for each in self.breaks
-            if each.missing is not None
-            or not each.brought
-            or not each.brought.keys() <= brought.keys()
-        ][-MOST_BREAKS:]
-        self.breaks.append(Break(now_s, missing, brought))
+        self.breaks.add(now_s, missing, brought or {})
         self.last_s = now_s
         self.began_s = None
 
-    def lost(self, now_s: float, missing: Iterable[str]) -> None:
-        """Slices of it were refused; it waits for those that have not come."""
+    def lost(self, now_s: float, missing: Iterable[str], *, broke_off: bool = False) -> None:
+        """Slices of it were refused or cut off; it waits for those that have not come.
+
+        Parameters
+        ----------
+        broke_off : the association that was to bring them is over
+        """
         lacking = {uid for uid in missing if uid not in self.instances}
         if lacking:
             self.break_off(now_s, lacking)
+            self.doubt_end(goes_on=broke_off)
 
     def came_elsewhere(self, sop_instance_uid: str, *, new: bool = False) -> None:
         """A slice was stored that a break may have named as missing, in this or another series."""
-        for each in self.breaks:
-            each.came(sop_instance_uid, new=new)
-        self.breaks = [each for each in self.breaks if not each.lacks_nothing]
+        self.breaks.came(sop_instance_uid, new=new)
 
     def lacks(self, sop_instance_uid: str, sender: str) -> bool:
         """Whether this slice of its sender is one that has not come yet."""
@@ -290,9 +289,11 @@ class Gathering:
 
     @property
     def released(self) -> Released:
-        """The note for its folder while no association is open."""
-        count, pause_s = len(self.instances), round(self.longest_pause_s, 3)
-        return Released(count, self.sender, self.associations, pause_s)
+        """The note for its folder while no association is open; of no instance if it lacks some."""
+        if self.breaks:
+            return Released(sender=self.sender)
+        pause_s = round(self.longest_pause_s, 3)
+        return Released(len(self.instances), self.sender, self.associations, pause_s)
 
     def forget_instances(self) -> None:
         """Its files were removed from the spool."""
@@ -342,6 +343,8 @@ class Gathering:
 
     def arrivals(self, version: SeriesVersion, openings: Sequence[Opening] = ()) -> Arrivals:
         """What `decide` needs to know."""
+        in_doubt = self.breaks.goes_on
+        has_no_pace = self.recovered or (in_doubt and not self.longest_pause_s)
         return Arrivals(
             positions_mm=version.positions_mm,
             rounding_mm=version.rounding_mm,
@@ -349,9 +352,10 @@ class Gathering:
             open_associations=len(self.open_sources),
             aborted=bool(self.breaks),
             last_arrival_s=self.last_s,
-            associations=self.associations,
-            # Its sender may not know yet that limn runs again: hold_s.
-            longest_pause_s=math.inf if self.recovered else self.longest_pause_s,
+            # After a break the end of an association does not say that its sender is done.
+            associations=max(2, self.associations) if in_doubt else self.associations,
+            # Its sender may not know yet that limn runs again, or its pace is not known: hold_s.
+            longest_pause_s=math.inf if has_no_pace else self.longest_pause_s,
             openings=openings,
         )
 
@@ -361,6 +365,7 @@ class Gathering:
         self.came.clear()
         self.whole_again.clear()
         self.reported.clear()
+        self.breaks.goes_on = bool(self.breaks)
         if self.associations <= 2:
             # It came in one piece; the time until the next piece is no pace.
             self.associations, self.longest_pause_s, self.began_s = 1, 0.0, None

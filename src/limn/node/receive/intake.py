@@ -28,7 +28,7 @@ from limn.node.receive.settling import Settling
 from limn.node.receive.slots import Slots
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.disk.receiving import ReceivingSeries
-from limn.node.store.disk.spool import SLOTS, Released, Spool, SpoolFull
+from limn.node.store.disk.spool import SLOTS, Spool, SpoolFull
 from limn.node.store.journal.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -206,6 +206,15 @@ class Intake:
         with self._inflating if _swells(contents) else nullcontext():
             return returned.keep(contents, source.sender, self._spool, self._journal)
 
+    def association_opened(self, source_key: str, sender: str) -> None:
+        """An association that may bring instances is about to be accepted."""
+        self.associations.opened(source_key, sender, time.monotonic())
+        with self._lock:
+            for gathering in self._gatherings.values():
+                if gathering.pending and gathering.sender == sender:
+                    # It may bring more of it, and would be cut off if the node ended now.
+                    self._recovery.note(gathering, followed=True)
+
     def association_ended(
         self, source_key: str, *, aborted: bool, missing: Iterable[str] = ()
     ) -> None:
@@ -230,17 +239,18 @@ class Intake:
                     and source_key not in short.open_sources
                     and short.lacks(sop_instance_uid, ended.sender)
                 ):
-                    short.lost(now_s, {sop_instance_uid})
-            for gathering in self._gatherings.values():
-                if source_key not in gathering.open_sources:
-                    continue
+                    short.lost(now_s, {sop_instance_uid}, broke_off=aborted)
+                    self._recovery.note(short)
+            fed = [each for each in self._gatherings.values() if source_key in each.open_sources]
+            for gathering in fed:
                 # What was lost of another series is none of its slices.
                 own = known
                 if of_series not in ("", gathering.series_instance_uid):
                     own = known - {sop_instance_uid}
-                if gathering.end_source(source_key, now_s, aborted=aborted, missing=own):
-                    uid = gathering.series_instance_uid
-                    self._spool.mark_released(uid, gathering.released)
+                gathering.end_source(source_key, now_s, aborted=aborted, missing=own)
+            # After all have ended: a disk that fails holds up no other series.
+            for gathering in fed:
+                self._recovery.note(gathering)
 
     def source_goes_on(self, source: Source) -> None:
         """Let what came from a source wait until `association_ended` is called for it again."""
@@ -263,6 +273,7 @@ class Intake:
             gathering = self._gatherings.get(series)
             if gathering is not None and gathering.lacks(sop_instance_uid, source.sender):
                 gathering.lost(time.monotonic(), {sop_instance_uid})
+                self._recovery.note(gathering)
             elif gathering is None or sop_instance_uid not in gathering.instances:
                 awaited = self._awaited.setdefault(series, set())
                 if len(awaited) < MAX_AWAITED:
@@ -287,8 +298,7 @@ class Intake:
             for gathering in self._gatherings.values():
                 if gathering.may_be_cut_off(now_s):
                     gathering.break_off(now_s)
-                    broken = Released(sender=gathering.sender)
-                    self._spool.mark_released(gathering.series_instance_uid, broken)
+                    self._recovery.note(gathering)
 
     def recover(self) -> None:
         """After a restart, load the series that lie in the spool and not in the journal."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limn.dicom.instance import ReceivedInstance, Unreadable
@@ -63,7 +63,7 @@ class Recovery:
             return None
         gathering = Gathering.begin(next(iter(instances.values())), folder, time.monotonic())
         gathering.sender = released.sender
-        gathering.associations = released.associations
+        gathering.associations = max(released.associations, 2 if released.followed else 1)
         gathering.longest_pause_s = released.longest_pause_s
         gathering.recovered = True
         gathering.instances = instances
@@ -74,7 +74,36 @@ class Recovery:
             gathering.handed_over |= gathering.newest
         if released.instances != len(instances):
             gathering.break_off(gathering.last_s)
+            gathering.doubt_end(goes_on=True)
         return gathering
+
+    def note(self, gathering: Gathering, *, followed: bool = False) -> None:
+        """Write what a restart must know of a series of which no association is open.
+
+        A note that can't be written costs the series a wait after a restart, and nothing else.
+
+        Parameters
+        ----------
+        followed : its sender opens an association that may bring more of it
+        """
+        if gathering.open_sources or not gathering.instances:
+            return
+        note = gathering.released
+        if followed and note.instances and note.associations < 2:
+            note = replace(note, followed=True)
+        if note == gathering.noted or (followed and not note.followed):
+            return
+        try:
+            self.spool.mark_released(gathering.series_instance_uid, note)
+            gathering.noted = note
+        except OSError as error:
+            log.warning(
+                "animal %s: the note in %s can't be written: %s; if limn starts again now, the "
+                "series waits for a resend",
+                gathering.animal,
+                one_line(gathering.folder),
+                one_line(error),
+            )
 
     def _instances(self, folder: Path) -> dict[str, ReceivedInstance]:
         instances: dict[str, ReceivedInstance] = {}
@@ -104,18 +133,21 @@ class Recovery:
             log.error("spool file %s: %s; it stays there", one_line(slot), one_line(error))
             return
         uids = instance.series_instance_uid, instance.sop_instance_uid
-        if self._has(*uids):
+        known = self.load(self.spool.folder(uids[0]))
+        if known is not None and known.animal != instance.animal:
+            # It was refused, and the node ended before its file was removed.
+            log.warning(
+                "%s: a slice of animal %s was refused before the restart, for the series is of %s; "
+                "it is removed",
+                oplog.series_end(uids[0]),
+                instance.animal,
+                known.animal,
+            )
+            slot.unlink()
+        elif known is not None and uids[1] in known.instances:
             slot.unlink()
         else:
             self.spool.place(slot, *uids)
-
-    def _has(self, series_instance_uid: str, sop_instance_uid: str) -> bool:
-        """Whether the spool has this instance whole; a damaged file is none."""
-        try:
-            self.read(self.spool.read(series_instance_uid, sop_instance_uid))
-        except (OSError, Unreadable):
-            return False
-        return True
 
 
 @contextmanager

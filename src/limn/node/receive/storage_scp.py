@@ -268,9 +268,7 @@ class Admission:
                     self._open.add(id(association))
             if refusal is None and caller.stores:
                 # Before it is accepted: its first bytes may come at once.
-                self._intake.associations.opened(
-                    _key(association), _sender(association), time.monotonic()
-                )
+                self._intake.association_opened(_key(association), _sender(association))
         except OSError as error:
             # pynetdicom would swallow it and let the caller in.
             refusal = Refusal(LIMIT_EXCEEDED, f"the disk can't be read: {error}")

@@ -89,12 +89,14 @@ class Released:
     sender : for people
     associations : how many had brought them
     longest_pause_s : between two slices of these
+    followed : its sender had opened another association, which may bring more of it
     """
 
     instances: int = 0
     sender: str = "unknown"
     associations: int = 1
     longest_pause_s: float = 0.0
+    followed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ class Spool:
                 str(note["sender"]),
                 int(note.get("associations", 1)),
                 float(note.get("longest_pause_s", 0.0)),
+                bool(note.get("followed", False)),
             )
         except _NO_NOTE:
             return Released()
