@@ -38,8 +38,14 @@ from limn.node.receive.storage_scp import listen
 from limn.node.store.disk.spool import Spool
 from tests.conftest import free_port
 from tests.node.deliver.test_courier import Desk
-from tests.support.node.parts import Archive, Door, peer, slices, stop, until
+from tests.support.node.parts import COUNT, SCP, Archive, Door, peer, slices, stop, until
 from tests.support.node.running import Orthanc
+
+
+def none_is_damaged(folder, names):
+    """The spool is empty."""
+    return set()
+
 
 ABSENT = Item(CTImageStorage, "2.25.404")
 
@@ -53,7 +59,9 @@ class Node:
         values = {"port": self.port, "min_free_mb": 0, "idle_s": 20} | settings
         found = Receive.model_validate(values)
         self.destinations: list[DicomDestination] = []
-        provider = CommitmentProvider(self.door.spool, found.commitment, "LIMN")
+        provider = CommitmentProvider(
+            self.door.spool, self.door.intake.damaged, found.commitment, "LIMN"
+        )
         requester = CommitmentRequester(self.door.journal, self.destinations, "LIMN")
         self.server: Listener = listen(
             found, self.door.intake, 0.05, provider, requester.on_n_event_report
@@ -338,7 +346,7 @@ def test_many_unknown_instances_are_looked_up_in_one_pass(tmp_path, monkeypatch)
     known = stored(door)
     for number in range(40):
         (door.spool.root / f"{number:064x}").mkdir()
-    provider = CommitmentProvider(door.spool, [], "LIMN")
+    provider = CommitmentProvider(door.spool, door.intake.damaged, [], "LIMN")
     looks: list[str] = []
     exists, listdir = Path.exists, os.listdir
     monkeypatch.setattr(Path, "exists", lambda path: looks.append(str(path)) or exists(path))
@@ -348,6 +356,33 @@ def test_many_unknown_instances_are_looked_up_in_one_pass(tmp_path, monkeypatch)
     assert committed == known
     assert [item for item, _ in failed] == unknown
     assert len(looks) <= 50
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeros at its end"])
+@pytest.mark.parametrize("state", ["coming in", "in the journal", "after a restart"])
+def test_a_file_that_is_no_longer_whole_is_not_committed_to(tmp_path, harm, state):
+    """The sender may delete its copy of what limn commits to."""
+    door, sent = Door(tmp_path), slices()
+    door.send(sent)
+    if state != "coming in":
+        door.intake.association_ended(SCP.key, aborted=False)
+        door.wait_for_scans()
+    if state == "after a restart":
+        door.journal.close()
+        door = Door(tmp_path)
+        door.intake.recover()
+    items = [Item(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in sent]
+    provider = CommitmentProvider(door.spool, door.intake.damaged, [], "LIMN")
+    assert provider._check(items) == (items, [])
+    path = door.files()[0].parent / door.spool.file_name(items[3].sop_instance_uid)
+    contents = path.read_bytes()
+    path.write_bytes(
+        contents[: len(contents) // 2] if harm == "cut" else contents[:-20] + bytes(20)
+    )
+    committed, failed = provider._check(items)
+    assert (items[3], 0x0112) in failed
+    # The journal has one digest for the whole series: it vouches for all or for none.
+    assert len(committed) == (COUNT - 1 if state == "coming in" else 0)
 
 
 @pytest.mark.parametrize("item_bytes", [200, 50])
@@ -384,7 +419,7 @@ def asked(reports: list[str], silent: threading.Event | None = None) -> SimpleNa
 def test_a_peer_that_says_nothing_holds_up_no_other_peers_report(tmp_path):
     """Two hang; the third has its report at once."""
     provider, reports, silent = (
-        CommitmentProvider(Spool(tmp_path, 0), [], "LIMN"),
+        CommitmentProvider(Spool(tmp_path, 0), none_is_damaged, [], "LIMN"),
         [],
         threading.Event(),
     )
@@ -400,7 +435,7 @@ def test_a_peer_that_says_nothing_holds_up_no_other_peers_report(tmp_path):
 
 def test_an_error_of_the_disk_ends_no_later_answer(tmp_path, monkeypatch, caplog):
     """Too many open files for one request; the next is answered, and none is left waiting."""
-    provider, reports = CommitmentProvider(Spool(tmp_path, 0), [], "LIMN"), []
+    provider, reports = CommitmentProvider(Spool(tmp_path, 0), none_is_damaged, [], "LIMN"), []
 
     def fails(self):
         raise OSError(errno.EMFILE, "Too many open files")

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -50,12 +50,22 @@ TRIES = 5
 
 
 class CommitmentProvider:
-    """Answers the senders' requests for storage commitment."""
+    """Answers the senders' requests for storage commitment.
+
+    Parameters
+    ----------
+    damaged : which files of a folder are not as they were received
+    """
 
     def __init__(
-        self, spool: Spool, peers: Sequence[CommitmentPeer], calling_ae_title: str
+        self,
+        spool: Spool,
+        damaged: Callable[[Path, Collection[str]], Collection[str]],
+        peers: Sequence[CommitmentPeer],
+        calling_ae_title: str,
     ) -> None:
         self._spool = spool
+        self._damaged = damaged
         self._peers = {peer.ae_title.strip(): peer for peer in peers}
         self._calling_ae_title = calling_ae_title
         self._free = threading.Semaphore(MAX_WAITING)
@@ -123,13 +133,22 @@ class CommitmentProvider:
             self._free.release()
 
     def _check(self, items: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, int]]]:
-        """Which instances lie in the spool; for the others the FailureReason."""
+        """Which instances lie in the spool as they came; for the others the FailureReason.
+
+        A sender may delete what limn commits to (PS3.4 J.3.2.1.1).
+        """
         committed, failed = [], []
         names = [self._spool.file_name(item.sop_instance_uid) for item in items]
         folders = self._folders_of(set(names))
+        damaged = {
+            folder: self._damaged(folder, [name for name, own in folders.items() if own == folder])
+            for folder in set(folders.values())
+        }
         for item, name in zip(items, names, strict=True):
             found = folders.get(name)
             reason = NO_SUCH_INSTANCE if found is None else _failure_reason(found / name, item)
+            if found is not None and name in damaged[found]:
+                reason = NO_SUCH_INSTANCE
             if reason == SUCCESS:
                 committed.append(item)
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -309,6 +309,18 @@ class Intake:
         for folder in self._recovery.unfinished():
             with named(folder), self._lock:
                 self._load(folder)
+
+    def damaged(self, folder: Path, names: Collection[str]) -> set[str]:
+        """Which files of a series in the spool are not as they were received."""
+        with self._lock:
+            of_folder = (each for each in self._gatherings.values() if each.folder == folder)
+            digests = {
+                self._spool.file_name(uid): instance.digest
+                for gathering in of_folder
+                for uid, instance in gathering.instances.items()
+                if uid not in gathering.handed_over
+            }
+        return self._recovery.damaged(folder, names, digests)
 
     def clear(self, folder: Path) -> bool:
         """Remove a series from the spool; False, and it stays, while slices of it come in."""

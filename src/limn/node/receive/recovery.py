@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from limn.dicom.instance import ReceivedInstance, Unreadable
+from limn.dicom.instance import ReceivedInstance, Unreadable, input_digest
 from limn.domain.one_line import one_line
 from limn.node import oplog
 from limn.node.receive.gathering import Gathering
@@ -76,6 +76,39 @@ class Recovery:
             gathering.break_off(gathering.last_s)
             gathering.doubt_end(goes_on=True)
         return gathering
+
+    def damaged(self, folder: Path, names: Collection[str], digests: Mapping[str, str]) -> set[str]:
+        """Which files of a series are not what was received, as far as anybody knows.
+
+        The journal has one digest for all files of a version: if that differs, each of them is
+        in doubt of which nothing else is known.
+
+        Parameters
+        ----------
+        digests : of files that came since the start and are in no version yet
+        """
+        read = {name: self._read_file(folder / name) for name in names}
+        gone = {name for name, instance in read.items() if instance is None}
+        proven, doubtful = set[str](), set[str]()
+        for row in self.journal.scans_of(str(folder)):
+            if not (read.keys() - proven).intersection(row.files):
+                continue
+            found = [read.get(name) or self._read_file(folder / name) for name in row.files]
+            whole = [each for each in found if each is not None]
+            same = len(whole) == len(found) and input_digest(whole) == row.series_digest
+            (proven if same else doubtful).update(row.files)
+        changed = {
+            name
+            for name, instance in read.items()
+            if instance is not None and digests.get(name, instance.digest) != instance.digest
+        }
+        return gone | changed | (doubtful - proven).intersection(read)
+
+    def _read_file(self, path: Path) -> ReceivedInstance | None:
+        try:
+            return self.read(path.read_bytes())
+        except (OSError, Unreadable):
+            return None
 
     def note(self, gathering: Gathering, *, followed: bool = False) -> None:
         """Write what a restart must know of a series of which no association is open.

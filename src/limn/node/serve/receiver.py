@@ -65,7 +65,9 @@ def run_receiver(config_path: Path) -> None:
         config.receive,
         intake,
         config.settle.settle_s,
-        CommitmentProvider(spool, config.receive.commitment, config.receive.ae_title),
+        CommitmentProvider(
+            spool, intake.damaged, config.receive.commitment, config.receive.ae_title
+        ),
         CommitmentRequester(journal, config.destination, config.receive.ae_title).on_n_event_report,
     )
     threads = _threads(config, intake, Retention(config, journal, intake.clear), shut)
