@@ -565,6 +565,39 @@ def test_the_sender_gets_a_status_and_the_log_the_reason(receiver, caplog):
     assert "SCANNER@127.0.0.1" in caplog.text
 
 
+def test_a_fault_of_many_slices_is_told_once_with_the_count(receiver, caplog):
+    """Every slice of an association has the same; the last line counts them."""
+    sent = slices()
+    association = receiver.associate()
+    with caplog.at_level(logging.ERROR):
+        for ds in sent:
+            ds["FloatPixelData"] = DataElement(0x7FE00008, "OF", b"\0" * 4 * ds.Rows * ds.Columns)
+            del ds.PixelData
+            assert association.send_c_store(ds).Status == 0xC000
+        association.release()
+        until(lambda: "of one association of" in caplog.text)
+    lines = [line for line in caplog.messages if "float" in line.lower()]
+    assert len(lines) == 2
+    assert lines[1].startswith(f"{COUNT} instances of one association of SCANNER@127.0.0.1")
+
+
+def test_slices_that_are_a_series_each_are_told_once_with_the_count(receiver, caplog):
+    """Some exporters give each slice a SeriesInstanceUID of its own."""
+    sent = slices()
+    for number, ds in enumerate(sent):
+        ds.SeriesInstanceUID = f"2.25.77.{number}"
+    association = receiver.associate()
+    with caplog.at_level(logging.ERROR):
+        assert [association.send_c_store(ds).Status for ds in sent] == [0] * COUNT
+        association.release()
+        rows = receiver.door.wait_for_scans(COUNT)
+    assert {row.reason for row in rows} == {
+        f"its study has {COUNT} series of one slice each: the exporter gives each slice a "
+        "SeriesInstanceUID of its own; export the scan as one series"
+    }
+    assert len([line for line in caplog.messages if "series of one slice each" in line]) == 1
+
+
 def test_a_full_disk_is_answered_out_of_resources(tmp_path):
     """The disk fills while an association is open: 0xA700, and new ones that store are rejected."""
     receiver = Listening(Door(tmp_path))

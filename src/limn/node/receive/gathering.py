@@ -382,6 +382,7 @@ class SettledSeries:
     Attributes
     ----------
     settled_s : when the verdict was given, monotonic
+    single_slices : if it is a series of one slice, how many of these its study has
     """
 
     gathering: Gathering
@@ -389,3 +390,4 @@ class SettledSeries:
     verdict: Verdict
     rules: Rules
     settled_s: float
+    single_slices: int = 0

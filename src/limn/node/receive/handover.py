@@ -19,6 +19,43 @@ from limn.node.store.remedies import journal_remedy
 log = logging.getLogger(__name__)
 
 AFTER_LOCK_S = 1.0
+# So many studies in which each slice is a series are remembered.
+MAX_SCATTERED = 1000
+
+
+class ScatteredStudies:
+    """Studies in which each slice is a series of its own, as some exporters write them."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._said: set[str] = set()
+
+    def found(self, study_instance_uid: str, count: int) -> None:
+        """So many series of one slice of a study are there; the first count is that of all."""
+        if study_instance_uid not in self._counts and count > 1:
+            self._counts[study_instance_uid] = count
+            if len(self._counts) > MAX_SCATTERED:
+                oldest = next(iter(self._counts))
+                del self._counts[oldest]
+                self._said.discard(oldest)
+
+    def reason(self, study_instance_uid: str) -> str:
+        """Why a series of one slice of this study is refused; empty if it is one by itself."""
+        count = self._counts.get(study_instance_uid)
+        if count is None:
+            return ""
+        return (
+            f"its study has {count} series of one slice each: the exporter gives each slice a "
+            "SeriesInstanceUID of its own; export the scan as one series"
+        )
+
+    def is_news(self, study_instance_uid: str) -> bool:
+        """Whether the log has not said it yet; from now on it has."""
+        if study_instance_uid in self._said:
+            return False
+        if study_instance_uid in self._counts:
+            self._said.add(study_instance_uid)
+        return True
 
 
 class Handover:
@@ -42,6 +79,7 @@ class Handover:
         self._wake = wake
         self._journal_failed = False
         self._not_before_s = 0.0
+        self._scattered = ScatteredStudies()
 
     def hand_over(self, settled: SettledSeries) -> None:
         """Hand over, or leave it for a later call if the journal can't be written now.
@@ -49,6 +87,7 @@ class Handover:
         A call waits for a locked journal under the intake's lock, so a pause follows: slices go on
         to the spool meanwhile.
         """
+        self._scattered.found(settled.gathering.study_instance_uid, settled.single_slices)
         if time.monotonic() < self._not_before_s:
             return
         try:
@@ -86,7 +125,10 @@ class Handover:
             )
             return
         if refused:
-            log.error("%s animal %s refused: %s", row.name, row.animal, refused)
+            # Of a study in which each slice is a series, the first says it for all.
+            is_news = count > 1 or self._scattered.is_news(row.study_instance_uid)
+            level = logging.ERROR if is_news else logging.DEBUG
+            log.log(level, "%s animal %s refused: %s", row.name, row.animal, refused)
         else:
             log.info(
                 "%s animal %s complete: %d slices from %s%s",
@@ -120,6 +162,9 @@ class Handover:
         ):
             if not refused and slices < least:
                 refused = f"{slices} slices came, settle.{key} is {least}"
+                if slices == 1:
+                    study = settled.gathering.study_instance_uid
+                    refused = self._scattered.reason(study) or refused
         return refused
 
     def _arrived(self, settled: SettledSeries, refused: str) -> Arrived:

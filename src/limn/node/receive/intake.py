@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -364,10 +365,22 @@ class Intake:
                     settled = self._settling.settled(gathering, now_s)
                     if settled is not None:
                         self._settling.remember(gathering)
-                        self._handover.hand_over(settled)
+                        count = self._single_slices(gathering)
+                        self._handover.hand_over(replace(settled, single_slices=count))
                         self._faults.is_over(gathering)
             self._forget()
             return sum(gathering.pending for gathering in self._gatherings.values())
+
+    def _single_slices(self, gathering: Gathering) -> int:
+        """How many series of one slice the study of such a series has; 0 if it has more slices."""
+        if len(gathering.instances) > 1:
+            return 0
+        return sum(
+            len(each.instances) == 1
+            and each.study_instance_uid == gathering.study_instance_uid
+            and each.animal == gathering.animal
+            for each in self._gatherings.values()
+        )
 
     def receiving(self) -> list[ReceivingSeries]:
         """The series that are coming in; logs what an unusual one waits for, once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from pynetdicom import AE, evt
@@ -32,6 +32,9 @@ from limn.node.receive.intake import Intake
 from limn.node.receive.store_result import StoreResult
 
 log = logging.getLogger(__name__)
+
+# Of one association so many reasons are counted; each further one is a line of its own.
+MOST_REASONS = 20
 
 
 def listen(
@@ -115,6 +118,8 @@ class StorageScp:
         # CT instances that were offered on an association and not stored. If any is left at the
         # release, the series is incomplete, and few senders send it again.
         self._not_stored: defaultdict[str, set[str]] = defaultdict(set)
+        # Of each association, why instances were refused, and how many.
+        self._refused: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def handlers(self) -> list[EventHandlerType]:
         """The events of pynetdicom that they answer."""
@@ -150,13 +155,31 @@ class StorageScp:
             store = self._intake.accept if is_ct else self._intake.keep_structure_set
             result = store(event.encoded_dataset(), source)
         if not result.stored:
-            log.error(
-                "instance from %s answered 0x%04X: %s", source.sender, result.status, result.why
-            )
+            self._say(source, result)
         if not result.missing:
             self._not_stored[source.key].discard(sop_instance_uid)
         self._intake.associations.instance_ended(source.key, missing=result.missing)
         return result.status
+
+    def _say(self, source: Source, result: StoreResult) -> None:
+        """Log why an instance was refused; what is wrong with many of an association once."""
+        reasons = self._refused[source.key]
+        if result.why in reasons:
+            reasons[result.why] += 1
+            return
+        if len(reasons) < MOST_REASONS:
+            reasons[result.why] = 1
+        log.error("instance from %s answered 0x%04X: %s", source.sender, result.status, result.why)
+
+    def _say_how_many(self, association: Association) -> None:
+        for why, count in self._refused.pop(_key(association), Counter[str]()).items():
+            if count > 1:
+                log.error(
+                    "%d instances of one association of %s were refused for this reason: %s",
+                    count,
+                    _sender(association),
+                    why,
+                )
 
     def on_pdu_recv(self, event: evt.Event) -> None:
         """Note the first bytes of an instance; end the source at A-RELEASE-RQ.
@@ -204,6 +227,7 @@ class StorageScp:
         # After a release the source is no longer open, and this changes nothing.
         self._broke_off(key)
         self._not_stored.pop(key, None)
+        self._say_how_many(association)
 
     def _broke_off(self, key: str) -> None:
         self._intake.association_ended(
