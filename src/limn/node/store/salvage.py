@@ -41,6 +41,7 @@ from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ANIMAL_MARK, Arrived, ScanRow, digest_of_animal
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.transitions import AGAIN
+from limn.node.store.relocation import follow_data_dir
 from limn.node.store.remedies import journal_remedy
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
     _set_foreign_log_aside(config.journal_path)
     fault = fault_of(config.journal_path)
     if not fault:
+        follow_data_dir(config)
         return _complete_older(config, bundle_sha256)
     kept = _rename_damaged(config.journal_path)
     log.critical(

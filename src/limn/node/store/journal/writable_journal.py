@@ -12,6 +12,9 @@ from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.schema import prepare
 from limn.node.store.journal.transitions import ANY_UID, withdraw_previews
 
+# Columns with a whole path.
+_PATHS = (("scan", "folder"), ("structure_set", "path"), ("preview", "path"))
+
 
 class WritableJournal(JournalReader):
     """Transactions on the journal, and the numbers and UIDs that it must not give again."""
@@ -29,6 +32,27 @@ class WritableJournal(JournalReader):
             db.close()
             raise
         return db
+
+    def paths(self) -> set[str]:
+        """Every path that it names: of series in the spool, of structure sets and previews."""
+        return {
+            str(row["path"])
+            for table, column in _PATHS
+            for row in self._all(f"select distinct {column} as path from {table}", ())  # noqa: S608 - constants
+            if row["path"]
+        }
+
+    def move_paths(self, former: str, folder: str) -> int:
+        """Name everything below a folder by its new place; returns how many paths that are."""
+        length, count = len(former), 0
+        with self._transaction() as db:
+            for table, column in _PATHS:
+                count += db.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) "  # noqa: S608
+                    f"where substr({column}, 1, ?) = ? and substr({column}, ?, 1) in ('/', '\\')",
+                    (folder, length + 1, length, former, length + 1),
+                ).rowcount
+        return count
 
     def number_from(self, least: int) -> None:
         """Give no new scan a number below ``least``: people have seen the lower ones already."""
