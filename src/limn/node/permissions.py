@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def check_usable(folder: Path, patterns: Iterable[str]) -> None:
         The text names the first such file and the mend.
     """
     check_not_others(folder, "data_dir")
+    _check_parents(folder)
     for path in (each for pattern in patterns for each in folder.glob(pattern)):
         wanted = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
         if not os.access(path, wanted) and path.exists():
@@ -61,8 +63,21 @@ def check_usable(folder: Path, patterns: Iterable[str]) -> None:
                 f"chown -R USER {folder}"
             )
             raise ConfigWrong(msg)
-        if path.is_dir():
-            check_not_others(path, "folder")
+        check_not_others(path, "folder" if path.is_dir() else "file")
+
+
+def _check_parents(folder: Path) -> None:
+    """Refuse a folder above data_dir in which anybody may put another one in its place."""
+    if os.name != "posix":
+        return
+    for parent in folder.resolve().parents:
+        mode = parent.stat().st_mode
+        if mode & 0o002 and not mode & stat.S_ISVTX:
+            msg = (
+                f"anybody may put another folder in the place of data_dir {folder}: {parent} "
+                f"can be changed by anybody (mode {mode & 0o7777:04o}): chmod o-w {parent}"
+            )
+            raise ConfigWrong(msg)
 
 
 def _owner(path: Path) -> str:

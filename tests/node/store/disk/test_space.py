@@ -1,6 +1,7 @@
 """The data folder before a start: who may write there, and whose files lie in it."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,26 @@ def test_read_only_files_of_the_site_are_no_fault(
         os, "access", lambda path, mode: Path(path).name != "limn.toml" and allowed(path, mode)
     )
     try_writing(config)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+@pytest.mark.parametrize("name", ["journal.sqlite", "numbers", "scans.csv", "watched.sqlite"])
+def test_a_file_that_everybody_may_change_is_refused(config: Config, name: str) -> None:
+    """The journal says where structure sets go; the others what a lost one knew."""
+    config.data_dir.mkdir()
+    (config.data_dir / name).touch()
+    (config.data_dir / name).chmod(0o666)
+    with pytest.raises(ConfigWrong, match=rf"file .*{name} can be changed by anybody"):
+        try_writing(config)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX modes")
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o777, True), (0o1777, False), (0o755, False)])
+def test_a_data_folder_that_anybody_may_replace_is_refused(
+    config: Config, mode: int, is_refused: bool
+) -> None:
+    """In a folder above it that everybody may change, unless it is sticky as /tmp is."""
+    config.data_dir.parent.chmod(mode)
+    refusal = pytest.raises(ConfigWrong, match="in the place of data_dir")
+    with refusal if is_refused else nullcontext():
+        try_writing(config)
