@@ -25,8 +25,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --no-deps rt-utils
 	touch $@
 
+# BOARD=1 leaves the node running afterwards, with its board in a browser.
 demo: install
-	$(BIN)/limn demo
+	$(BIN)/limn demo $(if $(BOARD),--board)
 
 lint: install
 	$(BIN)/ruff format --check src tests bench docs examples

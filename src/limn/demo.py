@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,11 +65,18 @@ name = "stand-in planning system"
 ae_title = "STANDIN"
 host = "127.0.0.1"
 port = {standin}
+
+[board]
+port = {board}
 """
 
 
-def demo(out: Path, seed: int) -> bool:
+def demo(out: Path, seed: int, *, board: bool = False) -> bool:
     """Run the demonstration; true when the contours arrived and match the truth.
+
+    Parameters
+    ----------
+    board : leave the node and its board running afterwards, until Ctrl-C
 
     Raises
     ------
@@ -83,7 +91,7 @@ def demo(out: Path, seed: int) -> bool:
         raise ConfigWrong(msg)
     shutil.rmtree(out, ignore_errors=True)
     writable(received)
-    ports = _free_ports(4)
+    ports = _free_ports(5)
     config_path = out / "node.toml"
     config_path.write_text(
         CONFIG.format(
@@ -91,6 +99,7 @@ def demo(out: Path, seed: int) -> bool:
             engine=ports[1],
             wake=ports[2],
             standin=ports[3],
+            board=ports[4],
             bundle=EMBEDDED_BUNDLE,
         ),
         encoding="utf-8",
@@ -117,11 +126,26 @@ def demo(out: Path, seed: int) -> bool:
             "contouring and delivering",
             lambda: _wait(lambda: bool(scanlog.rows(config.scan_log_path)), CONTOURED_S, node, out),
         )
-        return _report(console, config, phantom, received)
+        good = _report(console, config, phantom, received)
+        _show_board(console, f"http://localhost:{ports[4]}", config_path, node if board else None)
+        return good
     finally:
         node.terminate()
         node.wait()
         standin()
+
+
+def _show_board(
+    console: Console, address: str, config_path: Path, node: subprocess.Popen[bytes] | None
+) -> None:
+    """Say where the scan is seen in a browser, and wait there if the node is to go on."""
+    if node is None:
+        console.print(f"board          {address}, while this runs:", soft_wrap=True)
+        console.print(f"               limn serve --config {config_path}", soft_wrap=True)
+        return
+    console.print(f"board          {address}; Ctrl-C ends it", soft_wrap=True)
+    with suppress(KeyboardInterrupt):
+        node.wait()
 
 
 class _Steps:

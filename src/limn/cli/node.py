@@ -359,13 +359,16 @@ def add_demo(commands: Commands) -> None:
     demo = commands.add_parser("demo", help="one phantom through the whole node, timed")
     demo.add_argument("--out", type=Path, default=Path("demo-out"))
     demo.add_argument("--seed", type=int, default=7)
+    demo.add_argument(
+        "--board", action="store_true", help="leave the node and its board running, until Ctrl-C"
+    )
     demo.set_defaults(run=_demo)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
     from limn.demo import demo
 
-    return 0 if demo(parsed.out, parsed.seed) else EXIT_WRONG
+    return 0 if demo(parsed.out, parsed.seed, board=parsed.board) else EXIT_WRONG
 
 
 def _with_config(commands: Commands, name: str, purpose: str) -> argparse.ArgumentParser:
