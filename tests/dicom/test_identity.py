@@ -1,11 +1,15 @@
 """What names an animal stays as its sender wrote it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataelem import DataElement
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
@@ -95,6 +99,11 @@ def test_the_structure_set_has_the_bytes_of_the_ct(tmp_path, value, character_se
         (b"M\xc3\xbcller7", "ISO_IR 192", "Müller7"),
         (b"M1\nERROR", "ISO_IR 100", r"M1\x0aERROR"),
         (b"M1\\M2   ", "ISO_IR 100", r"M1\x5cM2"),
+        (b"M\xc2\xa01    ", "ISO_IR 192", r"M\u00a01"),
+        (b"M\xa01     ", "ISO_IR 192", r"M\xa01"),
+        (b"M\x1b$B;3  ", "ISO_IR 100", r"M\x1b$B;3"),
+        (b"M\x1b$B;3\x1b(", "ISO_IR 100", r"M\x1b$B;3\x1b("),
+        (b"\x1b$B;3\x1b(B", "\\ISO 2022 IR 87", "山"),
     ],
 )
 def test_journal_and_log_show_each_byte(tmp_path, value, character_set, shown):
@@ -111,6 +120,59 @@ def test_two_names_that_both_fail_to_decode_stay_two_animals(tmp_path):
     paths[2].write_bytes(paths[2].read_bytes().replace(b"M\xfcller-7", b"M\xf6ller-7"))
     with pytest.raises(RefusedSeries, match=r"PatientID differs .*M\\xfcller-7, but M\\xf6ller-7"):
         assemble(read_headers(paths))
+
+
+SETS = (
+    *(None, "ISO_IR 100", "ISO_IR 192", "GB18030", "ISO_IR 13", "ISO 2022 IR 87"),
+    *(["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"], ["ISO 2022 IR 100", "ISO 2022 IR 87"]),
+)
+PIECES = [
+    *(
+        b"M",
+        b"1",
+        b"\xa0",
+        b"\xc2\xa0",
+        b"\xfc",
+        b"\xc3\xbc",
+        b"xa0",
+        b"\\",
+        b"\x1b$B;3",
+        b"\x1b(B",
+    ),
+    *(b"\x1bQ", b"\xf3\xa0\x80\x81", b"\xee\x80\x80", b"\x1b$)C", b"\x85", b"\n", b"u00a0", b"u3"),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=5).map(b"".join), st.sampled_from(SETS))
+def test_a_shown_name_says_what_the_bytes_are(value, character_set):
+    """Read back it gives the text, or the bytes where the declared set can't decode them."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = character_set
+    tag = Tag("PatientID")
+    ds[tag] = RawDataElement(tag, "LO", len(value), value, 0, False, True)
+    shown = animal_of(ds)
+    assert shown.isprintable()
+    escapes = r"\\x(..)|\\u(....)|\\U(.{8})"
+    text = re.sub(escapes, lambda found: chr(int(next(filter(None, found.groups())), 16)), shown)
+    # Only a name that could not be decoded has an escaped byte beyond ASCII, or an escape sequence.
+    if re.search(r"\\x[89a-f]|\\x1b", shown):
+        assert text.encode("latin-1") == value.rstrip(b"\0 ")
+    elif b"\x1b" not in value:
+        encoding = convert_encodings(character_set)[0]
+        assert value.decode(encoding).rstrip("\0 ") == text
+
+
+def test_two_names_that_are_too_long_stay_two_however_they_are_encoded() -> None:
+    """Latin-1 bytes that are no UTF-8, and the same letters as UTF-8."""
+    names = set()
+    tag = Tag("PatientID")
+    for value in (b"A" * 70 + "ü".encode(), b"A" * 70 + b"\xfc"):
+        ds = Dataset()
+        ds.SpecificCharacterSet = "ISO_IR 192"
+        ds[tag] = RawDataElement(tag, "LO", len(value), value, 0, False, True)
+        names.add(animal_of(ds))
+    assert len(names) == 2
 
 
 def test_uids_with_leading_zeros_are_copied(tmp_path):

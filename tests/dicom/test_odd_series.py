@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.uid import ExplicitVRLittleEndian
 
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity
-from limn.dicom.instance import inspect
+from limn.dicom.instance import Unreadable, inspect
 from limn.dicom.series import Instance, assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import RefusedSeries
@@ -134,6 +136,48 @@ def test_contours_on_a_multi_frame_instance_name_their_frame(
         [require_peer("dciodvfy"), str(path)], capture_output=True, text=True, check=False
     )
     assert "Error" not in done.stdout + done.stderr
+
+
+def as_text(path: Path, keyword: str, vr: str, text: str) -> None:
+    """Write a number of the header as a text."""
+    ds = pydicom.dcmread(path)
+    ds[keyword] = DataElement(tag_for_keyword(keyword), vr, text)
+    ds.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("vr", ["UT", "LO", "DS"])
+def test_the_size_of_the_pixels_is_read_in_any_vr_of_text(
+    paths: list[Path], volume: Volume, vr: str
+) -> None:
+    """As the other numbers are; by the receiver and by the worker."""
+    sizes = pydicom.dcmread(paths[0])
+    for path in paths:
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"):
+            as_text(path, keyword, vr, str(sizes[keyword].value))
+        for keyword in ("SamplesPerPixel", "PixelRepresentation"):
+            as_text(path, keyword, vr, str(sizes[keyword].value))
+        as_text(path, "NumberOfFrames", vr, "1")
+    assert inspect(paths[0].read_bytes()).places[0] is not None
+    assert np.array_equal(read_volume(assemble(read_headers(paths))).hu_zyx, volume.hu_zyx)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr"), [("Rows", "UT"), ("BitsAllocated", "LO"), ("NumberOfFrames", "IS")]
+)
+def test_a_size_of_the_pixels_that_is_no_number_is_named(
+    paths: list[Path], keyword: str, vr: str
+) -> None:
+    """With its value, at both doors."""
+    as_text(paths[0], keyword, "LO" if vr == "IS" else vr, "20x1")
+    if vr == "IS":
+        # pydicom writes no such text in this VR.
+        contents = paths[0].read_bytes()
+        paths[0].write_bytes(contents.replace(b"LO\x04\x0020x1", b"IS\x04\x0020x1"))
+    why = rf"{keyword} '20x1' \(VR {vr}\), a whole number expected"
+    with pytest.raises(Unreadable, match=why):
+        inspect(paths[0].read_bytes())
+    with pytest.raises(RefusedSeries, match=why):
+        read_headers(paths)
 
 
 def test_frames_without_positions_are_refused(paths: list[Path], tmp_path: Path) -> None:

@@ -232,6 +232,21 @@ def test_a_comma_in_numbers_is_named(instances, vr, text):
         assemble(instances)
 
 
+@pytest.mark.parametrize("vr", ["DS", "UT"])
+@pytest.mark.parametrize("text", ["0.2;0.2", "0.2 0.2", "[0.2\\0.2]", "0.2mm\\0.2mm"])
+def test_what_stands_beside_the_numbers_is_named(instances, vr, text):
+    """A semicolon, a space, brackets, a unit."""
+    for each in instances:
+        each.header[0x00280030] = RawDataElement(
+            Tag(0x00280030), vr, len(text), text.encode(), 0, False, True
+        )
+    why = (
+        "2 numbers expected, with a decimal point in each and a backslash between them, and nothing"
+    )
+    with pytest.raises(RefusedSeries, match=rf"^PixelSpacing {re.escape(text)}, {why} else"):
+        assemble(instances)
+
+
 def test_a_comma_in_the_rescale_is_named(instances):
     """The value as it was written, and not as damage."""
     raw = RawDataElement(Tag(0x00281053), "DS", 4, b"1,5 ", 0, False, True)

@@ -7,18 +7,20 @@ measured before memory is spent on it.
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pydicom
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -26,7 +28,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR, STR_VR
 
 # Exceptions of pydicom, the decoders and NumPy for damaged bytes. pydicom raises OSError too, for a
 # sequence whose items end early, and parses elements on access, so any access may raise.
@@ -62,6 +64,14 @@ MAX_HEADER_BYTES_PER_FRAME = 2**16
 # Longer pixel data are not copied: half a megabyte costs the scanner half a millisecond.
 LONG_BYTES = 2**16
 UNDEFINED_LENGTH = 0xFFFFFFFF
+# How many pixels there are, and how many bits each has.
+_COUNTS = tuple(
+    Tag(keyword)
+    for keyword in (
+        *("SamplesPerPixel", "NumberOfFrames", "Rows", "Columns"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    )
+)
 # Enough for a preamble, or for two elements.
 OPENING_BYTES = 512
 
@@ -83,6 +93,8 @@ def read(
     ------
     Overlarge
         If the data set inflates to too many bytes or has too many elements.
+    ValueError
+        If a size of the pixels is written as a text that is no number; the keyword is named.
     InvalidDicomError, OSError, ...
         As pydicom raises them.
     """
@@ -223,8 +235,8 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     if command_set or not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
         # pydicom knows the usual faults of other writers.
         metered.seek(0)
-        return pydicom.dcmread(
-            metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels
+        return _with_counts(
+            pydicom.dcmread(metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels)
         )
     if syntax == DeflatedExplicitVRLittleEndian:
         # pydicom inflates without a limit.
@@ -241,7 +253,36 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     )
     found = FileDataset("", ds, preamble, FileMetaDataset(meta), implicit, little)
     found.set_original_encoding(implicit, little, ds.original_character_set)
-    return found
+    return _with_counts(found)
+
+
+def _with_counts(header: FileDataset) -> FileDataset:
+    """The header with a number wherever pixels are counted, in whatever VR of text it was written.
+
+    Raises
+    ------
+    ValueError
+        Names the keyword and the text that is no whole number.
+    """
+    for tag in _COUNTS:
+        element: Any = header.get_item(tag)
+        if element is None or element.VR not in STR_VR:
+            continue
+        text = element.value
+        if isinstance(text, bytes):
+            text = text.decode("latin-1")
+        if not (text := str(text or "").strip("\0 ")):
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not number.is_integer():
+            msg = f"{keyword_for_tag(tag)} {text[:70]!r} (VR {element.VR}), a whole number expected"
+            raise ValueError(msg)
+        if element.VR != "IS":
+            header[tag] = DataElement(tag, dictionary_VR(tag), int(number))
+    return header
 
 
 def meta_offset(contents: bytes) -> int:

@@ -18,14 +18,19 @@ MAX_TEXT = 64
 # Groups of the patient, the study and the acquisition; pixels are far behind them.
 LAST_GROUP = 0x0040
 ESCAPE = 0x1B
+# Only the character sets of this standard have escape sequences (PS3.3 C.12.1.1.2).
+CODE_EXTENSIONS = "2022"
 CHARACTER_SET = 0x00080005
 
 
 def animal_of(header: Dataset) -> str:
     r"""PatientID for the journal, the log and tables: one line, and never a guess.
 
-    A byte that the declared character set lacks is written ``\xfc``, an unprintable character
-    likewise, so two animals never share a name. PatientID itself can't contain a backslash.
+    The node tells animals apart by this name. Two PatientIDs share one if they are the same text
+    but for spaces at its end (in two character sets, say), or if neither can be decoded and their
+    bytes are the same. In the name of one that can't be decoded a byte beyond ASCII is written
+    ``\xfc``; an unprintable character beyond ASCII is written ``\u00a0`` or ``\U000e0001``, so that
+    none of these stands for another. PatientID itself can't contain a backslash (PS3.5 6.2).
     """
     return decoded_text(header, "PatientID")
 
@@ -37,39 +42,51 @@ def decoded_text(header: Dataset, keyword: str) -> str:
     if isinstance(value, bytes):
         decoded = _decoded(value, header)
         if decoded is None:
-            return _escaped(_short(value.rstrip(b"\0 ").decode("latin-1")), ascii_only=True)
+            return _shown(value.rstrip(b"\0 ").decode("latin-1"), of_bytes=True)
         value = decoded.rstrip("\0 ")
     if value is not None and not isinstance(value, str):
         value = "\\".join(str(part) for part in value)
-    return _escaped(_short(value or ""))
+    return _shown(value or "")
 
 
-def _short(text: str) -> str:
-    """A text of at most `MAX_TEXT` characters; two that are longer stay different."""
+def _shown(text: str, *, of_bytes: bool = False) -> str:
+    """At most `MAX_TEXT` characters, escaped; two texts that are longer stay different.
+
+    Parameters
+    ----------
+    of_bytes : each letter stands for the byte of its number
+    """
+    whole = _escaped(text, of_bytes=of_bytes)
     if len(text) <= MAX_TEXT:
-        return text
-    mark = "~" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
-    return text[: MAX_TEXT - len(mark)] + mark
+        return whole
+    mark = "~" + hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return _escaped(text[: MAX_TEXT - len(mark)], of_bytes=of_bytes) + mark
 
 
 def _decoded(value: bytes, header: Dataset) -> str | None:
     """The text, or None if the declared character set lacks one of the bytes."""
-    encodings = convert_encodings(header.get("SpecificCharacterSet"))
+    declared = header.get("SpecificCharacterSet")
+    encodings = convert_encodings(declared)
     try:
         if ESCAPE not in value:
             return value.decode(encodings[0])
+        if CODE_EXTENSIONS not in str(declared):
+            return None
         text = decode_bytes(value, encodings, TEXT_VR_DELIMS)
     except (LookupError, UnicodeError):
         return None
-    return None if "\ufffd" in text else text
+    # pydicom leaves an escape sequence in that the declared sets do not have.
+    return None if "\ufffd" in text or chr(ESCAPE) in text else text
 
 
-def _escaped(text: str, *, ascii_only: bool = False) -> str:
+def _escaped(text: str, *, of_bytes: bool = False) -> str:
     def shown(letter: str) -> str:
-        plain = letter.isprintable() and letter != "\\" and (not ascii_only or letter.isascii())
-        if plain:
+        code = ord(letter)
+        if letter.isprintable() and letter != "\\" and (not of_bytes or letter.isascii()):
             return letter
-        return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+        if of_bytes or letter.isascii():
+            return f"\\x{code:02x}"
+        return f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
 
     return "".join(shown(letter) for letter in text)
 

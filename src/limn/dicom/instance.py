@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
@@ -43,13 +44,21 @@ PART_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
+class SlicePlace:
+    """Where a header says that a slice lies: its first voxel, mm LPS, and its normal."""
+
+    position_xyz_mm: tuple[float, float, float]
+    normal_xyz: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedInstance:
     """What the intake needs to know about one instance.
 
     Attributes
     ----------
     animal : PatientID, as `animal_of` shows it
-    positions_mm : along the slice normal, one for each frame; None where the header gives none
+    places : one for each frame; None where the header gives none
     rounding_mm : size of the last decimal in which they are written
     announced_slices : ImagesInAcquisition (PS3.3 C.7.6.1), if it is a count
     digest : SHA-256 of the data set, without the file meta information
@@ -59,10 +68,28 @@ class ReceivedInstance:
     series_instance_uid: str
     study_instance_uid: str
     animal: str
-    positions_mm: tuple[float | None, ...]
+    places: tuple[SlicePlace | None, ...]
     rounding_mm: float
     announced_slices: int | None
     digest: str
+
+
+def positions_mm(instances: Iterable[ReceivedInstance]) -> list[float | None]:
+    """Position of every slice along the normal of all of them, None where the header gives none.
+
+    One normal for the series, as in `limn.dicom.series`: 150 mm away from the origin the last
+    digits of a slice's own normal would move it by some hundredths of a millimetre.
+    """
+    places = [place for each in instances for place in each.places]
+    known = [place for place in places if place is not None]
+    if not known:
+        return [None] * len(places)
+    with np.errstate(all="ignore"):
+        normal_xyz = np.median([place.normal_xyz for place in known], axis=0)
+        along_mm = iter(
+            (np.array([place.position_xyz_mm for place in known]) @ normal_xyz).tolist()
+        )
+    return [None if place is None else next(along_mm) for place in places]
 
 
 def input_digest(instances: Iterable[ReceivedInstance]) -> str:
@@ -183,7 +210,7 @@ def inspect(contents: bytes) -> ReceivedInstance:
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.get("StudyInstanceUID", "")),
             animal=animal_of(ds),
-            positions_mm=tuple(_position_mm(plane) for plane in every),
+            places=tuple(_place(plane) for plane in every),
             rounding_mm=min((rounding_mm(plane) for plane in every), default=0.0),
             announced_slices=_announced(ds),
             digest=digest,
@@ -256,14 +283,15 @@ def _check(ds: Dataset, total_bytes: int) -> None:
             raise Unreadable(msg)
 
 
-def _position_mm(ds: Dataset) -> float | None:
+def _place(ds: Dataset) -> SlicePlace | None:
     try:
         x, y, z = written_numbers(ds, "ImagePositionPatient")
         nx, ny, nz = normal_xyz(ds)
     except (AttributeError, TypeError, ValueError):
         return None
-    along_mm = nx * x + ny * y + nz * z
-    return along_mm if math.isfinite(along_mm) else None
+    if not math.isfinite(nx * x + ny * y + nz * z):
+        return None
+    return SlicePlace((x, y, z), (nx, ny, nz))
 
 
 def _announced(ds: Dataset) -> int | None:

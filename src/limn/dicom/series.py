@@ -6,6 +6,7 @@ are handled in the same way.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ PHASES = (
     "ContentTime",
     "SeriesNumber",
 )
+_PLAIN_NUMBERS = re.compile(r"[-+.0-9eE\\]*")
 # Of more values than this the first few are listed.
 LISTED = 6
 
@@ -555,8 +557,9 @@ def _numbers(header: Dataset, keyword: str, count: int, name: str = "") -> Float
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
         why = f"{count} numbers expected"
-        if "," in shown:
-            why += ", with a decimal point in each and a backslash between them, and no comma"
+        if shown != "absent" and not _PLAIN_NUMBERS.fullmatch(shown):
+            also = "no comma" if "," in shown else "nothing else"
+            why += f", with a decimal point in each and a backslash between them, and {also}"
         msg = f"{keyword} {shown}, {why} (instance {name})"
         raise RefusedSeries(msg)
     return numbers

@@ -16,6 +16,7 @@ from skimage.measure import marching_cubes
 
 from limn.domain.geometry import Grid
 from limn.domain.scan import Organ
+from limn.domain.spreadsheet import neutral_cell
 
 Mask = npt.NDArray[np.bool_]
 Colour = tuple[int, int, int]
@@ -139,9 +140,9 @@ def _signed_mm3(corners: npt.NDArray[np.float32]) -> float:
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> bytes:
-    """A CSV table with the columns of its first row."""
+    """A CSV table with the columns of its first row; no spreadsheet takes a text for a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: neutral_cell(each) for name, each in row.items()} for row in rows)
     return text.getvalue().encode()

@@ -2,6 +2,7 @@ import functools
 import io
 import logging
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,11 +36,12 @@ from pynetdicom.dsutils import encode
 
 from limn.dicom import bounded
 from limn.dicom.elements import FEW_ELEMENTS
-from limn.dicom.instance import Unreadable, inspect
+from limn.dicom.instance import Unreadable, inspect, positions_mm
 from limn.node.dimse.status import CANNOT_UNDERSTAND, DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.receive.awaiting import ReceivingFile
+from limn.node.receive.breaks import Break, Feed
 from limn.node.receive.completeness import Verdict
-from limn.node.receive.gathering import Source
+from limn.node.receive.gathering import SeriesVersion, Source
 from limn.node.receive.settling import Settling
 from limn.node.receive.store_result import StoreResult
 from limn.node.store.disk.receiving import read_receiving
@@ -615,13 +618,13 @@ def test_every_encoding_is_read(syntax):
     ds = slices()[3]
     instance = inspect(in_syntax(syntax))
     assert instance.sop_instance_uid == ds.SOPInstanceUID
-    assert instance.positions_mm == (pytest.approx(0.6),)
+    assert positions_mm([instance]) == [pytest.approx(0.6)]
 
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient"])
 def test_a_slice_without_geometry_is_taken_without_position(keyword):
     """The intake stores it without a position; the worker refuses it later with the reason."""
-    assert inspect(without(keyword)).positions_mm == (None,)
+    assert positions_mm([inspect(without(keyword))]) == [None]
 
 
 def test_the_position_lies_along_the_slice_normal():
@@ -629,7 +632,42 @@ def test_the_position_lies_along_the_slice_normal():
     ds = slices()[0]
     ds.ImageOrientationPatient = [0, 1, 0, 0, 0, 1]
     ds.ImagePositionPatient = [7.5, 1, 2]
-    assert inspect(encoded(ds)).positions_mm == (pytest.approx(7.5),)
+    assert positions_mm([inspect(encoded(ds))]) == [pytest.approx(7.5)]
+
+
+def jittered(noise, step_mm):
+    """Slices 150 mm away from the origin, whose orientations differ in the last digits."""
+    chance, made = random.Random(4), slices()  # noqa: S311 - no secret
+    for number, ds in enumerate(made):
+        ds.ImagePositionPatient = ["-150.0000", "-150.0000", f"{-150 + step_mm * number:.4f}"]
+        ds.ImageOrientationPatient = [
+            round(each + chance.uniform(-noise, noise), 6) for each in (1, 0, 0, 0, 1, 0)
+        ]
+    return made
+
+
+@pytest.mark.parametrize("noise", [5e-5, 1e-4])
+def test_digits_in_which_the_orientation_differs_hold_no_series_up(tmp_path, noise):
+    """`assemble` takes all of them, and so does the receiver: one tolerance."""
+    door = Door(tmp_path, min_slices=5, hold_s=0.2)
+    door.send(jittered(noise, 0.1))
+    door.intake.association_ended(SCP.key, aborted=False)
+    (row,) = door.wait_for_scans()
+    assert (row.state, len(row.files)) == ("ready", COUNT)
+
+
+def test_digits_in_which_the_orientation_differs_move_no_slice():
+    """The positions are even, and a stack that ascended until it broke off lacks its end."""
+    instances = [inspect(encoded(ds)) for ds in jittered(1e-4, 0.02)]
+    assert np.diff(positions_mm(instances)) == pytest.approx(0.02, abs=0.001)
+    assert SeriesVersion(tuple(instances)).is_uniform
+    of = {each.sop_instance_uid: each for each in instances[:15]}
+    later = Feed(2.0, brought=dict.fromkeys(list(of)[3:5]))
+    assert not Break(1.0, None, dict.fromkeys(of), new_came=True).is_mended(later, of)
+    brought = dict.fromkeys(of)
+    of |= {each.sop_instance_uid: each for each in instances[15:]}
+    of |= {each.sop_instance_uid: each for each in instances[15:]}
+    assert Break(1.0, None, brought).is_mended(later, of)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
-from limn.dicom.instance import ReceivedInstance
+from limn.dicom.instance import ReceivedInstance, SlicePlace
 from limn.node.receive.completeness import Rules, Verdict
 from limn.node.receive.gathering import Gathering, SettledSeries, Source
 from limn.node.receive.open_associations import OpenAssociations
@@ -30,8 +30,9 @@ def opening(number: int, series: str = "1") -> bytes:
 
 def instance(number: int, announced: int | None = None) -> ReceivedInstance:
     """One slice of an animal, without its pixels."""
+    place = SlicePlace((0.0, 0.0, 0.2 * number), (0.0, 0.0, 1.0))
     return ReceivedInstance(
-        f"1.{number}", "1", "2", "M1", (0.2 * number,), 0.0, announced, f"digest {number}"
+        f"1.{number}", "1", "2", "M1", (place,), 0.0, announced, f"digest {number}"
     )
 
 

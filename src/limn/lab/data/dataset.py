@@ -28,6 +28,7 @@ from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
+from limn.domain.spreadsheet import neutral, plain
 from limn.formats.label_files import image_of
 from limn.lab.data import case_checks
 from limn.lab.data.folder_layout import (
@@ -274,7 +275,9 @@ def read_dataset(folder: Path) -> tuple[Entry, ...]:
             if tuple(lines.fieldnames or ()) != COLUMNS:
                 msg = f"{path}: columns {', '.join(COLUMNS)} expected"
                 raise ConfigWrong(msg)
-            entries = tuple(Entry(**row) for row in lines)
+            entries = tuple(
+                Entry(**{name: plain(text or "") for name, text in row.items()}) for row in lines
+            )
     except OSError as error:
         msg = f"{path}: {error.strerror}; make it with limn lab import"
         raise ConfigWrong(msg) from error
@@ -387,7 +390,7 @@ def _write_manifest(out: Path, entries: Iterable[Entry]) -> None:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(COLUMNS)
-    lines.writerows(astuple(entry) for entry in entries)
+    lines.writerows(map(neutral, astuple(entry)) for entry in entries)
     write_durably(out / MANIFEST, text.getvalue().encode())
 
 

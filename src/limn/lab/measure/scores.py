@@ -19,6 +19,7 @@ import numpy.typing as npt
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
 from limn.domain.scan import Labels, Organ
+from limn.domain.spreadsheet import neutral, plain
 from limn.lab.measure.accuracy import score_labels
 from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
 from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES, ComparedStructure
@@ -154,7 +155,7 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
     lines.writerow(COLUMNS)
     for score in scores:
         *names, value = astuple(score)
-        lines.writerow([*names, "" if math.isnan(value) else repr(float(value))])
+        lines.writerow([*map(neutral, names), "" if math.isnan(value) else repr(float(value))])
     write_durably(path, text.getvalue().encode())
 
 
@@ -197,7 +198,7 @@ def _score(path: Path, line: int, row: Mapping[str, str | None]) -> Score:
     if None in row or None in row.values():
         msg = f"{path}: line {line}: {len(COLUMNS)} columns expected"
         raise ConfigWrong(msg)
-    names = {name: row[name] or "" for name in COLUMNS[:-1]}
+    names = {name: plain(row[name] or "") for name in COLUMNS[:-1]}
     text = row["value"] or "nan"
     try:
         return Score(**names, value=float(text))

@@ -7,6 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limn.domain.spreadsheet import neutral
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -41,9 +43,19 @@ def as_csv(table: Table) -> str:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(table.columns)
     lines.writerows(
-        [cell.strip("*") if _is_bold(cell) else cell for cell in row] for row in table.rows
+        [_csv_cell(cell.strip("*") if _is_bold(cell) else cell) for cell in row]
+        for row in table.rows
     )
     return text.getvalue()
+
+
+def _csv_cell(cell: str) -> str:
+    """The cell as no formula; a number and a dash stay as they are."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell if cell == "-" else neutral(cell)
+    return cell
 
 
 def as_latex(table: Table) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from limn.domain.errors import RefusedSeries
 from limn.domain.files import write_durably
 from limn.domain.scan import MOST_ANIMALS
+from limn.domain.spreadsheet import neutral_cell
 from limn.node.batch.find_series import FoundSeries, read_series
 from limn.node.config import Config
 from limn.node.store.journal.reader import JournalReader
@@ -173,5 +174,5 @@ def write_table(path: Path, notes: Iterable[Note]) -> None:
         known = {name: note.record[name] for name in COLUMNS if name in note.record}
         values = {name: value for name, value in asdict(note).items() if name in COLUMNS}
         values["reason"] = note.held or note.reason
-        writer.writerow(known | values)
+        writer.writerow({name: neutral_cell(each) for name, each in (known | values).items()})
     write_durably(path, text.getvalue().encode())

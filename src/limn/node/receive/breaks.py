@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from limn.dicom.instance import ReceivedInstance
+from limn.dicom.instance import ReceivedInstance, positions_mm
 
 # Of so many breaks of one series limn keeps apart what each lacks.
 MOST_BREAKS = 16
@@ -89,31 +90,23 @@ class Break:
         if next(iter(later.brought), "") == next(reversed(self.brought), None):
             # Its answer was lost, and the sender goes on with it.
             return True
-        edge = self._edge(instances)
+        slices_mm = _slices_mm(instances)
+        edge = self._edge(slices_mm)
         if edge is None:
             return self.new_came
         last_mm, ascends = edge
-        others = (
-            position
-            for uid, instance in instances.items()
-            if uid not in self.brought
-            for position in instance.positions_mm
-            if position is not None
-        )
-        return any(position > last_mm if ascends else position < last_mm for position in others)
+        others = (mm for uid, mm in slices_mm if uid not in self.brought)
+        return any(mm > last_mm if ascends else mm < last_mm for mm in others)
 
-    def _edge(self, instances: Mapping[str, ReceivedInstance]) -> tuple[float, bool] | None:
+    def _edge(self, slices_mm: Sequence[tuple[str, float]]) -> tuple[float, bool] | None:
         """Where the stack ended as it broke off, and whether it ascended there.
 
         None if the slices came in no order, or are too few to tell.
         """
-        positions = [
-            position
-            for uid in self.brought
-            if uid in instances
-            for position in instances[uid].positions_mm
-            if position is not None
-        ]
+        of = defaultdict[str, list[float]](list)
+        for uid, mm in slices_mm:
+            of[uid].append(mm)
+        positions = [mm for uid in self.brought for mm in of.get(uid, ())]
         pairs = list(pairwise(positions))
         if not pairs:
             return None
@@ -191,3 +184,10 @@ class Breaks:
         """The files of the series were removed."""
         self._open.clear()
         self.goes_on = False
+
+
+def _slices_mm(instances: Mapping[str, ReceivedInstance]) -> list[tuple[str, float]]:
+    """SOP Instance UID and position of every slice that has one."""
+    uids = [uid for uid, each in instances.items() for _ in each.places]
+    found = zip(uids, positions_mm(instances.values()), strict=True)
+    return [(uid, mm) for uid, mm in found if mm is not None]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from limn.dicom.instance import ReceivedInstance, input_digest
+from limn.dicom.instance import ReceivedInstance, input_digest, positions_mm
 from limn.node.receive.breaks import Breaks, Feed
 from limn.node.receive.completeness import Arrivals, Opening, Rules, Verdict, is_uniform
 from limn.node.store.disk.spool import Released
@@ -53,8 +53,8 @@ class SeriesVersion:
 
     @property
     def positions_mm(self) -> list[float | None]:
-        """Position of every slice along the slice normal."""
-        return [position for each in self.instances for position in each.positions_mm]
+        """Position of every slice along the normal of them all."""
+        return positions_mm(self.instances)
 
     @property
     def rounding_mm(self) -> float:
@@ -312,7 +312,7 @@ class Gathering:
         """Whether `decide` can only say WAIT; this is cheaper, and runs often while slices come."""
         if self.is_quiet(rules, now_s):
             return False
-        count = sum(len(each.positions_mm) for each in self.instances.values())
+        count = sum(len(each.places) for each in self.instances.values())
         return rules.expected_slices is None or count < rules.expected_slices
 
     def is_quiet(self, rules: Rules, now_s: float) -> bool:

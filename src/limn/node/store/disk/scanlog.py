@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+from limn.domain import spreadsheet
 from limn.domain.records import RoiRecord, ScanRecord
 from limn.node.permissions import make_private_file, make_private_folder
 
@@ -37,10 +38,6 @@ _TEXTS = {
     for each in fields(record)
     if each.type in ("str", str)
 }
-# A spreadsheet takes a value with such a beginning for a formula, whatever quotes the CSV has. An
-# apostrophe in front makes it text. One that begins so already gets one more, so that reading gives
-# back what was written.
-_FORMULA = re.compile(r"'*(\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])")
 
 
 def roi_table(scan_log: Path) -> Path:
@@ -286,19 +283,15 @@ def last_rows(path: Path, count: int) -> list[dict[str, str]]:
 
 def neutral(row: Mapping[str, str]) -> dict[str, str]:
     """A row for a CSV that people open: a spreadsheet takes no value for a formula."""
-    return {name: _neutral(text) if name in _TEXTS else text for name, text in row.items()}
-
-
-def _neutral(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text
+    return {
+        name: spreadsheet.neutral(text) if name in _TEXTS else text for name, text in row.items()
+    }
 
 
 def _plain(row: dict[str, str]) -> dict[str, str]:
     """The values as they were before `neutral`."""
     for name in _TEXTS & row.keys():
-        text = row[name]
-        if text and text.startswith("'") and _FORMULA.match(text):
-            row[name] = text[1:]
+        row[name] = spreadsheet.plain(row[name] or "")
     return row
 
 
@@ -309,8 +302,7 @@ def utc(seconds: float) -> str:
 
 def _csv_value(value: object) -> object:
     if isinstance(value, str):
-        # csv quotes a line feed but not a carriage return, and a reader ends the row at either.
-        return _neutral(value.replace("\r\n", "\n").replace("\r", "\n"))
+        return spreadsheet.neutral(value)
     if value is None:
         return ""
     return round(value, DECIMALS) if isinstance(value, float) else value
