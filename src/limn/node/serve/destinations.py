@@ -40,10 +40,10 @@ class DestinationState:
         return min(self.contact.failing_s(now), self.waiting_s(now))
 
 
-def destination_states(config: Config, journal: JournalReader) -> list[DestinationState]:
-    """Each destination of the config, in its order."""
-    found = journal.delivery_counts()
-    accepted = journal.last_accepted()
+def destination_states(config: Config, journal: JournalReader | None) -> list[DestinationState]:
+    """Each destination of the config, in its order; no journal means that no scan has come."""
+    found = journal.delivery_counts() if journal is not None else []
+    accepted = journal.last_accepted() if journal is not None else {}
     contacts = read_destinations(config.destinations_path)
     states = []
     for each in config.destination:
