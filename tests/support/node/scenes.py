@@ -31,7 +31,7 @@ class Scene:
     stack: ExitStack
     processes: list[ProcessState] = field(
         default_factory=lambda: [
-            ProcessState(name, True, 0)
+            ProcessState(name, True, 0, pid=os.getpid())
             for name in ("scheduler", "worker", "engine", "receiver", "board")
         ]
     )

@@ -31,16 +31,32 @@ class PeerReader(PreviewReader):
 
         That is when it was contoured, or when a person released it.
         """
+        joined = (
+            "from delivery join structure_set on structure_set.id = delivery.structure_set "
+            "join scan on scan.id = structure_set.scan where scan.state = 'contoured' "
+        )
+        # By itself: a record is long, and few wait of very many.
+        waiting = self._all(
+            "select destination, min(max(json_extract(record, '$.contoured_at'), "
+            f"coalesce(released_at, 0))) as since {joined} and delivery.state = 'waiting' "
+            "group by destination",
+            (),
+        )
+        since = {(row["destination"], "waiting"): row["since"] for row in waiting}
         rows = self._all(
-            "select destination, delivery.state, count(*) as n, min(case when delivery.state = "
-            "'waiting' then max(json_extract(record, '$.contoured_at'), coalesce(released_at, 0)) "
-            "end) as since from delivery "
-            "join structure_set on structure_set.id = delivery.structure_set join scan on "
-            "scan.id = structure_set.scan where scan.state = 'contoured' "
+            f"select destination, delivery.state, count(*) as n {joined}"
             "group by destination, delivery.state",
             (),
         )
-        return [(row["destination"], row["state"], row["n"], row["since"]) for row in rows]
+        return [
+            (
+                row["destination"],
+                row["state"],
+                row["n"],
+                since.get((row["destination"], row["state"])),
+            )
+            for row in rows
+        ]
 
     def last_accepted(self) -> dict[str, float]:
         """When each destination last took a structure set for the first time, UTC seconds."""
