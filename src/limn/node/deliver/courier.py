@@ -17,6 +17,7 @@ from threading import Event
 
 from pydicom.uid import RTStructureSetStorage
 
+from limn.domain.records import ScanRecord
 from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
@@ -305,7 +306,7 @@ class Courier:
                 row.name,
                 row.animal,
                 name,
-                answer.status,
+                answer_words(answer.status),
                 structure_set.path,
             )
         if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
@@ -371,16 +372,26 @@ class Courier:
         write_until_done(
             write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping
         )
-        if record.outcome == "delivered":
-            log.info(
-                "%s animal %s delivered to %s (%s), %.2f s after its last slice",
-                row.name,
-                row.animal,
-                record.destination,
-                record.destination_status,
-                record.door_to_door_s,
-            )
-        elif (delivery is None or delivery.state == "discarded") and (
-            decided := decision_notice(row, structure_set)
-        ):
-            log.info("%s animal %s %s", row.name, row.animal, decided)
+        _log_end(row, record, delivery, structure_set)
+
+
+def _log_end(
+    row: ScanRow,
+    record: ScanRecord,
+    delivery: DeliveryRow | None,
+    structure_set: StructureSetRow | None,
+) -> None:
+    """Log that a scan was delivered, or what a person decided about it."""
+    if record.outcome == "delivered":
+        log.info(
+            "%s animal %s delivered to %s (%s), %.2f s after its last slice",
+            row.name,
+            row.animal,
+            record.destination,
+            record.destination_status,
+            record.door_to_door_s,
+        )
+    elif (delivery is None or delivery.state == "discarded") and (
+        decided := decision_notice(row, structure_set)
+    ):
+        log.info("%s animal %s %s", row.name, row.animal, decided)

@@ -179,23 +179,27 @@ def associate(
     except OSError as error:
         msg = f"{peer} can't be found: {error.strerror}"
         raise PeerUnreachable(msg) from error
-    if association.is_rejected and not until.why:
-        msg = f"{peer} refused the association: {_rejection(association, peer)}"
-        raise AssociationRejected(msg)
     if not association.is_established:
-        why = "does not answer"
-        if peer.tls is not None:
-            why += (
-                f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
-                f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
-            )
-        msg = f"{peer} {until.why or why}"
-        raise PeerUnreachable(msg)
+        raise _unestablished(association, peer, until)
     routing.install(association, until.note)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
         association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
+
+
+def _unestablished(association: Association, peer: Peer, until: Deadline) -> PeerUnreachable:
+    """Why there is no association with a peer."""
+    if association.is_rejected and not until.why:
+        why = _rejection(association, peer)
+        return AssociationRejected(f"{peer} refused the association: {why}")
+    why = "does not answer"
+    if peer.tls is not None:
+        why += (
+            f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
+            f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
+        )
+    return PeerUnreachable(f"{peer} {until.why or why}")
 
 
 def _rejection(association: Association, peer: Peer) -> str:
