@@ -95,6 +95,7 @@ SLOW_FILES = [
     "node/store/test_salvage",
     "node/deliver/test_courier",
     "node/serve/test_prometheus",
+    "node/serve/test_health",
     "node/test_heartbeat",
     "lab/phantoms/test_synthesize",
     "lab/phantoms/test_quirks",

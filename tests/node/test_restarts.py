@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from limn.node.restarts import FRESH_S, LOOP, RestartLoop, loop_noted
+from limn.node.restarts import FRESH_S, LOOP, OFTEN_S, RestartLoop, loop_noted
 from limn.node.serve import child
 from limn.node.serve.child import ChildProcess
 
@@ -23,6 +23,23 @@ def test_three_ends_in_a_row_are_a_loop(tmp_path: Path) -> None:
     assert loop_noted(note, note.stat().st_mtime + FRESH_S + 1) == ""
     loop.is_over()
     assert loop.line == loop_noted(note) == ""
+
+
+def test_a_process_that_ends_every_ten_minutes_ends_often() -> None:
+    """Each run is long, so it is no loop; an hour after the first of three ends it is over."""
+    now_s = 0.0
+    loop = RestartLoop("engine", None, lambda: now_s)
+    for _ in range(3):
+        assert loop.often == ""
+        now_s += 600.0
+        loop.ended(1)
+        loop.is_over()
+    assert loop.line == ""
+    assert loop.often.startswith("engine has ended 3 times or more within 60 minutes (exit code 1)")
+    now_s += OFTEN_S - 1200.0
+    assert loop.often
+    now_s += 1.0
+    assert loop.often == ""
 
 
 def test_a_note_that_finds_no_room_ends_nothing(tmp_path: Path) -> None:

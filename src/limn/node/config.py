@@ -264,6 +264,13 @@ class MetricsSettings(_Table):
     port: Port | None = None
 
 
+class HealthSettings(_Table):
+    """After which time the node counts as degraded although it works."""
+
+    destination_limit_s: Annotated[float, Field(gt=0)] = 600.0
+    held_limit_s: Annotated[float, Field(gt=0)] = 900.0
+
+
 class RetentionSettings(_Table):
     """How long delivered scans stay on disk; absent means for ever."""
 
@@ -334,6 +341,7 @@ class Config(_Table):
     planning_system: PlanningSystem = PlanningSystem()
     log: Log = Log()
     metrics: MetricsSettings = MetricsSettings()
+    health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
     board: BoardSettings | None = None
     roi: tuple[Annotated[RoiRule, Field(discriminator="kind")], ...] = ()
@@ -431,6 +439,16 @@ class Config(_Table):
     def running_path(self) -> Path:
         """The scans that workers contour; see `limn.node.store.disk.running`."""
         return self.data_dir / "running.json"
+
+    @property
+    def destinations_path(self) -> Path:
+        """What destinations said last; see `limn.node.store.disk.contacts`."""
+        return self.data_dir / "destinations.json"
+
+    @property
+    def senders_path(self) -> Path:
+        """What senders did at the port; see `limn.node.store.disk.contacts`."""
+        return self.data_dir / "senders.json"
 
     @property
     def heartbeats_dir(self) -> Path:

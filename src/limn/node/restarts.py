@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from limn.domain.files import OWNER_ONLY_FILE, write_durably
 
 # So many ends in a row are a loop: a single one may have any cause.
 LOOP = 3
+# So many ends within this time are worth a look, though each run was long.
+OFTEN, OFTEN_S = 3, 3600.0
 # A note is written at each end; an older one was left by a supervisor that was killed.
 FRESH_S = 900.0
 
@@ -20,11 +24,16 @@ class RestartLoop:
     Parameters
     ----------
     note : file for `limn queue`, which can't ask the supervisor; None for none
+    clock : monotonic seconds
     """
 
-    def __init__(self, name: str, note: Path | None) -> None:
+    def __init__(
+        self, name: str, note: Path | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._name = name
         self._note = note
+        self._clock = clock
+        self._ends_s: deque[float] = deque(maxlen=OFTEN)
         self._in_a_row = 0
         self._code = 0
 
@@ -38,9 +47,20 @@ class RestartLoop:
             f"(exit code {self._code}); limn.log says why"
         )
 
+    @property
+    def often(self) -> str:
+        """What happens if it ended often within the last hour, in words; else empty."""
+        if len(self._ends_s) < OFTEN or self._clock() - self._ends_s[0] > OFTEN_S:
+            return ""
+        return (
+            f"{self._name} has ended {OFTEN} times or more within {OFTEN_S / 60:.0f} minutes (exit "
+            f"code {self._code}); limn.log says why"
+        )
+
     def ended(self, code: int) -> None:
         """Note that the process ended with this code."""
         self._in_a_row += 1
+        self._ends_s.append(self._clock())
         self._code = code
         if self._note is not None and self.line:
             # The note is for people; a full disk must not end the supervisor.

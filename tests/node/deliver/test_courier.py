@@ -17,6 +17,7 @@ from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
 from limn.node.deliver.scan_record import closed_record
 from limn.node.store.disk import scanlog
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.reader import LONGEST_PAUSE_S
 from limn.node.store.journal.rows import ScanRow
@@ -97,12 +98,26 @@ class Desk:
         destination = DicomDestination(
             kind="dicom", name=name, ae_title="TPS", host="127.0.0.1", port=port, previews=previews
         )
-        return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
+        return Courier(
+            destination,
+            self.journal,
+            self.log,
+            "LIMN",
+            keeps_scan_log=keeps_scan_log,
+            contacts=DestinationContacts(self.log.with_name("destinations.json")),
+        )
 
     def exporter(self, *, keeps_scan_log: bool = True) -> Courier:
         """A courier to a folder."""
         destination = FolderDestination(kind="folder", name="export", folder=self.folder / "out")
-        return Courier(destination, self.journal, self.log, "LIMN", keeps_scan_log=keeps_scan_log)
+        return Courier(
+            destination,
+            self.journal,
+            self.log,
+            "LIMN",
+            keeps_scan_log=keeps_scan_log,
+            contacts=DestinationContacts(self.log.with_name("destinations.json")),
+        )
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of the scan log."""

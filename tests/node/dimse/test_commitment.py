@@ -35,6 +35,7 @@ from limn.node.dimse.server import Listener
 from limn.node.receive import commitment_scp
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.storage_scp import listen
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.disk.spool import Spool
 from tests.conftest import free_port
 from tests.node.deliver.test_courier import Desk
@@ -216,7 +217,14 @@ def delivering(desk: Desk, port: int) -> tuple[Courier, DicomDestination]:
     destination = DicomDestination(
         kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, commitment=True
     )
-    return Courier(destination, desk.journal, desk.log, "LIMN", keeps_scan_log=True), destination
+    return Courier(
+        destination,
+        desk.journal,
+        desk.log,
+        "LIMN",
+        keeps_scan_log=True,
+        contacts=DestinationContacts(desk.log.with_name("destinations.json")),
+    ), destination
 
 
 def test_a_destination_that_commits_is_logged(tmp_path, caplog):

@@ -68,7 +68,7 @@ class Site:
         code, (line,), lines = self.check()
         assert code == exits.EXIT_WRONG
         assert line.startswith(f"FAIL {name}: ")
-        assert lines[-1] == f"not ready: {name}"
+        assert (lines[0], lines[-1]) == ("not ready: 1 fault", f"not ready: {name}")
         return line
 
 
@@ -87,9 +87,10 @@ def site(
 
 
 def test_all_is_well(site: Site) -> None:
-    """A line for each try, and the last one is "ready"."""
+    """The verdict first, a line for each try, and the verdict again."""
     code, failed, lines = site.check()
-    assert (code, failed, lines[-1]) == (0, [], "ready")
+    assert (code, failed, lines[0], lines[-1]) == (0, [], "ready", "ready")
+    assert lines[1] == f"config {site.config}"
     tried = [line.split(":")[0].removeprefix(" ok  ") for line in lines if line.startswith(" ok ")]
     assert tried == [
         "bundle",
@@ -148,6 +149,16 @@ def test_a_planning_system_that_does_not_answer(site: Site) -> None:
     assert "does not answer; start it, or compare host, port and AE titles" in said
 
 
+def test_a_planning_system_that_calls_itself_otherwise(site: Site) -> None:
+    """Its refusal in words: which title limn calls it by, and whose setting to compare."""
+    with peer(Archive(), classes=(Verification,), ae_title="X", only_this_title=True) as port:
+        text = site.config.read_text()
+        site.change(f"port = {text.rpartition('port = ')[2].strip()}", f"port = {port}")
+        said = site.fails("destination planning system")
+    assert "called AE title not recognized: this node calls it TPS; compare the planning" in said
+    assert "start it" not in said
+
+
 def test_a_model_that_is_absent(site: Site) -> None:
     """The networks of a bundle that is not there are not tried."""
     site.change(str(BUNDLE), str(site.folder / "absent"))
@@ -156,6 +167,7 @@ def test_a_model_that_is_absent(site: Site) -> None:
     assert [line.split(":")[0] for line in failed] == ["FAIL bundle"]
     assert "No such file or directory; give the folder of a bundle" in failed[0]
     assert " --  model: not tried; mend bundle first" in lines
+    assert lines[0] == "not ready: 1 fault", "what was not tried is none"
     assert lines[-1] == "not ready: bundle, model, engine"
 
 
@@ -281,6 +293,7 @@ def test_every_fault_has_a_line_of_its_own(site: Site, monkeypatch: pytest.Monke
         "FAIL ports",
     ]
     assert lines[-1] == "not ready: journal, watched folder, ports"
+    assert lines[0] == "not ready: 3 faults"
 
 
 def parted(site: Site) -> None:

@@ -127,4 +127,5 @@ def test_the_queue_says_who_released_what_waits(site):
     site.journal.refused(site.journal.deliveries(row.id)[0].id, "0xA900")
     refused, waiting = json.loads(site.limn("queue", "--json"))["entries"]
     assert waiting["reason"] == "released by A. Smith (planned on it)"
-    assert refused["reason"] == f"tps refused the structure set with 0xA900; {waiting['reason']}"
+    said = "0xA900, the file does not match its SOP Class for it; look at its own log"
+    assert refused["reason"] == f"tps refused the structure set with {said}; {waiting['reason']}"

@@ -22,7 +22,8 @@ from limn.domain.records import ScanRecord
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config, load_config
 from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
-from limn.node.serve.prometheus import BUCKETS_S, Metrics, ProcessState, serving
+from limn.node.serve.health import ProcessState
+from limn.node.serve.prometheus import BUCKETS_S, Metrics, serving
 from limn.node.store.disk import scanlog, space
 from limn.node.store.journal.journal import Journal
 from tests.conftest import free_port
@@ -54,6 +55,11 @@ def parsed(metrics: Metrics) -> dict[str, Metric]:
 def values(metric: Metric, *labels: str) -> dict[tuple[str, ...], float]:
     """Samples by the values of some labels."""
     return {tuple(each.labels[name] for name in labels): each.value for each in metric.samples}
+
+
+def faults(metrics: Metrics) -> list[str]:
+    """The sentences of the health page."""
+    return [each.text for each in metrics.health.reasons()]
 
 
 def logged(config: Config, number: int, outcome: str = "delivered", **changes: object) -> None:
@@ -153,7 +159,7 @@ def test_a_damaged_journal_is_named(config: Config) -> None:
     found = parsed(metrics)
     assert found["limn_journal_ok"].samples[0].value == 0
     assert "limn_scans" not in found
-    assert any("is damaged" in reason for reason in metrics.faults())
+    assert any("is damaged" in reason for reason in faults(metrics))
 
 
 @contextmanager
@@ -181,7 +187,7 @@ def test_health_is_200_while_all_is_well(config: Config) -> None:
     assert (status, kind, json.loads(text)) == (
         200,
         "application/json",
-        {"ok": True, "reasons": []},
+        {"ok": True, "state": "ready", "reasons": [], "causes": []},
     )
 
 
@@ -225,7 +231,7 @@ def test_health_connects_to_no_port(config: Config) -> None:
     """The check makes no connection, which the receiver might refuse and log."""
     config.ready_path.write_text("1\n")
     with socket.create_server(("127.0.0.1", config.receive.port)) as door:
-        assert Metrics(config, lambda: ALL_UP).faults() == []
+        assert faults(Metrics(config, lambda: ALL_UP)) == []
         door.settimeout(0.2)
         with pytest.raises(TimeoutError):
             door.accept()
@@ -235,8 +241,8 @@ def test_a_host_of_workers_alone_needs_no_receiver(config: Config) -> None:
     """Receiver and engine run on another host; here only the worker can fail."""
     receive = config.receive.model_copy(update={"min_free_mb": 10**9})
     config = config.model_copy(update={"receive": receive})
-    assert Metrics(config, lambda: [ProcessState("worker", True, 0)]).faults() == []
-    ill = Metrics(config, lambda: [ProcessState("worker", False, 0)]).faults()
+    assert faults(Metrics(config, lambda: [ProcessState("worker", True, 0)])) == []
+    ill = faults(Metrics(config, lambda: [ProcessState("worker", False, 0)]))
     assert ill == ["worker does not run"]
 
 
@@ -329,4 +335,4 @@ def test_the_page_leaves_the_journal_alone(config: Config) -> None:
 def test_a_process_that_ends_again_and_again_is_named_while_it_is_up(config: Config) -> None:
     """Between two deaths it runs; the health page is 503 all the same."""
     looping = [ProcessState("worker", True, 9, loop="worker has ended 9 times in a row")]
-    assert Metrics(config, lambda: looping).faults() == ["worker has ended 9 times in a row"]
+    assert faults(Metrics(config, lambda: looping)) == ["worker has ended 9 times in a row"]

@@ -14,6 +14,7 @@ from limn.node.config import Config, load_config
 from limn.node.deliver.courier import Courier
 from limn.node.store import salvage
 from limn.node.store.disk import evidence, scanlog
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
@@ -81,6 +82,7 @@ class Site:
                     self.config.scan_log_path,
                     "LIMN",
                     keeps_scan_log=number == 0,
+                    contacts=DestinationContacts(self.config.destinations_path),
                 ).work()
 
     def lose_the_journal(self) -> Path:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -93,6 +94,12 @@ def test_log_metrics_and_health_of_a_node_with_a_scan(node: FakeNode) -> None:
     assert found["limn_deliveries", "export", "delivered"] == 1
     assert found["limn_workers",] == 1
     assert found["limn_process_restarts_total", "worker"] == 0
+    assert found["limn_process_resident_memory_bytes", "worker"] > 2**20
+    assert found["limn_health", "ready"] == 1
+    accepted = found["limn_destination_last_accepted_timestamp_seconds", "export"]
+    assert abs(accepted - time.time()) < 60
+    stored = ("limn_instances_received_total",)
+    wait_for(lambda: samples(node)[stored] == len(toy(1).datasets), 10, node.explain)
     worker = node.pid("worker")
     assert worker is not None
     os.kill(worker, signal.SIGKILL)

@@ -8,6 +8,7 @@ import pytest
 from limn.cli import main
 from limn.node.config import DicomDestination
 from limn.node.deliver.courier import Courier
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
 from tests.conftest import free_port
@@ -88,4 +89,11 @@ class Site:
         tps = DicomDestination(
             kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=self.port
         )
-        return Courier(tps, self.journal, self.log, "LIMN", keeps_scan_log=True)
+        return Courier(
+            tps,
+            self.journal,
+            self.log,
+            "LIMN",
+            keeps_scan_log=True,
+            contacts=DestinationContacts(self.data / "destinations.json"),
+        )

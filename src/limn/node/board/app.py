@@ -31,6 +31,7 @@ from starlette.staticfiles import StaticFiles
 from limn.domain.errors import LimnError
 from limn.domain.records import ScanRecord
 from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
+from limn.node.board.peers_page import PeersPage
 from limn.node.board.views import Choice, Live, history, live, scan_page
 from limn.node.config import Config
 from limn.node.operate.journal_access import journal_to_read
@@ -71,6 +72,7 @@ class Board:
                     Route("/events", self.events),
                     Route("/history", self.history_page),
                     Route("/history.csv", self.history_csv),
+                    *PeersPage(config, self._page, self._form).routes(),
                     Route("/{scan}", self.scan),
                     Route("/{scan}/file/{name}", self.file),
                     Route("/{scan}/{action}", self.act, methods=["POST"]),
@@ -205,13 +207,7 @@ class Board:
     async def act(self, request: Request) -> Response:
         """Release, discard, send again or run again, by a person's order."""
         name, action = _scan_name(request), request.path_params["action"]
-        if int(request.headers.get("content-length") or MOST_FORM_BYTES + 1) > MOST_FORM_BYTES:
-            raise HTTPException(413, "the form is too long")
-        form = {key: str(value) for key, value in (await request.form()).items()}
-        if not self._tokens.fits(request.cookies.get(COOKIE, ""), form.get("token", "")):
-            raise HTTPException(
-                403, "this form is not of a page that this browser got; load it again"
-            )
+        form = await self._form(request)
         by, why = form.get("by", "").strip(), form.get("why", "").strip()
         if not by:
             raise HTTPException(400, "give your name: it stands in the log")
@@ -221,6 +217,17 @@ class Board:
         await run_in_threadpool(act)
         said = urlencode({"said": f"{action}: done, by {by}"})
         return RedirectResponse(f"/{name}?{said}", status_code=303)
+
+    async def _form(self, request: Request) -> dict[str, str]:
+        """The fields of a form of this board's pages; any other is refused."""
+        if int(request.headers.get("content-length") or MOST_FORM_BYTES + 1) > MOST_FORM_BYTES:
+            raise HTTPException(413, "the form is too long")
+        form = {key: str(value) for key, value in (await request.form()).items()}
+        if not self._tokens.fits(request.cookies.get(COOKIE, ""), form.get("token", "")):
+            raise HTTPException(
+                403, "this form is not of a page that this browser got; load it again"
+            )
+        return form
 
     def _actions(self, name: str, by: str, why: str) -> dict[str, Callable[[], None]]:
         path = self._config_path

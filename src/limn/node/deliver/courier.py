@@ -17,16 +17,19 @@ from threading import Event
 
 from pydicom.uid import RTStructureSetStorage
 
+from limn.domain.records import ScanRecord
 from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
-from limn.node.deliver.destinations import Outcome, backoff_s, deliver
+from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s, deliver
 from limn.node.deliver.scan_record import closed_record, roi_records
+from limn.node.dimse.answers import answer_words
 from limn.node.dimse.commitment import Item
 from limn.node.heartbeat import SILENT_S, for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk import scanlog
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.schema import JournalBusy, is_damaged
@@ -53,8 +56,10 @@ class Courier:
         calling_ae_title: str,
         *,
         keeps_scan_log: bool,
+        contacts: DestinationContacts,
     ) -> None:
         self._destination = destination
+        self._contacts = contacts
         self._journal = journal
         self._scan_log = scan_log
         self._calling_ae_title = calling_ae_title
@@ -240,7 +245,7 @@ class Courier:
                 name,
                 answer.status,
             )
-        self._write_answer(row, write)
+        self._write_answer(row, answer, write)
 
     def _next(self) -> DeliveryRow | None:
         """The next delivery; those that wait here do so on the monotonic clock."""
@@ -276,9 +281,8 @@ class Courier:
             wait_s = backoff_s(delivery.tries)
             next_at = time.time() + wait_s
             self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
-            self._write_answer(
-                row, partial(self._journal.postponed, delivery.id, answer.status, next_at)
-            )
+            write = partial(self._journal.postponed, delivery.id, answer.status, next_at)
+            self._write_answer(row, answer, write)
             log.warning(
                 "%s -> %s: %s; again in %.0f s, %d waiting",
                 row.name,
@@ -289,32 +293,36 @@ class Courier:
             )
             return False
         if answer.outcome is Outcome.DELIVERED:
-            self._write_answer(
-                row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
-            )
+            write = partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
+            self._write_answer(row, answer, write)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
         else:
-            self._write_answer(row, partial(self._journal.refused, delivery.id, answer.status))
+            write = partial(self._journal.refused, delivery.id, answer.status)
+            self._write_answer(row, answer, write)
             log.error(
                 "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
                 row.name,
                 row.animal,
                 name,
-                answer.status,
+                answer_words(answer.status),
                 structure_set.path,
             )
         if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
             log.info("%s delivered to %s (%s)", row.name, name, answer.status)
         return True
 
-    def _write_answer(self, row: ScanRow, write: Callable[[], None]) -> None:
+    def _write_answer(
+        self, row: ScanRow, answer: DeliveryAnswer, write: Callable[[], None]
+    ) -> None:
         """Write an answer to the journal, and deliver nothing until the disk takes it."""
         name = self._destination.name
         write_until_done(
             write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping
         )
+        said = answer_words(answer.status)
+        self._contacts.note(name, answer.failure, said, answer.answered_at)
 
     def _log_ended(self) -> None:
         """Log every scan that the journal knows to have ended, so that a crash loses no row."""
@@ -364,16 +372,26 @@ class Courier:
         write_until_done(
             write, f"{row.name} animal {row.animal}: its row of the scan log", self._stopping
         )
-        if record.outcome == "delivered":
-            log.info(
-                "%s animal %s delivered to %s (%s), %.2f s after its last slice",
-                row.name,
-                row.animal,
-                record.destination,
-                record.destination_status,
-                record.door_to_door_s,
-            )
-        elif (delivery is None or delivery.state == "discarded") and (
-            decided := decision_notice(row, structure_set)
-        ):
-            log.info("%s animal %s %s", row.name, row.animal, decided)
+        _log_end(row, record, delivery, structure_set)
+
+
+def _log_end(
+    row: ScanRow,
+    record: ScanRecord,
+    delivery: DeliveryRow | None,
+    structure_set: StructureSetRow | None,
+) -> None:
+    """Log that a scan was delivered, or what a person decided about it."""
+    if record.outcome == "delivered":
+        log.info(
+            "%s animal %s delivered to %s (%s), %.2f s after its last slice",
+            row.name,
+            row.animal,
+            record.destination,
+            record.destination_status,
+            record.door_to_door_s,
+        )
+    elif (delivery is None or delivery.state == "discarded") and (
+        decided := decision_notice(row, structure_set)
+    ):
+        log.info("%s animal %s %s", row.name, row.animal, decided)

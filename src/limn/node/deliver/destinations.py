@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from threading import Event
 
@@ -25,7 +25,7 @@ from limn.domain.folders import not_a_folder
 from limn.domain.forms import ENDINGS, Form
 from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
-from limn.node.dimse.client import peer_of, store
+from limn.node.dimse.client import AssociationRejected, peer_of, store
 from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.store.disk.spool import FORMS_DIR
 
@@ -44,13 +44,43 @@ class Outcome(Enum):
     REFUSED = "refused"
 
 
+class Failure(StrEnum):
+    """Why a structure set was not taken; a label of the metrics."""
+
+    NONE = ""
+    # The peer did not answer, or broke off.
+    UNANSWERED = "unanswered"
+    # It refused the association.
+    REJECTED = "rejected"
+    # It has no room for the file.
+    NO_ROOM = "no-room"
+    # It refused the file, and a person must act.
+    REFUSED = "refused"
+    # The node's own file, or the destination's folder, can't be used.
+    FILE = "file"
+
+
+# By what a status of C-STORE means.
+FAILURE_OF = {
+    Outcome.DELIVERED: Failure.NONE,
+    Outcome.RETRY_LATER: Failure.NO_ROOM,
+    Outcome.REFUSED: Failure.REFUSED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
-    """A destination's answer, and when it came (UTC seconds)."""
+    """A destination's answer, and when it came (UTC seconds).
+
+    Attributes
+    ----------
+    failure : why it was not taken; `Failure.FILE` where no peer was asked
+    """
 
     outcome: Outcome
     status: str
     answered_at: float
+    failure: Failure = Failure.FILE
 
 
 def judge(status: int) -> Outcome:
@@ -108,8 +138,11 @@ def deliver(
         answered_at = time.time()
         next(answers, None)
     except (PeerUnreachable, ConfigWrong) as error:
-        return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time())
-    return DeliveryAnswer(judge(status), f"0x{status:04X}", answered_at)
+        rejected = isinstance(error, AssociationRejected)
+        failure = Failure.REJECTED if rejected else Failure.UNANSWERED
+        return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time(), failure)
+    outcome = judge(status)
+    return DeliveryAnswer(outcome, f"0x{status:04X}", answered_at, FAILURE_OF[outcome])
 
 
 def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
@@ -144,7 +177,7 @@ def _export(
     except OSError as error:
         why = one_line(not_a_folder(destination.folder)) or error.strerror
         return DeliveryAnswer(Outcome.RETRY_LATER, f"{destination.folder}: {why}", time.time())
-    return DeliveryAnswer(Outcome.DELIVERED, "written", time.time())
+    return DeliveryAnswer(Outcome.DELIVERED, "written", time.time(), Failure.NONE)
 
 
 def _is_wanted(name: str, forms: Collection[Form]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from limn.node.config import Network, Receive
 
@@ -13,6 +14,17 @@ CALLING_NOT_RECOGNISED = (1, 1, 3)
 CALLED_NOT_RECOGNISED = (1, 1, 7)
 CONGESTED = (2, 3, 1)
 LIMIT_EXCEEDED = (2, 3, 2)
+
+
+class RefusalReason(StrEnum):
+    """Why an association or a connection is refused; a label of the metrics."""
+
+    CALLED_AE = "called-ae"
+    CALLING_AE = "calling-ae"
+    LIMIT = "limit"
+    DISK = "disk"
+    ADDRESS = "address"
+    TLS = "tls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +43,10 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to a requestor that is rejected, and the reason for the log."""
+    """The answer to a requestor that is rejected, and why, in one word and for the log."""
 
     reject: tuple[int, int, int]
+    reason: RefusalReason
     why: str
 
 
@@ -64,16 +77,20 @@ def refusal_of(
     if settings.require_called_ae and called != settings.ae_title.strip():
         return Refusal(
             CALLED_NOT_RECOGNISED,
+            RefusalReason.CALLED_AE,
             f"it calls {called!r}, this node is {settings.ae_title!r} (receive.ae_title)",
         )
     known = {title.strip() for title in settings.calling_ae}
     if known and calling not in known:
-        return Refusal(CALLING_NOT_RECOGNISED, f"{calling!r} is not in receive.calling_ae")
+        why = f"{calling!r} is not in receive.calling_ae"
+        return Refusal(CALLING_NOT_RECOGNISED, RefusalReason.CALLING_AE, why)
     if open_associations >= settings.max_associations:
-        return Refusal(LIMIT_EXCEEDED, f"{open_associations} are open (receive.max_associations)")
+        why = f"{open_associations} are open (receive.max_associations)"
+        return Refusal(LIMIT_EXCEEDED, RefusalReason.LIMIT, why)
     if caller.stores and disk_is_low:
         return Refusal(
             CONGESTED,
+            RefusalReason.DISK,
             f"the disk has less than {settings.refuse_free_mb} MB or too few inodes free; make "
             "room in data_dir",
         )

@@ -18,6 +18,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from limn.domain.errors import PeerUnreachable
 from limn.node.config import DicomDestination, PeerTls
 from limn.node.dimse import routing
+from limn.node.dimse.answers import rejection_words
 from limn.node.dimse.deadline import Deadline
 from limn.node.dimse.status import SUCCESS
 from limn.node.dimse.tls import requestor_context
@@ -28,13 +29,12 @@ REPLY_S = 60.0
 # For all that is neither a connection nor a reply: encoding, the release, a loaded machine.
 REST_S = 20.0
 LAST_MESSAGE_ID = 65535
-# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21) that an administrator can mend.
-REJECTIONS = {
-    (1, 3): "it does not know the calling AE title {calling}: enter limn there",
-    (1, 7): "it does not call itself {called}: compare the AE titles",
-    (3, 1): "it says that it is congested",
-    (3, 2): "it says that it has too many associations",
-}
+# Result of an A-ASSOCIATE-RJ (PS3.8 table 9-21).
+REJECTED_TRANSIENT = 2
+
+
+class AssociationRejected(PeerUnreachable):
+    """The peer answered with A-ASSOCIATE-RJ; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,8 @@ def associate(
 
     Raises
     ------
+    AssociationRejected
+        If the peer refuses it.
     PeerUnreachable
         If there is none.
     ConfigWrong
@@ -178,14 +180,7 @@ def associate(
         msg = f"{peer} can't be found: {error.strerror}"
         raise PeerUnreachable(msg) from error
     if not association.is_established:
-        why = _rejection(association, peer) if association.is_rejected else "does not answer"
-        if peer.tls is not None and not association.is_rejected:
-            why += (
-                f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
-                f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
-            )
-        msg = f"{peer} {until.why or why}"
-        raise PeerUnreachable(msg)
+        raise _unestablished(association, peer, until)
     routing.install(association, until.note)
     if association.dul.socket is not None and association.dul.socket.socket is not None:
         # Nagle's algorithm and the peer's delayed ACK would cost 40 ms per instance.
@@ -193,10 +188,27 @@ def associate(
     return association
 
 
+def _unestablished(association: Association, peer: Peer, until: Deadline) -> PeerUnreachable:
+    """Why there is no association with a peer."""
+    if association.is_rejected and not until.why:
+        why = _rejection(association, peer)
+        return AssociationRejected(f"{peer} refused the association: {why}")
+    why = "does not answer"
+    if peer.tls is not None:
+        why += (
+            f", or TLS failed: {peer.tls.ca} must vouch for its certificate, which must name "
+            f"{peer.tls.server_name or peer.host}, and its CA for {peer.tls.certificate}"
+        )
+    return PeerUnreachable(f"{peer} {until.why or why}")
+
+
 def _rejection(association: Association, peer: Peer) -> str:
     """Why a peer rejected an association, for people."""
     answer = association.acceptor.primitive
-    found = (getattr(answer, "result_source", None), getattr(answer, "diagnostic", None))
-    for_people = REJECTIONS.get(found, "")  # type: ignore[arg-type]
-    why = for_people.format(calling=peer.calling_ae_title, called=peer.ae_title)
-    return f"refused the association{f': {why}' if why else ''}"
+    return rejection_words(
+        getattr(answer, "result_source", None),
+        getattr(answer, "diagnostic", None),
+        calling=peer.calling_ae_title,
+        called=peer.ae_title,
+        is_transient=getattr(answer, "result", None) == REJECTED_TRANSIENT,
+    )

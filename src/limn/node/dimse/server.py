@@ -23,7 +23,7 @@ from pynetdicom.fsm import StateMachine
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from limn.node.config import Network
-from limn.node.dimse.access import may_connect
+from limn.node.dimse.access import RefusalReason, may_connect
 from limn.node.dimse.bounds import Bounds
 from limn.node.dimse.memory import MemoryBudget
 from limn.node.dimse.messages import BoundedMessages
@@ -39,7 +39,13 @@ ABORT_WAIT_S = 1.0
 
 
 class Listener(ThreadedAssociationServer):
-    """pynetdicom's threaded server with bounds; calls ``on_association_ended`` at every end."""
+    """pynetdicom's threaded server with bounds.
+
+    Parameters
+    ----------
+    on_association_ended : called at the end of every association
+    on_connection_refused : called with address, reason and words for a connection without one
+    """
 
     # A peer that stalls must not keep the process from ending.
     daemon_threads = True
@@ -55,10 +61,12 @@ class Listener(ThreadedAssociationServer):
         networks: Sequence[Network],
         tls: ssl.SSLContext | None,
         on_association_ended: Callable[[Association], None],
+        on_connection_refused: Callable[[str, str, str], None],
     ) -> None:
         self.bounds = bounds
         self.memory = MemoryBudget(bounds.max_incoming_bytes)
         self.on_association_ended = on_association_ended
+        self._on_connection_refused = on_connection_refused
         self._networks = networks
         self._tls = tls
         self._connections = 0
@@ -91,15 +99,19 @@ class Listener(ThreadedAssociationServer):
         """Whether to take a connection, by its address and by how many are open."""
         address = str(client_address[0])
         if not may_connect(address, self._networks):
-            log.warning("connection from %s refused: not in receive.allow", address)
+            self._refuse(address, RefusalReason.ADDRESS, "not in receive.allow")
             return False
         if self._connections >= self.bounds.max_connections:
-            log.warning("connection from %s refused: %d are open", address, self._connections)
+            self._refuse(address, RefusalReason.LIMIT, f"{self._connections} are open")
             return False
         with self._counting:
             self._connections += 1
             self._waiting.add(request)
         return True
+
+    def _refuse(self, address: str, reason: RefusalReason, why: str) -> None:
+        log.warning("connection from %s refused: %s", address, why)
+        self._on_connection_refused(address, reason, why)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """One connection, from the handshake until it is over."""
@@ -135,7 +147,7 @@ class Listener(ThreadedAssociationServer):
                 self._waiting.discard(request)
                 self._waiting.add(secured)
         except OSError as error:
-            log.warning("connection from %s refused: %s", address, error)
+            self._refuse(address, RefusalReason.TLS, str(error))
             self.shutdown_request(request)
             return None
         watchdog = threading.Timer(self.bounds.artim_s, _disconnect, (secured,))
@@ -144,7 +156,7 @@ class Listener(ThreadedAssociationServer):
         try:
             secured.do_handshake()
         except (OSError, ValueError) as error:
-            log.warning("connection from %s refused: TLS: %s", address, _reason_of(error))
+            self._refuse(address, RefusalReason.TLS, f"TLS: {_reason_of(error)}")
             self.shutdown_request(secured)
             return None
         finally:

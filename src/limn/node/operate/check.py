@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from distributed import Client
@@ -14,16 +15,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFailed
-from limn.domain.folders import not_a_folder, writable
+from limn.domain.folders import not_a_folder
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
 from limn.node.contour.work.warm import warm_up
-from limn.node.dimse.client import echo, peer_of
 from limn.node.dimse.tls import check_keys, peers_tls
-from limn.node.host.certs import CA, CERT, valid_until
+from limn.node.host.certs import CA, CERT
 from limn.node.host.engine_tls import check_given, security_of
+from limn.node.host.expiry import expiry
 from limn.node.host.processes import Part, name_of, processes
+from limn.node.operate.try_destination import try_destination
 from limn.node.serve import prometheus
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
@@ -33,21 +35,28 @@ from limn.node.store.journal.schema import JournalError
 from limn.node.store.salvage import fault_of
 
 ENGINE_S = 10.0
-# To renew one takes a signature, and nobody reads a warning of a check that passes.
-CERTIFICATE_LEAST = timedelta(days=30)
+# Words of a try in the output, and how they are shown.
+OK, FAILED, NOT_TRIED = "ok", "FAIL", "--"
+STYLED = {OK: "[green] ok [/]", FAILED: "[red]FAIL[/]", NOT_TRIED: " -- "}
+
+
+@dataclass(frozen=True, slots=True)
+class TryResult:
+    """What one try found."""
+
+    name: str
+    word: str
+    text: str
 
 
 def check(config_path: Path, only: Part | None = None) -> bool:
-    """Print the resolved config, then try bundle, model, disk and peers; true if all work.
+    """Try bundle, model, disk and peers; print the verdict, the resolved config and the tries.
 
-    Each try prints one line; that of a failed try gives the cause and the remedy. A try that
-    depends on a failed one is left out. With ``only``, only what that part of a node needs on
-    this host is tried.
+    Each try has one line; that of a failed try gives the cause and the remedy. A try that depends
+    on a failed one is left out. With ``only``, only what that part of a node needs on this host is
+    tried. True if all work.
     """
-    console = Console(emoji=False, highlight=False)
     config = load_config(config_path)
-    console.print(f"[bold]config {config_path}[/]")
-    console.print_json(config.model_dump_json())
     receives, computes = only in {None, "receiver"}, only in {None, "worker"}
     tries: list[tuple[bool, str, str, Callable[[], str]]] = [
         (only != "scheduler", "bundle", "", lambda: _bundle(config)),
@@ -60,35 +69,55 @@ def check(config_path: Path, only: Part | None = None) -> bool:
         (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
         (True, "ports", "data folder", lambda: _ports(config, only)),
         *(
-            (receives, f"destination {each.name}", "", _destination(each, config))
+            (receives, f"destination {each.name}", "", partial(_destination, each, config))
             for each in config.destination
         ),
     ]
-    passed: dict[str, bool] = {}
-    for wanted, name, needs, action in tries:
-        if not wanted:
-            continue
-        if not passed.get(needs, True):
-            console.print(f" --  {name}: not tried; mend {needs} first", soft_wrap=True)
-            passed[name] = False
-            continue
-        passed[name] = _try(console, name, action)
-    failed = [name for name, good in passed.items() if not good]
-    if failed:
-        console.print(f"not ready: {', '.join(failed)}", style="bold red", soft_wrap=True)
-    else:
-        console.print("ready", style="bold green")
-    return not failed
+    results = _results([each[1:] for each in tries if each[0]])
+    _print(results, config, config_path)
+    return all(each.word == OK for each in results)
 
 
-def _try(console: Console, name: str, action: Callable[[], str]) -> bool:
+def _results(tries: Sequence[tuple[str, str, Callable[[], str]]]) -> list[TryResult]:
+    """Make every try; a person at a terminal sees which one runs."""
+    results: dict[str, TryResult] = {}
+    waiting = Console(stderr=True)
+    with waiting.status("") as status:
+        for name, needs, action in tries:
+            status.update(escape(f"trying {name}"))
+            if needs in results and results[needs].word != OK:
+                why = f"not tried; mend {needs} first"
+                results[name] = TryResult(name, NOT_TRIED, why)
+            else:
+                results[name] = _try(name, action)
+    return list(results.values())
+
+
+def _try(name: str, action: Callable[[], str]) -> TryResult:
     try:
-        text, word, good = action(), "[green] ok [/]", True
+        text, word = action(), OK
     except (LimnError, OSError, JournalError) as error:
-        text, word, good = str(error), "[red]FAIL[/]", False
-    # On one line, and brackets in a message are text: a program may read it.
-    console.print(word, escape(f"{name}: {' '.join(text.split())}"), soft_wrap=True)
-    return good
+        text, word = str(error), FAILED
+    # On one line: a program may read it.
+    return TryResult(name, word, " ".join(text.split()))
+
+
+def _print(results: Sequence[TryResult], config: Config, config_path: Path) -> None:
+    """The verdict, the config, a line for each try, and the names of what is not ready."""
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    failed = [each.name for each in results if each.word != OK]
+    faults = sum(each.word == FAILED for each in results)
+    ready, style = "ready", "bold green"
+    if failed:
+        ready = f"not ready: {faults} fault{'' if faults == 1 else 's'}"
+        style = "bold red"
+    console.print(ready, style=style)
+    console.print(f"[bold]config {config_path}[/]")
+    console.print_json(config.model_dump_json())
+    for each in results:
+        # Brackets in a message are text.
+        console.print(STYLED[each.word], escape(f"{each.name}: {each.text}"))
+    console.print(f"not ready: {', '.join(failed)}" if failed else ready, style=style)
 
 
 def _bundle(config: Config) -> str:
@@ -160,30 +189,10 @@ def _tls(config: Config) -> str:
     check_keys(config)
     own = config.receive.tls
     given = [*([own] if own is not None else []), *peers_tls(config)]
-    ends = [_expiry(path) for tls in given for path in (tls.certificate, tls.ca)]
+    ends = [expiry(path) for tls in given for path in (tls.certificate, tls.ca)]
     if not ends:
         return "none: no tls table is set"
     return f"certificates are valid until {min(ends):%Y-%m-%d}"
-
-
-def _expiry(certificate: Path) -> datetime:
-    """When a certificate expires.
-
-    Raises
-    ------
-    ConfigWrong
-        If it has expired or will soon.
-    """
-    end = valid_until(certificate)
-    left = end - datetime.now(UTC)
-    if left < CERTIFICATE_LEAST:
-        when = "ended" if left < timedelta(0) else "ends"
-        msg = (
-            f"certificate {certificate} {when} on {end:%Y-%m-%d}; renew it, or nobody can connect "
-            "from that day on"
-        )
-        raise ConfigWrong(msg)
-    return end
 
 
 def _engine(config: Config, config_path: Path, only: Part | None) -> str:
@@ -195,7 +204,7 @@ def _engine(config: Config, config_path: Path, only: Part | None) -> str:
         return f"{text}, new certificates at every start"
     text = f"{text}, certificates {check_given(config.engine.tls_dir)}"
     for name in (CA, CERT):
-        _expiry(config.engine.tls_dir / name)
+        expiry(config.engine.tls_dir / name)
     if config.engine.scheduler == "local" or only == "scheduler":
         return text
     workers = _count_workers(config)
@@ -252,25 +261,5 @@ def _ports(config: Config, only: Part | None) -> str:
     return f"{free}{page} are free"
 
 
-def _destination(
-    destination: DicomDestination | FolderDestination, config: Config
-) -> Callable[[], str]:
-    def try_folder(folder: Path) -> str:
-        return f"{writable(folder)} can be written"
-
-    def try_peer(found: DicomDestination) -> str:
-        peer = peer_of(found, config.receive.ae_title)
-        started_s = time.perf_counter()
-        try:
-            echo(peer)
-        except PeerUnreachable as error:
-            msg = (
-                f"{error}; start it, or compare host, port and AE titles with its own settings. "
-                "Structure sets wait in the journal until it answers"
-            )
-            raise PeerUnreachable(msg) from error
-        return f"{peer} answers C-ECHO in {time.perf_counter() - started_s:.2f} s"
-
-    if isinstance(destination, FolderDestination):
-        return lambda: try_folder(destination.folder)
-    return lambda: try_peer(destination)
+def _destination(destination: DicomDestination | FolderDestination, config: Config) -> str:
+    return try_destination(destination, config.receive.ae_title)

@@ -18,6 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from limn.node.config import Config, load_config
+from limn.node.dimse.answers import answer_words
 from limn.node.heartbeat import silent_now
 from limn.node.host.doorbell import engine_runs
 from limn.node.host.processes import processes
@@ -266,7 +267,8 @@ def _delivery_entries(
                 reason=released,
             )
         elif delivery.state == "refused":
-            why = f"{delivery.destination} refused the structure set with {delivery.status}"
+            said = answer_words(delivery.status)
+            why = f"{delivery.destination} refused the structure set with {said}"
             yield _entry(
                 row,
                 "refused by peer",

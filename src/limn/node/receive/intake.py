@@ -28,6 +28,7 @@ from limn.node.receive.recovery import Recovery, named
 from limn.node.receive.settling import Settling
 from limn.node.receive.slots import Slots
 from limn.node.receive.store_result import StoreResult
+from limn.node.store.disk.contacts import SenderContacts
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import SLOTS, Spool, SpoolFull
 from limn.node.store.journal.journal import Journal
@@ -51,6 +52,7 @@ class Intake:
     Attributes
     ----------
     associations : the open ones, of which the Storage SCP reports
+    senders : what each sender did at the port, for people and the metrics
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Intake:
         self._awaited: dict[str, set[str]] = {}
         self._faults = SeriesFaults(journal.path)
         self.associations = OpenAssociations()
+        self.senders = SenderContacts()
         self._settling = Settling(rules, journal.knows, self.associations.openings)
 
     def accept(

@@ -19,7 +19,7 @@ from limn.dicom.series import CT_CLASSES
 from limn.dicom.volume import TRANSFER_SYNTAXES
 from limn.node.config import Receive
 from limn.node.dimse import commitment
-from limn.node.dimse.access import LIMIT_EXCEEDED, Caller, Refusal, refusal_of
+from limn.node.dimse.access import LIMIT_EXCEEDED, Caller, Refusal, RefusalReason, refusal_of
 from limn.node.dimse.bounds import Bounds
 from limn.node.dimse.memory import was_dropped
 from limn.node.dimse.server import Listener
@@ -72,6 +72,7 @@ def listen(
         networks=settings.allow,
         tls=acceptor_context(settings.tls) if settings.tls is not None else None,
         on_association_ended=scp.on_association_ended,
+        on_connection_refused=intake.senders.refused,
     )
     log.info(
         "listening as %s on %s:%d%s",
@@ -156,6 +157,10 @@ class StorageScp:
             result = store(event.encoded_dataset(), source)
         if not result.stored:
             self._say(source, result)
+            why = f"0x{result.status:04X}: {result.why}"
+            self._intake.senders.not_stored(source.sender, why)
+        else:
+            self._intake.senders.stored()
         if not result.missing:
             self._not_stored[source.key].discard(sop_instance_uid)
         self._intake.associations.instance_ended(source.key, missing=result.missing)
@@ -192,6 +197,7 @@ class StorageScp:
         if not isinstance(event.pdu, A_RELEASE_RQ):
             return
         source = self._source(event.assoc)
+        self._intake.senders.came(source.sender)
         if missing := tuple(self._not_stored[source.key]):
             log.error(
                 "%s ended its association, but limn has not taken %d of its instances; the "
@@ -295,8 +301,13 @@ class Admission:
                 self._intake.association_opened(_key(association), _sender(association))
         except OSError as error:
             # pynetdicom would swallow it and let the caller in.
-            refusal = Refusal(LIMIT_EXCEEDED, f"the disk can't be read: {error}")
-        if refusal is not None:
+            why = f"the disk can't be read: {error}"
+            refusal = Refusal(LIMIT_EXCEEDED, RefusalReason.DISK, why)
+        sender = _sender(association)
+        if refusal is None:
+            self._intake.senders.came(sender)
+        else:
+            self._intake.senders.refused(sender, refusal.reason, refusal.why)
             log.warning(
                 "association from %s@%s refused: %s",
                 caller.calling_ae.strip(),

@@ -50,6 +50,11 @@ class ChildProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        """Its process number; None if it does not run."""
+        return self._process.pid if self._process is not None and self.runs else None
+
+    @property
     def silence(self) -> str:
         """How long its work has stood still, in words; empty if it moves."""
         if self.watch is None or not (self.runs and self.watch.is_silent):

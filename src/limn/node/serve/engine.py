@@ -16,6 +16,7 @@ from limn.node.host import engine_tls, lifetime
 from limn.node.host.doorbell import listen_for_wakes
 from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.serve.journal_watch import end_if_replaced
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.remedies import hold_notice, quarantine_notice
 
@@ -33,6 +34,7 @@ def run_engine(config_path: Path) -> None:
     lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
     end_if_replaced(journal, stopping)
+    contacts = DestinationContacts(config.destinations_path)
     couriers = [
         Courier(
             destination,
@@ -40,6 +42,7 @@ def run_engine(config_path: Path) -> None:
             config.scan_log_path,
             config.receive.ae_title,
             keeps_scan_log=number == 0,
+            contacts=contacts,
         )
         for number, destination in enumerate(config.destination)
     ]

@@ -1,10 +1,8 @@
 """Metrics for Prometheus and a health page, over HTTP from the supervisor, off by default.
 
 The supervisor outlives every other process, so that the page can say which of them is down. It
-counts only restarts itself; every other figure comes from the journal and the scan log, so that a
-restart of the node resets nothing.
-
-The text format is that of https://prometheus.io/docs/instrumenting/exposition_formats/, 0.0.4.
+counts only restarts itself; every other figure comes from the journal, the scan log and the notes
+of engine and receiver, so that a restart of the node resets nothing.
 """
 
 from __future__ import annotations
@@ -12,75 +10,34 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import socket
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+
+import psutil
 
 from limn import __version__
 from limn.domain.errors import ConfigWrong
 from limn.domain.light import Light
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node import heartbeat
 from limn.node.config import Config
+from limn.node.host.certs import valid_until
+from limn.node.host.expiry import given_certificates
 from limn.node.serve.bounded_http import BoundedHttpServer
+from limn.node.serve.health import Cause, Health, NodeState, ProcessState, Reason, state_of
+from limn.node.serve.metric_family import Family
+from limn.node.serve.register_metrics import of_door, of_register
 from limn.node.store.disk import scanlog, space
-from limn.node.store.journal.reader import JournalReader
-from limn.node.store.journal.schema import JournalBusy, JournalError
+from limn.node.store.journal.schema import JournalError
 
 log = logging.getLogger(__name__)
 
 # With an animal under anaesthesia a minute is long and five are too long.
 BUCKETS_S = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0)
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PROBE_S = 2.0
 REQUEST_S = 5.0
-# The check reads the whole journal.
-INTEGRITY_EVERY_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessState:
-    """One child of the supervisor.
-
-    Attributes
-    ----------
-    silence : says that it runs and its work stands still
-    loop : says that it ends again and again soon after its start
-    """
-
-    name: str
-    up: bool
-    restarts: int
-    silence: str = ""
-    loop: str = ""
-
-
-@dataclass(slots=True)
-class Family:
-    """One metric with its samples, as the exposition format groups them."""
-
-    name: str
-    kind: str
-    about: str
-    samples: list[tuple[str, Mapping[str, str], float]] = field(default_factory=list)
-
-    def add(self, value: float, suffix: str = "", **labels: str) -> None:
-        """One sample; ``suffix`` is such as ``_sum``."""
-        self.samples.append((suffix, labels, value))
-
-    def lines(self) -> Iterator[str]:
-        """The family as text."""
-        yield f"# HELP {self.name} {self.about}"
-        yield f"# TYPE {self.name} {self.kind}"
-        for suffix, labels, value in self.samples:
-            inner = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
-            yield f"{self.name}{suffix}{'{' + inner + '}' if inner else ''} {value!r}"
 
 
 class Metrics:
@@ -89,45 +46,22 @@ class Metrics:
     def __init__(self, config: Config, processes: Callable[[], Sequence[ProcessState]]) -> None:
         self._config = config
         self._processes = processes
+        self.health = Health(config, processes)
         self._lock = threading.Lock()
         self._log = scanlog.LogFollower(config.scan_log_path)
-        self._sound = True
-        self._checked_s = float("-inf")
 
     def text(self) -> str:
         """Every metric, in the text format."""
-        families = [*self._of_processes(), *self._of_disk(), *self._of_journal(), *self._of_log()]
-        return "\n".join(line for family in families for line in family.lines()) + "\n"
-
-    def faults(self) -> list[str]:
-        """Why the next scan would not be contoured now; empty if all is well."""
-        found = [f"{each.name} does not run" for each in self._processes() if not each.up]
-        found += [each.silence for each in self._processes() if each.silence]
-        found += [each.loop for each in self._processes() if each.loop]
-        found += [
-            f"{name} has given no sign of life for {silent_s:.0f} s"
-            for name, silent_s in heartbeat.silent_now(self._config.heartbeats_dir).items()
+        families = [
+            *_of_health(self.health.reasons()),
+            *self._of_processes(),
+            *self._of_disk(),
+            *self._of_certificates(),
+            *self._of_journal(),
+            *of_door(self._config),
+            *self._of_log(),
         ]
-        if any(each.name == "receiver" for each in self._processes()):
-            found += [*self._receiving_faults(), *self._disk_faults()]
-        return found
-
-    def _receiving_faults(self) -> Iterator[str]:
-        receive = self._config.receive
-        if not _is_taken(receive.host, receive.port):
-            yield f"nothing listens on {receive.host}:{receive.port}"
-        if not self._workers():
-            yield "no warm worker"
-        if not self._journal_sound():
-            yield f"{self._config.journal_path} is damaged; start limn again, which sets it aside"
-
-    def _disk_faults(self) -> Iterator[str]:
-        """Only for a host that receives: one with workers alone needs no room for scans."""
-        try:
-            if short := space.shortage(self._config):
-                yield short
-        except OSError as error:
-            yield f"{self._config.data_dir} can't be reached ({error.strerror})"
+        return "\n".join(line for family in families for line in family.lines()) + "\n"
 
     def _of_processes(self) -> Iterator[Family]:
         info = Family("limn_info", "gauge", "Version of limn.")
@@ -135,13 +69,18 @@ class Metrics:
         yield info
         up = Family("limn_process_up", "gauge", "Whether a process of this host runs.")
         restarts = Family("limn_process_restarts_total", "counter", "How often it died.")
+        memory = Family(
+            "limn_process_resident_memory_bytes", "gauge", "Memory of a process of this host."
+        )
         for each in self._processes():
             up.add(int(each.up), process=each.name)
             restarts.add(each.restarts, process=each.name)
-        yield up
-        yield restarts
+            with suppress(psutil.Error):
+                if each.pid is not None:
+                    memory.add(psutil.Process(each.pid).memory_info().rss, process=each.name)
+        yield from (up, restarts, memory)
         workers = Family("limn_workers", "gauge", "Warm workers that this node's engine knows.")
-        workers.add(self._workers())
+        workers.add(self.health.workers())
         yield workers
 
     def _of_disk(self) -> Iterator[Family]:
@@ -157,15 +96,26 @@ class Metrics:
                 inodes.add(found.free)
         yield inodes
 
+    def _of_certificates(self) -> Iterator[Family]:
+        ends = Family(
+            "limn_certificate_end_timestamp_seconds",
+            "gauge",
+            "When a certificate that the site gave ends, UTC, by its key in the config.",
+        )
+        for key, path in given_certificates(self._config):
+            with suppress(ConfigWrong, OSError):
+                ends.add(valid_until(path).timestamp(), certificate=key)
+        yield ends
+
     def _of_journal(self) -> Iterator[Family]:
         sound = Family("limn_journal_ok", "gauge", "Whether the journal is readable and sound.")
-        sound.add(int(self._journal_sound()))
+        sound.add(int(self.health.journal_sound()))
         yield sound
         if not self._config.journal_path.exists():
             return
         try:
-            with closing(self._journal()) as journal:
-                yield from _of_register(journal, [d.name for d in self._config.destination])
+            with closing(self.health.journal()) as journal:
+                yield from of_register(self._config, journal)
         except JournalError as error:
             log.error("metrics: %s: %s", self._config.journal_path, error)
 
@@ -206,78 +156,25 @@ class Metrics:
             except OSError:
                 return []
 
-    def _workers(self) -> int:
-        try:
-            count = self._config.ready_path.read_text(encoding="utf-8").strip()
-        except OSError:
-            return 0
-        return int(count) if count.isdigit() else 1
-
     def _free_bytes(self) -> int:
         try:
             return shutil.disk_usage(self._config.data_dir).free
         except OSError:
             return 0
 
-    def _journal(self) -> JournalReader:
-        return JournalReader(self._config.journal_path, PROBE_S)
 
-    def _journal_sound(self) -> bool:
-        with self._lock:
-            now_s = time.monotonic()
-            if not self._config.journal_path.exists():
-                return True
-            # A damaged journal stays so until the node starts again.
-            if self._sound and now_s >= self._checked_s + INTEGRITY_EVERY_S:
-                self._sound = self._quick_check()
-                self._checked_s = now_s
-            return self._sound
-
-    def _quick_check(self) -> bool:
-        try:
-            with closing(self._journal()) as journal:
-                return journal.is_sound()
-        except JournalBusy:
-            # Locked for a moment, or it can't be opened: that says nothing about its contents.
-            return True
-        except JournalError:
-            return False
-
-
-def _of_register(journal: JournalReader, destinations: Iterable[str]) -> Iterator[Family]:
-    now = time.time()
-    scans = Family("limn_scans", "gauge", "Scans in the journal by state.")
-    for state, kind, count in journal.scan_counts():
-        scans.add(count, state=state, kind=kind)
-    yield scans
-    ready = Family("limn_oldest_ready_seconds", "gauge", "How long a scan waits for a worker.")
-    ready_at = journal.oldest_ready_at()
-    ready.add(max(0.0, now - ready_at) if ready_at else 0)
-    yield ready
-    states = Family("limn_deliveries", "gauge", "Structure sets by destination and state.")
-    oldest = Family(
-        "limn_oldest_waiting_seconds", "gauge", "How long a structure set waits for a destination."
-    )
-    waiting: dict[str, float] = dict.fromkeys(destinations, 0.0)
-    counts = {(name, "waiting"): 0 for name in waiting}
-    for destination, state, count, since in journal.delivery_counts():
-        counts[destination, state] = count
-        if since is not None:
-            waiting[destination] = max(0.0, now - float(since))
-    for (destination, state), count in counts.items():
-        states.add(count, destination=destination, state=state)
-    for destination, seconds in waiting.items():
-        oldest.add(seconds, destination=destination)
+def _of_health(reasons: Sequence[Reason]) -> Iterator[Family]:
+    states = Family("limn_health", "gauge", "1 for what /health says of this node, else 0.")
+    for state in NodeState:
+        states.add(int(state is state_of(reasons)), state=state)
     yield states
-    yield oldest
-    held = Family("limn_structure_sets_held", "gauge", "Structure sets a person must look at.")
-    held.add(len(journal.on_hold()))
-    yield held
-    last = Family(
-        "limn_last_scan_timestamp_seconds", "gauge", "When the last scan's last slice came, UTC."
+    causes = Family(
+        "limn_health_reasons", "gauge", "How many reasons of /health are of each cause."
     )
-    last.add(journal.last_slice_at() or 0)
-    yield last
+    for cause in Cause:
+        state = Reason(cause, "").state
+        causes.add(sum(each.cause is cause for each in reasons), reason=cause, state=state)
+    yield causes
 
 
 @contextmanager
@@ -323,9 +220,7 @@ def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
             if self.path == "/metrics":
                 self._answer(HTTPStatus.OK, TEXT_TYPE, metrics.text())
             elif self.path == "/health":
-                reasons = metrics.faults()
-                status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-                text = json.dumps({"ok": not reasons, "reasons": reasons})
+                status, text = _health_answer(metrics.health.reasons())
                 self._answer(status, "application/json", text)
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
@@ -344,26 +239,22 @@ def _page(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
     return Page
 
 
-def _is_taken(host: str, port: int) -> bool:
-    """Whether a process listens there, without a connection.
-
-    A receiver with TLS or with a list of networks would log a warning for each connection.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if sys.platform != "win32":
-            # A closed connection may linger; on Windows this option would share the port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+def _health_answer(reasons: Sequence[Reason]) -> tuple[HTTPStatus, str]:
+    """Status and text of the health page: 200 while the node works, degraded or not (D-252)."""
+    state = state_of(reasons)
+    works = state is not NodeState.NOT_READY
+    text = json.dumps(
+        {
+            "ok": works,
+            "state": state,
+            "reasons": [each.text for each in reasons],
+            "causes": [
+                {"cause": each.cause, "state": each.state, "text": each.text} for each in reasons
+            ],
+        }
+    )
+    return HTTPStatus.OK if works else HTTPStatus.SERVICE_UNAVAILABLE, text
 
 
 def _numbers(rows: Iterable[dict[str, str]], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row.get(column)]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

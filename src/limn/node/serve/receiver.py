@@ -21,6 +21,7 @@ from limn.node.receive.handover import Handover
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.serve.journal_watch import end_if_replaced
+from limn.node.store.disk.contacts import read_senders
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.journal import Journal
 from limn.node.store.retention import Retention
@@ -60,6 +61,7 @@ def run_receiver(config_path: Path) -> None:
         wake=lambda: send_wake(config),
     )
     intake = Intake(spool, journal, rules, handover)
+    intake.senders.go_on_with(read_senders(config.senders_path))
     intake.recover()
     server = listen(
         config.receive,
@@ -92,6 +94,9 @@ def _threads(
         threading.Thread(target=intake.run, args=(shut,), name="settle"),
         threading.Thread(target=retention.run, args=(shut,), name="retention"),
         threading.Thread(target=shown.run, args=(intake.receiving, shut), name="receiving"),
+        threading.Thread(
+            target=intake.senders.run, args=(config.senders_path, shut), name="senders"
+        ),
     ]
     if config.watch is not None:
         watch = FolderWatch(

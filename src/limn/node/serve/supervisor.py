@@ -19,6 +19,7 @@ from limn.node.permissions import make_private_folder
 from limn.node.restarts import RestartLoop
 from limn.node.serve import prometheus
 from limn.node.serve.child import ChildProcess
+from limn.node.serve.health import ProcessState
 from limn.node.serve.journal_watch import JournalWatch
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
@@ -162,6 +163,8 @@ def drain_s(config: Config, process: str) -> float:
     return STOP_S + (config.engine.deadline_s if process == "engine" else 0.0)
 
 
-def _state_of(child: ChildProcess) -> prometheus.ProcessState:
-    loop = "" if child.loop is None else child.loop.line
-    return prometheus.ProcessState(child.name, child.runs, child.restarts, child.silence, loop)
+def _state_of(child: ChildProcess) -> ProcessState:
+    loop, often = ("", "") if child.loop is None else (child.loop.line, child.loop.often)
+    return ProcessState(
+        child.name, child.runs, child.restarts, child.silence, loop, often, child.pid
+    )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from limn.node.store.journal.preview_reader import PreviewReader
+from limn.node.store.journal.peer_reader import PeerReader
 from limn.node.store.journal.rows import (
     Arrived,
     DeliveryRow,
@@ -28,7 +28,7 @@ _ON_HOLD = (
 MOST_DIGITS = 19
 
 
-class JournalReader(PreviewReader):
+class JournalReader(PeerReader):
     """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:
@@ -353,26 +353,8 @@ class JournalReader(PreviewReader):
         )
         return [(row["state"], row["kind"], row["n"]) for row in rows]
 
-    def oldest_ready_at(self) -> float | None:
-        """Since when the first live scan waits for a worker, UTC seconds; None if none waits."""
-        query = "select min(ready_at) as at from scan where state = 'ready' and priority >= ?"
-        at = self._one(query, (LIVE,))["at"]
-        return None if at is None else float(at)
-
     def last_slice_at(self) -> float | None:
         """When the last slice of any live scan came, UTC seconds; None before the first."""
         query = "select max(last_slice_at) as at from scan where priority >= ?"
         at = self._one(query, (LIVE,))["at"]
         return None if at is None else float(at)
-
-    def delivery_counts(self) -> list[tuple[str, str, int, float | None]]:
-        """Destination, state, number, and when the oldest waiting one was contoured (UTC s)."""
-        rows = self._all(
-            "select destination, delivery.state, count(*) as n, min(case when delivery.state = "
-            "'waiting' then json_extract(record, '$.contoured_at') end) as since from delivery "
-            "join structure_set on structure_set.id = delivery.structure_set join scan on "
-            "scan.id = structure_set.scan where scan.state = 'contoured' "
-            "group by destination, delivery.state",
-            (),
-        )
-        return [(row["destination"], row["state"], row["n"], row["since"]) for row in rows]
