@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pydicom
 
-from limn.dicom.ct import CtIdentity, ct_instances
+from limn.dicom.ct import CtIdentity, ct_instances, multi_frame
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Volume, pack_labels
 from tests.support.node.parts import encoded, structure_set, write_slices
@@ -61,12 +61,13 @@ def packed(labels, rungs):
     return pack_labels(labels, disagreement, rungs, COLOURS)
 
 
-def file_scan(site, number, lie="oblique", *, without=(), held=None, record=None):
+def file_scan(site, number, lie="oblique", *, without=(), held=None, record=None, enhanced=False):
     """A contoured scan of a site, with slices and labels where a node has them."""
     volume, labels, rungs = stack(lie, without)
     identity = CtIdentity(f"M{number}", f"2.25.70.{number}", ("20260101", "120000"))
     folder = site.data / "spool" / f"series-{number}"
-    paths = write_slices(folder, ct_instances(volume, identity))
+    instances = ct_instances(volume, identity)
+    paths = write_slices(folder, [multi_frame(instances)] if enhanced else instances)
     names = tuple(path.name for path in paths)
     row = site.scan(number, folder=str(folder), files=names)
     uid = site.journal.structure_set_of(row.id).sop_instance_uid

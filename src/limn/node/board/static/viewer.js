@@ -152,26 +152,32 @@ const voxelAt = (axis, event) => {
 
 // Drawing --------------------------------------------------------------------------------------
 
-const pixels = HUNG.map(() => document.createElement("canvas"));
+const pixels = HUNG.map(() => ({ canvas: document.createElement("canvas"), image: null, shown: null }));
 
+// A plane in its own voxels; nothing is done if it is there already.
 const paint = (axis, plane) => {
-  const canvas = pixels[axis];
-  canvas.width = plane.width;
-  canvas.height = plane.height;
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(plane.width, plane.height);
-  const rgba = new Uint32Array(image.data.buffer);
-  const { hu } = plane, scale = 255 / Math.max(1, high - low);
+  const own = pixels[axis], tinted = element("disagreement").checked;
+  const { hu, width, height } = plane, scale = 255 / Math.max(1, high - low);
+  const { shown } = own;
+  if (shown && shown.plane === plane && shown.low === low && shown.high === high && shown.tinted === tinted) return;
+  own.shown = { plane, low, high, tinted };
+  const context = own.canvas.getContext("2d");
+  if (!own.image || own.image.width !== width || own.image.height !== height) {
+    own.canvas.width = width;
+    own.canvas.height = height;
+    own.image = context.createImageData(width, height);
+  }
+  const rgba = new Uint32Array(own.image.data.buffer);
   if (hu) {
     for (let i = 0; i < hu.length; i++) {
-      const grey = clamp((hu[i] - low) * scale, 0, 255) | 0;
+      const grey = Math.min(255, Math.max(0, (hu[i] - low) * scale)) | 0;
       rgba[i] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
     }
   } else {
     rgba.fill(0xff202020);
   }
-  if (plane.disagreement && element("disagreement").checked) blend(image.data, plane.disagreement);
-  context.putImageData(image, 0, 0);
+  if (plane.disagreement && tinted) blend(own.image.data, plane.disagreement);
+  context.putImageData(own.image, 0, 0);
 };
 
 // Magenta, the stronger the more the folds contradict each other.
@@ -257,7 +263,7 @@ const drawPlane = (axis) => {
   context.fillStyle = "#000";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = Math.max(where.columnPx, where.rowPx) < 12 * unit;
-  context.drawImage(pixels[axis], where.left, where.top, plane.width * where.columnPx, plane.height * where.rowPx);
+  context.drawImage(pixels[axis].canvas, where.left, where.top, plane.width * where.columnPx, plane.height * where.rowPx);
   drawContours(context, plane, where);
   if (element("cross").checked) drawCross(context, axis, where, canvas);
   drawWords(context, axis, where, canvas);
