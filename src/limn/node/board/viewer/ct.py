@@ -104,10 +104,7 @@ class Ct:
             If a file is gone or damaged.
         """
         if self.is_written:
-            name, order = (BY_COLUMN, (2, 0, 1)) if axis == 2 else (BY_SLICE, (0, 1, 2))
-            shape = tuple(self.grid.shape_zyx[own] for own in order)
-            mapped = np.memmap(self._folder / name, "<i2", "r", shape=shape)
-            return np.array(mapped[:, index] if axis == 1 else mapped[index])
+            return self._written(axis, index)
         if axis != 0 or any(each.frame is not None for each in self._series.slices):
             return None
         try:
@@ -117,6 +114,22 @@ class Ct:
         except (OSError, LimnError) as error:
             msg = f"a slice can't be read: {error}"
             raise CtUnreadable(msg) from error
+
+    def _written(self, axis: int, index: int) -> npt.NDArray[np.int16]:
+        """A plane out of the files; a mapped file would count as memory of the board."""
+        count, rows, columns = self.grid.shape_zyx
+        if axis == 2:
+            path, size = self._folder / BY_COLUMN, count * rows
+            return np.fromfile(path, "<i2", size, offset=2 * index * size).reshape(count, rows)
+        path, size = self._folder / BY_SLICE, rows * columns
+        if axis == 0:
+            return np.fromfile(path, "<i2", size, offset=2 * index * size).reshape(rows, columns)
+        plane = np.empty((count, columns), "<i2")
+        with path.open("rb", buffering=0) as file:
+            for k in range(count):
+                file.seek(2 * (k * size + index * columns))
+                file.readinto(plane[k])
+        return plane
 
     def _axial(self, place: int) -> npt.NDArray[np.float32]:
         after = int(np.searchsorted(self.rungs, place))

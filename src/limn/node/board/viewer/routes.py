@@ -115,13 +115,11 @@ def frame_of(view: View) -> dict[str, Any]:
 
 
 def _start(view: View) -> list[int]:
-    """The middle of the organs; of the scan if there are none."""
+    """The middle of the first organ that is there; of the scan if there is none."""
     hanging, labels = view.hanging, view.labels
     middle_zyx = [n // 2 for n in hanging.shape_zyx]
-    if labels is not None and labels.box("box_zyx").size:
-        low, size = labels.low_zyx, labels.box("box_zyx").shape
-        middle_zyx = [start + n // 2 for start, n in zip(low, size, strict=True)]
-        middle_zyx[0] = int(labels.rungs[middle_zyx[0]])
+    if labels is not None and (middle := labels.middle()) is not None:
+        middle_zyx = list(middle)
     return [hanging.place(axis, middle_zyx[hanging.turn.axes[axis]])[1] for axis in range(3)]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.geometry import Grid, IntArray
+from limn.domain.scan import occupied_box
 
 Colour = tuple[int, int, int]
 
@@ -93,6 +94,19 @@ class ShownLabels:
         """Whether they are of the slices of a CT on its even ladder."""
         same = grid.shape_zyx[1:] == self.shape_zyx[1:]
         return same and np.array_equal(rungs, self.rungs)
+
+    def middle(self) -> tuple[int, int, int] | None:
+        """The middle of the first organ that is there, on the even ladder."""
+        box_zyx = self.box(_BOXES[0])
+        for number in self.organs:
+            inner = occupied_box(box_zyx == number)
+            if inner[0].stop:
+                z, y, x = (
+                    low + (span.start + span.stop - 1) // 2
+                    for low, span in zip(self.low_zyx, inner, strict=True)
+                )
+                return int(self.rungs[z]), y, x
+        return None
 
     def box(self, name: str) -> npt.NDArray[np.uint8]:
         """``box_zyx`` or ``disagreement_zyx``, mapped read-only."""
