@@ -103,16 +103,17 @@ class Ct:
         CtUnreadable
             If a file is gone or damaged.
         """
-        if self.is_written:
-            return self._written(axis, index)
-        if axis != 0 or any(each.frame is not None for each in self._series.slices):
-            return None
+        one_file = any(each.frame is not None for each in self._series.slices)
         try:
+            if self.is_written:
+                return self._written(axis, index)
+            if axis != 0 or one_file:
+                return None
             # One at a time: a wheel that turns fast must not start forty decoders.
             with self._slices:
                 return rounded(self._axial(index))
-        except (OSError, LimnError) as error:
-            msg = f"a slice can't be read: {error}"
+        except (OSError, ValueError, LimnError) as error:
+            msg = f"a plane can't be read: {error}"
             raise CtUnreadable(msg) from error
 
     def _written(self, axis: int, index: int) -> npt.NDArray[np.int16]:
