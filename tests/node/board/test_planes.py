@@ -187,9 +187,8 @@ def test_labels_alone_are_shown_once_the_slices_are_gone(site, browser):
     assert (alone[0], alone[1]) == (0, None)
     np.testing.assert_array_equal(alone[2], axial[2])
     shutil.rmtree(site.data / "scans" / row.name)
-    gone = browser.get(f"/{row.name}/view.json")
-    assert gone.status_code == 404
-    assert "there are no labels on disk" in gone.text
+    assert "there are no labels on disk" in frame_of(browser, row)["nothing"]
+    assert browser.get(f"/{row.name}/plane/0/0").status_code == 404
 
 
 def test_a_scan_without_labels_shows_its_slices(site, browser):

@@ -435,7 +435,7 @@ const awaitOrgans = (tries) => {
   setTimeout(async () => {
     const answer = await fetch(`/${section.dataset.scan}/view.json`).catch(() => null);
     const found = answer?.ok ? await answer.json() : frame;
-    if (found.organs.length) {
+    if (found.organs?.length) {
       frame = found;
       element("notes").replaceChildren();
       frame.notes.forEach(note);
@@ -449,11 +449,11 @@ const awaitOrgans = (tries) => {
 
 const start = async () => {
   const answer = await fetch(`/${section.dataset.scan}/view.json`);
-  if (!answer.ok) {
-    element("under").textContent = "nothing to scroll through: the scan has neither slices nor labels on disk";
+  frame = answer.ok ? await answer.json() : { nothing: "the board does not answer: load the page again" };
+  if (frame.nothing) {
+    element("under").textContent = `nothing to scroll through: ${frame.nothing}`;
     return;
   }
-  frame = await answer.json();
   at.splice(0, 3, ...frame.start);
   centre.splice(0, 3, ...frame.start);
   frame.notes.forEach(note);

@@ -49,28 +49,32 @@ class Viewer:
 
     async def frame(self, request: Request) -> Response:
         """Shape, place and organs of a scan, and what of it can't be shown."""
-        return JSONResponse(await self._of(request, frame_of))
+        try:
+            contents = await self._of(request, frame_of)
+        except NothingToShow as error:
+            contents = {"nothing": str(error)}
+        return JSONResponse(contents)
 
     async def plane(self, request: Request) -> Response:
         """One plane, see `plane_of`."""
         axis, index = request.path_params["axis"], request.path_params["index"]
-        contents = await self._of(request, lambda view: plane_of(view, axis, index))
-        return Response(contents, media_type=BINARY)
+        return await self._bytes(request, lambda view: plane_of(view, axis, index))
 
     async def surfaces(self, request: Request) -> Response:
         """The surfaces of the organs, see `limn.node.board.viewer.surfaces`."""
-        return Response(await self._of(request, _surfaces_of), media_type=BINARY)
+        return await self._bytes(request, _surfaces_of)
+
+    async def _bytes(self, request: Request, answer: Callable[[View], bytes]) -> Response:
+        try:
+            return Response(await self._of(request, answer), media_type=BINARY)
+        except NothingToShow as error:
+            raise HTTPException(404, str(error)) from error
 
     async def _of(self, request: Request, answer: Callable[[View], Any]) -> Any:
         name = self._scan_name(request)
-
-        def found() -> Any:
-            try:
-                return answer(self.viewing.known(name) or self._opened(name))
-            except NothingToShow as error:
-                raise HTTPException(404, str(error)) from error
-
-        return await run_in_threadpool(found)
+        return await run_in_threadpool(
+            lambda: answer(self.viewing.known(name) or self._opened(name))
+        )
 
     def _opened(self, name: str) -> View:
         with journal_to_read(self._config) as journal:
