@@ -1,5 +1,6 @@
 """The viewer in a real Chromium: planes, contours, values at the pointer, and organs in 3D."""
 
+import base64
 import io
 import os
 import re
@@ -58,12 +59,9 @@ def index_of(page, axis, changed_from=None):
 
 def rgb_of(page, axis):
     """What a canvas shows, (row, column, 3)."""
-    shown = page.locator(f"#plane-{axis}").evaluate(
-        "(canvas) => { const { width, height } = canvas; return [height, width, "
-        "[...canvas.getContext('2d').getImageData(0, 0, width, height).data]]; }"
-    )
-    height, width, values = shown
-    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3].astype(int)
+    url = page.locator(f"#plane-{axis}").evaluate("canvas => canvas.toDataURL()")
+    picture = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    return np.array(picture.convert("RGB")).astype(int)
 
 
 def coloured(page, axis, colour):
