@@ -10,10 +10,12 @@ import numpy as np
 import psutil
 import pytest
 
+from limn.node.board.app import Board
 from limn.node.board.beside import usual_of
 from limn.node.board.viewer import viewing
 from limn.node.config import load_config
 from limn.node.store.disk.scanlog import rows_at_end
+from tests.node.board.conftest import PORT
 from tests.support.node.parts import until
 from tests.support.node.viewed import LIES, SHAPE_ZYX, file_scan, stack, voxel_at
 
@@ -260,6 +262,14 @@ def test_what_people_look_at_is_bounded(site, browser, board, monkeypatch):
     assert plane_of(browser, rows[1], frame, 1, 3)[0] == 0
     board.viewer.viewing.forget_idle(time.monotonic() + viewing.IDLE_S + 1)
     assert list(folder.iterdir()) == []
+
+
+def test_what_a_killed_board_left_is_removed(site):
+    """At the start of the next one."""
+    config = load_config(site.config)
+    (config.viewed_dir / "scan-00001-1").mkdir(parents=True)
+    Board(config, site.config, PORT)
+    assert not config.viewed_dir.exists()
 
 
 def test_a_full_disk_is_left_to_the_node(site, browser, monkeypatch):
