@@ -63,6 +63,14 @@ def test_dice_by_hand():
     assert dice(first, np.roll(first, 4)) == 0.0
 
 
+def packed(labels_zyx, disagreement_zyx):
+    """A file of labels on a plain grid."""
+    grid = axial_grid(labels_zyx.shape, SpacingMm(0.5, 0.2, 0.1), np.zeros(3))
+    colours = {Organ.HEART: (255, 0, 0), Organ.CORD: (255, 255, 0), Organ.LUNG_R: (0, 200, 0)}
+    labels = Labels(labels_zyx, grid, ORGANS)
+    return pack_labels(labels, disagreement_zyx, np.arange(len(labels_zyx)), colours)
+
+
 @given(
     labels=arrays(
         np.uint8,
@@ -73,7 +81,7 @@ def test_dice_by_hand():
 @settings(max_examples=100, deadline=None)
 def test_packed_labels_come_back(labels):
     """Any labels, empty ones too, survive packing with shape and type."""
-    back = unpack_labels(pack_labels(labels, labels))
+    back = unpack_labels(packed(labels, labels))
     assert back.dtype == np.uint8
     np.testing.assert_array_equal(back, labels)
 
@@ -83,7 +91,12 @@ def test_only_the_organs_box_is_packed():
     labels = np.zeros((60, 70, 80), np.uint8)
     labels[10:13, 20:25, 30:37] = 1
     disagreement = np.arange(labels.size, dtype=np.uint8).reshape(labels.shape)
-    with np.load(io.BytesIO(pack_labels(labels, disagreement))) as stored:
+    with np.load(io.BytesIO(packed(labels, disagreement))) as stored:
         assert stored["box_zyx"].shape == (3, 5, 7)
         np.testing.assert_array_equal(stored["disagreement_zyx"], disagreement[10:13, 20:25, 30:37])
         assert stored["low_zyx"].tolist() == [10, 20, 30]
+        assert stored["numbers"].tolist() == [1, 2, 5]
+        assert stored["names"].tolist() == ["Heart", "SpinalCord", "Lung_R"]
+        assert stored["colours"].tolist() == [[255, 0, 0], [255, 255, 0], [0, 200, 0]]
+        assert stored["slice_origins_xyz_mm"][-1].tolist() == [0.0, 0.0, 29.5]
+        assert stored["spacing_yx_mm"].tolist() == [0.2, 0.1]

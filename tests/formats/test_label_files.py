@@ -7,7 +7,8 @@ import SimpleITK
 
 from limn.domain.geometry import Grid, SpacingMm, axial_grid
 from limn.domain.scan import Organ
-from limn.formats.label_files import stl_of, table_of, write_nifti, write_slicer_segmentation
+from limn.formats.label_files import table_of, write_nifti, write_slicer_segmentation
+from limn.formats.surfaces import stl_of
 
 SPACING = SpacingMm(0.4, 0.3, 0.2)
 ORGANS = {1: Organ("Heart"), 3: Organ("Lung_R")}

@@ -318,3 +318,31 @@ def test_log_files_are_for_their_owner_alone(tmp_path):
     found = sorted(tmp_path.iterdir())
     assert len(found) == 3
     assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+
+
+def test_the_lines_about_a_scan_are_read_from_the_end(tmp_path: Path) -> None:
+    """From the file before a rotation too, within a number of bytes; a cut line is left out."""
+
+    def write(name: str, *messages: str) -> None:
+        rest = {"process": "engine", "level": "INFO", "animal": "M1", "series": "", "exception": ""}
+        made = (
+            {"time": "2026-11-30T10:00:00.000+00:00", "scan": "scan-00001", "message": text} | rest
+            for text in messages
+        )
+        text = "".join(json.dumps(line) + "\n" for line in made)
+        other = json.dumps({"time": "x", "scan": "scan-00002", "message": "of scan-00001"} | rest)
+        (tmp_path / name).write_text(text + other + "\n")
+
+    write("limn.jsonl.1", "first", "second")
+    write("limn.jsonl", "third")
+    (tmp_path / "limn.jsonl").open("a").write('{"time": "x", "scan": "scan-00001", "mess')
+
+    def found(most_bytes: int) -> list[str]:
+        return [line["message"] for line in oplog.lines_about(tmp_path, "scan-00001", most_bytes)]
+
+    assert found(10**6) == ["first", "second", "third"]
+    newest = (tmp_path / "limn.jsonl").stat().st_size
+    assert found(newest) == ["third"]
+    assert found(newest + 350) == ["second", "third"]
+    assert found(30) == []
+    assert oplog.lines_about(tmp_path / "nowhere", "scan-00001", 10) == []

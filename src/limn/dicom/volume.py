@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -123,14 +123,42 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
     return Volume(hu_zyx, grid)
 
 
-def _read_frames(series: Series, hu_zyx: npt.NDArray[np.float32], rungs: IntArray) -> None:
-    """Fill the slices of a series whose files hold several frames; each file is opened once."""
+def read_slice(series: Series, index: int) -> npt.NDArray[np.float32]:
+    """Decode one slice of a series as `read_volume` does: (y, x) HU.
+
+    A file with several frames is decoded as a whole for it.
+
+    Raises
+    ------
+    RefusedSeries
+        If its pixels can't be decoded.
+    """
+    return next(read_slices(series, [index]))
+
+
+def read_slices(series: Series, indices: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+    """Decode these slices, one after the other; neighbours of one file open it once.
+
+    Raises
+    ------
+    RefusedSeries
+        If the pixels of an instance can't be decoded.
+    """
     opened: dict[Path, Stored] = {}
-    for place, each in zip(rungs, series.slices, strict=True):
+    for index in indices:
+        each = series.slices[index]
         if each.path not in opened:
             opened = {each.path: _decode(each)}
         stored = opened[each.path]
-        _rescale(each, stored if each.frame is None else stored[each.frame - 1], hu_zyx[place])
+        hu_yx = np.empty((series.grid.rows, series.grid.columns), dtype=np.float32)
+        _rescale(each, stored if each.frame is None else stored[each.frame - 1], hu_yx)
+        yield hu_yx
+
+
+def _read_frames(series: Series, hu_zyx: npt.NDArray[np.float32], rungs: IntArray) -> None:
+    """Fill the slices of a series whose files hold several frames; each file is opened once."""
+    for place, hu_yx in zip(rungs, read_slices(series, range(len(series.slices))), strict=True):
+        hu_zyx[place] = hu_yx
 
 
 def _on_every_core(do: Callable[[int], None], count: int) -> None:

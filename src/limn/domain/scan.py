@@ -12,7 +12,7 @@ from typing import NewType, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from limn.domain.geometry import FloatArray, Grid
+from limn.domain.geometry import FloatArray, Grid, IntArray
 
 Box: TypeAlias = tuple[slice, slice, slice]
 _Value = TypeVar("_Value")
@@ -171,20 +171,35 @@ def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
 
 
 def pack_labels(
-    labels_zyx: npt.NDArray[np.uint8], disagreement_zyx: npt.NDArray[np.uint8]
+    labels: Labels,
+    disagreement_zyx: npt.NDArray[np.uint8],
+    rungs: IntArray,
+    colours: Mapping[Organ, tuple[int, int, int]],
 ) -> bytes:
     """Labels as a small compressed file (NumPy ``.npz``): the organs' box and its position.
 
-    The file also has the disagreement of the folds in the same box, 255 where all contradict.
+    The file also has the disagreement of the folds in the same box, 255 where all contradict, and
+    what shows the labels without their images: grid, names and colours.
+
+    Parameters
+    ----------
+    rungs : (n,) index of every slice on the even ladder, see `limn.domain.geometry.ladder`
     """
-    box = occupied_box(labels_zyx)
+    box, grid, organs = occupied_box(labels.labels_zyx), labels.grid, labels.organs
     file = io.BytesIO()
     np.savez_compressed(
         file,
-        box_zyx=labels_zyx[box],
+        box_zyx=labels.labels_zyx[box],
         disagreement_zyx=disagreement_zyx[box],
         low_zyx=np.array([span.start for span in box]),
-        shape_zyx=np.array(labels_zyx.shape),
+        shape_zyx=np.array(labels.labels_zyx.shape),
+        rungs=rungs,
+        slice_origins_xyz_mm=grid.slice_origins_xyz_mm,
+        spacing_yx_mm=np.array([grid.spacing_y_mm, grid.spacing_x_mm]),
+        along_xy_xyz=np.array([grid.along_x_xyz, grid.along_y_xyz]),
+        numbers=np.array(list(organs), dtype=np.uint8),
+        names=np.array([str(organ) for organ in organs.values()], dtype=np.str_),
+        colours=np.array([colours[organ] for organ in organs.values()], dtype=np.uint8),
     )
     return file.getvalue()
 

@@ -1,10 +1,9 @@
-"""Writes labels for other programs: NIfTI, a segmentation for 3D Slicer, surfaces, a table."""
+"""Writes labels for other programs: NIfTI, a segmentation for 3D Slicer, a table."""
 
 from __future__ import annotations
 
 import csv
 import io
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
-from skimage.measure import marching_cubes
 
 from limn.domain.geometry import Grid
 from limn.domain.scan import Organ
 from limn.domain.spreadsheet import neutral_cell
 
-Mask = npt.NDArray[np.bool_]
 Colour = tuple[int, int, int]
 
 
@@ -93,50 +90,6 @@ def write_slicer_segmentation(
     for key, value in values.items():
         image.SetMetaData(key, value)
     SimpleITK.WriteImage(image, str(path), useCompression=True)
-
-
-def stl_of(mask_zyx: Mask, grid: Grid) -> bytes:
-    """The surface of a mask as a binary STL in patient millimetres (LPS), normals outwards.
-
-    The surface runs half-way between voxels; at the edge of the field it is closed.
-    """
-    padded = np.pad(mask_zyx, 1).astype(np.float32)
-    points, faces, _, _ = marching_cubes(padded, 0.5)
-    points = points - 1.0
-    xyz_mm = (
-        _between_slices(grid, points[:, 0])
-        + points[:, 1:2] * grid.spacing_y_mm * grid.along_y_xyz
-        + points[:, 2:] * grid.spacing_x_mm * grid.along_x_xyz
-    )
-    corners = xyz_mm[faces].astype("<f4")
-    if _signed_mm3(corners) < 0:
-        corners = corners[:, ::-1]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
-    rows = np.zeros(len(corners), dtype=[("vectors", "<f4", (4, 3)), ("bytes", "<u2")])
-    rows["vectors"][:, 0], rows["vectors"][:, 1:] = normals, corners
-    return (
-        b"limn, patient millimetres, LPS".ljust(80) + struct.pack("<I", len(rows)) + rows.tobytes()
-    )
-
-
-def _between_slices(grid: Grid, indices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The first voxel's place at fractional slice indices; half a step beyond both ends too."""
-    origins = grid.slice_origins_xyz_mm
-    step = grid.normal_xyz * np.sign(
-        grid.slice_positions_mm[-1] - grid.slice_positions_mm[0] or 1.0
-    )
-    ends = [origins[:1] - step * grid.spacing_mm.z, origins[-1:] + step * grid.spacing_mm.z]
-    places = np.concatenate([ends[0], origins, ends[1]])
-    known = np.arange(-1, len(origins) + 1)
-    return np.column_stack([np.interp(indices, known, places[:, axis]) for axis in range(3)])
-
-
-def _signed_mm3(corners: npt.NDArray[np.float32]) -> float:
-    """The volume within triangles whose normals point outwards; negative if they point inwards."""
-    a, b, c = (corners[:, k].astype(np.float64) for k in range(3))
-    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> bytes:

@@ -405,6 +405,11 @@ class Config(_Table):
         return self.data_dir / "scans"
 
     @property
+    def viewed_dir(self) -> Path:
+        """The voxels of scans that people look at; see `limn.node.board.viewer.viewing`."""
+        return self.data_dir / "viewed"
+
+    @property
     def verdicts_dir(self) -> Path:
         """Whether the bundle runs in int8 on this host's processor; see `segment.engine.int8`."""
         return self.data_dir / "int8"

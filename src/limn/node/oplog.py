@@ -280,6 +280,34 @@ class LineFile(logging.Handler):
             return
 
 
+def lines_about(data_dir: Path, scan: str, most_bytes: int) -> list[Line]:
+    """The lines about a scan among the last bytes of the node's log, oldest first.
+
+    Raises
+    ------
+    OSError
+        If the log can't be read.
+    """
+    path = data_dir / JSON_LINES
+    found: list[Line] = []
+    for each in (path, _numbered(path, 1)):
+        if most_bytes <= 0 or not each.exists():
+            break
+        contents = _end_of(each, most_bytes)
+        most_bytes -= len(contents)
+        # To read every line as JSON would take a hundred times as long.
+        named = (raw for raw in contents.splitlines() if scan.encode() in raw)
+        parsed = (_line(raw.decode(errors="replace")) for raw in named)
+        found = [line for line in parsed if line is not None and line["scan"] == scan] + found
+    return found
+
+
+def _end_of(path: Path, most_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read(most_bytes)
+
+
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 

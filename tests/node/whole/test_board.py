@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -37,9 +38,12 @@ def test_the_board_of_a_node(tmp_path: Path) -> None:
     destination = '[[destination]]\nkind = "folder"\nname = "out"\nfolder = "out"\n'
     node = FakeNode(tmp_path / "node", f"{destination}[board]\nport = {port}\n")
 
-    def page(path: str = "/") -> str:
+    def fetched(path: str) -> bytes:
         with urllib.request.urlopen(f"http://localhost:{port}{path}", timeout=5) as answer:
-            return str(answer.read().decode())
+            return bytes(answer.read())
+
+    def page(path: str = "/") -> str:
+        return fetched(path).decode()
 
     def answers() -> bool:
         try:
@@ -56,6 +60,14 @@ def test_the_board_of_a_node(tmp_path: Path) -> None:
         shown = page("/scan-00001")
         assert "picture.png" in shown
         assert "Heart" in shown
+        assert "contoured in" in shown
+        began_s = time.perf_counter()
+        assert fetched("/scan-00001/file/picture.png").startswith(b"\x89PNG")
+        frame = json.loads(page("/scan-00001/view.json"))
+        head = fetched(f"/scan-00001/plane/0/{frame['start'][0]}")[:2]
+        # CT and labels are there, before any process has written the planes.
+        assert (head, frame["notes"]) == (b"\x01\x01", [])
+        assert time.perf_counter() - began_s < 1.0
         wait_for(
             lambda: "1 scan." in page("/history") or "1 scan;" in page("/history"), 30, node.explain
         )

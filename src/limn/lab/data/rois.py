@@ -25,7 +25,8 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray
 from limn.domain.one_line import one_line
-from limn.formats.label_files import file_name, image_of, stl_of, table_of
+from limn.formats.label_files import file_name, image_of, table_of
+from limn.formats.surfaces import stl_of
 from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, fill
 
 # Doubts about the contours of one slice, or between slices; a person counts the slices.

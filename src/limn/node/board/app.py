@@ -30,9 +30,11 @@ from starlette.staticfiles import StaticFiles
 
 from limn.domain.errors import LimnError
 from limn.domain.records import ScanRecord
+from limn.node.board.beside import Beside, beside
 from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
 from limn.node.board.peers_page import PeersPage
-from limn.node.board.views import Choice, Live, history, live, scan_page
+from limn.node.board.viewer.routes import Viewer
+from limn.node.board.views import Choice, Live, ScanPage, history, live, scan_page
 from limn.node.config import Config
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.release import discard, release
@@ -62,6 +64,7 @@ class Board:
         self._log = scanlog.LogFollower(config.scan_log_path)
         self._live: tuple[float, Live] | None = None
         self._streams = 0
+        self.viewer = Viewer(config, _scan_name)
         self._pages = Environment(
             loader=PackageLoader("limn.node.board"), autoescape=select_autoescape(default=True)
         )
@@ -75,6 +78,7 @@ class Board:
                     *PeersPage(config, self._page, self._form).routes(),
                     Route("/{scan}", self.scan),
                     Route("/{scan}/file/{name}", self.file),
+                    *self.viewer.routes(),
                     Route("/{scan}/{action}", self.act, methods=["POST"]),
                     Mount("/static", StaticFiles(directory=HERE / "static")),
                 ],
@@ -140,17 +144,16 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> object:
+        def found() -> tuple[ScanPage, Beside]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
                     raise HTTPException(404, f"there is no {name}")
-                return scan_page(journal, row, self._config)
+                return scan_page(journal, row, self._config), beside(self._config, row)
 
-        page = await run_in_threadpool(found)
-        return self._page(
-            request, "scan.html", scan=page, said=request.query_params.get("said", "")
-        )
+        page, around = await run_in_threadpool(found)
+        said = request.query_params.get("said", "")
+        return self._page(request, "scan.html", scan=page, beside=around, said=said)
 
     async def file(self, request: Request) -> Response:
         """A file of a scan; only those that its page lists."""

@@ -38,15 +38,18 @@ def run_board(config_path: Path) -> None:
     HEART.allow(SILENT_MAY_BE_S)
     board = Board(config, config_path, config.board.port)
     log.info("the board is at http://localhost:%d", config.board.port)
-    uvicorn.run(
-        board.app,
-        host=config.board.host,
-        port=config.board.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=KEPT_S,
-        timeout_graceful_shutdown=1,
-        lifespan="off",
-    )
+    try:
+        uvicorn.run(
+            board.app,
+            host=config.board.host,
+            port=config.board.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=KEPT_S,
+            timeout_graceful_shutdown=1,
+            lifespan="off",
+        )
+    finally:
+        board.viewer.viewing.close()

@@ -162,7 +162,12 @@ class _Work:
     def _result(self, product: Product, sop_instance_uid: str, flag: str = "") -> Result:
         # Labels and forms are made in the picture's time: they are for people, not for the peer.
         with self.stopwatch.stage("picture_s"):
-            labels = pack_labels(product.labels.labels_zyx, product.disagreement_zyx)
+            labels = pack_labels(
+                product.labels,
+                product.disagreement_zyx,
+                product.series.rungs,
+                self.options.style.colours,
+            )
             forms = self._forms(product)
         return Result(
             scan=self.job.scan,
@@ -233,6 +238,11 @@ def _record(product: Product, ensemble: Ensemble, flag: str) -> dict[str, Any]:
         "grid": f"{x}x{y}x{z} {mm.x:.4f}x{mm.y:.4f}x{mm.z:.4f} mm",
         "flags": " ".join((*product.flags, flag)).strip(),
         "light": str(product.verdict.light),
+        # For the board: why each light is not green.
+        "concerns": [
+            {"light": str(each.light), "organ": each.organ or "", "reason": each.reason}
+            for each in product.verdict.concerns
+        ],
         **_by_role(product, ensemble.bundle.roles),
         "rois": [
             *(_roi(product, organ, ensemble.bundle) for organ in product.volumes_mm3),

@@ -20,11 +20,11 @@ from limn.domain.forms import FORMS, Form
 from limn.domain.geometry import Grid, even_grid
 from limn.formats.label_files import (
     file_name,
-    stl_of,
     table_of,
     write_nifti,
     write_slicer_segmentation,
 )
+from limn.formats.surfaces import stl_of
 from limn.node.contour.pipeline import Product
 
 

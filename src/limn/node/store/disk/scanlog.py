@@ -281,6 +281,31 @@ def last_rows(path: Path, count: int) -> list[dict[str, str]]:
     return found[-count:]
 
 
+def rows_at_end(path: Path, most_bytes: int) -> list[dict[str, str]]:
+    """The whole rows among the last bytes of a table of scans or ROIs, oldest first.
+
+    Raises
+    ------
+    OSError
+        If there is no table or it can't be read.
+    """
+    with path.open("rb") as file:
+        columns = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n").split(",")
+        begin = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        start = max(begin, end - most_bytes)
+        file.seek(start)
+        found = file.read(most_bytes)
+    if start > begin:
+        first = _ROW_START.search(found)
+        found = b"" if first is None else found[first.start() + 1 :]
+    return [
+        _plain(dict(zip(columns, values, strict=True)))
+        for values in _parsed(found)
+        if len(values) == len(columns)
+    ]
+
+
 def neutral(row: Mapping[str, str]) -> dict[str, str]:
     """A row for a CSV that people open: a spreadsheet takes no value for a formula."""
     return {

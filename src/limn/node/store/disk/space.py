@@ -18,7 +18,8 @@ LEAST_BYTES = 2**20
 MADE = (
     *("*.lock", "*.log", "*.jsonl", "scans.csv", "rois.csv", "numbers", "ready"),
     *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
-    *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*", "returned"),
+    *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
+    *("returned", "viewed"),
 )
 # Every slice is a file. What journal, structure sets and log need must stay, as with the bytes.
 MIN_FREE_INODES = 500

@@ -1,0 +1,177 @@
+"""What the viewer's script asks the board for: a scan's frame, its planes, its surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from limn.node.board.viewer.ct import CtUnreadable
+from limn.node.board.viewer.shown_labels import ShownLabels
+from limn.node.board.viewer.surfaces import surfaces
+from limn.node.board.viewer.viewing import NothingToShow, View, Viewing
+from limn.node.config import Config
+from limn.node.operate.journal_access import journal_to_read
+
+# First byte of a plane: its HU are not there, follow, or are being read.
+NO_HU, HU, HU_COMING = 0, 1, 2
+HEAD_BYTES = 8
+BINARY = "application/octet-stream"
+
+
+class Viewer:
+    """The viewer's part of a board.
+
+    Parameters
+    ----------
+    scan_name : the scan of a request; refuses what is no name
+    """
+
+    def __init__(self, config: Config, scan_name: Callable[[Request], str]) -> None:
+        self._config = config
+        self._scan_name = scan_name
+        self.viewing = Viewing(config)
+
+    def routes(self) -> list[Route]:
+        """Below a scan's page."""
+        return [
+            Route("/{scan}/view.json", self.frame),
+            Route("/{scan}/plane/{axis:int}/{index:int}", self.plane),
+            Route("/{scan}/surfaces", self.surfaces),
+        ]
+
+    async def frame(self, request: Request) -> Response:
+        """Shape, place and organs of a scan, and what of it can't be shown."""
+        try:
+            contents = await self._of(request, frame_of)
+        except NothingToShow as error:
+            contents = {"nothing": str(error)}
+        return JSONResponse(contents)
+
+    async def plane(self, request: Request) -> Response:
+        """One plane, see `plane_of`."""
+        axis, index = request.path_params["axis"], request.path_params["index"]
+        return await self._bytes(request, lambda view: plane_of(view, axis, index))
+
+    async def surfaces(self, request: Request) -> Response:
+        """The surfaces of the organs, see `limn.node.board.viewer.surfaces`."""
+        return await self._bytes(request, _surfaces_of)
+
+    async def _bytes(self, request: Request, answer: Callable[[View], bytes]) -> Response:
+        try:
+            return Response(await self._of(request, answer), media_type=BINARY)
+        except NothingToShow as error:
+            raise HTTPException(404, str(error)) from error
+
+    async def _of(self, request: Request, answer: Callable[[View], Any]) -> Any:
+        name = self._scan_name(request)
+        return await run_in_threadpool(
+            lambda: answer(self.viewing.known(name) or self._opened(name))
+        )
+
+    def _opened(self, name: str) -> View:
+        with journal_to_read(self._config) as journal:
+            row = journal.named([name]).get(name) if journal is not None else None
+        if row is None:
+            raise HTTPException(404, f"there is no {name}")
+        return self.viewing.open(row)
+
+
+def frame_of(view: View) -> dict[str, Any]:
+    """What the script must know before it asks for planes.
+
+    ``shape`` counts planes across each axis, towards head, back and left. The array's own axes
+    (z, y, x) of each are ``axes``, and ``flipped`` says which of them count the other way; by them
+    a voxel's place follows from ``origins`` and the steps, as PS3.3 C.7.6.2.1.1 has it.
+    """
+    hanging, grid = view.hanging, view.grid
+    spacing = hanging.turn.spacing(grid.spacing_mm)
+    every = set(range(grid.shape_zyx[0]))
+    labels, ct = view.labels, view.ct
+    organs = {} if labels is None else labels.organs
+    if ct is not None and ct.failed:
+        view.no_planes = "other planes than axial ones could not be made; limn.log says why"
+    return {
+        "shape": hanging.shape,
+        "spacing_mm": spacing.zyx,
+        "axes": hanging.turn.axes,
+        "flipped": hanging.turn.flipped,
+        "origins": grid.slice_origins_xyz_mm.tolist(),
+        "step_y": (grid.spacing_y_mm * grid.along_y_xyz).tolist(),
+        "step_x": (grid.spacing_x_mm * grid.along_x_xyz).tolist(),
+        "missing": sorted(every - set(view.rungs.tolist())),
+        "organs": [
+            {"label": number, "name": name, "colour": colour}
+            for number, (name, colour) in organs.items()
+        ],
+        "start": _start(view),
+        "notes": [note for note in (view.no_ct, view.no_labels, view.no_planes) if note],
+        "has_ct": ct is not None,
+        "only_axial": bool(view.no_planes),
+    }
+
+
+def _start(view: View) -> list[int]:
+    """The middle of the first organ that is there; of the scan if there is none."""
+    hanging, labels = view.hanging, view.labels
+    middle_zyx = [n // 2 for n in hanging.shape_zyx]
+    if labels is not None and (middle := labels.middle()) is not None:
+        middle_zyx = list(middle)
+    return [hanging.place(axis, middle_zyx[hanging.turn.axes[axis]])[1] for axis in range(3)]
+
+
+def plane_of(view: View, axis: int, index: int) -> bytes:
+    """A plane as it hangs: eight bytes, then the parts that those announce.
+
+    The first byte is `NO_HU`, `HU` or `HU_COMING`, the second and the third say whether labels
+    and the folds' disagreement follow. HU are int16, little endian, the others uint8, row by row.
+
+    Raises
+    ------
+    HTTPException
+        If the scan has no such plane.
+    """
+    hanging = view.hanging
+    if axis not in range(3) or index not in range(hanging.shape[axis]):
+        raise HTTPException(404, f"{view.row.name} has no plane {index} across axis {axis}")
+    place = hanging.place(axis, index)
+    hu, state = _hu(view, place)
+    parts: list[npt.NDArray[Any] | None] = [hu]
+    labels = view.labels
+    for name in ("box_zyx", "disagreement_zyx"):
+        parts.append(None if labels is None else _organs(labels, name, place))
+    head = bytes((state, parts[1] is not None, parts[2] is not None)).ljust(HEAD_BYTES, b"\0")
+    return b"".join(
+        (head, *(hanging.hung(axis, part).tobytes() for part in parts if part is not None))
+    )
+
+
+def _hu(view: View, place: tuple[int, int]) -> tuple[npt.NDArray[np.int16] | None, int]:
+    ct = view.ct
+    if ct is None:
+        return None, NO_HU
+    try:
+        hu = ct.plane(*place)
+    except CtUnreadable:
+        return None, NO_HU
+    if hu is None:
+        return None, NO_HU if view.no_planes or ct.failed else HU_COMING
+    return hu, HU
+
+
+def _organs(labels: ShownLabels, name: str, place: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
+    plane = labels.plane(name, *place)
+    return plane if plane is not None and plane.any() else None
+
+
+def _surfaces_of(view: View) -> bytes:
+    if view.labels is None:
+        raise NothingToShow(view.no_labels)
+    return surfaces(view.labels)
