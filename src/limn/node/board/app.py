@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,14 +26,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from limn.domain.errors import LimnError
-from limn.domain.records import ScanRecord
 from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
-from limn.node.board.views import Choice, Live, history, live, scan_page
+from limn.node.board.history.pages import HistoryPages
+from limn.node.board.views import Live, live, scan_page
 from limn.node.config import Config
+from limn.node.operate.history.looks import look
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.release import discard, release
 from limn.node.operate.retry import resend, retry
-from limn.node.store.disk import scanlog
 
 HERE = Path(__file__).parent
 EVERY_S, PING_S = 0.5, 5.0
@@ -58,7 +55,6 @@ class Board:
         self._config = config
         self._config_path = config_path
         self._tokens = Tokens()
-        self._log = scanlog.LogFollower(config.scan_log_path)
         self._live: tuple[float, Live] | None = None
         self._streams = 0
         self._pages = Environment(
@@ -69,8 +65,7 @@ class Board:
                 routes=[
                     Route("/", self.live_page),
                     Route("/events", self.events),
-                    Route("/history", self.history_page),
-                    Route("/history.csv", self.history_csv),
+                    *HistoryPages(config, self._page).routes(),
                     Route("/{scan}", self.scan),
                     Route("/{scan}/file/{name}", self.file),
                     Route("/{scan}/{action}", self.act, methods=["POST"]),
@@ -169,41 +164,8 @@ class Board:
             filename=None if shown else f"{name}.{path.name}",
         )
 
-    async def history_page(self, request: Request) -> Response:
-        """Scans that are done."""
-        choice = _choice(request)
-        rows = [] if choice.wrong else await self._rows()
-        found = await run_in_threadpool(history, rows, choice)
-        query = urlencode({k: v for k, v in request.query_params.items() if v})
-        return self._page(request, "history.html", history=found, choice=choice, query=query)
-
-    async def history_csv(self, request: Request) -> Response:
-        """The chosen scans as `limn log --csv` prints them."""
-        choice = _choice(request)
-        if choice.wrong:
-            raise HTTPException(400, choice.wrong)
-        rows = await self._rows()
-
-        def written() -> str:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(scanlog.neutral(row) for row in rows if choice.takes(row))
-            return text.getvalue()
-
-        headers = {"Content-Disposition": 'attachment; filename="scans.csv"'}
-        text = await run_in_threadpool(written)
-        return Response(text, media_type="text/csv", headers=headers)
-
-    async def _rows(self) -> list[dict[str, str]]:
-        try:
-            return await run_in_threadpool(self._log.rows)
-        except OSError:
-            # No scan has ended yet.
-            return []
-
     async def act(self, request: Request) -> Response:
-        """Release, discard, send again or run again, by a person's order."""
+        """Release, discard, send or run again by a person's order, or note that one has looked."""
         name, action = _scan_name(request), request.path_params["action"]
         if int(request.headers.get("content-length") or MOST_FORM_BYTES + 1) > MOST_FORM_BYTES:
             raise HTTPException(413, "the form is too long")
@@ -229,6 +191,7 @@ class Board:
             "discard": lambda: discard(path, [name], why, by=by, yes=True),
             "resend": lambda: resend(path, [name], None),
             "retry": lambda: retry(path, [name]),
+            "look": lambda: look(path, name, by=by),
         }
 
     async def _refused(self, request: Request, error: Exception) -> Response:
@@ -242,9 +205,3 @@ def _scan_name(request: Request) -> str:
     if SCAN.fullmatch(name) is None:
         raise HTTPException(404, "there is no such page")
     return name
-
-
-def _choice(request: Request) -> Choice:
-    return Choice(
-        **{each.name: request.query_params.get(each.name, "").strip() for each in fields(Choice)}
-    )

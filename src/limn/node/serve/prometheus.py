@@ -90,7 +90,7 @@ class Metrics:
         self._config = config
         self._processes = processes
         self._lock = threading.Lock()
-        self._log = scanlog.LogFollower(config.scan_log_path)
+        self._log = scanlog.LogFollower(config.scan_log_path, scanlog.as_it_is)
         self._sound = True
         self._checked_s = float("-inf")
 

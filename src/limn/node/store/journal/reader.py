@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from limn.node.store.journal.look_reader import LookReader
 from limn.node.store.journal.preview_reader import PreviewReader
 from limn.node.store.journal.rows import (
     Arrived,
@@ -28,7 +29,7 @@ _ON_HOLD = (
 MOST_DIGITS = 19
 
 
-class JournalReader(PreviewReader):
+class JournalReader(LookReader, PreviewReader):
     """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:
