@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
+from limn.node.deliver.scan_record import closed_record
 from limn.node.host.doorbell import engine_runs
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.queue import QueueEntry, silent_processes, unfinished_scans
 from limn.node.store.disk import space
 from limn.node.store.disk.receiving import ReceivingSeries, read_receiving
 from limn.node.store.journal.reader import JournalReader
-from limn.node.store.journal.rows import ScanRow, StructureSetRow
+from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.remedies import decision_notice, end_reason, shown_time, signature_reason
 
 # Scans that were done so lately stay on the live page.
@@ -208,6 +209,7 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
     held = row.state == "contoured" and structure_set is not None and structure_set.on_hold
     ended_badly = row.state in ("refused", "failed", "quarantined") and row.dismissed_at is None
     decided = decision_notice(row, structure_set)
+    deliveries = journal.deliveries(row.id)
     why = (structure_set.held or "") if held and structure_set is not None else end_reason(row)
     flags = str(row.record.get("flags", ""))
     return ScanPage(
@@ -220,11 +222,9 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
         sendable=row.state == "contoured" and not held and _may_go(structure_set),
         needs_name=signature_reason(flags) if held else "",
         flags=tuple(flag for flag in flags.split() if not flag.startswith("light:")),
-        stages=_stages(row.record),
+        stages=_stages(_timed(row, deliveries, structure_set)),
         rois=tuple(row.record.get("rois", ())),
-        deliveries=tuple(
-            (each.destination, each.state, each.status) for each in journal.deliveries(row.id)
-        ),
+        deliveries=tuple((each.destination, each.state, each.status) for each in deliveries),
         facts=_facts(row, structure_set),
         files=_files(config, row),
         looks=tuple(
@@ -236,6 +236,16 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
 
 def _may_go(structure_set: StructureSetRow | None) -> bool:
     return structure_set is not None and structure_set.discarded_at is None
+
+
+def _timed(
+    row: ScanRow, deliveries: Sequence[DeliveryRow], structure_set: StructureSetRow | None
+) -> Mapping[str, object]:
+    """The record with the waiting too: for slices, and for the first destination that took it."""
+    if "contoured_at" not in row.record:
+        return row.record
+    accepted = next((each for each in deliveries if each.accepted_at is not None), None)
+    return asdict(closed_record(row, accepted, structure_set))
 
 
 def _stages(record: Mapping[str, object]) -> tuple[tuple[str, float, float], ...]:

@@ -82,13 +82,14 @@ def _rows(courses: Sequence[Course], lungs: Sequence[Course]) -> Iterator[tuple[
         yield (
             scan,
             utc[:16].replace("T", " "),
-            *(_cell(each and each.volume_mm3, 1) for each in volumes),
-            *(_cell(each and each.mean_hu, 0) for each in densities),
+            *(_cell(each, _volume_mm3, 1) for each in volumes),
+            *(_cell(each, _mean_hu, 0) for each in densities),
         )
 
 
-def _cell(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
+def _cell(measure: RoiMeasure | None, value: Value, decimals: int) -> str:
+    found = None if measure is None else value(measure)
+    return "" if found is None else f"{found:.{decimals}f}"
 
 
 def _chart(

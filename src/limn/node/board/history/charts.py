@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 LEFT, RIGHT, TOP, BOTTOM = 60.0, 14.0, 12.0, 30.0
 DAY_S = 86400.0
 # From this ratio of the largest to the smallest value on an axis has decades.
-LOG_RATIO = 20.0
+LOG_RATIO = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,8 +184,8 @@ def _lines(
 ) -> tuple[tuple[Line, ...], tuple[Key, ...]]:
     """The p50 and p95 of all scans, or of each scanner, cohort or bundle."""
     if not shown.by:
-        keys = (Key("p50", f"half of a {trend.unit}"), Key("p95", f"95 % of a {trend.unit}"))
-        return tuple(_two_lines(frame, trend.steps, "")), keys
+        half, most = Key("p50", f"half of a {trend.unit}"), Key("p95", f"95 % of a {trend.unit}")
+        return tuple(_two_lines(frame, trend.steps, "")), (half, most)
     groups: dict[str, list[LoggedScan]] = {}
     for scan in delivered:
         groups.setdefault(BY[shown.by](scan), []).append(scan)
