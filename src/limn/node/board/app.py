@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -28,7 +30,7 @@ from starlette.staticfiles import StaticFiles
 from limn.domain.errors import LimnError
 from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
 from limn.node.board.history.pages import HistoryPages
-from limn.node.board.views import Live, live, scan_page
+from limn.node.board.views import live, scan_page
 from limn.node.config import Config
 from limn.node.operate.history.looks import look
 from limn.node.operate.journal_access import journal_to_read
@@ -43,6 +45,24 @@ MOST_FORM_BYTES = 4096
 SCAN = re.compile(r"scan-\d{5,9}")
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The live page's lines as HTML, and when they were made (monotonic s)."""
+
+    text: str
+    made_s: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether they are shown as they are."""
+        return time.monotonic() - self.made_s < EVERY_S
+
+    @property
+    def event(self) -> str:
+        """As a server-sent event."""
+        return "".join(f"data: {line}\n" for line in self.text.splitlines()) + "\n"
+
+
 class Board:
     """One node's board.
 
@@ -55,7 +75,8 @@ class Board:
         self._config = config
         self._config_path = config_path
         self._tokens = Tokens()
-        self._live: tuple[float, Live] | None = None
+        self._making = threading.Lock()
+        self._lines = Lines("", float("-inf"))
         self._streams = 0
         self._pages = Environment(
             loader=PackageLoader("limn.node.board"), autoescape=select_autoescape(default=True)
@@ -76,17 +97,20 @@ class Board:
             port,
         )
 
-    def _now(self) -> Live:
-        """The live view, computed at most twice a second for all who look."""
-        now_s = time.monotonic()
-        if self._live is None or now_s - self._live[0] >= EVERY_S:
-            self._live = now_s, live(self._config, self._config_path, time.time())
-        return self._live[1]
+    def _made(self) -> Lines:
+        """The live page's lines, made at most twice a second for all who look."""
+        with self._making:
+            if not self._lines.fresh:
+                made = live(self._config, self._config_path, time.time())
+                board = self._config.board
+                limit = None if board is None else board.asleep_limit_min
+                text = self._pages.get_template("lines.html").render(live=made, limit_min=limit)
+                self._lines = Lines(text, time.monotonic())
+            return self._lines
 
-    def _fragment(self) -> str:
-        board = self._config.board
-        limit = None if board is None else board.asleep_limit_min
-        return self._pages.get_template("lines.html").render(live=self._now(), limit_min=limit)
+    async def _lines_now(self) -> Lines:
+        """The same; without a thread for all but the first who asks."""
+        return self._lines if self._lines.fresh else await run_in_threadpool(self._made)
 
     def _page(
         self, request: Request, template: str, status: int = 200, **values: object
@@ -102,8 +126,7 @@ class Board:
 
     async def live_page(self, request: Request) -> Response:
         """What comes in, runs, waits, goes out or needs a person."""
-        fragment = await run_in_threadpool(self._fragment)
-        return self._page(request, "live.html", fragment=fragment)
+        return self._page(request, "live.html", fragment=(await self._lines_now()).text)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
@@ -115,11 +138,10 @@ class Board:
             shown, sent_s = "", time.monotonic()
             try:
                 while not await request.is_disconnected():
-                    fragment = await run_in_threadpool(self._fragment)
-                    if fragment != shown:
-                        shown, sent_s = fragment, time.monotonic()
-                        data = "".join(f"data: {line}\n" for line in fragment.splitlines())
-                        yield f"{data}\n"
+                    now = await self._lines_now()
+                    if now.text != shown:
+                        shown, sent_s = now.text, time.monotonic()
+                        yield now.event
                     elif time.monotonic() - sent_s > PING_S:
                         sent_s = time.monotonic()
                         yield ": still there\n\n"

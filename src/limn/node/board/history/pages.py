@@ -62,7 +62,7 @@ class HistoryPages:
         self._rois = scanlog.LogFollower(scanlog.roi_table(config.scan_log_path), roi_measure)
         self._thumbnails = Thumbnails()
         self._lock = threading.Lock()
-        self._usual: tuple[object, Usual] | None = None
+        self._known: tuple[object, Usual, dict[str, list[str]]] | None = None
         self._kept: OrderedDict[object, History] = OrderedDict()
 
     def routes(self) -> list[Route]:
@@ -78,12 +78,13 @@ class HistoryPages:
     def _scans(self) -> list[LoggedScan]:
         return _rows(self._log)
 
-    def _usual_now(self, scans: Sequence[LoggedScan]) -> Usual:
+    def _of_all(self, scans: Sequence[LoggedScan]) -> tuple[Usual, dict[str, list[str]]]:
+        """What is usual, and the names that there are; made anew once the log has grown."""
         state = _state(scans)
         with self._lock:
-            if self._usual is None or self._usual[0] != state:
-                self._usual = state, Usual(scans)
-            return self._usual[1]
+            if self._known is None or self._known[0] != state:
+                self._known = state, Usual(scans), names_in(scans, MOST_NAMES)
+            return self._known[1:]
 
     def _history(
         self, choice: Choice, shown: Shown, *, wrong: bool
@@ -91,7 +92,7 @@ class HistoryPages:
         """The page's values; of nothing if what was asked for can't be read."""
         scans = [] if wrong else self._scans()
         key = choice, shown, _state(scans)
-        usual = self._usual_now(scans)
+        usual, names = self._of_all(scans)
         with self._lock:
             known = self._kept.get(key)
         found = known or history_of(scans, usual, choice, shown)
@@ -99,7 +100,7 @@ class HistoryPages:
             self._kept[key] = found
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
-        return found, {"names": names_in(scans, MOST_NAMES), **self._looks(found)}
+        return found, {"names": names, **self._looks(found)}
 
     def _looks(self, history: History) -> dict[str, Any]:
         """Who looked at the scans of the table."""

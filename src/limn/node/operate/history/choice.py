@@ -74,6 +74,8 @@ class Choice:
 
     def rows_of(self, rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
         """The chosen rows of the scan log, in the same order."""
+        if self.everything:
+            return sorted(rows, key=_order)
         return self._chosen((logged_scan(row), row) for row in rows)
 
     def takes_animal(self, animal: str) -> bool:
@@ -155,6 +157,10 @@ def names_in(scans: Sequence[LoggedScan], most: int) -> dict[str, list[str]]:
         },
     }
     return {name: sorted(values - {""})[:most] for name, values in found.items()}
+
+
+def _order(row: Mapping[str, str]) -> tuple[str, str]:
+    return row.get("last_slice_utc", ""), row.get("scan_id", "")
 
 
 def _is_day(text: str) -> bool:

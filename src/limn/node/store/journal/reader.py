@@ -49,15 +49,19 @@ class JournalReader(LookReader, PreviewReader):
         """Every scan, oldest first."""
         return list(self._scans("order by id", ()))
 
-    def unfinished(self) -> list[ScanRow]:
-        """Live scans that wait for a worker, a person or a destination's "yes", oldest first."""
+    def unfinished(self, state: str = "%") -> list[ScanRow]:
+        """Live scans that wait for a worker, a person or a destination's "yes", oldest first.
+
+        Those that ended badly, too, as no destination has them; only of ``state`` if it is given.
+        """
         return list(
             self._scans(
                 # _ON_HOLD is a constant.
-                "where priority >= ? and (state = 'ready' or id in (select structure_set.scan "  # noqa: S608
-                "from structure_set join delivery on delivery.structure_set = structure_set.id "
+                "where priority >= ? and state like ? and (state = 'ready' or id in ("  # noqa: S608
+                "select structure_set.scan from structure_set join delivery on "
+                "delivery.structure_set = structure_set.id "
                 f"where delivery.state <> 'delivered') or id in ({_ON_HOLD})) order by id",
-                (LIVE,),
+                (LIVE, state),
             )
         )
 

@@ -146,6 +146,7 @@ create index if not exists scan_by_folder on scan(folder);
 create index if not exists scan_by_field on scan(field) where field is not null;
 create index if not exists delivery_by_state on delivery(state, destination);
 create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
+create index if not exists scan_by_predecessor on scan(predecessor) where predecessor is not null;
 create index if not exists look_by_scan on look(scan);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
