@@ -35,7 +35,7 @@ def test_filters_and_csv(past, served, chromium):  # noqa: F811 - a fixture
     page.get_by_role("link", name="7 days").click()
     page.get_by_text("in the queue 71.0 s, usually 0.50 s").first.wait_for()
     page.get_by_label("since").fill("")
-    page.get_by_label("animal").fill("C57-1")
+    page.get_by_role("combobox", name="animal").fill("C57-1")
     page.get_by_label("apart by").select_option("scanner")
     page.get_by_role("button", name="show").click()
     page.get_by_text("10 scans").wait_for()

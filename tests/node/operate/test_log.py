@@ -165,7 +165,7 @@ def test_a_summary(site):
     assert "outcomes: delivered 17, refused 1" in out
     assert "lights:   green 16, amber 1" in out
     assert "flags:    held 1" in out
-    lines = {line.split("  ")[0].strip(): line.split()[-3:] for line in out.splitlines() if line}
+    lines = {line.strip().split("  ")[0]: line.split()[-3:] for line in out.splitlines()}
     assert lines["door to door"] == ["12.35", "12.35", "72.00"]
     assert lines["waiting: queue_s, in the queue"] == ["0.10", "0.10", "60.00"]
     assert lines["computing: inference_s, networks"] == ["8.00", "8.00", "8.00"]

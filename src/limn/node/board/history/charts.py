@@ -256,8 +256,8 @@ def _least_step(steps: Sequence[float], span_s: float, most: int) -> float:
 
 def _decades(low: float, high: float) -> list[float]:
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    # Over three decades there is room for the powers of ten alone.
-    factors = (1, 2, 5) if high / low < 2000.0 else (1,)
+    # Over more than three decades there is room for the powers of ten alone.
+    factors = (1, 2, 5) if high / low < 5000.0 else (1,)
     values = [factor * 10.0**exponent for exponent in exponents for factor in factors]
     return [value for value in values if low <= value <= high]
 
