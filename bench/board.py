@@ -145,7 +145,8 @@ def contour_seconds(runs: int) -> list[float]:
 
     scanner = Scanner(SpacingMm(0.3, 0.3, 0.3), (96, 84, 92), (0.0, 1.0, -2.0))
     volume, _ = scan(conceive(7), scanner, 7)
-    ensemble = Ensemble(open_bundle(EMBEDDED_BUNDLE))
+    bundle = open_bundle(EMBEDDED_BUNDLE)
+    ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
     seconds = []
     for _ in range(runs + 1):
         began_s = time.perf_counter()
