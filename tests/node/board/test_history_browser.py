@@ -38,7 +38,7 @@ def test_filters_and_csv(past, served, chromium):  # noqa: F811 - a fixture
     page.get_by_role("combobox", name="animal").fill("C57-1")
     page.get_by_label("apart by").select_option("scanner")
     page.get_by_role("button", name="show").click()
-    page.get_by_text("10 scans").wait_for()
+    page.get_by_text("10 scans; last slice").wait_for()
     assert page.locator("svg .line.group1").count() >= 2
     with page.expect_download() as download:
         page.get_by_role("link", name="all of them as CSV").click()
