@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from limn.node.board.history.charts import (
 from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.scans import STAGE_WORDS, LoggedScan, Part
 from limn.node.operate.history.summary import (
+    SLOW,
     Group,
     Spread,
     Summary,
@@ -151,6 +153,7 @@ def _times_chart(
     ]
     keys = [Key(css, f"{css[6:] or 'no light'}") for css, own in dots if own]
     lines, line_keys = _lines(frame, trend, delivered, shown)
+    slow = SLOW * statistics.median(value for _, value, _ in points)
     slowest = sorted(points, key=lambda point: -point[1])[:MOST_MARKS]
     first, last = points[0][2].day, points[-1][2].day
     return framed(
@@ -173,6 +176,7 @@ def _times_chart(
                 f"{scan.name}, animal {scan.animal}: {shown_s(value)} s",
             )
             for at, value, scan in slowest
+            if value > slow or scan is slowest[0][2]
         ),
         columns=(trend.unit, "scans", "p50 s", "p95 s", "max s"),
         rows=tuple((step.name, str(step.count), *_cells(step.whole)) for step in trend.steps),
