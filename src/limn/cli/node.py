@@ -252,7 +252,21 @@ def _add_log(commands: Commands) -> None:
     log = _with_config(commands, "log", "the scans and their timings")
     log.add_argument("--csv", action="store_true", help="every column, to standard output")
     log.add_argument("--since", metavar="YYYY-MM-DD", help="scans of this day and later (UTC)")
-    log.add_argument("--animal", help="only this PatientID")
+    log.add_argument("--until", metavar="YYYY-MM-DD", help="scans of this day and earlier (UTC)")
+    log.add_argument("--animal", metavar="ID", help="only this PatientID; * stands for any text")
+    log.add_argument("--scanner", metavar="AE", help="only of this sender; * stands for any text")
+    log.add_argument("--light", metavar="LIGHT", help="only green, amber or red ones")
+    log.add_argument("--flag", metavar="FLAG", help="only with this flag, such as held or cut")
+    log.add_argument("--bundle", metavar="NAME", help="only of this bundle")
+    log.add_argument(
+        "--slower-than",
+        dest="slower_s",
+        metavar="S",
+        help="only those that took so many seconds from door to door, and more",
+    )
+    log.add_argument(
+        "--summary", action="store_true", help="what is usual among them, and the slowest and why"
+    )
     log.add_argument(
         "--last", type=int, default=100, metavar="N", help="so many (%(default)s); 0: all"
     )
@@ -260,13 +274,17 @@ def _add_log(commands: Commands) -> None:
 
 
 def _log(parsed: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from limn.node.operate.history.choice import Choice, given_choice
     from limn.node.operate.log import show
 
+    given = {each.name: getattr(parsed, each.name) for each in fields(Choice)}
     show(
         parsed.config,
+        given_choice("--", **given),
         as_csv=parsed.csv,
-        since=parsed.since,
-        animal=parsed.animal,
+        summary=parsed.summary,
         last=max(0, parsed.last),
     )
 

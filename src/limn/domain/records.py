@@ -18,8 +18,8 @@ class ScanRecord:
     A structure set that was held until a person released it has a flag such as ``held:5025s``;
     neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
     agreement of the folds: the mean DSC over all pairs, before clean-up. ``light`` is that of the
-    scan; ``*_predicted_dsc`` is 0 where nothing was predicted. The columns of heart, cord and lungs
-    are of the organs with these roles; `RoiRecord` has every ROI.
+    scan. The columns of heart, cord and lungs are of the organs with these roles; `RoiRecord` has
+    every ROI. What was not measured is None, and empty in the log.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -45,42 +45,42 @@ class ScanRecord:
     tries: int = 0
     receive_s: float = 0.0
     settle_s: float = 0.0
-    queue_s: float = 0.0
-    transfer_s: float = 0.0
-    read_s: float = 0.0
-    preprocess_s: float = 0.0
-    inference_s: float = 0.0
-    clean_s: float = 0.0
-    judge_s: float = 0.0
-    trace_s: float = 0.0
-    rtstruct_s: float = 0.0
-    prove_s: float = 0.0
-    picture_s: float = 0.0
-    deliver_s: float = 0.0
-    overhead_s: float = 0.0
-    runtime_s: float = 0.0
-    door_to_door_s: float = 0.0
-    heart_mm3: float = 0.0
-    cord_mm3: float = 0.0
-    lung_r_mm3: float = 0.0
-    lung_l_mm3: float = 0.0
-    heart_removed_voxels: int = 0
-    cord_removed_voxels: int = 0
-    lung_r_removed_voxels: int = 0
-    lung_l_removed_voxels: int = 0
-    heart_fold_dsc: float = 0.0
-    cord_fold_dsc: float = 0.0
-    lung_r_fold_dsc: float = 0.0
-    lung_l_fold_dsc: float = 0.0
+    queue_s: float | None = None
+    transfer_s: float | None = None
+    read_s: float | None = None
+    preprocess_s: float | None = None
+    inference_s: float | None = None
+    clean_s: float | None = None
+    judge_s: float | None = None
+    trace_s: float | None = None
+    rtstruct_s: float | None = None
+    prove_s: float | None = None
+    picture_s: float | None = None
+    deliver_s: float | None = None
+    overhead_s: float | None = None
+    runtime_s: float | None = None
+    door_to_door_s: float | None = None
+    heart_mm3: float | None = None
+    cord_mm3: float | None = None
+    lung_r_mm3: float | None = None
+    lung_l_mm3: float | None = None
+    heart_removed_voxels: int | None = None
+    cord_removed_voxels: int | None = None
+    lung_r_removed_voxels: int | None = None
+    lung_l_removed_voxels: int | None = None
+    heart_fold_dsc: float | None = None
+    cord_fold_dsc: float | None = None
+    lung_r_fold_dsc: float | None = None
+    lung_l_fold_dsc: float | None = None
     light: str = ""
     heart_light: str = ""
     cord_light: str = ""
     lung_r_light: str = ""
     lung_l_light: str = ""
-    heart_predicted_dsc: float = 0.0
-    cord_predicted_dsc: float = 0.0
-    lung_r_predicted_dsc: float = 0.0
-    lung_l_predicted_dsc: float = 0.0
+    heart_predicted_dsc: float | None = None
+    cord_predicted_dsc: float | None = None
+    lung_r_predicted_dsc: float | None = None
+    lung_l_predicted_dsc: float | None = None
     flags: str = ""
     reason: str = ""
 

@@ -10,7 +10,6 @@ import pytest
 from limn.domain.records import ScanRecord
 from limn.node.board import app as app_module
 from limn.node.board.guard import COOKIE
-from limn.node.board.views import Choice, history
 from limn.node.config import load_config
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
@@ -284,9 +283,3 @@ def test_ten_thousand_scans_are_a_second(site, browser):
     assert "10000 scans" in browser.get("/history").text
     # Twice a second, and as much again for a busy machine.
     assert time.perf_counter() - began_s < 4.0
-
-
-def test_a_history_without_a_row():
-    """Nothing is usual yet."""
-    empty = history([], Choice())
-    assert (empty.count, empty.p50_s, empty.slowest) == (0, None, "")

@@ -150,3 +150,54 @@ def test_what_waits_is_listed(site):
     assert "scan-00001 animal M8: waits for a worker" in out
     assert "scan-00002 animal M9: waits for tps, 1 tries, last answer TPS does not answer" in out
     assert "waits for export" not in out
+
+
+def test_a_summary(site):
+    """Counts, times of each stage, each scanner and bundle, and the slowest scan and why."""
+    usual = {"settle_s": 2.0, "queue_s": 0.1, "inference_s": 8.0, "sender": "CT@10.0.0.1"}
+    for number in range(4, 20):
+        site.logged(number, bundle="phantom-7", light="green", **usual)
+    slow = usual | {"queue_s": 60.0, "door_to_door_s": 72.0, "flags": "light:amber held:90s"}
+    site.logged(20, bundle="phantom-7", light="amber", **slow)
+    site.logged(21, outcome="refused", accepted_utc="", door_to_door_s=None)
+    out = site.log("--summary", "--since", "2026-01-04")
+    assert "18 scans" in out
+    assert "outcomes: delivered 17, refused 1" in out
+    assert "lights:   green 16, amber 1" in out
+    assert "flags:    held 1" in out
+    lines = {line.strip().split("  ")[0]: line.split()[-3:] for line in out.splitlines()}
+    assert lines["door to door"] == ["12.35", "72.00", "72.00"]
+    assert lines["waiting: queue_s, in the queue"] == ["0.10", "60.00", "60.00"]
+    assert lines["computing: inference_s, networks"] == ["8.00", "8.00", "8.00"]
+    assert lines["waiting: for a person, 1 scans, in no other time"] == ["90.00"] * 3
+    assert "slowest: scan-00020, animal M20, last slice 2026-01-20 23:30:00 UTC, 72.0 s" in out
+    assert "in the queue 60.0 s, usually 0.10 s; waited 90 s for a person" in out
+    assert "none of them was delivered" in site.log("--summary", "--light", "red")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--until", "2026-01-02"), ["scan-00001", "scan-00002"]),
+        (("--light", "red"), ["scan-00004"]),
+        (("--flag", "cut"), ["scan-00004"]),
+        (("--slower-than", "20"), ["scan-00004"]),
+        (("--scanner", "CT*", "--bundle", "phantom-*"), ["scan-00004"]),
+    ],
+)
+def test_what_else_chooses(site, options, expected):
+    """The table has the same scans as the CSV."""
+    more = {"light": "red", "flags": "cut:Lung_L", "sender": "CT@1", "bundle": "phantom-7"}
+    site.logged(4, door_to_door_s=21.5, **more)
+    assert site.ids(*options) == expected
+    table = site.log(*options)
+    assert [name for name in table.split() if name.startswith("scan-0")] == expected
+
+
+@pytest.mark.parametrize(
+    "options", [("--until", "soon"), ("--light", "blue"), ("--slower-than", "slow"), ("--flag", "")]
+)
+def test_an_option_that_can_not_be_read(site, options, capsys):
+    """Exit code 1; the option and its value are named."""
+    assert main.main(["log", "--config", str(site.config), *options]) == 1
+    assert f"{options[0]} {options[1] or 'is empty'}" in capsys.readouterr().err

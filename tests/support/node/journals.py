@@ -134,12 +134,22 @@ NAMED = {
 }
 
 
+# Columns that each version added. `field` stays: SQLite drops no column that refers to a row.
+ADDED = {
+    5: NAMED,
+    6: {"structure_set": ("contents_sha256", "replaces")},
+    7: {"scan": ("animal_name", "named_by")},
+}
+
+
 def as_version(path: Path, version: int) -> None:
-    """Take from a journal of today what one of version 1 to 4 did not have."""
+    """Take from a journal of today what one of version 1 to 7 did not have."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        for table, columns in NAMED.items():
-            for column in columns:
-                db.execute(f"alter table {table} drop column {column}")
+        db.execute("drop table look")
+        for then, tables in ADDED.items():
+            for table, columns in tables.items() if version < then else ():
+                for column in columns:
+                    db.execute(f"alter table {table} drop column {column}")
         if version < 4:
             db.execute("drop table preview_delivery")
             db.execute("drop table preview")

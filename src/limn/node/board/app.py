@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -29,17 +28,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from limn.domain.errors import LimnError
-from limn.domain.records import ScanRecord
 from limn.node.board.beside import Beside, beside
 from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
+from limn.node.board.history.pages import HistoryPages
 from limn.node.board.peers_page import PeersPage
 from limn.node.board.viewer.routes import Viewer
-from limn.node.board.views import Choice, Live, ScanPage, history, live, scan_page
+from limn.node.board.views import ScanPage, live, scan_page
 from limn.node.config import Config
+from limn.node.operate.history.looks import look
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.release import discard, release
 from limn.node.operate.retry import resend, retry
-from limn.node.store.disk import scanlog
 
 HERE = Path(__file__).parent
 EVERY_S, PING_S = 0.5, 5.0
@@ -47,6 +46,24 @@ MOST_STREAMS = 50
 # Of a form: a name and a reason.
 MOST_FORM_BYTES = 4096
 SCAN = re.compile(r"scan-\d{5,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The live page's lines as HTML, and when they were made (monotonic s)."""
+
+    text: str
+    made_s: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether they are shown as they are."""
+        return time.monotonic() - self.made_s < EVERY_S
+
+    @property
+    def event(self) -> str:
+        """As a server-sent event."""
+        return "".join(f"data: {line}\n" for line in self.text.splitlines()) + "\n"
 
 
 class Board:
@@ -61,8 +78,8 @@ class Board:
         self._config = config
         self._config_path = config_path
         self._tokens = Tokens()
-        self._log = scanlog.LogFollower(config.scan_log_path)
-        self._live: tuple[float, Live] | None = None
+        self._making = threading.Lock()
+        self._lines = Lines("", float("-inf"))
         self._streams = 0
         self.viewer = Viewer(config, _scan_name)
         self._pages = Environment(
@@ -73,8 +90,7 @@ class Board:
                 routes=[
                     Route("/", self.live_page),
                     Route("/events", self.events),
-                    Route("/history", self.history_page),
-                    Route("/history.csv", self.history_csv),
+                    *HistoryPages(config, self._page).routes(),
                     *PeersPage(config, self._page, self._form).routes(),
                     Route("/{scan}", self.scan),
                     Route("/{scan}/file/{name}", self.file),
@@ -87,17 +103,20 @@ class Board:
             port,
         )
 
-    def _now(self) -> Live:
-        """The live view, computed at most twice a second for all who look."""
-        now_s = time.monotonic()
-        if self._live is None or now_s - self._live[0] >= EVERY_S:
-            self._live = now_s, live(self._config, self._config_path, time.time())
-        return self._live[1]
+    def _made(self) -> Lines:
+        """The live page's lines, made at most twice a second for all who look."""
+        with self._making:
+            if not self._lines.fresh:
+                made = live(self._config, self._config_path, time.time())
+                board = self._config.board
+                limit = None if board is None else board.asleep_limit_min
+                text = self._pages.get_template("lines.html").render(live=made, limit_min=limit)
+                self._lines = Lines(text, time.monotonic())
+            return self._lines
 
-    def _fragment(self) -> str:
-        board = self._config.board
-        limit = None if board is None else board.asleep_limit_min
-        return self._pages.get_template("lines.html").render(live=self._now(), limit_min=limit)
+    async def _lines_now(self) -> Lines:
+        """The same; without a thread for all but the first who asks."""
+        return self._lines if self._lines.fresh else await run_in_threadpool(self._made)
 
     def _page(
         self, request: Request, template: str, status: int = 200, **values: object
@@ -113,8 +132,7 @@ class Board:
 
     async def live_page(self, request: Request) -> Response:
         """What comes in, runs, waits, goes out or needs a person."""
-        fragment = await run_in_threadpool(self._fragment)
-        return self._page(request, "live.html", fragment=fragment)
+        return self._page(request, "live.html", fragment=(await self._lines_now()).text)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
@@ -126,11 +144,10 @@ class Board:
             shown, sent_s = "", time.monotonic()
             try:
                 while not await request.is_disconnected():
-                    fragment = await run_in_threadpool(self._fragment)
-                    if fragment != shown:
-                        shown, sent_s = fragment, time.monotonic()
-                        data = "".join(f"data: {line}\n" for line in fragment.splitlines())
-                        yield f"{data}\n"
+                    now = await self._lines_now()
+                    if now.text != shown:
+                        shown, sent_s = now.text, time.monotonic()
+                        yield now.event
                     elif time.monotonic() - sent_s > PING_S:
                         sent_s = time.monotonic()
                         yield ": still there\n\n"
@@ -174,41 +191,8 @@ class Board:
             filename=None if shown else f"{name}.{path.name}",
         )
 
-    async def history_page(self, request: Request) -> Response:
-        """Scans that are done."""
-        choice = _choice(request)
-        rows = [] if choice.wrong else await self._rows()
-        found = await run_in_threadpool(history, rows, choice)
-        query = urlencode({k: v for k, v in request.query_params.items() if v})
-        return self._page(request, "history.html", history=found, choice=choice, query=query)
-
-    async def history_csv(self, request: Request) -> Response:
-        """The chosen scans as `limn log --csv` prints them."""
-        choice = _choice(request)
-        if choice.wrong:
-            raise HTTPException(400, choice.wrong)
-        rows = await self._rows()
-
-        def written() -> str:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, ScanRecord.columns(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(scanlog.neutral(row) for row in rows if choice.takes(row))
-            return text.getvalue()
-
-        headers = {"Content-Disposition": 'attachment; filename="scans.csv"'}
-        text = await run_in_threadpool(written)
-        return Response(text, media_type="text/csv", headers=headers)
-
-    async def _rows(self) -> list[dict[str, str]]:
-        try:
-            return await run_in_threadpool(self._log.rows)
-        except OSError:
-            # No scan has ended yet.
-            return []
-
     async def act(self, request: Request) -> Response:
-        """Release, discard, send again or run again, by a person's order."""
+        """Release, discard, send or run again by a person's order, or note that one has looked."""
         name, action = _scan_name(request), request.path_params["action"]
         form = await self._form(request)
         by, why = form.get("by", "").strip(), form.get("why", "").strip()
@@ -239,6 +223,7 @@ class Board:
             "discard": lambda: discard(path, [name], why, by=by, yes=True),
             "resend": lambda: resend(path, [name], None),
             "retry": lambda: retry(path, [name]),
+            "look": lambda: look(path, name, by=by),
         }
 
     async def _refused(self, request: Request, error: Exception) -> Response:
@@ -252,9 +237,3 @@ def _scan_name(request: Request) -> str:
     if SCAN.fullmatch(name) is None:
         raise HTTPException(404, "there is no such page")
     return name
-
-
-def _choice(request: Request) -> Choice:
-    return Choice(
-        **{each.name: request.query_params.get(each.name, "").strip() for each in fields(Choice)}
-    )

@@ -1,29 +1,27 @@
-"""What the pages of the board show, as values: pure reads of journal, notices and scan log."""
+"""What the live page and a scan's page show, as values: reads of journal and notices."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
+from limn.node.deliver.scan_record import closed_record
 from limn.node.host.doorbell import engine_runs
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.queue import QueueEntry, silent_processes, unfinished_scans
 from limn.node.store.disk import space
 from limn.node.store.disk.receiving import ReceivingSeries, read_receiving
 from limn.node.store.journal.reader import JournalReader
-from limn.node.store.journal.rows import ScanRow, StructureSetRow
-from limn.node.store.remedies import decision_notice, end_reason, signature_reason
+from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.remedies import decision_notice, end_reason, shown_time, signature_reason
 
 # Scans that were done so lately stay on the live page.
 DONE_S = 3600.0
 MOST_DONE = 12
-# Of the history, one page; all of it is in the CSV.
-PAGE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +183,7 @@ class ScanPage:
     rois : rows of the table of ROIs
     facts : names and values
     files : of the scan that may be downloaded, by their names
+    looks : persons who have looked at it, and when, the first look first
     """
 
     row: ScanRow
@@ -201,6 +200,7 @@ class ScanPage:
     deliveries: tuple[tuple[str, str, str], ...]
     facts: tuple[tuple[str, str], ...]
     files: Mapping[str, Path]
+    looks: tuple[tuple[str, str], ...]
 
 
 def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
@@ -209,6 +209,7 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
     held = row.state == "contoured" and structure_set is not None and structure_set.on_hold
     ended_badly = row.state in ("refused", "failed", "quarantined") and row.dismissed_at is None
     decided = decision_notice(row, structure_set)
+    deliveries = journal.deliveries(row.id)
     why = (structure_set.held or "") if held and structure_set is not None else end_reason(row)
     flags = str(row.record.get("flags", ""))
     return ScanPage(
@@ -221,18 +222,30 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
         sendable=row.state == "contoured" and not held and _may_go(structure_set),
         needs_name=signature_reason(flags) if held else "",
         flags=tuple(flag for flag in flags.split() if not flag.startswith("light:")),
-        stages=_stages(row.record),
+        stages=_stages(_timed(row, deliveries, structure_set)),
         rois=tuple(row.record.get("rois", ())),
-        deliveries=tuple(
-            (each.destination, each.state, each.status) for each in journal.deliveries(row.id)
-        ),
+        deliveries=tuple((each.destination, each.state, each.status) for each in deliveries),
         facts=_facts(row, structure_set),
         files=_files(config, row),
+        looks=tuple(
+            (look.person, shown_time(look.at))
+            for look in journal.looks_at([row.name]).get(row.name, ())
+        ),
     )
 
 
 def _may_go(structure_set: StructureSetRow | None) -> bool:
     return structure_set is not None and structure_set.discarded_at is None
+
+
+def _timed(
+    row: ScanRow, deliveries: Sequence[DeliveryRow], structure_set: StructureSetRow | None
+) -> Mapping[str, object]:
+    """The record with the waiting too: for slices, and for the first destination that took it."""
+    if "contoured_at" not in row.record:
+        return row.record
+    accepted = next((each for each in deliveries if each.accepted_at is not None), None)
+    return asdict(closed_record(row, accepted, structure_set))
 
 
 def _stages(record: Mapping[str, object]) -> tuple[tuple[str, float, float], ...]:
@@ -257,7 +270,7 @@ def _facts(row: ScanRow, structure_set: StructureSetRow | None) -> tuple[tuple[s
         ("version of its series", str(row.version)),
         ("slices", str(len(row.files))),
         ("grid", str(record.get("grid", ""))),
-        ("last slice", clock(row.last_slice_at)),
+        ("last slice", shown_time(row.last_slice_at)),
         ("bundle", str(record.get("bundle", ""))),
         ("bundle's SHA-256", row.bundle_sha256[:16]),
         ("computed on", str(record.get("device", ""))),
@@ -273,81 +286,3 @@ def _files(config: Config, row: ScanRow) -> dict[str, Path]:
     folder = config.results_dir / row.name
     found = [*folder.glob("RS.*.dcm"), *folder.glob("picture.png"), *folder.glob("forms/*")]
     return {path.name: path for path in sorted(found) if path.is_file()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which scans of the history are shown; empty texts choose all."""
-
-    since: str = ""
-    until: str = ""
-    scanner: str = ""
-    animal: str = ""
-    light: str = ""
-    flag: str = ""
-    bundle: str = ""
-    slower_s: str = ""
-
-    @property
-    def wrong(self) -> str:
-        """What can't be read of it; empty if all can."""
-        for name, text in (("since", self.since), ("until", self.until)):
-            try:
-                _ = date.fromisoformat(text) if text else None
-            except ValueError:
-                return f"{name} {text}: YYYY-MM-DD expected"
-        try:
-            _ = float(self.slower_s or 0.0)
-        except ValueError:
-            return f"slower than {self.slower_s}: seconds expected"
-        return ""
-
-    def takes(self, row: Mapping[str, str]) -> bool:
-        """Whether a row of the scan log is among them."""
-        day = row["last_slice_utc"][:10]
-        return (
-            (not self.since or day >= self.since)
-            and (not self.until or day <= self.until)
-            and self.scanner in row["sender"]
-            and self.animal in row["animal"]
-            and (not self.light or row.get("light", "") == self.light)
-            and self.flag in row["flags"]
-            and self.bundle in row["bundle"]
-            and _as_seconds(row) >= float(self.slower_s or 0.0)
-        )
-
-
-def _as_seconds(row: Mapping[str, str]) -> float:
-    try:
-        return float(row["door_to_door_s"] or 0.0)
-    except ValueError:
-        return 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """Scans that are done: the newest first, and what is usual among them."""
-
-    rows: tuple[Mapping[str, str], ...]
-    count: int
-    p50_s: float | None
-    p95_s: float | None
-    slowest: str
-
-
-def history(rows: Sequence[Mapping[str, str]], choice: Choice) -> History:
-    """The chosen rows of the scan log, oldest first there and newest first here."""
-    chosen = [row for row in rows if choice.takes(row)]
-    delivered = sorted(
-        (_as_seconds(row), row["scan_id"])
-        for row in chosen
-        if row["outcome"] == "delivered" and _as_seconds(row) > 0.0
-    )
-    times_s = [seconds for seconds, _ in delivered]
-    return History(
-        rows=tuple(reversed(chosen[-PAGE:])),
-        count=len(chosen),
-        p50_s=statistics.median(times_s) if times_s else None,
-        p95_s=times_s[min(len(times_s) - 1, int(0.95 * len(times_s)))] if times_s else None,
-        slowest=delivered[-1][1] if delivered else "",
-    )

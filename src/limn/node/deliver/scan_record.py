@@ -14,6 +14,10 @@ from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.states import DeliveryState
 from limn.node.store.remedies import by_whom, end_reason, release_words
 
+# Until a courier has it.
+_WORKER_STAGES = tuple(
+    stage for stage in DOOR_TO_DOOR_STAGES if stage not in ("deliver_s", "overhead_s")
+)
 # A difference of the clocks that is a step, and no rounding.
 _STEP_S = 1.0
 # In the scan log "refused" is a scan that limn refused.
@@ -99,6 +103,9 @@ def _known(
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
+    if row.state == "contoured":
+        # A stage that had nothing to do took no time; of a scan that failed it is not known.
+        known = dict.fromkeys(_WORKER_STAGES, 0.0) | known
     if "queue_s" in known:
         known["queue_s"] = _queue_s(row, float(known["queue_s"]), clock)
     return known | {

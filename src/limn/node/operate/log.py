@@ -1,20 +1,21 @@
-"""Prints the scan log as a table for people, or as CSV."""
+"""Prints the scan log as a table for people, as a summary or as CSV."""
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import date
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from limn.domain.errors import ConfigWrong
-from limn.domain.records import ScanRecord
 from limn.node.config import Config, load_config
+from limn.node.operate.history.choice import Choice, csv_of
+from limn.node.operate.history.looks import looks_words
+from limn.node.operate.history.printed import print_summary
+from limn.node.operate.history.scans import logged_scan
+from limn.node.operate.history.summary import Usual, summary_of
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.reader import JournalReader
@@ -29,43 +30,34 @@ SHOWN_S = ("receive_s", "settle_s", "queue_s", "inference_s", "runtime_s", "over
 
 
 def show(
-    config_path: Path,
-    *,
-    as_csv: bool,
-    since: str | None,
-    animal: str | None,
-    last: int = LAST,
+    config_path: Path, choice: Choice, *, as_csv: bool, summary: bool = False, last: int = LAST
 ) -> None:
-    """Print the last scans, oldest first, and below them the live scans that are not finished.
+    """Print the chosen scans, oldest first, and below them the live scans that are not finished.
 
     Parameters
     ----------
-    last : how many scans; 0 for all. With ``as_csv`` all are printed
-
-    Raises
-    ------
-    ConfigWrong
-        If ``since`` is not a date.
+    summary : print what is usual among them instead
+    last : how many scans, if the choice leaves none out; 0 for all. With ``as_csv`` or ``summary``
+        all are printed
     """
     config = load_config(config_path)
-    all_rows = as_csv or since is not None or animal is not None or not last
     path = config.scan_log_path
-    # One more than is shown, to know whether there are more.
-    found = scanlog.rows(path) if all_rows else scanlog.last_rows(path, last + 1)
-    rows = [
-        row
-        for row in found
-        if (animal is None or row["animal"] == animal)
-        and (since is None or row["last_slice_utc"][:10] >= _day(since))
-    ]
     if as_csv:
-        writer = csv.DictWriter(sys.stdout, ScanRecord.columns(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(scanlog.neutral, rows))
+        sys.stdout.write(csv_of(choice.rows_of(scanlog.rows(path))))
         return
     console = plain_console(soft_wrap=False)
+    if summary:
+        scans = [logged_scan(row) for row in scanlog.rows(path)]
+        print_summary(console, summary_of(choice.of(scans), Usual(scans)))
+        return
+    all_rows = not choice.everything or not last
+    # One more than is shown, to know whether there are more.
+    found = scanlog.rows(path) if all_rows else scanlog.last_rows(path, last + 1)
+    rows = choice.rows_of(found)
     if last and len(rows) > last:
-        console.print(f"the last {last} scans; --last 0 lists all, --since and --animal choose")
+        console.print(
+            f"the last {last} scans; --last 0 lists all, --since, --animal and others choose"
+        )
         rows = rows[-last:]
     console.print(_table(rows, wide=console.width >= WIDE))
     for row in rows:
@@ -73,11 +65,18 @@ def show(
             console.print(f"{row['scan_id']} {row['outcome']}: {row['reason']}")
     with journal_to_read(config) as journal:
         if journal is not None:
-            _print_unfinished(journal, config, config_path, console, animal)
+            _print_looks(journal, console, [row["scan_id"] for row in rows])
+            _print_unfinished(journal, config, config_path, console, choice)
+
+
+def _print_looks(journal: JournalReader, console: Console, names: Sequence[str]) -> None:
+    """Print a line on each scan that a person has looked at."""
+    for name, looks in journal.looks_at(names).items():
+        console.print(f"{name} looked at{looks_words(looks)}", soft_wrap=True)
 
 
 def _print_unfinished(
-    journal: JournalReader, config: Config, config_path: Path, console: Console, animal: str | None
+    journal: JournalReader, config: Config, config_path: Path, console: Console, choice: Choice
 ) -> None:
     """Print a line on each live scan that is held, waits or was refused.
 
@@ -86,7 +85,7 @@ def _print_unfinished(
     held = {scan.id for scan in journal.on_hold()}
     listed = {scan.id: scan for scan in (*journal.unfinished(), *journal.dismissed(0.0))}
     for scan in listed.values():
-        if animal is not None and scan.animal != animal:
+        if not choice.takes_animal(scan.animal):
             continue
         if scan.id in held:
             lines = [hold_notice(journal, scan, config, config_path)]
@@ -121,7 +120,7 @@ def _unfinished(row: ScanRow, deliveries: Sequence[DeliveryRow]) -> Iterator[str
             )
 
 
-def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
+def _table(rows: Sequence[Mapping[str, str]], *, wide: bool) -> Table:
     """One line for each scan; the stages only on a wide terminal."""
     table = Table(title=f"{len(rows)} scan{'' if len(rows) == 1 else 's'}", box=SIMPLE_HEAD)
     stages = SHOWN_S if wide else ()
@@ -147,11 +146,3 @@ def _table(rows: list[dict[str, str]], *, wide: bool) -> Table:
 
 def _seconds(value: str) -> str:
     return f"{float(value):.2f}" if value else "-"
-
-
-def _day(since: str) -> str:
-    try:
-        return date.fromisoformat(since).isoformat()
-    except ValueError as error:
-        msg = f"--since {since}: YYYY-MM-DD expected"
-        raise ConfigWrong(msg) from error

@@ -152,7 +152,7 @@ def unfinished_scans(
 ) -> Iterator[QueueEntry]:
     """Every live scan that is not done: first those that run, last those that ended badly."""
     yield from _worker_entries(journal, read_running(config.running_path, now))
-    contoured = [row for row in journal.unfinished() if row.state == "contoured"]
+    contoured = journal.unfinished("contoured")
     held = {row.id for row in journal.on_hold()}
     for row in contoured:
         if row.id in held:

@@ -48,7 +48,7 @@ class Metrics:
         self._processes = processes
         self.health = Health(config, processes)
         self._lock = threading.Lock()
-        self._log = scanlog.LogFollower(config.scan_log_path)
+        self._log = scanlog.LogFollower(config.scan_log_path, scanlog.as_it_is)
 
     def text(self) -> str:
         """Every metric, in the text format."""

@@ -111,3 +111,19 @@ def test_a_held_version_is_discarded_once_the_whole_series_is_contoured(journal,
     assert {each.state for each in journal.deliveries(whole.id)} == {"waiting"}
     assert [row.id for row in journal.on_hold()] == [part.id]
     assert not journal.release(half.id, 9.0)
+
+
+def test_a_long_life_does_not_slow_a_result(journal):
+    """Noting a contoured scan reads the rows of its series, and not those of all scans."""
+    journal._db.execute("pragma synchronous = off")
+    steps = []
+    journal._db.set_progress_handler(lambda: steps.append(1), 100)
+    taken = []
+    for number in range(120):
+        row = journal.insert(
+            arrived(series_instance_uid=f"2.25.{number}", input_digest=f"d{number}"), BOTH
+        )
+        steps.clear()
+        journal.contoured(row.id, "/rs.dcm", {})
+        taken.append(len(steps))
+    assert max(taken[-20:]) <= 2 * max(taken[:20])

@@ -7,12 +7,12 @@ import io
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from limn.domain import spreadsheet
 from limn.domain.records import RoiRecord, ScanRecord
@@ -114,11 +114,8 @@ def _parsed(contents: bytes) -> Iterator[list[str]]:
 
 
 def _values(record: Record) -> dict[str, object]:
-    values = {name: _csv_value(value) for name, value in asdict(record).items()}
-    if isinstance(record, ScanRecord) and not record.accepted_utc:
-        # No destination accepted it, so there is no such time; a 0 would distort every mean.
-        values |= dict.fromkeys(("deliver_s", "overhead_s", "door_to_door_s"), "")
-    return values
+    # What was not measured is empty: a 0 would distort every mean.
+    return {name: _csv_value(value) for name, value in asdict(record).items()}
 
 
 def _text(records: Sequence[Record], *, with_header: bool) -> bytes:
@@ -218,22 +215,35 @@ def _rows_of(text: str) -> list[list[str]]:
         return [[]]
 
 
-class LogFollower:
+def as_it_is(row: dict[str, str]) -> dict[str, str]:
+    """A row with all its columns."""
+    return row
+
+
+Kept = TypeVar("Kept")
+
+
+class LogFollower(Generic[Kept]):
     """The rows of a log that grows; each is read once.
 
     A log that was replaced or cut is read anew. Safe to share between threads.
+
+    Parameters
+    ----------
+    keep : makes of a row what is kept of it: ten thousand whole rows take 70 MB
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep: Callable[[dict[str, str]], Kept]) -> None:
         self._path = path
-        self._rows: list[dict[str, str]] = []
+        self._keep = keep
+        self._rows: list[Kept] = []
         self._columns: list[str] = []
         self._read_bytes = 0
         self._inode = 0
         self._lock = threading.Lock()
 
-    def rows(self) -> list[dict[str, str]]:
-        """Every whole row until now, oldest first.
+    def rows(self) -> list[Kept]:
+        """What is kept of every whole row until now, oldest first.
 
         Raises
         ------
@@ -243,7 +253,7 @@ class LogFollower:
         with self._lock:
             return list(self._followed())
 
-    def _followed(self) -> list[dict[str, str]]:
+    def _followed(self) -> list[Kept]:
         with self._path.open("rb") as file:
             found = os.fstat(file.fileno())
             if found.st_ino != self._inode or found.st_size < self._read_bytes:
@@ -259,7 +269,7 @@ class LogFollower:
                     self._columns = values
                 elif len(values) == len(self._columns):
                     row = dict(zip(self._columns, values, strict=True))
-                    self._rows.append(_plain(row))
+                    self._rows.append(self._keep(_plain(row)))
             self._read_bytes += len(whole)
         return self._rows
 

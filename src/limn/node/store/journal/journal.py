@@ -321,6 +321,13 @@ class Journal(AnimalJournal):
             )
         return cursor.rowcount > 0
 
+    def look(self, scan_id: int, person: str, at: float) -> None:
+        """Note that a person looked at a scan, of whatever state; every look stays (D-251)."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into look (scan, person, at) values (?, ?, ?)", (scan_id, person, at)
+            )
+
     def end(self, scan_id: int, end: str, reason: str, record: dict[str, Any]) -> None:
         """Note that a scan ended without a structure set: "refused", "failed" or "quarantined"."""
         with self._transaction() as db:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from limn.node.store.journal.look_reader import LookReader
 from limn.node.store.journal.peer_reader import PeerReader
 from limn.node.store.journal.rows import (
     Arrived,
@@ -28,7 +29,7 @@ _ON_HOLD = (
 MOST_DIGITS = 19
 
 
-class JournalReader(PeerReader):
+class JournalReader(LookReader, PeerReader):
     """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:
@@ -48,15 +49,19 @@ class JournalReader(PeerReader):
         """Every scan, oldest first."""
         return list(self._scans("order by id", ()))
 
-    def unfinished(self) -> list[ScanRow]:
-        """Live scans that wait for a worker, a person or a destination's "yes", oldest first."""
+    def unfinished(self, state: str = "%") -> list[ScanRow]:
+        """Live scans that wait for a worker, a person or a destination's "yes", oldest first.
+
+        Those that ended badly, too, as no destination has them; only of ``state`` if it is given.
+        """
         return list(
             self._scans(
                 # _ON_HOLD is a constant.
-                "where priority >= ? and (state = 'ready' or id in (select structure_set.scan "  # noqa: S608
-                "from structure_set join delivery on delivery.structure_set = structure_set.id "
+                "where priority >= ? and state like ? and (state = 'ready' or id in ("  # noqa: S608
+                "select structure_set.scan from structure_set join delivery on "
+                "delivery.structure_set = structure_set.id "
                 f"where delivery.state <> 'delivered') or id in ({_ON_HOLD})) order by id",
-                (LIVE,),
+                (LIVE, state),
             )
         )
 
@@ -105,7 +110,9 @@ class JournalReader(PeerReader):
         """Name of the newer version of each scan that has one; only newer ones in this state."""
         rows = self._all(
             "select id, predecessor from scan where predecessor is not null and state like ? "
-            "and priority >= ? order by id",
+            "and priority >= ? "
+            # By the plus, SQLite takes the index on predecessors, and not the order of all scans.
+            "order by +id",
             (state, LIVE),
         )
         return {row["predecessor"]: f"scan-{row['id']:05d}" for row in rows}

@@ -221,6 +221,20 @@ class PreviewDeliveryRow:
     accepted_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A person has looked at a scan's contours.
+
+    Attributes
+    ----------
+    person : that person's name
+    at : when, UTC seconds
+    """
+
+    person: str
+    at: float
+
+
 def preview_uids(structure_set: StructureSetRow) -> tuple[str, str]:
     """SOP and Series Instance UID of a scan's preview; they follow from its structure set's."""
     seed = structure_set.sop_instance_uid

@@ -12,8 +12,9 @@ from limn.domain.errors import ConfigWrong
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
-# animal. Until version 6 no person could name one of several animals.
-VERSION = 7
+# animal. Until version 6 no person could name one of several animals. Until version 7 nobody could
+# note that a person had looked at a scan.
+VERSION = 8
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -129,6 +130,12 @@ create table if not exists preview_delivery (
     accepted_at real,
     unique (scan, destination)
 );
+create table if not exists look (
+    id integer primary key,
+    scan integer not null references scan(id),
+    person text not null,
+    at real not null
+);
 """
 )
 # What the engine asks every half second, and the queue: few rows of many.
@@ -139,6 +146,8 @@ create index if not exists scan_by_folder on scan(folder);
 create index if not exists scan_by_field on scan(field) where field is not null;
 create index if not exists delivery_by_state on delivery(state, destination);
 create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
+create index if not exists scan_by_predecessor on scan(predecessor) where predecessor is not null;
+create index if not exists look_by_scan on look(scan);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that the journal of an earlier limn lacks, or has under another name.

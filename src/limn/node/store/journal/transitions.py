@@ -227,14 +227,16 @@ def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
         "and a.field = coalesce(new.field, new.id)) as same_count from scan as old "
         "join scan as new on new.series_instance_uid = old.series_instance_uid "
         "and new.profile = old.profile and new.priority = old.priority "
-        "and new.version > old.version and new.state = 'contoured' "
+        "and new.version > old.version and +new.state = 'contoured' "
         "and new.animal_number = old.animal_number "
         "join scan_files as old_files on old_files.scan = old.id "
         "join scan_files as new_files on new_files.scan = new.id "
         "join structure_set as drawn on drawn.scan = new.id and drawn.discarded_at is null "
-        "where old.state = 'contoured' and old.intervention_s = 0 and (old.id = ? or new.id = ?) "
+        # By the pluses, SQLite takes the index on series, and not the thousands of one state.
+        "where old.series_instance_uid = (select series_instance_uid from scan where id = ?) "
+        "and +old.state = 'contoured' and old.intervention_s = 0 and (old.id = ? or new.id = ?) "
         "order by old.id, new.id",
-        (scan_id, scan_id),
+        (scan_id, scan_id, scan_id),
     ).fetchall()
     for pair in pairs:
         structure_set = structure_set_id(db, pair["old"], ON_HOLD)

@@ -1,0 +1,1 @@
+"""What the scan log tells afterwards: which scans, what is usual, why one was slow."""
