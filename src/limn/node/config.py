@@ -291,11 +291,15 @@ class DicomDestination(_Table):
     commitment: bool = False
     previews: bool = False
     rois: RoiNames | None = None
+    one_file: bool = False
 
     @model_validator(mode="after")
     def _committed_as_written(self) -> DicomDestination:
-        if self.commitment and self.rois is not None:
-            msg = "commitment is asked for whole structure sets; leave rois or commitment out"
+        if self.commitment and (self.rois is not None or self.one_file):
+            msg = (
+                "commitment is asked for structure sets as limn wrote them; leave it out, or rois "
+                "and one_file"
+            )
             raise ValueError(msg)
         return self
 
@@ -308,6 +312,7 @@ class FolderDestination(_Table):
     folder: Path
     previews: bool = False
     rois: RoiNames | None = None
+    one_file: bool = False
     forms: tuple[Form, ...] = RTSTRUCT
 
     @model_validator(mode="after")
@@ -366,6 +371,17 @@ class Config(_Table):
         names = [destination.name for destination in self.destination]
         if len(set(names)) < len(names):
             msg = "two destinations have the same name"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_file_of_each(self) -> Config:
+        names = [each.name for each in self.destination if each.one_file]
+        if names and self.model.two_animals != "each":
+            msg = (
+                f"destination {names[0]}: one_file is for the animals of a field; it needs "
+                'model.two_animals = "each"'
+            )
             raise ValueError(msg)
         return self
 

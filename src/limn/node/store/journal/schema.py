@@ -12,8 +12,9 @@ from limn.domain.errors import ConfigWrong
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
-# animal. Until version 6 no person could name one of several animals.
-VERSION = 7
+# animal. Until version 6 no person could name one of several animals. Until version 7 several
+# animals were never one file.
+VERSION = 8
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -108,6 +109,14 @@ create table if not exists reserved (
     input_digest text not null
 );
 create table if not exists copied (at text not null);
+create table if not exists joined (
+    sop_instance_uid text primary key,
+    field integer not null references scan(id),
+    destination text not null,
+    contents text not null,
+    predecessor text not null default '',
+    unique (field, destination, contents)
+);
 create table if not exists preview (
     scan integer primary key references scan(id),
     sop_instance_uid text not null unique,
