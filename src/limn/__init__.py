@@ -12,7 +12,14 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    *("Contours", "LimnError", "Model", "Roi", "Scan", "__version__", "contour", "one_file"),
+    "Contours",
+    "LimnError",
+    "Model",
+    "Roi",
+    "Scan",
+    "__version__",
+    "contour",
+    "one_file",
     "read",
 ]
 

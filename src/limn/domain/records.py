@@ -19,7 +19,8 @@ class ScanRecord:
     neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
     agreement of the folds: the mean DSC over all pairs, before clean-up. ``light`` is that of the
     scan; ``*_predicted_dsc`` is 0 where nothing was predicted. The columns of heart, cord and lungs
-    are of the organs with these roles; `RoiRecord` has every ROI.
+    are of the organs with these roles, and None of a role that no organ of the bundle has;
+    `RoiRecord` has every ROI.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -60,27 +61,27 @@ class ScanRecord:
     overhead_s: float = 0.0
     runtime_s: float = 0.0
     door_to_door_s: float = 0.0
-    heart_mm3: float = 0.0
-    cord_mm3: float = 0.0
-    lung_r_mm3: float = 0.0
-    lung_l_mm3: float = 0.0
-    heart_removed_voxels: int = 0
-    cord_removed_voxels: int = 0
-    lung_r_removed_voxels: int = 0
-    lung_l_removed_voxels: int = 0
-    heart_fold_dsc: float = 0.0
-    cord_fold_dsc: float = 0.0
-    lung_r_fold_dsc: float = 0.0
-    lung_l_fold_dsc: float = 0.0
+    heart_mm3: float | None = 0.0
+    cord_mm3: float | None = 0.0
+    lung_r_mm3: float | None = 0.0
+    lung_l_mm3: float | None = 0.0
+    heart_removed_voxels: int | None = 0
+    cord_removed_voxels: int | None = 0
+    lung_r_removed_voxels: int | None = 0
+    lung_l_removed_voxels: int | None = 0
+    heart_fold_dsc: float | None = 0.0
+    cord_fold_dsc: float | None = 0.0
+    lung_r_fold_dsc: float | None = 0.0
+    lung_l_fold_dsc: float | None = 0.0
     light: str = ""
     heart_light: str = ""
     cord_light: str = ""
     lung_r_light: str = ""
     lung_l_light: str = ""
-    heart_predicted_dsc: float = 0.0
-    cord_predicted_dsc: float = 0.0
-    lung_r_predicted_dsc: float = 0.0
-    lung_l_predicted_dsc: float = 0.0
+    heart_predicted_dsc: float | None = 0.0
+    cord_predicted_dsc: float | None = 0.0
+    lung_r_predicted_dsc: float | None = 0.0
+    lung_l_predicted_dsc: float | None = 0.0
     flags: str = ""
     reason: str = ""
 

@@ -18,7 +18,6 @@ from tests.conftest import free_port
 from tests.dicom.test_rtstruct import IDENTITY, make
 from tests.support.node.parts import Archive, arrived, peer
 
-
 POLL_S = 0.05
 
 

@@ -99,6 +99,8 @@ def _known(
     known: dict[str, Any] = {
         name: value for name, value in row.record.items() if name in ScanRecord.columns()
     }
+    if row.record.get("bundle"):
+        known |= _not_sought(row.record)
     if "queue_s" in known:
         known["queue_s"] = _queue_s(row, float(known["queue_s"]), clock)
     return known | {
@@ -117,6 +119,13 @@ def _known(
         "settle_s": row.settle_s,
         "reason": _reason(row),
     }
+
+
+def _not_sought(record: dict[str, Any]) -> dict[str, None]:
+    """The columns of roles that no organ of the scan's bundle has: a 0 would say "not found"."""
+    absent = [role for role in TG263_ROLES if f"{role}_mm3" not in record]
+    kinds = ("mm3", "removed_voxels", "fold_dsc", "predicted_dsc")
+    return {f"{role}_{kind}": None for role in absent for kind in kinds}
 
 
 def _reason(row: ScanRow) -> str:
