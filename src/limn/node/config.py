@@ -234,7 +234,7 @@ class PlanningSystem(_Table):
     """The form of structure sets that the planning system expects."""
 
     profile: str = "default"
-    species: Annotated[PlainText, Field(max_length=64)] = "Mus musculus"
+    species: Annotated[PlainText, Field(max_length=64)] | Literal[""] = ""
     strain: Annotated[PlainText, Field(max_length=64)] | Literal[""] = ""
     holes: Literal["keyhole", "xor"] = "keyhole"
     max_points: Annotated[int, Field(ge=32)] | None = None
@@ -295,11 +295,9 @@ class DicomDestination(_Table):
 
     @model_validator(mode="after")
     def _committed_as_written(self) -> DicomDestination:
-        if self.commitment and (self.rois is not None or self.one_file):
-            msg = (
-                "commitment is asked for structure sets as limn wrote them; leave it out, or rois "
-                "and one_file"
-            )
+        changed = "one_file" if self.one_file else "rois" if self.rois is not None else ""
+        if self.commitment and changed:
+            msg = f"commitment is asked for whole structure sets; leave {changed} or commitment out"
             raise ValueError(msg)
         return self
 
