@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,14 +80,19 @@ def bundle_of(names: tuple[str, ...]) -> Bundle:
     )
 
 
-def write_mouse(folder: Path) -> list[Path]:
-    """A series with all seven organs."""
+def painted(places: Mapping[str, tuple[tuple[int, int, int], float, float]]) -> np.ndarray:
+    """HU of a mouse with these organs."""
     z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     hu = np.full(SHAPE, -1000.0, dtype=np.float32)
     hu[:, 2:-2, 2:-2] = 40.0
-    for (cz, cy, cx), radius, value in PLACES.values():
+    for (cz, cy, cx), radius, value in places.values():
         hu[((z - cz) ** 2) / 3 + (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = value
-    volume = Volume(hu, axial_grid(SHAPE, SpacingMm(MM, MM, MM), np.zeros(3)))
+    return hu
+
+
+def write_mouse(folder: Path) -> list[Path]:
+    """A series with all seven organs."""
+    volume = Volume(painted(PLACES), axial_grid(SHAPE, SpacingMm(MM, MM, MM), np.zeros(3)))
     made = ct_instances(volume, CtIdentity("M1", "2.25.71", ("20260101", "120000")))
     return write_slices(folder, made)
 
