@@ -197,6 +197,11 @@ def test_a_cohort_has_them_too(site, tmp_path, monkeypatch):
     assert line["outcome"] == "contoured"
     for role, organ in TG263_ROLES.items():
         assert (line[f"{role}_mm3"] != "") == (organ in site.bundle.organs.values())
+    with (tmp_path / "cohort" / "cohort-rois.csv").open(newline="") as file:
+        rois = list(csv.DictReader(file))
+    assert [each["roi"] for each in rois] == [*site.bundle.organs.values(), "Ring"]
+    assert {(each["series"], each["animal"]) for each in rois} == {("ct", "M1")}
+    assert all(float(each["volume_mm3"]) > 0 for each in rois)
 
 
 @pytest.mark.parametrize("names", COMBINATIONS.values(), ids=list(COMBINATIONS))

@@ -18,7 +18,7 @@ from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
 from limn.node.batch import here, on_node
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
-from limn.node.batch.notes import TABLE, Note, Notes, write_table
+from limn.node.batch.notes import TABLE, Note, Notes, write_tables
 from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.batch.source import stands_alone
 from limn.node.config import Config
@@ -114,7 +114,7 @@ def _contour_series(
             on_node.contour_series(open_series, notes, config, node, report)
         elif open_series:
             here.contour_series(open_series, notes, config, bundle, report)
-    write_table(out / TABLE, notes.of(found))
+    write_tables(out, notes.of(found))
     return _summary(notes.of(found), done_before, out / TABLE, console)
 
 
