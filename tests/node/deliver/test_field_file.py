@@ -1,7 +1,9 @@
 """One file for all animals of a field: it waits for each, and says which is not in it."""
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -282,3 +284,18 @@ def test_contents_name_all_that_is_in_a_file(field):
     ((contents,),) = field.journal._db.execute("select contents from joined").fetchall()
     uids = [field.journal.structure_set_of(row.id).sop_instance_uid for row in rows]
     assert json.loads(contents) == [*([uid, ""] for uid in uids), [None, ""]]
+
+
+def test_a_journal_of_before_can_join_animals_too(tmp_path):
+    """Version 7 had no table for it."""
+    path = tmp_path / "journal.sqlite"
+    Journal(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("drop table joined")
+        db.execute("pragma user_version = 7")
+    with closing(Journal(path)) as journal:
+        first = journal.insert(arrived(), ("tps",))
+        uid, replaced = journal.join_animals(first.id, "tps", "[]")
+        assert (journal.join_animals(first.id, "tps", "[]"), replaced) == ((uid, ""), "")
+        other, replaced = journal.join_animals(first.id, "tps", "[1]")
+        assert (other != uid, replaced) == (True, uid)
