@@ -1,11 +1,14 @@
 """Two to four phantoms in a bed: each animal's contours with the others and without, and the time.
 
-Five arrangements; of each whole animal the DSC of its organs is printed in the bed with the others,
-and alone in the same place of the same field.
+``python bench/beds.py [ARRANGEMENT...]``, such as "side by side"; all five by default. Of each
+whole animal the DSC of its organs is printed in the bed with the others, and alone in the same
+place of the same field. Beside wall time it prints the process's CPU seconds, for a machine that is
+shared.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -21,15 +24,21 @@ from limn.segment.engine.ensemble import Ensemble
 from tests.support.segment.beds import BEDS, bed
 
 
-def contoured(volume: Volume, ensemble: Ensemble) -> tuple[list[tuple[Place, Delineated]], float]:
-    """Every animal of a field, and the seconds that they took."""
-    began_s = time.perf_counter()
+def contoured(
+    volume: Volume, ensemble: Ensemble
+) -> tuple[list[tuple[Place, Delineated]], np.ndarray]:
+    """Every animal of a field, and the wall and CPU seconds that they took."""
+    began_s = _clocks_s()
     found = []
     for place, drawn in delineate_each(volume, ensemble, Stopwatch(), lambda *_: None):
         if not isinstance(drawn, Delineated):
             raise drawn
         found.append((place, drawn))
-    return found, time.perf_counter() - began_s
+    return found, _clocks_s() - began_s
+
+
+def _clocks_s() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def overlaps(drawn: Delineated, truth_zyx: np.ndarray) -> np.ndarray:
@@ -44,7 +53,8 @@ def main() -> None:
     ensemble = Ensemble.load(bundle, "cpu", bundle.profile)
     ensemble.warm_up()
     print(f"{'arrangement':16} animal  {'  '.join(TRUTH_LABELS.values())}   (alone)")
-    for name, (layout, shape) in BEDS.items():
+    for name in sys.argv[1:] or BEDS:
+        layout, shape = BEDS[name]
         laid = bed(layout, shape)
         together, together_s = contoured(laid.volume, ensemble)
         alone_s = []
@@ -63,7 +73,14 @@ def main() -> None:
                 f"({np.round(lone, 3)}), {strangers} voxels in others",
                 flush=True,
             )
-        print(f"{name:16} {together_s:.1f} s, one alone {np.mean(alone_s):.1f} s", flush=True)
+        wall_s, cpu_s = together_s
+        one_wall_s, one_cpu_s = np.mean(alone_s, axis=0)
+        print(
+            f"{name:16} {wall_s:.1f} s (CPU {cpu_s:.1f} s), one alone on average "
+            f"{one_wall_s:.1f} s (CPU {one_cpu_s:.1f} s), CPU together by the sum of each alone: "
+            f"{cpu_s / np.sum(alone_s, axis=0)[1]:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,17 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Contours", "LimnError", "Model", "Roi", "Scan", "__version__", "contour", "read"]
+__all__ = [
+    "Contours",
+    "LimnError",
+    "Model",
+    "Roi",
+    "Scan",
+    "__version__",
+    "contour",
+    "one_file",
+    "read",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from limn.domain.forms import RTSTRUCT, Form
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import image_of
-from limn.node.batch.one_folder import Work, site_config
+from limn.node.batch.one_folder import Work, one_file_of, site_config
 from limn.node.batch.source import opened
+from limn.node.contour.animal_names import AnimalName
 from limn.node.contour.work.forms import Evened, forms_of, write_forms
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Contours:
     structure_set: bytes
     picture: bytes
     seconds: Mapping[str, float]
+    _name: AnimalName
     _product: Product
     _style: Style
     # Of an image file; the folder is removed with the last object that needs it.
@@ -245,10 +247,26 @@ class Model:
                 if isinstance(product, LimnError):
                     failure = failure or product
                     continue
-                place = (name.place.number, name.place.of)
-                yield _contours(product, place, stopwatch, options.style, kept)
+                yield _contours(product, name, stopwatch, options.style, kept)
         if failure is not None:
             raise failure
+
+
+def one_file(animals: Sequence[Contours]) -> bytes:
+    """The RTSTRUCT of several animals of one field; an ROI is named ``Heart^`` and the number.
+
+    Parameters
+    ----------
+    animals : of `Model.contour_each`; one that is missing is named in StructureSetDescription
+
+    Raises
+    ------
+    LimnError
+        If there is none, or they are not of one series.
+    """
+    if not animals:
+        raise ConfigWrong("no animal was given; give those of Model.contour_each")
+    return one_file_of([(each._name, each._product) for each in animals], animals[0].of)
 
 
 def contour(
@@ -277,20 +295,20 @@ def read(source: Source, *, lie: str = "") -> Scan:
 
 def _contours(
     product: Product,
-    place: tuple[int, int],
+    name: AnimalName,
     stopwatch: Stopwatch,
     style: Style,
     ct: TemporaryDirectory[str] | None,
 ) -> Contours:
     verdict, volumes = product.verdict, product.rois.volumes_mm3()
     rois = {}
-    for organ, name in product.roi_names.items():
+    for organ, roi_name in product.roi_names.items():
         if organ not in volumes:
             continue
         quality = verdict.quality.get(organ)
         dsc = None if quality is None else quality.dsc
-        rois[name] = Roi(
-            name,
+        rois[roi_name] = Roi(
+            roi_name,
             volumes[organ],
             product.mean_hu.get(organ),
             str(verdict.light_of(organ) or ""),
@@ -298,7 +316,8 @@ def _contours(
         )
     return Contours(
         product.series.animal,
-        *place,
+        name.place.number,
+        name.place.of,
         Evened(product.series).array(product.labels.labels_zyx),
         {label: str(organ) for label, organ in product.labels.organs.items()},
         rois,
@@ -309,6 +328,7 @@ def _contours(
         product.structure_set,
         product.picture,
         dict(stopwatch.elapsed_s),
+        name,
         product,
         style,
         ct,

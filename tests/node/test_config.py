@@ -92,6 +92,7 @@ WHOLE = {
     "destination.commitment": "false",
     "destination.rois": '["Heart"]',
     "destination.previews": "true",
+    "destination.one_file": "true",
     "destination.tls.certificate": '"limn.pem"',
     "destination.tls.key": '"limn.key"',
     "destination.tls.ca": '"dicom-ca.pem"',
@@ -191,6 +192,7 @@ WRONG = [
     ("destination.port", "70000"),
     ("destination.commitment", "3"),
     ("destination.previews", "3"),
+    ("destination.one_file", "3"),
     ("destination.tls", "true"),
     ("destination.tls.server_name", '""'),
 ]
@@ -367,7 +369,7 @@ def test_a_derived_roi_that_makes_no_sense_is_refused(tmp_path, before, after, c
 
 def test_commitment_is_for_whole_structure_sets(tmp_path):
     """The journal knows the UIDs of the whole one."""
-    text = toml(WHOLE | {"destination.commitment": "true"})
+    text = toml(WHOLE | {"destination.commitment": "true", "destination.one_file": "false"})
     assert "leave rois or commitment out" in refusal(tmp_path, text)
 
 
@@ -533,3 +535,16 @@ def test_a_config_that_anybody_may_change_is_refused(tmp_path):
     path.chmod(0o666)
     with pytest.raises(ConfigWrong, match=rf"can be changed by anybody.*chmod o-w {path}"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model.two_animals": '"largest"'}, 'one_file .* needs model.two_animals = "each"'),
+        ({"destination.commitment": "true"}, "leave one_file or commitment out"),
+    ],
+)
+def test_one_file_is_for_the_animals_of_a_field(tmp_path, change, why):
+    """And nobody asks a peer for UIDs that limn never wrote to disk."""
+    with pytest.raises(ConfigWrong, match=why):
+        load(tmp_path, toml(WHOLE | change))

@@ -166,6 +166,11 @@ def _add_contour(commands: Commands) -> None:
         choices=("largest", "central", "refuse", "each"),
         help="which of several animals in a field; default: largest, or what --config says",
     )
+    contour.add_argument(
+        "--one-file",
+        action="store_true",
+        help="with each: one RS.dcm for all animals, its ROIs named Heart^1, Heart^2, ...",
+    )
     contour.set_defaults(run=_contour)
 
 
@@ -181,6 +186,7 @@ def _contour(parsed: argparse.Namespace) -> int:
         parsed.two_animals,
         forms_of(parsed.forms),
         parsed.lie,
+        one_file=parsed.one_file,
     )
     return 0 if done else EXIT_WRONG
 

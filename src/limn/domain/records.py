@@ -19,7 +19,8 @@ class ScanRecord:
     neither ``deliver_s`` nor ``door_to_door_s`` includes these seconds. ``*_fold_dsc`` is the
     agreement of the folds: the mean DSC over all pairs, before clean-up. ``light`` is that of the
     scan. The columns of heart, cord and lungs are of the organs with these roles; `RoiRecord` has
-    every ROI. What was not measured is None, and empty in the log.
+    every ROI. What was not measured is None, and empty in the log; so is what belongs to a role
+    that no organ of the bundle has.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -234,7 +234,7 @@ class PlanningSystem(_Table):
     """The form of structure sets that the planning system expects."""
 
     profile: str = "default"
-    species: Annotated[PlainText, Field(max_length=64)] = "Mus musculus"
+    species: Annotated[PlainText, Field(max_length=64)] | Literal[""] = ""
     strain: Annotated[PlainText, Field(max_length=64)] | Literal[""] = ""
     holes: Literal["keyhole", "xor"] = "keyhole"
     max_points: Annotated[int, Field(ge=32)] | None = None
@@ -298,11 +298,13 @@ class DicomDestination(_Table):
     commitment: bool = False
     previews: bool = False
     rois: RoiNames | None = None
+    one_file: bool = False
 
     @model_validator(mode="after")
     def _committed_as_written(self) -> DicomDestination:
-        if self.commitment and self.rois is not None:
-            msg = "commitment is asked for whole structure sets; leave rois or commitment out"
+        changed = "one_file" if self.one_file else "rois" if self.rois is not None else ""
+        if self.commitment and changed:
+            msg = f"commitment is asked for whole structure sets; leave {changed} or commitment out"
             raise ValueError(msg)
         return self
 
@@ -315,6 +317,7 @@ class FolderDestination(_Table):
     folder: Path
     previews: bool = False
     rois: RoiNames | None = None
+    one_file: bool = False
     forms: tuple[Form, ...] = RTSTRUCT
 
     @model_validator(mode="after")
@@ -374,6 +377,17 @@ class Config(_Table):
         names = [destination.name for destination in self.destination]
         if len(set(names)) < len(names):
             msg = "two destinations have the same name"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _one_file_of_each(self) -> Config:
+        names = [each.name for each in self.destination if each.one_file]
+        if names and self.model.two_animals != "each":
+            msg = (
+                f"destination {names[0]}: one_file is for the animals of a field; it needs "
+                'model.two_animals = "each"'
+            )
             raise ValueError(msg)
         return self
 

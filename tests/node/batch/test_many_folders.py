@@ -287,7 +287,7 @@ def test_the_output_may_lie_within(data, ensemble):
 def test_one_folder_is_contoured_as_ever(tmp_path, monkeypatch, ensemble):
     """One series in a folder or below it: RS.dcm lies in the output folder itself."""
     asked = []
-    monkeypatch.setattr(many_folders, "contour_folder", lambda *given: asked.append(given[:2]))
+    monkeypatch.setattr(many_folders, "contour_folder", lambda *given, **_: asked.append(given[:2]))
     write_slices(tmp_path / "flat", slices("1"))
     write_slices(tmp_path / "deep" / "study" / "series", slices("1"))
     write_slices(tmp_path / "mixed", [*slices("1"), *slices("2", 21)])

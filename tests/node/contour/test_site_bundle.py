@@ -70,3 +70,14 @@ def test_a_bundle_of_other_organs_states_colours_and_codes(bundle):
     style = style_of(PlanningSystem(colours={"Xenograft": (7, 7, 7)}), other)
     assert style.colours == {"Liver": (9, 9, 9), "Xenograft": (7, 7, 7)}
     assert {organ: code.meaning for organ, code in style.codes.items()} == {"Liver": "my liver"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("mouse", "Mus musculus"), ("rat", "Rattus norvegicus"), ("Meriones", "Meriones")],
+)
+def test_the_bundle_says_of_which_species_the_animal_is(bundle, name, shown):
+    """Where neither the site nor, in the file, the CT does; a rat is no mouse by default."""
+    other = replace(bundle, species=replace(bundle.species, name=name))
+    assert style_of(PlanningSystem(), other).species == shown
+    assert style_of(PlanningSystem(species="Mus spretus"), other).species == "Mus spretus"

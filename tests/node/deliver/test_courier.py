@@ -12,6 +12,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node import heartbeat, persist, surprises
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import courier as courier_module
+from limn.node.deliver import field_file
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
@@ -725,7 +726,7 @@ def broken(*_, **__):
 def test_a_surprise_with_one_delivery_delays_no_other(desk, caplog, monkeypatch):
     """It is logged once with the scan, `limn queue` shows it, and it is offered again."""
     first, second = desk.contoured(), desk.contoured(series_instance_uid="2.25.7")
-    archive, deliver = Archive(), courier_module.deliver
+    archive, deliver = Archive(), field_file.deliver
     path = desk.journal.structure_set_of(first.id).path
 
     def surprised(destination, contents, *rest):
@@ -734,7 +735,7 @@ def test_a_surprise_with_one_delivery_delays_no_other(desk, caplog, monkeypatch)
     with peer(archive) as port:
         courier = desk.courier(port)
         with monkeypatch.context() as patched:
-            patched.setattr(courier_module, "deliver", surprised)
+            patched.setattr(field_file, "deliver", surprised)
             courier.work()
             (waits,) = desk.journal.deliveries(first.id)
             courier._pauses.clear()

@@ -107,7 +107,7 @@ def plans_of(net, patch, **more):
     """The plans of one stage, or of as many as ``stages`` says, as v1's planner writes them."""
     options = {
         "stages": 1, "spacing": (0.14, 0.14, 0.14), "forward": (0, 1, 2), "scheme": "CT",
-        "preprocessor": "GenericPreprocessor", "modalities": 1,
+        "preprocessor": "GenericPreprocessor", "modalities": 1, "classes": 4,
     } | more  # fmt: skip
     stage = {
         "batch_size": 2,
@@ -127,8 +127,8 @@ def plans_of(net, patch, **more):
         "modalities": {0: "CT"},
         "normalization_schemes": OrderedDict([(0, options["scheme"])]),
         "dataset_properties": {"intensityproperties": OrderedDict([(0, properties)])},
-        "num_classes": 4,
-        "all_classes": [1, 2, 3, 4],
+        "num_classes": options["classes"],
+        "all_classes": list(range(1, options["classes"] + 1)),
         "base_num_features": net.features[0],
         "use_mask_for_norm": OrderedDict([(0, False)]),
         "transpose_forward": list(options["forward"]),

@@ -18,7 +18,7 @@ from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
 from limn.node.batch import here, on_node
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
-from limn.node.batch.notes import TABLE, Note, Notes, write_table
+from limn.node.batch.notes import TABLE, Note, Notes, write_tables
 from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.batch.source import stands_alone
 from limn.node.config import Config
@@ -35,6 +35,8 @@ def contour_folders(
     two_animals: ChoiceRule | None = None,
     forms: Collection[Form] = RTSTRUCT,
     lie: str = "",
+    *,
+    one_file: bool = False,
 ) -> bool:
     """Contour one folder as `contour_folder` does, or every series of many into ``out``.
 
@@ -56,16 +58,18 @@ def contour_folders(
             raise ConfigWrong(msg)
     writable(out)
     config = site_config(out, bundle, config_path, two_animals)
+    if one_file and config.model.two_animals != "each":
+        raise ConfigWrong("--one-file is for every animal in a field; add --two-animals each")
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
     search = not alone and (not one or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2:
-        contour_folder(folders[0], out, config, forms, lie)
+        contour_folder(folders[0], out, config, forms, lie, one_file=one_file)
         return True
-    if lie or tuple(forms) != RTSTRUCT:
-        raise ConfigWrong("--lie and --as are for one scan; give one folder or file")
+    if lie or tuple(forms) != RTSTRUCT or one_file:
+        raise ConfigWrong("--lie, --as and --one-file are for one scan; give one folder or file")
     if not found:
         msg = f"no CT image below {', '.join(map(str, folders))}"
         raise RefusedSeries(msg)
@@ -110,7 +114,7 @@ def _contour_series(
             on_node.contour_series(open_series, notes, config, node, report)
         elif open_series:
             here.contour_series(open_series, notes, config, bundle, report)
-    write_table(out / TABLE, notes.of(found))
+    write_tables(out, notes.of(found))
     return _summary(notes.of(found), done_before, out / TABLE, console)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,12 @@ TABLE = "cohort.csv"
 COLUMNS = (
     *("series", "animal", "series_instance_uid", "outcome", "reason", "flags", "runtime_s"),
     *("heart_mm3", "cord_mm3", "lung_r_mm3", "lung_l_mm3"),
+)
+# Beside the table: a row for each ROI, whatever organs the bundle has.
+ROI_TABLE = "cohort-rois.csv"
+ROI_COLUMNS = (
+    *("series", "animal", "organ", "role", "roi", "derived", "volume_mm3", "mean_hu", "light"),
+    *("removed_voxels", "fold_dsc", "predicted_dsc"),
 )
 
 
@@ -165,14 +171,27 @@ def _animals(series: str) -> list[str]:
     return [f"{series}/animal-{number}" for number in range(2, MOST_ANIMALS + 1)]
 
 
-def write_table(path: Path, notes: Iterable[Note]) -> None:
-    """Write a CSV file with one row for each series."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+def write_tables(folder: Path, notes: Sequence[Note]) -> None:
+    """Write a CSV file with a row for each series, and one with a row for each ROI."""
+    rows = []
     for note in notes:
         known = {name: note.record[name] for name in COLUMNS if name in note.record}
         values = {name: value for name, value in asdict(note).items() if name in COLUMNS}
         values["reason"] = note.held or note.reason
-        writer.writerow({name: neutral_cell(each) for name, each in (known | values).items()})
+        rows.append(known | values)
+    _write(folder / TABLE, COLUMNS, rows)
+    rois = [
+        {"series": note.series, "animal": note.animal}
+        | {name: value for name, value in roi.items() if name in ROI_COLUMNS}
+        for note in notes
+        for roi in note.record.get("rois", ())
+    ]
+    _write(folder / ROI_TABLE, ROI_COLUMNS, rois)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: neutral_cell(each) for name, each in row.items()} for row in rows)
     write_durably(path, text.getvalue().encode())

@@ -13,10 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from limn import __version__
+from limn.dicom.for_destination import AnimalFile, join_animals
 from limn.dicom.rtstruct import Identity, Style
 from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
+from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
 from limn.domain.light import Light
@@ -45,11 +47,17 @@ def contour_folder(
     config: Config,
     forms: Collection[Form] = RTSTRUCT,
     lie: str = "",
+    *,
+    one_file: bool = False,
 ) -> None:
     """Contour one scan; write ``picture.png`` and the forms that are wanted, such as ``RS.dcm``.
 
     A structure set that a node would hold is written too, with a warning: nothing is sent. If the
     site wants each animal in the field, those of the second one go to ``animal-2``, and so on.
+
+    Parameters
+    ----------
+    one_file : ``RS.dcm`` has every animal, and no other folder has one
 
     Raises
     ------
@@ -80,6 +88,8 @@ def contour_folder(
             files, failure = _written(product, name, out, options.style, forms)
             found.append((name, product, files))
             failures += [failure] if failure is not None else []
+    if one_file:
+        failures += _join(found, out)
     console.print(_stages(stopwatch))
     for name, product, files in found:
         if name.place.of > 1:
@@ -92,6 +102,46 @@ def contour_folder(
         console.print(f"CT series      {scan.ct}, to which the structure set refers")
     if failures:
         raise failures[0]
+
+
+def _join(
+    found: Sequence[tuple[AnimalName, Product | LimnError, list[Path]]], out: Path
+) -> list[LimnError]:
+    """Put the structure sets of all animals into one file; returns what kept it from that."""
+    products = [(name, product) for name, product, _ in found if isinstance(product, Product)]
+    if len(found) < 2 or not products:
+        return []
+    try:
+        joined = one_file_of(products, found[0][0].place.of)
+    except LimnError as error:
+        return [error]
+    for name, _, files in found:
+        own = animal_folder(out, name.place.number) / "RS.dcm"
+        own.unlink(missing_ok=True)
+        files[:] = [path for path in files if path != own]
+    write_durably(out / "RS.dcm", joined)
+    next(files for _, product, files in found if isinstance(product, Product)).append(
+        out / "RS.dcm"
+    )
+    return []
+
+
+def one_file_of(animals: Sequence[tuple[AnimalName, Product]], of: int) -> bytes:
+    """The structure sets of several animals in a field as one file.
+
+    Raises
+    ------
+    LimnError
+        If it can't be made; see `limn.dicom.for_destination.join_animals`.
+    """
+    there = {name.place.number for name, _ in animals}
+    absent = [f"animal {number}" for number in range(1, of + 1) if number not in there]
+    why = f"{', '.join(absent)}, not contoured" if absent else ""
+    parts = [
+        AnimalFile(name.place.number, name.name, product.structure_set) for name, product in animals
+    ]
+    uids = "|".join(product.identity.sop_instance_uid for _, product in animals)
+    return join_animals(parts, uid_from(f"all animals|{uids}"), of, absent=why)
 
 
 def animal_folder(out: Path, number: int) -> Path:

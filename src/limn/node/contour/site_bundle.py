@@ -91,7 +91,7 @@ def style_of(
             raise ConfigWrong(msg)
     style = Style.of_organs(
         organs,
-        planning_system.species,
+        planning_system.species or bundle.species.scientific_name,
         roi_names=planning_system.roi_names,
         colours={str(organ): rgb for organ, rgb in bundle.colours.items()}
         | planning_system.colours,

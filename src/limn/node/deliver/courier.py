@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -23,6 +23,7 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s, deliver
+from limn.node.deliver.field_file import offer_scan
 from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.answers import answer_words
 from limn.node.dimse.commitment import Item
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 # A delivery may take so long before the health page and `limn queue` name the courier.
 LONGEST_DELIVERY_S = 300.0
+# A file of several animals that waits for one of them is looked at again after this time.
+FIELD_POLL_S = 2.0
 # After the node was told to stop, no further delivery begins once this time is over.
 STOP_S = 10.0
 
@@ -267,62 +270,93 @@ class Courier:
         """Offer a structure set once; False if it must be offered again."""
         if self._keeps_scan_log and not delivery.tries and structure_set.released_at is not None:
             log.info("%s animal %s %s", row.name, row.animal, decision_notice(row, structure_set))
-        answer = deliver(
+        offered = offer_scan(
             self._destination,
-            Path(structure_set.path),
+            self._journal,
+            (row, structure_set),
             self._calling_ae_title,
             self._stopping,
-            structure_set.contents_sha256,
         )
+        if isinstance(offered, str):
+            self._wait_for_animals(delivery, row, offered)
+            return False
         self._clock.look()
-        accepted_at = answer.answered_at
+        answer = offered.answer
+        answered = [delivery, *(each for each in offered.waiting if each.id != delivery.id)]
         name = self._destination.name
         if answer.outcome is Outcome.RETRY_LATER:
-            wait_s = backoff_s(delivery.tries)
-            next_at = time.time() + wait_s
-            self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
-            write = partial(self._journal.postponed, delivery.id, answer.status, next_at)
-            self._write_answer(row, answer, write)
-            log.warning(
-                "%s -> %s: %s; again in %.0f s, %d waiting",
-                row.name,
-                name,
-                answer.status,
-                wait_s,
-                self._journal.waiting(name),
-            )
+            self._try_later(answered, row, answer)
             return False
         if answer.outcome is Outcome.DELIVERED:
-            write = partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
-            self._write_answer(row, answer, write)
+            for each in answered:
+                write = partial(self._journal.delivered, each.id, answer.status, answer.answered_at)
+                self._write_answer(row, answer, write)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
-        else:
-            write = partial(self._journal.refused, delivery.id, answer.status)
+            if not self._keeps_scan_log:
+                log.info("%s delivered to %s (%s)", row.name, name, answer.status)
+            return True
+        for each in answered:
+            write = partial(self._journal.refused, each.id, answer.status)
             self._write_answer(row, answer, write)
-            log.error(
-                "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
+        log.error(
+            "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
+            row.name,
+            row.animal,
+            name,
+            answer_words(answer.status),
+            structure_set.path,
+        )
+        return True
+
+    def _try_later(
+        self, answered: Sequence[DeliveryRow], row: ScanRow, answer: DeliveryAnswer
+    ) -> None:
+        """Offer it again after a pause, which grows."""
+        name = self._destination.name
+        wait_s = backoff_s(answered[0].tries)
+        next_at = time.time() + wait_s
+        for each in answered:
+            self._pauses[each.id] = next_at, time.monotonic() + wait_s
+            write = partial(self._journal.postponed, each.id, answer.status, next_at)
+            self._write_answer(row, answer, write)
+        log.warning(
+            "%s -> %s: %s; again in %.0f s, %d waiting",
+            row.name,
+            name,
+            answer.status,
+            wait_s,
+            self._journal.waiting(name),
+        )
+
+    def _wait_for_animals(self, delivery: DeliveryRow, row: ScanRow, why: str) -> None:
+        """Look again soon; what the file waits for stands in the journal once."""
+        next_at = delivery.next_at
+        if delivery.status != why:
+            next_at = 0.0
+            self._write(row, partial(self._journal.postponed, delivery.id, why, next_at))
+            log.info(
+                "%s animal %s: its file for %s %s",
                 row.name,
                 row.animal,
-                name,
-                answer_words(answer.status),
-                structure_set.path,
+                self._destination.name,
+                why,
             )
-        if answer.outcome is Outcome.DELIVERED and not self._keeps_scan_log:
-            log.info("%s delivered to %s (%s)", row.name, name, answer.status)
-        return True
+        self._pauses[delivery.id] = next_at, time.monotonic() + FIELD_POLL_S
 
     def _write_answer(
         self, row: ScanRow, answer: DeliveryAnswer, write: Callable[[], None]
     ) -> None:
-        """Write an answer to the journal, and deliver nothing until the disk takes it."""
-        name = self._destination.name
-        write_until_done(
-            write, f"{row.name} animal {row.animal}: the answer of {name}", self._stopping
-        )
+        """Write an answer to the journal, and note what the destination said."""
+        self._write(row, write)
         said = answer_words(answer.status)
-        self._contacts.note(name, answer.failure, said, answer.answered_at)
+        self._contacts.note(self._destination.name, answer.failure, said, answer.answered_at)
+
+    def _write(self, row: ScanRow, write: Callable[[], None]) -> None:
+        """Write to the journal, and deliver nothing until the disk takes it."""
+        what = f"{row.name} animal {row.animal}: the answer of {self._destination.name}"
+        write_until_done(write, what, self._stopping)
 
     def _log_ended(self) -> None:
         """Log every scan that the journal knows to have ended, so that a crash loses no row."""

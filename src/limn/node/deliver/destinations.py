@@ -8,7 +8,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from limn.dicom.bounded import DAMAGES
-from limn.dicom.roi_choice import choose_rois
+from limn.dicom.for_destination import choose_rois
 from limn.domain.errors import ConfigWrong, PeerUnreachable
 from limn.domain.files import may_pass, write_durably
 from limn.domain.folders import not_a_folder
@@ -110,7 +110,7 @@ def deliver(
     contents_sha256 : of the file as limn wrote it; empty if nobody knows it
     stopping : set when the node stops; a planning system then has a few seconds to answer
     """
-    contents = _contents(path, contents_sha256)
+    contents = contents_of(path, contents_sha256)
     if isinstance(contents, DeliveryAnswer):
         return contents
     name = path.name
@@ -118,18 +118,38 @@ def deliver(
         if destination.rois is not None:
             contents = choose_rois(contents, destination.rois, destination.name)
             name = f"{path.stem}.{_NO_FILE_NAME.sub('_', destination.name)[:60]}{path.suffix}"
-        if isinstance(destination, FolderDestination):
-            return _export(destination, path, name, contents)
-        dataset = pydicom.dcmread(io.BytesIO(contents))
-        # The association needs both.
-        _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
     except ConfigWrong as error:
         why = f"{error}; see rois of destination {destination.name}"
         return DeliveryAnswer(Outcome.REFUSED, why, time.time())
     except (InvalidDicomError, *DAMAGES) as error:
-        return DeliveryAnswer(
-            Outcome.REFUSED, f"{path} is damaged on this disk: {error!r}", time.time()
-        )
+        return _damaged(path, error)
+    return offer(destination, [path], name, contents, calling_ae_title, stopping)
+
+
+def offer(
+    destination: DicomDestination | FolderDestination,
+    paths: Sequence[Path],
+    name: str,
+    contents: bytes,
+    calling_ae_title: str,
+    stopping: Event | None = None,
+) -> DeliveryAnswer:
+    """Offer the bytes of a structure set to one destination.
+
+    Parameters
+    ----------
+    paths : of the structure sets that it was made of, for the other forms of their scans
+    name : of the file in an export folder
+    stopping : see `deliver`
+    """
+    if isinstance(destination, FolderDestination):
+        return _export(destination, paths, name, contents)
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(contents))
+        # The association needs both.
+        _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
+    except (InvalidDicomError, *DAMAGES) as error:
+        return _damaged(paths[0], error)
     peer = peer_of(destination, calling_ae_title)
     try:
         answers = iter(store(peer, [dataset], stopping))
@@ -145,7 +165,13 @@ def deliver(
     return DeliveryAnswer(outcome, f"0x{status:04X}", answered_at, FAILURE_OF[outcome])
 
 
-def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
+def _damaged(path: Path, error: Exception) -> DeliveryAnswer:
+    return DeliveryAnswer(
+        Outcome.REFUSED, f"{path} is damaged on this disk: {error!r}", time.time()
+    )
+
+
+def contents_of(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
     """The bytes of a structure set, or why they can't be offered."""
     try:
         contents = path.read_bytes()
@@ -163,16 +189,17 @@ def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
 
 
 def _export(
-    destination: FolderDestination, path: Path, name: str, contents: bytes
+    destination: FolderDestination, paths: Sequence[Path], name: str, contents: bytes
 ) -> DeliveryAnswer:
-    """Write a structure set and the other forms of its scan, the structure set last."""
+    """Write a structure set and the other forms of its scans, the structure set last."""
     try:
         destination.folder.mkdir(parents=True, exist_ok=True)
-        for other in sorted((path.parent / FORMS_DIR).glob("*")):
-            if _is_wanted(other.name, destination.forms):
-                # Of every scan the files have the same names.
-                named = destination.folder / f"{path.parent.name}.{other.name}"
-                write_durably(named, other.read_bytes())
+        for path in paths:
+            for other in sorted((path.parent / FORMS_DIR).glob("*")):
+                if _is_wanted(other.name, destination.forms):
+                    # Of every scan the files have the same names.
+                    named = destination.folder / f"{path.parent.name}.{other.name}"
+                    write_durably(named, other.read_bytes())
         write_durably(destination.folder / name, contents)
     except OSError as error:
         why = one_line(not_a_folder(destination.folder)) or error.strerror

@@ -106,6 +106,8 @@ def _known(
     if row.state == "contoured":
         # A stage that had nothing to do took no time; of a scan that failed it is not known.
         known = dict.fromkeys(_WORKER_STAGES, 0.0) | known
+    if row.record.get("bundle"):
+        known |= _not_sought(row.record)
     if "queue_s" in known:
         known["queue_s"] = _queue_s(row, float(known["queue_s"]), clock)
     return known | {
@@ -124,6 +126,13 @@ def _known(
         "settle_s": row.settle_s,
         "reason": _reason(row),
     }
+
+
+def _not_sought(record: dict[str, Any]) -> dict[str, None]:
+    """The columns of roles that no organ of the scan's bundle has: a 0 would say "not found"."""
+    absent = [role for role in TG263_ROLES if f"{role}_mm3" not in record]
+    kinds = ("mm3", "removed_voxels", "fold_dsc", "predicted_dsc")
+    return {f"{role}_{kind}": None for role in absent for kind in kinds}
 
 
 def _reason(row: ScanRow) -> str:

@@ -27,7 +27,13 @@ class Species:
     heart_mm3: tuple[float, float]
     lungs_mm3: tuple[float, float]
 
+    @property
+    def scientific_name(self) -> str:
+        """For PatientSpeciesDescription (PS3.3 C.7.1.1); its own name if limn knows no other."""
+        return SCIENTIFIC_NAMES.get(self.name.lower(), self.name)
 
+
+SCIENTIFIC_NAMES = {"mouse": "Mus musculus", "rat": "Rattus norvegicus"}
 # From a pup of 10 g to an obese mouse of 60 g (D-211).
 MOUSE = Species("mouse", (9.0, 36.0), (11.5, 28.0), (45.0, 700.0), (110.0, 1600.0))
 

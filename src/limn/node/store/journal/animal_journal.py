@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limn.dicom.uids import uid_from
 from limn.node.store.disk.evidence import note_number, number_to_give
 from limn.node.store.journal.preview_journal import PreviewJournal
 from limn.node.store.journal.rows import Arrived, ScanRow, digest_of_animal
@@ -166,3 +167,46 @@ class AnimalJournal(PreviewJournal):
         scan = self.scan(scan_id)
         with self._transaction() as db:
             renew_uids(db, scan, date, time_of_day)
+
+    def join_animals(self, field: int, destination: str, contents: str) -> tuple[str, str]:
+        """SOP Instance UIDs of a destination's file of a field, and of the one that it replaces.
+
+        The same contents have the same UIDs each time. What is replaced is the last file that was
+        made of the field, or of an earlier version of the series; empty if there is none.
+
+        Parameters
+        ----------
+        field : the scan of the first animal
+        contents : names everything that is in the file
+        """
+        with self._transaction() as db:
+            known = db.execute(
+                "select sop_instance_uid, predecessor from joined where field = ? "
+                "and destination = ? and contents = ?",
+                (field, destination, contents),
+            ).fetchone()
+            if known is not None:
+                return known["sop_instance_uid"], known["predecessor"]
+            replaced = _last_joined(db, field, destination)
+            uid = uid_from(f"all animals|{destination}|{contents}|{replaced}")
+            db.execute(
+                "insert into joined (sop_instance_uid, field, destination, contents, predecessor) "
+                "values (?, ?, ?, ?, ?)",
+                (uid, field, destination, contents, replaced),
+            )
+        return uid, replaced
+
+
+def _last_joined(db: sqlite3.Connection, field: int | None, destination: str) -> str:
+    """The last file of a field, or of an earlier version of it, for a destination."""
+    while field is not None:
+        last = db.execute(
+            "select sop_instance_uid from joined where field = ? and destination = ? "
+            "order by rowid desc limit 1",
+            (field, destination),
+        ).fetchone()
+        if last is not None:
+            return str(last["sop_instance_uid"])
+        row = db.execute("select predecessor from scan where id = ?", (field,)).fetchone()
+        field = None if row is None else row["predecessor"]
+    return ""

@@ -13,7 +13,7 @@ from limn.domain.errors import ConfigWrong
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
 # animal. Until version 6 no person could name one of several animals. Until version 7 nobody could
-# note that a person had looked at a scan.
+# note that a person had looked at a scan, and several animals were never one file.
 VERSION = 8
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
@@ -109,6 +109,14 @@ create table if not exists reserved (
     input_digest text not null
 );
 create table if not exists copied (at text not null);
+create table if not exists joined (
+    sop_instance_uid text primary key,
+    field integer not null references scan(id),
+    destination text not null,
+    contents text not null,
+    predecessor text not null default '',
+    unique (field, destination, contents)
+);
 create table if not exists preview (
     scan integer primary key references scan(id),
     sop_instance_uid text not null unique,

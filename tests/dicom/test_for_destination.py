@@ -6,7 +6,7 @@ from dataclasses import replace
 import pydicom
 import pytest
 
-from limn.dicom.roi_choice import choose_rois, uid_for
+from limn.dicom.for_destination import choose_rois, uid_for
 from limn.domain.errors import ConfigWrong
 from tests.dicom.test_rtstruct import IDENTITY, STYLE, assert_sound, make
 
