@@ -680,7 +680,7 @@ def test_a_preview_that_a_destination_can_t_take_now_waits(desk):
         assert desk.preview_states(row) == ["waiting"]
         courier.work()
         assert len(archive.taken) == 1
-        courier._next_preview_s = 0.0
+        courier._previews.next_s = 0.0
         courier.work()
     assert desk.preview_states(row) == ["refused"]
     assert len(archive.taken) == 2

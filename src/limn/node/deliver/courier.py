@@ -21,14 +21,16 @@ from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
+from limn.node.deliver.companions import Companions
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
+from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.commitment import Item
 from limn.node.heartbeat import SILENT_S, for_thread
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.schema import JournalBusy, is_damaged
 from limn.node.store.remedies import decision_notice, fault_notice
 from limn.node.surprises import LONGEST_PAUSE_S, Surprises, fault
@@ -69,10 +71,10 @@ class Courier:
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
-        # No preview goes before this, after one that the destination could not take (monotonic s).
-        self._next_preview_s = 0.0
-        # Whether the journal knows which previews an earlier engine was sending as it ended.
-        self._lost_noted = False
+        self._companions = Companions(destination, journal, calling_ae_title)
+        self._previews = PreviewCourier(
+            destination, journal, calling_ae_title, self._clock, self._companions
+        )
         self._surprises = Surprises()
 
     def wake(self) -> None:
@@ -82,6 +84,7 @@ class Courier:
     def run(self, stopping: Event) -> None:
         """Deliver until the node stops; the other deliveries wait in the journal."""
         self._stopping = self._commitment.stopping = stopping
+        self._companions.stopping = self._previews.stopping = stopping
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
@@ -126,7 +129,18 @@ class Courier:
                 # The next one would wait for this destination too, while the node wants to end.
                 break
         self._log_ended()
-        self._send_preview()
+        self._send_form()
+        self._heart.beat()
+        if self._previews.send_one():
+            # The next one is sent at the next look, after the structure sets that are due then.
+            self.wake()
+
+    def _send_form(self) -> None:
+        """Send one form that follows its structure set; the next one at the next look."""
+        if not self._stopping.is_set():
+            self._heart.beat()
+            if self._companions.send_due_form():
+                self.wake()
 
     def _deliver_guarded(self, delivery: DeliveryRow) -> bool:
         """As `_deliver`; an error that nobody expected puts off this delivery and no other."""
@@ -173,75 +187,6 @@ class Courier:
             return
         self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
 
-    def _send_preview(self) -> None:
-        """Send one preview, if this destination gets them and no structure set is due to it.
-
-        The next one is sent at the next look, after the structure sets that are due then.
-        """
-        if (
-            not self._destination.previews
-            or self._stopping.is_set()
-            or time.monotonic() < self._next_preview_s
-        ):
-            return
-        name = self._destination.name
-        self._heart.beat()
-        if not self._lost_noted:
-            lose = partial(self._journal.lose_previews, name)
-            write_until_done(lose, f"the previews for {name}", self._stopping)
-            self._lost_noted = True
-        take = partial(self._journal.take_preview, name)
-        taken = write_until_done(take, f"a preview for {name}", self._stopping)
-        if taken is None:
-            return
-        try:
-            row = self._journal.scan(taken.scan)
-            with oplog.about(scan=row.name, animal=row.animal):
-                self._deliver_preview(taken, row)
-        except WriteAbandoned:
-            raise
-        except Exception:
-            # It may be at its destination: it is not sent again, and counts as lost.
-            self._lost_noted = False
-            raise
-        self.wake()
-
-    def _deliver_preview(self, delivery: PreviewDeliveryRow, row: ScanRow) -> None:
-        preview = self._journal.preview_of(row.id)
-        path = Path(preview.path if preview is not None else "")
-        name = self._destination.name
-        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
-        write: Callable[[], None]
-        if answer.outcome is Outcome.DELIVERED:
-            write = partial(
-                self._journal.preview_delivered, delivery.id, answer.status, answer.answered_at
-            )
-            after_s = self._clock.elapsed_s(row.last_slice_at, answer.answered_at)
-            log.info(
-                "%s animal %s PREVIEW delivered to %s (%s), %.2f s after its last slice; the "
-                "contours of all folds follow",
-                row.name,
-                row.animal,
-                name,
-                answer.status,
-                after_s,
-            )
-        elif answer.outcome is Outcome.RETRY_LATER:
-            wait_s = backoff_s(delivery.tries)
-            self._next_preview_s = time.monotonic() + wait_s
-            write = partial(self._journal.preview_postponed, delivery.id, answer.status)
-            log.info("%s PREVIEW -> %s: %s; again in %.0f s", row.name, name, answer.status, wait_s)
-        else:
-            write = partial(self._journal.preview_refused, delivery.id, answer.status)
-            log.warning(
-                "%s animal %s: %s refused the PREVIEW with %s; the contours of all folds follow",
-                row.name,
-                row.animal,
-                name,
-                answer.status,
-            )
-        self._write_answer(row, write)
-
     def _next(self) -> DeliveryRow | None:
         """The next delivery; those that wait here do so on the monotonic clock."""
         now_s = time.monotonic()
@@ -262,7 +207,7 @@ class Courier:
         """Offer a structure set once; False if it must be offered again."""
         if self._keeps_scan_log and not delivery.tries and structure_set.released_at is not None:
             log.info("%s animal %s %s", row.name, row.animal, decision_notice(row, structure_set))
-        answer = deliver(
+        answer = self._companions.send_series(row) or deliver(
             self._destination,
             Path(structure_set.path),
             self._calling_ae_title,
@@ -289,9 +234,9 @@ class Courier:
             )
             return False
         if answer.outcome is Outcome.DELIVERED:
-            self._write_answer(
-                row, partial(self._journal.delivered, delivery.id, answer.status, accepted_at)
-            )
+            forms = self._companions.forms
+            write = partial(self._journal.delivered, delivery.id, answer.status, accepted_at, forms)
+            self._write_answer(row, write)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)

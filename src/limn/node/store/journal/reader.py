@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from limn.node.store.journal.preview_reader import PreviewReader
+from limn.node.store.journal.companion_reader import CompanionReader
 from limn.node.store.journal.rows import (
     Arrived,
     DeliveryRow,
@@ -28,7 +28,7 @@ _ON_HOLD = (
 MOST_DIGITS = 19
 
 
-class JournalReader(PreviewReader):
+class JournalReader(CompanionReader):
     """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:

@@ -12,8 +12,9 @@ from limn.domain.errors import ConfigWrong
 # Until version 2 the names of a scan's files stood in its row, so that every query read them.
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
-# animal. Until version 6 no person could name one of several animals.
-VERSION = 7
+# animal. Until version 6 no person could name one of several animals. Until version 7 nothing but
+# structure sets and previews went to a destination.
+VERSION = 8
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -129,6 +130,23 @@ create table if not exists preview_delivery (
     accepted_at real,
     unique (scan, destination)
 );
+create table if not exists companion_delivery (
+    id integer primary key,
+    structure_set integer not null references structure_set(id),
+    destination text not null,
+    form text not null,
+    state text not null check (state in ('waiting', 'delivered', 'refused')),
+    tries integer not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (structure_set, destination, form)
+);
+create table if not exists sent_series (
+    series_instance_uid text not null,
+    destination text not null,
+    sent_at real not null,
+    primary key (series_instance_uid, destination)
+);
 """
 )
 # What the engine asks every half second, and the queue: few rows of many.
@@ -139,6 +157,7 @@ create index if not exists scan_by_folder on scan(folder);
 create index if not exists scan_by_field on scan(field) where field is not null;
 create index if not exists delivery_by_state on delivery(state, destination);
 create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
+create index if not exists companion_delivery_by_state on companion_delivery(state, destination);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that the journal of an earlier limn lacks, or has under another name.
