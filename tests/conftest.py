@@ -83,6 +83,7 @@ SLOW_FILES = [
     "node/operate/test_backup",
     "node/host/test_certs",
     "node/receive/folder/test_watched_folder",
+    "node/receive/images/test_image_watch",
     "node/receive/test_intake",
     "node/receive/test_storage_scp",
     "node/dimse/test_access",

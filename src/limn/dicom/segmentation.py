@@ -93,6 +93,8 @@ def _fix(made: Segmentation, identity: Identity) -> None:
     """Put the dates of the structure set and derived UIDs in place of highdicom's own."""
     made.ContentDate = made.InstanceCreationDate = identity.date
     made.ContentTime = made.InstanceCreationTime = identity.time
+    for equipment in made.get("ContributingEquipmentSequence", ()):
+        equipment.ContributionDateTime = identity.date + identity.time
     dimensions = uid_from(f"segmentation dimensions|{identity.sop_instance_uid}")
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = dimensions
@@ -111,10 +113,15 @@ def _prove(file: io.BytesIO, slices: Sequence[str], masks_zyxn: npt.NDArray[np.u
     rows, columns = masks_zyxn.shape[1:3]
     frames = ds.pixel_array.reshape(-1, rows, columns)
     place = {uid: k for k, uid in enumerate(slices)}
+    shared = ds.SharedFunctionalGroupsSequence[0]
     found = 0
     for frame, group in zip(frames, ds.PerFrameFunctionalGroupsSequence, strict=True):
-        source = group.DerivationImageSequence[0].SourceImageSequence[0]
-        segment = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) - 1
+        # What all frames have in common may stand in the shared groups.
+        named, derived = (
+            (group if keyword in group else shared)[keyword][0]
+            for keyword in ("SegmentIdentificationSequence", "DerivationImageSequence")
+        )
+        source, segment = derived.SourceImageSequence[0], int(named.ReferencedSegmentNumber) - 1
         mask = masks_zyxn[place[str(source.ReferencedSOPInstanceUID)], :, :, segment]
         if not np.array_equal(frame, mask):
             msg = f"segment {segment + 1} has other voxels when the segmentation is read back"

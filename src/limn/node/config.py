@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     IPvAnyNetwork,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -315,14 +316,19 @@ class DicomDestination(_Table):
     forms: tuple[Form, ...] = RTSTRUCT
     send_images: bool = True
 
-    @model_validator(mode="after")
-    def _forms_by_c_store(self) -> DicomDestination:
-        if others := [form for form in self.forms if form not in BY_C_STORE]:
+    @field_validator("forms")
+    @classmethod
+    def _forms_by_c_store(cls, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        if others := [form for form in forms if form not in BY_C_STORE]:
             msg = (
                 f"{', '.join(others)} can't be sent by DICOM: a DICOM destination takes "
                 f"{' and '.join(BY_C_STORE)}; name a folder for the others"
             )
             raise ValueError(msg)
+        return forms
+
+    @model_validator(mode="after")
+    def _every_organ_in_seg(self) -> DicomDestination:
         if "seg" in self.forms and self.rois is not None:
             msg = "a segmentation (seg) has every organ; leave rois or seg out"
             raise ValueError(msg)

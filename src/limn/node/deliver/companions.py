@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -46,12 +46,14 @@ class Companions:
     ----------
     forms : what follows each structure set
     stopping : set when the node stops
+    beat : gives a sign of life, slice by slice
     """
 
     destination: DicomDestination | FolderDestination
     journal: Journal
     calling_ae_title: str
     stopping: Event = field(default_factory=Event)
+    beat: Callable[[], None] = lambda: None
     # Instances of a series that the destination has, until it has all of them.
     _there: dict[str, set[str]] = field(default_factory=dict)
     # Forms that it could not take, and until when they rest (monotonic).
@@ -120,6 +122,7 @@ class Companions:
                 what = f"slice {len(there) + 1} of {len(paths)} of the CT series"
                 return _answer(outcome, f"0x{status:04X} for {what}")
             there.add(sent[-1])
+            self.beat()
         return None
 
     def send_due_form(self) -> bool:

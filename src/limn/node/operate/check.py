@@ -153,7 +153,8 @@ def _watched(config: Config) -> str:
         what = not_a_folder(config.watch.folder) or "it can't be reached"
         msg = f"watch.folder {config.watch.folder}: {what}; mount it or mend the path"
         raise ConfigWrong(msg)
-    return f"{config.watch.folder} can be read"
+    images = f", images too: {', '.join(config.watch.formats)}" if config.watch.formats else ""
+    return f"{config.watch.folder} can be read{images}"
 
 
 def _tls(config: Config) -> str:

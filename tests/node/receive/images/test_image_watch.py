@@ -185,6 +185,20 @@ def test_half_a_copy_is_refused_once_nothing_completes_it(images, caplog):
     assert len(images.door.scans()) == 1
 
 
+def test_projections_are_left_alone(images, caplog):
+    """A scanner keeps them beside the sections, with a log of their own."""
+    log = write_sections(images.folder / "M8", grey().astype(np.uint16), 51.4)
+    log.write_bytes(log.read_bytes().partition(b"[Reconstruction]")[0])
+    write(images.folder / "M7.nii.gz")
+    with images.watching():
+        (scan,) = images.door.wait_for_scans()
+        until(lambda: not images.images.shown())
+        time.sleep(HOLD_S)
+    assert scan.animal == "M7"
+    assert images.shown() == {}
+    assert "M8" not in "".join(r.message for r in caplog.records if r.levelno > logging.INFO)
+
+
 def test_what_a_format_can_not_say_is_asked_for(tmp_path, caplog):
     """Red until a person has written it beside the image; nothing is guessed."""
     images = Images(tmp_path, patient_id="note")

@@ -88,11 +88,11 @@ class ImageAnswer:
     Attributes
     ----------
     kind : "made"; "changed" while it was read; "later": a disk or right must be mended; "asked": a
-        person must say something; "refused"
+        person must say something; "refused"; "none": projections, of which nobody wants contours
     sha256 : of all that the series was made of
     """
 
-    kind: Literal["made", "changed", "later", "asked", "refused"]
+    kind: Literal["made", "changed", "later", "asked", "refused", "none"]
     why: str = ""
     animal: str = ""
     slices: int = 0
@@ -119,6 +119,9 @@ def convert(  # noqa: PLR0911 - a ladder
     """Make the CT series in ``folder``; never raises for what the image is."""
     copies = folder / COPIES
     try:
+        copies.mkdir()
+        if request.format == "skyscan" and not _is_reconstruction(request):
+            return ImageAnswer(kind="none")
         note, digest = _copied(request, copies)
         made = _made(request, note, copies, folder / SERIES)
     except AxesUnknown as error:
@@ -140,10 +143,19 @@ def convert(  # noqa: PLR0911 - a ladder
     )
 
 
+def _is_reconstruction(request: ImageRequest) -> bool:
+    """Whether a log tells of a reconstruction; that of the projections has no such section."""
+    watched = UnlinkedFolder(Path(request.folder))
+    logs = [each for each in request.files if each[0].lower().endswith(".log")]
+    return any(
+        b"[reconstruction]" in watched.read(path, size, modified_ns)[:_MOST_HEADER_BYTES].lower()
+        for path, size, modified_ns, _ in logs
+    )
+
+
 def _copied(request: ImageRequest, copies: Path) -> tuple[_Note, str]:
     """Copy the files; what the note says, and a digest of all."""
     watched, digest = UnlinkedFolder(Path(request.folder)), hashlib.sha256()
-    copies.mkdir()
     for path, *times in request.files:
         copy = copies / os.path.basename(path)  # noqa: PTH119 - names that are no UTF-8
         watched.copy(path, FileState(*times), copy)

@@ -215,6 +215,9 @@ class ImageWatch:
         if self._images.get(image.files.key) is not image or answer.kind == "changed":
             # The next look finds what it is now.
             self._images.pop(image.files.key, None)
+        elif answer.kind == "none":
+            log.info("watched folder %s has projections, no sections", one_line(image.files.key))
+            self._note_taken(image, answer)
         elif answer.kind == "later":
             self._later(image, answer.why, now_s)
         elif answer.kind == "refused":
