@@ -14,7 +14,6 @@ from limn.node.operate.queue import unfinished_scans
 from limn.node.store.disk.spool import FORMS_DIR, MADE
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
-from tests.conftest import free_port
 from tests.support.node.parts import Archive, arrived, encoded, peer, slices, structure_set
 
 ALL = (RTStructureSetStorage, CTImageStorage, SegmentationStorage)
@@ -188,21 +187,20 @@ def test_a_peer_without_segmentations_keeps_the_structure_set(desk, caplog):
 def test_a_segmentation_waits_for_a_peer_that_went(desk, monkeypatch, kill):
     """After a kill too: it is due from the acceptance of the structure set on."""
     monkeypatch.setattr(companions, "backoff_s", lambda _: 0.0)
-    row, port = desk.contoured(), free_port()
-    courier = desk.courier(port)
-    with peer(Archive(), classes=ALL, port=port):
+    row = desk.contoured()
+    with peer(Archive(), classes=ALL) as port:
         if kill:
             monkeypatch.setattr(companions.Companions, "send_due_form", lambda _: False)
         else:
             monkeypatch.setattr(companions, "store", gone)
         with monkeypatch.context() as at_first:
             at_first.setattr(companions.Companions, "send_series", lambda *_: None)
-            courier.work()
+            desk.courier(port).work()
     assert desk.states(row) == (["delivered"], ["waiting"])
     assert desk.needs(row) == ["delivering: SEG"]
     monkeypatch.undo()
     archive = Archive()
-    with peer(archive, classes=ALL, port=port):
+    with peer(archive, classes=ALL) as port:
         desk.courier(port).work()
     assert modalities(archive) == ["SEG"]
     assert desk.states(row) == (["delivered"], ["delivered"])

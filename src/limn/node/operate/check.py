@@ -29,7 +29,7 @@ from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
 from limn.node.store.disk.evidence import loss_of
-from limn.node.store.journal.schema import JournalError
+from limn.node.store.journal.schema import JournalError, check_not_newer
 from limn.node.store.salvage import fault_of
 
 ENGINE_S = 10.0
@@ -131,6 +131,7 @@ def _space(config: Config) -> str:
 
 
 def _journal(config: Config) -> str:
+    check_not_newer(config.journal_path)
     if fault := fault_of(config.journal_path):
         msg = (
             f"{config.journal_path} is damaged ({fault}); limn serve renames it when it starts "

@@ -398,6 +398,18 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_image(images, monkeypatch, ca
     assert caplog.text.count("not taken") == 1
 
 
+def test_a_disk_without_room_for_the_copy_is_waited_for(images, monkeypatch):
+    """Before a byte is copied."""
+    monkeypatch.setattr(image_watch, "LATER_S", 0.2)
+    write(images.folder / "M7.nii.gz")
+    least = images.door.spool.min_free_bytes
+    images.door.fill_up()
+    with images.watching():
+        images.wait_shown("M7.nii.gz", "no room for 0 MB")
+        object.__setattr__(images.door.spool, "min_free_bytes", least)
+        images.door.wait_for_scans()
+
+
 def test_without_formats_images_are_refused_as_before(images, tmp_path, caplog):
     """They are files that are no DICOM."""
     place = Images(tmp_path, formats=())

@@ -15,9 +15,12 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from limn.dicom.image_series import write_image_series
 from limn.domain.errors import RefusedSeries
@@ -270,9 +273,19 @@ def _named(text: str, request: ImageRequest, copies: Path) -> str:
     return text.replace(one_line(copies), one_line(folder))
 
 
+def _bound_memory() -> None:
+    """Let this process fail before the system ends a worker for its memory; POSIX alone can."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415 - Windows has none
+
+        most = psutil.Process().memory_info().vms + psutil.virtual_memory().available
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 def main() -> None:
     """Read the request, write the answer; end when the receiver does."""
     end_with_supervisor()
+    _bound_memory()
     folder = Path(sys.argv[1])
     request = ImageRequest(**json.loads((folder / REQUEST).read_text(encoding="ascii")))
     answer = convert(request, folder)

@@ -174,6 +174,9 @@ class ImageWatch:
             patient_id=named[settings.patient_id],
         )
         try:
+            if short := self._shortage(files):
+                self._later(image, short, now_s)
+                return
             shutil.rmtree(self._work_dir, ignore_errors=True)
             make_private_folder(self._work_dir)
             request.write(self._work_dir)
@@ -183,6 +186,14 @@ class ImageWatch:
             self._later(image, f"{self._work_dir}: {error.strerror}", now_s)
             return
         self._conversion = _Conversion(image, child, now_s + LONGEST_S)
+
+    def _shortage(self, files: ImageFiles) -> str:
+        """Why the disk takes neither copies nor slices; empty if it does."""
+        # Of a compressed file nobody knows the slices: the intake looks at the disk again.
+        needed = 2 * sum(each.state.size for each in files.files)
+        if self._spool.free_bytes() < self._spool.min_free_bytes + needed:
+            return f"the disk of data_dir has no room for {needed // 2**20} MB; make room"
+        return self._spool.shortage()
 
     def _end(self, conversion: _Conversion, now_s: float, stopping: threading.Event) -> None:
         """Act on what came of a process; whatever it is, other images and files go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
@@ -204,6 +205,35 @@ def is_damaged(error: Exception) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def check_not_newer(path: Path) -> None:
+    """Refuse the journal of a newer limn before any process of a node starts.
+
+    A file that is damaged or gone passes: who mends journals looks at that.
+
+    Raises
+    ------
+    ConfigWrong
+        Says which versions, and what to do.
+    """
+    if not path.is_file():
+        return
+    try:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            (version,) = db.execute("pragma user_version").fetchone()
+    except sqlite3.Error:
+        return
+    if version > VERSION:
+        raise _newer(path, version)
+
+
+def _newer(path: Path, version: int) -> ConfigWrong:
+    return ConfigWrong(
+        f"{path} was made by a newer limn (journal version {version}, this limn knows {VERSION}); "
+        "install that limn again, or put the backup back that was made before it (docs/backup.md)"
+    )
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring those of an earlier limn up to date, in one transaction.
 
@@ -230,11 +260,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("pragma user_version").fetchone()
     if version > VERSION:
-        msg = (
-            f"{path} was made by a newer limn (journal version {version}, this limn knows "
-            f"{VERSION}); install that limn again"
-        )
-        raise ConfigWrong(msg)
+        raise _newer(path, version)
     _execute(db, SCHEMA)
     if version < VERSION:
         _update_columns(db)
