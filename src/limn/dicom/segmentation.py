@@ -13,6 +13,7 @@ from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 from limn.dicom.rtstruct import Identity, Style, copy_patient
 from limn.dicom.series import Series
@@ -34,8 +35,8 @@ def build_segmentation(
 ) -> bytes:
     """The segmentation object as a DICOM file: a binary segment for each organ that has a voxel.
 
-    Its UIDs and dates follow from those of the structure set of the same scan, so that one UID names
-    one content. It is read back, and must give the same voxels.
+    Its UIDs and dates follow from those of the structure set of the same scan, so that one UID
+    names one content. It is read back, and must give the same voxels.
 
     Raises
     ------
@@ -91,8 +92,8 @@ def build_segmentation(
 
 def _fix(made: Segmentation, identity: Identity) -> None:
     """Put the dates of the structure set and derived UIDs in place of highdicom's own."""
-    made.ContentDate = made.InstanceCreationDate = identity.date
-    made.ContentTime = made.InstanceCreationTime = identity.time
+    made.ContentDate = made.InstanceCreationDate = DA(identity.date)
+    made.ContentTime = made.InstanceCreationTime = TM(identity.time)
     for equipment in made.get("ContributingEquipmentSequence", ()):
         equipment.ContributionDateTime = identity.date + identity.time
     dimensions = uid_from(f"segmentation dimensions|{identity.sop_instance_uid}")

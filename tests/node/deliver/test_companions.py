@@ -211,6 +211,27 @@ def gone(*_: object) -> None:
     raise companions.PeerUnreachable("does not answer")
 
 
+def test_a_surprise_with_a_segmentation_delays_no_structure_set(desk, monkeypatch, caplog):
+    """It rests, is logged once, and the next scan goes."""
+    desk.contoured("1")
+    archive = Archive()
+
+    def surprised(*_: object) -> None:
+        raise LookupError("what is this")
+
+    with peer(archive, classes=ALL) as port:
+        courier = desk.courier(port)
+        monkeypatch.setattr(companions, "store", surprised)
+        monkeypatch.setattr(companions.Companions, "send_series", lambda *_: None)
+        courier.work()
+        other = desk.contoured("2")
+        courier.work()
+        courier.work()
+    assert modalities(archive) == ["RTSTRUCT"] * 2
+    assert desk.states(other) == (["delivered"], ["waiting"])
+    assert caplog.text.count("a fault of limn (LookupError: what is this)") == 2
+
+
 def test_a_segmentation_that_was_not_made_is_named(desk):
     """Nothing waits for ever."""
     row = desk.contoured(seg=False)

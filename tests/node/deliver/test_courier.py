@@ -15,6 +15,7 @@ from limn.node.deliver import courier as courier_module
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
+from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record
 from limn.node.store.disk import scanlog
 from limn.node.store.journal.journal import Journal
@@ -808,7 +809,7 @@ def test_a_surprise_with_a_preview_sends_it_no_second_time(desk, monkeypatch):
     with peer(Archive()) as port:
         courier = desk.courier(port, previews=True)
         with monkeypatch.context() as patched:
-            patched.setattr(courier, "_deliver_preview", broken)
+            patched.setattr(PreviewCourier, "_deliver", broken)
             courier.work()
         courier.work()
         assert desk.preview_states(scan) == ["lost"]

@@ -177,7 +177,9 @@ def test_a_series_that_is_coming_in_says_what_it_waits_for(site):
 
 def test_an_image_of_which_a_person_must_say_something_is_red(site):
     """It has no slices yet, and the line says what to write; half a copy just waits."""
-    words = 'asked: a person must say which animal it is (patient_id): write ... into /in/M7.nii.toml'
+    words = (
+        "asked: a person must say which animal it is (patient_id): write ... into /in/M7.nii.toml"
+    )
     image = ReceivingSeries(
         animal="",
         sender="image /in/M7.nii",

@@ -1,4 +1,4 @@
-"""Images in the watched folder of a whole node: CT, structure set and segmentation at real peers."""
+"""Images in the watched folder of a whole node: CT, contours and SEG at real peers."""
 
 import os
 import re
@@ -112,7 +112,7 @@ def check(tps: StoreScp, node: FakeNode, came: list[pydicom.Dataset]) -> None:
             check=False,
         )
         assert not re.search("^Error", done.stdout + done.stderr, re.MULTILINE), done.stderr
-    (path,) = (each for each in tps.folder.iterdir() if each.name.startswith("SE"))
+    (path,) = (each for each in tps.folder.iterdir() if pydicom.dcmread(each).Modality == "SEG")
     pixels = highdicom.seg.segread(path).get_pixels_by_source_instance(
         uids, combine_segments=True, assert_missing_frames_are_empty=True
     )

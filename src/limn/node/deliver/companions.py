@@ -30,10 +30,12 @@ from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s, judge
 from limn.node.dimse.client import ClassNotAccepted, peer_of, store
-from limn.node.persist import write_until_done
+from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk.spool import FORMS_DIR, MADE
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import CompanionRow, ScanRow
+from limn.node.store.journal.schema import JournalBusy, is_damaged
+from limn.node.surprises import LONGEST_PAUSE_S, fault
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +134,25 @@ class Companions:
         companion = self.journal.due_companion(self.destination.name, resting)
         if companion is None:
             return False
-        structure_set = self.journal.structure_set(companion.structure_set)
-        row = self.journal.scan(structure_set.scan)
-        with oplog.about(scan=row.name, animal=row.animal):
-            self._send_form(companion, row, Path(structure_set.path))
+        try:
+            structure_set = self.journal.structure_set(companion.structure_set)
+            row = self.journal.scan(structure_set.scan)
+            with oplog.about(scan=row.name, animal=row.animal):
+                self._send_form(companion, row, Path(structure_set.path))
+        except (WriteAbandoned, JournalBusy):
+            raise
+        except Exception as error:
+            if is_damaged(error):
+                raise
+            # It puts off this form, and no structure set (D-161).
+            self._rest_s[companion.id] = time.monotonic() + LONGEST_PAUSE_S
+            log.error(
+                "a %s for %s: %s; it is tried again and again. Please report it",
+                companion.form.upper(),
+                self.destination.name,
+                fault(error),
+                exc_info=error,
+            )
         return True
 
     def _send_form(self, companion: CompanionRow, row: ScanRow, structure_set: Path) -> None:

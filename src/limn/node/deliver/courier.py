@@ -71,9 +71,7 @@ class Courier:
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
-        self._companions = Companions(
-            destination, journal, calling_ae_title, beat=self._heart.beat
-        )
+        self._companions = Companions(destination, journal, calling_ae_title, beat=self._heart.beat)
         self._previews = PreviewCourier(
             destination, journal, calling_ae_title, self._clock, self._companions
         )

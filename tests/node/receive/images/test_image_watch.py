@@ -54,7 +54,9 @@ class Images:
 
     def shown(self) -> dict[str, tuple[str, str]]:
         """What `limn queue` shows of each image: its light, and what it needs."""
-        return {Path(each.sender[6:]).name: (each.light, each.needs) for each in self.images.shown()}
+        return {
+            Path(each.sender[6:]).name: (each.light, each.needs) for each in self.images.shown()
+        }
 
     def wait_shown(self, name: str, words: str) -> str:
         """Wait until an image is shown with these words; returns its light."""
