@@ -47,6 +47,10 @@ class Images:
             self.settings, self.door.intake, self.door.spool, self.taken, HOLD_S, root / "work"
         )
 
+    def wait_long(self, hold_s: float = 600.0) -> None:
+        """Wait so long for the rest of an image: a loaded machine may read slowly."""
+        self.images._hold_s = hold_s
+
     def watching(self):
         """The watch, until the block is left."""
         watch = FolderWatch(self.settings, self.door.intake, self.taken, images=self.images)
@@ -132,6 +136,7 @@ def test_a_header_waits_for_its_voxels(images, ending):
         header = images.folder / "M7.nhdr"
         header.write_text(header.read_text().replace(voxels.name, "M7.raw.gz"))
         voxels = voxels.rename(images.folder / "M7.raw.gz")
+    images.wait_long()
     aside = voxels.rename(images.folder.parent / voxels.name)
     with images.watching():
         assert images.wait_shown(f"M7.{ending}", "voxels") == ""
@@ -143,6 +148,7 @@ def test_a_header_waits_for_its_voxels(images, ending):
 def test_sections_and_their_log_become_one_series(tmp_path):
     """The site says how its SkyScan lays animals; half of them wait for the rest."""
     images = Images(tmp_path, lie={"skyscan": "SPL", "inveon": "IAL"})
+    images.wait_long()
     whole = tmp_path / "M8"
     write_sections(whole, grey().astype(np.uint16), 51.4)
     coming = images.folder / "M8"
@@ -174,10 +180,12 @@ def test_half_a_copy_is_refused_once_nothing_completes_it(images, caplog):
     write_sections(images.folder / "M8", grey().astype(np.uint16), 51.4)
     (images.folder / "M8" / "mouse_rec00000022.tif").unlink()
     write_slices(images.folder / "dicom", slices())
+    images.wait_long()
     with images.watching():
         (scan,) = images.door.wait_for_scans()
         assert scan.state == "ready"
         assert images.wait_shown("M8", "1 are missing between them, first 22") == ""
+        images.wait_long(HOLD_S)
         until(lambda: images.shown()["M8"][0] == "red")
     (line,) = [each.message for each in caplog.records if "M8 refused" in each.message]
     assert "holds 19 sections" in line
