@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import re
@@ -22,7 +23,8 @@ from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.images import image_watch
 from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.store_result import StoreResult
-from limn.node.store.disk.spool import MADE
+from limn.node.store.disk.spool import MADE, Spool
+from limn.node.store.journal.schema import JournalBusy
 from tests.conftest import require_peer
 from tests.support.node.parts import COUNT, Door, running, slices, until, write_slices
 from tests.support.node.toy import SPACING_MM, toy
@@ -406,6 +408,38 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_image(images, monkeypatch, ca
         (scan,) = images.door.wait_for_scans()
     assert scan.state == "ready"
     assert caplog.text.count("not taken") == 1
+
+
+@pytest.mark.parametrize("fault", ["memory", "note"])
+def test_a_disk_that_fails_at_a_note_is_waited_for(images, monkeypatch, caplog, fault):
+    """No series waits for its association, and the image is not refused for it."""
+    monkeypatch.setattr(image_watch, "LATER_S", 0.2)
+    full = [True]
+
+    def failing(real, error):
+        def call(*arguments):
+            if full:
+                full.clear()
+                raise error
+            return real(*arguments)
+
+        return call
+
+    if fault == "memory":
+        locked = failing(images.taken.add, JournalBusy("database or disk is full"))
+        monkeypatch.setattr(images.taken, "add", locked)
+    else:
+        no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/spool/made")
+        monkeypatch.setattr(Spool, "mark_made", failing(Spool.mark_made, no_room))
+    write(images.folder / "M7.nii.gz")
+    with images.watching():
+        (scan,) = images.door.wait_for_scans()
+        until(lambda: not images.images.shown())
+    assert full == []
+    assert scan.state == "ready"
+    assert len(images.door.scans()) == 1
+    assert (Path(scan.folder) / MADE).is_file()
+    assert "refused" not in caplog.text
 
 
 def test_a_disk_without_room_for_the_copy_is_waited_for(images, monkeypatch):

@@ -32,6 +32,7 @@ from limn.node.receive.images.image_files import ImageFiles, sort_files
 from limn.node.receive.intake import Intake
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import Spool
+from limn.node.store.journal.schema import JournalBusy
 from limn.node.surprises import fault
 
 log = logging.getLogger(__name__)
@@ -205,6 +206,10 @@ class ImageWatch:
                 self._died(image, child.returncode)
             else:
                 self._answered(image, answer, now_s, stopping)
+        except JournalBusy as error:
+            # Of the memory of what was taken: a full disk or a lock passes.
+            why = f"limn can't write down that it was taken ({error}); make room on the disk"
+            self._later(image, why, now_s)
         except Exception as error:
             log.exception("watched image %s", one_line(image.files.key))
             self._refuse(image, f"{fault(error)}; please report it")
@@ -256,19 +261,14 @@ class ImageWatch:
         sender = f"folder {one_line(folder)}"
         source = Source(f"image-{key}", sender, self._settings.settle_s)
         series, why = "", ""
-        for path in sorted((self._work_dir / SERIES).glob(SLICES)):
-            if stopping.is_set():
-                why = "the node stops"
-                break
-            contents = path.read_bytes()
-            result = self._intake.accept(contents, source, image.since_s)
-            if not result.stored:
-                why = result.why
-                break
-            if not series and (uids := uids_of_file(contents)) is not None:
-                # Before it can be complete: then the couriers must know that limn made it.
-                series = uids[0]
-                self._spool.mark_made(series)
+        try:
+            series, why = self._give(source, image.since_s, stopping)
+        except OSError as error:
+            why = f"{one_line(error.filename or self._work_dir)}: {error.strerror}"
+        except Exception:
+            # The series must not wait for more of it.
+            self._intake.association_ended(source.key, aborted=True)
+            raise
         self._intake.association_ended(source.key, aborted=bool(why))
         if not why:
             log.info(
@@ -279,6 +279,24 @@ class ImageWatch:
                 one_line(answer.animal),
             )
         return why
+
+    def _give(
+        self, source: Source, arrived_s: float, stopping: threading.Event
+    ) -> tuple[str, str]:
+        """UID of the series, and why the intake did not take all of it."""
+        series = ""
+        for path in sorted((self._work_dir / SERIES).glob(SLICES)):
+            if stopping.is_set():
+                return series, "the node stops"
+            contents = path.read_bytes()
+            result = self._intake.accept(contents, source, arrived_s)
+            if not result.stored:
+                return series, result.why
+            if not series and (uids := uids_of_file(contents)) is not None:
+                # Before it can be complete: then the couriers must know that limn made it.
+                series = uids[0]
+                self._spool.mark_made(series)
+        return series, ""
 
     def _note_taken(self, image: _Image, answer: ImageAnswer) -> None:
         self._taken.add(_memory(image.files), _state(image.files), answer.sha256)
@@ -293,6 +311,8 @@ class ImageWatch:
             until_s = image.since_s + self._hold_s
         elif image.why:
             waits_for = image.why if image.phase == "new" else f"{image.phase}: {image.why}"
+            if image.phase == "refused":
+                waits_for += "; mend it, or move it out of the folder"
         until_at = None if until_s is None else image.since_at + until_s - image.since_s
         return ReceivingSeries(
             animal="" if self._settings.patient_id == "note" else image.files.name,
