@@ -275,11 +275,12 @@ def _named(text: str, request: ImageRequest, copies: Path) -> str:
 
 def _bound_memory() -> None:
     """Let this process fail before the system ends a worker for its memory; POSIX alone can."""
-    with suppress(ImportError, OSError, ValueError):
+    if sys.platform != "win32":
         import resource  # noqa: PLC0415 - Windows has none
 
         most = psutil.Process().memory_info().vms + psutil.virtual_memory().available
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def main() -> None:
