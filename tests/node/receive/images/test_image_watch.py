@@ -38,15 +38,15 @@ SHAPE_ZYX = (COUNT, 9, 8)
 class Images:
     """A watched folder that takes images, in front of an intake."""
 
-    def __init__(self, root: Path, **settings: object) -> None:
+    def __init__(self, root: Path, hold_s: float = HOLD_S, **settings: object) -> None:
         self.folder = root / "in"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.door = Door(root / "data", hold_s=HOLD_S)
+        self.door = Door(root / "data", hold_s=hold_s)
         values = {"formats": FORMATS, "patient_id": "name", "settle_s": SETTLE_S, "rescan_s": 0.1}
         self.settings = Watch(folder=self.folder, **(values | settings))
         self.taken = TakenFiles(root / "watched.sqlite")
         self.images = ImageWatch(
-            self.settings, self.door.intake, self.door.spool, self.taken, HOLD_S, root / "work"
+            self.settings, self.door.intake, self.door.spool, self.taken, hold_s, root / "work"
         )
 
     def wait_long(self, hold_s: float = 600.0) -> None:
@@ -379,7 +379,8 @@ def test_a_kill_between_the_conversion_and_the_journal_loses_nothing(
     threading.excepthook = before
     assert not thread.is_alive()
 
-    again = Images(tmp_path)
+    # A loaded machine must not read the image more slowly than a cut-off series waits.
+    again = Images(tmp_path, hold_s=30.0)
     again.door.intake.recover()
     with again.watching():
         (scan,) = again.door.wait_for_scans()

@@ -280,9 +280,7 @@ class ImageWatch:
             )
         return why
 
-    def _give(
-        self, source: Source, arrived_s: float, stopping: threading.Event
-    ) -> tuple[str, str]:
+    def _give(self, source: Source, arrived_s: float, stopping: threading.Event) -> tuple[str, str]:
         """UID of the series, and why the intake did not take all of it."""
         series = ""
         for path in sorted((self._work_dir / SERIES).glob(SLICES)):
