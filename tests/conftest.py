@@ -84,6 +84,7 @@ SLOW_FILES = [
     "node/host/test_certs",
     "node/receive/folder/test_watched_folder",
     "node/receive/test_breaks",
+    "node/receive/images/test_image_watch",
     "node/receive/test_intake",
     "node/receive/test_storage_scp",
     "node/dimse/test_access",

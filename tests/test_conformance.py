@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID, CTImageStorage, SegmentationStorage, UID_dictionary
 from pynetdicom import (
     AE,
     DEFAULT_TRANSFER_SYNTAXES,
@@ -163,7 +163,11 @@ def test_the_page_gives_what_the_courier_proposes() -> None:
     assert set(uids(text)) == {
         str(returned.SOP_CLASS),
         str(Verification),
+        # Of the CT series that limn makes, and of segmentations.
+        str(CTImageStorage),
+        str(SegmentationStorage),
         "1.2.840.10008.1.2",
+        "1.2.840.10008.1.2.1",
     }
     assert f"| {client.MAX_PDU} |" in text
     assert f"{client.CONNECT_S:g} s for the connection" in text

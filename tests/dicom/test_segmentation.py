@@ -7,13 +7,14 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from highdicom.seg import Segmentation
 
 from limn.dicom.ct import CtIdentity, multi_frame
 from limn.dicom.rtstruct import Identity, Style
 from limn.dicom.segmentation import build_segmentation
 from limn.dicom.series import Instance, assemble
 from limn.dicom.volume import read_headers
-from limn.domain.errors import RefusedSeries
+from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.scan import Organ
 from tests.conftest import require_peer, write_series
 
@@ -59,6 +60,39 @@ def test_highdicom_reads_the_labels_that_went_in(mouse, series, tmp_path):
         assert_missing_frames_are_empty=True,
     )
     assert np.array_equal(pixels, labels.labels_zyx)
+
+
+def test_one_uid_names_one_content(mouse, series):
+    """A second run gives the same bytes; highdicom would write its time, to the microsecond."""
+    labels = mouse[1]
+    first, _ = built(series, labels.labels_zyx, labels.organs)
+    again, ds = built(series, labels.labels_zyx, labels.organs)
+    assert again == first
+    # One organ on one slice: what all frames have in common stands elsewhere.
+    one = np.zeros_like(labels.labels_zyx)
+    one[5, 5:9, 5:9] = 1
+    assert built(series, one, labels.organs)[1].NumberOfFrames == 1
+    assert (ds.ContentDate, ds.ContentTime) == ("20260101", "120000")
+
+
+@pytest.mark.parametrize("fault", ["a voxel", "a frame"])
+def test_a_segmentation_that_reads_back_otherwise_is_none(mouse, series, monkeypatch, fault):
+    """It fails, whatever made it so."""
+    labels = mouse[1]
+    save_as = Segmentation.save_as
+
+    def spoilt(made, file):
+        if fault == "a voxel":
+            made.PixelData = bytes([made.PixelData[0] ^ 1]) + made.PixelData[1:]
+        else:
+            del made.PerFrameFunctionalGroupsSequence[-8:]
+            made.NumberOfFrames = len(made.PerFrameFunctionalGroupsSequence)
+            made.PixelData = made.PixelData[: -made.Rows * made.Columns]
+        save_as(made, file)
+
+    monkeypatch.setattr(Segmentation, "save_as", spoilt)
+    with pytest.raises(StageFailed, match="read back"):
+        built(series, labels.labels_zyx, labels.organs)
 
 
 def test_the_animal_is_as_the_series_has_it(mouse, series):

@@ -41,6 +41,9 @@ WHOLE = {
     "watch.folder": '"in"',
     "watch.settle_s": "2.0",
     "watch.rescan_s": "5.0",
+    "watch.formats": '["nifti", "skyscan"]',
+    "watch.patient_id": '"folder"',
+    "watch.lie.skyscan": '"IAL"',
     "settle.min_slices": "20",
     "settle.settle_s": "0.5",
     "settle.hold_s": "30.0",
@@ -93,6 +96,8 @@ WHOLE = {
     "destination.rois": '["Heart"]',
     "destination.previews": "true",
     "destination.one_file": "true",
+    "destination.send_images": "false",
+    "destination.forms": '["rtstruct"]',
     "destination.tls.certificate": '"limn.pem"',
     "destination.tls.key": '"limn.key"',
     "destination.tls.ca": '"dicom-ca.pem"',
@@ -131,6 +136,11 @@ WRONG = [
     ("watch.folder", "1"),
     ("watch.settle_s", "0"),
     ("watch.rescan_s", "-5"),
+    ("watch.formats", '["dicom"]'),
+    ("watch.patient_id", '"animal"'),
+    ("watch.lie.skyscan", '"SPP"'),
+    ("destination.send_images", '"perhaps"'),
+    ("destination.forms", '["seg", "nifti"]'),
     ("settle", "[]"),
     ("settle.min_slices", "2"),
     ("settle.settle_s", "0.0"),
@@ -293,6 +303,26 @@ def test_an_unknown_key_is_refused_with_its_name(tmp_path, key):
     """A misspelt key never passes as a default."""
     text = refusal(tmp_path, toml(WHOLE | {key: "1"}))
     assert f"  {key} is not a setting of limn" in text
+
+
+def test_a_dicom_destination_takes_structure_sets_and_segmentations(tmp_path):
+    """Other forms, and a segmentation of some ROIs, are refused with words."""
+    most = {name: each for name, each in WHOLE.items() if name != "destination.rois"}
+    config = load(tmp_path, toml(most | {"destination.forms": '["seg"]'}))
+    assert config.forms == ("seg",)
+    text = refusal(tmp_path, toml(most | {"destination.forms": '["seg", "stl", "csv"]'}))
+    assert "stl, csv can't be sent by DICOM: a DICOM destination takes rtstruct and seg" in text
+    text = refusal(tmp_path, toml(WHOLE | {"destination.forms": '["seg"]'}))
+    assert "a segmentation (seg) has every organ; leave rois or seg out" in text
+
+
+def test_the_site_says_the_lie_of_formats_that_it_takes(tmp_path):
+    """Letters in any case; of other formats it is a slip."""
+    config = load(tmp_path, toml(WHOLE | {"watch.lie.skyscan": '"ial"'}))
+    assert config.watch is not None
+    assert config.watch.lie == {"skyscan": "IAL"}
+    text = refusal(tmp_path, toml(WHOLE | {"watch.formats": '["nifti"]'}))
+    assert "lie names skyscan, which formats does not" in text
 
 
 def test_an_unknown_key_of_a_destination_is_refused(tmp_path):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import highdicom
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.valuerep import DA, TM
 
 from limn.dicom.rtstruct import Identity, Style, copy_patient
 from limn.dicom.series import Series
 from limn.dicom.uids import uid_from
-from limn.domain.errors import RefusedSeries
+from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.scan import Organ
 
 # An organ whose code nobody gave is an anatomical structure of this name.
@@ -33,10 +35,13 @@ def build_segmentation(
 ) -> bytes:
     """The segmentation object as a DICOM file: a binary segment for each organ that has a voxel.
 
-    Its UIDs follow from those of the structure set of the same scan.
+    Its UIDs and dates follow from those of the structure set of the same scan, so that one UID
+    names one content. It is read back, and must give the same voxels.
 
     Raises
     ------
+    StageFailed
+        If it gives other voxels.
     RefusedSeries
         If the series is multi-frame, or its headers lack what highdicom needs, or no organ has a
         voxel.
@@ -78,9 +83,54 @@ def build_segmentation(
         msg = f"the series' headers give no DICOM segmentation: {error}"
         raise RefusedSeries(msg) from error
     copy_patient(made, series, style)
+    _fix(made, identity)
     file = io.BytesIO()
     made.save_as(file)
+    _prove(file, [str(header.SOPInstanceUID) for header in headers], masks)
     return file.getvalue()
+
+
+def _fix(made: Segmentation, identity: Identity) -> None:
+    """Put the dates of the structure set and derived UIDs in place of highdicom's own."""
+    made.ContentDate = made.InstanceCreationDate = DA(identity.date)
+    made.ContentTime = made.InstanceCreationTime = TM(identity.time)
+    for equipment in made.get("ContributingEquipmentSequence", ()):
+        equipment.ContributionDateTime = identity.date + identity.time
+    dimensions = uid_from(f"segmentation dimensions|{identity.sop_instance_uid}")
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimensions
+
+
+def _prove(file: io.BytesIO, slices: Sequence[str], masks_zyxn: npt.NDArray[np.uint8]) -> None:
+    """Read the file and compare each frame with the mask of its slice and segment (PS3.3 C.8.20).
+
+    Raises
+    ------
+    StageFailed
+        If a voxel differs, or a frame is missing.
+    """
+    file.seek(0)
+    ds = pydicom.dcmread(file)
+    rows, columns = masks_zyxn.shape[1:3]
+    frames = ds.pixel_array.reshape(-1, rows, columns)
+    place = {uid: k for k, uid in enumerate(slices)}
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    found = 0
+    for frame, group in zip(frames, ds.PerFrameFunctionalGroupsSequence, strict=True):
+        # What all frames have in common may stand in the shared groups.
+        named, derived = (
+            (group if keyword in group else shared)[keyword][0]
+            for keyword in ("SegmentIdentificationSequence", "DerivationImageSequence")
+        )
+        source, segment = derived.SourceImageSequence[0], int(named.ReferencedSegmentNumber) - 1
+        mask = masks_zyxn[place[str(source.ReferencedSOPInstanceUID)], :, :, segment]
+        if not np.array_equal(frame, mask):
+            msg = f"segment {segment + 1} has other voxels when the segmentation is read back"
+            raise StageFailed(msg)
+        found += int(frame.sum())
+    if found != int(masks_zyxn.sum()):
+        msg = f"{int(masks_zyxn.sum()) - found} voxels lack when the segmentation is read back"
+        raise StageFailed(msg)
 
 
 def _described(

@@ -17,6 +17,21 @@ ASK = (
     "or A, L or R: SPL is an array from an animal's tail to its head, belly to back, right to "
     "left); a mirror image can't be told from the animal"
 )
+
+
+class AxesUnknown(RefusedSeries):
+    """An image that says nothing of how its axes lie; a person must give their directions.
+
+    Attributes
+    ----------
+    silence : what was looked for in vain
+    """
+
+    def __init__(self, silence: str) -> None:
+        super().__init__(f"{silence}; {ASK}")
+        self.silence = silence
+
+
 # Of a file that is read: four bytes for each, and as many again while it is worked on.
 MOST_VOXELS = 2**30
 
@@ -38,6 +53,21 @@ def believable(shape_zyx: tuple[int, int, int], what: object) -> None:
         raise RefusedSeries(msg)
 
 
+def checked_lie(lie: str) -> str:
+    """The letters of directions as capitals.
+
+    Raises
+    ------
+    ValueError
+        If they are not one letter for each axis.
+    """
+    letters = lie.upper()
+    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
+        msg = "three letters, one of S and I, P and A, L and R each, expected"
+        raise ValueError(msg)
+    return letters
+
+
 def turned(numbers_zyx: npt.NDArray[Any], spacing: SpacingMm, lie: str) -> Volume:
     """The voxels in the order S, P, L; the corner of the field is the origin.
 
@@ -50,11 +80,11 @@ def turned(numbers_zyx: npt.NDArray[Any], spacing: SpacingMm, lie: str) -> Volum
     RefusedSeries
         If ``lie`` is not one letter for each axis.
     """
-    letters = lie.upper()
-    if len(letters) != 3 or any(len(set(letters) & set(pair)) != 1 for pair in ("SI", "PA", "LR")):
-        msg = f"--lie {lie}: three letters, one of S and I, P and A, L and R each, expected"
-        raise RefusedSeries(msg)
-    turn = Reorientation.between(letters, "SPL")
+    try:
+        turn = Reorientation.between(checked_lie(lie), "SPL")
+    except ValueError as error:
+        msg = f"--lie {lie}: {error}"
+        raise RefusedSeries(msg) from error
     array = np.ascontiguousarray(turn.apply(numbers_zyx), dtype=np.float32)
     along = turn.spacing(spacing)
     corner = np.array([along.x, along.y, along.z]) / 2

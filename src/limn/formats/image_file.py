@@ -29,7 +29,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.axes import ASK, believable, turned
+from limn.formats.axes import ASK, AxesUnknown, believable, turned
 from limn.formats.label_files import grid_of
 
 NIFTI = (".nii", ".nii.gz")
@@ -90,7 +90,9 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
     Raises
     ------
     RefusedSeries
-        If it can't be read, has other than three dimensions, or does not say how its axes lie.
+        If it can't be read, has other than three dimensions, or contradicts itself.
+    AxesUnknown
+        If it does not say how its axes lie.
     """
     image = _image(path)
     hu_zyx = SimpleITK.GetArrayFromImage(image).astype(np.float32)
@@ -101,8 +103,8 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
         x, y, z = image.GetSpacing()
         return turned(hu_zyx, SpacingMm(z, y, x), lie)
     if silence := _silence(path, image):
-        msg = f"{one_line(path)}: {silence}; {ASK}"
-        raise RefusedSeries(msg)
+        msg = f"{one_line(path)}: {silence}"
+        raise AxesUnknown(msg)
     try:
         return Volume(hu_zyx, grid_of(_rounded(image)))
     except ValueError as error:
@@ -216,10 +218,12 @@ def _nifti_silence(path: Path) -> str:
         apart_mm = float(np.abs(ends[0] - ends[1]).max()) * _unit_mm(header)
         if apart_mm > SAME_MM:
             letters = [_letters(form) for form in (qform, sform)]
-            return (
-                f"its two transforms contradict each other by up to {apart_mm:.1f} mm: the axes x, "
-                f"y, z grow towards {letters[0]} by qform and towards {letters[1]} by sform"
+            msg = (
+                f"{one_line(path)}: its two transforms contradict each other by up to "
+                f"{apart_mm:.1f} mm: the axes x, y, z grow towards {letters[0]} by qform and "
+                f"towards {letters[1]} by sform; {ASK}"
             )
+            raise RefusedSeries(msg)
     return ""
 
 

@@ -18,7 +18,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.axes import ASK, believable, turned
+from limn.formats.axes import AxesUnknown, believable, turned
 
 HEADER = ".hdr"
 # Of ``data_type``, as comments in the headers list them.
@@ -90,8 +90,9 @@ def read_inveon(path: Path, lie: str) -> Volume:
     Raises
     ------
     RefusedSeries
-        If it is no CT image of one frame, header and image contradict each other, or ``lie`` is
-        not given.
+        If it is no CT image of one frame, or header and image contradict each other.
+    AxesUnknown
+        If ``lie`` is not given.
     """
     header = _read_header(path)
     shape_zyx, spacing = _grid(header)
@@ -102,9 +103,9 @@ def read_inveon(path: Path, lie: str) -> Volume:
         said = _POSITIONS[known] if known < len(_POSITIONS) else one_line(position)[:20]
         msg = (
             f"{one_line(path)}: its header says of the animal {said!r}, but not how the axes of "
-            f"the image run; {ASK}"
+            "the image run"
         )
-        raise RefusedSeries(msg)
+        raise AxesUnknown(msg)
     return turned(numbers_zyx, spacing, lie)
 
 

@@ -24,7 +24,7 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.axes import ASK, believable, turned
+from limn.formats.axes import AxesUnknown, believable, turned
 
 # Files of sections; a preview ends in ``_spr`` and has no number.
 _SECTIONS = (".tif", ".tiff", ".bmp", ".png", ".jpg", ".jpeg")
@@ -94,7 +94,9 @@ def read_skyscan(log_path: Path, lie: str) -> Volume:
     Raises
     ------
     RefusedSeries
-        If a section is missing or does not fit the log, or ``lie`` is not given.
+        If a section is missing or does not fit the log.
+    AxesUnknown
+        If ``lie`` is not given.
     """
     log = _read_log(log_path)
     step = int(log.number("Section to Section Step"))
@@ -106,9 +108,9 @@ def read_skyscan(log_path: Path, lie: str) -> Volume:
     if not lie:
         msg = (
             f"{one_line(log_path.parent)}: a SkyScan log does not say how the animal lay; the "
-            f"array's z is the section number, y and x are a section's rows and columns; {ASK}"
+            "array's z is the section number, y and x are a section's rows and columns"
         )
-        raise RefusedSeries(msg)
+        raise AxesUnknown(msg)
     numbers_zyx = np.empty((len(paths), rows, columns), np.float32)
     for k, path in enumerate(paths):
         numbers_zyx[k] = _section(path, (rows, columns))

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     IPvAnyNetwork,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.forms import FORMS, RTSTRUCT, Form
+from limn.domain.forms import BY_C_STORE, FORMS, RTSTRUCT, Form
 from limn.domain.roi_rules import RoiRule
 from limn.domain.shipped import bundle_named
+from limn.formats.axes import checked_lie
 from limn.node.permissions import check_not_others
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
@@ -35,6 +38,10 @@ Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Network = IPvAnyNetwork
 RoiName = Annotated[PlainText, Field(max_length=64)]
+# Images of other formats than DICOM that a watched folder may take.
+ImageFormat = Literal["nifti", "nrrd", "metaimage", "skyscan", "inveon"]
+# The letters that an array's axes z, y, x grow towards: one of S and I, P and A, L and R each.
+Lie = Annotated[str, AfterValidator(checked_lie)]
 # ROIs that a destination gets, by their names in the structure set.
 RoiNames = Annotated[tuple[RoiName, ...], Field(min_length=1)]
 # Characters of a wrong value that a message shows; a whole table would hide the fault.
@@ -122,11 +129,26 @@ class Receive(_Table):
 
 
 class Watch(_Table):
-    """The watched folder; absent means no folder is watched."""
+    """The watched folder; absent means no folder is watched.
+
+    It takes DICOM, and images of `formats`. What these don't say, a person writes beside each, or
+    the site says it here of all: `patient_id` names what each image is called by, `lie` how the
+    axes of a format run that has no word for it.
+    """
 
     folder: Path
     settle_s: Annotated[float, Field(gt=0)] = 2.0
     rescan_s: Annotated[float, Field(gt=0)] = 5.0
+    formats: tuple[ImageFormat, ...] = ()
+    patient_id: Literal["note", "name", "folder"] = "note"
+    lie: dict[ImageFormat, Lie] = {}
+
+    @model_validator(mode="after")
+    def _lie_of_formats(self) -> Watch:
+        if others := sorted(set(self.lie) - set(self.formats)):
+            msg = f"lie names {', '.join(others)}, which formats does not"
+            raise ValueError(msg)
+        return self
 
 
 class Settle(_Table):
@@ -299,6 +321,26 @@ class DicomDestination(_Table):
     previews: bool = False
     rois: RoiNames | None = None
     one_file: bool = False
+    forms: tuple[Form, ...] = RTSTRUCT
+    send_images: bool = True
+
+    @field_validator("forms")
+    @classmethod
+    def _forms_by_c_store(cls, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        if others := [form for form in forms if form not in BY_C_STORE]:
+            msg = (
+                f"{', '.join(others)} can't be sent by DICOM: a DICOM destination takes "
+                f"{' and '.join(BY_C_STORE)}; name a folder for the others"
+            )
+            raise ValueError(msg)
+        return forms
+
+    @model_validator(mode="after")
+    def _every_organ_in_seg(self) -> DicomDestination:
+        if "seg" in self.forms and self.rois is not None:
+            msg = "a segmentation (seg) has every organ; leave rois or seg out"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _committed_as_written(self) -> DicomDestination:
@@ -319,6 +361,7 @@ class FolderDestination(_Table):
     rois: RoiNames | None = None
     one_file: bool = False
     forms: tuple[Form, ...] = RTSTRUCT
+    send_images: bool = True
 
     @model_validator(mode="after")
     def _with_a_structure_set(self) -> FolderDestination:
@@ -440,19 +483,19 @@ class Config(_Table):
 
     @property
     def forms(self) -> tuple[Form, ...]:
-        """What any folder wants beside the structure set."""
-        wanted = {
-            form
-            for each in self.destination
-            if isinstance(each, FolderDestination)
-            for form in each.forms
-        }
+        """What any destination wants beside the structure set."""
+        wanted = {form for each in self.destination for form in each.forms}
         return tuple(form for form in FORMS if form in wanted and form != "rtstruct")
 
     @property
     def receiving_path(self) -> Path:
         """The series that are coming in; see `limn.node.store.disk.receiving`."""
         return self.data_dir / "receiving.json"
+
+    @property
+    def images_dir(self) -> Path:
+        """Where the receiver makes CT series of images; empty while it makes none."""
+        return self.data_dir / "images"
 
     @property
     def running_path(self) -> Path:

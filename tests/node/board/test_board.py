@@ -37,6 +37,26 @@ def coming(site, animal="M1"):
     write_receiving(load_config(site.config).receiving_path, [series], time.time())
 
 
+def test_an_image_of_which_a_person_must_say_something_is_red(site, browser):
+    """As a scan that is held is."""
+    image = ReceivingSeries(
+        animal="",
+        sender="image /in/M7.nii",
+        series_instance_uid="",
+        since_utc="2026-11-30T10:00:00+00:00",
+        slices=0,
+        expected=None,
+        waits_for="asked: a person must say which animal it is",
+        until_utc="",
+        light="red",
+    )
+    write_receiving(load_config(site.config).receiving_path, [image], time.time())
+    page = browser.get("/").text
+    assert '<span class="state">needs a person</span> <span class="light red">red</span>' in page
+    assert "asked: a person must say which animal it is" in page
+    assert "0 slices" not in page
+
+
 def test_an_empty_node_says_that_it_is_stopped(browser):
     """Before anything has come."""
     page = browser.get("/")

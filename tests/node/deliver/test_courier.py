@@ -16,6 +16,7 @@ from limn.node.deliver import field_file
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.courier import Courier
 from limn.node.deliver.destinations import backoff_s
+from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.contacts import DestinationContacts
@@ -696,7 +697,7 @@ def test_a_preview_that_a_destination_can_t_take_now_waits(desk):
         assert desk.preview_states(row) == ["waiting"]
         courier.work()
         assert len(archive.taken) == 1
-        courier._next_preview_s = 0.0
+        courier._previews.next_s = 0.0
         courier.work()
     assert desk.preview_states(row) == ["refused"]
     assert len(archive.taken) == 2
@@ -824,7 +825,7 @@ def test_a_surprise_with_a_preview_sends_it_no_second_time(desk, monkeypatch):
     with peer(Archive()) as port:
         courier = desk.courier(port, previews=True)
         with monkeypatch.context() as patched:
-            patched.setattr(courier, "_deliver_preview", broken)
+            patched.setattr(PreviewCourier, "_deliver", broken)
             courier.work()
         courier.work()
         assert desk.preview_states(scan) == ["lost"]

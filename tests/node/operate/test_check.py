@@ -2,8 +2,11 @@
 
 import shutil
 import socket
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from pynetdicom.sop_class import Verification
 
 from limn.cli import exits, main
 from limn.node.host import certs
+from limn.node.store.journal.journal import Journal
 from tests.conftest import BUNDLE, free_port
 from tests.support.node.parts import Archive, peer
 
@@ -138,6 +142,22 @@ def test_a_damaged_journal(site: Site) -> None:
     assert "is damaged (file is not a database)" in said
     assert "limn serve renames it" in said
     assert (site.data / "journal.sqlite").read_text().startswith("no database")
+
+
+def test_a_journal_of_a_newer_limn(site: Site) -> None:
+    """Said before an animal is asleep; `limn serve` ends at once, and its processes never begin."""
+    journal = site.data / "journal.sqlite"
+    Journal(journal).close()
+    with closing(sqlite3.connect(journal)) as db:
+        db.execute("pragma user_version = 99")
+    said = site.fails("journal")
+    assert "was made by a newer limn (journal version 99, this limn knows" in said
+    assert "docs/backup.md" in said
+    command = [sys.executable, "-m", "limn.cli", "serve", "--config", str(site.config)]
+    served = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert served.returncode == exits.EXIT_WRONG
+    assert "was made by a newer limn" in served.stderr
+    assert "started again" not in served.stderr
 
 
 def test_a_planning_system_that_does_not_answer(site: Site) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -172,6 +173,31 @@ def test_a_series_that_is_coming_in_says_what_it_waits_for(site):
     write_receiving(path, [coming], time.time() - 60)
     assert json.loads(site.limn("queue", "--json"))["receiving"] == []
     assert site.limn("queue").startswith("nothing waits")
+
+
+def test_an_image_of_which_a_person_must_say_something_is_red(site):
+    """It has no slices yet, and the line says what to write; half a copy just waits."""
+    words = (
+        "asked: a person must say which animal it is (patient_id): write ... into /in/M7.nii.toml"
+    )
+    image = ReceivingSeries(
+        animal="",
+        sender="image /in/M7.nii",
+        series_instance_uid="",
+        since_utc="2026-01-01T12:00:00+00:00",
+        slices=0,
+        expected=None,
+        waits_for=words,
+        until_utc="",
+        light="red",
+    )
+    half = replace(image, animal="M8", waits_for="the rest of it", light="")
+    write_receiving(site.data / "receiving.json", [image, half], time.time())
+    assert site.limn("queue").splitlines() == [
+        f"needs a person: image /in/M7.nii, {words}",
+        "coming in: animal M8 from image /in/M7.nii, waits for the rest of it",
+    ]
+    assert json.loads(site.limn("queue", "--json"))["receiving"][0]["light"] == "red"
 
 
 def test_the_table_is_for_people(full, monkeypatch):

@@ -1,41 +1,33 @@
 """Opens what a person names as a scan: a folder or zip of DICOM, or an image.
 
 An image is a file of another format, or a folder of SkyScan sections. It becomes a CT series first,
-because a structure set refers to one. Its UIDs follow from all that it says, so that the same file
-gives the same series, and another one gives another.
+because a structure set refers to one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
-from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.folder import one_series
-from limn.dicom.rtstruct import LO_CHARACTERS
-from limn.dicom.series import Instance, axial_position
-from limn.dicom.uids import uid_from
+from limn.dicom.image_series import write_image_series
+from limn.dicom.series import Instance
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.image_file import SUFFIXES, is_image_file, read_image_file
-from limn.formats.inveon import is_inveon, read_inveon
-from limn.formats.skyscan import read_skyscan, skyscan_log
+from limn.formats.image_at import animal_of, image_at
+from limn.formats.image_file import SUFFIXES
 
-# Of the CT series that is made of an image.
-SLICES = "ct_[0-9][0-9][0-9][0-9].dcm"
 # What zipfile raises for damaged files.
 _ZIP_DAMAGES = (
     *(EOFError, NotImplementedError, OSError, RuntimeError, ValueError, struct.error),
@@ -86,30 +78,6 @@ def opened(source: Path, lie: str, keep_in: Path | None, console: Console) -> It
         yield Opened(tuple(one_series(source, console)))
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image of another format than DICOM: the file that describes it, and what reads it."""
-
-    path: Path
-    read: Callable[[Path, str], Volume]
-
-
-def image_at(source: Path) -> Image | None:
-    """The image that a file or folder is; None if it is none.
-
-    Raises
-    ------
-    RefusedSeries
-        If a folder holds several.
-    """
-    if source.is_dir():
-        log = skyscan_log(source)
-        return None if log is None else Image(log, read_skyscan)
-    if is_inveon(source):
-        return Image(source, read_inveon)
-    return Image(source, read_image_file) if is_image_file(source) else None
-
-
 def stands_alone(path: Path) -> bool:
     """Whether a path is one scan that is no folder of DICOM: an image, or a zip."""
     return path.exists() and (path.suffix.lower() == ".zip" or image_at(path) is not None)
@@ -122,34 +90,8 @@ def _temporary(stack: contextlib.ExitStack) -> Path:
 def _as_series(volume: Volume, dated: Path, name: str, folder: Path) -> tuple[Instance, ...]:
     # The date is that of a file: a second run gives the same series, byte for byte.
     when = datetime.fromtimestamp(dated.stat().st_mtime, UTC).astimezone()
-    animal = name
-    for suffix in (*SUFFIXES, ".hdr", ".img"):
-        animal = animal.removesuffix(suffix)
-    identity = CtIdentity(
-        animal=one_line(animal)[:LO_CHARACTERS],
-        uid_root="",
-        when=(when.strftime("%Y%m%d"), when.strftime("%H%M%S")),
-        # An image file seldom tells of the animal, the tube and the bed, so the series never does.
-        patient_position=axial_position([*volume.grid.along_x_xyz, *volume.grid.along_y_xyz]),
-        description=one_line(name)[:LO_CHARACTERS],
-        sex="",
-        tube_kv="",
-        model="image file",
-    )
-    # Whatever a file of the series says is in its UIDs.
-    seed = f"{identity}|{volume.grid.spacing_mm}|{volume.grid.shape_zyx}"
-    digest = hashlib.sha256(seed.encode())
-    grid = volume.grid
-    for array in (volume.hu_zyx, grid.slice_origins_xyz_mm, grid.along_x_xyz, grid.along_y_xyz):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    identity = replace(identity, uid_root=uid_from(f"image file|{digest.hexdigest()}"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob(SLICES):
-        earlier.unlink()
-    paths = []
-    for number, ds in enumerate(ct_instances(volume, identity), start=1):
-        paths.append(folder / f"ct_{number:04d}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
+    date_time = (when.strftime("%Y%m%d"), when.strftime("%H%M%S"))
+    paths = list(write_image_series(volume, folder, animal_of(name), name, date_time))
     return tuple(read_headers(paths))
 
 

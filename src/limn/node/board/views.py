@@ -108,14 +108,14 @@ def _shortage(config: Config) -> str:
 
 def _coming(series: ReceivingSeries) -> Line:
     share = series.slices / series.expected if series.expected else None
-    of = f" of {series.expected}" if series.expected else ""
     return Line(
         animal=series.animal,
         sender=series.sender,
-        state="coming in",
+        state=series.state,
+        light=series.light,
         since=_seconds(series.since_utc),
         share=None if share is None else min(1.0, share),
-        details=f"{series.slices}{of} slices; waits for {series.waits_for}",
+        details="; ".join(part for part in (series.came, series.needs) if part),
     )
 
 

@@ -22,8 +22,10 @@ from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
-from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s, deliver
-from limn.node.deliver.field_file import offer_scan
+from limn.node.deliver.companions import Companions
+from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s
+from limn.node.deliver.field_file import Offered, offer_scan
+from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.answers import answer_words
 from limn.node.dimse.commitment import Item
@@ -32,7 +34,7 @@ from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
-from limn.node.store.journal.rows import DeliveryRow, PreviewDeliveryRow, ScanRow, StructureSetRow
+from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.schema import JournalBusy, is_damaged
 from limn.node.store.remedies import decision_notice, fault_notice
 from limn.node.surprises import LONGEST_PAUSE_S, Surprises, fault
@@ -77,10 +79,10 @@ class Courier:
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
-        # No preview goes before this, after one that the destination could not take (monotonic s).
-        self._next_preview_s = 0.0
-        # Whether the journal knows which previews an earlier engine was sending as it ended.
-        self._lost_noted = False
+        self._companions = Companions(destination, journal, calling_ae_title, beat=self._heart.beat)
+        self._previews = PreviewCourier(
+            destination, journal, calling_ae_title, self._clock, self._companions, contacts
+        )
         self._surprises = Surprises()
 
     def wake(self) -> None:
@@ -90,6 +92,7 @@ class Courier:
     def run(self, stopping: Event) -> None:
         """Deliver until the node stops; the other deliveries wait in the journal."""
         self._stopping = self._commitment.stopping = stopping
+        self._companions.stopping = self._previews.stopping = stopping
         while not stopping.is_set():
             self._woken.wait(POLL_S)
             self._woken.clear()
@@ -134,7 +137,18 @@ class Courier:
                 # The next one would wait for this destination too, while the node wants to end.
                 break
         self._log_ended()
-        self._send_preview()
+        self._send_form()
+        self._heart.beat()
+        if self._previews.send_one():
+            # The next one is sent at the next look, after the structure sets that are due then.
+            self.wake()
+
+    def _send_form(self) -> None:
+        """Send one form that follows its structure set; the next one at the next look."""
+        if not self._stopping.is_set():
+            self._heart.beat()
+            if self._companions.send_due_form():
+                self.wake()
 
     def _deliver_guarded(self, delivery: DeliveryRow) -> bool:
         """As `_deliver`; an error that nobody expected puts off this delivery and no other."""
@@ -181,75 +195,6 @@ class Courier:
             return
         self._pauses[delivery.id] = next_at, time.monotonic() + wait_s
 
-    def _send_preview(self) -> None:
-        """Send one preview, if this destination gets them and no structure set is due to it.
-
-        The next one is sent at the next look, after the structure sets that are due then.
-        """
-        if (
-            not self._destination.previews
-            or self._stopping.is_set()
-            or time.monotonic() < self._next_preview_s
-        ):
-            return
-        name = self._destination.name
-        self._heart.beat()
-        if not self._lost_noted:
-            lose = partial(self._journal.lose_previews, name)
-            write_until_done(lose, f"the previews for {name}", self._stopping)
-            self._lost_noted = True
-        take = partial(self._journal.take_preview, name)
-        taken = write_until_done(take, f"a preview for {name}", self._stopping)
-        if taken is None:
-            return
-        try:
-            row = self._journal.scan(taken.scan)
-            with oplog.about(scan=row.name, animal=row.animal):
-                self._deliver_preview(taken, row)
-        except WriteAbandoned:
-            raise
-        except Exception:
-            # It may be at its destination: it is not sent again, and counts as lost.
-            self._lost_noted = False
-            raise
-        self.wake()
-
-    def _deliver_preview(self, delivery: PreviewDeliveryRow, row: ScanRow) -> None:
-        preview = self._journal.preview_of(row.id)
-        path = Path(preview.path if preview is not None else "")
-        name = self._destination.name
-        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
-        write: Callable[[], None]
-        if answer.outcome is Outcome.DELIVERED:
-            write = partial(
-                self._journal.preview_delivered, delivery.id, answer.status, answer.answered_at
-            )
-            after_s = self._clock.elapsed_s(row.last_slice_at, answer.answered_at)
-            log.info(
-                "%s animal %s PREVIEW delivered to %s (%s), %.2f s after its last slice; the "
-                "contours of all folds follow",
-                row.name,
-                row.animal,
-                name,
-                answer.status,
-                after_s,
-            )
-        elif answer.outcome is Outcome.RETRY_LATER:
-            wait_s = backoff_s(delivery.tries)
-            self._next_preview_s = time.monotonic() + wait_s
-            write = partial(self._journal.preview_postponed, delivery.id, answer.status)
-            log.info("%s PREVIEW -> %s: %s; again in %.0f s", row.name, name, answer.status, wait_s)
-        else:
-            write = partial(self._journal.preview_refused, delivery.id, answer.status)
-            log.warning(
-                "%s animal %s: %s refused the PREVIEW with %s; the contours of all folds follow",
-                row.name,
-                row.animal,
-                name,
-                answer.status,
-            )
-        self._write_answer(row, answer, write)
-
     def _next(self) -> DeliveryRow | None:
         """The next delivery; those that wait here do so on the monotonic clock."""
         now_s = time.monotonic()
@@ -270,12 +215,17 @@ class Courier:
         """Offer a structure set once; False if it must be offered again."""
         if self._keeps_scan_log and not delivery.tries and structure_set.released_at is not None:
             log.info("%s animal %s %s", row.name, row.animal, decision_notice(row, structure_set))
-        offered = offer_scan(
-            self._destination,
-            self._journal,
-            (row, structure_set),
-            self._calling_ae_title,
-            self._stopping,
+        sent = self._companions.send_series(row)
+        offered = (
+            Offered(sent)
+            if sent is not None
+            else offer_scan(
+                self._destination,
+                self._journal,
+                (row, structure_set),
+                self._calling_ae_title,
+                self._stopping,
+            )
         )
         if isinstance(offered, str):
             self._wait_for_animals(delivery, row, offered)
@@ -288,8 +238,9 @@ class Courier:
             self._try_later(answered, row, answer)
             return False
         if answer.outcome is Outcome.DELIVERED:
+            forms, at = self._companions.forms, answer.answered_at
             for each in answered:
-                write = partial(self._journal.delivered, each.id, answer.status, answer.answered_at)
+                write = partial(self._journal.delivered, each.id, answer.status, at, forms)
                 self._write_answer(row, answer, write)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)

@@ -68,6 +68,11 @@ FAILURE_OF = {
 }
 
 
+def failure_of(error: PeerUnreachable | ConfigWrong) -> Failure:
+    """Why a peer could not be asked, or did not answer."""
+    return Failure.REJECTED if isinstance(error, AssociationRejected) else Failure.UNANSWERED
+
+
 @dataclass(frozen=True, slots=True)
 class DeliveryAnswer:
     """A destination's answer, and when it came (UTC seconds).
@@ -158,9 +163,7 @@ def offer(
         answered_at = time.time()
         next(answers, None)
     except (PeerUnreachable, ConfigWrong) as error:
-        rejected = isinstance(error, AssociationRejected)
-        failure = Failure.REJECTED if rejected else Failure.UNANSWERED
-        return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time(), failure)
+        return DeliveryAnswer(Outcome.RETRY_LATER, str(error), time.time(), failure_of(error))
     outcome = judge(status)
     return DeliveryAnswer(outcome, f"0x{status:04X}", answered_at, FAILURE_OF[outcome])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
@@ -144,7 +144,7 @@ def deliver_field(
         why = f"a structure set of the field is damaged on this disk: {error!r}"
         return DeliveryAnswer(Outcome.REFUSED, why, time.time())
     answer = offer(destination, paths, f"RS.{uid}.dcm", joined, calling_ae_title, stopping)
-    return DeliveryAnswer(answer.outcome, f"{answer.status} as {uid}", answer.answered_at)
+    return replace(answer, status=f"{answer.status} as {uid}")
 
 
 def _name(row: ScanRow) -> str:

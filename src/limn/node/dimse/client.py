@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -73,24 +73,36 @@ def deadline(stopping: Event | None = None, more_s: float = 0.0) -> Deadline:
     return Deadline(2 * CONNECT_S + REPLY_S + REST_S + more_s, stopping)
 
 
-def store(peer: Peer, datasets: Iterable[Dataset], stopping: Event | None = None) -> Iterator[int]:
+class ClassNotAccepted(PeerUnreachable):
+    """A peer that accepts the association and none of the classes that limn wants to send."""
+
+
+def store(
+    peer: Peer,
+    datasets: Iterable[Dataset],
+    stopping: Event | None = None,
+    contexts: Collection[tuple[str, UID]] = (),
+) -> Generator[int]:
     """C-STORE over one association; yields the status of each dataset.
 
     Parameters
     ----------
     stopping : set when the node stops; the association then has a few seconds left
+    contexts : SOP class and transfer syntax of all datasets, which are then read one by one
 
     Raises
     ------
     PeerUnreachable
-        If there is no association or no response to this very request, or if it takes too long.
+        If there is no association or no response to this very request, or if it takes too long;
+        `ClassNotAccepted` if the peer accepts no class of them.
     """
-    waiting = list(datasets)
-    contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in waiting}
+    if not contexts:
+        datasets = list(datasets)
+        contexts = {(str(ds.SOPClassUID), UID(ds.file_meta.TransferSyntaxUID)) for ds in datasets}
     until = deadline(stopping)
     association = associate(peer, sorted(contexts), until=until)
     try:
-        for number, ds in enumerate(waiting):
+        for number, ds in enumerate(datasets):
             until.renew()
             try:
                 # Each request its own number: a response that comes twice answers no other.
@@ -179,6 +191,10 @@ def associate(
     except OSError as error:
         msg = f"{peer} can't be found: {error.strerror}"
         raise PeerUnreachable(msg) from error
+    if association.rejected_contexts and not association.accepted_contexts:
+        names = {UID(str(each.abstract_syntax)).name for each in association.rejected_contexts}
+        msg = f"{peer} accepts no {' and no '.join(sorted(names))}"
+        raise ClassNotAccepted(msg)
     if not association.is_established:
         raise _unestablished(association, peer, until)
     routing.install(association, until.note)

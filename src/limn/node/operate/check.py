@@ -31,7 +31,7 @@ from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
 from limn.node.store.disk.evidence import loss_of
-from limn.node.store.journal.schema import JournalError
+from limn.node.store.journal.schema import JournalError, check_not_newer
 from limn.node.store.salvage import fault_of
 
 ENGINE_S = 10.0
@@ -160,6 +160,7 @@ def _space(config: Config) -> str:
 
 
 def _journal(config: Config) -> str:
+    check_not_newer(config.journal_path)
     if fault := fault_of(config.journal_path):
         msg = (
             f"{config.journal_path} is damaged ({fault}); limn serve renames it when it starts "
@@ -182,7 +183,8 @@ def _watched(config: Config) -> str:
         what = not_a_folder(config.watch.folder) or "it can't be reached"
         msg = f"watch.folder {config.watch.folder}: {what}; mount it or mend the path"
         raise ConfigWrong(msg)
-    return f"{config.watch.folder} can be read"
+    images = f", images too: {', '.join(config.watch.formats)}" if config.watch.formats else ""
+    return f"{config.watch.folder} can be read{images}"
 
 
 def _tls(config: Config) -> str:

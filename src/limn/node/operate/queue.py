@@ -122,12 +122,10 @@ def show(config_path: Path, *, as_json: bool) -> None:
 
 
 def _receiving_line(series: ReceivingSeries) -> str:
-    of = f" of {series.expected}" if series.expected else ""
+    animal = f"animal {series.animal} from " if series.animal else ""
+    came = f"{series.came}; " if series.came else ""
     until = f", until {series.until_utc[11:19]} UTC" if series.until_utc else ""
-    return (
-        f"coming in: animal {series.animal} from {series.sender}, {series.slices}{of} slices; "
-        f"waits for {series.waits_for}{until}"
-    )
+    return f"{series.state}: {animal}{series.sender}, {came}{series.needs}{until}"
 
 
 def _node_state(*, runs: bool, ready: bool, silent: bool) -> str:
@@ -160,6 +158,8 @@ def unfinished_scans(
     for row in contoured:
         if row.id not in held:
             yield from _delivery_entries(journal, row, config_path)
+    for number in sorted(journal.scans_with_companions()):
+        yield from _companion_entries(journal, journal.scan(number), config_path)
     followed = journal.newer_versions("contoured")
     for row in journal.ended_badly(now - SHOWN_DAYS * 86400):
         if row.id not in followed:
@@ -278,6 +278,37 @@ def _delivery_entries(
                 status=delivery.status,
                 reason="; ".join(part for part in (why, released) if part),
                 do=f"mend it there, then: {resend_command(row, config_path)}",
+            )
+
+
+def _companion_entries(
+    journal: JournalReader, row: ScanRow, config_path: Path
+) -> Iterator[QueueEntry]:
+    """Forms that follow a structure set which the destination has."""
+    since = float(row.record.get("contoured_at", row.ready_at))
+    for companion in journal.companions(row.id):
+        destination, form = companion.destination, companion.form.upper()
+        if companion.state == "waiting":
+            yield _entry(
+                row,
+                "delivering",
+                since,
+                tries=companion.tries,
+                destination=destination,
+                status=companion.status,
+                reason=form,
+            )
+        elif companion.state == "refused":
+            why = f"{destination} has the structure set, but not its {form}: {companion.status}"
+            yield _entry(
+                row,
+                "refused by peer",
+                since,
+                tries=companion.tries,
+                destination=destination,
+                status=companion.status,
+                reason=why,
+                do=f"mend it, then send both again: {resend_command(row, config_path)}",
             )
 
 

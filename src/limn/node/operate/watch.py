@@ -71,14 +71,14 @@ def _table(
         table.add_column(name, no_wrap=name not in ("details",))
     for series in receiving:
         share = series.slices / series.expected if series.expected else None
-        of = f" of {series.expected}" if series.expected else ""
+        source = f"{series.came} from {series.sender}; " if series.came else f"{series.sender}: "
         table.add_row(
             _text(series.animal),
             "",
             asleep(series.since_utc, now),
-            "coming in",
+            Text(series.state, style=series.light),
             _bar(share),
-            _text(f"{series.slices}{of} slices from {series.sender}; waits for {series.waits_for}"),
+            _text(source + series.needs),
         )
     for entry in entries:
         table.add_row(

@@ -16,12 +16,15 @@ from limn.node.host.lifetime import run_until_stopped, stop_on_signal
 from limn.node.receive.awaiting import ReceivingFile
 from limn.node.receive.commitment_scp import CommitmentProvider
 from limn.node.receive.completeness import Rules
+from limn.node.receive.folder.taken_files import TakenFiles
 from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.handover import Handover
+from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.serve.journal_watch import end_if_replaced
 from limn.node.store.disk.contacts import read_senders
+from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.journal import Journal
 from limn.node.store.retention import Retention
@@ -72,7 +75,7 @@ def run_receiver(config_path: Path) -> None:
         ),
         CommitmentRequester(journal, config.destination, config.receive.ae_title).on_n_event_report,
     )
-    threads = _threads(config, intake, Retention(config, journal, intake.clear), shut)
+    threads = _threads(config, intake, spool, Retention(config, journal, intake.clear), shut)
     run_until_stopped(threads, stopping)
     intake.node_stopping()
     server.shutdown()
@@ -87,23 +90,36 @@ def run_receiver(config_path: Path) -> None:
 
 
 def _threads(
-    config: Config, intake: Intake, retention: Retention, shut: threading.Event
+    config: Config, intake: Intake, spool: Spool, retention: Retention, shut: threading.Event
 ) -> list[threading.Thread]:
     shown = ReceivingFile(config.receiving_path)
+    watch, images = _watches(config, intake, spool)
+
+    def receiving() -> list[ReceivingSeries]:
+        return [*intake.receiving(), *(() if images is None else images.shown())]
+
     threads = [
         threading.Thread(target=intake.run, args=(shut,), name="settle"),
         threading.Thread(target=retention.run, args=(shut,), name="retention"),
-        threading.Thread(target=shown.run, args=(intake.receiving, shut), name="receiving"),
+        threading.Thread(target=shown.run, args=(receiving, shut), name="receiving"),
         threading.Thread(
             target=intake.senders.run, args=(config.senders_path, shut), name="senders"
         ),
     ]
-    if config.watch is not None:
-        watch = FolderWatch(
-            config.watch,
-            intake,
-            config.data_dir / "watched.sqlite",
-            config.receive.max_instance_mb * 2**20,
-        )
+    if watch is not None:
         threads.append(threading.Thread(target=watch.run, args=(shut,), name="watch"))
     return threads
+
+
+def _watches(
+    config: Config, intake: Intake, spool: Spool
+) -> tuple[FolderWatch | None, ImageWatch | None]:
+    """The watch of the folder, and that of the images in it, if the site wants them."""
+    settings = config.watch
+    if settings is None:
+        return None, None
+    images, taken = None, TakenFiles(config.data_dir / "watched.sqlite")
+    if settings.formats:
+        images = ImageWatch(settings, intake, spool, taken, config.settle.hold_s, config.images_dir)
+    max_bytes = config.receive.max_instance_mb * 2**20
+    return FolderWatch(settings, intake, taken, max_bytes, images), images

@@ -24,7 +24,7 @@ from limn.node.serve.journal_watch import JournalWatch
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
-from limn.node.store.journal.schema import JournalError
+from limn.node.store.journal.schema import JournalError, check_not_newer
 from limn.node.store.salvage import replace_damaged
 from limn.node.surprises import LONGEST_PAUSE_S
 
@@ -55,7 +55,7 @@ class Supervisor:
         Raises
         ------
         ConfigWrong
-            If another node already uses this data folder.
+            If another node already uses this data folder, or a newer limn made its journal.
         BundleUnfit
             If the bundle can't be used here.
         """
@@ -110,6 +110,7 @@ class Supervisor:
         if bundle is not None:
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])
             if name == "limn":
+                check_not_newer(config.journal_path)
                 replace_damaged(config, bundle.sha256)
         if shortage := space.shortage(config):
             # It starts all the same: what is in the journal still goes out.

@@ -212,7 +212,9 @@ class Retention:
         if not files:
             return
         row = self._journal.scan(scan_id)
-        undelivered = any(e.state != "delivered" for e in self._journal.deliveries(scan_id))
+        states = {each.state for each in self._journal.deliveries(scan_id)}
+        states |= {each.state for each in self._journal.companions(scan_id)}
+        undelivered = states != {"delivered"}
         if row.state != "contoured" or undelivered:
             # Its series came again after the query above, and is contoured again.
             return

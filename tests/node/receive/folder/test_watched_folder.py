@@ -17,7 +17,7 @@ from limn.node.config import Watch
 from limn.node.dimse.status import OUT_OF_RESOURCES
 from limn.node.receive.folder import missed_files, taken_files, unlinked, watched_folder
 from limn.node.receive.folder.taken_files import FileState
-from limn.node.receive.folder.unlinked import UnlinkedFolder, is_within, read_regular
+from limn.node.receive.folder.unlinked import UnlinkedFolder, is_within, open_regular
 from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.store_result import StoreResult
 from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
@@ -218,15 +218,22 @@ def test_a_file_that_turns_into_a_link_while_it_settles_is_left(tmp_path):
     (secret,) = write_slices(tmp_path / "elsewhere", slices("2")[:1])
     os.utime(secret, ns=(found.st_mtime_ns, found.st_mtime_ns))
     version = (found.st_size, found.st_mtime_ns)
-    assert read_regular(str(path), *version) == path.read_bytes()
+    with open_regular(str(path), *version) as file:
+        assert file.read() == path.read_bytes()
     path.unlink()
     path.symlink_to(secret)
-    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))):
-        read_regular(str(path), *version)
+    with (
+        pytest.raises(OSError, match=re.escape(os.strerror(errno.ELOOP))),
+        open_regular(str(path), *version),
+    ):
+        pass
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(OSError, match="no regular file"):
-        read_regular(str(path), *version)
+    with (
+        pytest.raises(OSError, match="no regular file"),
+        open_regular(str(path), *version),
+    ):
+        pass
     (place.folder / "sub").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert not is_within(str(place.folder / "sub"), place.folder)
     assert is_within(str(place.folder), place.folder)

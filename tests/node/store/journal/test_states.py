@@ -10,6 +10,8 @@ import pytest
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.schema import SCHEMA
 from limn.node.store.journal.states import (
+    COMPANION_EVENTS,
+    COMPANION_TABLE,
     DELIVERY_EVENTS,
     DELIVERY_TABLE,
     PREVIEW_DELIVERY_EVENTS,
@@ -18,6 +20,8 @@ from limn.node.store.journal.states import (
     PREVIEW_TABLE,
     SCAN_EVENTS,
     SCAN_TABLE,
+    CompanionEvent,
+    CompanionState,
     DeliveryEvent,
     DeliveryState,
     PreviewDeliveryEvent,
@@ -31,11 +35,12 @@ from tests.conftest import REPOSITORY
 from tests.support.node.parts import arrived
 
 PAGE = REPOSITORY / "docs" / "states.md"
-HEAD = """# The life of a scan, of a delivery, and of a preview
+HEAD = """# The life of a scan, of a delivery, of a preview, and of a companion
 
 The journal keeps one state for each scan and one for each delivery (a structure set on its way to
 one destination). A scan may have a preview, with a state of its own and deliveries of its own
-(`engine.preview_after_s`). Every change of state goes through one of these tables
+(`engine.preview_after_s`). A companion is a segmentation that follows a structure set to one
+destination (`forms`). Every change of state goes through one of these tables
 (`limn.node.store.journal.states`). The tables refuse an event that stands in no row of a state, and
 the journal logs it.
 A test draws this page from them: `LIMN_DRAW=1 pytest tests/node/store/journal/test_states.py`.
@@ -66,6 +71,7 @@ def test_the_page_shows_the_tables():
     page += drawn("A delivery", DELIVERY_TABLE, DELIVERY_EVENTS)
     page += drawn("A preview", PREVIEW_TABLE, PREVIEW_EVENTS)
     page += drawn("A delivery of a preview", PREVIEW_DELIVERY_TABLE, PREVIEW_DELIVERY_EVENTS)
+    page += drawn("A companion", COMPANION_TABLE, COMPANION_EVENTS)
     if os.environ.get("LIMN_DRAW"):
         PAGE.write_text(page, encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == page
@@ -83,6 +89,7 @@ def test_the_page_shows_the_tables():
             PreviewDeliveryEvent,
             PREVIEW_DELIVERY_EVENTS,
         ),
+        (COMPANION_TABLE, CompanionState, CompanionEvent, COMPANION_EVENTS),
     ],
 )
 def test_every_state_and_event_has_its_place(table, states, events, words):
@@ -101,7 +108,7 @@ def test_the_database_knows_the_same_states():
         {part.strip(" '") for part in found.split(",")}
         for found in re.findall(r"state in \(([^)]*)\)", SCHEMA)
     ]
-    tables = (ScanState, DeliveryState, PreviewState, PreviewDeliveryState)
+    tables = (ScanState, DeliveryState, PreviewState, PreviewDeliveryState, CompanionState)
     assert allowed == [set(states) - {states.NEW} for states in tables]
 
 
@@ -206,3 +213,37 @@ def test_what_a_person_does_follows_the_delivery_table(tmp_path: Path, state):
         assert now.state == DELIVERY_TABLE.get((state, event), state)
         assert bool(done) == ((state, event) in DELIVERY_TABLE)
         journal.close()
+
+
+DO_COMPANION = {
+    CompanionEvent.ACCEPT: lambda journal, each: journal.companion_delivered(each, "0x0000", 3.0),
+    CompanionEvent.POSTPONE: lambda journal, each: journal.companion_postponed(each, "away"),
+    CompanionEvent.REFUSE: lambda journal, each: journal.companion_refused(each, "0xA900"),
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "event"), [*itertools.product([*CompanionState][1:], DO_COMPANION)]
+)
+def test_an_answer_follows_the_companion_table(tmp_path: Path, caplog, state, event):
+    """And the structure set, once it is accepted again, offers it from any state."""
+    journal = Journal(tmp_path / "journal.sqlite")
+    scan, delivery = delivery_in(journal, DeliveryState.WAITING)
+    journal.delivered(delivery, "0x0000", 2.0, ["seg"])
+    (companion,) = journal.companions(scan)
+    if state is CompanionState.DELIVERED:
+        journal.companion_delivered(companion.id, "0x0000", 2.0)
+    elif state is CompanionState.REFUSED:
+        journal.companion_refused(companion.id, "0xA900")
+    (before,) = journal.companions(scan)
+    assert before.state == state
+    DO_COMPANION[event](journal, companion.id)
+    (now,) = journal.companions(scan)
+    after = COMPANION_TABLE.get((state, event))
+    assert (f"seg to tps is {state}: '{event}' is refused" in caplog.messages) == (after is None)
+    assert now == before if after is None else now.state == after
+    journal.resend(scan, ["tps"], 5.0)
+    journal.delivered(delivery, "0x0000", 6.0, ["seg"])
+    (again,) = journal.companions(scan)
+    assert (again.state, again.tries, again.id) == ("waiting", 0, companion.id)
+    journal.close()

@@ -11,14 +11,17 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from limn.node.receive.folder.taken_files import FileState
 
 # Each level of folders takes a descriptor while it is listed.
 MAX_DEPTH = 64
+# Of a file that is copied.
+PIECE_BYTES = 2**22
 _BY_DESCRIPTOR = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 _CLOSE = getattr(os, "O_CLOEXEC", 0)
 _TO_LIST = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | _CLOSE
@@ -99,13 +102,38 @@ class UnlinkedFolder:
             If it, or a folder above it, has become a link, or it is no regular file of this size
             and time any more.
         """
+        with self._regular(path, size, modified_ns) as file:
+            return _whole(file, size)
+
+    def copy(self, path: str, state: FileState, to: Path) -> None:
+        """Copy a file that `files` found, piece by piece.
+
+        Raises
+        ------
+        OSError
+            As `read`; and if the copy can't be written.
+        """
+        copied = 0
+        with self._regular(path, state.size, state.modified_ns) as file, to.open("xb") as copy:
+            while piece := file.read(PIECE_BYTES):
+                copy.write(piece)
+                copied += len(piece)
+        if copied != state.size:
+            raise OSError(errno.EAGAIN, "it changed while it was read")
+
+    @contextmanager
+    def _regular(self, path: str, size: int, modified_ns: int) -> Iterator[BinaryIO]:
+        """Open a file that `files` found; as `open_regular`."""
         if not _BY_DESCRIPTOR:
             if not is_within(os.path.dirname(path), self._real):  # noqa: PTH120
                 raise OSError(errno.ELOOP, "it leads out of the folder")
-            return read_regular(path, size, modified_ns)
+            with open_regular(path, size, modified_ns) as file:
+                yield file
+            return
         *folders, name = Path(path).relative_to(self._folder).parts
         with ExitStack() as opened:
-            return read_regular(name, size, modified_ns, self._open(opened, folders, _TO_PASS))
+            at = self._open(opened, folders, _TO_PASS)
+            yield opened.enter_context(open_regular(name, size, modified_ns, at))
 
     def _open(self, opened: ExitStack, folders: tuple[str, ...] | list[str], last: int) -> int:
         """Open the folder, or one below it, with the flags ``last``; a descriptor."""
@@ -206,8 +234,11 @@ def is_within(path: str, real: Path) -> bool:
         return False
 
 
-def read_regular(path: str, size: int, modified_ns: int, folder: int | None = None) -> bytes:
-    """Read a file if it is still a regular one of this size and time; never waits for a pipe.
+@contextmanager
+def open_regular(
+    path: str, size: int, modified_ns: int, folder: int | None = None
+) -> Iterator[BinaryIO]:
+    """Open a file if it is still a regular one of this size and time; never waits for a pipe.
 
     Parameters
     ----------
@@ -224,7 +255,11 @@ def read_regular(path: str, size: int, modified_ns: int, folder: int | None = No
             raise OSError(errno.EINVAL, "no regular file any more")
         if (found.st_size, found.st_mtime_ns) != (size, modified_ns):
             raise OSError(errno.EAGAIN, "it has changed since it was found")
-        contents = file.read(size + 1)
+        yield file
+
+
+def _whole(file: BinaryIO, size: int) -> bytes:
+    contents = file.read(size + 1)
     if len(contents) != size:
         raise OSError(errno.EAGAIN, "it changed while it was read")
     return contents

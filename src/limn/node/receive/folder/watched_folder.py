@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from limn.node.receive.folder.missed_files import MAX_LOGGED, MissedFiles, folde
 from limn.node.receive.folder.taken_files import FileState, TakenFiles
 from limn.node.receive.folder.unlinked import FoundFile, UnlinkedFolder
 from limn.node.receive.gathering import Source
+from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.intake import Intake
 from limn.node.surprises import Surprises, fault
 
@@ -65,16 +66,22 @@ class FolderWatch:
     """One watched folder."""
 
     def __init__(
-        self, settings: Watch, intake: Intake, memory: Path, max_bytes: int = 2**29
+        self,
+        settings: Watch,
+        intake: Intake,
+        memory: TakenFiles | Path,
+        max_bytes: int = 2**29,
+        images: ImageWatch | None = None,
     ) -> None:
         self._settings = settings
         self._max_bytes = max_bytes
+        self._images = images
         self._left_alone: set[str] = set()
         self._surprises: dict[str, FileState] = {}
         self._refused: list[tuple[str, str]] = []
         self._folder = UnlinkedFolder(settings.folder)
         self._intake = intake
-        self._taken = TakenFiles(memory)
+        self._taken = memory if isinstance(memory, TakenFiles) else TakenFiles(memory)
         self._missed = MissedFiles()
         # Folders of which files were taken, and those that the share's absence keeps open.
         self._fed: set[str] = set()
@@ -95,6 +102,8 @@ class FolderWatch:
                 continue
             try:
                 self._look(time.monotonic())
+                if self._images is not None and self._reachable:
+                    self._images.work(time.monotonic(), stopping)
             except Exception as error:
                 if surprises.note(self, error):
                     log.error(
@@ -106,6 +115,8 @@ class FolderWatch:
             else:
                 surprises.is_over(self)
         self._stop_observer()
+        if self._images is not None:
+            self._images.stop()
 
     def _look(self, now_s: float) -> None:
         if self._notified.is_set() or now_s >= self._next_scan_s:
@@ -137,7 +148,10 @@ class FolderWatch:
             log.info("watched folder %s is back", one_line(self._settings.folder))
             self._reachable = True
         self._start_observer()
-        for found in self._folder.files():
+        files: Iterable[FoundFile] = self._folder.files()
+        if self._images is not None:
+            files = self._images.look(list(files), now_s)
+        for found in files:
             with self._guard(found.path, found.state):
                 self._note(found, now_s)
 

@@ -24,6 +24,7 @@ class ReceivingSeries:
     expected : how many slices the site or the headers announce
     waits_for : what it waits for
     until_utc : when that wait ends if nothing comes; empty while an association must end first
+    light : "red" for an image of another format of which a person must say or mend something
     """
 
     animal: str
@@ -34,6 +35,23 @@ class ReceivingSeries:
     expected: int | None
     waits_for: str
     until_utc: str
+    light: str = ""
+
+    @property
+    def state(self) -> str:
+        """Whether it comes in by itself."""
+        return "needs a person" if self.light else "coming in"
+
+    @property
+    def came(self) -> str:
+        """How much has come; empty for an image, which is no series yet."""
+        of = f" of {self.expected}" if self.expected else ""
+        return f"{self.slices}{of} slices" if self.series_instance_uid else ""
+
+    @property
+    def needs(self) -> str:
+        """What it waits for, or what a person must do."""
+        return self.waits_for if self.light else f"waits for {self.waits_for}"
 
 
 def write_receiving(path: Path, series: Sequence[ReceivingSeries], now: float) -> None:

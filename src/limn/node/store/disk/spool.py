@@ -24,6 +24,8 @@ RELEASED = "released.json"
 RELEASED_BYTES = 512
 MAX_SENDER = 60
 REMOVED = "removed.json"
+# In the folder of a CT series that limn made of an image; no peer has it from elsewhere.
+MADE = "made-of-an-image"
 # Beside a structure set: what folders want of the scan in other forms.
 FORMS_DIR = "forms"
 # Prefix of a folder that is being removed and counts as no series. After it the name gives the
@@ -195,6 +197,12 @@ class Spool:
             raise SpoolFull(str(error)) from error
         self._used.add(path.stat().st_size)
         return path
+
+    def mark_made(self, series_instance_uid: str) -> None:
+        """Note durably that limn made a series, of which an instance was placed."""
+        path = self.folder(series_instance_uid) / MADE
+        make_private_file(path)
+        fsync_folder(path.parent)
 
     def mark_released(self, series_instance_uid: str, released: Released) -> None:
         """Note that every association of a series was released; read after a restart."""

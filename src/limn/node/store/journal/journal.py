@@ -23,6 +23,7 @@ from typing import Any
 
 from limn.node.store.disk.evidence import note_number
 from limn.node.store.journal.animal_journal import COLUMNS, AnimalJournal, insert_scan
+from limn.node.store.journal.companion_journal import offer_companions
 from limn.node.store.journal.rows import Arrived, ScanRow
 from limn.node.store.journal.schema import LIVE
 from limn.node.store.journal.states import (
@@ -339,11 +340,16 @@ class Journal(AnimalJournal):
                 )
                 withdraw_previews(db, scan_id)
 
-    def delivered(self, delivery_id: int, status: str, accepted_at: float) -> None:
-        """Note that a destination accepted the structure set."""
+    def delivered(
+        self, delivery_id: int, status: str, accepted_at: float, forms: Sequence[str] = ()
+    ) -> None:
+        """Note that a destination accepted the structure set; these forms follow it there."""
         # The first acceptance stopped the clock; a resend does not change that time.
         columns = "status = ?, accepted_at = coalesce(accepted_at, ?), tries = tries + 1"
-        self._write_answer(delivery_id, DeliveryEvent.ACCEPT, columns, (status, accepted_at))
+        with self._transaction() as db:
+            accept, values = DeliveryEvent.ACCEPT, (status, accepted_at)
+            if move_delivery(db, delivery_id, accept, columns, values):
+                offer_companions(db, delivery_id, forms)
 
     def postponed(self, delivery_id: int, status: str, next_at: float) -> None:
         """Note that a destination can't be reached or has no room; next try at ``next_at``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from limn.node.store.journal.companion_journal import CompanionJournal
 from limn.node.store.journal.rows import PreviewDeliveryRow, PreviewRow, preview_uids
 from limn.node.store.journal.states import (
     PREVIEW_DELIVERY_TABLE,
@@ -23,10 +24,9 @@ from limn.node.store.journal.transitions import (
     next_of_preview,
     withdraw_previews,
 )
-from limn.node.store.journal.writable_journal import WritableJournal
 
 
-class PreviewJournal(WritableJournal):
+class PreviewJournal(CompanionJournal):
     """The transitions of previews."""
 
     def begin_preview(self, scan_id: int) -> PreviewRow | None:

@@ -235,6 +235,25 @@ class Look:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class CompanionRow:
+    """Another form of a structure set's contours, on its way to a destination that has that one.
+
+    Attributes
+    ----------
+    state : "waiting", "delivered" or "refused"
+    """
+
+    id: int
+    structure_set: int
+    destination: str
+    form: str
+    state: str
+    tries: int
+    status: str
+    accepted_at: float | None
+
+
 def preview_uids(structure_set: StructureSetRow) -> tuple[str, str]:
     """SOP and Series Instance UID of a scan's preview; they follow from its structure set's."""
     seed = structure_set.sop_instance_uid
@@ -249,6 +268,11 @@ def structure_set_row(row: sqlite3.Row) -> StructureSetRow:
 def delivery_row(row: sqlite3.Row) -> DeliveryRow:
     """A row of SQLite as a value."""
     return DeliveryRow(**{name: row[name] for name in DeliveryRow.__dataclass_fields__})
+
+
+def companion_row(row: sqlite3.Row) -> CompanionRow:
+    """A row of SQLite as a value."""
+    return CompanionRow(**{name: row[name] for name in CompanionRow.__dataclass_fields__})
 
 
 def preview_row(row: sqlite3.Row) -> PreviewRow:

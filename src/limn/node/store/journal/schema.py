@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
@@ -13,7 +14,8 @@ from limn.domain.errors import ConfigWrong
 # Until version 3 no scan could have a preview. Until version 4 no decision had a name.
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
 # animal. Until version 6 no person could name one of several animals. Until version 7 nobody could
-# note that a person had looked at a scan, and several animals were never one file.
+# note that a person had looked at a scan, several animals were never one file, and nothing but
+# structure sets and previews went to a destination.
 VERSION = 8
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
@@ -144,6 +146,23 @@ create table if not exists look (
     person text not null,
     at real not null
 );
+create table if not exists companion_delivery (
+    id integer primary key,
+    structure_set integer not null references structure_set(id),
+    destination text not null,
+    form text not null,
+    state text not null check (state in ('waiting', 'delivered', 'refused')),
+    tries integer not null default 0,
+    status text not null default '',
+    accepted_at real,
+    unique (structure_set, destination, form)
+);
+create table if not exists sent_series (
+    series_instance_uid text not null,
+    destination text not null,
+    sent_at real not null,
+    primary key (series_instance_uid, destination)
+);
 """
 )
 # What the engine asks every half second, and the queue: few rows of many.
@@ -156,6 +175,7 @@ create index if not exists delivery_by_state on delivery(state, destination);
 create index if not exists preview_delivery_by_state on preview_delivery(state, destination);
 create index if not exists scan_by_predecessor on scan(predecessor) where predecessor is not null;
 create index if not exists look_by_scan on look(scan);
+create index if not exists companion_delivery_by_state on companion_delivery(state, destination);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that the journal of an earlier limn lacks, or has under another name.
@@ -202,6 +222,35 @@ def is_damaged(error: Exception) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def check_not_newer(path: Path) -> None:
+    """Refuse the journal of a newer limn before any process of a node starts.
+
+    A file that is damaged or gone passes: who mends journals looks at that.
+
+    Raises
+    ------
+    ConfigWrong
+        Says which versions, and what to do.
+    """
+    if not path.is_file():
+        return
+    try:
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            (version,) = db.execute("pragma user_version").fetchone()
+    except sqlite3.Error:
+        return
+    if version > VERSION:
+        raise _newer(path, version)
+
+
+def _newer(path: Path, version: int) -> ConfigWrong:
+    return ConfigWrong(
+        f"{path} was made by a newer limn (journal version {version}, this limn knows {VERSION}); "
+        "install that limn again, or put the backup back that was made before it (docs/backup.md)"
+    )
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring those of an earlier limn up to date, in one transaction.
 
@@ -228,11 +277,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("pragma user_version").fetchone()
     if version > VERSION:
-        msg = (
-            f"{path} was made by a newer limn (journal version {version}, this limn knows "
-            f"{VERSION}); install that limn again"
-        )
-        raise ConfigWrong(msg)
+        raise _newer(path, version)
     _execute(db, SCHEMA)
     if version < VERSION:
         _update_columns(db)

@@ -1,4 +1,4 @@
-"""The life of a scan, a delivery and a preview as tables: (state, event) -> state.
+"""The life of a scan, a delivery, a preview and a companion as tables: (state, event) -> state.
 
 The journal looks up every change of a state here. It refuses and logs an event that the table
 does not list for the state.
@@ -105,6 +105,24 @@ class PreviewDeliveryEvent(StrEnum):
     LOSE = "lose"
 
 
+class CompanionState(StrEnum):
+    """The state of what follows a structure set to one destination. ``new``: not in the journal."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+
+
+class CompanionEvent(StrEnum):
+    """What happens to what follows a structure set; `COMPANION_EVENTS` describes each."""
+
+    OFFER = "offer"
+    ACCEPT = "accept"
+    POSTPONE = "postpone"
+    REFUSE = "refuse"
+
+
 SCAN_EVENTS: Mapping[ScanEvent, str] = MappingProxyType(
     {
         ScanEvent.SETTLE: "The receiver hands over a complete series.",
@@ -151,6 +169,14 @@ PREVIEW_DELIVERY_EVENTS: Mapping[PreviewDeliveryEvent, str] = MappingProxyType(
         PreviewDeliveryEvent.REFUSE: "The destination refuses it.",
         PreviewDeliveryEvent.WITHDRAW: "The scan has ended or has its structure set.",
         PreviewDeliveryEvent.LOSE: "The engine ended while it was sent; it is not sent again.",
+    }
+)
+COMPANION_EVENTS: Mapping[CompanionEvent, str] = MappingProxyType(
+    {
+        CompanionEvent.OFFER: "The destination has the structure set, for the first time or again.",
+        CompanionEvent.ACCEPT: "The destination has taken it too.",
+        CompanionEvent.POSTPONE: "The destination can't be reached or has no room; tried later.",
+        CompanionEvent.REFUSE: "The destination refuses it, or it was not made; somebody must act.",
     }
 )
 
@@ -219,6 +245,17 @@ PREVIEW_DELIVERY_TABLE: PreviewDeliveryTable = MappingProxyType(
             PreviewDeliveryState.WAITING,
             PreviewDeliveryEvent.WITHDRAW,
         ): PreviewDeliveryState.WITHDRAWN,
+    }
+)
+COMPANION_TABLE: Mapping[tuple[CompanionState, CompanionEvent], CompanionState] = MappingProxyType(
+    {
+        (CompanionState.NEW, CompanionEvent.OFFER): CompanionState.WAITING,
+        (CompanionState.WAITING, CompanionEvent.OFFER): CompanionState.WAITING,
+        (CompanionState.DELIVERED, CompanionEvent.OFFER): CompanionState.WAITING,
+        (CompanionState.REFUSED, CompanionEvent.OFFER): CompanionState.WAITING,
+        (CompanionState.WAITING, CompanionEvent.ACCEPT): CompanionState.DELIVERED,
+        (CompanionState.WAITING, CompanionEvent.POSTPONE): CompanionState.WAITING,
+        (CompanionState.WAITING, CompanionEvent.REFUSE): CompanionState.REFUSED,
     }
 )
 # The destination has the preview, or may have it.
