@@ -25,6 +25,7 @@ from limn.node.host.certs import CA, CERT, valid_until
 from limn.node.host.engine_tls import check_given, security_of
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.serve import prometheus
+from limn.node.serve.board_check import check_board
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
@@ -57,6 +58,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
         (receives, "journal", "", lambda: _journal(config)),
         (receives, "watched folder", "", lambda: _watched(config)),
         (receives, "TLS with DICOM peers", "", lambda: _tls(config)),
+        (receives, "board", "", lambda: _board(config)),
         (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
         (True, "ports", "data folder", lambda: _ports(config, only)),
         *(
@@ -164,6 +166,13 @@ def _tls(config: Config) -> str:
     if not ends:
         return "none: no tls table is set"
     return f"certificates are valid until {min(ends):%Y-%m-%d}"
+
+
+def _board(config: Config) -> str:
+    text = check_board(config)
+    if config.board is None or config.board.tls is None:
+        return text
+    return f"{text}; certificate valid until {_expiry(config.board.tls.certificate):%Y-%m-%d}"
 
 
 def _expiry(certificate: Path) -> datetime:
