@@ -125,7 +125,11 @@ class Board:
             path=request.url.path,
             visitor=visitor,
             identity=identity,
-            **{name: self._names.over(value) for name, value in values.items()},
+            # What this person typed is shown as it is.
+            **{
+                name: value if isinstance(value, Choice) else self._names.over(value)
+                for name, value in values.items()
+            },
         )
         answer = HTMLResponse(text, status)
         if is_new:
