@@ -71,7 +71,8 @@ def test_no_page_and_no_table_has_a_name(site, full, person):
             for name in NAMES:
                 assert name not in answer.text, (path, name)
     page = browser.get("/scan-00001").text
-    assert "<h1>scan-00001 " in page
+    assert "<h1>scan-00001</h1>" in page
+    assert f'<th scope="row">PatientID</th><td>{OTHER}</td>' in page
     assert "scan-00003 or scan-00004?" not in page
     assert f"scan-00001 or scan-00004? it lies as {NO_NUMBER} did" in page
     assert f"PatientID {OTHER}, but scan-00003 in a slice" in browser.get("/scan-00002").text

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from limn.node.board.addresses import network_of
 
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
         self._door = door
         self._raw = raw
         self._early = b""
-        self._lost = False
+        self._made = self._lost = False
         self._waits_since_s = time.monotonic()
         self._asked: tuple[object, float] = (None, 0.0)
         self._stuck_since_s: float | None = None
@@ -59,6 +59,7 @@ class Connection(H11Protocol):
         if self._lost:
             transport.abort()
             return
+        self._made = True
         super().connection_made(transport)
         if early := self._early:
             self._early = b""
@@ -66,7 +67,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """What the client sends; the first of it may come before TLS says that it is made."""
-        if self.flow is None:
+        if not self._made:
             self._early += data
             return
         super().data_received(data)
@@ -75,7 +76,7 @@ class Connection(H11Protocol):
         """The client is gone."""
         self._door.forget(self)
         self._lost = True
-        if self.flow is not None:
+        if self._made:
             super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
@@ -96,7 +97,8 @@ class Connection(H11Protocol):
     @property
     def only_waits(self) -> bool:
         """Whether nothing is being answered here."""
-        return self.cycle is None or self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
 
     def overdue(self, now_s: float, patience: Patience) -> bool:
         """Whether the client's time is over."""
@@ -112,7 +114,7 @@ class Connection(H11Protocol):
 
     def abort(self) -> None:
         """Close it now, whatever is still to be sent."""
-        (self._raw if self.flow is None else self.transport).abort()
+        (self.transport if self._made else self._raw).abort()
 
 
 class Door:

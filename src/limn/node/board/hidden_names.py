@@ -76,6 +76,9 @@ def _over(value: Any, names: Mapping[str, str]) -> Any:
             key: own[inner] if key in _NAME_FIELDS and inner in own else _over(inner, own)
             for key, inner in value.items()
         }
+    if isinstance(value, tuple) and value[:1] == ("PatientID",):
+        # A fact of a scan: its number is no PatientID.
+        return "PatientID", OTHER
     if isinstance(value, tuple | list):
         return type(value)(_over(each, names) for each in value)
     if is_dataclass(value) and not isinstance(value, type):
