@@ -15,6 +15,7 @@ from pynetdicom.sop_class import Verification
 from limn.cli import exits, main
 from limn.node.config import load_config
 from limn.node.host import certs
+from limn.node.serve.board_check import check_board_files
 from limn.node.store.disk.board_accounts import Account, accounts_to_change
 from tests.conftest import BUNDLE, free_port
 from tests.support.node.parts import Archive, peer
@@ -222,6 +223,8 @@ def test_a_board_for_other_computers(site: Site) -> None:
     with accounts_to_change(path) as accounts:
         accounts.clear()
     assert "nobody has an account" in site.fails("board")
+    # The node contours all the same, as long as its key can be used.
+    check_board_files(load_config(site.config))
     (folder / "key.pem").chmod(0o644)
     assert "chmod 600" in site.fails("board")
 

@@ -21,6 +21,8 @@ _NAME_FIELDS = ("animal", "animal_name")
 # As a reason of limn has them: PatientID 'M7', but 'M8' in the series.
 _ABOUT_NAMES = re.compile(r"Patient|\banimal\b")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+# UIDs, times and counts, which no name is part of.
+_NUMBERS = re.compile(r"[\d.:]*")
 # What is asked of the journal at most so often.
 KNOWN_S = 2.0
 
@@ -57,6 +59,7 @@ class HiddenNames:
             found = {
                 series.animal: NO_NUMBER
                 for series in read_receiving(self._config.receiving_path, time.time())
+                if series.animal
             }
             with journal_to_read(self._config) as journal:
                 found |= journal.newest_of_animals() if journal is not None else {}
@@ -65,31 +68,34 @@ class HiddenNames:
 
 
 def _over(value: Any, names: Mapping[str, str]) -> Any:
+    found = value
     # Not a text that is HTML already, whose parts went through here.
     if type(value) is str:
-        return _text(value, names)
-    if isinstance(value, Path):
-        return Path(_text(str(value), names))
-    if isinstance(value, Mapping):
+        found = _text(value, names)
+    elif isinstance(value, Path):
+        found = Path(_text(str(value), names))
+    elif isinstance(value, Mapping):
         own = {**names, **_own(value)}
-        return {
-            key: own[inner] if key in _NAME_FIELDS and inner in own else _over(inner, own)
-            for key, inner in value.items()
-        }
-    if isinstance(value, tuple) and value[:1] == ("PatientID",):
+        found = {key: _over(each, own) for key, each in value.items()}
+    elif isinstance(value, tuple | list):
         # A fact of a scan: its number is no PatientID.
-        return "PatientID", OTHER
-    if isinstance(value, tuple | list):
-        return type(value)(_over(each, names) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
-        own = dict(names)
-        for part in inner.values():
-            # A page of one scan has its row as a part, and its name in other parts.
-            own |= _own(_values(part))
-        own |= _own(_values(value))
-        return replace(value, **{key: _over(each, own) for key, each in inner.items()})
-    return value
+        is_id = tuple(value[:1]) == ("PatientID",)
+        found = type(value)(
+            OTHER if is_id and k else _over(each, names) for k, each in enumerate(value)
+        )
+    elif is_dataclass(value) and not isinstance(value, type):
+        found = _over_dataclass(value, names)
+    return found
+
+
+def _over_dataclass(value: Any, names: Mapping[str, str]) -> Any:
+    inner = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+    own = dict(names)
+    for part in inner.values():
+        # A page of one scan has its row as a part, and its name in other parts.
+        own |= _own(_values(part))
+    own |= _own(_values(value))
+    return replace(value, **{key: _over(each, own) for key, each in inner.items()})
 
 
 def _values(value: Any) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _own(values: Mapping[Any, Any]) -> dict[str, str]:
 def _text(text: str, names: Mapping[str, str]) -> str:
     if text in names:
         return names[text]
-    if " " not in text and "'" not in text:
+    if _NUMBERS.fullmatch(text):
         return text
     if _ABOUT_NAMES.search(text):
         text = _QUOTED.sub(lambda found: names.get(found[0][1:-1], OTHER), text)

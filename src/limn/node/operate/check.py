@@ -58,7 +58,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
         (receives, "journal", "", lambda: _journal(config)),
         (receives, "watched folder", "", lambda: _watched(config)),
         (receives, "TLS with DICOM peers", "", lambda: _tls(config)),
-        (receives, "board", "", lambda: _board(config)),
+        (receives and config.board is not None, "board", "", lambda: _board(config)),
         (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
         (True, "ports", "data folder", lambda: _ports(config, only)),
         *(
