@@ -21,6 +21,8 @@ import uvicorn
 from limn.node.board import guard
 from limn.node.board.app import Board
 from limn.node.board.door import MOST_OF_ADDRESS, Door, Patience
+from limn.node.board.streams import MOST_OF_ADDRESS as STREAMS_OF_ADDRESS
+from limn.node.board.streams import MOST_OF_BROWSER, MOST_STREAMS, Streams
 from limn.node.config import load_config
 from limn.node.host import certs
 from tests.conftest import free_port
@@ -138,7 +140,7 @@ def test_a_thousand_streams_leave_the_page_for_others(process):
         refused += head.startswith(b"HTTP/1.1 503")
         gone += not head
         client.close()
-    assert 0 < followed <= 24
+    assert 0 < followed <= STREAMS_OF_ADDRESS
     assert followed + refused + gone == 1000
     assert refused > 0
     # Those that were left are free again.
@@ -150,6 +152,20 @@ def test_a_thousand_streams_leave_the_page_for_others(process):
             answer = client.recv(200)
     assert answer.startswith(b"HTTP/1.1 200")
     assert "Traceback" not in process.log.read_text()
+
+
+def test_streams_are_counted_in_all_by_browser_and_by_address():
+    """One that was refused counts nowhere; one that ended makes room."""
+    counted = Streams()
+    assert [counted.enter("a", "10.0.0.7") for _ in range(MOST_OF_BROWSER + 1)].count(True) == (
+        MOST_OF_BROWSER
+    )
+    entered = [counted.enter(f"b{k}", "10.0.0.7") for k in range(MOST_STREAMS)].count(True)
+    assert entered == STREAMS_OF_ADDRESS - MOST_OF_BROWSER
+    others = [counted.enter(f"c{k}", f"10.0.1.{k}") for k in range(MOST_STREAMS)].count(True)
+    assert others == MOST_STREAMS - STREAMS_OF_ADDRESS
+    counted.leave("a", "10.0.0.7")
+    assert [counted.enter("a", "10.0.0.7") for _ in range(2)] == [True, False]
 
 
 def test_clients_that_never_ask_keep_nobody_out(process):
@@ -176,7 +192,7 @@ def _is_closed(client):
 class Impatient:
     """The board with a tenth of its patience, in a thread; what is asked of a process is above."""
 
-    patience = Patience(request_s=1.0, taken_s=2.0, answer_s=12.0)
+    patience = Patience(request_s=1.0, taken_s=2.0, answer_s=5.0)
 
     def __init__(self, site, monkeypatch):
         monkeypatch.setattr(guard, "FORM_S", 1.0)
@@ -277,7 +293,13 @@ def test_a_head_without_end_is_not_kept(process):
     [
         *("/scan-00001/file/../../../limn.toml", "/scan-00001/file/..", "/../../etc/passwd"),
         *("/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "//etc/passwd"),
-        *("/scan-00001/file/%2e%2e%2f%2e%2e%2f%2e%2e%2flimn.toml", "/static/%00", "*", "x"),
+        *(
+            "/scan-00001/file/%2e%2e%2f%2e%2e%2f%2e%2e%2flimn.toml",
+            "/static/%00",
+            "*",
+            "x",
+            "/static/..",
+        ),
         *("http://evil.example/scan-00001", "/%ff%fe", "/scan-00001%0d%0aX: y"),
     ],
 )

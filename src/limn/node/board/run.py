@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 KEPT_S = 5
 # Of the head of a request; browsers send some 2 KiB.
 MOST_HEAD_BYTES = 16384
+# The contours come first: whoever asks for pages without end gets what they leave.
+NICE = 5
 # It only answers who asks; its work never stands still for others.
 SILENT_MAY_BE_S = 1e9
 
@@ -41,6 +44,8 @@ def run_board(config_path: Path) -> None:
         raise ConfigWrong("the config has no [board]")
     oplog.set_up(config.data_dir, "board", config.log)
     lifetime.end_with_supervisor()
+    if os.name == "posix":
+        os.nice(NICE)
     HEART.allow(SILENT_MAY_BE_S)
     # It says each request that it can't read, and who sends those may send millions.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
