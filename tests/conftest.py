@@ -91,6 +91,8 @@ SLOW_FILES = [
     "node/dimse/test_deadline",
     "node/operate/test_check",
     "node/batch/test_many_folders",
+    "node/board/test_siege",
+    "node/board/test_accounts",
     "node/store/test_retention",
     "node/store/test_evidence",
     "node/store/test_salvage",

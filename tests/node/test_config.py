@@ -85,6 +85,13 @@ WHOLE = {
     "metrics.port": "9112",
     "health.destination_limit_s": "300",
     "health.held_limit_s": "600",
+    "board.host": '"0.0.0.0"',
+    "board.port": "8114",
+    "board.names": '["board.example", "10.0.0.2:443", "[2001:db8::1]"]',
+    "board.animals": '"hidden"',
+    "board.asleep_limit_min": "60",
+    "board.tls.certificate": '"board.pem"',
+    "board.tls.key": '"board.key"',
     "retention.spool_days": "30",
     "retention.results_days": "365",
     "destination.kind": '"dicom"',
@@ -189,6 +196,15 @@ WRONG = [
     ("log.max_mb", "0"),
     ("log.keep", "0"),
     ("metrics.host", '""'),
+    ("board.host", '""'),
+    ("board.port", "0"),
+    ("board.names", '["https://board.example"]'),
+    ("board.names", '["board example"]'),
+    ("board.names", '[""]'),
+    ("board.animals", '"some"'),
+    ("board.asleep_limit_min", "0"),
+    ("board.tls", "true"),
+    ("board.tls.key", "3"),
     ("metrics.port", "0"),
     ("health.destination_limit_s", "0"),
     ("health.held_limit_s", "-1"),
@@ -439,6 +455,43 @@ def test_metrics_have_a_port_of_their_own(tmp_path):
     """The page would take the scanner's port, or the engine's."""
     text = toml(WHOLE | {"metrics.port": WHOLE["receive.port"]})
     assert "metrics.port is 11112" in refusal(tmp_path, text)
+
+
+BOARD = LEAST + "[board]\n"
+BOARD_TLS = '[board.tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
+
+
+@pytest.mark.parametrize("host", ["::", "10.0.0.2", "ct-1.example", "2001:db8::1"])
+def test_a_board_for_others_needs_tls(tmp_path, host):
+    """The message names the key, and says what would be seen without."""
+    text = refusal(tmp_path, f'{BOARD}host = "{host}"\nnames = ["x"]\n')
+    assert f"board: Value error, host {host} lets other computers in: [board.tls] must" in text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
+def test_a_board_for_this_computer_needs_nothing(tmp_path, host):
+    """As before there were accounts."""
+    board = load(tmp_path, f'{BOARD}host = "{host}"\n').board
+    assert board is not None
+    assert (board.leaves_this_computer, board.hides_animals) == (False, False)
+
+
+def test_a_board_on_every_address_needs_its_names(tmp_path):
+    """Or a page of another site could lead its own name there."""
+    every = f'{BOARD}host = "0.0.0.0"\n{BOARD_TLS}'
+    assert "names must list the host names" in refusal(tmp_path, every)
+    one = load(tmp_path, f'{BOARD}host = "10.0.0.2"\n{BOARD_TLS}').board
+    assert one is not None
+    assert (one.leaves_this_computer, one.hides_animals) == (True, True)
+    assert one.tls is not None
+    assert one.tls.key == tmp_path / "a.key"
+
+
+@pytest.mark.parametrize("key", ["receive.port", "engine.port", "metrics.port"])
+def test_the_board_has_a_port_of_its_own(tmp_path, key):
+    """Another part of the node listens there."""
+    text = refusal(tmp_path, toml(WHOLE | {"board.port": WHOLE[key]}))
+    assert f"board.port {WHOLE[key]} is that of another part" in text
 
 
 def test_nothing_is_removed_and_no_page_is_open_by_default(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ Scheduler = Annotated[str, Field(pattern=r"^(local|tls://[A-Za-z0-9.-]+:[0-9]{1,
 # end.
 PlainText = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$")]
 Network = IPvAnyNetwork
+# A host name or address as a browser has it in its address bar; with a port where one leads here.
+BoardName = Annotated[
+    str,
+    Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)(:[0-9]{1,5})?$"),
+]
 RoiName = Annotated[PlainText, Field(max_length=64)]
 # Images of other formats than DICOM that a watched folder may take.
 ImageFormat = Literal["nifti", "nrrd", "metaimage", "skyscan", "inveon"]
@@ -300,12 +306,57 @@ class RetentionSettings(_Table):
     results_days: Annotated[float, Field(gt=0)] | None = None
 
 
-class BoardSettings(_Table):
-    """The web pages of the node, for people at this computer."""
+class BoardTls(_Table):
+    """Certificate and key of the board, which browsers must trust: PEM files."""
 
-    host: Literal["127.0.0.1"] = "127.0.0.1"
+    certificate: Path
+    key: Path
+
+    def below(self, folder: Path) -> BoardTls:
+        """A copy whose relative paths are taken from ``folder``."""
+        return BoardTls(certificate=folder / self.certificate, key=folder / self.key)
+
+
+class BoardSettings(_Table):
+    """The web pages of the node: at this computer, or with TLS and accounts at others (D-245)."""
+
+    host: Host = "127.0.0.1"
     port: Port = 8114
+    names: tuple[BoardName, ...] = ()
+    tls: BoardTls | None = None
+    animals: Literal["shown", "hidden"] | None = None
     asleep_limit_min: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def leaves_this_computer(self) -> bool:
+        """Whether other computers can reach it."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+    @property
+    def hides_animals(self) -> bool:
+        """Whether scan numbers stand in the place of animals' names."""
+        return self.animals == "hidden" or (self.animals is None and self.leaves_this_computer)
+
+    @model_validator(mode="after")
+    def _safe_beyond_this_computer(self) -> BoardSettings:
+        if not self.leaves_this_computer:
+            return self
+        if self.tls is None:
+            msg = (
+                f"host {self.host} lets other computers in: [board.tls] must name certificate and "
+                "key, or passwords and names would go over the wire as text"
+            )
+            raise ValueError(msg)
+        if self.host in ("0.0.0.0", "::") and not self.names:  # noqa: S104 - it is refused
+            msg = (
+                f"host {self.host} is every address of this host: names must list the host names "
+                "or addresses by which browsers call the board, as those in the certificate"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class DicomDestination(_Table):
@@ -416,6 +467,14 @@ class Config(_Table):
         return self
 
     @model_validator(mode="after")
+    def _board_port_differs(self) -> Config:
+        others = (self.receive.port, self.engine.port, self.metrics.port)
+        if self.board is not None and self.board.port in (*others, *self.engine.worker_ports):
+            msg = f"board.port {self.board.port} is that of another part of the node"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _destinations_differ(self) -> Config:
         names = [destination.name for destination in self.destination]
         if len(set(names)) < len(names):
@@ -517,6 +576,11 @@ class Config(_Table):
         """Signs of life of processes and threads; see `heartbeat`."""
         return self.data_dir / "heartbeats"
 
+    @property
+    def board_accounts_path(self) -> Path:
+        """Who may sign in to the board; see `limn.node.store.disk.board_accounts`."""
+        return self.data_dir / "board-accounts.json"
+
     def heartbeat_path(self, process: str) -> Path:
         """Written by a process while its work moves; see `heartbeat`."""
         return self.heartbeats_dir / process
@@ -527,7 +591,7 @@ class Config(_Table):
 
     def paths_resolved(self, folder: Path) -> Config:
         """A copy whose relative paths are taken from ``folder``."""
-        watch, tls_dir = self.watch, self.engine.tls_dir
+        watch, tls_dir, board = self.watch, self.engine.tls_dir, self.board
         return self.model_copy(
             update={
                 "data_dir": _below(folder, self.data_dir),
@@ -546,6 +610,8 @@ class Config(_Table):
                 "engine": self.engine.model_copy(
                     update={"tls_dir": tls_dir and _below(folder, tls_dir)}
                 ),
+                "board": board
+                and board.model_copy(update={"tls": board.tls and board.tls.below(folder)}),
                 "watch": watch and watch.model_copy(update={"folder": folder / watch.folder}),
                 "destination": tuple(
                     destination.model_copy(update={"folder": folder / destination.folder})

@@ -1,3 +1,5 @@
+import functools
+import re
 import threading
 import time
 
@@ -5,8 +7,10 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from limn.node.board.accounts.passwords import hashed
 from limn.node.board.app import Board
 from limn.node.config import load_config
+from limn.node.store.disk.board_accounts import Account, accounts_to_change
 from tests.conftest import free_port
 from tests.support.node.site import Site
 
@@ -63,3 +67,62 @@ def with_picture(site, row):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "picture.png").write_bytes(PNG)
     return folder
+
+
+PASSWORDS = {"Anna": "an act of kindness", "Wall": "look but don't touch"}
+ROLES = {"Anna": "act", "Wall": "look"}
+ELSEWHERE = "board.example"
+
+
+@functools.cache
+def hash_of(name):
+    """Of one of these passwords; each takes a tenth of a second."""
+    return hashed(PASSWORDS[name])
+
+
+def give_accounts(site, *names):
+    """Anna may act, the screen on the wall may look."""
+    path = load_config(site.config).board_accounts_path
+    with accounts_to_change(path) as accounts:
+        for name in names or PASSWORDS:
+            accounts[name] = Account(name, ROLES[name], hash_of(name))
+    return path
+
+
+def open_to_others(site, more=""):
+    """The board of this site listens for other computers."""
+    with site.config.open("a") as file:
+        file.write(
+            f'[board]\nhost = "0.0.0.0"\nport = {PORT}\nnames = ["{ELSEWHERE}"]\n{more}\n'
+            '[board.tls]\ncertificate = "board.pem"\nkey = "board.key"\n'
+        )
+
+
+@pytest.fixture
+def elsewhere(site):
+    """What asks a board with TLS and accounts from another computer."""
+    open_to_others(site)
+    give_accounts(site)
+    return browser_of(Board(load_config(site.config), site.config, PORT))
+
+
+def browser_of(board, address="10.0.0.7", name=ELSEWHERE):
+    """A browser at another computer."""
+    return TestClient(
+        board.app,
+        base_url=f"https://{name}:{PORT}",
+        client=(address, 50000),
+        follow_redirects=False,
+        headers={"accept": "text/html"},
+    )
+
+
+def token_of(page):
+    """The token in a page's forms."""
+    return re.search(r'name="token" value="([0-9a-f]{64})"', page.text)[1]
+
+
+def sign_in(browser, name, password=None, **more):
+    """What the board answers to a name and a password."""
+    form = {"token": token_of(browser.get("/sign-in")), "name": name} | more
+    return browser.post("/sign-in", data=form | {"password": password or PASSWORDS[name]})

@@ -8,18 +8,13 @@ import time
 import pytest
 
 from limn.domain.records import ScanRecord
-from limn.node.board import app as app_module
+from limn.node.board import streams
 from limn.node.board.guard import COOKIE
 from limn.node.config import load_config
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
 from limn.node.store.disk.running import RunningScan, write_running
-from tests.node.board.conftest import with_picture
-
-
-def token_of(page):
-    """The token in a page's forms."""
-    return re.search(r'name="token" value="([0-9a-f]{64})"', page.text)[1]
+from tests.node.board.conftest import token_of, with_picture
 
 
 def coming(site, animal="M1"):
@@ -242,7 +237,7 @@ def test_a_form_that_is_too_long_is_not_read(site, browser):
 
 def test_so_many_pages_and_no_more_are_followed(browser, monkeypatch):
     """A thousand open streams would be a thousand tasks."""
-    monkeypatch.setattr(app_module, "MOST_STREAMS", 0)
+    monkeypatch.setattr(streams, "MOST_STREAMS", 0)
     assert browser.get("/events").status_code == 503
 
 

@@ -16,7 +16,10 @@ from filelock import FileLock
 from pynetdicom.sop_class import Verification
 
 from limn.cli import exits, main
+from limn.node.config import load_config
 from limn.node.host import certs
+from limn.node.serve.board_check import check_board_files
+from limn.node.store.disk.board_accounts import Account, accounts_to_change
 from limn.node.store.journal.journal import Journal
 from tests.conftest import BUNDLE, free_port
 from tests.support.node.parts import Archive, peer
@@ -226,6 +229,36 @@ def test_a_gpu_that_the_networks_had_to_leave(site: Site, monkeypatch: pytest.Mo
     warm = SimpleNamespace(ensemble=ensemble)
     monkeypatch.setattr("limn.node.operate.check.warm_up", lambda *_: warm)
     assert "(Torch not compiled with CUDA enabled)" in site.fails("model")
+
+
+def test_a_board_for_other_computers(site: Site) -> None:
+    """Its key, its accounts and its certificate are tried, each with what to do."""
+    made = site.folder / "certs"
+    now = datetime.now(UTC)
+    (folder,) = certs.make(made, [], [certs.Host(("board.example",))], now)
+    port = free_port()
+    site.change(
+        "[engine]",
+        f'[board]\nhost = "0.0.0.0"\nport = {port}\nnames = ["board.example"]\n[board.tls]\n'
+        f'certificate = "{folder / "cert.pem"}"\nkey = "{folder / "key.pem"}"\n[engine]',
+    )
+    assert "limn board add NAME --role act" in site.fails("board")
+    path = load_config(site.config).board_accounts_path
+    with accounts_to_change(path) as accounts:
+        accounts["Anna"] = Account("Anna", "act", "$argon2id$")
+    code, _, lines = site.check()
+    assert code == 0
+    (line,) = [each for each in lines if "board: " in each]
+    assert f"https://board.example:{port} for others, accounts: Anna" in line
+    assert "animals' names are hidden; certificate valid until" in line
+    assert str(port) in next(each for each in lines if " ports: " in each)
+    with accounts_to_change(path) as accounts:
+        accounts.clear()
+    assert "nobody has an account" in site.fails("board")
+    # The node contours all the same, as long as its key can be used.
+    check_board_files(load_config(site.config))
+    (folder / "key.pem").chmod(0o644)
+    assert "chmod 600" in site.fails("board")
 
 
 @pytest.mark.parametrize("name", ["receive", "engine", "metrics"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,7 +22,6 @@ from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
     HTMLResponse,
-    PlainTextResponse,
     RedirectResponse,
     Response,
     StreamingResponse,
@@ -28,23 +30,31 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from limn.domain.errors import LimnError
+from limn.domain.one_line import one_line
+from limn.node.board.access import Visitor, sees_identity
+from limn.node.board.accounts.register import Register
+from limn.node.board.accounts.sessions import Sessions
+from limn.node.board.accounts.sign_in import SignIn
 from limn.node.board.beside import Beside, beside
-from limn.node.board.guard import COOKIE, Guard, Tokens, session_of
+from limn.node.board.guard import EVENTS, Browsers, Guard
+from limn.node.board.hidden_names import HiddenNames
 from limn.node.board.history.pages import HistoryPages
+from limn.node.board.history.view import Shown
 from limn.node.board.peers_page import PeersPage
 from limn.node.board.viewer.routes import Viewer
 from limn.node.board.views import ScanPage, live, scan_page
-from limn.node.config import Config
+from limn.node.config import BoardSettings, Config
+from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.looks import look
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.release import discard, release
 from limn.node.operate.retry import resend, retry
 
+log = logging.getLogger(__name__)
+
 HERE = Path(__file__).parent
-EVERY_S, PING_S = 0.5, 5.0
-MOST_STREAMS = 50
-# Of a form: a name and a reason.
-MOST_FORM_BYTES = 4096
+# A stream whose session has ended is ended by its next ping.
+EVERY_S, PING_S = 0.5, 2.0
 SCAN = re.compile(r"scan-\d{5,9}")
 
 
@@ -77,40 +87,45 @@ class Board:
     def __init__(self, config: Config, config_path: Path, port: int) -> None:
         self._config = config
         self._config_path = config_path
-        self._tokens = Tokens()
+        board = (config.board or BoardSettings()).model_copy(update={"port": port})
+        self._board = board
+        self._browsers = Browsers(secure=board.tls is not None)
+        self._names = HiddenNames(config, hides=board.hides_animals)
+        register = Register(config.board_accounts_path, must_ask=board.leaves_this_computer)
+        sessions = Sessions(register)
+        sign_in = SignIn(register, sessions, self._browsers, self._page)
         self._making = threading.Lock()
         self._lines = Lines("", float("-inf"))
-        self._streams = 0
-        self.viewer = Viewer(config, _scan_name)
+        self.viewer = Viewer(config, _scan_name, self._names)
         self._pages = Environment(
             loader=PackageLoader("limn.node.board"), autoescape=select_autoescape(default=True)
         )
+        self.routes = [
+            *sign_in.routes,
+            Route("/", self.live_page),
+            Route("/events", self.events),
+            *HistoryPages(config, self._page, self._names).routes(),
+            *PeersPage(config, self._page, _fields).routes(),
+            Route("/{scan}", self.scan),
+            Route("/{scan}/file/{name}", self.file),
+            *self.viewer.routes(),
+            Route("/{scan}/{action}", self.act, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=HERE / "static")),
+        ]
+        handlers = {HTTPException: self._refused, LimnError: self._refused}
         self.app = Guard(
-            Starlette(
-                routes=[
-                    Route("/", self.live_page),
-                    Route("/events", self.events),
-                    *HistoryPages(config, self._page).routes(),
-                    *PeersPage(config, self._page, self._form).routes(),
-                    Route("/{scan}", self.scan),
-                    Route("/{scan}/file/{name}", self.file),
-                    *self.viewer.routes(),
-                    Route("/{scan}/{action}", self.act, methods=["POST"]),
-                    Mount("/static", StaticFiles(directory=HERE / "static")),
-                ],
-                exception_handlers={HTTPException: self._refused, LimnError: self._refused},
-            ),
-            port,
+            Starlette(routes=self.routes, exception_handlers=handlers),
+            *(board, sessions, self._browsers, lambda: register.asks, self._refusal),
         )
 
     def _made(self) -> Lines:
         """The live page's lines, made at most twice a second for all who look."""
         with self._making:
             if not self._lines.fresh:
-                made = live(self._config, self._config_path, time.time())
-                board = self._config.board
-                limit = None if board is None else board.asleep_limit_min
-                text = self._pages.get_template("lines.html").render(live=made, limit_min=limit)
+                made = self._names.over(live(self._config, self._config_path, time.time()))
+                text = self._pages.get_template("lines.html").render(
+                    live=made, limit_min=self._board.asleep_limit_min
+                )
                 self._lines = Lines(text, time.monotonic())
             return self._lines
 
@@ -121,41 +136,50 @@ class Board:
     def _page(
         self, request: Request, template: str, status: int = 200, **values: object
     ) -> Response:
-        session, is_new = session_of(request)
+        """A page; names of animals are taken out of all its values where the site hides them."""
+        key = self._browsers.key_of(request)
+        is_new, key = not key, key or secrets.token_urlsafe(32)
+        visitor: Visitor | None = request.state.visitor
+        identity = visitor is not None and sees_identity(visitor, hides_animals=self._names.hides)
         text = self._pages.get_template(template).render(
-            token=self._tokens.of(session), path=request.url.path, **values
+            token=self._browsers.tokens.of(key),
+            path=request.url.path,
+            visitor=visitor,
+            identity=identity,
+            names_shown=not self._names.hides,
+            # What this person typed is shown as it is.
+            **{
+                name: value if isinstance(value, Choice | Shown) else self._names.over(value)
+                for name, value in values.items()
+            },
         )
         answer = HTMLResponse(text, status)
         if is_new:
-            answer.set_cookie(COOKIE, session, httponly=True, samesite="strict", path="/")
+            self._browsers.give(answer, key)
         return answer
 
     async def live_page(self, request: Request) -> Response:
         """What comes in, runs, waits, goes out or needs a person."""
-        return self._page(request, "live.html", fragment=(await self._lines_now()).text)
+        # The template escaped its parts.
+        fragment = Markup((await self._lines_now()).text)  # noqa: S704
+        return self._page(request, "live.html", fragment=fragment)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
-        if self._streams >= MOST_STREAMS:
-            return PlainTextResponse("too many pages are open\n", status_code=503)
 
         async def lines() -> AsyncIterator[str]:
-            self._streams += 1
             shown, sent_s = "", time.monotonic()
-            try:
-                while not await request.is_disconnected():
-                    now = await self._lines_now()
-                    if now.text != shown:
-                        shown, sent_s = now.text, time.monotonic()
-                        yield now.event
-                    elif time.monotonic() - sent_s > PING_S:
-                        sent_s = time.monotonic()
-                        yield ": still there\n\n"
-                    await asyncio.sleep(EVERY_S)
-            finally:
-                self._streams -= 1
+            while not await request.is_disconnected():
+                now = await self._lines_now()
+                if now.text != shown:
+                    shown, sent_s = now.text, time.monotonic()
+                    yield now.event
+                elif time.monotonic() - sent_s > PING_S:
+                    sent_s = time.monotonic()
+                    yield ": still there\n\n"
+                await asyncio.sleep(EVERY_S)
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return StreamingResponse(lines(), media_type=EVENTS)
 
     async def scan(self, request: Request) -> Response:
         """One scan."""
@@ -179,7 +203,17 @@ class Board:
 
         def found() -> Path | None:
             files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("forms/*"))
-            return next((each for each in files if each.name == wanted and each.is_file()), None)
+            # Not what a link leads to: only the node's own files.
+            return next(
+                (
+                    each
+                    for each in files
+                    if each.name == wanted
+                    and each.is_file()
+                    and each.resolve().parent in (folder.resolve(), (folder / "forms").resolve())
+                ),
+                None,
+            )
 
         path = await run_in_threadpool(found)
         if path is None:
@@ -194,27 +228,20 @@ class Board:
     async def act(self, request: Request) -> Response:
         """Release, discard, send or run again by a person's order, or note that one has looked."""
         name, action = _scan_name(request), request.path_params["action"]
-        form = await self._form(request)
-        by, why = form.get("by", "").strip(), form.get("why", "").strip()
+        form = await _fields(request)
+        visitor: Visitor = request.state.visitor
+        by = visitor.name or form.get("by", "").strip()
+        why = form.get("why", "").strip()
         if not by:
             raise HTTPException(400, "give your name: it stands in the log")
         act = self._actions(name, by, why).get(action)
         if act is None:
             raise HTTPException(404, f"there is no action {action}")
         await run_in_threadpool(act)
+        words = (one_line(each) for each in (action, by, visitor.address, why or "none"))
+        log.info("%s: board: %s, by %s from %s, reason: %s", name, *words)
         said = urlencode({"said": f"{action}: done, by {by}"})
         return RedirectResponse(f"/{name}?{said}", status_code=303)
-
-    async def _form(self, request: Request) -> dict[str, str]:
-        """The fields of a form of this board's pages; any other is refused."""
-        if int(request.headers.get("content-length") or MOST_FORM_BYTES + 1) > MOST_FORM_BYTES:
-            raise HTTPException(413, "the form is too long")
-        form = {key: str(value) for key, value in (await request.form()).items()}
-        if not self._tokens.fits(request.cookies.get(COOKIE, ""), form.get("token", "")):
-            raise HTTPException(
-                403, "this form is not of a page that this browser got; load it again"
-            )
-        return form
 
     def _actions(self, name: str, by: str, why: str) -> dict[str, Callable[[], None]]:
         path = self._config_path
@@ -229,7 +256,15 @@ class Board:
     async def _refused(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 409
         words = error.detail if isinstance(error, HTTPException) else str(error)
+        return self._refusal(request, status, words)
+
+    def _refusal(self, request: Request, status: int, words: str) -> Response:
         return self._page(request, "refused.html", status, words=words)
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    """The fields of a form; the guard has looked whose it is."""
+    return {key: str(value) for key, value in (await request.form()).items()}
 
 
 def _scan_name(request: Request) -> str:

@@ -32,18 +32,18 @@ class PeersPage:
     Parameters
     ----------
     page : answers with a template and its values
-    form : the fields of a form that this board gave; refuses any other
+    fields : of a form
     """
 
     def __init__(
         self,
         config: Config,
         page: Callable[..., Response],
-        form: Callable[[Request], Awaitable[dict[str, str]]],
+        fields: Callable[[Request], Awaitable[dict[str, str]]],
     ) -> None:
         self._config = config
         self._page = page
-        self._form = form
+        self._fields = fields
         self._trials: dict[int, Trial] = {}
         # Places of the destinations that are being tried: one trial of each at a time.
         self._running: dict[int, threading.Event] = {}
@@ -60,7 +60,7 @@ class PeersPage:
 
     async def attempt(self, request: Request) -> Response:
         """Try one destination, by a person's order."""
-        text = (await self._form(request)).get("destination", "")
+        text = (await self._fields(request)).get("destination", "")
         number = int(text) if text.isdecimal() and len(text) < 4 else -1
         if not 0 <= number < len(self._config.destination):
             raise HTTPException(404, "there is no such destination")

@@ -19,6 +19,8 @@ def given_certificates(config: Config) -> Iterator[tuple[str, Path]]:
     if config.engine.tls_dir is not None:
         for name in (CA, CERT):
             yield f"engine.tls_dir/{name}", config.engine.tls_dir / name
+    if config.board is not None and config.board.tls is not None:
+        yield "board.tls.certificate", config.board.tls.certificate
     tables = [("receive.tls", config.receive.tls)]
     tables += [
         (f"destination.{each.name}.tls", each.tls)

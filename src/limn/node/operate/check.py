@@ -27,6 +27,7 @@ from limn.node.host.expiry import expiry
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.operate.try_destination import try_destination
 from limn.node.serve import prometheus
+from limn.node.serve.board_check import check_board
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
@@ -66,6 +67,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
         (receives, "journal", "", lambda: _journal(config)),
         (receives, "watched folder", "", lambda: _watched(config)),
         (receives, "TLS with DICOM peers", "", lambda: _tls(config)),
+        (receives and config.board is not None, "board", "", lambda: _board(config)),
         (True, "engine", "bundle", lambda: _engine(config, config_path, only)),
         (True, "ports", "data folder", lambda: _ports(config, only)),
         *(
@@ -195,6 +197,13 @@ def _tls(config: Config) -> str:
     if not ends:
         return "none: no tls table is set"
     return f"certificates are valid until {min(ends):%Y-%m-%d}"
+
+
+def _board(config: Config) -> str:
+    text = check_board(config)
+    if config.board is None or config.board.tls is None:
+        return text
+    return f"{text}; certificate valid until {expiry(config.board.tls.certificate):%Y-%m-%d}"
 
 
 def _engine(config: Config, config_path: Path, only: Part | None) -> str:

@@ -45,6 +45,9 @@ def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socke
             ("receive.port", receive.host, receive.port, socket.SOCK_STREAM),
             ("engine.wake_port", "127.0.0.1", engine.wake_port, socket.SOCK_DGRAM),
         ]
+        if config.board is not None:
+            board = config.board
+            found.append(("board.port", board.host, board.port, socket.SOCK_STREAM))
     if only == "scheduler" or (only is None and engine.scheduler == "local"):
         found.append(("engine.port", engine.host, engine.port, socket.SOCK_STREAM))
     if only in {None, "worker"}:
@@ -58,7 +61,8 @@ def _ports(config: Config, only: Part | None) -> list[tuple[str, str, int, socke
 
 def _unusable(host: str, port: int, kind: socket.SocketKind) -> str:
     """Why an address can't be bound; empty if it can."""
-    with socket.socket(socket.AF_INET, kind) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, kind) as probe:
         if kind == socket.SOCK_STREAM and os.name == "posix":
             # A closed connection may linger; on Windows this option would take another's port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

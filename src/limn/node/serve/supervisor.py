@@ -18,6 +18,7 @@ from limn.node.host.processes import Part, name_of, processes
 from limn.node.permissions import make_private_folder
 from limn.node.restarts import RestartLoop
 from limn.node.serve import prometheus
+from limn.node.serve.board_check import check_board_files
 from limn.node.serve.child import ChildProcess
 from limn.node.serve.health import ProcessState
 from limn.node.serve.journal_watch import JournalWatch
@@ -106,6 +107,7 @@ class Supervisor:
         bundle = None if self._only == "scheduler" else deliverable_bundle(config)
         if name == "limn":
             check_keys(config)
+            check_board_files(config)
         check_ports(config, self._only)
         if bundle is not None:
             log.info("bundle %s, %s", bundle.label, bundle.sha256[:12])

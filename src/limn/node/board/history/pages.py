@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from limn.node.board.hidden_names import HiddenNames
 from limn.node.board.history.animal_view import AnimalPage, animal_page
 from limn.node.board.history.thumbnails import Thumbnails
 from limn.node.board.history.view import BY, LIGHTS, WHAT, History, Shown, history_of
@@ -53,12 +54,14 @@ class HistoryPages:
     Parameters
     ----------
     page : answers with a page of the board
+    names : hidden ones never reach the pages
     """
 
-    def __init__(self, config: Config, page: Renders) -> None:
+    def __init__(self, config: Config, page: Renders, names: HiddenNames) -> None:
         self._config = config
         self._page = page
-        self._log = scanlog.LogFollower(config.scan_log_path, logged_scan)
+        self._names = names
+        self._log = scanlog.LogFollower(config.scan_log_path, self._logged)
         self._rois = scanlog.LogFollower(scanlog.roi_table(config.scan_log_path), roi_measure)
         self._thumbnails = Thumbnails()
         self._lock = threading.Lock()
@@ -74,6 +77,9 @@ class HistoryPages:
             Route("/contacts", self.contacts),
             Route("/thumbnail/{scan}", self.thumbnail),
         ]
+
+    def _logged(self, row: dict[str, str]) -> LoggedScan:
+        return logged_scan(self._names.rows([row])[0])
 
     def _scans(self) -> list[LoggedScan]:
         return _rows(self._log)
@@ -140,7 +146,8 @@ class HistoryPages:
             raise HTTPException(400, why)
 
         def written() -> str:
-            return csv_of(choice.rows_of(scanlog.rows(self._config.scan_log_path)))
+            rows = self._names.rows(scanlog.rows(self._config.scan_log_path))
+            return csv_of(choice.rows_of(rows))
 
         headers = {"Content-Disposition": 'attachment; filename="scans.csv"'}
         return Response(await run_in_threadpool(written), media_type="text/csv", headers=headers)

@@ -38,6 +38,8 @@ const follow = (lines) => {
       if (document.getElementById("sound").checked) ring();
     }
   };
+  // The session is over: the page that comes is the one to sign in.
+  source.addEventListener("ended", () => { source.close(); location.reload(); });
   source.onopen = () => { lost.hidden = true; };
   source.onerror = () => { lost.hidden = false; };
 };

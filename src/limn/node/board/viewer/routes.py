@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from limn.node.board.hidden_names import HiddenNames
 from limn.node.board.viewer.ct import CtUnreadable
 from limn.node.board.viewer.shown_labels import ShownLabels
 from limn.node.board.viewer.surfaces import surfaces
@@ -32,10 +33,14 @@ class Viewer:
     Parameters
     ----------
     scan_name : the scan of a request; refuses what is no name
+    names : hidden ones never reach the script
     """
 
-    def __init__(self, config: Config, scan_name: Callable[[Request], str]) -> None:
+    def __init__(
+        self, config: Config, scan_name: Callable[[Request], str], names: HiddenNames
+    ) -> None:
         self._config = config
+        self._names = names
         self._scan_name = scan_name
         self.viewing = Viewing(config)
 
@@ -53,7 +58,7 @@ class Viewer:
             contents = await self._of(request, frame_of)
         except NothingToShow as error:
             contents = {"nothing": str(error)}
-        return JSONResponse(contents)
+        return JSONResponse(self._names.over(contents))
 
     async def plane(self, request: Request) -> Response:
         """One plane, see `plane_of`."""

@@ -18,6 +18,7 @@ LEAST_BYTES = 2**20
 MADE = (
     *("*.lock", "*.log", "*.jsonl", "scans.csv", "rois.csv", "numbers", "ready"),
     *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
+    "board-accounts.json",
     *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
     *("returned", "viewed"),
 )

@@ -107,6 +107,15 @@ class JournalReader(LookReader, PeerReader, CompanionReader):
                 found[name] = row
         return found
 
+    def newest_of_animals(self) -> dict[str, str]:
+        """The name of the newest scan of each animal: by PatientID, and by a person's name."""
+        rows = self._all(
+            "select name, max(id) as id from (select animal as name, id from scan union all "
+            "select animal_name, id from scan) where name <> '' group by name",
+            (),
+        )
+        return {row["name"]: f"scan-{row['id']:05d}" for row in rows}
+
     def newer_versions(self, state: str = "%") -> dict[int, str]:
         """Name of the newer version of each scan that has one; only newer ones in this state."""
         rows = self._all(

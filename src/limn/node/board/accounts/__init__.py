@@ -1,0 +1,1 @@
+"""Who may use the board: accounts, sign-in, sessions."""
