@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,7 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.destinations import Outcome, backoff_s, deliver
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.commitment import Item
 from limn.node.heartbeat import SILENT_S, for_thread
@@ -74,6 +76,10 @@ class Courier:
         # Whether the journal knows which previews an earlier engine was sending as it ended.
         self._lost_noted = False
         self._surprises = Surprises()
+        self._place: ExportPlace | None = None
+        if isinstance(destination, FolderDestination):
+            self._place = ExportPlace(destination.folder, journal.path.parent)
+        self._adopted = False
 
     def wake(self) -> None:
         """Look at once for a delivery that is due."""
@@ -91,6 +97,12 @@ class Courier:
 
     def work(self) -> None:
         """Make every delivery that is due now."""
+        if not self._adopted and self._place is not None:
+            # What fails here is the answer of the first delivery. Not tried again: the share may
+            # go meanwhile.
+            with suppress(OSError):
+                self._place.adopt()
+        self._adopted = True
         try:
             self._deliver_due()
         except WriteAbandoned as unwritten:
@@ -210,7 +222,9 @@ class Courier:
         preview = self._journal.preview_of(row.id)
         path = Path(preview.path if preview is not None else "")
         name = self._destination.name
-        answer = deliver(self._destination, path, self._calling_ae_title, self._stopping)
+        answer = deliver(
+            self._destination, path, self._calling_ae_title, self._stopping, "", self._place
+        )
         write: Callable[[], None]
         if answer.outcome is Outcome.DELIVERED:
             write = partial(
@@ -268,6 +282,7 @@ class Courier:
             self._calling_ae_title,
             self._stopping,
             structure_set.contents_sha256,
+            self._place,
         )
         self._clock.look()
         accepted_at = answer.answered_at

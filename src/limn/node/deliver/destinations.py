@@ -25,6 +25,7 @@ from limn.domain.folders import not_a_folder
 from limn.domain.forms import ENDINGS, Form
 from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.dimse.client import peer_of, store
 from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.store.disk.spool import FORMS_DIR
@@ -72,11 +73,13 @@ def deliver(
     calling_ae_title: str,
     stopping: Event | None = None,
     contents_sha256: str = "",
+    place: ExportPlace | None = None,
 ) -> DeliveryAnswer:
     """Offer one structure set to one destination.
 
     Parameters
     ----------
+    place : of an export folder, as the node remembers it
     contents_sha256 : of the file as limn wrote it; empty if nobody knows it
     stopping : set when the node stops; a planning system then has a few seconds to answer
     """
@@ -89,7 +92,7 @@ def deliver(
             contents = choose_rois(contents, destination.rois, destination.name)
             name = f"{path.stem}.{_NO_FILE_NAME.sub('_', destination.name)[:60]}{path.suffix}"
         if isinstance(destination, FolderDestination):
-            return _export(destination, path, name, contents)
+            return _export(destination, path, name, contents, place)
         dataset = pydicom.dcmread(io.BytesIO(contents))
         # The association needs both.
         _ = dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID
@@ -130,11 +133,21 @@ def _contents(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
 
 
 def _export(
-    destination: FolderDestination, path: Path, name: str, contents: bytes
+    destination: FolderDestination,
+    path: Path,
+    name: str,
+    contents: bytes,
+    place: ExportPlace | None,
 ) -> DeliveryAnswer:
-    """Write a structure set and the other forms of its scan, the structure set last."""
+    """Write a structure set and the other forms of its scan, the structure set last.
+
+    The folder must be there: below the mount point of a share that is gone it would be made on the
+    local disk (D-258).
+    """
+    if fault := place.fault() if place is not None else "":
+        why = f"{destination.folder}: {one_line(fault)}"
+        return DeliveryAnswer(Outcome.RETRY_LATER, why, time.time())
     try:
-        destination.folder.mkdir(parents=True, exist_ok=True)
         for other in sorted((path.parent / FORMS_DIR).glob("*")):
             if _is_wanted(other.name, destination.forms):
                 # Of every scan the files have the same names.

@@ -19,6 +19,7 @@ from limn.node.config import Config, DicomDestination, FolderDestination, load_c
 from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
 from limn.node.contour.site_bundle import deliverable_bundle, kind_of
 from limn.node.contour.work.warm import warm_up
+from limn.node.deliver.export_place import ExportPlace, mount_point
 from limn.node.dimse.client import echo, peer_of
 from limn.node.dimse.tls import check_keys, peers_tls
 from limn.node.host.certs import CA, CERT, valid_until
@@ -256,7 +257,17 @@ def _destination(
     destination: DicomDestination | FolderDestination, config: Config
 ) -> Callable[[], str]:
     def try_folder(folder: Path) -> str:
-        return f"{writable(folder)} can be written"
+        place = ExportPlace(folder, config.data_dir)
+        try:
+            place.adopt()
+        except OSError as error:
+            why = not_a_folder(folder) or error.strerror
+            msg = f"{folder}: {why}; give a folder that you may write to"
+            raise ConfigWrong(msg) from error
+        if fault := place.fault():
+            msg = f"{folder}: {fault}. Structure sets wait in the journal until then"
+            raise ConfigWrong(msg)
+        return f"{writable(folder)} can be written, on the disk at {mount_point(folder)}"
 
     def try_peer(found: DicomDestination) -> str:
         peer = peer_of(found, config.receive.ae_title)
