@@ -145,8 +145,8 @@ def _export(
     local disk (D-258).
     """
     if fault := place.fault() if place is not None else "":
-        why = f"{destination.folder}: {one_line(fault)}"
-        return DeliveryAnswer(Outcome.RETRY_LATER, why, time.time())
+        away = f"{destination.folder}: {one_line(fault)}"
+        return DeliveryAnswer(Outcome.RETRY_LATER, away, time.time())
     try:
         for other in sorted((path.parent / FORMS_DIR).glob("*")):
             if _is_wanted(other.name, destination.forms):

@@ -93,7 +93,8 @@ class TakenFiles:
             "and path != ?",
             (sha256, state.size, _time(state.modified_ns), _key(path)),
         )
-        gone = [before for (before,) in rows if _is_gone(before)]
+        names = (before for (before,) in rows if isinstance(before, str | bytes))
+        gone = [name for name in names if _is_gone(name)]
         for before in gone:
             self._all("delete from taken where path = ?", (before,))
             for known in (self._known, self._before):
