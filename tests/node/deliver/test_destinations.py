@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from pynetdicom.sop_class import Verification
 from limn.domain.errors import PeerUnreachable
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.destinations import Failure, Outcome, backoff_s, deliver, judge
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.dimse import client
 from limn.node.dimse.client import Peer, echo, store
 from tests.conftest import free_port
@@ -230,7 +232,8 @@ def export(folder: Path) -> FolderDestination:
 
 
 def test_a_folder_gets_the_file(path, tmp_path):
-    """Byte for byte, under the same name, in a folder that is made on the way; no part stays."""
+    """Byte for byte, under the same name; no part stays."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
     answer = deliver(export(tmp_path / "a" / "b"), path, "LIMN")
     assert answer.outcome is Outcome.DELIVERED
     (written,) = (tmp_path / "a" / "b").iterdir()
@@ -460,6 +463,7 @@ def test_a_structure_set_that_was_changed_on_disk_goes_nowhere(path, tmp_path):
     """One UID names one content: another program wrote another animal into it."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     out = FolderDestination(kind="folder", name="out", folder=tmp_path / "out")
+    out.folder.mkdir()
     assert deliver(out, path, "LIMN", contents_sha256=sha256).outcome is Outcome.DELIVERED
     ds = pydicom.dcmread(path)
     ds.PatientID = "M9"
@@ -486,9 +490,72 @@ def test_a_folder_gets_the_forms_that_it_wants(path, tmp_path):
         (("rtstruct", "nifti"), {"labels.nii.gz", "labels.csv"}),
     ):
         out = tmp_path / "-".join(forms)
+        out.mkdir()
         wanted = FolderDestination(kind="folder", name="out", folder=out, forms=forms)
         assert deliver(wanted, moved, "LIMN").outcome is Outcome.DELIVERED
         assert {each.name for each in out.iterdir()} == {
             moved.name,
             *(f"scan-00007.{name}" for name in names),
         }
+
+
+def test_a_folder_that_is_gone_is_not_made_again(path, tmp_path):
+    """It lay on a share that was unmounted: made anew on the local disk nobody would read it."""
+    place = ExportPlace(tmp_path / "mnt" / "plans" / "in", tmp_path)
+    place.adopt()
+    assert deliver(export(place.folder), path, "LIMN", place=place).outcome is Outcome.DELIVERED
+    shutil.rmtree(tmp_path / "mnt" / "plans")
+    place.adopt()
+    for known in (place, None):
+        answer = deliver(export(place.folder), path, "LIMN", place=known)
+        assert answer.outcome is Outcome.RETRY_LATER
+        assert str(place.folder) in answer.status
+    assert "no such folder" in place.fault()
+    assert list((tmp_path / "mnt").iterdir()) == []
+
+
+def test_an_export_folder_below_an_unmounted_share_is_unreachable(path, tmp_path, monkeypatch):
+    """The local disk has a folder of this name; once the share is back, all goes on."""
+    mounted = {tmp_path / "mnt"}
+    look = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda each: Path(each) in mounted or look(each))
+    place = ExportPlace(tmp_path / "mnt" / "in", tmp_path)
+    place.adopt()
+    assert deliver(export(place.folder), path, "LIMN", place=place).outcome is Outcome.DELIVERED
+    (place.folder / path.name).unlink()
+    mounted.clear()
+    place.adopt()
+    answer = deliver(export(place.folder), path, "LIMN", place=place)
+    assert answer.outcome is Outcome.RETRY_LATER
+    assert f"lay on that at {tmp_path / 'mnt'} when limn first used it" in answer.status
+    assert list(place.folder.iterdir()) == []
+    mounted.add(tmp_path / "mnt")
+    assert deliver(export(place.folder), path, "LIMN", place=place).outcome is Outcome.DELIVERED
+    mounted.clear()
+    place.note.unlink()
+    place.adopt()
+    assert place.fault() == ""
+
+
+def test_a_share_that_is_mounted_later_is_taken_for_the_folder(tmp_path, monkeypatch):
+    """The node was set up before the share: that it goes again is known from then on."""
+    mounted: set[Path] = set()
+    look = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda each: Path(each) in mounted or look(each))
+    place = ExportPlace(tmp_path / "mnt" / "in", tmp_path)
+    place.adopt()
+    mounted.add(tmp_path / "mnt")
+    assert place.fault() == ""
+    place.adopt()
+    mounted.clear()
+    assert "mount the share again" in place.fault()
+
+
+def test_a_damaged_note_of_an_export_folder_stops_nothing(tmp_path):
+    """It is written anew."""
+    place = ExportPlace(tmp_path / "in", tmp_path)
+    place.adopt()
+    place.note.write_bytes(b"{")
+    assert place.fault() == ""
+    place.adopt()
+    assert b"mount_point" in place.note.read_bytes()

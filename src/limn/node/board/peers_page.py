@@ -85,7 +85,9 @@ class PeersPage:
     def _try(self, number: int, ended: threading.Event) -> None:
         destination = self._config.destination[number]
         try:
-            words = try_destination(destination, self._config.receive.ae_title)
+            words = try_destination(
+                destination, self._config.receive.ae_title, self._config.data_dir
+            )
             trial = Trial(time.time(), good=True, words=one_line(words))
         except (LimnError, OSError) as error:
             trial = Trial(time.time(), good=False, words=one_line(error))

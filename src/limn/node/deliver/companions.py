@@ -37,6 +37,7 @@ from limn.node.deliver.destinations import (
     failure_of,
     judge,
 )
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.dimse.client import ClassNotAccepted, peer_of, store
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk.spool import FORMS_DIR, MADE
@@ -57,6 +58,7 @@ class Companions:
     forms : what follows each structure set
     stopping : set when the node stops
     beat : gives a sign of life, slice by slice
+    place : of an export folder, as the node remembers it
     """
 
     destination: DicomDestination | FolderDestination
@@ -64,6 +66,7 @@ class Companions:
     calling_ae_title: str
     stopping: Event = field(default_factory=Event)
     beat: Callable[[], None] = lambda: None
+    place: ExportPlace | None = None
     # Instances of a series that the destination has, until it has all of them.
     _there: dict[str, set[str]] = field(default_factory=dict)
     # Forms that it could not take, and until when they rest (monotonic).
@@ -90,7 +93,7 @@ class Companions:
         try:
             paths = _in_order([Path(row.folder) / each for each in row.files])
             if isinstance(self.destination, FolderDestination):
-                refused = _copy(paths, self.destination, uid)
+                refused = _copy(paths, self.destination, uid, self.place)
             else:
                 refused = self._store(paths, uid)
         except (PeerUnreachable, ConfigWrong) as error:
@@ -233,13 +236,17 @@ def _in_order(paths: list[Path]) -> list[Path]:
     return sorted(paths, key=numbers.__getitem__)
 
 
-def _copy(paths: list[Path], destination: FolderDestination, series: str) -> DeliveryAnswer | None:
+def _copy(
+    paths: list[Path], destination: FolderDestination, series: str, place: ExportPlace | None
+) -> DeliveryAnswer | None:
     """Write the slices into a folder of their own; the answer if it can't be written."""
     folder = destination.folder / f"CT.{series}"
+    if fault := place.fault() if place is not None else "":
+        return _answer(Outcome.RETRY_LATER, f"{destination.folder}: {one_line(fault)}")
     for number, path in enumerate(paths, start=1):
         contents = path.read_bytes()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             write_durably(folder / f"CT.{number:04d}.dcm", contents)
         except OSError as error:
             why = one_line(not_a_folder(destination.folder)) or error.strerror

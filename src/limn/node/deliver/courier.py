@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -24,6 +25,7 @@ from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.companions import Companions
 from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.deliver.field_file import Offered, offer_scan
 from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record, roi_records
@@ -79,7 +81,13 @@ class Courier:
         # Deliveries that wait here: what the journal has as their next try, and the end of their
         # pause on the monotonic clock.
         self._pauses: dict[int, tuple[float, float]] = {}
-        self._companions = Companions(destination, journal, calling_ae_title, beat=self._heart.beat)
+        self._place: ExportPlace | None = None
+        if isinstance(destination, FolderDestination):
+            self._place = ExportPlace(destination.folder, journal.path.parent)
+        self._adopted = False
+        self._companions = Companions(
+            destination, journal, calling_ae_title, beat=self._heart.beat, place=self._place
+        )
         self._previews = PreviewCourier(
             destination, journal, calling_ae_title, self._clock, self._companions, contacts
         )
@@ -102,6 +110,12 @@ class Courier:
 
     def work(self) -> None:
         """Make every delivery that is due now."""
+        if not self._adopted and self._place is not None:
+            # What fails here is the answer of the first delivery. Not tried again: the share may
+            # go meanwhile.
+            with suppress(OSError):
+                self._place.adopt()
+        self._adopted = True
         try:
             self._deliver_due()
         except WriteAbandoned as unwritten:
@@ -225,6 +239,7 @@ class Courier:
                 (row, structure_set),
                 self._calling_ae_title,
                 self._stopping,
+                self._place,
             )
         )
         if isinstance(offered, str):

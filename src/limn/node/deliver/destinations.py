@@ -25,6 +25,7 @@ from limn.domain.folders import not_a_folder
 from limn.domain.forms import ENDINGS, Form
 from limn.domain.one_line import one_line
 from limn.node.config import DicomDestination, FolderDestination
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.dimse.client import AssociationRejected, peer_of, store
 from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES, SUCCESS
 from limn.node.store.disk.spool import FORMS_DIR
@@ -107,11 +108,13 @@ def deliver(
     calling_ae_title: str,
     stopping: Event | None = None,
     contents_sha256: str = "",
+    place: ExportPlace | None = None,
 ) -> DeliveryAnswer:
     """Offer one structure set to one destination.
 
     Parameters
     ----------
+    place : of an export folder, as the node remembers it
     contents_sha256 : of the file as limn wrote it; empty if nobody knows it
     stopping : set when the node stops; a planning system then has a few seconds to answer
     """
@@ -128,7 +131,7 @@ def deliver(
         return DeliveryAnswer(Outcome.REFUSED, why, time.time())
     except (InvalidDicomError, *DAMAGES) as error:
         return _damaged(path, error)
-    return offer(destination, [path], name, contents, calling_ae_title, stopping)
+    return offer(destination, [path], name, contents, calling_ae_title, stopping, place)
 
 
 def offer(
@@ -138,6 +141,7 @@ def offer(
     contents: bytes,
     calling_ae_title: str,
     stopping: Event | None = None,
+    place: ExportPlace | None = None,
 ) -> DeliveryAnswer:
     """Offer the bytes of a structure set to one destination.
 
@@ -145,10 +149,10 @@ def offer(
     ----------
     paths : of the structure sets that it was made of, for the other forms of their scans
     name : of the file in an export folder
-    stopping : see `deliver`
+    stopping, place : see `deliver`
     """
     if isinstance(destination, FolderDestination):
-        return _export(destination, paths, name, contents)
+        return _export(destination, paths, name, contents, place)
     try:
         dataset = pydicom.dcmread(io.BytesIO(contents))
         # The association needs both.
@@ -192,11 +196,21 @@ def contents_of(path: Path, contents_sha256: str) -> bytes | DeliveryAnswer:
 
 
 def _export(
-    destination: FolderDestination, paths: Sequence[Path], name: str, contents: bytes
+    destination: FolderDestination,
+    paths: Sequence[Path],
+    name: str,
+    contents: bytes,
+    place: ExportPlace | None,
 ) -> DeliveryAnswer:
-    """Write a structure set and the other forms of its scans, the structure set last."""
+    """Write a structure set and the other forms of its scans, the structure set last.
+
+    The folder must be there: below the mount point of a share that is gone it would be made on the
+    local disk (D-258).
+    """
+    if fault := place.fault() if place is not None else "":
+        away = f"{destination.folder}: {one_line(fault)}"
+        return DeliveryAnswer(Outcome.RETRY_LATER, away, time.time())
     try:
-        destination.folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
             for other in sorted((path.parent / FORMS_DIR).glob("*")):
                 if _is_wanted(other.name, destination.forms):

@@ -21,6 +21,7 @@ from limn.dicom.for_destination import AnimalFile, choose_rois, join_animals
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.destinations import DeliveryAnswer, Outcome, contents_of, deliver, offer
+from limn.node.deliver.export_place import ExportPlace
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.remedies import flags_of
@@ -94,16 +95,17 @@ def offer_scan(
     scan: tuple[ScanRow, StructureSetRow],
     calling_ae_title: str,
     stopping: Event | None = None,
+    place: ExportPlace | None = None,
 ) -> Offered | str:
     """Offer a scan's structure set, or the file of its field; in words what that waits for."""
     row, structure_set = scan
     field = field_file(journal, destination, row)
     if field is None:
         path, known = Path(structure_set.path), structure_set.contents_sha256
-        return Offered(deliver(destination, path, calling_ae_title, stopping, known))
+        return Offered(deliver(destination, path, calling_ae_title, stopping, known, place))
     if field.waits_for:
         return field.waits_for
-    answer = deliver_field(destination, field, journal, calling_ae_title, stopping)
+    answer = deliver_field(destination, field, journal, calling_ae_title, stopping, place)
     return Offered(answer, field.waiting)
 
 
@@ -113,6 +115,7 @@ def deliver_field(
     journal: Journal,
     calling_ae_title: str,
     stopping: Event | None = None,
+    place: ExportPlace | None = None,
 ) -> DeliveryAnswer:
     """Offer the animals of a field as one structure set.
 
@@ -143,7 +146,7 @@ def deliver_field(
     except (InvalidDicomError, *DAMAGES) as error:
         why = f"a structure set of the field is damaged on this disk: {error!r}"
         return DeliveryAnswer(Outcome.REFUSED, why, time.time())
-    answer = offer(destination, paths, f"RS.{uid}.dcm", joined, calling_ae_title, stopping)
+    answer = offer(destination, paths, f"RS.{uid}.dcm", joined, calling_ae_title, stopping, place)
     return replace(answer, status=f"{answer.status} as {uid}")
 
 

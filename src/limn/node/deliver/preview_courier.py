@@ -79,7 +79,11 @@ class PreviewCourier:
         path = Path(preview.path if preview is not None else "")
         name = self.destination.name
         answer = self.companions.send_series(row) or deliver(
-            self.destination, path, self.calling_ae_title, self.stopping
+            self.destination,
+            path,
+            self.calling_ae_title,
+            self.stopping,
+            place=self.companions.place,
         )
         write: Callable[[], None]
         if answer.outcome is Outcome.DELIVERED:

@@ -273,4 +273,4 @@ def _ports(config: Config, only: Part | None) -> str:
 
 
 def _destination(destination: DicomDestination | FolderDestination, config: Config) -> str:
-    return try_destination(destination, config.receive.ae_title)
+    return try_destination(destination, config.receive.ae_title, config.data_dir)

@@ -202,6 +202,13 @@ class Gathering:
         self.settle_s = source.settle_s
         self.changed = True
 
+    def replaced(self, sop_instance_uid: str) -> None:
+        """Its file was changed: what a version was contoured from is not what comes now."""
+        if sop_instance_uid in self.handed_over:
+            self.handed_over.remove(sop_instance_uid)
+            # It is no next part of the series, so the time until now is no pace.
+            self.associations, self.longest_pause_s, self.began_s = 0, 0.0, None
+
     def _note_pace(self, source: Source, began_s: float) -> None:
         if not (self.pending or self.open_sources) and began_s - self.last_s > FORGET_S:
             self.associations, self.longest_pause_s, self.began_s = 0, 0.0, None

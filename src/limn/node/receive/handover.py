@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -112,6 +113,8 @@ class Handover:
         row = self._journal.insert(arrived, self._destinations)
         # Before the series is marked: this may fail on a full disk, and is then tried again.
         offer = "" if row is not None or refused else self._offer_again(arrived)
+        with suppress(OSError):
+            self._spool.forget_replaced(settled.gathering.folder)
         settled.gathering.mark_handed_over(
             settled.version, is_new=row is not None, refused=bool(refused)
         )

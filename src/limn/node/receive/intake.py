@@ -87,13 +87,19 @@ class Intake:
         self._settling = Settling(rules, journal.knows, self.associations.openings)
 
     def accept(
-        self, contents: bytes, source: Source, arrived_s: float | None = None
+        self,
+        contents: bytes,
+        source: Source,
+        arrived_s: float | None = None,
+        replaced_sha256: str = "",
     ) -> StoreResult:
         """Take one instance into the spool.
 
         Parameters
         ----------
         arrived_s : when it came in (monotonic), if that was before this call
+        replaced_sha256 : of the contents that the same file brought before, if it was changed
+            since; they give way to the new ones (D-257)
         """
         try:
             full = self._spool.shortage()
@@ -109,7 +115,7 @@ class Intake:
             else self._readers.submit(self._read, contents).result
         )
         with self._slots.written(contents) as take:
-            return self._take(read, take, source, arrived_s)
+            return self._take(read, take, source, arrived_s, replaced_sha256)
 
     def _read_alone(self, contents: bytes) -> ReceivedInstance:
         """In the association's own thread, so that a wait here holds up no other sender."""
@@ -122,6 +128,7 @@ class Intake:
         take: Callable[[], Path],
         source: Source,
         arrived_s: float | None,
+        replaced_sha256: str,
     ) -> StoreResult:
         try:
             instance = read()
@@ -138,18 +145,20 @@ class Intake:
                 )
                 return StoreResult(CANNOT_UNDERSTAND, why)
             known = gathering.instances.get(instance.sop_instance_uid)
-            if known is not None and known.digest != instance.digest:
+            replaces = known is not None and known.digest != instance.digest
+            uids = instance.series_instance_uid, instance.sop_instance_uid
+            if replaces and not self._spool.has_file(*uids, replaced_sha256):
                 why = (
                     f"{oplog.series_end(instance.series_instance_uid)}, animal {instance.animal}: "
                     f"SOPInstanceUID {instance.sop_instance_uid} came before with other "
                     "content; the first one is kept"
                 )
                 return StoreResult(DUPLICATE, why)
-            if known is None or not self._is_intact(known):
+            if known is None or replaces or not self._is_intact(known):
                 try:
-                    self._spool.place(
-                        take(), instance.series_instance_uid, instance.sop_instance_uid
-                    )
+                    if replaces:
+                        self._spool.note_replaced(gathering.folder, instance.sop_instance_uid)
+                    self._spool.place(take(), *uids)
                 except (OSError, SpoolFull) as error:
                     end = oplog.series_end(instance.series_instance_uid)
                     why = f"{end}: the spool can't be written: {error}"
@@ -157,6 +166,9 @@ class Intake:
             with self._lock:
                 began_s = self.associations.began_s(source.key)
                 now_s = time.monotonic()
+                if replaces:
+                    _log_replaced(gathering, instance.sop_instance_uid)
+                    gathering.replaced(instance.sop_instance_uid)
                 gathering.add(instance, source, now_s, arrived_s=arrived_s, began_s=began_s)
                 self.associations.named(source.key)
                 self._no_longer_missing(instance.sop_instance_uid)
@@ -437,3 +449,17 @@ class Intake:
 
 def _swells(contents: bytes) -> bool:
     return inflates(contents) or has_many_elements(contents)
+
+
+def _log_replaced(gathering: Gathering, sop_instance_uid: str) -> None:
+    handed_over = sop_instance_uid in gathering.handed_over
+    log.warning(
+        "%s animal %s: the file of SOPInstanceUID %s was changed after limn took it; its "
+        "new content replaces the first%s",
+        oplog.series_end(gathering.series_instance_uid),
+        gathering.animal,
+        sop_instance_uid,
+        ". A scan was made from the first: use the next version, which follows"
+        if handed_over
+        else "",
+    )

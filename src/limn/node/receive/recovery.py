@@ -49,7 +49,8 @@ class Recovery:
         return [
             folder
             for folder in self.spool.folders()
-            if {path.name for path in folder.glob("*.dcm")} - journaled.get(str(folder), set())
+            if {path.name for path in folder.glob("*.dcm")}
+            - (journaled.get(str(folder), set()) - self.spool.replaced(folder))
         ]
 
     def load(self, folder: Path) -> Gathering | None:
@@ -72,6 +73,8 @@ class Recovery:
             # The last version is the newest.
             gathering.newest = {uid for uid, name in names.items() if name in files}
             gathering.handed_over |= gathering.newest
+        for uid in {uid for uid, name in names.items() if name in self.spool.replaced(folder)}:
+            gathering.replaced(uid)
         if released.instances != len(instances):
             gathering.break_off(gathering.last_s)
             gathering.doubt_end(goes_on=True)

@@ -15,6 +15,9 @@ from limn.node.store.journal.schema import is_damaged
 
 log = logging.getLogger(__name__)
 
+# So many files are known without a question to the database, some 300 bytes each.
+MAX_KNOWN = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class FileState:
@@ -35,6 +38,8 @@ class TakenFiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._known: dict[str, FileState] = {}
+        self._before: dict[str, FileState] = {}
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
@@ -42,14 +47,31 @@ class TakenFiles:
 
     def has(self, path: str, state: FileState) -> bool:
         """Whether this file was taken in this state."""
+        if self._known.get(path) == state:
+            return True
+        if self._before.get(path) == state:
+            self._know(path, state)
+            return True
         # An earlier limn did not note when the status changed.
-        return bool(
+        has = bool(
             self._all(
                 "select 1 from taken where path = ? and size = ? and modified_ns = ? "
                 "and coalesce(changed_ns, ?) = ?",
                 (_key(path), state.size, _time(state.modified_ns), *[_time(state.changed_ns)] * 2),
             )
         )
+        if has:
+            self._know(path, state)
+        return has
+
+    def whole_scan_begins(self) -> None:
+        """Keep in memory what this scan finds, and what is gone no longer."""
+        self._before, self._known = self._known, {}
+
+    def sha256_of(self, path: str) -> str:
+        """Of the contents with which it was taken last; empty if it was not, or nobody knows."""
+        rows = self._all("select sha256 from taken where path = ?", (_key(path),))
+        return str(rows[0][0] or "") if rows else ""
 
     def is_same(self, path: str, state: FileState, sha256: str) -> bool:
         """Whether it was taken with these contents, and only its status has changed since."""
@@ -60,6 +82,24 @@ class TakenFiles:
                 (_key(path), state.size, _time(state.modified_ns), sha256),
             )
         )
+
+    def was_moved(self, path: str, state: FileState, sha256: str) -> bool:
+        """Whether it was taken with these contents and times under a name that is gone (D-257).
+
+        The name that is gone is forgotten.
+        """
+        rows = self._all(
+            "select path from taken where sha256 = ? and size = ? and modified_ns = ? "
+            "and path != ?",
+            (sha256, state.size, _time(state.modified_ns), _key(path)),
+        )
+        names = (before for (before,) in rows if isinstance(before, str | bytes))
+        gone = [name for name in names if _is_gone(name)]
+        for before in gone:
+            self._all("delete from taken where path = ?", (before,))
+            for known in (self._known, self._before):
+                known.pop(os.fsdecode(before), None)
+        return bool(gone)
 
     def add(self, path: str, state: FileState, sha256: str = "") -> None:
         """Remember that it was taken."""
@@ -73,6 +113,14 @@ class TakenFiles:
                 sha256,
             ),
         )
+        self._know(path, state)
+
+    def _know(self, path: str, state: FileState) -> None:
+        """Keep it in memory too, so that a scan asks the database of no file twice."""
+        if len(self._known) < MAX_KNOWN:
+            self._known[path] = state
+        else:
+            self._known.pop(path, None)
 
     def _all(self, sql: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
         try:
@@ -94,6 +142,7 @@ class TakenFiles:
             for column in ("changed_ns integer", "sha256 text"):
                 if column.split()[0] not in known:
                     db.execute(f"alter table taken add column {column}")
+            db.execute("create index if not exists taken_by_sha256 on taken (sha256)")
         except BaseException:
             db.close()
             raise
@@ -105,6 +154,7 @@ class TakenFiles:
             raise error
         with suppress(AttributeError):
             self._db.close()
+        self._known, self._before = {}, {}
         kept = self._path.with_name(f"{self._path.name}.damaged-{time.time_ns()}")
         self._path.replace(kept)
         for ending in ("-wal", "-shm"):
@@ -117,6 +167,17 @@ class TakenFiles:
             kept.name,
         )
         return self._connect()
+
+
+def _is_gone(path: str | bytes) -> bool:
+    """Whether nothing has this name any more; not if nobody can tell."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _key(path: str) -> str | bytes:

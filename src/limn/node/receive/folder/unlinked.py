@@ -84,7 +84,7 @@ class UnlinkedFolder:
     def files(self) -> Iterator[FoundFile]:
         """The files below it, in no order; what can't be listed is passed over."""
         if not _BY_DESCRIPTOR:
-            yield from self._files_by_path()
+            yield from self._files_by_path(str(self._folder))
             return
         with ExitStack() as opened:
             try:
@@ -92,6 +92,30 @@ class UnlinkedFolder:
             except OSError:
                 return
             yield from _files_in(top, str(self._folder), 0)
+
+    def files_of(self, folder: str, *, deep: bool = False) -> Iterator[FoundFile]:
+        """The files of one folder, which is this one or lies below it.
+
+        Parameters
+        ----------
+        folder : its path, as `files` gives it
+        deep : also of the folders below it
+
+        Raises
+        ------
+        OSError
+            At the first file, if it can't be opened or has become a link.
+        """
+        if not _BY_DESCRIPTOR:
+            os.scandir(folder).close()
+            if not is_within(folder, self._real):
+                raise OSError(errno.ELOOP, "it leads out of the folder")
+            yield from self._files_by_path(folder, deep=deep)
+            return
+        folders = Path(folder).relative_to(self._folder).parts
+        with ExitStack() as opened:
+            at = self._open(opened, folders, _TO_LIST)
+            yield from _files_in(at, folder, len(folders), deep=deep)
 
     def read(self, path: str, size: int, modified_ns: int) -> bytes:
         """Read a file that `files` found.
@@ -149,9 +173,11 @@ class UnlinkedFolder:
             at = _opened(opened, folder, _TO_PASS, at)
         return _opened(opened, name, last, at)
 
-    def _files_by_path(self) -> Iterator[FoundFile]:
+    def _files_by_path(self, top: str, *, deep: bool = True) -> Iterator[FoundFile]:
         refused: list[OSError] = []
-        for root, folders, names in os.walk(self._folder, onerror=refused.append):
+        for root, folders, names in os.walk(top, onerror=refused.append):
+            if not deep:
+                folders.clear()
             # Not is_symlink alone: a Windows junction is no link, and os.walk enters it.
             for name in list(folders):
                 path = os.path.join(root, name)  # noqa: PTH118
@@ -166,7 +192,7 @@ class UnlinkedFolder:
                     continue
         for error in refused:
             if not isinstance(error, FileNotFoundError):
-                yield FoundFile(str(error.filename), FileState(0, 0), _not_listed(error))
+                yield FoundFile(str(error.filename), FileState(0, 0), not_listed(error))
 
 
 def _opened(opened: ExitStack, name: str, flags: int, at: int | None) -> int:
@@ -175,11 +201,11 @@ def _opened(opened: ExitStack, name: str, flags: int, at: int | None) -> int:
     return descriptor
 
 
-def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
+def _files_in(folder: int, path: str, depth: int, *, deep: bool = True) -> Iterator[FoundFile]:
     try:
         names = os.listdir(folder)
     except OSError as error:
-        yield FoundFile(path, FileState(0, 0), _not_listed(error))
+        yield FoundFile(path, FileState(0, 0), not_listed(error))
         return
     for name in names:
         inside = os.path.join(path, name)  # noqa: PTH118
@@ -189,6 +215,8 @@ def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
                 to_folder = stat.S_ISLNK(found.st_mode) and _leads_to_a_folder(name, folder)
                 yield _found(inside, found, "a link to a folder" if to_folder else "a link")
                 continue
+            if not deep:
+                continue
             if depth >= MAX_DEPTH:
                 yield FoundFile(inside, FileState(0, 0), f"more than {MAX_DEPTH} folders deep")
                 continue
@@ -197,7 +225,7 @@ def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
             # It was there a moment ago.
             continue
         except OSError as error:
-            yield FoundFile(inside, FileState(0, 0), _not_listed(error))
+            yield FoundFile(inside, FileState(0, 0), not_listed(error))
             continue
         try:
             yield from _files_in(descriptor, inside, depth + 1)
@@ -205,7 +233,8 @@ def _files_in(folder: int, path: str, depth: int) -> Iterator[FoundFile]:
             os.close(descriptor)
 
 
-def _not_listed(error: OSError) -> str:
+def not_listed(error: OSError) -> str:
+    """Why a folder is left alone that can't be listed."""
     return f"limn can't look into it ({error.strerror}); let the user of limn read it"
 
 
@@ -256,6 +285,15 @@ def open_regular(
         if (found.st_size, found.st_mtime_ns) != (size, modified_ns):
             raise OSError(errno.EAGAIN, "it has changed since it was found")
         yield file
+        after = os.fstat(file.fileno())
+    # Another program may have written while limn read: the bytes are of no one moment then. The
+    # time of the status counts too, because a copy may set the other one back.
+    if _written(after) != _written(found):
+        raise OSError(errno.EAGAIN, "it changed while it was read")
+
+
+def _written(state: os.stat_result) -> tuple[int, int, int]:
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _whole(file: BinaryIO, size: int) -> bytes:

@@ -1,7 +1,8 @@
 """The watched folder: files that appear in it go through the same intake as C-STORE.
 
 Notifications make it fast; a rescan makes it reliable, because shares (SMB, NFS) send none. A file
-is taken once its size and time have not changed for ``settle_s``. The folder is only read, and
+is taken once its size and time have not changed for ``settle_s``. A folder ends as an association
+does once it was listed again and nothing new lay there (D-257). The folder is only read, and
 nothing outside it is read: links, pipes and devices are left alone and logged once. Names come
 from others: they may be no UTF-8, and a file that brings a surprise is logged and passed over.
 """
@@ -18,9 +19,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -29,9 +30,11 @@ from limn.dicom.instance import may_be_cut_off
 from limn.domain.folders import not_a_folder
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
+from limn.node.receive.folder.changes import Changes
+from limn.node.receive.folder.fed_folders import FedFolders
 from limn.node.receive.folder.missed_files import MAX_LOGGED, MissedFiles, folders_of
 from limn.node.receive.folder.taken_files import FileState, TakenFiles
-from limn.node.receive.folder.unlinked import FoundFile, UnlinkedFolder
+from limn.node.receive.folder.unlinked import FoundFile, UnlinkedFolder, not_listed
 from limn.node.receive.gathering import Source
 from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.intake import Intake
@@ -50,16 +53,6 @@ class _SeenFile:
 
     state: FileState
     since_s: float
-
-
-class _ChangeHandler(FileSystemEventHandler):
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Request a scan at any change."""
-        if event.event_type not in ("opened", "closed_no_write"):
-            self._event.set()
 
 
 class FolderWatch:
@@ -83,11 +76,13 @@ class FolderWatch:
         self._intake = intake
         self._taken = memory if isinstance(memory, TakenFiles) else TakenFiles(memory)
         self._missed = MissedFiles()
-        # Folders of which files were taken, and those that the share's absence keeps open.
-        self._fed: set[str] = set()
-        self._held: set[str] = set()
+        self._fed = FedFolders(settings.settle_s)
         self._pending: dict[str, _SeenFile] = {}
-        self._notified = threading.Event()
+        # Files that could not be taken: the next scan of the whole tree tries them again.
+        self._put_off: set[str] = set()
+        # Slices that were gone before they were read, of those that had settled.
+        self._gone: set[str] = set()
+        self._changes = Changes(str(settings.folder))
         self._observer: BaseObserver | None = None
         self._next_scan_s = 0.0
         self._reachable = True
@@ -119,11 +114,19 @@ class FolderWatch:
             self._images.stop()
 
     def _look(self, now_s: float) -> None:
-        if self._notified.is_set() or now_s >= self._next_scan_s:
-            self._notified.clear()
-            self._next_scan_s = now_s + self._settings.rescan_s
+        changed = self._changes.take()
+        # Which files are one image only the whole tree shows.
+        whole = changed is None or (changed and self._images is not None)
+        if whole or now_s >= self._next_scan_s:
             self._scan(now_s)
+            ended_s = time.monotonic()
+            # A tree that takes longer than rescan_s to list is not listed all the time.
+            self._next_scan_s = max(now_s + self._settings.rescan_s, 2 * ended_s - now_s)
+        else:
+            for folder, deep in (changed or {}).items():
+                self._list(folder, deep=deep)
         self._take_settled(time.monotonic())
+        self._end_quiet(time.monotonic())
 
     def _scan(self, now_s: float) -> None:
         try:
@@ -140,25 +143,56 @@ class FolderWatch:
                     if error.errno in (errno.ELOOP, errno.ENOTDIR) and not what
                     else "",
                 )
-                self._hold_fed()
+                # Its folders are like open associations until it is back.
+                for folder in self._fed.hold():
+                    self._intake.source_goes_on(self._source(folder))
             self._reachable = False
             self._stop_observer()
             return
         if not self._reachable:
             log.info("watched folder %s is back", one_line(self._settings.folder))
             self._reachable = True
+            self._fed.go_on(now_s)
         self._start_observer()
+        self._put_off.clear()
+        self._taken.whole_scan_begins()
         files: Iterable[FoundFile] = self._folder.files()
         if self._images is not None:
             files = self._images.look(list(files), now_s)
         for found in files:
-            with self._guard(found.path, found.state):
-                self._note(found, now_s)
+            self._note_guarded(found)
+
+    def _list(self, folder: str, *, deep: bool = False) -> bool:
+        """Look for new files in one folder; False if the share is gone, which the scan says."""
+        try:
+            files: Iterable[FoundFile] = self._folder.files_of(folder, deep=deep)
+            if self._images is not None:
+                files = self._images.others(list(files))
+            for found in files:
+                self._note_guarded(found)
+        except OSError as error:
+            try:
+                self._folder.check()
+            except OSError:
+                self._next_scan_s = 0.0
+                return False
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                self._leave(folder, not_listed(error), time.monotonic())
+                self._fed.fed(folder)
+                self._fed.lacks(folder, folder)
+        return True
+
+    def _note_guarded(self, found: FoundFile) -> None:
+        with self._guard(found.path, found.state):
+            # Not when the listing began: that of a large share takes longer than settle_s.
+            self._note(found, time.monotonic())
 
     def _note(self, found: FoundFile, now_s: float) -> None:
         """Wait for a file to settle, if it was not taken before."""
         if found.why_left:
             self._leave(found.path, found.why_left, now_s)
+            return
+        if found.path in self._put_off:
             return
         if self._surprises.get(found.path) == found.state or self._taken.has(
             found.path, found.state
@@ -168,15 +202,13 @@ class FolderWatch:
         seen = self._pending.get(found.path)
         if seen is None or seen.state != found.state:
             self._pending[found.path] = _SeenFile(found.state, now_s)
-
-    def _hold_fed(self) -> None:
-        """Let the series that came so far wait: the share is gone in the middle of them, or after.
-
-        Their folders are like open associations until the share is back.
-        """
-        self._held |= self._fed
-        for folder in self._fed:
-            self._intake.source_goes_on(self._source(folder))
+            folder = os.path.dirname(found.path)  # noqa: PTH120 - names that are no UTF-8
+            if self._missed.holds_up(found.path):
+                self._fed.changed(folder, now_s)
+            if seen is None and self._taken.sha256_of(found.path):
+                # Its series has the first content: it waits for what comes of this file.
+                self._intake.source_goes_on(self._source(folder))
+                self._fed.fed(folder)
 
     @contextmanager
     def _guard(self, path: str, state: FileState) -> Iterator[None]:
@@ -185,6 +217,7 @@ class FolderWatch:
             yield
         except sqlite3.OperationalError as error:
             # A full disk or a lock passes, and the next scan finds the file again.
+            self._put_off.add(path)
             if not self._logged_busy:
                 log.error(
                     "watched file %s: limn can't write down that it was taken (%s); tried again "
@@ -211,29 +244,45 @@ class FolderWatch:
             for path, seen in sorted(self._pending.items())
             if now_s - seen.since_s >= self._settings.settle_s
         ]
-        incomplete = set()
         self._refused.clear()
+        self._gone.clear()
         for path, seen in settled:
             del self._pending[path]
             taken = False
             with self._guard(path, seen.state):
                 taken = self._take(path, seen)
-            if not taken:
-                incomplete |= folders_of([path])
+            folder = os.path.dirname(path)  # noqa: PTH120 - names that are no UTF-8
+            self._fed.fed(folder)
+            if taken:
+                self._fed.lacks_no_more(folder, path)
+            elif path not in self._gone:
+                self._put_off.add(path)
+                self._fed.lacks(folder, path)
+        # While others come, a file that is gone may be one of them under its new name.
+        for folder in folders_of(self._gone) - self._busy():
+            self._fed.lacks(folder)
         self._log_refused()
-        # A folder with files that are still being written is like an open association.
-        busy = folders_of(path for path in self._pending if self._missed.holds_up(path))
-        ended = folders_of(path for path, _ in settled)
-        self._fed |= ended
-        if self._reachable:
-            ended |= self._held
-        incomplete |= self._missed.folders_that_lack(now_s) if ended else set()
-        for folder in ended - busy:
-            self._held.discard(folder)
+
+    def _busy(self) -> set[str]:
+        """Folders with files that are still being written: each is like an open association."""
+        return folders_of(path for path in self._pending if self._missed.holds_up(path))
+
+    def _end_quiet(self, now_s: float) -> None:
+        """End the folders in which nothing is new, as another listing of each shows."""
+        if not self._reachable:
+            return
+        for folder in self._fed.quiet(self._busy(), now_s):
+            began_s = time.monotonic()
+            if not self._list(folder) or self._fed.has_changed(folder, began_s):
+                continue
+            lacking = self._fed.end(folder)
+            aborted = (
+                folder in self._missed.folders_that_lack(now_s)
+                or "" in lacking
+                or any(map(os.path.lexists, lacking))
+            )
             with self._guard(folder, FileState(0, 0)):
-                self._intake.association_ended(
-                    self._source(folder).key, aborted=folder in incomplete
-                )
+                self._intake.association_ended(self._source(folder).key, aborted=aborted)
 
     def _take(self, path: str, seen: _SeenFile) -> bool:
         """Take a file; False if it must be tried again."""
@@ -253,17 +302,19 @@ class FolderWatch:
         except BlockingIOError:
             # It has changed; the next scan finds its size and time. Its folder stays busy.
             self._pending[path] = _SeenFile(FileState(-1, 0), time.monotonic())
-            self._notified.set()
+            self._changes.note(os.path.dirname(path))  # noqa: PTH120
             return True
         except OSError as error:
             return self._is_no_loss(path, seen, error)
         sha256 = hashlib.sha256(contents).hexdigest()
-        if self._taken.is_same(path, state, sha256):
+        if self._taken.is_same(path, state, sha256) or self._taken.was_moved(path, state, sha256):
             # Its rights or its name were changed.
             self._taken.add(path, state, sha256)
             return True
         source = self._source(os.path.dirname(path))  # noqa: PTH120
-        result = self._intake.accept(contents, source, seen.since_s)
+        accept = partial(self._intake.accept, contents, source, seen.since_s)
+        before = self._taken.sha256_of(path)
+        result = accept(replaced_sha256=before) if before else accept()
         if result.retry_later:
             log.error("watched file %s not taken: %s", shown, one_line(result.why))
             return False
@@ -286,14 +337,19 @@ class FolderWatch:
         may_be_slice = self._missed.may_be_slice(path)
         if isinstance(error, FileNotFoundError):
             self._missed.forget(path)
+            # Some shares list what they can't open.
+            self._put_off.add(path)
             if may_be_slice:
+                self._gone.add(path)
                 self._refused.append((path, "it is gone before it was read"))
             return not may_be_slice
         now_s = time.monotonic()
         if self._missed.may_be_free_soon(path, now_s):
             # Its folder stays busy, and it is tried again soon.
             self._pending[path] = _SeenFile(seen.state, now_s)
-        elif self._missed.give_up(path):
+            return True
+        self._put_off.add(path)
+        if self._missed.give_up(path):
             log.warning(
                 "watched file %s can't be read: %s; limn tries at each rescan%s. Let the user of "
                 "limn read it, or move it away",
@@ -329,9 +385,7 @@ class FolderWatch:
             return
         observer = Observer()
         try:
-            observer.schedule(
-                _ChangeHandler(self._notified), str(self._settings.folder), recursive=True
-            )
+            observer.schedule(self._changes, str(self._settings.folder), recursive=True)
             observer.start()
         except OSError as error:
             if not self._logged_silent:

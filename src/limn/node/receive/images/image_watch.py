@@ -116,6 +116,10 @@ class ImageWatch:
                 self._images[each.key] = _Image(each, now_s, time.time())
         return rest
 
+    def others(self, found: Sequence[FoundFile]) -> list[FoundFile]:
+        """The files of one folder that belong to no image."""
+        return sort_files(found, self._settings.formats)[1]
+
     def work(self, now_s: float, stopping: threading.Event) -> None:
         """Begin or end the reading of one image, and give up halves that nothing completes."""
         if self._conversion is not None:

@@ -20,6 +20,8 @@ from limn.node.permissions import make_private_file, make_private_folder
 from limn.node.store.disk.space import inodes_of
 
 RELEASED = "released.json"
+# After the name of a slice's file: its contents were replaced, and no scan has the new ones yet.
+_REPLACED = ".replaced"
 # One sector of a disk: written as a whole or not at all.
 RELEASED_BYTES = 512
 MAX_SENDER = 60
@@ -204,6 +206,20 @@ class Spool:
         make_private_file(path)
         fsync_folder(path.parent)
 
+    def note_replaced(self, folder: Path, sop_instance_uid: str) -> None:
+        """Note that a slice's contents are about to be replaced; read after a restart."""
+        make_private_file(folder / f"{_key(sop_instance_uid)}{_REPLACED}")
+        fsync_folder(folder)
+
+    def replaced(self, folder: Path) -> set[str]:
+        """File names of the slices that were replaced since the last hand-over."""
+        return {f"{path.stem}.dcm" for path in folder.glob(f"*{_REPLACED}")}
+
+    def forget_replaced(self, folder: Path) -> None:
+        """The journal has the series with its new contents."""
+        for path in folder.glob(f"*{_REPLACED}"):
+            path.unlink(missing_ok=True)
+
     def mark_released(self, series_instance_uid: str, released: Released) -> None:
         """Note that every association of a series was released; read after a restart."""
         text = json.dumps(asdict(replace(released, sender=released.sender[:MAX_SENDER])))
@@ -248,6 +264,14 @@ class Spool:
             If its file is gone or can't be read.
         """
         return (self.folder(series_instance_uid) / self.file_name(sop_instance_uid)).read_bytes()
+
+    def has_file(self, series_instance_uid: str, sop_instance_uid: str, sha256: str) -> bool:
+        """Whether an instance lies here with this SHA-256 of its whole file."""
+        try:
+            contents = self.read(series_instance_uid, sop_instance_uid)
+        except OSError:
+            return False
+        return hashlib.sha256(contents).hexdigest() == sha256
 
     def folders(self) -> Iterator[Path]:
         """Every series in the spool."""
