@@ -149,7 +149,10 @@ def _as_series(volume: Volume, dated: Path, name: str, folder: Path) -> tuple[In
     paths = []
     for number, ds in enumerate(ct_instances(volume, identity), start=1):
         paths.append(folder / f"ct_{number:04d}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
+        # No link that others put here is followed.
+        paths[-1].unlink(missing_ok=True)
+        with paths[-1].open("xb") as file:
+            ds.save_as(file, enforce_file_format=True)
     return tuple(read_headers(paths))
 
 
