@@ -27,6 +27,7 @@ from limn.dicom import rtstruct
 from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, StageFailed
+from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.scan import TG263_ROLES, Organ, dice
 from limn.domain.shipped import EMBEDDED_BUNDLE
@@ -93,7 +94,8 @@ def demo(out: Path, seed: int, *, board: bool = False) -> bool:
     writable(received)
     ports = _free_ports(5)
     config_path = out / "node.toml"
-    config_path.write_text(
+    write_durably(
+        config_path,
         CONFIG.format(
             receive=ports[0],
             engine=ports[1],
@@ -101,15 +103,14 @@ def demo(out: Path, seed: int, *, board: bool = False) -> bool:
             standin=ports[3],
             board=ports[4],
             bundle=EMBEDDED_BUNDLE,
-        ),
-        encoding="utf-8",
+        ).encode(),
     )
     config = load_config(config_path)
     steps = _Steps(console)
     standin = _stand_in(ports[3], received)
     node = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path)],
-        stderr=(out / "node.log").open("w", encoding="utf-8"),
+        stderr=(out / "node.log").open("x", encoding="utf-8"),
         start_new_session=True,
     )
     try:
@@ -181,7 +182,7 @@ def _stand_in(port: int, folder: Path) -> Callable[[], None]:
 
     def store(event: evt.Event) -> int:
         uid = str(event.file_meta.MediaStorageSOPInstanceUID)
-        (folder / f"RS.{uid}.dcm").write_bytes(event.encoded_dataset())
+        write_durably(folder / f"RS.{uid}.dcm", event.encoded_dataset())
         return 0x0000
 
     ae = AE(ae_title="STANDIN")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
+from scipy import ndimage
 
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import assemble
@@ -17,10 +18,30 @@ y, x = np.mgrid[: SHAPE[1], : SHAPE[2]]
 OUTSIDE = np.hypot(y - 19.5, x - 24.5) > 19
 
 
-def read(tmp_path, padding_hu, *, syntax=None, where=OUTSIDE, signed=True, **header):
-    """The volume that limn reads where noisy air and a ball have padding around them."""
-    noise = np.random.default_rng(5).normal(-1000, 200, SHAPE)
+def read(
+    tmp_path,
+    padding_hu,
+    *,
+    syntax=None,
+    where=OUTSIDE,
+    signed=True,
+    noise_hu=200,
+    inside_hu=None,
+    full_slices=0,
+    **header,
+):
+    """The volume that limn reads where noisy air and a ball have padding around them.
+
+    Parameters
+    ----------
+    inside_hu : of all that is no padding; by default air and a ball
+    full_slices : so many slices have tissue alone
+    """
+    noise = np.random.default_rng(5).normal(-1000, noise_hu, SHAPE)
     noise[:, 15:25, 20:30] += 1000
+    noise[:full_slices] += 1000
+    if inside_hu is not None:
+        noise = np.random.default_rng(5).normal(inside_hu, 30, SHAPE)
     grid = axial_grid(SHAPE, SpacingMm(0.2, 0.2, 0.2), np.zeros(3))
     measured = np.round(noise)
     intercept = 0 if signed else -1024
@@ -28,7 +49,9 @@ def read(tmp_path, padding_hu, *, syntax=None, where=OUTSIDE, signed=True, **hea
     for k, ds in enumerate(ct_instances(Volume(measured.astype(np.float32), grid), CT)):
         stored = measured[k] - intercept
         stored = stored if signed else np.maximum(stored, 0)
-        stored[where] = padding_hu - intercept
+        at = where[k] if where.ndim == 3 else where
+        value = padding_hu[k][at] if np.ndim(padding_hu) == 3 else padding_hu
+        stored[at] = value - intercept
         ds.PixelRepresentation, ds.RescaleIntercept = int(signed), str(intercept)
         ds.PixelData = stored.astype("<i2" if signed else "<u2").tobytes()
         for keyword, (vr, value) in header.items():
@@ -46,7 +69,12 @@ def read(tmp_path, padding_hu, *, syntax=None, where=OUTSIDE, signed=True, **hea
         (-3024, {}),
         (-32768, {}),
         (31000, {}),
+        (-2400, {}),
+        (-2048, {}),
+        (-2000, {}),
         (-2000, {"PixelPaddingValue": ("SS", -2000)}),
+        (0, {"PixelPaddingValue": ("SS", 0)}),
+        (3071, {"PixelPaddingValue": ("SS", 3071)}),
         (-2000, {"PixelPaddingValue": ("US", 63536)}),
         (-32768, {"PixelPaddingValue": ("SS", -32768)}),
         (31000, {"PixelPaddingValue": ("SS", 31000)}),
@@ -93,18 +121,55 @@ def test_padding_of_unsigned_pixels(tmp_path):
     assert (seen[:, OUTSIDE] == -1000).all()
 
 
-def test_a_padding_value_that_tissue_has_changes_nothing(tmp_path):
-    """Headers declare 0 wrongly; and air that reads as 0 HU must still be seen."""
-    seen, measured = read(tmp_path, 0, PixelPaddingValue=("SS", 0))
-    assert (seen[:, OUTSIDE] == 0).all()
-    assert np.array_equal(seen[:, ~OUTSIDE], measured[:, ~OUTSIDE])
+INSIDE = np.zeros_like(OUTSIDE)
+INSIDE[18:22, 23:27] = True
 
 
-def test_metal_and_shifted_air_are_no_padding(tmp_path):
-    """Saturated metal lies inside; air at -2000 HU is a wrong rescale, not padding."""
-    inside = np.zeros_like(OUTSIDE)
-    inside[18:22, 23:27] = True
-    seen, _ = read(tmp_path, 30000, where=inside)
-    assert (seen[:, inside] == 30000).all()
-    seen, _ = read(tmp_path, -2000)
-    assert (seen[:, OUTSIDE] == -2000).all()
+@pytest.mark.parametrize("shift", [1000, -1000])
+@pytest.mark.parametrize("noise_hu", [0, 25])
+@pytest.mark.parametrize("moves", [0, 1])
+def test_air_that_lies_elsewhere_is_seen(tmp_path, shift, noise_hu, moves):
+    """Air of 0 or of -2000 HU is a wrong rescale, even where noise is cut off to one value."""
+    if shift < 0 and not noise_hu:
+        # Soft tissue then lies at -1000 HU: only the animal's outline tells it from padding.
+        moves = 1
+    radius = 15 - moves * np.arange(SHAPE[0])[:, None, None]
+    outside = np.hypot(y - 19.5, x - 24.5) > radius
+    air = np.round(np.random.default_rng(6).normal(shift - 1000, noise_hu, SHAPE))
+    header = {"PixelPaddingValue": ("SS", 0)} if shift > 0 else {}
+    seen, _ = read(tmp_path, air, where=outside, inside_hu=shift, **header)
+    assert (seen[outside] == air[outside]).all()
+
+
+def test_a_declared_value_within_the_animal_stays(tmp_path):
+    """Metal at the largest number of 12 bits; 0 where it is tissue."""
+    for value in (3071, 0):
+        where = OUTSIDE | INSIDE
+        seen, measured = read(tmp_path, value, where=where, PixelPaddingValue=("SS", value))
+        assert (seen[:, INSIDE] == value).all()
+        assert (seen[:, OUTSIDE] == -1000).all()
+        assert np.array_equal(seen[:, ~where], measured[:, ~where])
+        seen, _ = read(tmp_path, value, where=INSIDE, PixelPaddingValue=("SS", value))
+        assert (seen[:, INSIDE] == value).all()
+
+
+def test_padding_that_a_resampling_mixed_with_air_is_air(tmp_path):
+    """A voxel at the edge of padding lies between both."""
+    edge = ndimage.binary_dilation(OUTSIDE) & ~OUTSIDE
+    padding_hu = np.where(edge, -1600, -2000)[OUTSIDE | edge]
+    seen, measured = read(tmp_path, padding_hu, where=OUTSIDE | edge, noise_hu=30)
+    assert (seen[:, OUTSIDE | edge] == -1000).all()
+    rest = ~(OUTSIDE | edge)
+    assert np.array_equal(seen[:, rest], measured[:, rest])
+
+
+def test_padding_beside_a_slice_that_fills_its_field_is_air(tmp_path):
+    """Some slices have no air beside padding; the others show what it is."""
+    seen, _ = read(tmp_path, -2000, noise_hu=30, full_slices=1)
+    assert (seen[:, OUTSIDE] == -1000).all()
+
+
+def test_metal_is_no_padding(tmp_path):
+    """Saturated metal lies inside."""
+    seen, _ = read(tmp_path, 30000, where=INSIDE)
+    assert (seen[:, INSIDE] == 30000).all()

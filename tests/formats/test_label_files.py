@@ -1,5 +1,8 @@
 """Labels for other programs, read back by others."""
 
+import multiprocessing
+import os
+
 import nibabel
 import numpy as np
 import pytest
@@ -114,6 +117,34 @@ def test_a_segmentation_for_slicer_has_names_and_colours(tmp_path, grid, labels)
     assert (said["Segment1_Name"], said["Segment1_LabelValue"]) == ("Lung_R", "3")
     assert said["Segment1_Color"] == "0 0.501961 1"
     assert said["Segment1_Extent"] == "0 59 0 39 0 39"
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "seg.nrrd"])
+@pytest.mark.parametrize("name", ["labels", "labels_\udcfc", "Zunge_\u00e4"])
+def test_a_link_or_a_fifo_at_the_name_is_replaced(tmp_path, grid, labels, ending, name):
+    """Whoever else may write into the folder; whatever the name; in a process that may abort."""
+    victim, path = tmp_path / "victim", tmp_path / f"{name}.{ending}"
+    victim.write_text("mine")
+
+    def write() -> None:
+        if ending == "nii.gz":
+            write_nifti(path, labels, grid)
+        else:
+            write_slicer_segmentation(path, labels, grid, {}, {})
+
+    for stands_there in (lambda: path.symlink_to(victim), lambda: os.mkfifo(path)):
+        stands_there()
+        writer = multiprocessing.get_context("fork").Process(target=write)
+        writer.start()
+        writer.join(20)
+        assert writer.exitcode == 0
+        assert victim.read_text() == "mine"
+        assert path.is_file()
+        assert not path.is_symlink()
+        path.rename(tmp_path / f"read.{ending}")
+        image = SimpleITK.ReadImage(str(tmp_path / f"read.{ending}"))
+        assert np.array_equal(SimpleITK.GetArrayFromImage(image), labels)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_table_has_the_columns_of_its_rows():

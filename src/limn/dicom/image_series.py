@@ -56,5 +56,8 @@ def write_image_series(
         earlier.unlink()
     for number, ds in enumerate(ct_instances(volume, identity), start=1):
         path = folder / f"ct_{number:04d}.dcm"
-        ds.save_as(path, enforce_file_format=True)
+        # No link that others put here is followed.
+        path.unlink(missing_ok=True)
+        with path.open("xb") as file:
+            ds.save_as(file, enforce_file_format=True)
         yield path

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 AIR_HU = -1000.0
-# A declared padding value between these can be tissue or metal, and headers declare 0 wrongly: then
-# it stays. Air that lies elsewhere than at -1000 HU must still be seen.
+# A declared padding value between these can be tissue or metal too, and headers declare 0 wrongly:
+# then it counts as padding only around the field. Air that lies elsewhere than at -1000 HU must
+# still be seen.
 MEASURED_HU = (-900.0, 5000.0)
 # Nothing was measured beyond these, whatever the header declares. Noise reaches far below air,
 # but no two of its lowest values are alike; metal reaches high, but not into a corner.
@@ -20,6 +23,24 @@ HIGHEST_HU = 10000.0
 LEAST_SHARE, LEAST_SHARE_IN_CORNERS = 0.01, 0.0005
 # A field within a field has two such values; limn looks for so many.
 MOST_VALUES = 4
+# Between `LOWEST_HU` and air, padding is one exact value in all corners of most slices. It lies at
+# the same place in them, but for such a share of a slice: an animal's outline moves. And air that
+# was measured lies beside it: so near to -1000 HU, so large a share of what is beside it, and so
+# many times as much as what lies lower.
+SAME_PLACE = 0.002
+AIR_WITHIN_HU, AIR_BESIDE, AIR_TO_LOWER = 250.0, 0.15, 3.0
+# Where an image was resampled, voxels so near to padding are mixtures with it.
+MIXED_VOXELS = 2
+# More than noise has; so large a share of those next to padding is lower than air where it was.
+LEAST_MIXED = 0.25
+# So many slices say whether it is padding.
+MOST_LOOKED_AT = 15
+
+_SQUARE = np.ones((3, 3), dtype=np.bool_)
+HuArray: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+# The header of a slice, and its rescale: slope and intercept.
+PlaneHeader: TypeAlias = tuple[Dataset, tuple[float, float]]
 
 
 def fill_with_air(
@@ -52,6 +73,83 @@ def fill_with_air(
             hu_yx[padding] = AIR_HU
 
 
+def fill_around_field(hu_zyx: Sequence[HuArray], headers: Sequence[PlaneHeader]) -> None:
+    """Set padding around the field to -1000 HU that no single slice shows to be padding (D-259).
+
+    A value that is declared, or lies between `LOWEST_HU` and air, is padding if all corners of most
+    slices have it exactly, it fills the same place in them, and air lies beside it. Shifted air has
+    noise; where it is cut off to one value, it ends at the animal, and at another place in each
+    slice. A declared value stays where it does not reach a corner, as metal at the largest number
+    that a scanner writes.
+
+    Parameters
+    ----------
+    hu_zyx : the slices, changed in place
+    headers : with the rescale of each
+    """
+    found = [_corner_value(hu, *each) for hu, each in zip(hu_zyx, headers, strict=True)]
+    value, count = Counter(found).most_common(1)[0]
+    if value is None or 2 * count <= len(found):
+        return
+    slices = [hu_yx for hu_yx, own in zip(hu_zyx, found, strict=True) if own == value]
+    looked_at = slices[:: -(-len(slices) // MOST_LOOKED_AT)]
+    around = [_around(hu_yx, value) for hu_yx in looked_at]
+    usual = np.mean(around, axis=0) >= 0.5
+    next_to = np.concatenate([hu_yx[_ring(usual, 1)] for hu_yx in looked_at])
+    beside = np.concatenate([hu_yx[_ring(usual, MIXED_VOXELS + 1)] for hu_yx in looked_at])
+    if not beside.size or np.median([(own ^ usual).mean() for own in around]) > SAME_PLACE:
+        return
+    air = (np.abs(beside - AIR_HU) <= AIR_WITHIN_HU).mean()
+    if air < AIR_BESIDE or air < AIR_TO_LOWER * _share_lower(beside):
+        return
+    mixed = value < AIR_HU and _share_lower(next_to) > LEAST_MIXED
+    for hu_yx in hu_zyx:
+        # Nothing of an animal is so much lower than air; joining costs milliseconds a slice.
+        padding = hu_yx == np.float32(value) if value < AIR_HU else _around(hu_yx, value)
+        if mixed:
+            from scipy import ndimage  # noqa: PLC0415
+
+            margin = ndimage.binary_dilation(padding, _SQUARE, MIXED_VOXELS)
+            padding |= margin & (hu_yx < AIR_HU - AIR_WITHIN_HU)
+        hu_yx[padding] = AIR_HU
+
+
+def _corner_value(hu_yx: HuArray, header: Dataset, rescale: tuple[float, float]) -> float | None:
+    """The value in all four corners, if it may be padding."""
+    value = hu_yx[0, 0]
+    if not (_corners(hu_yx) == value).all():
+        return None
+    limits = declared(header)
+    if limits is not None:
+        low_hu, high_hu = sorted(rescale[0] * limit + rescale[1] for limit in limits)
+        if np.float32(low_hu) <= value <= np.float32(high_hu) and value != AIR_HU:
+            return float(value)
+    return float(value) if LOWEST_HU <= value < AIR_HU - AIR_WITHIN_HU else None
+
+
+def _around(hu_yx: HuArray, value: float) -> Mask:
+    """Where a slice has a value and is joined to a corner by it."""
+    # Imported here: it takes 0.1 s, and few series have such padding.
+    from scipy import ndimage  # noqa: PLC0415
+
+    parts, _ = ndimage.label(hu_yx == np.float32(value))
+    cornered = np.unique(_corners(parts))
+    return np.isin(parts, cornered[cornered > 0])
+
+
+def _ring(around: Mask, voxels: int) -> Mask:
+    """What lies so many voxels away from a mask."""
+    from scipy import ndimage  # noqa: PLC0415
+
+    outer = ndimage.binary_dilation(around, _SQUARE, voxels)
+    inner = ndimage.binary_dilation(around, _SQUARE, voxels - 1) if voxels > 1 else around
+    return np.asarray(outer & ~inner)
+
+
+def _share_lower(hu: HuArray) -> float:
+    return float((hu < AIR_HU - AIR_WITHIN_HU).mean()) if hu.size else 0.0
+
+
 def _fill_lowest(hu_yx: npt.NDArray[np.float32], least: float) -> None:
     """Set the lowest value to -1000 HU as long as it is padding."""
     for _ in range(MOST_VALUES):
@@ -64,9 +162,9 @@ def _fill_lowest(hu_yx: npt.NDArray[np.float32], least: float) -> None:
         hu_yx[padding] = AIR_HU
 
 
-def _corners(mask_yx: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    rows, columns = mask_yx.shape
-    return mask_yx[:: rows - 1 or 1, :: columns - 1 or 1]
+def _corners(array_yx: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    rows, columns = array_yx.shape
+    return array_yx[:: rows - 1 or 1, :: columns - 1 or 1]
 
 
 def declared(header: Dataset) -> tuple[int, int] | None:

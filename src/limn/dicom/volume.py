@@ -37,7 +37,7 @@ from pydicom.uid import (
 )
 
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
-from limn.dicom.padding import fill_with_air
+from limn.dicom.padding import fill_around_field, fill_with_air
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import IntArray, even_grid
@@ -119,6 +119,10 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
         _on_every_core(fill, len(series.slices))
     else:
         _read_frames(series, hu_zyx, rungs)
+    fill_around_field(
+        [hu_zyx[place] for place in rungs],
+        [(each.header, _rescale_of(each)) for each in series.slices],
+    )
     _fill_missing(hu_zyx, rungs)
     return Volume(hu_zyx, grid)
 
@@ -176,8 +180,7 @@ def _rescale(each: Slice, stored_yx: Stored, hu_yx: npt.NDArray[np.float32]) -> 
     if stored_yx.shape != hu_yx.shape:
         msg = f"PixelData of {each.name} is {stored_yx.shape}, not Rows x Columns"
         raise RefusedSeries(msg)
-    slope = float(each.plane.get("RescaleSlope") or 1)
-    intercept = float(each.plane.get("RescaleIntercept") or 0)
+    slope, intercept = _rescale_of(each)
     if slope.is_integer() and intercept.is_integer() and _fits(stored_yx, slope, intercept):
         np.multiply(stored_yx, np.float32(slope), out=hu_yx, dtype=np.float32)
         hu_yx += np.float32(intercept)
@@ -186,6 +189,12 @@ def _rescale(each: Slice, stored_yx: Stored, hu_yx: npt.NDArray[np.float32]) -> 
         rescaled += intercept
         hu_yx[:] = rescaled
     fill_with_air(stored_yx, hu_yx, each.header, (slope, intercept))
+
+
+def _rescale_of(each: Slice) -> tuple[float, float]:
+    """Slope and intercept."""
+    slope = float(each.plane.get("RescaleSlope") or 1)
+    return slope, float(each.plane.get("RescaleIntercept") or 0)
 
 
 def _fits(stored_yx: Stored, slope: float, intercept: float) -> bool:

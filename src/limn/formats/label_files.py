@@ -6,17 +6,20 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
+from limn.domain.files import write_durably
 from limn.domain.geometry import Grid
 from limn.domain.scan import Organ
 from limn.domain.spreadsheet import neutral_cell
 
 Colour = tuple[int, int, int]
+NIFTI = ".nii.gz"
 
 
 def image_of(array_zyx: npt.NDArray[Any], grid: Grid) -> SimpleITK.Image:
@@ -52,9 +55,34 @@ def file_name(roi: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in roi)
 
 
+def write_image(path: Path, image: SimpleITK.Image) -> None:
+    """Write an image, whole or not at all, in the format that the end of the name says.
+
+    Raises
+    ------
+    OSError
+        If the folder takes no file.
+    RuntimeError
+        Of ITK, if there is no room in the temporary folder.
+    """
+    write_durably(path, contents_of(image, NIFTI if path.name.endswith(NIFTI) else path.suffix))
+
+
+def contents_of(image: SimpleITK.Image, ending: str = NIFTI) -> bytes:
+    """The file of an image, in the format that a name with this ending says.
+
+    ITK follows a link or waits for a FIFO at a file's name, and ends the process if a byte of the
+    name is no UTF-8. So it writes into a temporary folder of our own.
+    """
+    with TemporaryDirectory(prefix="limn-image-") as folder:
+        made = Path(folder, f"image{ending}")
+        SimpleITK.WriteImage(image, str(made), useCompression=True)
+        return made.read_bytes()
+
+
 def write_nifti(path: Path, labels_zyx: npt.NDArray[np.uint8], grid: Grid) -> None:
     """Write labels as NIfTI (``.nii.gz``)."""
-    SimpleITK.WriteImage(image_of(labels_zyx, grid), str(path), useCompression=True)
+    write_image(path, image_of(labels_zyx, grid))
 
 
 def write_slicer_segmentation(
@@ -89,7 +117,7 @@ def write_slicer_segmentation(
         }
     for key, value in values.items():
         image.SetMetaData(key, value)
-    SimpleITK.WriteImage(image, str(path), useCompression=True)
+    write_image(path, image)
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> bytes:

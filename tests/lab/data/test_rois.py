@@ -4,6 +4,7 @@ import copy
 import csv
 import os
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from itertools import cycle
@@ -195,6 +196,32 @@ def test_the_command_lists_rois_and_writes_masks(
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == len(Organ)
     assert main(["rois", str(folder / "ct_0001.dcm"), str(folder)]) == 1
     assert "Modality" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["out", "out\udce4"])
+def test_rois_are_written_over_no_link_and_wait_for_no_fifo(
+    by_rt_utils: Path, folder: Path, tmp_path: Path, out: str
+) -> None:
+    """Into a folder that others may write, whatever its name; as a process, for ITK aborts."""
+    (tmp_path / out).mkdir()
+    (tmp_path / "victim").write_text("mine")
+    for name in ("rois.csv", "Heart.nii.gz", "Heart.nrrd", "Heart.stl"):
+        (tmp_path / out / name).symlink_to("../victim")
+    os.mkfifo(tmp_path / out / "Lung_R.nii.gz")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "limn.cli", "rois", by_rt_utils, folder),
+            *("-o", os.fsencode(tmp_path / out), "--as", "nifti,nrrd,stl,csv"),
+        ],
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "victim").read_text() == "mine"
+    found = list((tmp_path / out).iterdir())
+    assert len(found) == 3 * len(Organ) + 1
+    assert all(path.is_file() and not path.is_symlink() for path in found)
 
 
 def heart_contours(ds: pydicom.Dataset) -> list[pydicom.Dataset]:

@@ -15,7 +15,6 @@ from filelock import FileLock
 
 from limn.cli.main import main
 from limn.domain.errors import ConfigWrong, StageFailed
-from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.phantom_dataset import FILES, MANIFEST, UNFINISHED, manifest, write_cohort
 from limn.lab.train.recipe import Recipe
 from limn.phantom.cohort import Cohort, image
@@ -119,19 +118,19 @@ def test_what_is_finished_is_kept(made):
 
 def test_half_a_scan_is_no_scan(tmp_path, monkeypatch):
     """A disk that fills up leaves neither half a scan nor a manifest."""
-    whole = phantom_dataset.SimpleITK.WriteImage
+    whole = SimpleITK.WriteImage
     written = []
 
-    def full(picture, path):
+    def full(picture, path, **options):
         written.append(path)
         if len(written) == 8:
             Path(path).write_bytes(b"half")
             msg = "No space left on device"
             raise RuntimeError(msg)
-        whole(picture, path)
+        whole(picture, path, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(phantom_dataset.SimpleITK, "WriteImage", full)
+        patched.setattr(SimpleITK, "WriteImage", full)
         with pytest.raises(StageFailed, match=r"native-00-t1 can't be written: No space left"):
             write_cohort(tmp_path, SMALL, workers=1)
     finished = [p.name for p in (tmp_path / "scans").iterdir() if p.suffix != ".part"]

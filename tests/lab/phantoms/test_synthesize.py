@@ -2,7 +2,9 @@
 
 import argparse
 import functools
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +267,22 @@ def test_an_impossible_request_is_refused_before_anything_is_written(
     with pytest.raises(ConfigWrong, match=message):
         make(tmp_path / "p", **options)
     assert not (tmp_path / "p").exists()
+
+
+def test_a_phantom_goes_into_a_folder_of_any_name_and_over_no_link(tmp_path: Path):
+    """As a process: ITK aborts at a name that is no UTF-8."""
+    folder, victim = tmp_path / "ph_\udcfc", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("mine")
+    for name in ("ct.nii.gz", "truth.nii.gz", "rtstruct.dcm"):
+        (folder / name).symlink_to(victim)
+    command = [sys.executable, "-m", "limn.cli", "phantom", os.fsencode(folder)]
+    sizes = ["--spacing", "1", "--size", "20", "20", "20"]
+    done = subprocess.run([*command, *sizes], check=False, timeout=120, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert victim.read_text() == "mine"
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert len(list((folder / "dicom").iterdir())) == 20
 
 
 def test_the_command_reports_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

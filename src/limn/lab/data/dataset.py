@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.files import new_folder, write_durably
@@ -29,7 +28,7 @@ from limn.domain.folders import writable
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.domain.spreadsheet import neutral, plain
-from limn.formats.label_files import image_of
+from limn.formats.label_files import image_of, write_image
 from limn.lab.data import case_checks
 from limn.lab.data.folder_layout import (
     LABEL_OF,
@@ -412,7 +411,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
             if name in case.files:
                 link_or_copy(case.files[name], file)
             else:
-                SimpleITK.WriteImage(image_of(array, grid), str(file))
+                write_image(file, image_of(array, grid))
     paths = {
         name: f"{SCANS}/{case.name}/{name}.nii.gz" if name in arrays else ""
         for name in ("ct", *LABEL_SETS)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
@@ -22,10 +21,11 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.structures import Structure, contours_of_no_roi, structures_of
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries
+from limn.domain.files import write_durably
 from limn.domain.folders import files_below
 from limn.domain.geometry import FloatArray
 from limn.domain.one_line import one_line
-from limn.formats.label_files import file_name, image_of, table_of
+from limn.formats.label_files import file_name, image_of, table_of, write_image
 from limn.formats.surfaces import stl_of
 from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, fill
 
@@ -147,7 +147,7 @@ def show_rois(
         console.print(escape(one_line(line)), soft_wrap=True, highlight=False)
     if written is not None:
         names = ", ".join(written.close(forms)) or "nothing: it has no contours on this series"
-        console.print(f"in {out}: {names}", markup=False, soft_wrap=True)
+        console.print(f"in {one_line(out)}: {names}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,14 +181,14 @@ class _Written:
         for form, ending in (("nifti", "nii.gz"), ("nrrd", "nrrd")):
             if form in forms:
                 self.names.append(f"{name}.{ending}")
-                SimpleITK.WriteImage(image, str(self.folder / self.names[-1]), useCompression=True)
+                write_image(self.folder / self.names[-1], image)
         if "stl" in forms and mask.any():
             self.names.append(f"{name}.stl")
-            (self.folder / self.names[-1]).write_bytes(stl_of(mask, self.series.grid))
+            write_durably(self.folder / self.names[-1], stl_of(mask, self.series.grid))
 
     def close(self, forms: Sequence[str]) -> list[str]:
         """Write the table, if it is wanted; returns the names of all files."""
         if "csv" in forms and self.rows:
             self.names.append("rois.csv")
-            (self.folder / self.names[-1]).write_bytes(table_of(self.rows))
+            write_durably(self.folder / self.names[-1], table_of(self.rows))
         return self.names

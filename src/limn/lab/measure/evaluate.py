@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from limn.dicom.rtstruct import PALETTE
 from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.scan import TG263_ROLES, Labels, Organ, Role, Volume
 from limn.domain.timing import Stopwatch
@@ -88,7 +89,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "scores.csv"
     if not path.exists():
-        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+        write_durably(path, (",".join(COLUMNS) + "\n").encode())
     rows_of = Counter((row["group"], row["scan"]) for row in read_rows(path))
     # A run that was killed may have written fewer rows than organs for its last scan.
     done = {key for key, rows in rows_of.items() if rows >= len(ensemble.bundle.organs)}
@@ -152,7 +153,7 @@ def refuse_other_scores(folder: Path, what: str) -> None:
     """
     path = writable(folder) / "tried.txt"
     before = path.read_text(encoding="utf-8") if path.exists() else what
-    path.write_text(before, encoding="utf-8")
+    write_durably(path, before.encode())
     if before != what:
         msg = f"{folder} holds the scores of {before}, not of {what}; give another folder"
         raise ConfigWrong(msg)
@@ -225,4 +226,4 @@ def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
         legend = Legend(labels.volumes_mm3())
         colours = colours_of(labels.organs.values())
         picture = draw_contours(scan.volume, labels, colours, banner, legend)
-        path.with_name(f"{path.stem}-{name}.png").write_bytes(picture)
+        write_durably(path.with_name(f"{path.stem}-{name}.png"), picture)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -34,7 +33,7 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.timing import in_words
-from limn.formats.label_files import image_of
+from limn.formats.label_files import image_of, write_image
 from limn.lab.process.folder_lock import folder_lock
 from limn.lab.process.isolated import cores
 from limn.lab.process.pool import in_processes
@@ -224,7 +223,7 @@ def _write_scan(folder: Path, cohort: Cohort, visit: Visit) -> str:
         with new_folder(target) as part:
             for name in FILES:
                 image_file = part / f"{name}.nii.gz"
-                SimpleITK.WriteImage(image_of(arrays[name], truth.grid), str(image_file))
+                write_image(image_file, image_of(arrays[name], truth.grid))
     # SimpleITK has no error class of its own: a full disk is a RuntimeError.
     except (OSError, RuntimeError) as error:
         msg = f"{target} can't be written: {error}"

@@ -118,8 +118,9 @@ def choose(names: Sequence[str]) -> tuple[Quirk, ...]:
 def save(files: Files, folder: Path) -> None:
     """Write every file into the folder, in the transfer syntax that its meta header names."""
     for each in files:
-        # Not `save_as`, which does not convert little endian to big endian.
-        dcmwrite(folder / each.name, each.ds, enforce_file_format=True)
+        # "x" follows no link. Not `save_as`, which does not convert little endian to big endian.
+        with (folder / each.name).open("xb") as file:
+            dcmwrite(file, each.ds, enforce_file_format=True)
 
 
 # Headers.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.markup import escape
@@ -20,10 +19,12 @@ from limn.dicom.series import Instance, Series, Slice, assemble, planes
 from limn.dicom.uids import uid_from
 from limn.dicom.volume import read_headers
 from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.domain.geometry import Grid, SpacingMm
+from limn.domain.one_line import one_line
 from limn.domain.scan import Labels, Volume
-from limn.formats.label_files import image_of
+from limn.formats.label_files import image_of, write_image
 from limn.lab.phantoms import orientation
 from limn.lab.phantoms.quirks import QUIRKS, Files, Quirk, SeriesFile, choose, save
 from limn.phantom.anatomy import TRUTH_LABELS, conceive
@@ -140,13 +141,13 @@ def synthesize(
     report(f"writing {len(volume.hu_zyx)} slices")
     identity = _identity(request, position)
     files = _write_series(volume, identity, choose(request.quirks), series_dir)
-    SimpleITK.WriteImage(image_of(volume.hu_zyx, volume.grid), str(folder / "ct.nii.gz"))
-    SimpleITK.WriteImage(image_of(truth.labels_zyx, truth.grid), str(folder / "truth.nii.gz"))
+    write_image(folder / "ct.nii.gz", image_of(volume.hu_zyx, volume.grid))
+    write_image(folder / "truth.nii.gz", image_of(truth.labels_zyx, truth.grid))
     report("outlining the truth")
     series, refusal = _read_back(files, series_dir, volume.grid)
     kept = sorted({k for file in files for k in file.slices})
     stored_truth = Labels(truth.labels_zyx[kept], series.grid, truth.organs)
-    (folder / "rtstruct.dcm").write_bytes(_structure_set(series, stored_truth))
+    write_durably(folder / "rtstruct.dcm", _structure_set(series, stored_truth))
     return PhantomFiles(series_dir, stored_truth, len(kept), position, series.flags, refusal)
 
 
@@ -172,9 +173,10 @@ def show_phantom(folder: Path, request: PhantomRequest) -> None:
         phantom = synthesize(folder, request, report)
     console.print(
         f"{phantom.slices} {request.stack} slices, {phantom.position}, "
-        f"in {escape(str(phantom.series_dir))}"
+        f"in {escape(one_line(phantom.series_dir))}"
     )
-    console.print(f"truth in {escape(str(folder / 'rtstruct.dcm'))} and truth.nii.gz beside it")
+    truth = escape(one_line(folder / "rtstruct.dcm"))
+    console.print(f"truth in {truth} and truth.nii.gz beside it")
     for verb, axis in (("turned about", request.turned), ("mirrored along", request.mirrored)):
         if axis is not None:
             console.print(f"the header is wrong on purpose: the pixels are {verb} {axis}")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from limn.domain.files import replacement
 from limn.domain.geometry import FloatArray
 from limn.lab.measure.scores import Score
 from limn.lab.report.summary import accuracy_values, conformity_values
@@ -105,7 +106,8 @@ def _finish(figure: Figure, systems: Sequence[System], title: str, path: Path) -
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(title)
     # Without matplotlib's version, equal scores give equal files.
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    with replacement(path, ".png") as part:
+        figure.savefig(part, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def _colour(k: int) -> str:

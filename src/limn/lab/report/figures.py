@@ -12,6 +12,7 @@ import SimpleITK
 from PIL import Image
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import replacement
 from limn.domain.folders import writable
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import TG263_ROLES, Labels, Role, Volume
@@ -66,7 +67,8 @@ def draw_sheets(folder: Path, real_labels: Path | None) -> list[Path]:
     written = []
     for name, pictures in sheets.items():
         path = folder / f"phantom-{name}.png"
-        _stack(pictures).save(path, optimize=True)
+        with replacement(path) as part:
+            _stack(pictures).save(part, format="PNG", optimize=True)
         written.append(path)
     return written
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from limn.domain.files import replacement
 from limn.domain.geometry import Reorientation
 from limn.domain.scan import TG263_ROLES, Labels, Organ, Role, Volume
 from limn.lab.measure.evaluate import colours_of
@@ -76,7 +77,8 @@ def draw_case(
         words = (system.algorithm, system.model_here, *_score_words(scores.get(system.key, {})))
         rows.append((tuple(word for word in words if word), [under, layer]))
     pictures = [(words, draw_panels(hu, spacing, centre, layers)) for words, layers in rows]
-    _sheet(pictures, title, colours).save(path, format="PNG", optimize=True)
+    with replacement(path) as part:
+        _sheet(pictures, title, colours).save(part, format="PNG", optimize=True)
 
 
 def _centre(labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ]) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
+from limn.domain.files import write_durably
 from limn.domain.folders import writable
 from limn.lab.measure.scores import Score, read_scores
 from limn.lab.measure.statistics import ALPHA, ZERO_METHOD, Comparison
@@ -68,15 +69,15 @@ def write_tables(
         raise ConfigWrong(msg)
     parts = ["# Tables\n", *([introduction] if introduction else [])]
     for table in made:
-        (folder / f"{table.name}.csv").write_text(as_csv(table), encoding="utf-8")
-        (folder / f"{table.name}.tex").write_text(as_latex(table), encoding="utf-8")
+        write_durably(folder / f"{table.name}.csv", as_csv(table).encode())
+        write_durably(folder / f"{table.name}.tex", as_latex(table).encode())
         parts.append(as_markdown(table))
     for test_set in SETS:
         for draw, name in ((draw_accuracy, "boxplot"), (draw_conformity, "boxplot-ci")):
             path = folder / f"{name}-{test_set}.png"
             if draw(scores, test_set, path):
                 parts.append(f"![{name} of {SETS[test_set]}]({path.name})\n")
-    (folder / "tables.md").write_text("\n".join(parts), encoding="utf-8")
+    write_durably(folder / "tables.md", "\n".join(parts).encode())
     report(f"{len(made)} tables in {folder / 'tables.md'}, each also as .csv and .tex beside it")
 
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import SimpleITK
 import torch
 
-from limn.domain.files import replacement
+from limn.domain.files import write_durably
 from limn.domain.scan import TG263_ROLES, Labels, Volume
 from limn.domain.timing import Stopwatch
-from limn.formats.label_files import image_of
+from limn.formats.label_files import contents_of, image_of
 from limn.lab.data.dataset import Entry
 from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
 from limn.lab.data.readers import read_ct
@@ -181,12 +181,13 @@ def _predict(
     for number, (ct, out, times) in enumerate([scans[0], *scans]):
         watch = Stopwatch()
         # The runtime leaves out the wait for the disk, which is no part of any system.
-        with replacement(out, ".nii.gz") as part, watch.stage("runtime_s"):
+        with watch.stage("runtime_s"):
             with watch.stage("read_s"):
                 volume = read_ct(ct, "")
             labels = label(volume, watch)
             image = image_of(labels, volume.grid)
-            SimpleITK.WriteImage(image, str(part), useCompression=True)
+            contents = contents_of(image)
+        write_durably(out, contents)
         write_record(times, ct.parent.name, watch.elapsed_s)
         _log(f"{number}/{len(scans)} {ct.parent.name}: {watch.elapsed_s['runtime_s']:.1f} s")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.files import write_durably
+from limn.domain.files import replacement, write_durably
 from limn.lab.data.dataset import (
     MANIFEST,
     SPLIT,
@@ -83,7 +83,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     testing = [own for own in entries if own.split != "train"]
     timed = timed_on({name: [folders.times(name, own.scan) for own in testing] for name in systems})
     write_tables(folders.scores, results, report, described(config, entries), timed)
-    (results / folders.scores.name).write_bytes(folders.scores.read_bytes())
+    write_durably(results / folders.scores.name, folders.scores.read_bytes())
     _write_steps(planned, folders.work, results / STEPS_CSV)
     for path in _overlays(systems, testing, folders, results):
         report(f"drawn: {path}")
@@ -208,7 +208,7 @@ def _data(
 
 
 def _write_steps(planned: Sequence[Step], work: Path, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacement(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         lines = csv.DictWriter(file, ("step", "seconds", "device"), lineterminator="\n")
         lines.writeheader()
         lines.writerows(read_mark(work, step.name) for step in planned)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from limn.domain.files import write_durably
 from limn.domain.geometry import SpacingMm
 from limn.domain.scan import Labels
 from limn.lab.measure.evaluate import (
@@ -148,7 +149,7 @@ def try_bundle(
     )
     ensemble = Ensemble.load(opened, "cpu", run)
     rows = read_rows(evaluate(trials, ensemble, folder, report))
-    (folder / "table.md").write_text(markdown_table(rows), encoding="utf-8")
+    write_durably(folder / "table.md", markdown_table(rows).encode())
     if note:
         note_measured(bundle, rows, f"limn lab try, phantoms, set {name}, profile {run}")
     of_name = {(trial.group, trial.scan): trial for trial in trials}

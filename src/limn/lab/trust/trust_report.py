@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from limn.domain.files import write_durably
+from limn.domain.files import replacement, write_durably
 from limn.domain.scan import Labels
 from limn.lab.measure.evaluate import ScanWithTruth, Trial, draw_comparison
 from limn.lab.trust.outcome import Outcome, Tally, outcome_of, tally
@@ -105,7 +105,8 @@ def draw_reliability(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set_title(organ)
         axes.set_xlabel("predicted DSC, 90 % interval")
         axes.set_ylabel("true DSC" if number == 1 else "")
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    with replacement(path, ".png") as part:
+        figure.savefig(part, dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
 def _scan(fault: str, seed: int, *, whole_body: bool) -> ScanWithTruth:
