@@ -10,7 +10,7 @@ from limn.formats.label_files import table_of
 from limn.lab.data import dataset
 from limn.lab.measure.scores import Score, read_scores, write_scores
 from limn.lab.report.table_formats import Table, as_csv
-from limn.node.batch.notes import Note, write_table
+from limn.node.batch.notes import TABLE, Note, write_tables
 
 CALC = "=cmd|' /C calc'!A1"
 FORMULAS = [CALC, "@SUM(1)", "+1+1", "-1+1", " =1", "\t=1", "\uff1d1", "'=1", "'+1"]
@@ -50,7 +50,8 @@ def cohort(path: Path) -> None:
         outcome="refused",
         animal=CALC,
     )
-    write_table(path, [note])
+    write_tables(path.parent, [note])
+    (path.parent / TABLE).rename(path)
 
 
 def scores(path: Path) -> None:

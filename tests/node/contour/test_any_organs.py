@@ -28,7 +28,9 @@ from limn.node.contour.work.warm import Warm, options_of
 from limn.node.deliver.courier import Courier
 from limn.node.operate import log as log_command
 from limn.node.operate import queue as queue_command
+from limn.node.operate.history.choice import Choice
 from limn.node.store.disk import scanlog
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.segment.bundle.bundle import Bundle, CleanRule, open_bundle
 from tests.node.contour.test_results import Desk
 from tests.support.node.fake_worker import FakeEnsemble
@@ -154,13 +156,16 @@ def test_a_scan_goes_the_whole_way(site, tmp_path, capsys):
     assert row.name in capsys.readouterr().out
     log = tmp_path / "data" / "scans.csv"
     to = FolderDestination(kind="folder", name="tps", folder=tmp_path / "out")
-    Courier(to, journal, log, "LIMN", keeps_scan_log=True).work()
+    contacts = DestinationContacts(log.with_name("destinations.json"))
+    Courier(to, journal, log, "LIMN", keeps_scan_log=True, contacts=contacts).work()
     (scan,) = scanlog.rows(log)
     assert scan["outcome"] == "delivered"
     for role, organ in TG263_ROLES.items():
-        for kind in ("mm3", "removed_voxels", "fold_dsc", "predicted_dsc"):
+        for kind in ("mm3", "removed_voxels", "fold_dsc"):
             value = scan[f"{role}_{kind}"]
             assert (value != "") == (organ in names), (role, kind, value)
+        # The bundle has no judge.
+        assert scan[f"{role}_predicted_dsc"] == ""
     with scanlog.roi_table(log).open(newline="") as file:
         rois = list(csv.DictReader(file))
     assert [each["roi"] for each in rois] == [*names, "Ring"]
@@ -170,7 +175,7 @@ def test_a_scan_goes_the_whole_way(site, tmp_path, capsys):
     assert [each["role"] for each in rois if each["role"]] == [
         role for name in names for role, organ in TG263_ROLES.items() if organ == name
     ]
-    log_command.show(site.desk.path, as_csv=False, since=None, animal=None)
+    log_command.show(site.desk.path, Choice(), as_csv=False)
     assert row.name in capsys.readouterr().out
 
 

@@ -310,6 +310,7 @@ def work(monkeypatch):
                     structure_set=said.encode(),
                     picture=b"PNG",
                     labels=labels,
+                    series=SimpleNamespace(rungs=np.zeros(1, np.intp)),
                     disagreement_zyx=np.zeros((1, 1, 1), np.uint8),
                     held=None,
                 ),
@@ -319,9 +320,11 @@ def work(monkeypatch):
     monkeypatch.setattr(contour_job, "_record", lambda product, ensemble, flag: {"flags": flag})
 
     def results(job):
+        options = SimpleNamespace(style=SimpleNamespace(colours={}))
         identity = Identity(job.sop_instance_uid, "2.25.9", "20260101", "120000", "limn", "0", "a")
         made = contour_job._Work(
-            *(job, [Instance(header(), Path())], None, None, identity, Stopwatch(), 1.0, Progress())
+            *(job, [Instance(header(), Path())], None, options, identity),
+            *(Stopwatch(), 1.0, Progress()),
         )
         return made.of_each(), asked
 

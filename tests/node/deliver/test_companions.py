@@ -11,6 +11,7 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import companions
 from limn.node.deliver.courier import Courier
 from limn.node.operate.queue import unfinished_scans
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.disk.spool import FORMS_DIR, MADE
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
@@ -65,7 +66,14 @@ class Desk:
     def of(self, destination: DicomDestination | FolderDestination) -> Courier:
         """A courier to any destination."""
         log = self.folder / "scans.csv"
-        return Courier(destination, self.journal, log, "LIMN", keeps_scan_log=True)
+        return Courier(
+            destination,
+            self.journal,
+            log,
+            "LIMN",
+            keeps_scan_log=True,
+            contacts=DestinationContacts(log.with_name("destinations.json")),
+        )
 
     def states(self, row: ScanRow) -> tuple[list[str], list[str]]:
         """How far structure set and segmentation are."""

@@ -14,6 +14,7 @@ from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver import courier as courier_module
 from limn.node.deliver.courier import Courier
 from limn.node.store.disk import scanlog
+from limn.node.store.disk.contacts import DestinationContacts
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
 from tests.conftest import free_port
@@ -64,7 +65,14 @@ class Field:
             kind="folder", name="tps", folder=self.out, **({"one_file": True} | more)
         )
         log = self.folder / "scans.csv"
-        return Courier(to, self.journal, log, "LIMN", keeps_scan_log=True)
+        return Courier(
+            to,
+            self.journal,
+            log,
+            "LIMN",
+            keeps_scan_log=True,
+            contacts=DestinationContacts(log.with_name("destinations.json")),
+        )
 
     def files(self) -> list[pydicom.FileDataset]:
         """What the destination has, the oldest first."""
@@ -259,7 +267,14 @@ def test_a_planning_system_that_is_down_gets_it_later(field):
             kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, one_file=True
         )
         log = field.folder / "scans.csv"
-        return Courier(to, field.journal, log, "LIMN", keeps_scan_log=True)
+        return Courier(
+            to,
+            field.journal,
+            log,
+            "LIMN",
+            keeps_scan_log=True,
+            contacts=DestinationContacts(log.with_name("destinations.json")),
+        )
 
     courier(free_port()).work()
     assert set(field.states(*rows)) == {"waiting"}

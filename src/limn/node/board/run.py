@@ -9,6 +9,7 @@ import ssl
 from pathlib import Path
 from typing import cast
 
+import psutil
 import uvicorn
 
 from limn.domain.errors import ConfigWrong
@@ -46,7 +47,7 @@ def run_board(config_path: Path) -> None:
     oplog.set_up(config.data_dir, "board", config.log)
     lifetime.end_with_supervisor()
     if os.name == "posix":
-        os.nice(NICE)
+        psutil.Process().nice(NICE)
     HEART.allow(SILENT_MAY_BE_S)
     # It says each request that it can't read, and who sends those may send millions.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

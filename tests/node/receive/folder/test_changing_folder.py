@@ -15,7 +15,7 @@ import pytest
 from limn.node.dimse.status import DUPLICATE
 from limn.node.receive.folder.changes import Changes
 from limn.node.receive.folder.taken_files import TakenFiles
-from limn.node.receive.folder.unlinked import UnlinkedFolder, read_regular
+from limn.node.receive.folder.unlinked import UnlinkedFolder
 from limn.node.receive.folder.watched_folder import FolderWatch
 from tests.node.receive.folder.test_watched_folder import Place, Unnotified
 from tests.support.node.parts import COUNT, Door, encoded, running, slices, until, write_slices
@@ -129,11 +129,12 @@ def test_a_file_that_changes_while_it_is_read_is_no_file_of_one_moment(tmp_path,
         looks.append(state)
         return state
 
+    folder = UnlinkedFolder(tmp_path)
     monkeypatch.setattr(os, "fstat", fstat)
     with pytest.raises(BlockingIOError, match="while it was read") as caught:
-        read_regular(str(path), found.st_size, found.st_mtime_ns)
+        folder.read(str(path), found.st_size, found.st_mtime_ns)
     assert caught.value.errno == errno.EAGAIN
-    assert read_regular(str(path), found.st_size, found.st_mtime_ns) == b"B" * 100
+    assert folder.read(str(path), found.st_size, found.st_mtime_ns) == b"B" * 100
 
 
 def preallocated(ds):

@@ -86,7 +86,7 @@ class Viewer:
             row = journal.named([name]).get(name) if journal is not None else None
         if row is None:
             raise HTTPException(404, f"there is no {name}")
-        return self.viewing.open(row)
+        return self.viewing.view_of(row)
 
 
 def frame_of(view: View) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Viewing:
             self._views.move_to_end(name)
             return view
 
-    def open(self, row: ScanRow) -> View:
+    def view_of(self, row: ScanRow) -> View:
         """Look at a scan.
 
         Raises
