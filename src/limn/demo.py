@@ -92,22 +92,20 @@ def demo(out: Path, seed: int, *, board: bool = False) -> bool:
         raise ConfigWrong(msg)
     shutil.rmtree(out, ignore_errors=True)
     writable(received)
-    ports = _free_ports(5)
+    receive, engine, wake, stand_in, board_port = _free_ports(5)
     config_path = out / "node.toml"
-    write_durably(
-        config_path,
-        CONFIG.format(
-            receive=ports[0],
-            engine=ports[1],
-            wake=ports[2],
-            standin=ports[3],
-            board=ports[4],
-            bundle=EMBEDDED_BUNDLE,
-        ).encode(),
+    text = CONFIG.format(
+        receive=receive,
+        engine=engine,
+        wake=wake,
+        standin=stand_in,
+        board=board_port,
+        bundle=EMBEDDED_BUNDLE,
     )
+    write_durably(config_path, text.encode())
     config = load_config(config_path)
     steps = _Steps(console)
-    standin = _stand_in(ports[3], received)
+    standin = _stand_in(stand_in, received)
     node = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path)],
         stderr=(out / "node.log").open("x", encoding="utf-8"),
@@ -122,13 +120,13 @@ def demo(out: Path, seed: int, *, board: bool = False) -> bool:
             "starting the node, warming five folds",
             lambda: _wait(config.ready_path.exists, READY_S, node, out),
         )
-        send_folder(phantom.series_dir, f"127.0.0.1:{ports[0]}", called="LIMN", calling="SCANNER")
+        send_folder(phantom.series_dir, f"127.0.0.1:{receive}", called="LIMN", calling="SCANNER")
         steps.run(
             "contouring and delivering",
             lambda: _wait(lambda: bool(scanlog.rows(config.scan_log_path)), CONTOURED_S, node, out),
         )
         good = _report(console, config, phantom, received)
-        _show_board(console, f"http://localhost:{ports[4]}", config_path, node if board else None)
+        _show_board(console, f"http://localhost:{board_port}", config_path, node if board else None)
         return good
     finally:
         node.terminate()

@@ -53,11 +53,7 @@ def build_segmentation(
     if not present:
         raise RefusedSeries("no organ has a voxel, so there is no segment to write")
     masks = np.stack([labels_zyx == label for label in present], axis=-1).astype(np.uint8)
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=identity.algorithm[:64],
-        family=codes.DCM.ArtificialIntelligence,
-        version=identity.algorithm_version[:64] or identity.software,
-    )
+    algorithm = _algorithm(identity)
     try:
         made = Segmentation(
             source_images=headers,
@@ -88,6 +84,14 @@ def build_segmentation(
     made.save_as(file)
     _prove(file, [str(header.SOPInstanceUID) for header in headers], masks)
     return file.getvalue()
+
+
+def _algorithm(identity: Identity) -> highdicom.AlgorithmIdentificationSequence:
+    return highdicom.AlgorithmIdentificationSequence(
+        name=identity.algorithm[:64],
+        family=codes.DCM.ArtificialIntelligence,
+        version=identity.algorithm_version[:64] or identity.software,
+    )
 
 
 def _fix(made: Segmentation, identity: Identity) -> None:

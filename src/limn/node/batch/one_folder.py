@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -37,6 +38,8 @@ from limn.segment.draw.animals.choose import ChoiceRule
 from limn.segment.draw.animals.located import Place
 from limn.segment.engine.ensemble import Ensemble
 
+# An animal, what came of it, and its files.
+_Animal: TypeAlias = tuple[AnimalName, Product | LimnError, list[Path]]
 # The animal of a scan that is not asked for more.
 ONLY = Place(1, 1, (0.0, 0.0, 0.0))
 
@@ -83,7 +86,7 @@ def contour_folder(
         options = replace(warm.options, delivered=False)
         work = Work(scan.instances, warm.ensemble, config, options, stopwatch)
         animals = work.run(lambda done, total: bars.update(bar, completed=done, total=total))
-        found, failures = list[tuple[AnimalName, Product | LimnError, list[Path]]](), []
+        found, failures = list[_Animal](), []
         for name, product in animals:
             files, failure = _written(product, name, out, options.style, forms)
             found.append((name, product, files))
@@ -91,6 +94,14 @@ def contour_folder(
     if one_file:
         failures += _join(found, out)
     console.print(_stages(stopwatch))
+    _print_each(found, console)
+    if scan.ct is not None:
+        console.print(f"CT series      {scan.ct}, to which the structure set refers")
+    if failures:
+        raise failures[0]
+
+
+def _print_each(found: Sequence[_Animal], console: Console) -> None:
     for name, product, files in found:
         if name.place.of > 1:
             console.print(f"\n{name.words}", markup=False)
@@ -98,15 +109,9 @@ def contour_folder(
             console.print(f"NOT CONTOURED: {product}", style="bold red", markup=False)
         else:
             _print(product, files, console)
-    if scan.ct is not None:
-        console.print(f"CT series      {scan.ct}, to which the structure set refers")
-    if failures:
-        raise failures[0]
 
 
-def _join(
-    found: Sequence[tuple[AnimalName, Product | LimnError, list[Path]]], out: Path
-) -> list[LimnError]:
+def _join(found: Sequence[_Animal], out: Path) -> list[LimnError]:
     """Put the structure sets of all animals into one file; returns what kept it from that."""
     products = [(name, product) for name, product, _ in found if isinstance(product, Product)]
     if len(found) < 2 or not products:

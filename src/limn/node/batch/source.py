@@ -18,8 +18,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from limn.dicom.ct import write_image_series
 from limn.dicom.folder import one_series
-from limn.dicom.image_series import write_image_series
 from limn.dicom.series import Instance
 from limn.dicom.volume import read_headers
 from limn.domain.errors import RefusedSeries

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import psutil
 
-from limn.dicom.image_series import write_image_series
+from limn.dicom.ct import write_image_series
 from limn.domain.errors import RefusedSeries
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume

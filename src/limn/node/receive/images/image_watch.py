@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limn.dicom.image_series import SLICES
+from limn.dicom.ct import SLICES
 from limn.dicom.instance import uids_of_file
 from limn.domain.one_line import one_line
 from limn.node.config import Watch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from limn.node.store.journal.preview_reader import PreviewReader
+from limn.node.store.journal.connection import JournalConnection
 from limn.node.store.journal.schema import LIVE
 
 # A worker has it, or its preview.
@@ -23,7 +23,7 @@ class SenderRow:
     last_slice_at: float
 
 
-class PeerReader(PreviewReader):
+class PeerReader(JournalConnection):
     """What the journal knows of destinations and senders."""
 
     def delivery_counts(self) -> list[tuple[str, str, int, float | None]]:
