@@ -128,9 +128,10 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
 
 
 def read_slice(series: Series, index: int) -> npt.NDArray[np.float32]:
-    """Decode one slice of a series as `read_volume` does: (y, x) HU.
+    """Decode one slice of a series: (y, x) HU, with the padding that its header declares as air.
 
-    A file with several frames is decoded as a whole for it.
+    `read_volume` finds more padding, by all slices. A file with several frames is decoded as a
+    whole for it.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def read_slice(series: Series, index: int) -> npt.NDArray[np.float32]:
 
 
 def read_slices(series: Series, indices: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
-    """Decode these slices, one after the other; neighbours of one file open it once.
+    """Decode these slices as `read_slice`, one after the other; neighbours open one file once.
 
     Raises
     ------

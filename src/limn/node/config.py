@@ -375,6 +375,11 @@ class DicomDestination(_Table):
     forms: tuple[Form, ...] = RTSTRUCT
     send_images: bool = True
 
+    @property
+    def later_forms(self) -> tuple[Form, ...]:
+        """What follows the structure set, once that is accepted."""
+        return tuple(form for form in self.forms if form == "seg")
+
     @field_validator("forms")
     @classmethod
     def _forms_by_c_store(cls, forms: tuple[Form, ...]) -> tuple[Form, ...]:
@@ -413,6 +418,11 @@ class FolderDestination(_Table):
     one_file: bool = False
     forms: tuple[Form, ...] = RTSTRUCT
     send_images: bool = True
+
+    @property
+    def later_forms(self) -> tuple[Form, ...]:
+        """None: a folder has its forms before the structure set."""
+        return ()
 
     @model_validator(mode="after")
     def _with_a_structure_set(self) -> FolderDestination:

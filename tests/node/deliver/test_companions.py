@@ -264,3 +264,27 @@ def test_a_folder_gets_the_series_too(desk):
     assert desk.journal.resend(row.id, ["tps"], time.time())
     desk.of(FolderDestination(kind="folder", name="tps", folder=out)).work()
     assert list(series.iterdir()) == []
+
+
+def test_a_form_that_is_asked_for_no_more_is_forgotten(desk):
+    """The operator leaves "seg" out, as the reason of the refusal says, and sends it again."""
+    row = desk.contoured()
+    archive = Archive()
+    with peer(archive, classes=ALL[:2]) as port:
+        desk.courier(port).work()
+        assert desk.states(row) == (["delivered"], ["refused"])
+        desk.journal.resend(row.id, ["tps"], time.time())
+        desk.courier(port, forms=()).work()
+    assert desk.states(row) == (["delivered"], [])
+    assert desk.needs(row) == []
+
+
+@pytest.mark.parametrize(("wanted", "left"), [({"tps": ("seg",)}, 1), ({"tps": ()}, 0), ({}, 0)])
+def test_a_start_forgets_what_the_config_no_longer_asks_for(desk, wanted, left):
+    """A form that waits for a destination that has left the config would wait for ever."""
+    row = desk.contoured()
+    archive = Archive()
+    with peer(archive, classes=ALL[:2]) as port:
+        desk.courier(port).work()
+    assert desk.journal.forget_unwanted(wanted) == 1 - left
+    assert len(desk.states(row)[1]) == left

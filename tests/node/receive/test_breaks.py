@@ -164,3 +164,16 @@ def test_a_slice_of_another_animal_that_a_kill_left_is_in_no_series(tmp_path, ca
         again.intake.recover()
     assert "a slice of animal M2 was refused before the restart" in caplog.text
     assert settle(again, 1.0) == [("ready", COUNT - 1)]
+
+
+def test_a_series_is_loaded_with_few_looks_at_what_was_replaced(tmp_path, monkeypatch):
+    """One for each slice took seconds under the lock for a series of thousands."""
+    door = Door(tmp_path)
+    bring(door, slices(), "first")
+    door.journal.close()
+    looks, replaced = [], Spool.replaced
+    monkeypatch.setattr(
+        Spool, "replaced", lambda spool, folder: looks.append(folder) or replaced(spool, folder)
+    )
+    Door(tmp_path).intake.recover()
+    assert len(looks) < 5

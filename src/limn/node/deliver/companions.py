@@ -75,8 +75,7 @@ class Companions:
     @property
     def forms(self) -> tuple[str, ...]:
         """A folder has them before its structure set."""
-        dicom = isinstance(self.destination, DicomDestination)
-        return ("seg",) if dicom and "seg" in self.destination.forms else ()
+        return self.destination.later_forms
 
     def send_series(self, row: ScanRow) -> DeliveryAnswer | None:
         """Send the CT series of a scan if limn made it; None once the destination has it.
@@ -93,7 +92,7 @@ class Companions:
         try:
             paths = _in_order([Path(row.folder) / each for each in row.files])
             if isinstance(self.destination, FolderDestination):
-                refused = _copy(paths, self.destination, uid, self.place)
+                refused = self._copy(paths, self.destination, uid)
             else:
                 refused = self._store(paths, uid)
         except (PeerUnreachable, ConfigWrong) as error:
@@ -136,6 +135,26 @@ class Companions:
                 return _answer(outcome, f"0x{status:04X} for {what}", FAILURE_OF[outcome])
             there.add(sent[-1])
             self.beat()
+        return None
+
+    def _copy(
+        self, paths: list[Path], destination: FolderDestination, series: str
+    ) -> DeliveryAnswer | None:
+        """Write the slices into a folder of their own; the answer if it can't be written."""
+        folder = destination.folder / f"CT.{series}"
+        if fault := self.place.fault() if self.place is not None else "":
+            return _answer(Outcome.RETRY_LATER, f"{destination.folder}: {one_line(fault)}")
+        for number, path in enumerate(paths, start=1):
+            if self.stopping.is_set():
+                return _answer(Outcome.RETRY_LATER, "the CT series: the node stops")
+            self.beat()
+            contents = path.read_bytes()
+            try:
+                folder.mkdir(exist_ok=True)
+                write_durably(folder / f"CT.{number:04d}.dcm", contents)
+            except OSError as error:
+                why = one_line(not_a_folder(destination.folder)) or error.strerror
+                return _answer(Outcome.RETRY_LATER, f"{folder}: {why}")
         return None
 
     def send_due_form(self) -> bool:
@@ -234,21 +253,3 @@ def _in_order(paths: list[Path]) -> list[Path]:
         path: int(pydicom.dcmread(path, stop_before_pixels=True).InstanceNumber) for path in paths
     }
     return sorted(paths, key=numbers.__getitem__)
-
-
-def _copy(
-    paths: list[Path], destination: FolderDestination, series: str, place: ExportPlace | None
-) -> DeliveryAnswer | None:
-    """Write the slices into a folder of their own; the answer if it can't be written."""
-    folder = destination.folder / f"CT.{series}"
-    if fault := place.fault() if place is not None else "":
-        return _answer(Outcome.RETRY_LATER, f"{destination.folder}: {one_line(fault)}")
-    for number, path in enumerate(paths, start=1):
-        contents = path.read_bytes()
-        try:
-            folder.mkdir(exist_ok=True)
-            write_durably(folder / f"CT.{number:04d}.dcm", contents)
-        except OSError as error:
-            why = one_line(not_a_folder(destination.folder)) or error.strerror
-            return _answer(Outcome.RETRY_LATER, f"{folder}: {why}")
-    return None

@@ -12,11 +12,13 @@ import hashlib
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from limn.domain.files import write_durably
+from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.domain.folders import not_a_folder
+from limn.node.permissions import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +59,7 @@ class ExportPlace:
             return
         # A share that was mounted over the place since then is what the site wanted all along.
         if before is None or before in now.parents:
-            self.note.parent.mkdir(exist_ok=True)
-            text = json.dumps({"folder": str(self.folder), "mount_point": str(now)})
-            write_durably(self.note, text.encode())
+            self._remember(now)
 
     def fault(self) -> str:
         """Why nothing may be written there now, and what to do; empty if it may."""
@@ -68,13 +68,23 @@ class ExportPlace:
             return not_a_folder(self.folder) or (
                 "there is no such folder any more; mount its share again, or make the folder"
             )
-        if before is None or now == before or before in now.parents:
+        if before is None or now == before:
+            return ""
+        if before in now.parents:
+            # The share is there at last: from now on its absence counts.
+            with suppress(OSError):
+                self._remember(now)
             return ""
         return (
             f"it lies on the disk at {now} now, and lay on that at {before} when limn first used "
             "it; mount the share again. If the move is wanted, delete "
             f"{self.note} and run `limn check`"
         )
+
+    def _remember(self, place: Path) -> None:
+        make_private_folder(self.note.parent)
+        text = json.dumps({"folder": str(self.folder), "mount_point": str(place)})
+        write_durably(self.note, text.encode(), OWNER_ONLY_FILE)
 
     def _remembered(self) -> Path | None:
         try:

@@ -73,7 +73,8 @@ class Recovery:
             # The last version is the newest.
             gathering.newest = {uid for uid, name in names.items() if name in files}
             gathering.handed_over |= gathering.newest
-        for uid in {uid for uid, name in names.items() if name in self.spool.replaced(folder)}:
+        replaced = self.spool.replaced(folder)
+        for uid in [uid for uid, name in names.items() if name in replaced]:
             gathering.replaced(uid)
         if released.instances != len(instances):
             gathering.break_off(gathering.last_s)
@@ -93,7 +94,7 @@ class Recovery:
         read = {name: self._read_file(folder / name) for name in names}
         gone = {name for name, instance in read.items() if instance is None}
         proven, doubtful = set[str](), set[str]()
-        for row in self.journal.scans_of(str(folder)):
+        for row in self.journal.scans_of_folder(str(folder)):
             if not (read.keys() - proven).intersection(row.files):
                 continue
             found = [read.get(name) or self._read_file(folder / name) for name in row.files]

@@ -34,6 +34,9 @@ def run_engine(config_path: Path) -> None:
     lifetime.end_with_supervisor()
     journal = Journal(config.journal_path)
     end_if_replaced(journal, stopping)
+    wanted = {each.name: each.later_forms for each in config.destination}
+    if count := journal.forget_unwanted(wanted):
+        log.info("%d segmentations that waited are asked for no more (forms)", count)
     contacts = DestinationContacts(config.destinations_path)
     couriers = [
         Courier(

@@ -97,8 +97,9 @@ def replace_damaged(config: Config, bundle_sha256: str) -> Path | None:
     _set_foreign_log_aside(config.journal_path)
     fault = fault_of(config.journal_path)
     if not fault:
+        kept_copy = _complete_older(config, bundle_sha256)
         follow_data_dir(config)
-        return _complete_older(config, bundle_sha256)
+        return kept_copy
     kept = _rename_damaged(config.journal_path)
     log.critical(
         "THE JOURNAL IS DAMAGED: %s (%s). It is kept as %s", config.journal_path, fault, kept
@@ -446,6 +447,7 @@ def _enter_outcome(
     elif row["outcome"] == "delivered":
         journal.release(scan.id, at)
         folders = {d.name: d.folder for d in config.destination if isinstance(d, FolderDestination)}
+        later = {each.name: each.later_forms for each in config.destination}
         for delivery in journal.deliveries(scan.id):
             folder = folders.get(delivery.destination)
             exported = folder is not None and (folder / Path(path).name).is_file()
@@ -453,7 +455,9 @@ def _enter_outcome(
             # it took. Without the file there is nothing to offer.
             taken = delivery.destination == row["destination"] or exported or not path
             if taken and delivery.state == "waiting":
-                journal.delivered(delivery.id, row["destination_status"], at)
+                # A form that waited is sent, perhaps once more: it is the same file at every run.
+                forms = later.get(delivery.destination, ())
+                journal.delivered(delivery.id, row["destination_status"], at, forms)
     journal.mark_logged(scan.id)
 
 

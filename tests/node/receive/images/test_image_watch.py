@@ -412,8 +412,10 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_image(images, monkeypatch, ca
 
 
 @pytest.mark.parametrize("fault", ["memory", "note"])
-def test_a_disk_that_fails_at_a_note_is_waited_for(images, monkeypatch, caplog, fault):
+def test_a_disk_that_fails_at_a_note_is_waited_for(tmp_path, monkeypatch, caplog, fault):
     """No series waits for its association, and the image is not refused for it."""
+    # A process that reads the image again takes seconds on a busy machine.
+    images = Images(tmp_path, hold_s=30.0)
     monkeypatch.setattr(image_watch, "LATER_S", 0.2)
     full = [True]
 

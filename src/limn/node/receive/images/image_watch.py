@@ -167,7 +167,6 @@ class ImageWatch:
     def _begin(self, image: _Image, now_s: float) -> None:
         files, settings = image.files, self._settings
         note = next((each for each in files.files if each.path == files.note), None)
-        named = {"name": files.name, "folder": files.folder_name, "note": ""}
         request = ImageRequest(
             folder=str(settings.folder),
             key=files.key,
@@ -176,7 +175,7 @@ class ImageWatch:
             note=[] if note is None else _listed(note),
             note_path=files.note,
             lie=settings.lie.get(files.format, ""),
-            patient_id=named[settings.patient_id],
+            patient_id=self._named(image),
         )
         try:
             if short := self._shortage(files):
@@ -304,6 +303,12 @@ class ImageWatch:
         self._taken.add(_memory(image.files), _state(image.files), answer.sha256)
         self._images.pop(image.files.key, None)
 
+    def _named(self, image: _Image) -> str:
+        """The PatientID that the site's rule gives; empty if a note must say it."""
+        files = image.files
+        names = {"name": files.name, "folder": files.folder_name, "note": ""}
+        return names[self._settings.patient_id]
+
     def _show(self, image: _Image) -> ReceivingSeries:
         waits_for, until_s = "its last change to be some seconds ago, and to be read", None
         if self._conversion is not None and self._conversion.image is image:
@@ -317,7 +322,7 @@ class ImageWatch:
                 waits_for += "; mend it, or move it out of the folder"
         until_at = None if until_s is None else image.since_at + until_s - image.since_s
         return ReceivingSeries(
-            animal="" if self._settings.patient_id == "note" else image.files.name,
+            animal=self._named(image),
             sender=f"image {one_line(image.files.key)}",
             series_instance_uid="",
             since_utc=_utc(image.since_at),

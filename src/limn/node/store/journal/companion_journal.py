@@ -6,9 +6,10 @@ goes after it: it is due from the transaction on in which the destination accept
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from limn.node.store.journal.states import COMPANION_TABLE, CompanionEvent, CompanionState
 from limn.node.store.journal.writable_journal import WritableJournal
@@ -26,6 +27,21 @@ class CompanionJournal(WritableJournal):
                 "insert or ignore into sent_series values (?, ?, ?)",
                 (series_instance_uid, destination, sent_at),
             )
+
+    def forget_unwanted(self, wanted: Mapping[str, Sequence[str]]) -> int:
+        """Forget forms that the config asks for no more; returns how many were not delivered.
+
+        Parameters
+        ----------
+        wanted : forms by the name of their destination
+        """
+        pairs = [f"{name}|{form}" for name, forms in wanted.items() for form in forms]
+        with self._transaction() as db:
+            return db.execute(
+                "delete from companion_delivery where state <> 'delivered' and "
+                "destination || '|' || form not in (select value from json_each(?))",
+                (json.dumps(pairs),),
+            ).rowcount
 
     def companion_delivered(self, number: int, status: str, accepted_at: float) -> None:
         """Note that a destination has taken a form."""
@@ -51,7 +67,16 @@ class CompanionJournal(WritableJournal):
 
 def offer_companions(db: sqlite3.Connection, delivery_id: int, forms: Iterable[str]) -> None:
     """Let these forms follow a structure set that was accepted, for the first time or again."""
-    for form in forms:
+    wanted = tuple(forms)
+    db.execute(
+        "delete from companion_delivery where id in (select companion_delivery.id from "
+        "companion_delivery join delivery on delivery.structure_set = "
+        "companion_delivery.structure_set and delivery.destination = "
+        "companion_delivery.destination where delivery.id = ?) and "
+        "form not in (select value from json_each(?))",
+        (delivery_id, json.dumps(wanted)),
+    )
+    for form in wanted:
         known = db.execute(
             "select companion_delivery.id from companion_delivery join delivery on "
             "delivery.structure_set = companion_delivery.structure_set and "

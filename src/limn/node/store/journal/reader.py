@@ -204,10 +204,6 @@ class JournalReader(LookReader, PeerReader, CompanionReader):
             )
         ]
 
-    def scans_of(self, folder: str) -> list[ScanRow]:
-        """Every scan that was made from a folder of the spool, the newest first."""
-        return list(self._scans("where folder = ? order by id desc", (folder,)))
-
     def quarantined(self) -> list[ScanRow]:
         """Scans that killed their worker too often and wait for a person, oldest first."""
         return list(
