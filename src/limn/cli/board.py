@@ -18,7 +18,8 @@ def add_commands(commands: Commands) -> None:
         "--role",
         choices=["look", "act"],
         required=True,
-        help="look: see pages; act: also release, discard, send again and run again",
+        help="look: see pages; act: also release, discard, dismiss, send again, run again, try a "
+        "destination and note that one has looked at a scan",
     )
     add.set_defaults(run=_add)
     remove = _with_config(verbs, "remove", "remove an account; its sessions end at once")

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from limn.node.board.app import Board
-from limn.node.board.hidden_names import NO_NUMBER, OTHER, HiddenNames
+from limn.node.board.hidden_names import HiddenNames, shown_sender
+from limn.node.board.names_in_text import NO_NUMBER, OTHER, Names
 from limn.node.config import load_config
 from limn.node.store.disk import scanlog
 from tests.node.board.conftest import (
@@ -94,7 +97,7 @@ def test_a_name_can_not_be_guessed_by_the_choice(site, full):
     assert "<p>0 scans" in browser.get("/history", params={"animal": NAME}).text
     assert "<p>1 scan" in browser.get("/history", params={"animal": "scan-00001"}).text
     (row,) = csv.DictReader(io.StringIO(browser.get("/history.csv").text))
-    assert (row["animal"], row["reason"]) == ("scan-00001", "it was scan-00003, not scan-00004")
+    assert (row["animal"], row["reason"]) == ("scan-00001", "it was scan-00001, not scan-00004")
 
 
 def test_files_with_a_name_are_for_those_who_act(site, full):
@@ -139,6 +142,11 @@ def test_short_names_stay_out_of_numbers_and_words(site):
     assert names.over("1.5 mm, 21 slices of animal 1, Mean of M") == (
         "1.5 mm, 21 slices of animal scan-00001, Mean of scan-00002"
     )
+    for text in ("1", "1 of 3", "2026-01-24T01:01:00+00:00 1", "1.2.1", "a 1 b"):
+        assert names.over(text) == text
+    about = "PatientID '1' of animal 1 came on 2026-11-01 01:01:01, 1.5 mm"
+    shown = "PatientID scan-00001 of animal scan-00001 came on 2026-11-01 01:01:01, 1.5 mm"
+    assert names.over(about) == shown
     assert names.over({"animal": "1", "scan": "scan-00007", "n": 1}) == {
         "animal": "scan-00007",
         "scan": "scan-00007",
@@ -157,3 +165,211 @@ def test_the_pages_of_an_animal_and_small_pictures_are_for_those_who_act(site, f
         assert anna.get(path).status_code in (200, 404), path
         assert not [name for name in NAMES if name in wall.get(path).text]
     assert anna.get(f"/animal?id={NAME}").status_code == 404
+
+
+def _answers(browser, name):
+    """What the board says of a typed name, wherever one can be typed; the name itself left out."""
+    queries = ("said", "animal", "scanner", "flag", "since", "slower_s", "by", "what", "id", "page")
+    paths = [
+        f"{path}?{query}={name}"
+        for path in ("/history", "/history.csv", "/contacts", "/animal", "/scan-00001", "/")
+        for query in queries
+    ]
+    paths += [f"/{name}", f"/scan-00001/file/{name}", f"/thumbnail/{name}", f"/scan-00001/{name}"]
+    paths += [f"/sign-in?next=/{name}", f"/peers?said={name}"]
+    found = {}
+    for path in paths:
+        answer = browser.get(path)
+        text = re.sub(r'"[0-9a-f]{64}"', "", answer.text).replace(name, "X")
+        found[path.replace(name, "X")] = answer.status_code, text
+    token = token_of(
+        page if "token" in (page := browser.get("/scan-00001")).text else browser.get("/sign-in")
+    )
+    for path in ("/sign-in", f"/scan-00001/{name}", "/scan-00002/resend"):
+        form = {"token": token, "next": f"/{name}", "by": name, "why": name, "name": name}
+        answer = browser.post(path, data=form | {"password": name})
+        text = re.sub(r'"[0-9a-f]{64}"|in \d+ s', "", answer.text).replace(name, "X")
+        found[f"POST {path}".replace(name, "X")] = answer.status_code, text
+    return found
+
+
+@pytest.mark.parametrize("person", ["", "Wall", "Anna"])
+def test_a_typed_name_is_answered_like_any_other_text(site, full, person):
+    """Nobody learns which names there are, least of all who has no account."""
+    board = board_of(site)
+    answers = []
+    for name in (OTHERS, "Zorro-3"):
+        browser = browser_of(board)
+        if person:
+            sign_in(browser, person)
+        answers.append(_answers(browser, name))
+    known, unknown = answers
+    changed = [path for path in known if known[path] != unknown[path]]
+    assert not changed
+    if not person:
+        browser = browser_of(board)
+        assert f'value="/{OTHERS}"' in browser.get(f"/sign-in?next=/{OTHERS}").text
+
+
+def test_a_folder_and_an_image_are_called_so(site):
+    """Their paths have names; a filter finds what is shown, and no more."""
+    folder, image = f"folder /watch/{NAME}", "image /w/M7_ct.nii.gz"
+    site.contoured(1, animal="A", sender=folder, held=f"{folder}: x")
+    site.contoured(2, animal="A", sender=image)
+    record, other, third = rows(3)
+    scanlog.append(
+        site.log,
+        replace(record, sender=folder, destination_status=f"of {OTHERS}", flags="animal-name:M_7"),
+        replace(other, sender=image, animal=OTHERS),
+        third,
+    )
+    browser = browser_of(board_of(site))
+    sign_in(browser, "Anna")
+    for path in ("/", "/history", "/peers", "/scan-00001", "/scan-00002", "/history.csv"):
+        page = browser.get(path).text
+        for text in (NAME, "M7_ct", "/watch", "M_7", OTHERS):
+            assert text not in page, path
+    assert '<span class="sender">folder</span>' in browser.get("/").text
+    assert '<th scope="row">scanner</th><td>image</td>' in browser.get("/scan-00002").text
+    assert '<th scope="row">folder</th>' in browser.get("/peers").text
+    for sender, count in (("folder", 1), (folder, 0), ("image", 1), ("folder*", 1), ("CT1", 1)):
+        page = browser.get("/history", params={"scanner": sender}).text
+        assert f"<p>{count} scan" in page, sender
+    assert shown_sender("CT ROOM@10.0.0.1") == "CT ROOM@10.0.0.1"
+    assert shown_sender("Quagga") == OTHER
+
+
+def test_a_path_in_the_watched_folder_is_hidden(site):
+    """A line of the log names the file."""
+    site.config.write_text(site.config.read_text() + '[watch]\nfolder = "/watch"\n')
+    names = HiddenNames(load_config(site.config), hides=True)
+    assert names.over("/watch/M 7_a.nii: cut; see /watch") == f"/watch/{OTHER}: cut; see /watch"
+
+
+def test_the_page_of_an_animal_is_not_there(site, full):
+    """Its address and its title have the name; nothing leads to it."""
+    browser = browser_of(board_of(site))
+    sign_in(browser, "Anna")
+    for name in (NAME, "scan-00001", "nobody"):
+        answer = browser.get("/animal", params={"id": name})
+        assert answer.status_code == 404
+        assert "there is none while names are hidden" in answer.text
+    for path in ("/history", "/scan-00001", "/contacts", "/"):
+        assert "/animal" not in browser.get(path).text
+
+
+def test_who_looks_sees_no_link_that_is_refused(site, full):
+    """Neither a picture nor a button; who acts has both."""
+    board = board_of(site)
+    for person, there in (("Wall", False), ("Anna", True)):
+        browser = browser_of(board)
+        sign_in(browser, person)
+        assert ("/thumbnail/scan-00001" in browser.get("/contacts").text) == there
+        assert ("try now" in browser.get("/peers").text) == there
+        for path in ("/", "/history", "/contacts", "/peers", "/scan-00001"):
+            for link in re.findall(r'(?:href|src)="(/[^"#]*)"', browser.get(path).text):
+                assert browser.get(link.replace("&amp;", "&")).status_code == 200, (person, link)
+
+
+def test_there_are_no_cohorts_while_names_are_hidden(site, full):
+    """All would be one, "scan"."""
+    browser = browser_of(board_of(site))
+    sign_in(browser, "Wall")
+    assert ">cohort<" not in browser.get("/history").text
+    assert "not while names are hidden" in browser.get("/history?by=cohort").text
+    assert "<title>scan-00001</title>" in browser.get("/scan-00001").text
+
+
+def test_a_name_of_the_log_alone_is_known(site):
+    """The journal was made anew; the row's own name is in its reason, and an older one too."""
+    first, second = rows(2)
+    scanlog.append(
+        site.log,
+        replace(first, animal="Gnu-9", reason="Gnu-9 moved"),
+        replace(second, animal="Elk-1", reason="Elk-1 lies as Gnu-9 did"),
+    )
+    names = HiddenNames(load_config(site.config), hides=True)
+    found = names.rows(scanlog.rows(site.log))
+    assert [row["reason"] for row in found] == [
+        "scan-00001 moved",
+        "scan-00002 lies as scan-00001 did",
+    ]
+    fresh = names.rows([{"scan_id": "scan-00009", "animal": "Yak", "reason": "Yak moved"}])
+    assert fresh[0]["reason"] == "scan-00009 moved"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "series ...1.2: PatientID 'O'Neil', but the series came before as 'Gnu-9'; whose?",
+            f"series ...1.2: PatientID {OTHER}; whose?",
+        ),
+        ("PatientID 'O' Neil 'x', but 'Gnu-9' in the series", f"PatientID {OTHER} in the series"),
+        ("PatientID 'Gnu's', but 'M7' in it", f"PatientID {OTHER}, but scan-00007 in it"),
+        ("PatientID 'Gnu", f"PatientID {OTHER}"),
+        (
+            "series ...1.2, animal Gnu-9: SOPInstanceUID 1.2 came before",
+            f"series ...1.2, animal {OTHER}: SOPInstanceUID 1.2 came before",
+        ),
+        ("scan-00007 animal M7 is offered: yes", "scan-00007 animal scan-00007 is offered: yes"),
+        ("the animal lies askew: look", "the animal lies askew: look"),
+        ("the animal's lungs can't be told", "the animal's lungs can't be told"),
+        ("ROI 'Heart' can't be drawn", "ROI 'Heart' can't be drawn"),
+        ("M7 and M70, M7^x, C57 1-2.", "scan-00007 and M70, scan-00007^x, scan-00012."),
+    ],
+)
+def test_names_that_nobody_knows_go_by_their_place(text, shown):
+    """In quotes, and between "animal" and a colon; a name may have quotes itself."""
+    assert (
+        Names.of({"M7": "scan-00007", "C57 1": "no", "C57 1-2": "scan-00012"}).out_of(text) == shown
+    )
+
+
+def test_a_damaged_journal_hides_and_says_so_once(site, full, caplog):
+    """The sign-in is there, the table hides its reasons, no page fails."""
+    board = board_of(site)
+    site.journal.close()
+    for each in site.data.glob("journal.sqlite*"):
+        each.unlink()
+    (site.data / "journal.sqlite").write_bytes(b"no journal" * 500)
+    browser = browser_of(board)
+    assert browser.get("/sign-in").status_code == 200
+    sign_in(browser, "Anna")
+    for path in ("/", "/history", "/scan-00001", "/peers"):
+        answer = browser.get(path)
+        assert answer.status_code == 503, path
+        assert "be read; limn check says why" in answer.text
+    (row,) = csv.DictReader(io.StringIO(browser.get("/history.csv").text))
+    assert (row["animal"], row["reason"]) == ("scan-00001", OTHER)
+    names = HiddenNames(load_config(site.config), hides=True)
+    assert names.over("the animal lies askew") == OTHER
+    names._known_at_s = float("-inf")
+    names.over("x")
+    said = [each for each in caplog.records if "names in reasons are hidden" in each.message]
+    assert len(said) == 2, "once by the board, once by the other"
+
+
+def test_a_page_of_the_history_never_asks_for_names_again(site, full, monkeypatch):
+    """Its rows are hidden once, when they are read; the sign-in and errors ask for none."""
+    board = board_of(site)
+    browser = browser_of(board)
+    sign_in(browser, "Wall")
+    browser.get("/history")
+
+    def asked(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(HiddenNames, "_names", asked)
+    for path, status in (("/history", 200), ("/contacts", 200), ("/sign-in", 303), ("/x", 404)):
+        assert browser.get(path).status_code == status, path
+    assert browser_of(board).get("/sign-in").status_code == 200
+
+
+def test_ten_thousand_names_cost_little(monkeypatch):
+    """A text is looked up word by word, however many names begin alike."""
+    names = Names.of({f"C57-A-{number:05d}": f"scan-{number:05d}" for number in range(10_000)})
+    asked = []
+    monkeypatch.setattr(Names, "stands_for", lambda _, name: asked.append(name))
+    names.out_of("the scan of C57-A-00077 lies as that of C57-A-09999 did, for 12.5 s")
+    assert len(asked) == 3

@@ -37,18 +37,17 @@ from limn.node.board.accounts.sessions import Sessions
 from limn.node.board.accounts.sign_in import SignIn
 from limn.node.board.beside import Beside, beside
 from limn.node.board.guard import EVENTS, Browsers, Guard
-from limn.node.board.hidden_names import HiddenNames
+from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
-from limn.node.board.history.view import Shown
 from limn.node.board.peers_page import PeersPage
 from limn.node.board.viewer.routes import Viewer
 from limn.node.board.views import ScanPage, live, scan_page
 from limn.node.config import BoardSettings, Config
-from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.looks import look
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.release import discard, release
 from limn.node.operate.retry import resend, retry
+from limn.node.store.journal.schema import JournalError
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class Board:
         self._names = HiddenNames(config, hides=board.hides_animals)
         register = Register(config.board_accounts_path, must_ask=board.leaves_this_computer)
         sessions = Sessions(register)
-        sign_in = SignIn(register, sessions, self._browsers, self._page)
+        sign_in = SignIn(register, sessions, self._browsers, self._as_it_is)
         self._making = threading.Lock()
         self._lines = Lines("", float("-inf"))
         self.viewer = Viewer(config, _scan_name, self._names)
@@ -104,7 +103,7 @@ class Board:
             *sign_in.routes,
             Route("/", self.live_page),
             Route("/events", self.events),
-            *HistoryPages(config, self._page, self._names).routes(),
+            *HistoryPages(config, self._as_it_is, self._names).routes(),
             *PeersPage(config, self._page, _fields).routes(),
             Route("/{scan}", self.scan),
             Route("/{scan}/file/{name}", self.file),
@@ -112,7 +111,7 @@ class Board:
             Route("/{scan}/{action}", self.act, methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
-        handlers = {HTTPException: self._refused, LimnError: self._refused}
+        handlers = dict.fromkeys((HTTPException, LimnError, JournalError), self._refused)
         self.app = Guard(
             Starlette(routes=self.routes, exception_handlers=handlers),
             *(board, sessions, self._browsers, lambda: register.asks, self._refusal),
@@ -133,10 +132,15 @@ class Board:
         """The same; without a thread for all but the first who asks."""
         return self._lines if self._lines.fresh else await run_in_threadpool(self._made)
 
-    def _page(
+    async def _page(self, request: Request, template: str, **values: object) -> Response:
+        """A page; names of animals are taken out of all its values where the site hides them."""
+        shown = await run_in_threadpool(self._names.over, values)
+        return self._as_it_is(request, template, **shown)
+
+    def _as_it_is(
         self, request: Request, template: str, status: int = 200, **values: object
     ) -> Response:
-        """A page; names of animals are taken out of all its values where the site hides them."""
+        """A page of values that have no names, or none but those that this person typed."""
         key = self._browsers.key_of(request)
         is_new, key = not key, key or secrets.token_urlsafe(32)
         visitor: Visitor | None = request.state.visitor
@@ -147,11 +151,7 @@ class Board:
             visitor=visitor,
             identity=identity,
             names_shown=not self._names.hides,
-            # What this person typed is shown as it is.
-            **{
-                name: value if isinstance(value, Choice | Shown) else self._names.over(value)
-                for name, value in values.items()
-            },
+            **values,
         )
         answer = HTMLResponse(text, status)
         if is_new:
@@ -162,7 +162,7 @@ class Board:
         """What comes in, runs, waits, goes out or needs a person."""
         # The template escaped its parts.
         fragment = Markup((await self._lines_now()).text)  # noqa: S704
-        return self._page(request, "live.html", fragment=fragment)
+        return self._as_it_is(request, "live.html", fragment=fragment)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
@@ -193,8 +193,8 @@ class Board:
                 return scan_page(journal, row, self._config), beside(self._config, row)
 
         page, around = await run_in_threadpool(found)
-        said = request.query_params.get("said", "")
-        return self._page(request, "scan.html", scan=page, beside=around, said=said)
+        said = Typed(request.query_params.get("said", ""))
+        return await self._page(request, "scan.html", scan=page, beside=around, said=said)
 
     async def file(self, request: Request) -> Response:
         """A file of a scan; only those that its page lists."""
@@ -217,7 +217,7 @@ class Board:
 
         path = await run_in_threadpool(found)
         if path is None:
-            raise HTTPException(404, f"{name} has no file {wanted}")
+            raise HTTPException(404, f"{name} has no such file")
         shown = path.suffix == ".png"
         return FileResponse(
             path,
@@ -236,7 +236,7 @@ class Board:
             raise HTTPException(400, "give your name: it stands in the log")
         act = self._actions(name, by, why).get(action)
         if act is None:
-            raise HTTPException(404, f"there is no action {action}")
+            raise HTTPException(404, "there is no such action")
         await run_in_threadpool(act)
         words = (one_line(each) for each in (action, by, visitor.address, why or "none"))
         log.info("%s: board: %s, by %s from %s, reason: %s", name, *words)
@@ -254,12 +254,19 @@ class Board:
         }
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 409
-        words = error.detail if isinstance(error, HTTPException) else str(error)
+        status, words = 409, str(error)
+        if isinstance(error, HTTPException):
+            status, words = error.status_code, error.detail
+            if error.__cause__ is None:
+                # Words of the board's own, or what was typed.
+                return self._refusal(request, status, words)
+        if isinstance(error, JournalError):
+            return self._refusal(request, 503, "the journal can't be read; limn check says why")
+        words = await run_in_threadpool(self._names.over, words)
         return self._refusal(request, status, words)
 
     def _refusal(self, request: Request, status: int, words: str) -> Response:
-        return self._page(request, "refused.html", status, words=words)
+        return self._as_it_is(request, "refused.html", status, words=words)
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -54,7 +54,7 @@ class DestinationCard:
 class SenderLine:
     """One scanner or other sender, in words; `faults` is what was refused, and why."""
 
-    name: str
+    sender: str
     last: str
     series: int
     faults: tuple[str, ...]
@@ -157,7 +157,7 @@ def _sender_lines(
         row, contact = brought.get(name), figures.senders.get(name, SenderContact())
         last_at = max(contact.last_at, row.last_slice_at if row is not None else 0.0)
         line = SenderLine(
-            name=name,
+            sender=name,
             last=when(last_at, now),
             series=row.series if row is not None else 0,
             faults=_faults(contact, now),

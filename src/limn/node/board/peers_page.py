@@ -38,7 +38,7 @@ class PeersPage:
     def __init__(
         self,
         config: Config,
-        page: Callable[..., Response],
+        page: Callable[..., Awaitable[Response]],
         fields: Callable[[Request], Awaitable[dict[str, str]]],
     ) -> None:
         self._config = config
@@ -56,7 +56,9 @@ class PeersPage:
     async def show(self, request: Request) -> Response:
         """Destinations and senders."""
         found = await run_in_threadpool(peers, self._config, dict(self._trials))
-        return self._page(request, "peers.html", peers=found, running=frozenset(self._running))
+        return await self._page(
+            request, "peers.html", peers=found, running=frozenset(self._running)
+        )
 
     async def attempt(self, request: Request) -> Response:
         """Try one destination, by a person's order."""

@@ -53,7 +53,7 @@ class HistoryPages:
 
     Parameters
     ----------
-    page : answers with a page of the board
+    page : answers with a page of the board, whose values it leaves as they are
     names : hidden ones never reach the pages
     """
 
@@ -120,6 +120,13 @@ class HistoryPages:
         """Scans that are done, what is usual, and why one was slow."""
         choice, shown = _texts(request, Choice), _texts(request, Shown)
         wrong = choice.wrong() or shown.wrong
+        by = BY
+        if self._names.hides:
+            # A cohort is the beginning of a name.
+            by = {name: of for name, of in BY.items() if name != "cohort"}
+            wrong = wrong or (
+                "apart by cohort: not while names are hidden" if shown.by not in ("", *by) else ""
+            )
         read = (Choice(), Shown()) if wrong else (choice, shown)
         found, more = await run_in_threadpool(self._history, *read, wrong=bool(wrong))
         return self._page(
@@ -134,7 +141,7 @@ class HistoryPages:
             sorted_query=_query(request, sort="" if shown.sort else "slowest"),
             cohort_query=lambda name: _query(request, animal=f"{name}*"),
             what=WHAT,
-            by=BY,
+            by=by,
             lights=LIGHTS,
             **more,
         )
@@ -154,12 +161,16 @@ class HistoryPages:
 
     async def animal(self, request: Request) -> Response:
         """One animal: volumes and lung density over time, and its pictures."""
+        if self._names.hides:
+            raise HTTPException(
+                404, "an animal's page has its name in it: there is none while names are hidden"
+            )
         animal = request.query_params.get("id", "")
 
         def found() -> AnimalPage:
             scans = Choice().of(scan for scan in self._scans() if scan.animal == animal)
             if not scans:
-                raise HTTPException(404, f"the scan log has no scan of animal {animal}")
+                raise HTTPException(404, "the scan log has no scan of this animal")
             return animal_page(animal, scans, courses_of(animal, _rows(self._rois)))
 
         page = await run_in_threadpool(found)
@@ -205,7 +216,7 @@ class HistoryPages:
         try:
             made = await run_in_threadpool(self._thumbnails.of, path)
         except OSError as error:
-            raise HTTPException(404, f"{name} has no picture that can be read") from error
+            raise HTTPException(404, "there is no picture that can be read") from error
         return Response(made, media_type="image/jpeg")
 
 
