@@ -239,6 +239,7 @@ def header(side):
         png(header(4), (b"IDAT", b"nothing")),
         png((b"IHDR", b"")),
     ],
+    ids=["bomb", "long text", "no data", "no header"],
 )
 def test_a_damaged_picture_is_not_there(site, browser, contents):
     """Whatever the decoder says of it; the board itself has no fault then."""
