@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import numpy as np
@@ -321,7 +322,13 @@ def test_a_share_that_hangs_stops_no_other_page(site, served, monkeypatch):
 
     monkeypatch.setattr(ct_module, "read_headers", read_headers)
     monkeypatch.setattr(routes, "TURN_S", 0.5)
-    with ThreadPoolExecutor(60) as people, httpx.Client(base_url=served, timeout=10) as client:
+    with (
+        ThreadPoolExecutor(60) as people,
+        httpx.Client(base_url=served, timeout=10) as client,
+        ExitStack() as stack,
+    ):
+        # Also if something fails: nobody waits for the end of the share.
+        stack.callback(going.set)
         asked = [
             people.submit(httpx.get, f"{served}/{hung.name}/plane/0/{k % 20}", timeout=30)
             for k in range(60)
