@@ -2,19 +2,22 @@
 
 import csv
 import io
+import mimetypes
 import re
 import time
 
 import pytest
+from starlette.testclient import TestClient
 
 from limn.domain.records import ScanRecord
 from limn.node.board import streams
+from limn.node.board.app import Board
 from limn.node.board.guard import COOKIE
 from limn.node.config import load_config
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
 from limn.node.store.disk.running import RunningScan, write_running
-from tests.node.board.conftest import token_of, with_picture
+from tests.node.board.conftest import PORT, token_of, with_picture
 
 
 def coming(site, animal="M1"):
@@ -298,3 +301,18 @@ def test_ten_thousand_scans_are_a_second(site, browser):
     assert "10000 scans" in browser.get("/history").text
     # Twice a second, and as much again for a busy machine.
     assert time.perf_counter() - began_s < 4.0
+
+
+def test_scripts_and_styles_have_their_types_whatever_the_computer_says(site, monkeypatch):
+    """A browser runs no script that a Windows registry calls plain text."""
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
+    for suffix in (".js", ".css", ".svg"):
+        mimetypes.add_type("text/plain", suffix)
+    board = Board(load_config(site.config), site.config, PORT)
+    browser = TestClient(board.app, base_url=f"http://localhost:{PORT}")
+    for name, kind in (
+        ("viewer.js", "text/javascript"),
+        ("board.css", "text/css"),
+        ("limn.svg", "image/svg+xml"),
+    ):
+        assert browser.get(f"/static/{name}").headers["content-type"].split(";")[0] == kind

@@ -2,7 +2,9 @@
 
 import io
 import re
+import struct
 from datetime import UTC, datetime, timedelta
+from zlib import compress, crc32
 
 import pytest
 from PIL import Image
@@ -210,6 +212,51 @@ def test_a_small_picture(site, browser):
     (folder / "picture.png").write_bytes(b"no picture")
     for name in (row.name, "scan-00009", "scan-x", "%2e%2e%2fx", "scan-1%2f..", "scan-٣"):
         assert browser.get(f"/thumbnail/{name}").status_code == 404, name
+
+
+def png(*chunks):
+    """A PNG of these chunks, each a kind and its contents."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(contents))
+        + kind
+        + contents
+        + struct.pack(">I", crc32(kind + contents))
+        for kind, contents in chunks
+    )
+
+
+def header(side):
+    """The first chunk of a square grey picture."""
+    return b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        # Pillow calls it a bomb, a value that is wrong, and a file that is broken.
+        png(header(60_000), (b"IDAT", b"")),
+        png(header(4), (b"iCCP", b"name\0\0" + compress(b"a" * 2**21)), (b"IDAT", b"")),
+        png(header(4), (b"IDAT", b"nothing")),
+        png((b"IHDR", b"")),
+    ],
+    ids=["bomb", "long text", "no data", "no header"],
+)
+def test_a_damaged_picture_is_not_there(site, browser, contents):
+    """Whatever the decoder says of it; the board itself has no fault then."""
+    row = site.scan(1)
+    (with_picture(site, row) / "picture.png").write_bytes(contents)
+    assert browser.get(f"/thumbnail/{row.name}").status_code == 404
+
+
+def test_a_small_picture_follows_no_link(site, browser, tmp_path):
+    """As the whole one does not."""
+    row = site.scan(1)
+    folder = with_picture(site, row)
+    Image.new("RGB", (40, 30)).save(tmp_path / "other.png")
+    (folder / "picture.png").unlink()
+    (folder / "picture.png").symlink_to(tmp_path / "other.png")
+    assert browser.get(f"/{row.name}/file/picture.png").status_code == 404
+    assert browser.get(f"/thumbnail/{row.name}").status_code == 404
 
 
 def test_so_many_small_pictures_are_kept(tmp_path, monkeypatch):

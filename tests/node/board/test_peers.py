@@ -11,6 +11,7 @@ from pynetdicom.sop_class import Verification
 from limn.node.board import peers_page as peers_page_module
 from limn.node.config import load_config
 from limn.node.store.disk.contacts import DestinationContacts, SenderContacts
+from tests.node.board.conftest import sign_in
 from tests.node.board.test_board import token_of
 from tests.support.node.parts import Archive, peer
 
@@ -133,6 +134,23 @@ def test_a_fault_of_limn_itself_is_an_answer_too(browser, monkeypatch, error):
 
     monkeypatch.setattr(peers_page_module, "try_destination", fail)
     assert "limn failed to try it (RuntimeError); see limn.log" in attempt(browser, 0)
+
+
+def test_the_log_says_who_tried(elsewhere, caplog):
+    """By account and address."""
+    caplog.set_level("INFO", "limn.node.board.peers_page")
+    sign_in(elsewhere, "Anna")
+    token = token_of(elsewhere.get("/peers"))
+    elsewhere.post("/peers/try", data={"token": token, "destination": "1"})
+    assert "board: " in caplog.messages[-1]
+    assert " was tried by Anna from 10.0.0.7: " in caplog.messages[-1]
+
+
+def test_the_log_says_that_somebody_here_tried(browser, caplog):
+    """Where nobody has an account."""
+    caplog.set_level("INFO", "limn.node.board.peers_page")
+    attempt(browser, 1)
+    assert " was tried by somebody at this computer from " in caplog.messages[-1]
 
 
 def test_one_trial_of_a_destination_at_a_time(browser, monkeypatch):

@@ -4,15 +4,20 @@ import json
 import shutil
 import struct
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 
 from limn.node.board.app import Board
 from limn.node.board.beside import usual_of
-from limn.node.board.viewer import viewing
+from limn.node.board.viewer import ct as ct_module
+from limn.node.board.viewer import routes, viewing
 from limn.node.config import load_config
 from limn.node.store.disk.scanlog import rows_at_end
 from tests.node.board.conftest import PORT
@@ -244,17 +249,29 @@ def test_surfaces_enclose_the_organs(site, browser):
     assert offset == len(contents)
 
 
+def idle(board):
+    """Nobody asked for any scan in the last seconds."""
+    for view in board.viewer.viewing._views.values():
+        view.asked_s -= viewing.IN_USE_S
+
+
+def seen_in(folder):
+    """Scans of which files lie there."""
+    return sorted(path.name.rpartition("-")[0] for path in folder.iterdir())
+
+
 def test_what_people_look_at_is_bounded(site, browser, board, monkeypatch):
     """In number, in bytes and in time; the files go with it."""
     folder = load_config(site.config).viewed_dir
     rows = [file_scan(site, number) for number in range(1, 6)]
     for row in rows:
         frame_of(browser, row)
-    assert len(list(folder.iterdir())) == viewing.MOST_SCANS
+        idle(board)
+    assert seen_in(folder) == [row.name for row in rows[2:]]
     each_bytes = 4 * int(np.prod(SHAPE_ZYX))
     monkeypatch.setattr(viewing, "MOST_BYTES", each_bytes)
     frame_of(browser, rows[0])
-    assert [path.name.rpartition("-")[0] for path in folder.iterdir()] == [rows[0].name]
+    assert seen_in(folder) == [rows[0].name]
     monkeypatch.setattr(viewing, "MOST_BYTES", each_bytes - 1)
     frame = frame_of(browser, rows[1])
     assert frame["notes"] == ["this scan is too large for other planes than axial ones"]
@@ -262,6 +279,141 @@ def test_what_people_look_at_is_bounded(site, browser, board, monkeypatch):
     assert plane_of(browser, rows[1], frame, 1, 3)[0] == 0
     board.viewer.viewing.forget_idle(time.monotonic() + viewing.IDLE_S + 1)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        ({"MOST_SCANS": 2}, "2 scans are being looked at, and no more can be: close one"),
+        ({"MOST_BYTES": 8 * 24 * 30 * 38}, "leave no room for this one: close one"),
+    ],
+)
+def test_a_scan_that_is_looked_at_makes_way_for_none(
+    site, browser, board, monkeypatch, bound, words
+):
+    """Two pages more than there is room for would else open their scans by turns without an end."""
+    for name, value in bound.items():
+        monkeypatch.setattr(viewing, name, value)
+    folder = load_config(site.config).viewed_dir
+    rows = [file_scan(site, number) for number in (1, 2, 3)]
+    frame = frame_of(browser, rows[0])
+    frame_of(browser, rows[1])
+    for path in ("view.json", "plane/0/3", "surfaces"):
+        answer = browser.get(f"/{rows[2].name}/{path}")
+        assert answer.status_code == 503
+        assert words in answer.text
+    assert seen_in(folder) == [rows[0].name, rows[1].name]
+    idle(board)
+    assert plane_of(browser, rows[0], frame, 0, 3)[0] == 1
+    assert frame_of(browser, rows[2])["has_ct"]
+    assert seen_in(folder) == [rows[0].name, rows[2].name]
+
+
+def test_a_share_that_hangs_stops_no_other_page(site, served, monkeypatch):
+    """Neither the live page nor the viewer of another scan, however many wait for the first."""
+    hung, other = file_scan(site, 1), file_scan(site, 2)
+    going = threading.Event()
+    headers = ct_module.read_headers
+
+    def read_headers(paths):
+        if "series-1" in str(paths[0]):
+            going.wait(30)
+        return headers(paths)
+
+    monkeypatch.setattr(ct_module, "read_headers", read_headers)
+    monkeypatch.setattr(routes, "TURN_S", 0.5)
+    with (
+        ThreadPoolExecutor(60) as people,
+        httpx.Client(base_url=served, timeout=10) as client,
+        ExitStack() as stack,
+    ):
+        # Also if something fails: nobody waits for the end of the share.
+        stack.callback(going.set)
+        asked = [
+            people.submit(httpx.get, f"{served}/{hung.name}/plane/0/{k % 20}", timeout=30)
+            for k in range(60)
+        ]
+        until(lambda: any(each.done() for each in asked))
+        for path in ("/", "/history", f"/{other.name}/view.json", f"/{other.name}/plane/0/3"):
+            began_s = time.monotonic()
+            assert client.get(path).status_code == 200, path
+            assert time.monotonic() - began_s < 5
+        until(lambda: sum(each.done() for each in asked) == 59)
+        going.set()
+        codes = [each.result().status_code for each in asked]
+    assert codes.count(200) == 1, "the one that opened it"
+    assert codes.count(503) == 59
+
+
+def test_surfaces_are_made_once(site, browser, monkeypatch):
+    """However often they are asked for; anew for other labels."""
+    row = file_scan(site, 1)
+    made = []
+    surfaces = routes.surfaces
+    monkeypatch.setattr(routes, "surfaces", lambda labels: made.append(1) or surfaces(labels))
+    first, second = (browser.get(f"/{row.name}/surfaces").content for _ in range(2))
+    assert first == second
+    assert len(made) == 1
+    (site.data / "scans" / row.name / "labels.npz").touch()
+    assert browser.get(f"/{row.name}/surfaces").content == first
+    assert len(made) == 2
+
+
+def test_surfaces_are_made_one_at_a_time(site, served, monkeypatch):
+    """Of all scans: the processors are the workers'."""
+    rows = [file_scan(site, number) for number in (1, 2, 3)]
+    running, most = [], []
+
+    def slow(_):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.2)
+        running.pop()
+        return b"mesh"
+
+    monkeypatch.setattr(routes, "surfaces", slow)
+    with ThreadPoolExecutor(6) as people:
+        answers = people.map(lambda row: httpx.get(f"{served}/{row.name}/surfaces"), rows * 2)
+        assert {each.content for each in answers} == {b"mesh"}
+    assert most == [1, 1, 1]
+
+
+def test_a_writer_that_does_not_end_keeps_no_files(site, browser, board, monkeypatch, caplog):
+    """A process that waits for a disk can't be killed; its scan is closed all the same."""
+    frame_of(browser, file_scan(site, 1))
+
+    def hang(self, *_, timeout):
+        raise subprocess.TimeoutExpired(self.args, timeout)
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(subprocess.Popen, "communicate", hang)
+        board.viewer.viewing.forget_idle(time.monotonic() + viewing.IDLE_S + 1)
+    assert "does not end; a disk or a share hangs" in caplog.text
+    assert list(load_config(site.config).viewed_dir.iterdir()) == []
+
+
+def test_the_sweeper_goes_on_after_a_fault(site, browser, board, monkeypatch, caplog):
+    """Else no scan would be closed any more; the files of each go all the same."""
+    closed = []
+
+    def fail(self):
+        closed.append(self)
+        raise OSError("a fault")
+
+    monkeypatch.setattr(viewing, "SWEEP_S", 0.01)
+    with monkeypatch.context() as failing:
+        failing.setattr(ct_module.Ct, "close", fail)
+        for number in (1, 2):
+            frame_of(browser, file_scan(site, number))
+            failing.setattr(viewing, "IDLE_S", -1.0)
+            until(lambda number=number: len(closed) == number)
+            failing.setattr(viewing, "IDLE_S", 600.0)
+    folder = load_config(site.config).viewed_dir
+    until(lambda: list(folder.iterdir()) == [])
+    assert "could not be closed" in caplog.text
+    monkeypatch.setattr(viewing, "SWEEP_S", 15.0)
+    for ct in closed:
+        ct.close()
 
 
 def test_what_a_killed_board_left_is_removed(site):

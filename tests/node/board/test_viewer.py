@@ -6,10 +6,14 @@ import os
 import re
 import shutil
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from limn.node.board.viewer import viewing
+from limn.node.board.viewer.ct import Ct
+from tests.node.board.conftest import give_accounts
 from tests.node.board.test_browser import WIDTHS, page_of
 from tests.support.node.viewed import LIES, file_scan, voxel_at
 
@@ -40,6 +44,7 @@ def opened(drawing, served, row, width=1280, scheme="light"):
     """The page of a scan once all three planes show the CT."""
     page, errors = page_of(drawing, width, scheme)
     page.goto(f"{served}/{row.name}")
+    page.locator("#viewer").scroll_into_view_if_needed()
     page.wait_for_function(
         "() => [0, 1, 2].every((axis) => "
         "document.getElementById(`plane-${axis}`).dataset.state === 'CT')"
@@ -239,6 +244,70 @@ def test_labels_alone(site, served, drawing):
     page.locator("#plane-0").hover()
     assert "no HU" in page.locator("#under").inner_text()
     assert errors == []
+
+
+def asked_for(page, words):
+    """Addresses with these words that a page asks for from now on."""
+    found = []
+    page.on("request", lambda request: found.append(request.url) if words in request.url else None)
+    return found
+
+
+def test_nothing_is_read_before_the_viewer_is_seen(site, served, drawing):
+    """A page that is opened for its table costs the node no slice."""
+    row = file_scan(site, 1)
+    Image.new("RGB", (900, 3000)).save(site.data / "scans" / row.name / "picture.png")
+    page, errors = page_of(drawing)
+    asked = asked_for(page, "/view.json")
+    page.goto(f"{served}/{row.name}")
+    page.wait_for_load_state("networkidle")
+    frames(page)
+    assert asked == []
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.locator("#plane-0[data-state=CT]").wait_for()
+    assert len(asked) == 1
+    assert errors == []
+
+
+def test_planes_that_do_not_come_are_asked_for_ever_more_rarely(site, served, drawing, monkeypatch):
+    """After growing pauses, and not at each drawing."""
+    monkeypatch.setattr(Ct, "write", lambda _: None)
+    page, errors = page_of(drawing)
+    asked = asked_for(page, "/plane/1/")
+    page.goto(f"{served}/{file_scan(site, 1).name}")
+    page.locator("#plane-1[data-state=coming]").wait_for()
+    page.wait_for_timeout(3000)
+    # Seven planes, and the one that is shown after 0.25, 0.6, 1.2, 2.0 and 3.3 s.
+    assert 10 <= len(asked) < 20
+    for _ in range(30):
+        page.get_by_role("button", name="bone").click()
+        page.get_by_role("button", name="lung", exact=True).click()
+    # The 25th would come after a minute.
+    assert len(asked) < 25
+    assert errors == []
+
+
+def test_the_page_says_that_others_are_looked_at(site, served, drawing, monkeypatch):
+    """And gets in once nobody asks for one of them."""
+    rows = [file_scan(site, number) for number in range(1, 5)]
+    for row in rows[:3]:
+        assert httpx.get(f"{served}/{row.name}/view.json").status_code == 200
+    page, errors = page_of(drawing)
+    page.goto(f"{served}/{rows[3].name}")
+    page.get_by_text("3 scans are being looked at, and no more can be: close one").wait_for()
+    monkeypatch.setattr(viewing, "IN_USE_S", 0.0)
+    page.locator("#plane-0[data-state=CT]").wait_for()
+    # Chromium says each answer of 503 in its console.
+    assert [each for each in errors if "503" not in each] == []
+
+
+def test_the_viewer_of_an_ended_session_goes_to_the_sign_in(site, served, drawing):
+    """It does not say that the board is away."""
+    page, errors = opened(drawing, served, file_scan(site, 1))
+    give_accounts(site)
+    page.locator("#plane-0").press("PageDown")
+    page.get_by_role("heading", name="Sign in").wait_for()
+    assert [each for each in errors if "401" not in each] == []
 
 
 def test_contours_come_without_a_reload(site, served, drawing):

@@ -1,8 +1,11 @@
 """Which scans a person asks for, what is usual among them, and why one was slow: pure values."""
 
+import time
 from contextlib import closing
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.records import RoiRecord, ScanRecord
@@ -98,6 +101,33 @@ def test_a_choice_takes_what_it_names_and_nothing_else(path, given, numbers):
     assert [scan.name for scan in choice.of(map(logged_scan, rows))] == names
 
 
+def fits(pattern, name):
+    """Whether a name fits, by trying every length for each star."""
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any(fits(pattern[1:], name[k:]) for k in range(len(name) + 1))
+    return name[:1] == pattern[0] and fits(pattern[1:], name[1:])
+
+
+@given(
+    pattern=st.text(st.sampled_from("aA.\n*"), max_size=6),
+    name=st.text(st.sampled_from("aA.\n"), max_size=7),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_star_stands_for_any_text(pattern, name):
+    """Also for none and for lines; the case counts, and every other sign is itself."""
+    assert Choice(animal=pattern).takes_animal(name) == (not pattern or fits(pattern, name))
+
+
+@pytest.mark.parametrize("pattern", ["*" * 10_000 + "!", "*a" * 5_000 + "!", "*a*" * 5_000])
+def test_many_stars_are_answered_at_once(pattern):
+    """A person, or a page that a person opened, must not stop the board with one choice."""
+    began_s = time.process_time()
+    assert not Choice(animal=pattern).takes_animal("a" * 4_000)
+    assert time.process_time() - began_s < 1.0
+
+
 def test_the_order_is_that_of_the_last_slice(path):
     """A scan that was held for a week is logged late; two rows of one scan stay as they were."""
     rows = rows_of(
@@ -130,6 +160,8 @@ def test_the_order_is_that_of_the_last_slice(path):
         ({"slower_s": "nan"}, "--slower-than nan: seconds expected"),
         ({"slower_s": "-1"}, "--slower-than -1: seconds expected"),
         ({"slower_s": " "}, "--slower-than is empty"),
+        ({"scanner": "*" * 301}, "--scanner has 301 letters: 300 at most expected"),
+        ({"slower_s": "1" * 400}, "--slower-than has 400 letters: 300 at most expected"),
     ],
 )
 def test_what_can_not_be_read_is_named(given, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mimetypes
 import re
 import secrets
 import threading
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 # A stream whose session has ended is ended by its next ping.
 EVERY_S, PING_S = 0.5, 2.0
+# A Windows registry may have other types for them, and a browser runs no script of another type.
+KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 SCAN = re.compile(r"scan-\d{5,9}")
 
 
@@ -86,6 +89,8 @@ class Board:
     def __init__(self, config: Config, config_path: Path, port: int) -> None:
         self._config = config
         self._config_path = config_path
+        for suffix, kind in KINDS.items():
+            mimetypes.add_type(kind, suffix)
         board = (config.board or BoardSettings()).model_copy(update={"port": port})
         self._board = board
         self._browsers = Browsers(secure=board.tls is not None)

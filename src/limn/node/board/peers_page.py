@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from limn.domain.errors import LimnError
 from limn.domain.one_line import one_line
+from limn.node.board.access import Visitor
 from limn.node.board.peers import Trial, peers
 from limn.node.config import Config
 from limn.node.operate.try_destination import try_destination
@@ -66,13 +67,15 @@ class PeersPage:
         number = int(text) if text.isdecimal() and len(text) < 4 else -1
         if not 0 <= number < len(self._config.destination):
             raise HTTPException(404, "there is no such destination")
-        ended = self._begin(number)
+        visitor: Visitor = request.state.visitor
+        by = one_line(visitor.name) or "somebody at this computer"
+        ended = self._begin(number, f"{by} from {one_line(visitor.address)}")
         until_s = time.monotonic() + ANSWER_S
         while not ended.is_set() and time.monotonic() < until_s:
             await asyncio.sleep(0.05)
         return RedirectResponse(f"/peers#destination-{number}", status_code=303)
 
-    def _begin(self, number: int) -> threading.Event:
+    def _begin(self, number: int, by: str) -> threading.Event:
         """Start a trial, or join the one that runs; the event tells its end."""
         with self._lock:
             if number in self._running:
@@ -80,11 +83,11 @@ class PeersPage:
             ended = self._running[number] = threading.Event()
         # A folder on a share that hangs must not keep the board from ending.
         threading.Thread(
-            target=self._try, args=(number, ended), name="try destination", daemon=True
+            target=self._try, args=(number, by, ended), name="try destination", daemon=True
         ).start()
         return ended
 
-    def _try(self, number: int, ended: threading.Event) -> None:
+    def _try(self, number: int, by: str, ended: threading.Event) -> None:
         destination = self._config.destination[number]
         try:
             words = try_destination(
@@ -97,7 +100,7 @@ class PeersPage:
             log.exception("%s could not be tried; please report it", destination.name)
             words = f"limn failed to try it ({type(error).__name__}); see limn.log and report it"
             trial = Trial(time.time(), good=False, words=words)
-        log.info("a person tried %s: %s", destination.name, trial.words)
+        log.info("board: %s was tried by %s: %s", destination.name, by, trial.words)
         with self._lock:
             self._trials[number] = trial
             del self._running[number]

@@ -33,13 +33,22 @@ class Thumbnails:
         Raises
         ------
         OSError
-            If there is no such picture, or it can't be read as one.
+            If there is no such picture, it can't be read as one, or a link leads out of its folder.
         """
+        # Not what a link leads to: only the node's own pictures; and nothing waits for a FIFO.
+        if not picture.is_file() or picture.resolve().parent != picture.parent.resolve():
+            msg = f"{picture} is no file of its folder"
+            raise FileNotFoundError(msg)
         found = picture.stat()
         key = str(picture), found.st_mtime_ns, found.st_size
         with self._turn:
             if key not in self._made:
-                self._made[key] = _small(picture)
+                try:
+                    self._made[key] = _small(picture)
+                except Exception as error:
+                    # A decoder has many words for a damaged or an overlarge picture.
+                    msg = f"{picture} can't be read: {error}"
+                    raise OSError(msg) from error
             self._made.move_to_end(key)
             while len(self._made) > MOST:
                 self._made.popitem(last=False)

@@ -4,7 +4,9 @@
 // board as they hang (limn.node.board.viewer.routes): head or belly up, the right side at the left.
 
 const NO_HU = 0, HU = 1, HU_COMING = 2;
-const KEPT_PLANES = 96, AHEAD = 3, AGAIN_MS = 250, LABELS_MS = 2000, MOST_TRIES = 300, WHEEL_PX = 40, PAGE = 10, MOST_ZOOM = 16;
+const KEPT_PLANES = 96, AHEAD = 3, WHEEL_PX = 40, PAGE = 10, MOST_ZOOM = 16;
+// Pauses before the board is asked again grow to less than IN_USE_S of viewing.py, and end.
+const AGAIN_MS = 250, BUSY_MS = 1000, LABELS_MS = 2000, MOST_PAUSE_MS = 8000, MOST_TRIES = 80;
 // Of each plane: the axis of its rows, that of its columns, and letters left, right, top, bottom.
 const HUNG = [[1, 2, "RLAP"], [0, 2, "RLHF"], [0, 1, "APHF"]];
 // Where the wheel's downward turn leads: to the tail, the back, the left.
@@ -18,10 +20,34 @@ let frame, low = -900, high = 500, zoom = 1, pointer = null, solid = null;
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 
+// The board ------------------------------------------------------------------------------------
+
+// Worth to be asked for again.
+class Later extends Error {}
+
+const ask = async (path) => {
+  const answer = await fetch(`/${section.dataset.scan}/${path}`).catch(() => { throw new Later("the board does not answer"); });
+  if (answer.ok) return answer;
+  if (answer.status === 503) throw new Later(await answer.text());
+  if (answer.status === 401) {
+    // The session is over: the page that comes is the one to sign in.
+    location.reload();
+    throw new Error("signed out");
+  }
+  throw Object.assign(new Error(`the board answers ${answer.status}: load the page again`), { status: answer.status });
+};
+
+// Not while nobody sees the page: the scan would keep its place from others.
+const later = (what, tries, firstMs) => setTimeout(() => {
+  if (document.hidden) document.addEventListener("visibilitychange", what, { once: true });
+  else what();
+}, Math.min(MOST_PAUSE_MS, firstMs * 1.5 ** tries));
+
 // Planes ---------------------------------------------------------------------------------------
 
 const planes = [new Map(), new Map(), new Map()];
-const asked = new Set();
+// Keys of planes that are asked for, or will be again; and how often each was asked for in vain.
+const asked = new Set(), tried = new Map();
 
 const parse = (buffer, axis) => {
   const [row, column] = HUNG[axis];
@@ -67,20 +93,37 @@ const load = async (axis, index) => {
   if (asked.has(key)) return;
   asked.add(key);
   try {
-    const answer = await fetch(`/${section.dataset.scan}/plane/${key}`);
-    if (!answer.ok) throw new Error(answer.status);
-    const plane = parse(await answer.arrayBuffer(), axis);
+    const plane = parse(await (await ask(`plane/${key}`)).arrayBuffer(), axis);
     const kept = planes[axis];
     kept.delete(index);
     kept.set(index, plane);
     if (kept.size > KEPT_PLANES) kept.delete(kept.keys().next().value);
-    if (plane.state === HU_COMING) setTimeout(() => { if (at[axis] === index) load(axis, index); }, AGAIN_MS);
+    hinder("");
+    if (plane.state === HU_COMING) {
+      again(axis, index, AGAIN_MS, "other planes than axial ones have not come");
+    } else {
+      asked.delete(key);
+      tried.delete(key);
+    }
     if (at[axis] === index) draw();
-  } catch {
-    note("the board does not answer: load the page again");
-  } finally {
-    asked.delete(key);
+  } catch (error) {
+    hinder(error.message);
+    if (error instanceof Later) again(axis, index, BUSY_MS, error.message);
   }
+};
+
+// Until then the plane counts as asked for; after the last time, for ever.
+const again = (axis, index, firstMs, words) => {
+  const key = `${axis}/${index}`, tries = tried.get(key) ?? 0;
+  if (tries >= MOST_TRIES) {
+    note(`${words}: load the page again`);
+    return;
+  }
+  tried.set(key, tries + 1);
+  later(() => {
+    asked.delete(key);
+    if (at[axis] === index) load(axis, index);
+  }, tries, firstMs);
 };
 
 // The plane that is shown, and those that the wheel reaches next.
@@ -94,10 +137,25 @@ const want = (axis) => {
   }
 };
 
-const note = (text) => {
+// What the board says of the scan, and what hinders it now.
+const notes = new Set();
+let hindrance = "";
+
+const listNotes = () => element("notes").replaceChildren(...[...notes, hindrance].filter(Boolean).map((text) => {
   const item = document.createElement("li");
   item.textContent = text;
-  if (![...element("notes").children].some((each) => each.textContent === text)) element("notes").append(item);
+  return item;
+}));
+
+const note = (text) => {
+  notes.add(text);
+  listNotes();
+};
+
+const hinder = (text) => {
+  if (text === hindrance) return;
+  hindrance = text;
+  listNotes();
 };
 
 // Places ---------------------------------------------------------------------------------------
@@ -420,36 +478,42 @@ const openSolid = async () => {
   if (box.hidden || solid) { solid?.redraw(); return; }
   try {
     const { Solid } = await import("/static/surfaces.js");
-    const answer = await fetch(`/${section.dataset.scan}/surfaces`);
-    if (!answer.ok) throw new Error("this scan has no surfaces");
-    solid = new Solid(box, await answer.arrayBuffer(), hidden);
+    solid = new Solid(box, await (await ask("surfaces")).arrayBuffer(), hidden);
   } catch (error) {
     box.hidden = true;
-    note(`no 3D view: ${error.message}`);
+    button.setAttribute("aria-expanded", "false");
+    note(`no 3D view: ${error.status === 404 ? "this scan has no surfaces" : error.message}`);
   }
 };
 
 // A page that was opened before the contours were there gets them once they are.
 const awaitOrgans = (tries) => {
-  if (frame.organs.length || !tries) return;
-  setTimeout(async () => {
-    const answer = await fetch(`/${section.dataset.scan}/view.json`).catch(() => null);
-    const found = answer?.ok ? await answer.json() : frame;
+  if (frame.organs.length || tries >= MOST_TRIES) return;
+  later(async () => {
+    const found = await ask("view.json").then((answer) => answer.json()).catch(() => frame);
     if (found.organs?.length) {
       frame = found;
-      element("notes").replaceChildren();
-      frame.notes.forEach(note);
+      notes.clear();
+      frame.notes.forEach((text) => notes.add(text));
+      listNotes();
       planes.forEach((kept) => kept.clear());
       listOrgans();
       draw();
     }
-    awaitOrgans(tries - 1);
-  }, LABELS_MS);
+    awaitOrgans(tries + 1);
+  }, tries, LABELS_MS);
 };
 
-const start = async () => {
-  const answer = await fetch(`/${section.dataset.scan}/view.json`);
-  frame = answer.ok ? await answer.json() : { nothing: "the board does not answer: load the page again" };
+const start = async (tries) => {
+  try {
+    frame = await (await ask("view.json")).json();
+  } catch (error) {
+    element("under").textContent = error.message;
+    if (!(error instanceof Later)) return;
+    if (tries < MOST_TRIES) later(() => start(tries + 1), tries, BUSY_MS);
+    else element("under").textContent = `${error.message}: load the page again`;
+    return;
+  }
   if (frame.nothing) {
     element("under").textContent = `nothing to scroll through: ${frame.nothing}`;
     return;
@@ -478,7 +542,16 @@ const start = async () => {
   element("solid").addEventListener("click", openSolid);
   new ResizeObserver(() => { draw(); solid?.redraw(); }).observe(section);
   setWindow(low, high);
-  awaitOrgans(MOST_TRIES);
+  awaitOrgans(0);
 };
 
-start();
+// Nothing is read of a scan before somebody sees its viewer.
+const seen = new IntersectionObserver((entries) => {
+  if (!entries.some((entry) => entry.isIntersecting)) return;
+  seen.disconnect();
+  start(0);
+}, { rootMargin: "200px" });
+element("under").textContent = "the planes come once this is seen";
+// The picture above it has its height by then.
+if (document.readyState === "complete") seen.observe(section);
+else window.addEventListener("load", () => seen.observe(section));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -24,6 +25,8 @@ from limn.node.board.viewer.write_ct import (
     between,
     rounded,
 )
+
+log = logging.getLogger(__name__)
 
 _END_S = 5.0
 
@@ -89,11 +92,15 @@ class Ct:
         self._writer = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603
 
     def close(self) -> None:
-        """End the process that writes."""
+        """End the process that writes; one that waits for a share that hangs is left to it."""
         writer = self._writer
-        if writer is not None:
-            writer.kill()
+        if writer is None:
+            return
+        writer.kill()
+        try:
             writer.communicate(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            log.warning("viewer: process %d does not end; a disk or a share hangs", writer.pid)
 
     def plane(self, axis: int, index: int) -> npt.NDArray[np.int16] | None:
         """HU of a plane across an array axis on the even ladder; None if it is not there yet.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from limn.node.board.hidden_names import HiddenNames
 from limn.node.board.viewer.ct import CtUnreadable
 from limn.node.board.viewer.shown_labels import ShownLabels
 from limn.node.board.viewer.surfaces import surfaces
-from limn.node.board.viewer.viewing import NothingToShow, View, Viewing
+from limn.node.board.viewer.viewing import Busy, NothingToShow, View, Viewing
 from limn.node.config import Config
 from limn.node.operate.journal_access import journal_to_read
 
@@ -25,6 +28,11 @@ from limn.node.operate.journal_access import journal_to_read
 NO_HU, HU, HU_COMING = 0, 1, 2
 HEAD_BYTES = 8
 BINARY = "application/octet-stream"
+# That read slices and labels at once; the whole board has forty.
+MOST_THREADS = 6
+# A browser keeps six connections to the board; those that wait here must come back to it.
+TURN_S = 5.0
+_Answer = TypeVar("_Answer")
 
 
 class Viewer:
@@ -43,6 +51,11 @@ class Viewer:
         self._names = names
         self._scan_name = scan_name
         self.viewing = Viewing(config)
+        # A share that hangs keeps one thread for each scan that is looked at, and never all those
+        # that the other pages need.
+        self._few = asyncio.Semaphore(MOST_THREADS)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._meshing = asyncio.Lock()
 
     def routes(self) -> list[Route]:
         """Below a scan's page."""
@@ -58,28 +71,46 @@ class Viewer:
             contents = await self._of(request, frame_of)
         except NothingToShow as error:
             contents = {"nothing": str(error)}
+        except Busy as error:
+            return _busy(error)
         return JSONResponse(self._names.over(contents))
 
     async def plane(self, request: Request) -> Response:
         """One plane, see `plane_of`."""
         axis, index = request.path_params["axis"], request.path_params["index"]
-        return await self._bytes(request, lambda view: plane_of(view, axis, index))
+        return await _bytes(self._of(request, lambda view: plane_of(view, axis, index)))
 
     async def surfaces(self, request: Request) -> Response:
         """The surfaces of the organs, see `limn.node.board.viewer.surfaces`."""
-        return await self._bytes(request, _surfaces_of)
 
-    async def _bytes(self, request: Request, answer: Callable[[View], bytes]) -> Response:
-        try:
-            return Response(await self._of(request, answer), media_type=BINARY)
-        except NothingToShow as error:
-            raise HTTPException(404, str(error)) from error
+        async def made() -> bytes:
+            view = await self._of(request, lambda view: view)
+            # Of one scan at a time, and once: it takes a processor for seconds.
+            async with self._meshing:
+                return await run_in_threadpool(_surfaces_of, view)
 
-    async def _of(self, request: Request, answer: Callable[[View], Any]) -> Any:
+        return await _bytes(made())
+
+    async def _of(self, request: Request, answer: Callable[[View], _Answer]) -> _Answer:
         name = self._scan_name(request)
-        return await run_in_threadpool(
-            lambda: answer(self.viewing.known(name) or self._opened(name))
-        )
+        async with self._thread(name):
+            return await run_in_threadpool(
+                lambda: answer(self.viewing.known(name) or self._opened(name))
+            )
+
+    @asynccontextmanager
+    async def _thread(self, name: str) -> AsyncIterator[None]:
+        """A thread for a scan, which has one at a time; `Busy` if it does not come."""
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(TURN_S):
+                    await stack.enter_async_context(turn)
+                    await stack.enter_async_context(self._few)
+            except TimeoutError as error:
+                msg = f"the slices of {name} are still being read"
+                raise Busy(msg) from error
+            yield
 
     def _opened(self, name: str) -> View:
         with journal_to_read(self._config) as journal:
@@ -87,6 +118,19 @@ class Viewer:
         if row is None:
             raise HTTPException(404, f"there is no {name}")
         return self.viewing.view_of(row)
+
+
+async def _bytes(answer: Awaitable[bytes]) -> Response:
+    try:
+        return Response(await answer, media_type=BINARY)
+    except NothingToShow as error:
+        raise HTTPException(404, str(error)) from error
+    except Busy as error:
+        return _busy(error)
+
+
+def _busy(error: Busy) -> Response:
+    return PlainTextResponse(str(error), 503, headers={"Retry-After": "2"})
 
 
 def frame_of(view: View) -> dict[str, Any]:
@@ -179,4 +223,6 @@ def _organs(labels: ShownLabels, name: str, place: tuple[int, int]) -> npt.NDArr
 def _surfaces_of(view: View) -> bytes:
     if view.labels is None:
         raise NothingToShow(view.no_labels)
-    return surfaces(view.labels)
+    if view.surfaces is None:
+        view.surfaces = surfaces(view.labels)
+    return view.surfaces

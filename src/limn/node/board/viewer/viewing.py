@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +19,25 @@ from limn.node.config import Config
 from limn.node.permissions import make_private_folder
 from limn.node.store.journal.rows import ScanRow
 
+log = logging.getLogger(__name__)
+
 # So many scans are looked at; the voxels of all take so many bytes on disk at most.
 MOST_SCANS = 3
 MOST_BYTES = 3 * 2**30
 # Nobody looks at a scan of which nothing was asked for so long.
 IDLE_S = 600.0
+# A scan that was asked for in the last seconds is not forgotten for another one; a page that waits
+# for something asks again sooner (MOST_PAUSE_MS in viewer.js).
+IN_USE_S = 20.0
 SWEEP_S = 15.0
 
 
 class NothingToShow(Exception):
     """Neither the slices nor the labels of a scan can be shown; the text says why."""
+
+
+class Busy(Exception):
+    """A scan can't be shown yet; the text says why, and the page asks again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +59,8 @@ class View:
     no_labels: str
     no_planes: str = ""
     asked_s: float = field(default_factory=time.monotonic)
+    # Of its organs, once somebody asked for them.
+    surfaces: bytes | None = None
 
     @property
     def grid(self) -> Grid:
@@ -74,18 +87,27 @@ class View:
 
     def close(self) -> None:
         """End its process and remove its files."""
-        if self.ct is not None:
-            self.ct.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if self.ct is not None:
+                self.ct.close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Viewing:
-    """The scans that people look at. Safe to share between threads."""
+    """The scans that people look at. Safe to share between threads.
+
+    No thread waits for another one that reads a disk: the lock is held for no longer than it takes
+    to look up a name.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._folder = config.viewed_dir
+        # The one that was asked for longest ago is the first.
         self._views: OrderedDict[str, View] = OrderedDict()
+        # Names of scans of which slices or labels are being opened.
+        self._opening: set[str] = set()
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
         self._number = 0
@@ -94,13 +116,15 @@ class Viewing:
 
     def known(self, name: str) -> View | None:
         """A scan that somebody looks at; None if nobody does or its files changed."""
+        view = self._views.get(name)
+        if view is None or view.state != self._state(view.row):
+            return None
         with self._lock:
-            view = self._views.get(name)
-            if view is None or view.state != self._state(view.row):
+            if name in self._opening or self._views.get(name) is not view:
                 return None
             view.asked_s = time.monotonic()
             self._views.move_to_end(name)
-            return view
+        return view
 
     def view_of(self, row: ScanRow) -> View:
         """Look at a scan.
@@ -109,30 +133,77 @@ class Viewing:
         ------
         NothingToShow
             If there are neither slices nor labels.
+        Busy
+            If another thread opens it, or other scans that are looked at leave no room.
         """
         if (known := self.known(row.name)) is not None:
             return known
         with self._lock:
-            self._forget(row.name)
-            while len(self._views) >= MOST_SCANS:
-                self._forget(next(iter(self._views)))
-            view = self._opened(row)
-            self._views[row.name] = view
-            self._make_planes(view)
+            if row.name in self._opening:
+                msg = f"{row.name} is being opened"
+                raise Busy(msg)
+            gone = self._places(row.name)
+            self._opening.add(row.name)
+            self._number += 1
+            folder = self._folder / f"{row.name}-{self._number}"
+        try:
+            _close(gone)
+            view = self._opened(row, folder)
+            try:
+                self._take_in(view)
+            except BaseException:
+                with self._lock:
+                    self._views.pop(row.name, None)
+                view.close()
+                raise
+        finally:
+            with self._lock:
+                self._opening.discard(row.name)
+        return view
+
+    def _places(self, name: str) -> list[View]:
+        """Make a place for a scan, or raise `Busy`; the views to close, no more among the others.
+
+        The lock is held.
+        """
+        own = self._views.pop(name, None)
+        places = MOST_SCANS - len(self._opening) - 1
+        idle = self._idle()
+        gone = idle[: max(0, len(self._views) - places)]
+        if len(self._views) - len(gone) > places:
+            if own is not None:
+                self._views[name] = own
+            msg = f"{MOST_SCANS} scans are being looked at, and no more can be: close one"
+            raise Busy(msg)
+        for view in gone:
+            del self._views[view.row.name]
+        return gone if own is None else [own, *gone]
+
+    def _idle(self) -> list[View]:
+        """Views that nobody asked for in the last seconds, the longest idle first."""
+        now_s = time.monotonic()
+        return [view for view in self._views.values() if now_s - view.asked_s >= IN_USE_S]
+
+    def _take_in(self, view: View) -> None:
+        """Count a view among those that are looked at, and have its planes written."""
+        with self._lock:
+            gone = self._room(view)
+            self._views[view.row.name] = view
             if self._sweeper is None:
                 self._sweeper = threading.Thread(target=self._sweep, name="viewer", daemon=True)
                 self._sweeper.start()
-            return view
+        _close(gone)
+        self._make_planes(view)
 
     def close(self) -> None:
         """Look at nothing any more."""
         with self._lock:
-            for name in tuple(self._views):
-                self._forget(name)
+            gone = list(self._views.values())
+            self._views.clear()
+        _close(gone)
 
-    def _opened(self, row: ScanRow) -> View:
-        self._number += 1
-        folder = self._folder / f"{row.name}-{self._number}"
+    def _opened(self, row: ScanRow, folder: Path) -> View:
+        state = self._state(row)
         for each in (self._folder, folder):
             make_private_folder(each)
         ct, no_ct, labels, no_labels = None, "", None, ""
@@ -151,24 +222,35 @@ class Viewing:
                 no_labels = str(error)
         if ct is not None and labels is not None and not labels.fits(ct.grid, ct.rungs):
             labels, no_labels = None, "the labels are of other slices"
-        view = View(row, folder, self._state(row), ct, no_ct, labels, no_labels)
+        view = View(row, folder, state, ct, no_ct, labels, no_labels)
         if ct is None and labels is None:
             view.close()
             raise NothingToShow("; ".join((no_ct, no_labels)))
         return view
+
+    def _room(self, view: View) -> list[View]:
+        """Idle views that leave room for the planes of a CT, or raise `Busy`; the lock is held."""
+        ct = view.ct
+        gone: list[View] = []
+        if ct is None or ct.bytes_on_disk > MOST_BYTES:
+            return gone
+        taken = sum(map(_bytes_of, self._views.values())) + ct.bytes_on_disk
+        for each in self._idle():
+            if taken > MOST_BYTES and _bytes_of(each):
+                gone.append(each)
+                taken -= _bytes_of(each)
+        if taken > MOST_BYTES:
+            msg = "the scans that are being looked at leave no room for this one: close one"
+            raise Busy(msg)
+        for each in gone:
+            del self._views[each.row.name]
+        return gone
 
     def _make_planes(self, view: View) -> None:
         """Have the planes of a CT written, if the disk has room for them."""
         ct = view.ct
         if ct is None:
             return
-        others = [name for name, each in self._views.items() if each is not view and each.ct]
-        taken = {name: self._bytes_of(self._views[name]) for name in others}
-        for name in others:
-            if sum(taken.values()) + ct.bytes_on_disk <= MOST_BYTES:
-                break
-            taken.pop(name)
-            self._forget(name)
         free_bytes = shutil.disk_usage(self._folder).free
         keep_bytes = self._config.receive.refuse_free_mb * 2**20
         if ct.bytes_on_disk > MOST_BYTES:
@@ -179,10 +261,10 @@ class Viewing:
                 "axial ones"
             )
         else:
-            ct.write()
-
-    def _bytes_of(self, view: View) -> int:
-        return 0 if view.ct is None or view.no_planes else view.ct.bytes_on_disk
+            try:
+                ct.write()
+            except OSError as error:
+                view.no_planes = f"other planes than axial ones can't be written: {error}"
 
     def _labels_path(self, row: ScanRow) -> Path:
         return self._config.results_dir / row.name / "labels.npz"
@@ -196,11 +278,6 @@ class Viewing:
             labels = 0, 0
         return (*labels, bool(row.files) and (Path(row.folder) / row.files[0]).is_file())
 
-    def _forget(self, name: str) -> None:
-        view = self._views.pop(name, None)
-        if view is not None:
-            view.close()
-
     def _sweep(self) -> None:
         while True:
             time.sleep(SWEEP_S)
@@ -209,6 +286,20 @@ class Viewing:
     def forget_idle(self, now_s: float) -> None:
         """Forget the scans at which nobody looks any more (monotonic s)."""
         with self._lock:
-            for name, view in tuple(self._views.items()):
-                if now_s - view.asked_s > IDLE_S:
-                    self._forget(name)
+            gone = [view for view in self._views.values() if now_s - view.asked_s > IDLE_S]
+            for view in gone:
+                del self._views[view.row.name]
+        _close(gone)
+
+
+def _bytes_of(view: View) -> int:
+    return 0 if view.ct is None or view.no_planes else view.ct.bytes_on_disk
+
+
+def _close(views: Iterable[View]) -> None:
+    """Close views; a fault of one must end neither the sweeper nor another scan's opening."""
+    for view in views:
+        try:
+            view.close()
+        except Exception:
+            log.exception("viewer: %s could not be closed", view.row.name)

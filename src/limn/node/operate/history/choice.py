@@ -17,6 +17,8 @@ from limn.domain.records import ScanRecord
 from limn.node.operate.history.scans import LoggedScan, logged_scan
 from limn.node.store.disk import scanlog
 
+# Of each text of a choice; a PatientID has 64 (PS3.5 6.2).
+MOST_LETTERS = 300
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 Test = Callable[[LoggedScan], bool]
 _Chosen = TypeVar("_Chosen")
@@ -57,6 +59,11 @@ class Choice:
         ----------
         mark : before the name of what is wrong, such as ``--``
         """
+        for each in fields(self):
+            letters = len(getattr(self, each.name))
+            if letters > MOST_LETTERS:
+                name = each.name.replace("slower_s", "slower-than")
+                return f"{mark}{name} has {letters} letters: {MOST_LETTERS} at most expected"
         for name, text in (("since", self.since), ("until", self.until)):
             if text and not _is_day(text):
                 return f"{mark}{name} {text}: a day as YYYY-MM-DD expected"
@@ -179,8 +186,26 @@ def _seconds(text: str) -> float | None:
 
 
 def _pattern(text: str) -> Callable[[str], bool]:
-    """Whether a whole name is meant, where ``*`` stands for any text."""
-    if "*" not in text:
+    """Whether a whole name is meant, where ``*`` stands for any text.
+
+    The parts between the stars are found from left to right, each at its first place: a regular
+    expression would try all places of all of them, and stop the process for hours.
+    """
+    first, *others = text.split("*")
+    if not others:
         return lambda name: name == text
-    found = re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
-    return lambda name: found.fullmatch(name) is not None
+    last = others.pop()
+    parts = [part for part in others if part]
+
+    def fits(name: str) -> bool:
+        at, end = len(first), len(name) - len(last)
+        if at > end or not (name.startswith(first) and name.endswith(last)):
+            return False
+        for part in parts:
+            found = name.find(part, at, end)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return True
+
+    return fits
