@@ -73,7 +73,7 @@ class Viewer:
             contents = {"nothing": str(error)}
         except Busy as error:
             return _busy(error)
-        return JSONResponse(self._names.over(contents))
+        return JSONResponse(await run_in_threadpool(self._names.over, contents))
 
     async def plane(self, request: Request) -> Response:
         """One plane, see `plane_of`."""
