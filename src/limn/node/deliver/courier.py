@@ -257,8 +257,8 @@ class Courier:
             return False
         if answer.outcome is Outcome.DELIVERED:
             forms, at = self._companions.forms, answer.answered_at
-            delivered = partial(self._journal.delivered, accepted_at=at, forms=forms)
-            writes = [partial(delivered, each.id, answer.status) for each in answered]
+            deliver, said = self._journal.delivered, answer.status
+            writes = [partial(deliver, each.id, said, at, forms) for each in answered]
             self._write_answer(row, answer, writes)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
@@ -286,8 +286,9 @@ class Courier:
         wait_s = backoff_s(answered[0].tries)
         next_at = time.time() + wait_s
         self._pauses |= {each.id: (next_at, time.monotonic() + wait_s) for each in answered}
-        postponed = partial(self._journal.postponed, status=answer.status, next_at=next_at)
-        self._write_answer(row, answer, [partial(postponed, each.id) for each in answered])
+        postpone, said = self._journal.postponed, answer.status
+        writes = [partial(postpone, each.id, said, next_at) for each in answered]
+        self._write_answer(row, answer, writes)
         log.warning(
             "%s -> %s: %s; again in %.0f s, %d waiting",
             row.name,
