@@ -10,11 +10,13 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from limn.node.config import DicomDestination, FolderDestination
+from limn.node.config import DicomDestination, FolderDestination, load_config
 from limn.node.deliver import courier as courier_module
 from limn.node.deliver.courier import Courier
+from limn.node.serve.destinations import destination_states
 from limn.node.store.disk import scanlog
-from limn.node.store.disk.contacts import DestinationContacts
+from limn.node.store.disk.contacts import DestinationContacts, read_destinations
+from limn.node.store.disk.spool import REMOVED
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.rows import ScanRow
 from tests.conftest import free_port
@@ -214,6 +216,129 @@ def test_a_newer_version_replaces_the_older_file(field):
     assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
 
 
+def test_an_older_half_never_goes_after_the_newer_whole(field):
+    """Its held animal is discarded for the newer one; what waited for it ends, with the reason."""
+    olds = field.animals(input_digest="d1", files=("a.dcm",))
+    courier = field.courier()
+    field.contoured(olds[0])
+    field.contoured(olds[1], held="cut")
+    field.contoured(olds[2], held="cut")
+    courier.work()
+    news = field.animals(input_digest="d2", files=("a.dcm", "b.dcm"))
+    for row in news:
+        field.contoured(row)
+    # The older one is in its pause.
+    courier._pauses = {
+        number: (at, time.monotonic() + 60) for number, (at, _) in courier._pauses.items()
+    }
+    courier.work()
+    assert field.states(*news) == ["delivered"] * 3
+    courier._pauses = dict.fromkeys(courier._pauses, (0.0, 0.0))
+    courier.work()
+    (ds,) = field.files()
+    assert names(ds) == {"1", "2", "3"}
+    (ended,) = field.journal.deliveries(olds[0].id)
+    assert (ended.state, ended.status) == (
+        "discarded",
+        "replaced by scan-00004, of a newer version of its series with all its slices",
+    )
+    assert field.journal.due("tps", time.time()) is None
+    logged = {each["scan_id"]: each for each in scanlog.rows(field.folder / "scans.csv")}
+    assert logged["scan-00001"]["outcome"] == "discarded"
+    assert logged["scan-00001"]["destination_status"] == ended.status
+    # Nor does it go if a person sends it again.
+    assert field.journal.resend(olds[0].id, ["tps"], 9.0) == []
+
+
+@pytest.mark.parametrize("held", [None, "mirrored"])
+def test_an_older_version_waits_until_the_newer_one_is_decided(field, held):
+    """If that is discarded, or fails, the older one goes after all."""
+    olds = field.animals(input_digest="d1", files=("a.dcm",))
+    news = field.animals(input_digest="d2", files=("a.dcm", "b.dcm"))
+    for row in olds:
+        field.contoured(row)
+    for row in news if held else ():
+        field.contoured(row, held=held)
+    courier = field.courier()
+    courier.work()
+    assert field.files() == []
+    said = field.journal.deliveries(olds[0].id)[0].status
+    assert said.startswith("waits for scan-00004, of a newer version of its series, which is ")
+    for row in news:
+        if held:
+            field.journal.discard(row.id, "wrong", 5.0)
+        else:
+            field.journal.end(row.id, "failed", "its worker died", {})
+    time.sleep(2 * POLL_S)
+    courier.work()
+    assert field.states(*olds) == ["delivered"] * 3
+
+
+def test_another_part_under_the_same_series_replaces_nothing(field):
+    """Without the slices of the older one it is no newer version of it."""
+    olds = field.animals(input_digest="d1", files=("a.dcm",))
+    news = field.animals(input_digest="d2", files=("b.dcm",))
+    for row in (*olds, *news):
+        field.contoured(row)
+    field.courier().work()
+    assert field.states(*olds, *news) == ["delivered"] * 6
+
+
+def removed(field, row):
+    """Retention has removed a structure set."""
+    path = Path(field.journal.structure_set_of(row.id).path)
+    path.unlink()
+    (path.parent / REMOVED).write_text("{}")
+
+
+def test_a_late_animal_goes_without_those_that_retention_removed(field):
+    """The file names them; it does not wait for ever."""
+    rows = field.animals()
+    field.contoured(rows[0])
+    field.contoured(rows[1])
+    field.journal.end(rows[2].id, "failed", "its worker died", {})
+    courier = field.courier()
+    courier.work()
+    removed(field, rows[0])
+    field.journal.retry(rows[2].id, 9.0)
+    field.contoured(rows[2])
+    courier.work()
+    before, after = field.files()
+    assert names(after) == {"2", "3"}
+    said = "WITHOUT animal 1 (scan-00001), whose structure set was removed from this disk"
+    assert said in after.StructureSetDescription
+    (replaced,) = after.PredecessorStructureSetSequence
+    assert replaced.ReferencedSOPInstanceUID == before.SOPInstanceUID
+    assert field.states(*rows) == ["delivered"] * 3
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_file_is_not_sent_again_with_less_in_it(field, asked):
+    """It would replace the whole one."""
+    rows = field.animals()
+    for row in rows:
+        field.contoured(row)
+    courier = field.courier()
+    courier.work()
+    removed(field, rows[0])
+    field.journal.resend(rows[asked].id, ["tps"], 9.0)
+    courier.work()
+    assert len(field.files()) == 1
+    (answer,) = field.journal.deliveries(rows[asked].id)
+    assert (answer.state, answer.status[:10]) == ("refused", "can't read")
+
+
+def test_a_structure_set_that_vanished_is_not_left_out(field):
+    """Only what retention removed is: another loss is for a person."""
+    rows = field.animals()
+    for row in rows:
+        field.contoured(row)
+    Path(field.journal.structure_set_of(rows[1].id).path).unlink()
+    field.courier().work()
+    assert field.files() == []
+    assert set(field.states(*rows)) == {"refused"}
+
+
 def test_a_destination_may_want_some_rois_of_all(field):
     """Under a UID that no other destination's file has."""
     rows = field.animals()
@@ -261,33 +386,94 @@ def test_a_planning_system_that_is_down_gets_it_later(field):
     rows = field.animals()
     for row in rows:
         field.contoured(row)
-
-    def courier(port):
-        to = DicomDestination(
-            kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, one_file=True
-        )
-        log = field.folder / "scans.csv"
-        return Courier(
-            to,
-            field.journal,
-            log,
-            "LIMN",
-            keeps_scan_log=True,
-            contacts=DestinationContacts(log.with_name("destinations.json")),
-        )
-
-    courier(free_port()).work()
+    to_planning_system(field, free_port()).work()
     assert set(field.states(*rows)) == {"waiting"}
     archive = Archive()
     with peer(archive) as port:
         field.journal._db.execute("update delivery set next_at = 0")
         field.journal._db.commit()
-        courier(port).work()
+        to_planning_system(field, port).work()
     assert len(archive.taken) == 1
     assert names(archive.taken[0]) == {"1", "2", "3"}
     assert field.states(*rows) == ["delivered"] * 3
     (status,) = {field.journal.deliveries(row.id)[0].status for row in rows}
     assert status == f"0x0000 as {archive.taken[0].SOPInstanceUID}"
+
+
+def to_planning_system(field, port):
+    """The courier of a planning system that wants one file."""
+    to = DicomDestination(
+        kind="dicom", name="tps", ae_title="TPS", host="127.0.0.1", port=port, one_file=True
+    )
+    log = field.folder / "scans.csv"
+    contacts = DestinationContacts(log.with_name("destinations.json"))
+    return Courier(to, field.journal, log, "LIMN", keeps_scan_log=True, contacts=contacts)
+
+
+def said(field):
+    """What is noted of the destination."""
+    return read_destinations(field.folder / "destinations.json")["tps"]
+
+
+def test_one_offer_of_a_field_is_one_answer_in_the_peers_own_words(field):
+    """Off, then it refuses the file: each counts once, and no UID stands behind its words."""
+    rows = field.animals()
+    for row in rows:
+        field.contoured(row)
+    to_planning_system(field, free_port()).work()
+    assert said(field).failures == {"unanswered": 1}
+    (status,) = {field.journal.deliveries(row.id)[0].status for row in rows}
+    assert "does not answer" in status
+    assert " as 2.25." not in status
+    field.journal._db.execute("update delivery set next_at = 0")
+    field.journal._db.commit()
+    with peer(Archive(0xA900)) as port:
+        to_planning_system(field, port).work()
+    assert said(field).failures == {"unanswered": 1, "refused": 1}
+    assert said(field).said.startswith("0xA900, the file does not match its SOP Class")
+    assert {field.journal.deliveries(row.id)[0].status for row in rows} == {"0xA900"}
+
+
+def test_a_field_that_waits_for_a_person_says_nothing_of_its_destination(field):
+    """Another file was refused before, by limn itself: the destination is not down."""
+    (field.folder / "limn.toml").write_text(
+        'data_dir = "."\nmodel.bundle = "bundle"\nmodel.two_animals = "each"\n'
+        '[[destination]]\nkind = "dicom"\nname = "tps"\nae_title = "TPS"\n'
+        'host = "h"\nport = 104\none_file = true\n'
+    )
+    config = load_config(field.folder / "limn.toml")
+    courier = to_planning_system(field, free_port())
+    spoiled = field.animals(series_instance_uid="2.25.8", input_digest="d8")
+    for row in spoiled:
+        field.contoured(row)
+    Path(field.journal.structure_set_of(spoiled[0].id).path).write_bytes(b"x")
+    rows = field.animals()
+    field.contoured(rows[0])
+    field.contoured(rows[1], held="mirrored")
+    field.contoured(rows[2])
+    courier.work()
+    assert set(field.states(*spoiled)) == {"refused"}
+    (state,) = destination_states(config, field.journal)
+    assert (state.waiting, state.contact.failures) == (2, {"file": 1})
+    now = time.time() + 9000
+    assert (state.waiting_s(now), state.contact.failing_s(now), state.down_s(now)) == (0, 0, 0)
+    # Once it may go and the planning system is off, it is down.
+    field.journal.release(rows[1].id, 5.0)
+    time.sleep(2 * POLL_S)
+    courier.work()
+    (state,) = destination_states(config, field.journal)
+    assert state.down_s(now) > 8000
+
+
+def test_an_export_folder_that_is_away_is_down(field):
+    """It takes nothing, whatever it is offered."""
+    rows = field.animals()
+    for row in rows:
+        field.contoured(row)
+    field.out.write_text("not a folder")
+    field.courier().work()
+    assert said(field).failures == {"folder": 1}
+    assert said(field).failing_since > 0
 
 
 def test_contents_name_all_that_is_in_a_file(field):

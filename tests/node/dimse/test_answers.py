@@ -62,5 +62,6 @@ def test_an_answer_of_the_journal_keeps_its_text():
         "0xA700, out of resources: make room on its disk; limn tries again by itself"
     )
     assert answer_words("0x0122").endswith("let it take RT Structure Set Storage")
+    assert answer_words("0x0000 as 2.25.7") == "0x0000 as 2.25.7, success: it has the file"
     assert answer_words("written") == "written"
     assert answer_words("TPS@h:104 does not answer") == "TPS@h:104 does not answer"

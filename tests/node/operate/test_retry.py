@@ -68,6 +68,16 @@ def test_why_a_scan_does_not_run_again(site):
     assert site.journal.scan(fine.id).state == "failed"
 
 
+def test_what_a_newer_version_of_its_field_replaced_is_not_sent_again(site):
+    """The command says so."""
+    row = site.contoured(1)
+    (delivery,) = (e for e in site.journal.deliveries(row.id) if e.destination == "tps")
+    site.journal.replaced(delivery.id, "replaced by scan-00004")
+    out = site.limn("resend", "scan-00001", "--to", "tps")
+    assert "  not to tps: replaced by scan-00004\n" in out
+    assert " -> tps" not in out
+
+
 def test_a_delivered_structure_set_is_sent_again_byte_for_byte(site):
     """The peer gets the same file once more; the log keeps its one row and its clock."""
     row = site.contoured(1)

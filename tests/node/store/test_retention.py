@@ -221,6 +221,47 @@ def test_one_of_two_destinations_is_not_enough(site: Site) -> None:
     assert site.slices(row) == COUNT
 
 
+ONE_FILE = (
+    TEXT.replace("[retention]", 'model.two_animals = "each"\n[retention]') + "one_file = true\n"
+)
+
+
+def fails(site: Site, row: ScanRow) -> None:
+    """An operator may let it run again."""
+    site.door.journal.end(row.id, "failed", "its worker died", {})
+
+
+def dismissed(site: Site, row: ScanRow) -> None:
+    """Nobody need act on it."""
+    fails(site, row)
+    site.door.journal.dismiss(row.id, "no mouse", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "fate", "stays"),
+    [
+        (ONE_FILE, fails, True),
+        (ONE_FILE, held_for_a_person, True),
+        (ONE_FILE, waits, True),
+        (ONE_FILE, refused_by_the_peer, True),
+        (ONE_FILE, not_run_yet, True),
+        (ONE_FILE, dismissed, False),
+        (ONE_FILE, discarded, False),
+        (TEXT, fails, False),
+    ],
+)
+def test_an_animal_stays_while_another_may_join_it_in_one_file(
+    tmp_path: Path, text: str, fate: Callable[[Site, ScanRow], None], *, stays: bool
+) -> None:
+    """The late one goes in one file with it."""
+    site = Site(tmp_path, text)
+    row = site.delivered("1", 91)
+    (other,) = site.door.journal.add_animals(row.id, [2], ("tps",))
+    fate(site, other)
+    site.retention.work(time.time())
+    assert any((site.config.results_dir / row.name).glob("RS.*.dcm")) is stays
+
+
 def test_slices_that_come_in_now_keep_their_series(site: Site) -> None:
     """A late slice has just come: the series is not complete, and not touched."""
     row = site.delivered()

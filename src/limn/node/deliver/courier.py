@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from limn.node.deliver.commitment_scu import CommitmentRequester
 from limn.node.deliver.companions import Companions
 from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s
 from limn.node.deliver.export_place import ExportPlace
-from limn.node.deliver.field_file import Offered, offer_scan
+from limn.node.deliver.field_file import Offered, Replaced, offer_scan
 from limn.node.deliver.preview_courier import PreviewCourier
 from limn.node.deliver.scan_record import closed_record, roi_records
 from limn.node.dimse.answers import answer_words
@@ -245,6 +245,9 @@ class Courier:
         if isinstance(offered, str):
             self._wait_for_animals(delivery, row, offered)
             return False
+        if isinstance(offered, Replaced):
+            self._end_replaced(row, offered)
+            return True
         self._clock.look()
         answer = offered.answer
         answered = [delivery, *(each for each in offered.waiting if each.id != delivery.id)]
@@ -254,18 +257,17 @@ class Courier:
             return False
         if answer.outcome is Outcome.DELIVERED:
             forms, at = self._companions.forms, answer.answered_at
-            for each in answered:
-                write = partial(self._journal.delivered, each.id, answer.status, at, forms)
-                self._write_answer(row, answer, write)
+            deliver, said = self._journal.delivered, answer.status
+            writes = [partial(deliver, each.id, said, at, forms) for each in answered]
+            self._write_answer(row, answer, writes)
             if self._commitment.wants(name):
                 item = Item(RTStructureSetStorage, structure_set.sop_instance_uid)
                 self._commitment.ask_soon(name, item)
             if not self._keeps_scan_log:
                 log.info("%s delivered to %s (%s)", row.name, name, answer.status)
             return True
-        for each in answered:
-            write = partial(self._journal.refused, each.id, answer.status)
-            self._write_answer(row, answer, write)
+        writes = [partial(self._journal.refused, each.id, answer.status) for each in answered]
+        self._write_answer(row, answer, writes)
         log.error(
             "%s animal %s: %s REFUSED the structure set with %s; it is kept in %s",
             row.name,
@@ -283,10 +285,10 @@ class Courier:
         name = self._destination.name
         wait_s = backoff_s(answered[0].tries)
         next_at = time.time() + wait_s
-        for each in answered:
-            self._pauses[each.id] = next_at, time.monotonic() + wait_s
-            write = partial(self._journal.postponed, each.id, answer.status, next_at)
-            self._write_answer(row, answer, write)
+        self._pauses |= {each.id: (next_at, time.monotonic() + wait_s) for each in answered}
+        postpone, said = self._journal.postponed, answer.status
+        writes = [partial(postpone, each.id, said, next_at) for each in answered]
+        self._write_answer(row, answer, writes)
         log.warning(
             "%s -> %s: %s; again in %.0f s, %d waiting",
             row.name,
@@ -302,22 +304,26 @@ class Courier:
         if delivery.status != why:
             next_at = 0.0
             self._write(row, partial(self._journal.postponed, delivery.id, why, next_at))
-            log.info(
-                "%s animal %s: its file for %s %s",
-                row.name,
-                row.animal,
-                self._destination.name,
-                why,
-            )
+            name = self._destination.name
+            log.info("%s animal %s: its file for %s %s", row.name, row.animal, name, why)
         self._pauses[delivery.id] = next_at, time.monotonic() + FIELD_POLL_S
 
+    def _end_replaced(self, row: ScanRow, replaced: Replaced) -> None:
+        """End the deliveries of an older version of a field: a newer one goes in its place."""
+        for each in replaced.waiting:
+            self._write(row, partial(self._journal.replaced, each.id, replaced.why))
+        name, why = self._destination.name, replaced.why
+        log.warning("%s animal %s: its file never goes to %s: %s", row.name, row.animal, name, why)
+
     def _write_answer(
-        self, row: ScanRow, answer: DeliveryAnswer, write: Callable[[], None]
+        self, row: ScanRow, answer: DeliveryAnswer, writes: Iterable[Callable[[], None]]
     ) -> None:
-        """Write an answer to the journal, and note what the destination said."""
-        self._write(row, write)
-        said = answer_words(answer.status)
-        self._contacts.note(self._destination.name, answer.failure, said, answer.answered_at)
+        """Write an answer to the journal for each delivery, and note once what was said."""
+        for write in writes:
+            self._write(row, write)
+        said, at = answer_words(answer.status), answer.answered_at
+        name, failure = self._destination.name, answer.failure
+        self._contacts.note(name, failure, said, at, is_down=answer.is_down)
 
     def _write(self, row: ScanRow, write: Callable[[], None]) -> None:
         """Write to the journal, and deliver nothing until the disk takes it."""

@@ -57,10 +57,14 @@ class Failure(StrEnum):
     NO_ROOM = "no-room"
     # It refused the file, and a person must act.
     REFUSED = "refused"
-    # The node's own file, or the destination's folder, can't be used.
+    # The export folder is away, or can't be written.
+    FOLDER = "folder"
+    # The node's own file can't be used.
     FILE = "file"
 
 
+# By these the destination takes nothing, whatever it is offered.
+DOWN = (Failure.UNANSWERED, Failure.REJECTED, Failure.NO_ROOM, Failure.FOLDER)
 # By what a status of C-STORE means.
 FAILURE_OF = {
     Outcome.DELIVERED: Failure.NONE,
@@ -87,6 +91,11 @@ class DeliveryAnswer:
     status: str
     answered_at: float
     failure: Failure = Failure.FILE
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the destination takes nothing now, whatever it is offered."""
+        return self.failure in DOWN
 
 
 def judge(status: int) -> Outcome:
@@ -209,7 +218,7 @@ def _export(
     """
     if fault := place.fault() if place is not None else "":
         away = f"{destination.folder}: {one_line(fault)}"
-        return DeliveryAnswer(Outcome.RETRY_LATER, away, time.time())
+        return DeliveryAnswer(Outcome.RETRY_LATER, away, time.time(), Failure.FOLDER)
     try:
         for path in paths:
             for other in sorted((path.parent / FORMS_DIR).glob("*")):
@@ -220,7 +229,8 @@ def _export(
         write_durably(destination.folder / name, contents)
     except OSError as error:
         why = one_line(not_a_folder(destination.folder)) or error.strerror
-        return DeliveryAnswer(Outcome.RETRY_LATER, f"{destination.folder}: {why}", time.time())
+        away = f"{destination.folder}: {why}"
+        return DeliveryAnswer(Outcome.RETRY_LATER, away, time.time(), Failure.FOLDER)
     return DeliveryAnswer(Outcome.DELIVERED, "written", time.time(), Failure.NONE)
 
 

@@ -117,4 +117,4 @@ class PreviewCourier:
         answered = f"{row.name} animal {row.animal}: the answer of {name}"
         write_until_done(write, answered, self.stopping)
         said = answer_words(answer.status)
-        self.contacts.note(name, answer.failure, said, answer.answered_at)
+        self.contacts.note(name, answer.failure, said, answer.answered_at, is_down=answer.is_down)

@@ -64,7 +64,8 @@ _STATUSES = {
     0xB006: "it has the file without some of its data elements",
     0xB007: "it has the file, and says that it does not match its SOP Class",
 }
-_OF_THE_SERVICE = re.compile(r"0x[0-9A-F]{4}")
+# The UID of a file of several animals follows the status.
+_OF_THE_SERVICE = re.compile(r"(0x[0-9A-F]{4})( as [0-9.]+)?")
 
 
 def rejection_words(
@@ -104,6 +105,7 @@ def status_words(status: int) -> str:
 
 def answer_words(answer: str) -> str:
     """An answer as the journal keeps it, with the words of its status if it is one."""
-    if _OF_THE_SERVICE.fullmatch(answer) is None:
+    found = _OF_THE_SERVICE.fullmatch(answer)
+    if found is None:
         return answer
-    return f"{answer}, {status_words(int(answer, 16))}"
+    return f"{answer}, {status_words(int(found[1], 16))}"

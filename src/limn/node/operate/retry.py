@@ -94,6 +94,9 @@ def resend(config_path: Path, names: Sequence[str], to: str | None) -> None:
             console.print(f"{name} animal {row.animal} is offered again")
             for destination in offered:
                 console.print(f"  {path} -> {destination}, {address(peers[destination])}")
+            for each in journal.deliveries(row.id):
+                if each.state == "discarded" and to in (None, each.destination):
+                    console.print(f"  not to {each.destination}: {each.status}")
             if to is None:
                 for gone in sorted(set(had) - peers.keys()):
                     console.print(f"  {gone} is not in the config any more; nothing goes there")

@@ -105,6 +105,7 @@ class Retention:
         self._results_dir = config.results_dir
         self._journal = journal
         self._clear = clear
+        self._joins_animals = any(each.one_file for each in config.destination)
         self._data_dir = config.data_dir
         self._clock: TrustedClock | None = None
         self._heart = for_thread("retention", LONGEST_REMOVAL_S)
@@ -218,6 +219,8 @@ class Retention:
         if row.state != "contoured" or undelivered:
             # Its series came again after the query above, and is contoured again.
             return
+        if self._joins_animals and self._may_be_joined(row):
+            return
         removed_bytes = sum(path.stat().st_size for path in files)
         structure_sets = list(folder.glob(RESULTS[0]))
         names = sorted({path.name for path in files}.union(RESULTS[1:]))
@@ -237,6 +240,20 @@ class Retention:
         for path in structure_sets:
             path.unlink()
         self._log_removal(row, ", ".join(names), removed_bytes)
+
+    def _may_be_joined(self, row: ScanRow) -> bool:
+        """Whether another animal of a scan's field may still go, in one file with this one."""
+        for other in self._journal.animals_of(row.id):
+            if other.id == row.id:
+                continue
+            if other.state == "ready" or (
+                other.state in ("refused", "failed", "quarantined") and other.dismissed_at is None
+            ):
+                return True
+            deliveries = self._journal.deliveries(other.id) if other.state == "contoured" else []
+            if any(each.state in ("waiting", "held", "refused") for each in deliveries):
+                return True
+        return False
 
     def _log_removal(self, row: ScanRow, what: str, removed_bytes: int) -> None:
         accepted_at = max(each.accepted_at or 0.0 for each in self._journal.deliveries(row.id))

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from limn.node.store.journal.journal import Journal
+from tests.support.node.parts import arrived
 
 
 @pytest.fixture
@@ -20,6 +21,10 @@ ASKED = {
     "a courier for a delivery": lambda journal: journal.due("tps", 1e10),
     "a courier for a preview": lambda journal: journal.waiting("tps"),
     "the scan log for ends": lambda journal: journal.unlogged_ends("tps"),
+    "a courier for what replaces a field": lambda journal: journal.newer_of(
+        journal.scan(journal.insert(arrived(), ("tps",)).id)
+    ),
+    "a courier for a file of a field": lambda journal: journal.was_joined(1, "tps", "[]"),
     "the notices": lambda journal: journal.quarantined(),
 }
 

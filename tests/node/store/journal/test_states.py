@@ -176,6 +176,7 @@ DO_DELIVERY = {
     DeliveryEvent.ACCEPT: lambda journal, each: journal.delivered(each, "0x0000", 3.0),
     DeliveryEvent.POSTPONE: lambda journal, each: journal.postponed(each, "away", 3.0),
     DeliveryEvent.REFUSE: lambda journal, each: journal.refused(each, "0xC000"),
+    DeliveryEvent.REPLACE: lambda journal, each: journal.replaced(each, "replaced by scan-00002"),
 }
 
 

@@ -36,8 +36,8 @@ class DestinationContact:
     ----------
     said : its last answer, in words
     accepted_at : when it last took a file
-    failing_since : when it first failed to take a file after it had last taken one; `NEVER` while
-        it takes them
+    failing_since : when it was first away, or without room, after it had last taken a file; `NEVER`
+        while it takes them
     failures : how often it took none, by kind
     """
 
@@ -104,19 +104,29 @@ class DestinationContacts:
         self._lock = threading.Lock()
         self._known = read_destinations(path)
 
-    def note(self, destination: str, failure: str, said: str, at: float) -> None:
-        """Note an answer; ``failure`` is empty if the destination took the file."""
+    def note(
+        self, destination: str, failure: str, said: str, at: float, *, is_down: bool = True
+    ) -> None:
+        """Note an answer; ``failure`` is empty if the destination took the file.
+
+        Parameters
+        ----------
+        is_down : the failure is the destination's, and not that of one file
+        """
         with self._lock:
             before = self._known.get(destination, DestinationContact())
             failures = dict(before.failures)
             if failure:
                 failures[failure] = failures.get(failure, 0) + 1
+            since = before.failing_since
+            if is_down:
+                since = since or at
             self._known[destination] = replace(
                 before,
                 said=_words(said),
                 said_at=at,
                 accepted_at=before.accepted_at if failure else at,
-                failing_since=(before.failing_since or at) if failure else NEVER,
+                failing_since=since if failure else NEVER,
                 failures=failures,
             )
             contents = {name: asdict(each) for name, each in self._known.items()}

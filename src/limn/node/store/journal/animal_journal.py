@@ -12,9 +12,10 @@ from limn.node.store.disk.evidence import note_number, number_to_give
 from limn.node.store.journal.preview_journal import PreviewJournal
 from limn.node.store.journal.rows import Arrived, ScanRow, digest_of_animal
 from limn.node.store.journal.schema import LIVE
-from limn.node.store.journal.states import SCAN_TABLE, ScanEvent, ScanState
+from limn.node.store.journal.states import SCAN_TABLE, DeliveryEvent, ScanEvent, ScanState
 from limn.node.store.journal.transitions import (
     insert_structure_set,
+    move_delivery,
     next_number,
     next_of_scan,
     offer,
@@ -167,6 +168,30 @@ class AnimalJournal(PreviewJournal):
         scan = self.scan(scan_id)
         with self._transaction() as db:
             renew_uids(db, scan, date, time_of_day)
+
+    def newer_of(self, row: ScanRow) -> list[ScanRow]:
+        """Scans of newer versions of a series that are contoured or will be, oldest first.
+
+        Only of versions with every slice of this one: another one may be of another part of the
+        animal.
+        """
+        clause = (
+            "where series_instance_uid = ? and profile = ? and priority = ? and version > ? "
+            "and +state in ('ready', 'contoured') order by id"
+        )
+        values = (row.series_instance_uid, row.profile, row.priority, row.version)
+        files = set(row.files)
+        return [each for each in self._scans(clause, values) if files <= set(each.files)]
+
+    def replaced(self, delivery_id: int, why: str) -> None:
+        """Note that a structure set never goes: the file of a newer version goes in its place."""
+        with self._transaction() as db:
+            move_delivery(db, delivery_id, DeliveryEvent.REPLACE, "status = ?", (why,))
+
+    def was_joined(self, field: int, destination: str, contents: str) -> bool:
+        """Whether a file with these contents was made before; parameters as `join_animals`."""
+        query = "select 1 from joined where field = ? and destination = ? and contents = ?"
+        return bool(self._all(query, (field, destination, contents)))
 
     def join_animals(self, field: int, destination: str, contents: str) -> tuple[str, str]:
         """SOP Instance UIDs of a destination's file of a field, and of the one that it replaces.

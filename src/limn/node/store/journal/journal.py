@@ -232,6 +232,12 @@ class Journal(AnimalJournal):
             ).fetchone()
             if row is None:
                 return []
+            replaced = db.execute(
+                "select destination from delivery where structure_set = ? and state = ?",
+                (row["id"], DeliveryState.DISCARDED),
+            ).fetchall()
+            ended = {each["destination"] for each in replaced}
+            destinations = [name for name in destinations if name not in ended]
             refused = db.execute(
                 "select destination from delivery where structure_set = ? and state = ?",
                 (row["id"], DeliveryState.REFUSED),

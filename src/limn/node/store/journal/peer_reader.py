@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from limn.node.store.journal.connection import JournalConnection
 from limn.node.store.journal.schema import LIVE
 
+# Begins the status of a delivery whose file waits for an animal, and not for the destination.
+WAITS_FOR = "waits for "
 # A worker has it, or its preview.
 _RUNS = (
     "(started_at is not null or exists (select 1 from preview where preview.scan = scan.id "
@@ -29,7 +31,8 @@ class PeerReader(JournalConnection):
     def delivery_counts(self) -> list[tuple[str, str, int, float | None]]:
         """Destination, state, number, and since when the oldest waiting one may go (UTC s).
 
-        That is when it was contoured, or when a person released it.
+        That is when it was contoured, or when a person released it. One whose file waits for
+        another animal of its field may not go yet.
         """
         joined = (
             "from delivery join structure_set on structure_set.id = delivery.structure_set "
@@ -39,8 +42,8 @@ class PeerReader(JournalConnection):
         waiting = self._all(
             "select destination, min(max(json_extract(record, '$.contoured_at'), "
             f"coalesce(released_at, 0))) as since {joined} and delivery.state = 'waiting' "
-            "group by destination",
-            (),
+            "and substr(delivery.status, 1, ?) <> ? group by destination",
+            (len(WAITS_FOR), WAITS_FOR),
         )
         since = {(row["destination"], "waiting"): row["since"] for row in waiting}
         rows = self._all(

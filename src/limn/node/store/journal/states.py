@@ -62,6 +62,7 @@ class DeliveryEvent(StrEnum):
     ACCEPT = "accept"
     POSTPONE = "postpone"
     REFUSE = "refuse"
+    REPLACE = "replace"
 
 
 class PreviewState(StrEnum):
@@ -151,6 +152,7 @@ DELIVERY_EVENTS: Mapping[DeliveryEvent, str] = MappingProxyType(
         DeliveryEvent.ACCEPT: "The destination has taken it.",
         DeliveryEvent.POSTPONE: "The destination can't be reached or has no room; tried later.",
         DeliveryEvent.REFUSE: "The destination refuses it; somebody must act there.",
+        DeliveryEvent.REPLACE: "The file of a newer version of its field goes in its place.",
     }
 )
 PREVIEW_EVENTS: Mapping[PreviewEvent, str] = MappingProxyType(
@@ -224,6 +226,7 @@ DELIVERY_TABLE: DeliveryTable = MappingProxyType(
         (DeliveryState.WAITING, DeliveryEvent.ACCEPT): DeliveryState.DELIVERED,
         (DeliveryState.WAITING, DeliveryEvent.POSTPONE): DeliveryState.WAITING,
         (DeliveryState.WAITING, DeliveryEvent.REFUSE): DeliveryState.REFUSED,
+        (DeliveryState.WAITING, DeliveryEvent.REPLACE): DeliveryState.DISCARDED,
     }
 )
 PREVIEW_TABLE: PreviewTable = MappingProxyType(
