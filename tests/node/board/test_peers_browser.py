@@ -112,6 +112,8 @@ def test_the_page_fits_and_axe_finds_nothing_serious(
     page.goto(f"{served}/peers")
     page.get_by_role("region", name="tps").get_by_role("button", name="try now").click()
     page.get_by_text("does not answer; start it").wait_for()
+    # The words may be there before the style.
+    page.wait_for_load_state("load")
     wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0
     folder = Path(os.environ.get("LIMN_SCREENSHOTS", tmp_path))
