@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from limn.node.heartbeat import SILENT_S
 from tests.conftest import free_port, require_peer
 from tests.node.whole.test_queue import send, states
 from tests.support.node.running import wait_for
@@ -57,6 +58,11 @@ def test_the_board_of_a_node(tmp_path: Path) -> None:
         send(node, 1, tmp_path)
         wait_for(lambda: states(node) == ["contoured"], 100, node.explain)
         wait_for(lambda: "out has it since" in page(), 30, node.explain)
+        # It gives signs of life for longer than a process may be silent.
+        until_s = time.monotonic() + SILENT_S + 3.0
+        while time.monotonic() < until_s:
+            assert "no sign of life" not in page()
+            time.sleep(0.5)
         shown = page("/scan-00001")
         assert "picture.png" in shown
         assert "Heart" in shown

@@ -29,8 +29,6 @@ KEPT_S = 5
 MOST_HEAD_BYTES = 16384
 # The contours come first: whoever asks for pages without end gets what they leave.
 NICE = 5
-# It only answers who asks; its work never stands still for others.
-SILENT_MAY_BE_S = 1e9
 
 
 def run_board(config_path: Path) -> None:
@@ -48,7 +46,6 @@ def run_board(config_path: Path) -> None:
     lifetime.end_with_supervisor()
     if os.name == "posix":
         psutil.Process().nice(NICE)
-    HEART.allow(SILENT_MAY_BE_S)
     # It says each request that it can't read, and who sends those may send millions.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
@@ -77,7 +74,7 @@ def serve(config: Config, config_path: Path) -> None:
 
 
 def _listen(board: Board, settings: BoardSettings, context: ssl.SSLContext | None) -> None:
-    uvicorn.run(
+    config = uvicorn.Config(
         board.app,
         host=settings.host,
         port=settings.port,
@@ -93,4 +90,12 @@ def _listen(board: Board, settings: BoardSettings, context: ssl.SSLContext | Non
         timeout_keep_alive=KEPT_S,
         timeout_graceful_shutdown=1,
         lifespan="off",
+        # Once a second, by the loop that answers everybody: if it stands still, the board does.
+        callback_notify=_beat,
+        timeout_notify=0,
     )
+    uvicorn.Server(config).run()
+
+
+async def _beat() -> None:
+    HEART.beat()
