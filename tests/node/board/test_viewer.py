@@ -98,10 +98,11 @@ def test_wheel_keys_and_slider_change_the_plane(site, served, drawing):
     np.testing.assert_array_equal(rgb_of(page, 0), before)
     page.locator("#plane-0").press("PageDown")
     assert index_of(page, 0, first) == first - 10
+    second, third = index_of(page, 1), index_of(page, 2)
     page.locator("#plane-2").press("End")
-    assert index_of(page, 2, index_of(page, 2)) == 37
+    assert index_of(page, 2, third) == 37
     page.locator("#at-1").fill("3")
-    assert index_of(page, 1, index_of(page, 1)) == 3
+    assert index_of(page, 1, second) == 3
     assert errors == []
 
 
