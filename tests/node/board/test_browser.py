@@ -78,7 +78,7 @@ def test_a_held_scan_is_released_in_the_browser(site, served, chromium):
     page.goto(served)
     page.get_by_text("the image is mirrored").first.wait_for()
     page.get_by_role("link", name="M1").click()
-    assert page.locator("img.cuts").evaluate("image => image.naturalWidth") == 1
+    page.wait_for_function("() => document.querySelector('img.cuts')?.naturalWidth === 1")
     form = page.locator("form[action$='/release']")
     form.get_by_label("your name").fill("Anna")
     form.get_by_label("reason").fill("looked at it")

@@ -303,7 +303,7 @@ def test_all_senders_share_a_bound_of_memory(listening, caplog):
     # After half an instance its sender is gone, and its memory is free again.
     request = b"".join(_p_data(big[2])[:-1])
     one.dul.socket.socket.sendall(request)
-    time.sleep(0.2)
+    until(lambda: receiver.server.memory._free < 2**20 - 600 * 2**10)
     assert two.send_c_store(big[2]).Status == 0xA700
     one.abort()
     until(lambda: two.send_c_store(big[2]).Status == 0)
