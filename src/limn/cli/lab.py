@@ -98,6 +98,12 @@ def _add_studies(studies: Commands) -> None:
     imported.add_argument(
         "--split", type=Path, metavar="TOML", help="which animals train and test (default: random)"
     )
+    imported.add_argument(
+        "--organs",
+        type=Path,
+        metavar="BUNDLE",
+        help="the organs and labels of this bundle, data set or TOML (default: the layout's)",
+    )
     imported.set_defaults(run=_lab_import)
     tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
     tables.add_argument("scores", type=Path, metavar="SCORES.csv")
@@ -175,7 +181,7 @@ def _print_now(line: str) -> None:
 def _lab_import(parsed: argparse.Namespace) -> None:
     from limn.lab.data.dataset import import_folder
 
-    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
+    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print, parsed.organs)
 
 
 def _lab_tables(parsed: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.lab.data import case_checks, dataset
 from limn.lab.data.dataset import import_folder, read_dataset, refuse_leaks
 from limn.lab.data.folder_layout import find_scans, read_layout
+from limn.lab.data.organs import PHANTOM_ORGANS
 from limn.lab.data.readers import read_ct, refuse_truncated
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.synthesize import PhantomRequest, synthesize
@@ -514,8 +515,9 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
-            "labels = { Liver = 1 }\n",
-            "'Liver': one of Heart",
+            "labels = { Heart = 1 }\n[a.observer2]\nfiles = '{animal}/{time}'\n"
+            "labels = { Haert = 1 }\n",
+            "[a.observer2] labels: 'Haert': one of Heart expected",
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n",
@@ -523,8 +525,8 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
-            "labels = { Lungs = 1 }\n",
-            "observer1 has both lungs as one (Lungs)",
+            "labels = { Lung_R = 1, Lung_L = 2, Lungs = 3 }\n",
+            "observer1 has Lung_R and Lung_L as one (Lungs)",
         ),
         ("trainer = 'short'\n", "[trainer]: is not a group of scans"),
         (
@@ -573,7 +575,7 @@ def test_links_to_folders_are_followed_without_loops(few, layout, tmp_path):
     for child in few.iterdir():
         (linked / child.name).symlink_to(child, target_is_directory=True)
     (few / "1_nativeCTdata" / "up").symlink_to(few, target_is_directory=True)
-    groups = read_layout(layout)
+    groups = read_layout(layout).groups
     found = [each.name for each in find_scans(linked, groups[0])]
     assert found == [each.name for each in find_scans(few, groups[0])]
     assert len(found) == 4
@@ -581,7 +583,7 @@ def test_links_to_folders_are_followed_without_loops(few, layout, tmp_path):
 
 def test_the_committed_layouts_are_read():
     """Every key in them is known."""
-    groups = {path.name: read_layout(path) for path in (LAYOUT, CONFIG / "site-dicom.toml")}
+    groups = {path.name: read_layout(path).groups for path in (LAYOUT, CONFIG / "site-dicom.toml")}
     assert [group.name for group in groups["rosenhain-zenodo.toml"]] == ["native", "contrast"]
     assert set(groups["rosenhain-zenodo.toml"][0].observers) == set(dataset.OBSERVERS)
 
@@ -810,8 +812,8 @@ def test_a_ct_that_lacks_a_slice_is_refused(site, tmp_path):
 def test_back_and_belly_exchanged_is_named():
     """Half a turn about the long axis of the animal: the cord lies before the heart."""
     labels = drawn()
-    assert case_checks.upside_down("observer1", labels) == []
-    (message,) = case_checks.upside_down("observer1", labels[:, ::-1])
+    assert case_checks.upside_down("observer1", labels, PHANTOM_ORGANS) == []
+    (message,) = case_checks.upside_down("observer1", labels[:, ::-1], PHANTOM_ORGANS)
     assert message.startswith(
         "back and belly exchanged: observer1's SpinalCord lies before the Heart"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ import SimpleITK
 import torch
 
 from limn.domain.files import write_durably
-from limn.domain.scan import TG263_ROLES, Labels, Volume
+from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import contents_of, image_of
 from limn.lab.data.dataset import Entry
-from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
+from limn.lab.data.folder_layout import OBSERVERS
+from limn.lab.data.organs import DatasetOrgans, read_organs
 from limn.lab.data.readers import read_ct
 from limn.lab.measure.scores import Scan, Score, observer_scores, system_scores, write_scores
 from limn.lab.process.isolated import cores, end_with_parent
@@ -31,13 +32,10 @@ from limn.lab.study.bundle import seal_folds
 from limn.lab.systems import aimos
 from limn.lab.systems.aimos import AimosPreset
 from limn.lab.words import TIMES
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.importing.trained import BundleStatement, usual_clean
-
-LUNGS_LABEL = LABEL_OF["Lungs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +78,10 @@ class Folders:
 
 
 def train_aimos(
-    cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
+    cases: Sequence[tuple[Path, Path]], classes: int, preset: AimosPreset, seed: int, folder: Path
 ) -> None:
     """Train one fold; its reports go to the log."""
-    aimos.train_fold(cases, preset, seed, folder, _log)
+    aimos.train_fold(cases, classes, preset, seed, folder, _log)
 
 
 def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Path]]) -> None:
@@ -137,8 +135,11 @@ def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], ou
     workers = min(len(entries), cores())
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Score]] = {}
+    organs = read_organs(folders.data)
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
-        jobs = {pool.submit(_score_scan, folders, own, systems): own.scan for own in entries}
+        jobs = {
+            pool.submit(_score_scan, folders, organs, own, systems): own.scan for own in entries
+        }
         for number, job in enumerate(as_completed(jobs), start=1):
             found[jobs[job]] = job.result()
             _log(f"scored {number}/{len(entries)} {jobs[job]}")
@@ -146,25 +147,27 @@ def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], ou
     write_scores(out, [each for own in entries for each in found[own.scan]])
 
 
-def read_drawing(path: Path, volume: Volume) -> Labels:
+def read_drawing(path: Path, volume: Volume, organs: Mapping[int, Organ]) -> Labels:
     """Labels of a scan by an observer or a system, on the scan's grid."""
     labels_zyx = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.uint8)
-    return Labels(labels_zyx, volume.grid, TRUTH_LABELS)
+    return Labels(labels_zyx, volume.grid, organs)
 
 
-def _score_scan(folders: Folders, own: Entry, systems: Sequence[str]) -> list[Score]:
+def _score_scan(
+    folders: Folders, organs: DatasetOrgans, own: Entry, systems: Sequence[str]
+) -> list[Score]:
     volume = read_ct(folders.data / own.ct, "")
     scan = Scan(own.split, own.scan, own.animal)
     observers = {
-        name: read_drawing(folders.data / path, volume).labels_zyx
+        name: read_drawing(folders.data / path, volume, organs.organs).labels_zyx
         for name in OBSERVERS
         if (path := getattr(own, name))
     }
-    found = observer_scores(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
-    rules = usual_clean(TRUTH_LABELS.values(), TG263_ROLES)
+    found = observer_scores(scan, list(observers.values()), organs.structures)
+    rules = usual_clean(organs.organs.values(), organs.roles)
     for system in systems:
-        drawn = read_drawing(folders.labels(system, own.scan), volume)
-        found += system_scores(scan, system, drawn, observers, LUNGS_LABEL, rules)
+        drawn = read_drawing(folders.labels(system, own.scan), volume, organs.organs)
+        found += system_scores(scan, system, drawn, observers, organs.structures, rules)
         times = json.loads(folders.times(system, own.scan).read_text(encoding="utf-8"))
         found += [
             Score(own.split, own.scan, own.animal, system, "", "no", "", name, times[name])
