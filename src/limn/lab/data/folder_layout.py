@@ -2,7 +2,8 @@
 
 Each table is a group of animals, such as ``[native]``, except those of `limn.lab.data.organs`. A
 pattern is a path below the folder: ``{animal}`` and ``{time}`` stand for the parts that name a
-scan, ``*`` for anything within one name. If several patterns fit a scan, the first counts.
+scan, ``{study}`` for one within which animals' names are unique, ``*`` for anything within one
+name. If several patterns fit a scan, the first counts.
 `config/rosenhain-zenodo.toml` shows every key.
 """
 
@@ -23,7 +24,8 @@ from limn.domain.scan import Organ, named_organ
 from limn.lab.data.organs import TABLES, DatasetOrgans, numbered, organs_of_tables
 
 OBSERVERS = ("observer1", "observer2", "observer3")
-_PARTS = {"{animal}": "animal", "{time}": "time"}
+_PARTS = {"{animal}": "animal", "{time}": "time", "{study}": "study"}
+_NEEDED = {"animal", "time"}
 
 
 class Kind(Enum):
@@ -275,7 +277,7 @@ def _matching(
         fitting: dict[tuple[str, str], str] = {}
         for path in path_list:
             if match := expression.fullmatch(path):
-                scan = (match["animal"], match["time"])
+                scan = (_animal(match), match["time"])
                 if scan in fitting:
                     msg = f"{key}: {fitting[scan]} and {path} both fit {pattern!r}; which is it?"
                     raise ConfigWrong(msg)
@@ -284,13 +286,19 @@ def _matching(
     return path_of
 
 
+def _animal(match: re.Match[str]) -> str:
+    """The animal's name, after that of its study if the pattern has one."""
+    study = match.groupdict().get("study")
+    return match["animal"] if study is None else f"{'-'.join(study.split())}-{match['animal']}"
+
+
 def _expression(pattern: str) -> re.Pattern[str]:
     if "}*" in pattern or "*{" in pattern or "}{" in pattern:
         msg = f"{pattern!r}: something must stand between a {{name}} and what follows"
         raise ValueError(msg)
     expression = ""
     named: set[str] = set()
-    for part in re.split(r"(\{animal\}|\{time\}|\*)", pattern):
+    for part in re.split(r"(\{animal\}|\{time\}|\{study\}|\*)", pattern):
         if part in _PARTS:
             name = _PARTS[part]
             # Lazy: as few characters as the rest of the pattern allows.
@@ -298,7 +306,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
             named.add(name)
         else:
             expression += "[^/]*" if part == "*" else re.escape(part)
-    if missing := set(_PARTS.values()) - named:
+    if missing := _NEEDED - named:
         msg = f"{pattern!r} lacks {{{sorted(missing)[0]}}}, which tells scans apart"
         raise ValueError(msg)
     return re.compile(expression)

@@ -40,14 +40,20 @@ from limn.segment.importing.trained import BundleStatement, usual_clean
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """The files and folders of a study."""
+    """The files and folders of a study.
+
+    Attributes
+    ----------
+    dataset : the data set, where it does not lie in the study's own folder
+    """
 
     work: Path
+    dataset: Path | None = None
 
     @property
     def data(self) -> Path:
         """The data set (`limn.lab.data.dataset`)."""
-        return self.work / "data"
+        return self.dataset or self.work / "data"
 
     @property
     def nnunet(self) -> Path:
@@ -110,9 +116,30 @@ def predict_limn(
 ) -> None:
     """Label scans by limn's own engine with the 3d_fullres folds, warm as in the node."""
     seal_folds(trained, bundle, statement, profile)
+    label_scans(bundle, profile, scans)
+
+
+def label_scans(
+    bundle: Path,
+    profile: ProfileName,
+    scans: Sequence[tuple[Path, Path, Path]],
+    label_of: Mapping[str, int] | None = None,
+) -> None:
+    """Label scans by a bundle in limn's own engine, warm as in the node.
+
+    Parameters
+    ----------
+    label_of : organ to its label in the files; None for the bundle's own labels. An organ that it
+        lacks is not written.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ensemble = Ensemble.load(open_bundle(bundle), device, profile)
     ensemble.warm_up()
+    numbers = np.arange(256, dtype=np.uint8)
+    if label_of is not None:
+        numbers[:] = 0
+        for number, organ in ensemble.bundle.organs.items():
+            numbers[number] = label_of.get(organ, 0)
 
     def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
         def drawn() -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
@@ -125,7 +152,7 @@ def predict_limn(
         flags, labels = ensemble.despite_gpu(drawn)
         if flags:
             _log(f"flags: {', '.join(flags)}")
-        return labels
+        return np.asarray(numbers[labels], dtype=np.uint8)
 
     _predict(scans, label)
 
