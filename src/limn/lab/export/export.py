@@ -46,6 +46,7 @@ class _Written:
     changes: Changes = field(default_factory=Changes)
     doubts: list[str] = field(default_factory=list)
     files: int = 0
+    structure_sets: int = 0
 
 
 def export_folder(
@@ -80,9 +81,9 @@ def export_folder(
     with new_folder(out) as part:
         written = _write(survey, key, keep_rois, part, report)
         summary = Summary(
-            animals=len({each.animal for each in survey.files}),
+            animals=len({each.animal for each in survey.files if each.is_ct}),
             series=len({each.series for each in survey.files if each.is_ct}),
-            structure_sets=sum(not each.is_ct for each in survey.files),
+            structure_sets=written.structure_sets,
             files=written.files,
             left_out=dict(Counter(_kind(reason) for _, reason in survey.left_out)),
             doubts=tuple(written.doubts),
@@ -175,6 +176,7 @@ def _write(
         drawn_on = [each for each in survey.files if uid in each.references]
         for k, structure_set in enumerate(drawn_on, start=1):
             _write_file(structure_set, rules, folder / f"RS-{k}.dcm", written)
+            written.structure_sets += 1
         report(f"{number}/{len(series)} {animal.name} {place_of[uid]}: {len(slices)} slices")
     lost = [
         each for each in survey.files if not each.is_ct and not set(each.references) & set(series)

@@ -22,12 +22,12 @@ class Action(Enum):
 
     KEEP = ("kept", "K")
     SEQUENCE = ("kept, its items by this table", "K")
-    CODES = ("kept where every code is of a public scheme", "C")
-    CLEAN = ("kept where it has none of the input's identities", "C")
-    ROI_NAME = ("kept where it is an organ's name, else numbered", "C")
+    CODES = ("kept: codes of public schemes", "C")
+    CLEAN = ("kept: no identity of the input is in it", "C")
+    ROI_NAME = ("kept: the name of an organ", "C")
     NEW_UID = ("replaced by a new UID", "U")
     DATE = ("moved by the animal's number of days", "C")
-    TIME = ("kept where it is a time", "C")
+    TIME = ("kept: a time of day", "C")
     ANIMAL = ("replaced by the animal's number", "D")
     LABEL = ("replaced by a fixed word", "D")
     EMPTY = ("emptied", "Z")
@@ -72,8 +72,8 @@ _KEYWORDS: Mapping[Action, str] = {
         RecognizableVisualFeatures ImagesInAcquisition PixelData
         ScanOptions KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector
         DistanceSourceToPatient GantryDetectorTilt TableHeight RotationDirection ExposureTime
-        XRayTubeCurrent Exposure ExposureInuAs ExposureTimeInus ExposureTimeInms FocalSpots
-        GeneratorPower RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed
+        XRayTubeCurrent Exposure ExposureInuAs ExposureInmAs ExposureTimeInuS ExposureTimeInms
+        FocalSpots GeneratorPower RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed
         TableFeedPerRotation SpiralPitchFactor ContrastBolusVolume ContrastBolusTotalDose
         ContrastBolusIngredientConcentration ContrastFlowRate ContrastFlowDuration
         ReferencedSOPClassUID ReferencedFrameNumber
