@@ -55,7 +55,7 @@ def test_the_papers_values_stand_beside_those_of_a_bundle(bundle, source, tmp_pa
     assert main.main(argv) == 0
     after = [path.stat().st_mtime_ns for path in drawn]
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
-    assert main.main([*argv, "--profile", "fast"]) == 2
+    assert main.main([*argv, "--profile", "stock"]) == 1
     assert "holds the scores of" in capsys.readouterr().err
 
 

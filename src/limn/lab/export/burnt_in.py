@@ -15,6 +15,8 @@ from limn.dicom.bounded import is_encapsulated
 LEAST_SLICES = 5
 # Letters of a legible word have more pixels than this.
 LEAST_PIXELS = 30
+# A value that fills more of a slice than this share is padding around the field.
+FILL_SHARE = 0.1
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class PixelDoubt:
             return 0
         # Fields of fill around the reconstructed circle have one value, of air or below.
         values, counts = np.unique(self.first[self.constant], return_counts=True)
-        fill = set(values[counts > self.constant.size // 50].tolist()) | {self.least}
+        fill = set(values[counts > FILL_SHARE * self.constant.size].tolist()) | {self.least}
         count = int(np.isin(self.first[self.constant], list(fill), invert=True).sum())
         return count if count >= LEAST_PIXELS else 0
 

@@ -73,8 +73,8 @@ _KEYWORDS: Mapping[Action, str] = {
         ScanOptions KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector
         DistanceSourceToPatient GantryDetectorTilt TableHeight RotationDirection ExposureTime
         XRayTubeCurrent Exposure ExposureInuAs ExposureInmAs ExposureTimeInuS ExposureTimeInms
-        FocalSpots GeneratorPower RevolutionTime SingleCollimationWidth TotalCollimationWidth TableSpeed
-        TableFeedPerRotation SpiralPitchFactor ContrastBolusVolume ContrastBolusTotalDose
+        FocalSpots GeneratorPower RevolutionTime SingleCollimationWidth TotalCollimationWidth
+        TableSpeed TableFeedPerRotation SpiralPitchFactor ContrastBolusVolume ContrastBolusTotalDose
         ContrastBolusIngredientConcentration ContrastFlowRate ContrastFlowDuration
         ReferencedSOPClassUID ReferencedFrameNumber
         ROINumber ROIVolume ROIGenerationAlgorithm ROIDisplayColor ContourNumber AttachedContours
