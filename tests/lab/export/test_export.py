@@ -23,7 +23,7 @@ from limn.lab.data.dataset import import_folder, read_dataset
 from limn.lab.export.burnt_in import PixelDoubt
 from limn.lab.export.deidentify import (
     Pseudonym,
-    Rules,
+    ExportRules,
     contour_bytes,
     deidentified,
     new_uid,
@@ -366,7 +366,7 @@ def test_names_of_rois_stay_where_they_are_organs():
     """Others get their number, and a person may let one pass."""
     assert all(is_plain(name) for name in ("Heart", "SpinalCord", "Lung_R", "PRV SpinalCord 2mm"))
     assert not any(is_plain(name) for name in ("Heart JS", "LAB-4711", "Heart_20260105", "", "7"))
-    rules = Rules(b"k", Pseudonym("M001", 2000), Identities(), {"Heart apex JS"})
+    rules = ExportRules(b"k", Pseudonym("M001", 2000), Identities(), {"Heart apex JS"})
     ds = structure_set(("Heart", "Heart by Quimby", "Heart apex JS"))
     contents, changes = deidentified(ds, rules)
     names = [roi.ROIName for roi in read(contents).StructureSetROISequence]
@@ -430,7 +430,7 @@ def test_no_text_survives_wherever_it_stands(seed, made):
     read_back = read(saved(ds))
     identities = Identities()
     identities.add(read_back)
-    contents, _ = deidentified(read_back, Rules(b"key", Pseudonym("M001", 4000), identities))
+    contents, _ = deidentified(read_back, ExportRules(b"key", Pseudonym("M001", 4000), identities))
     assert len(planted) > 60
     assert not [word for word in planted if word.encode() in contents]
     assert pydicom.dcmread(pydicom.filebase.DicomBytesIO(contents)).PatientID == "M001"
@@ -461,7 +461,9 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     read_back = read(saved(ds))
     identities = Identities()
     identities.add(read_back)
-    contents, changes = deidentified(read_back, Rules(b"k", Pseudonym("M001", 2000), identities))
+    contents, changes = deidentified(
+        read_back, ExportRules(b"k", Pseudonym("M001", 2000), identities)
+    )
     assert b"rusty" not in contents
     assert b"KRUSTY" not in contents
     out = pydicom.dcmread(pydicom.filebase.DicomBytesIO(contents))

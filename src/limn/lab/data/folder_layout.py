@@ -97,14 +97,14 @@ class ScanFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FolderLayout:
     """Where the scans are, and which organs observer 1 drew on them."""
 
     groups: tuple[Group, ...]
     organs: DatasetOrgans
 
 
-def read_layout(path: Path, known: DatasetOrgans | None = None) -> Layout:
+def read_layout(path: Path, known: DatasetOrgans | None = None) -> FolderLayout:
     """Read a layout.
 
     Parameters
@@ -140,7 +140,7 @@ def read_layout(path: Path, known: DatasetOrgans | None = None) -> Layout:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         msg = f"{path}: {error}"
         raise ConfigWrong(msg) from error
-    return Layout(tuple(groups), organs)
+    return FolderLayout(tuple(groups), organs)
 
 
 def _organs(groups: Sequence[Group], tables: Mapping[str, Any]) -> DatasetOrgans:

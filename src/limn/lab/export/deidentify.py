@@ -49,7 +49,7 @@ class Pseudonym:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ExportRules:
     """How the files of one animal are changed.
 
     Attributes
@@ -65,7 +65,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class HeaderChanges:
     """What was done to a file, or to many.
 
     Attributes
@@ -77,7 +77,7 @@ class Changes:
     done: Counter[tuple[str, str]] = field(default_factory=Counter)
     texts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, other: Changes) -> None:
+    def add(self, other: HeaderChanges) -> None:
         """Count those of another file too."""
         self.done.update(other.done)
         self.texts.update(other.texts)
@@ -103,7 +103,7 @@ def shifted(text: str, days: int) -> str | None:
     return f"{moved.year:04d}{moved.month:02d}{moved.day:02d}{match[4]}{match[5] or ''}"
 
 
-def deidentified(ds: FileDataset, rules: Rules) -> tuple[bytes, Changes]:
+def deidentified(ds: FileDataset, rules: ExportRules) -> tuple[bytes, HeaderChanges]:
     """The bytes of a file for others, and what was changed. The data set given is changed.
 
     Raises
@@ -111,7 +111,7 @@ def deidentified(ds: FileDataset, rules: Rules) -> tuple[bytes, Changes]:
     StageFailed
         If a name or UID of the input is still in it, or a coordinate would change.
     """
-    changes = Changes()
+    changes = HeaderChanges()
     coordinates = list(contour_bytes(ds))
     pixels = ds.get_item(PIXELS)
     _walk(ds, rules, changes)
@@ -149,13 +149,13 @@ def contour_bytes(ds: Dataset) -> Iterator[bytes]:
                 yield value if isinstance(value, bytes) else text_of(element).encode("latin-1")
 
 
-def _prove(contents: bytes, coordinates: list[bytes], rules: Rules) -> None:
+def _prove(contents: bytes, coordinates: list[bytes], rules: ExportRules) -> None:
     if list(contour_bytes(read(contents))) != coordinates:
         msg = f"a structure set of {rules.animal.name} would get other coordinates; not exported"
         raise StageFailed(msg)
 
 
-def _walk(ds: Dataset, rules: Rules, changes: Changes) -> None:
+def _walk(ds: Dataset, rules: ExportRules, changes: HeaderChanges) -> None:
     """Change every element of a data set or an item."""
     for tag in list(ds.keys()):
         if tag.is_private:
@@ -169,7 +169,9 @@ def _walk(ds: Dataset, rules: Rules, changes: Changes) -> None:
         changes.done[f"({tag.group:04X},{tag.element:04X})", words] += 1
 
 
-def _change(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes: Changes) -> str:
+def _change(
+    ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules, changes: HeaderChanges
+) -> str:
     """Do to an element what the table says; returns what was done."""
     action = action_for(tag)
     if action is Action.REMOVE:
@@ -189,47 +191,47 @@ def _change(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes: 
 
 
 # What depends on the attribute and the animal alone.
-_UNSEEN: Mapping[Action, Callable[[BaseTag, Rules], str]] = {
+_UNSEEN: Mapping[Action, Callable[[BaseTag, ExportRules], str]] = {
     Action.ANIMAL: lambda _, rules: rules.animal.name,
     Action.LABEL: lambda tag, _: LABELS[keyword_for_tag(tag)],
     Action.EMPTY: lambda _, __: "",
 }
 
 
-def _with_new_uid(ds: Dataset, tag: BaseTag, element: Element, rules: Rules) -> str:
+def _with_new_uid(ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules) -> str:
     uids = [new_uid(rules.secret, uid.strip("\0 ")) for uid in text_of(element).split("\\")]
     _set(ds, tag, "\\".join(uids))
     return Action.NEW_UID.words
 
 
-def _with_date(ds: Dataset, tag: BaseTag, element: Element, rules: Rules) -> str:
+def _with_date(ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules) -> str:
     moved = [shifted(part, rules.animal.shift_days) for part in _values(element)]
     _set(ds, tag, "\\".join(each or "" for each in moved))
     return Action.DATE.words if all(moved) else NOT_READ
 
 
-def _with_time(ds: Dataset, tag: BaseTag, element: Element, _: Rules) -> str:
+def _with_time(ds: Dataset, tag: BaseTag, element: Element, _: ExportRules) -> str:
     if not all(_TIME.fullmatch(part) for part in _values(element)):
         _set(ds, tag, "")
         return NOT_READ
     return Action.TIME.words
 
 
-def _with_codes(ds: Dataset, tag: BaseTag, _: Element, rules: Rules) -> str:
+def _with_codes(ds: Dataset, tag: BaseTag, _: Element, rules: ExportRules) -> str:
     if not all(_is_public(item, rules) for item in items_of(ds, tag)):
         del ds[tag]
         return Action.REMOVE.words
     return Action.CODES.words
 
 
-def _kept(ds: Dataset, tag: BaseTag, element: Element, rules: Rules) -> str:
+def _kept(ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules) -> str:
     if vr_of(element) in FREE_TEXT and rules.identities.named_in(text_of(element)):
         _set(ds, tag, "")
         return NAMED
     return Action.KEEP.words
 
 
-_SEEN: Mapping[Action, Callable[[Dataset, BaseTag, Element, Rules], str]] = {
+_SEEN: Mapping[Action, Callable[[Dataset, BaseTag, Element, ExportRules], str]] = {
     Action.KEEP: _kept,
     Action.NEW_UID: _with_new_uid,
     Action.DATE: _with_date,
@@ -238,7 +240,9 @@ _SEEN: Mapping[Action, Callable[[Dataset, BaseTag, Element, Rules], str]] = {
 }
 
 
-def _cleaned(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes: Changes) -> str:
+def _cleaned(
+    ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules, changes: HeaderChanges
+) -> str:
     text = text_of(element)
     if rules.identities.found_in(text):
         _set(ds, tag, "")
@@ -248,7 +252,9 @@ def _cleaned(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes:
     return Action.CLEAN.words
 
 
-def _roi_name(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes: Changes) -> str:
+def _roi_name(
+    ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules, changes: HeaderChanges
+) -> str:
     text = text_of(element)
     if (text not in rules.keep_rois and not is_plain(text)) or rules.identities.named_in(text):
         number = ds.get_item("ROINumber")
@@ -258,7 +264,7 @@ def _roi_name(ds: Dataset, tag: BaseTag, element: Element, rules: Rules, changes
     return Action.ROI_NAME.words
 
 
-def _is_public(item: Dataset, rules: Rules) -> bool:
+def _is_public(item: Dataset, rules: ExportRules) -> bool:
     """Whether an item has a public code, and nothing else."""
     scheme, meaning = (item.get_item(f"Cod{end}") for end in ("ingSchemeDesignator", "eMeaning"))
     known = {"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"}

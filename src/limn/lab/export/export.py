@@ -17,9 +17,9 @@ from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.one_line import one_line
 from limn.lab.export.burnt_in import PixelDoubt
-from limn.lab.export.deidentify import Changes, Pseudonym, Rules, deidentified
-from limn.lab.export.report import Summary, as_csv, as_page
-from limn.lab.export.survey import FoundFile, Survey, look_through, places
+from limn.lab.export.deidentify import HeaderChanges, Pseudonym, ExportRules, deidentified
+from limn.lab.export.report import ExportSummary, as_csv, as_page
+from limn.lab.export.survey import SurveyedFile, Survey, look_through, places
 
 Report = Callable[[str], None]
 TABLE, PAGE = "deidentification.csv", "deidentification.html"
@@ -29,7 +29,7 @@ PREFIXES = "MXZQ"
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ExportKey:
     """What joins an export to the animals of its site; it stays at the site.
 
     Attributes
@@ -42,8 +42,8 @@ class Key:
 
 
 @dataclass(slots=True)
-class _Written:
-    changes: Changes = field(default_factory=Changes)
+class _Export:
+    changes: HeaderChanges = field(default_factory=HeaderChanges)
     doubts: list[str] = field(default_factory=list)
     files: int = 0
     structure_sets: int = 0
@@ -80,7 +80,7 @@ def export_folder(
         out.rmdir()
     with new_folder(out) as part:
         written = _write(survey, key, keep_rois, part, report)
-        summary = Summary(
+        summary = ExportSummary(
             animals=len({each.animal for each in survey.files if each.is_ct}),
             series=len({each.series for each in survey.files if each.is_ct}),
             structure_sets=written.structure_sets,
@@ -117,7 +117,7 @@ def _refuse_places(source: Path, out: Path, key_file: Path | None) -> None:
         raise ConfigWrong(msg)
 
 
-def _key(survey: Survey, path: Path | None) -> Key:
+def _key(survey: Survey, path: Path | None) -> ExportKey:
     """The key of earlier exports with the animals of this one."""
     secret, animals = secrets.token_bytes(32), dict[str, Pseudonym]()
     if path is not None and path.exists():
@@ -139,7 +139,7 @@ def _key(survey: Survey, path: Path | None) -> Key:
     for name in sorted(set(survey.animals) - set(animals), key=drawn):
         days = fewest_days + drawn(name) % SPREAD_DAYS
         animals[name] = Pseudonym(f"{prefix}{len(animals) + 1:03d}", days)
-    return Key(secret, animals)
+    return ExportKey(secret, animals)
 
 
 def _prefix(survey: Survey) -> str:
@@ -152,7 +152,7 @@ def _prefix(survey: Survey) -> str:
     return next((letter for letter in PREFIXES if letter not in taken), "ANIMAL")
 
 
-def _keep(key: Key, path: Path) -> None:
+def _keep(key: ExportKey, path: Path) -> None:
     table = {
         "secret": key.secret.hex(),
         "animals": {name: asdict(own) for name, own in key.animals.items()},
@@ -161,16 +161,16 @@ def _keep(key: Key, path: Path) -> None:
 
 
 def _write(
-    survey: Survey, key: Key, keep_rois: Collection[str], out: Path, report: Report
-) -> _Written:
-    place_of, written = places(survey.files), _Written()
-    series: dict[str, list[FoundFile]] = {}
+    survey: Survey, key: ExportKey, keep_rois: Collection[str], out: Path, report: Report
+) -> _Export:
+    place_of, written = places(survey.files), _Export()
+    series: dict[str, list[SurveyedFile]] = {}
     for each in survey.files:
         if each.is_ct:
             series.setdefault(each.series, []).append(each)
     for number, (uid, slices) in enumerate(sorted(series.items()), start=1):
         animal = key.animals[slices[0].animal]
-        rules = Rules(key.secret, animal, survey.identities, keep_rois)
+        rules = ExportRules(key.secret, animal, survey.identities, keep_rois)
         folder = out / animal.name / place_of[uid]
         _write_series(slices, rules, folder, written)
         drawn_on = [each for each in survey.files if uid in each.references]
@@ -187,7 +187,7 @@ def _write(
 
 
 def _write_series(
-    slices: Sequence[FoundFile], rules: Rules, folder: Path, written: _Written
+    slices: Sequence[SurveyedFile], rules: ExportRules, folder: Path, written: _Export
 ) -> None:
     in_order = sorted(slices, key=lambda each: (each.instance, each.sop_instance))
     doubt = PixelDoubt()
@@ -208,7 +208,11 @@ def _write_series(
 
 
 def _write_file(
-    found: FoundFile, rules: Rules, path: Path, written: _Written, doubt: PixelDoubt | None = None
+    found: SurveyedFile,
+    rules: ExportRules,
+    path: Path,
+    written: _Export,
+    doubt: PixelDoubt | None = None,
 ) -> None:
     try:
         ds = read(found.path)

@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_description, keyword_for_tag
 
 from limn import __version__
 from limn.domain.spreadsheet import neutral
-from limn.lab.export.deidentify import Changes
+from limn.lab.export.deidentify import HeaderChanges
 from limn.lab.export.profile import METHODS, Action
 
 COLUMNS = ("tag", "attribute", "keyword", "action", "code", "elements")
@@ -37,7 +37,7 @@ td.tag { font-family: ui-monospace, monospace; white-space: nowrap }
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ExportSummary:
     """The numbers above the table.
 
     Attributes
@@ -75,7 +75,7 @@ class _Row:
         return "kept" if self.action.startswith("kept") else "changed"
 
 
-def as_csv(changes: Changes) -> str:
+def as_csv(changes: HeaderChanges) -> str:
     """One line for each attribute and what was done with it."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -86,7 +86,7 @@ def as_csv(changes: Changes) -> str:
     return text.getvalue()
 
 
-def as_page(changes: Changes, summary: Summary) -> str:
+def as_page(changes: HeaderChanges, summary: ExportSummary) -> str:
     """The table as a page that stands alone: no script, nothing from elsewhere."""
     rows = list(_rows(changes))
     parts = [
@@ -118,7 +118,7 @@ def as_page(changes: Changes, summary: Summary) -> str:
     )
 
 
-def _texts(changes: Changes) -> str:
+def _texts(changes: HeaderChanges) -> str:
     """Every text that stayed and that a person or program had written freely."""
     if not changes.texts:
         return "<h2>Texts that stayed</h2><p>None.</p>"
@@ -145,7 +145,7 @@ def _table(rows: list[_Row]) -> str:
     )
 
 
-def _rows(changes: Changes) -> Iterator[_Row]:
+def _rows(changes: HeaderChanges) -> Iterator[_Row]:
     for (attribute, words), count in sorted(changes.done.items()):
         tag = attribute.split(" ", 1)[0]
         digits = tag.strip("()").replace(",", "")

@@ -21,7 +21,7 @@ _DATES = ("SeriesDate", "AcquisitionDate", "StudyDate", "ContentDate")
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
+class SurveyedFile:
     """A file that the export takes.
 
     Attributes
@@ -52,7 +52,7 @@ class Survey:
     left_out : (path, reason) of each file that the export does not take
     """
 
-    files: tuple[FoundFile, ...]
+    files: tuple[SurveyedFile, ...]
     identities: Identities
     left_out: tuple[tuple[Path, str], ...]
 
@@ -70,7 +70,7 @@ class Survey:
 
 def look_through(source: Path) -> Survey:
     """Read the header of every file below a folder."""
-    files: list[FoundFile] = []
+    files: list[SurveyedFile] = []
     identities = Identities()
     left_out: list[tuple[Path, str]] = []
     seen: set[str] = set()
@@ -95,18 +95,18 @@ def look_through(source: Path) -> Survey:
     return Survey(tuple(files), identities, tuple(left_out))
 
 
-def places(files: Sequence[FoundFile]) -> Mapping[str, str]:
+def places(files: Sequence[SurveyedFile]) -> Mapping[str, str]:
     """Series UID to the folder of its scan below the animal's: ``d007``, days since the first.
 
     A second series of a day is ``d007b``; one without a date is ``u1``.
     """
-    first: dict[str, FoundFile] = {}
+    first: dict[str, SurveyedFile] = {}
     for each in files:
         if each.is_ct:
             kept = first.setdefault(each.series, each)
             if each.taken and (kept.taken is None or each.taken < kept.taken):
                 first[each.series] = each
-    by_animal: dict[str, list[FoundFile]] = {}
+    by_animal: dict[str, list[SurveyedFile]] = {}
     for each in first.values():
         by_animal.setdefault(each.animal, []).append(each)
     found: dict[str, str] = {}
@@ -128,10 +128,10 @@ def _letter(k: int) -> str:
     return "" if k == 0 else chr(ord("a") + k) if k < 26 else f"-{k + 1}"
 
 
-def _found(path: Path, ds: Dataset, *, is_ct: bool) -> FoundFile:
+def _found(path: Path, ds: Dataset, *, is_ct: bool) -> SurveyedFile:
     animal = _text(ds, "PatientID") or _text(ds, "PatientName") or _text(ds, "StudyInstanceUID")
     number = _text(ds, "InstanceNumber")
-    return FoundFile(
+    return SurveyedFile(
         path=path,
         is_ct=is_ct,
         animal=animal,
