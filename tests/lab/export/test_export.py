@@ -22,8 +22,8 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.lab.data.dataset import import_folder, read_dataset
 from limn.lab.export.burnt_in import PixelDoubt
 from limn.lab.export.deidentify import (
-    Pseudonym,
     ExportRules,
+    Pseudonym,
     contour_bytes,
     deidentified,
     new_uid,

@@ -17,9 +17,9 @@ from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.one_line import one_line
 from limn.lab.export.burnt_in import PixelDoubt
-from limn.lab.export.deidentify import HeaderChanges, Pseudonym, ExportRules, deidentified
+from limn.lab.export.deidentify import ExportRules, HeaderChanges, Pseudonym, deidentified
 from limn.lab.export.report import ExportSummary, as_csv, as_page
-from limn.lab.export.survey import SurveyedFile, Survey, look_through, places
+from limn.lab.export.survey import Survey, SurveyedFile, look_through, places
 
 Report = Callable[[str], None]
 TABLE, PAGE = "deidentification.csv", "deidentification.html"
