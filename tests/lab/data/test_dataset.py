@@ -274,24 +274,34 @@ def test_a_bad_case_is_named(fault, few, layout, tmp_path):
     assert refusal.startswith("1 of 5 scans can't be used")
 
 
-def without_cord(layout):
-    """Change the layout so that observer 1 never draws the cord."""
+def without_cord(layout, tables):
+    """Change the layout so that observers draw no cord, in the first tables of the file."""
     all_four = "labels = { Heart = 1, SpinalCord = 2, Lung_R = 3, Lung_L = 4 }"
-    layout.write_text(
-        layout.read_text().replace(all_four, "labels = { Heart = 1, Lung_R = 3, Lung_L = 4 }")
-    )
+    three = "labels = { Heart = 1, Lung_R = 3, Lung_L = 4 }"
+    layout.write_text(layout.read_text().replace(all_four, three, tables))
 
 
-def test_an_organ_that_observer_1_never_draws_can_not_be_learnt(few, layout, tmp_path):
-    """Every scan that trains is refused; a scan that only tests is imported with a warning."""
-    without_cord(layout)
+def test_an_organ_that_observer_1_does_not_draw_can_not_be_learnt(few, layout, tmp_path):
+    """Every native scan that trains is refused; one that only tests is imported with a warning."""
+    without_cord(layout, 1)
     refusal, lines = refused_import(few, layout, tmp_path / "out")
     fault = "observer1 drew no SpinalCord, and systems would learn that there is none"
     assert bad_lines(lines) == [f"BAD native-M01-{time}: {fault}" for time in TIMES[:2]]
-    assert (
-        "WARNING contrast-M03-024h: observer1 drew no SpinalCord; it is not scored there" in lines
-    )
+    assert "WARNING native-M03-0.25h: observer1 drew no SpinalCord; it is not scored there" in lines
     assert refusal.startswith("2 of 5 scans can't be used")
+
+
+def test_an_organ_that_nobody_draws_is_no_organ_of_the_data_set(few, layout, tmp_path):
+    """Three organs are a data set too; where the layout says that there are four, it is refused."""
+    without_cord(layout, 4)
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, SPLIT, lines.append)
+    assert list(read_organs(tmp_path / "out").organs.values()) == ["Heart", "Lung_R", "Lung_L"]
+    assert "not checked: back and belly (no cord)" in lines
+    four = "[labels]\n1 = 'Heart'\n2 = 'SpinalCord'\n3 = 'Lung_R'\n4 = 'Lung_L'\n"
+    layout.write_text(layout.read_text() + four)
+    with pytest.raises(ConfigWrong, match="observer1 draws no SpinalCord"):
+        import_folder(few, tmp_path / "four", layout, SPLIT, print)
 
 
 def test_a_split_unlike_the_papers_is_reported(few, layout, tmp_path):
