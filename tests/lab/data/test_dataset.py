@@ -24,7 +24,7 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.lab.data import case_checks, dataset
 from limn.lab.data.dataset import import_folder, read_dataset, refuse_leaks
 from limn.lab.data.folder_layout import find_scans, read_layout
-from limn.lab.data.organs import PHANTOM_ORGANS
+from limn.lab.data.organs import PHANTOM_ORGANS, read_organs
 from limn.lab.data.readers import read_ct, refuse_truncated
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.synthesize import PhantomRequest, synthesize
