@@ -22,6 +22,7 @@ from limn.domain.errors import ConfigWrong, StageFailed
 from limn.lab.data.dataset import import_folder, read_dataset
 from limn.lab.export.burnt_in import PixelDoubt
 from limn.lab.export.deidentify import (
+    NAMED,
     ExportRules,
     Pseudonym,
     contour_bytes,
@@ -88,7 +89,7 @@ def marked(ds: pydicom.FileDataset, animal: int, day: str) -> pydicom.FileDatase
 def made(tmp_path_factory) -> Path:
     """A phantom's series and structure set."""
     folder = tmp_path_factory.mktemp("made")
-    synthesize(folder, PhantomRequest(4, 0.9, (28.0, 26.0, 28.0)))
+    synthesize(folder, PhantomRequest(4, 1.2, (28.0, 26.0, 28.0)))
     return folder
 
 
@@ -469,4 +470,6 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     out = pydicom.dcmread(pydicom.filebase.DicomBytesIO(contents))
     assert (out.BodyPartExamined, out.Manufacturer) == ("", "")
     assert out.ManufacturerModelName == "MCT 9"
-    assert dict(changes.texts) == {("ManufacturerModelName", "MCT 9"): 1}
+    assert changes.texts["ManufacturerModelName", "MCT 9"] == 1
+    assert not [text for _, text in changes.texts if "rusty" in text]
+    assert changes.done["(0008,0070)", NAMED] == 1

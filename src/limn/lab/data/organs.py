@@ -16,9 +16,9 @@ from typing import Any
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import TG263_ROLES, Organ, Role, named_organ
+from limn.domain.shipped import MANIFEST as BUNDLE_MANIFEST
 from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.observers import LUNGS, OBSERVER_LABELS
-from limn.segment.bundle.bundle import MANIFEST as BUNDLE_MANIFEST
 from limn.segment.bundle.bundle import read_roles
 
 ORGANS = "organs.toml"

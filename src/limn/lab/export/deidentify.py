@@ -35,6 +35,7 @@ from limn.lab.export.profile import LABELS, METHODS, PUBLIC_SCHEMES, Action, act
 
 PIXELS = Tag("PixelData")
 NOT_READ = "emptied: no date or time as DICOM writes it"
+NO_PUBLIC_CODE = "emptied: a code of a site's own scheme"
 NAMED = "emptied: an identity of the input stood in it"
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
 _DATE = re.compile(r"(\d{4})(\d{2})(\d{2})([0-9.]*)([+-]\d{4})?")
@@ -113,7 +114,7 @@ def deidentified(ds: FileDataset, rules: ExportRules) -> tuple[bytes, HeaderChan
     """
     changes = HeaderChanges()
     coordinates = list(contour_bytes(ds))
-    pixels = ds.get_item(PIXELS)
+    pixels = ds.get_item(PIXELS).value if PIXELS in ds else None
     _walk(ds, rules, changes)
     _mark(ds)
     meta = FileMetaDataset()
@@ -126,8 +127,7 @@ def deidentified(ds: FileDataset, rules: ExportRules) -> tuple[bytes, HeaderChan
     dcmwrite(buffer, ds, enforce_file_format=True)
     contents = buffer.getvalue()
     _prove(contents, coordinates, rules)
-    value = pixels.value if pixels is not None else None
-    bare = without_pixels(contents, value if isinstance(value, bytes) else b"")
+    bare = without_pixels(contents, pixels if isinstance(pixels, bytes) else b"")
     if found := rules.identities.survivors(bare):
         msg = (
             f"{found[0]!r} of the input is still in a file of {rules.animal.name}; nothing is "
@@ -219,8 +219,9 @@ def _with_time(ds: Dataset, tag: BaseTag, element: Element, _: ExportRules) -> s
 
 def _with_codes(ds: Dataset, tag: BaseTag, _: Element, rules: ExportRules) -> str:
     if not all(_is_public(item, rules) for item in items_of(ds, tag)):
-        del ds[tag]
-        return Action.REMOVE.words
+        # It stays as an empty one: of an animal the breed's codes are Type 2 (PS3.3 C.7.1.1).
+        _set(ds, tag, "")
+        return NO_PUBLIC_CODE
     return Action.CODES.words
 
 
@@ -257,8 +258,7 @@ def _roi_name(
 ) -> str:
     text = text_of(element)
     if (text not in rules.keep_rois and not is_plain(text)) or rules.identities.named_in(text):
-        number = ds.get_item("ROINumber")
-        _set(ds, tag, f"ROI_{text_of(number) if number is not None else ''}")
+        _set(ds, tag, f"ROI_{_text(ds, 'ROINumber')}")
         return "replaced by its number"
     changes.texts[keyword_for_tag(tag), text] += 1
     return Action.ROI_NAME.words
@@ -266,14 +266,16 @@ def _roi_name(
 
 def _is_public(item: Dataset, rules: ExportRules) -> bool:
     """Whether an item has a public code, and nothing else."""
-    scheme, meaning = (item.get_item(f"Cod{end}") for end in ("ingSchemeDesignator", "eMeaning"))
     known = {"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"}
     return (
-        scheme is not None
-        and not (meaning is not None and rules.identities.found_in(text_of(meaning)))
-        and text_of(scheme) in PUBLIC_SCHEMES
+        _text(item, "CodingSchemeDesignator") in PUBLIC_SCHEMES
+        and not rules.identities.found_in(_text(item, "CodeMeaning"))
         and {keyword_for_tag(tag) for tag in item.keys()} <= known  # noqa: SIM118 - tags
     )
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    return text_of(ds.get_item(keyword)) if keyword in ds else ""
 
 
 def _values(element: Element) -> list[str]:
@@ -282,8 +284,12 @@ def _values(element: Element) -> list[str]:
 
 def _set(ds: Dataset, tag: BaseTag, value: str) -> None:
     """Replace a value."""
+    vr = dictionary_VR(tag)
     del ds[tag]
-    ds.add_new(tag, dictionary_VR(tag), value.split("\\") if "\\" in value else value)
+    if vr == "SQ":
+        ds.add_new(tag, vr, [])
+    else:
+        ds.add_new(tag, vr, value.split("\\") if "\\" in value else value)
 
 
 def _mark(ds: Dataset) -> None:

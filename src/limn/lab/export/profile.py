@@ -113,6 +113,7 @@ _KEYWORDS: Mapping[Action, str] = {
     Action.EMPTY: """
         PatientBirthDate ReferringPhysicianName AccessionNumber StudyID OperatorsName
         PositionReferenceIndicator ROIInterpreter
+        ResponsiblePerson ResponsibleOrganization BreedRegistrationSequence
     """,
 }
 
