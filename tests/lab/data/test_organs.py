@@ -244,5 +244,6 @@ def test_any_organs_are_scored_and_tabulated(tmp_path):
     assert table3[0].endswith(
         "Native CT Kidneys,Native CT Liver,Contrast-enhanced CT Kidneys,Contrast-enhanced CT Liver"
     )
+    assert not any("paper" in line for line in table3)
     assert "Spinal" not in (tmp_path / "out" / "tables.md").read_text()
     assert (tmp_path / "out" / "boxplot-ci-test1.png").exists()

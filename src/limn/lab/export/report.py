@@ -30,7 +30,7 @@ p, li { max-width: 46rem } .faint { color: var(--faint) }
 ul.doubts { background: var(--warn-paper); color: var(--warn); padding: .8rem 1rem .8rem 2rem }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top } td.n, th.n { text-align: right } td { overflow-wrap: anywhere }
+  vertical-align: top } td.n, th.n { text-align: right } td { overflow-wrap: break-word }
 td.tag { font-family: ui-monospace, monospace; white-space: nowrap }
 @media (max-width: 40rem) { .tag, .code { display: none } }
 """
@@ -123,7 +123,7 @@ def _texts(changes: HeaderChanges) -> str:
     if not changes.texts:
         return "<h2>Texts that stayed</h2><p>None.</p>"
     lines = "".join(
-        f"<tr><td>{escape(keyword)}<td>{escape(text)}<td class=n>{count}"
+        f"<tr><td>{escape(dictionary_description(keyword))}<td>{escape(text)}<td class=n>{count}"
         for (keyword, text), count in sorted(changes.texts.items())
     )
     return (

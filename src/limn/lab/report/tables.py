@@ -352,7 +352,7 @@ def _conformity_rows(
         rows.append(
             (start, system.model_here, OURS, *conformity_cells(ours, system.key, structures))
         )
-        if any(cell.system == system.key for cell in paper):
+        if any(cell.system == system.key and cell.organ in structures for cell in paper):
             rows.append(
                 (start, system.model, PAPER, *conformity_cells(paper, system.key, structures))
             )
