@@ -307,7 +307,7 @@ def _may_have_role(name: str) -> bool:
 
 
 def parse_roles(text: str, organs: Collection[Organ]) -> dict[Role, Organ]:
-    """Parse ``heart=Heart,cord=SpinalCord``; a text without words gives no role.
+    """Parse ``heart=Heart,cord=Cord``; a text without words gives no role.
 
     Raises
     ------
@@ -329,7 +329,7 @@ def parse_roles(text: str, organs: Collection[Organ]) -> dict[Role, Organ]:
 
 
 def parse_labels(text: str) -> dict[int, Organ]:
-    """Parse ``1=Heart,2=SpinalCord``.
+    """Parse ``1=Heart,2=Liver``.
 
     Raises
     ------

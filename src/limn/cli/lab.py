@@ -98,7 +98,41 @@ def _add_studies(studies: Commands) -> None:
     imported.add_argument(
         "--split", type=Path, metavar="TOML", help="which animals train and test (default: random)"
     )
+    imported.add_argument(
+        "--organs",
+        type=Path,
+        metavar="BUNDLE",
+        help="the organs and labels of this bundle, data set or TOML (default: the layout's)",
+    )
     imported.set_defaults(run=_lab_import)
+    exported = studies.add_parser(
+        "export", help="CT series and structure sets without identities, for others to use"
+    )
+    exported.add_argument("source", type=Path, help="a folder of DICOM files")
+    exported.add_argument("out", type=Path, help="a new folder")
+    exported.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="keeps which animal is which, at the site, for later exports (default: forgotten)",
+    )
+    exported.add_argument(
+        "--keep-rois",
+        metavar="NAME,...",
+        default="",
+        help="names of ROIs that name no person; others than organs get a number",
+    )
+    exported.set_defaults(run=_lab_export)
+    scored = studies.add_parser(
+        "score", help="a bundle on the test animals of a data set, beside the paper's values"
+    )
+    scored.add_argument("bundle", type=arguments.bundle)
+    scored.add_argument("dataset", type=Path, help="a data set of limn lab import")
+    scored.add_argument("-o", "--out", type=Path, required=True, help="keeps all labels, to resume")
+    scored.add_argument(
+        "--profile", choices=["paper", "stock", "fast"], help="default: the bundle's own"
+    )
+    scored.set_defaults(run=_lab_score)
     tables = studies.add_parser("tables", help="Tables 1 to 4 and box plots from scores")
     tables.add_argument("scores", type=Path, metavar="SCORES.csv")
     tables.add_argument("out", type=Path)
@@ -175,7 +209,21 @@ def _print_now(line: str) -> None:
 def _lab_import(parsed: argparse.Namespace) -> None:
     from limn.lab.data.dataset import import_folder
 
-    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print)
+    import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print, parsed.organs)
+
+
+def _lab_score(parsed: argparse.Namespace) -> None:
+    from limn.lab.study.score_dataset import score_dataset
+
+    page = score_dataset(parsed.bundle, parsed.dataset, parsed.out, parsed.profile, _print_now)
+    print(f"done: {page}")
+
+
+def _lab_export(parsed: argparse.Namespace) -> None:
+    from limn.lab.export.export import export_folder
+
+    keep_rois = {name.strip() for name in parsed.keep_rois.split(",") if name.strip()}
+    export_folder(parsed.source, parsed.out, parsed.key, keep_rois, _print_now)
 
 
 def _lab_tables(parsed: argparse.Namespace) -> None:

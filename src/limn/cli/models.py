@@ -83,9 +83,7 @@ def _training_options() -> argparse.ArgumentParser:
     """Options that describe a training which is imported or packed."""
     training = argparse.ArgumentParser(add_help=False)
     training.add_argument("path", type=Path, metavar="PATH", help="folder or zip")
-    training.add_argument(
-        "--labels", metavar="1=ORGAN,...", help="1=Heart,2=SpinalCord,3=Lung_R,..."
-    )
+    training.add_argument("--labels", metavar="1=ORGAN,...", help="such as 1=Heart,2=Liver")
     training.add_argument(
         "--roles",
         metavar="heart=ORGAN,...",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 
 from limn.domain.scan import TG263_ROLES, Organ, Role
@@ -13,14 +12,8 @@ REFERENCE_SYSTEM = "3d_fullres"
 LOWRES, CASCADE, FLAT, AIMOS, LIMN = "3d_lowres", "3d_cascade", "2d", "aimos", "limn"
 OBSERVERS = "observers"
 MANUAL = "manual"
-
-
-class ComparedStructure(StrEnum):
-    """Structures that compare observers: observer 3 drew both lungs as one, and no cord."""
-
-    HEART = "Heart"
-    LUNGS = "Lungs"
-    CORD = "SpinalCord"
+# Both lungs as one, in the paper's tables.
+BOTH_LUNGS = "Lungs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +73,32 @@ _PAPER_WORDS = {
     Role.LUNG_L: "Left Lung",
 }
 ORGAN_WORDS: Mapping[str, str] = MappingProxyType(
-    {TG263_ROLES[role]: words for role, words in _PAPER_WORDS.items()}
-    | {ComparedStructure.LUNGS: "Total lungs"}
+    {TG263_ROLES[role]: words for role, words in _PAPER_WORDS.items()} | {BOTH_LUNGS: "Total lungs"}
 )
+# Structures that compared the paper's observers, in the order of its Table 3: observer 3 drew both
+# lungs as one, and no cord.
+PAPER_STRUCTURES: tuple[str, ...] = (
+    TG263_ROLES[Role.HEART],
+    BOTH_LUNGS,
+    TG263_ROLES[Role.CORD],
+)
+
+
+def words_of(organ: str) -> str:
+    """An organ's name in a table: the paper's words, or the name as it stands."""
+    return ORGAN_WORDS.get(organ, organ)
+
+
+def structures_in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Structures that compare observers: the paper's three, if no other is there.
+
+    Otherwise those of the paper that are there, and then the others by their names.
+    """
+    given = set(names)
+    others = sorted(given - set(PAPER_STRUCTURES))
+    if not others:
+        return PAPER_STRUCTURES
+    return (*(name for name in PAPER_STRUCTURES if name in given), *others)
 
 
 def organs_in_order(names: Iterable[str]) -> list[Organ]:

@@ -187,14 +187,16 @@ def spoil(volume: Volume, truth: Labels, fault: str, seed: int) -> SpoiltScan:
 
     Parameters
     ----------
-    volume, truth : axes S, P, L, with the labels of a phantom
+    volume, truth : axes S, P, L, with any organs
     fault : one of `PIXEL_FAULTS`
     """
     kind = FAULTS[fault]
     rng = _rng(seed, fault)
     severity = kind.severities.draw(rng)
     picture = Picture(volume.hu_zyx, truth.labels_zyx, volume.grid)
-    return _ended(kind, picture, truth.organs, severity, rng, seed)
+    spoilt = _ended(kind, picture, truth.organs, severity, rng, seed)
+    own = spoilt.truth
+    return replace(spoilt, truth=own and truth.on_voxels(own.labels_zyx, own.grid))
 
 
 def _rng(seed: int, fault: str) -> Rng:

@@ -24,6 +24,7 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.lab.data import case_checks, dataset
 from limn.lab.data.dataset import import_folder, read_dataset, refuse_leaks
 from limn.lab.data.folder_layout import find_scans, read_layout
+from limn.lab.data.organs import PHANTOM_ORGANS, read_organs
 from limn.lab.data.readers import read_ct, refuse_truncated
 from limn.lab.phantoms import phantom_dataset
 from limn.lab.phantoms.synthesize import PhantomRequest, synthesize
@@ -273,24 +274,34 @@ def test_a_bad_case_is_named(fault, few, layout, tmp_path):
     assert refusal.startswith("1 of 5 scans can't be used")
 
 
-def without_cord(layout):
-    """Change the layout so that observer 1 never draws the cord."""
+def without_cord(layout, tables):
+    """Change the layout so that observers draw no cord, in the first tables of the file."""
     all_four = "labels = { Heart = 1, SpinalCord = 2, Lung_R = 3, Lung_L = 4 }"
-    layout.write_text(
-        layout.read_text().replace(all_four, "labels = { Heart = 1, Lung_R = 3, Lung_L = 4 }")
-    )
+    three = "labels = { Heart = 1, Lung_R = 3, Lung_L = 4 }"
+    layout.write_text(layout.read_text().replace(all_four, three, tables))
 
 
-def test_an_organ_that_observer_1_never_draws_can_not_be_learnt(few, layout, tmp_path):
-    """Every scan that trains is refused; a scan that only tests is imported with a warning."""
-    without_cord(layout)
+def test_an_organ_that_observer_1_does_not_draw_can_not_be_learnt(few, layout, tmp_path):
+    """Every native scan that trains is refused; one that only tests is imported with a warning."""
+    without_cord(layout, 1)
     refusal, lines = refused_import(few, layout, tmp_path / "out")
     fault = "observer1 drew no SpinalCord, and systems would learn that there is none"
     assert bad_lines(lines) == [f"BAD native-M01-{time}: {fault}" for time in TIMES[:2]]
-    assert (
-        "WARNING contrast-M03-024h: observer1 drew no SpinalCord; it is not scored there" in lines
-    )
+    assert "WARNING native-M03-0.25h: observer1 drew no SpinalCord; it is not scored there" in lines
     assert refusal.startswith("2 of 5 scans can't be used")
+
+
+def test_an_organ_that_nobody_draws_is_no_organ_of_the_data_set(few, layout, tmp_path):
+    """Three organs are a data set too; where the layout says that there are four, it is refused."""
+    without_cord(layout, 4)
+    lines: list[str] = []
+    import_folder(few, tmp_path / "out", layout, SPLIT, lines.append)
+    assert list(read_organs(tmp_path / "out").organs.values()) == ["Heart", "Lung_R", "Lung_L"]
+    assert "not checked: back and belly (no cord)" in lines
+    four = "[labels]\n1 = 'Heart'\n2 = 'SpinalCord'\n3 = 'Lung_R'\n4 = 'Lung_L'\n"
+    layout.write_text(layout.read_text() + four)
+    with pytest.raises(ConfigWrong, match="observer1 draws no SpinalCord"):
+        import_folder(few, tmp_path / "four", layout, SPLIT, print)
 
 
 def test_a_split_unlike_the_papers_is_reported(few, layout, tmp_path):
@@ -514,8 +525,9 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
-            "labels = { Liver = 1 }\n",
-            "'Liver': one of Heart",
+            "labels = { Heart = 1 }\n[a.observer2]\nfiles = '{animal}/{time}'\n"
+            "labels = { Haert = 1 }\n",
+            "[a.observer2] labels: 'Haert': one of Heart expected",
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n",
@@ -523,8 +535,8 @@ def test_without_a_layout_only_a_cohort_is_known(few, tmp_path):
         ),
         (
             "[a]\nct = '{animal}/{time}'\n[a.observer1]\nfiles = '{animal}/{time}'\n"
-            "labels = { Lungs = 1 }\n",
-            "observer1 has both lungs as one (Lungs)",
+            "labels = { Lung_R = 1, Lung_L = 2, Lungs = 3 }\n",
+            "observer1 has Lung_R and Lung_L as one (Lungs)",
         ),
         ("trainer = 'short'\n", "[trainer]: is not a group of scans"),
         (
@@ -573,7 +585,7 @@ def test_links_to_folders_are_followed_without_loops(few, layout, tmp_path):
     for child in few.iterdir():
         (linked / child.name).symlink_to(child, target_is_directory=True)
     (few / "1_nativeCTdata" / "up").symlink_to(few, target_is_directory=True)
-    groups = read_layout(layout)
+    groups = read_layout(layout).groups
     found = [each.name for each in find_scans(linked, groups[0])]
     assert found == [each.name for each in find_scans(few, groups[0])]
     assert len(found) == 4
@@ -581,7 +593,7 @@ def test_links_to_folders_are_followed_without_loops(few, layout, tmp_path):
 
 def test_the_committed_layouts_are_read():
     """Every key in them is known."""
-    groups = {path.name: read_layout(path) for path in (LAYOUT, CONFIG / "site-dicom.toml")}
+    groups = {path.name: read_layout(path).groups for path in (LAYOUT, CONFIG / "site-dicom.toml")}
     assert [group.name for group in groups["rosenhain-zenodo.toml"]] == ["native", "contrast"]
     assert set(groups["rosenhain-zenodo.toml"][0].observers) == set(dataset.OBSERVERS)
 
@@ -810,8 +822,8 @@ def test_a_ct_that_lacks_a_slice_is_refused(site, tmp_path):
 def test_back_and_belly_exchanged_is_named():
     """Half a turn about the long axis of the animal: the cord lies before the heart."""
     labels = drawn()
-    assert case_checks.upside_down("observer1", labels) == []
-    (message,) = case_checks.upside_down("observer1", labels[:, ::-1])
+    assert case_checks.upside_down("observer1", labels, PHANTOM_ORGANS) == []
+    (message,) = case_checks.upside_down("observer1", labels[:, ::-1], PHANTOM_ORGANS)
     assert message.startswith(
         "back and belly exchanged: observer1's SpinalCord lies before the Heart"
     )

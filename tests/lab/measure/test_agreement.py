@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from limn.lab.data.organs import PHANTOM_ORGANS
 from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
-from limn.lab.words import ComparedStructure
-from limn.phantom.anatomy import TRUTH_LABELS
+from limn.lab.words import PAPER_STRUCTURES
 from limn.phantom.observers import LUNGS
-from tests.support.organs import Organ
 
 observers = st.integers(2, 4).flatmap(
     lambda count: st.lists(hnp.arrays(np.bool_, (3, 4, 5)), min_size=count, max_size=count)
@@ -101,12 +100,12 @@ def test_lungs_are_joined_and_an_absent_cord_is_absent() -> None:
     labels = np.zeros((4, 4, 4), dtype=np.uint8)
     labels[0], labels[1], labels[2], labels[3, 0] = 1, 3, 4, 2
     other = np.where(np.isin(labels, (3, 4)), LUNGS, np.where(labels == 2, 0, labels))
-    split = structure_masks(labels, TRUTH_LABELS, LUNGS)
-    joined = structure_masks(other.astype(np.uint8), TRUTH_LABELS, LUNGS)
-    assert set(split) == set(ComparedStructure)
-    assert set(joined) == {ComparedStructure.HEART, ComparedStructure.LUNGS}
-    assert np.array_equal(split[ComparedStructure.LUNGS], joined[ComparedStructure.LUNGS])
-    assert set(structure_masks(labels, {9: Organ.HEART}, LUNGS)) == set()
+    split = structure_masks(labels, PHANTOM_ORGANS.structures)
+    joined = structure_masks(other.astype(np.uint8), PHANTOM_ORGANS.structures)
+    assert tuple(split) == PAPER_STRUCTURES
+    assert set(joined) == {"Heart", "Lungs"}
+    assert np.array_equal(split["Lungs"], joined["Lungs"])
+    assert set(structure_masks(labels, {"Heart": (9,)})) == set()
 
 
 @pytest.mark.parametrize("masks", [[cube(0)], [cube(0), cube(0)[:5]]], ids=["one", "two shapes"])

@@ -9,6 +9,7 @@ import pytest
 from limn.domain.errors import ConfigWrong
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import TG263_ROLES, Labels
+from limn.lab.data.organs import PHANTOM_ORGANS
 from limn.lab.measure.accuracy import score
 from limn.lab.measure.agreement import conformity_index
 from limn.lab.measure.scores import (
@@ -49,7 +50,14 @@ def observers() -> dict[str, np.ndarray]:
 
 def scored(labels: np.ndarray) -> dict[tuple[str, str, str, str], float]:
     """Every score of a system's labels."""
-    found = system_scores(SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, RULES)
+    found = system_scores(
+        SCAN,
+        "2d",
+        Labels(labels, GRID, TRUTH_LABELS),
+        observers(),
+        PHANTOM_ORGANS.structures,
+        RULES,
+    )
     assert {(own.set, own.scan, own.animal, own.system) for own in found} == {
         ("test1", "native-15-t0", "native-15", "2d")
     }
@@ -94,7 +102,9 @@ def test_an_organ_that_observer_1_did_not_draw_is_not_scored():
     """The organ counts neither as missed nor as found."""
     three = observers()
     three["observer1"][three["observer1"] == 2] = 0
-    found = system_scores(SCAN, "2d", Labels(drawn(), GRID, TRUTH_LABELS), three, LUNGS, RULES)
+    found = system_scores(
+        SCAN, "2d", Labels(drawn(), GRID, TRUTH_LABELS), three, PHANTOM_ORGANS.structures, RULES
+    )
     assert {own.organ for own in found if own.reference == "observer1"} == {
         "Heart", "Lung_R", "Lung_L",
     }  # fmt: skip
@@ -104,12 +114,12 @@ def test_an_organ_that_observer_1_did_not_draw_is_not_scored():
 
 def test_observers_among_themselves():
     """Hearts of three observers, joined lungs, and cords of the two observers who drew one."""
-    found = observer_scores(SCAN, list(observers().values()), TRUTH_LABELS, LUNGS)
+    found = observer_scores(SCAN, list(observers().values()), PHANTOM_ORGANS.structures)
     index = {own.organ: own.value for own in found}
     # Layers of the heart: 4, 3 and 4; pairs share 3, 4, 3 of 4, 4, 4.
     assert index == {"Heart": pytest.approx(10 / 12), "Lungs": 1.0, "SpinalCord": 1.0}
     assert {own.system for own in found} == {"observers"}
-    single = observer_scores(SCAN, list(observers().values())[:1], TRUTH_LABELS, LUNGS)
+    single = observer_scores(SCAN, list(observers().values())[:1], PHANTOM_ORGANS.structures)
     assert single == []
 
 
@@ -118,7 +128,14 @@ def test_the_file_keeps_every_bit(tmp_path):
     labels = drawn()
     labels[labels == 2] = 0
     labels[0, 0, 0] = 1
-    found = system_scores(SCAN, "2d", Labels(labels, GRID, TRUTH_LABELS), observers(), LUNGS, RULES)
+    found = system_scores(
+        SCAN,
+        "2d",
+        Labels(labels, GRID, TRUTH_LABELS),
+        observers(),
+        PHANTOM_ORGANS.structures,
+        RULES,
+    )
     path = tmp_path / "scores.csv"
     write_scores(path, found)
     text = path.read_text()

@@ -14,7 +14,7 @@ from limn.cli import main
 from limn.domain.errors import ConfigWrong
 from limn.lab.measure.scores import Score, write_scores
 from limn.lab.report import published, summary, tables
-from limn.lab.words import ORGAN_WORDS, ComparedStructure, in_order
+from limn.lab.words import ORGAN_WORDS, PAPER_STRUCTURES, in_order
 from tests.conftest import REPOSITORY
 from tests.support.organs import Organ
 
@@ -134,7 +134,7 @@ def synthetic(missed: bool = False) -> list[Score]:
                                 lost if gone else value,
                             )
                         )
-        for structure in ComparedStructure:
+        for structure in PAPER_STRUCTURES:
             for system, value in (("3d_fullres", 0.9), ("2d", 0.8), ("observers", 0.85)):
                 reference = "observers" if system == "observers" else "consensus"
                 scores.append(
@@ -145,7 +145,7 @@ def synthetic(missed: bool = False) -> list[Score]:
                         system,
                         reference,
                         "no",
-                        structure.value,
+                        structure,
                         "ci",
                         value + 0.001 * k,
                     )

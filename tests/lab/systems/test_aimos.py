@@ -89,7 +89,7 @@ def folds(cases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folds") / "fold_0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "REPORTED_EVERY", 20)
-        train_fold(cases, TINY, 0, folder, lambda _: None)
+        train_fold(cases, 5, TINY, 0, folder, lambda _: None)
     return [folder, folder]
 
 
@@ -168,7 +168,7 @@ cases = [(Path(a), Path(b)) for a, b in zip(sys.argv[2::2], sys.argv[3::2])]
 def die(line):
     if line.startswith("aimos step 25/"):
         os._exit(9)
-aimos.train_fold(cases, QUICK, 0, Path(sys.argv[1]), die)
+aimos.train_fold(cases, 5, QUICK, 0, Path(sys.argv[1]), die)
 """
 
 
@@ -182,15 +182,15 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monke
     assert len(losses(folder)) == 5
 
     with pytest.raises(ConfigWrong, match="belongs to other settings"):
-        train_fold(cases, replace(QUICK, steps=41), 0, folder, lambda _: None)
+        train_fold(cases, 5, replace(QUICK, steps=41), 0, folder, lambda _: None)
 
     monkeypatch.setattr(loop, "REPORTED_EVERY", 5)
     monkeypatch.setattr(loop, "SAVED_EVERY", 10)
     lines: list[str] = []
-    train_fold(cases, QUICK, 0, folder, lines.append)
+    train_fold(cases, 5, QUICK, 0, folder, lines.append)
     steps = [line.split()[2] for line in lines if line.startswith("aimos step")]
     assert steps == ["25/40", "30/40", "35/40", "40/40"]
-    train_fold(cases, QUICK, 0, unbroken, lambda _: None)
+    train_fold(cases, 5, QUICK, 0, unbroken, lambda _: None)
     assert {p.name for p in folder.iterdir()} == {p.name for p in unbroken.iterdir()}
     assert {p.name for p in folder.iterdir()} == {"final.pt", "loss.csv"}
     # bf16 rounds differently with other threads, so the losses are close and not equal.
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(cases, tmp_path, monke
 def test_a_finished_fold_is_left_alone(cases, folds):
     """Nothing is written and nothing reported."""
     before = (folds[0] / "final.pt").read_bytes()
-    train_fold(cases, TINY, 0, folds[0], pytest.fail)
+    train_fold(cases, 5, TINY, 0, folds[0], pytest.fail)
     assert (folds[0] / "final.pt").read_bytes() == before
 
 
@@ -240,9 +240,9 @@ def test_wrong_settings_folds_and_labels_are_refused(cases, folds, tmp_path):
     (tmp_path / "of_three").mkdir()
     torch.save(kept, tmp_path / "of_three" / "final.pt")
     with pytest.raises(BundleUnfit, match=r"3 classes; .* 5 expected"):
-        read_folds([tmp_path / "of_three"])
+        read_folds([folds[0], tmp_path / "of_three"])
     with pytest.raises(BundleUnfit, match="no fold given"):
         read_folds([])
     (ct, observer), _ = cases
     with pytest.raises(RefusedSeries, match="labels 0 to 4 expected"):
-        train_fold([(ct, ct), (ct, observer)], TINY, 0, tmp_path / "wrong", lambda _: None)
+        train_fold([(ct, ct), (ct, observer)], 5, TINY, 0, tmp_path / "wrong", lambda _: None)

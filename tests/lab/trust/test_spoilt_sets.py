@@ -82,5 +82,7 @@ def test_a_case_is_read_with_its_truth_and_spoilt(dataset):
 def test_a_data_set_that_can_t_teach_is_refused(dataset):
     """It says what is missing."""
     (dataset / "a-1.nii.gz").write_bytes((dataset / "b-1.nii.gz").read_bytes())
-    with pytest.raises(ConfigWrong, match="no scan has contours of heart, cord and both lungs"):
+    with pytest.raises(
+        ConfigWrong, match="no scan has contours of Heart and SpinalCord and Lung_R"
+    ):
         dataset_set(dataset)

@@ -1,6 +1,7 @@
 """Checks a contoured scan before a system learns from it, and describes each fault in words.
 
-Array axes are S, P, L throughout: the last one grows towards the animal's left.
+Array axes are S, P, L throughout: the last one grows towards the animal's left. A check that must
+know an organ's role does not run in a data set without it; `left_out_checks` says so.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.geometry import Grid
-from limn.domain.scan import Volume, dice
-from limn.lab.data.folder_layout import LABEL_OF, ObserverLayout
+from limn.domain.scan import Role, Volume, dice
+from limn.lab.data.folder_layout import ObserverLayout
+from limn.lab.data.organs import DatasetOrgans
 from limn.lab.data.readers import corners_mm
 
 LabelArray = npt.NDArray[np.uint8]
 
-HEART, CORD, LUNG_R, LUNG_L, LUNGS = (
-    LABEL_OF[word] for word in ("Heart", "SpinalCord", "Lung_R", "Lung_L", "Lungs")
-)
+Mask = npt.NDArray[np.bool_]
+
+LUNGS = (Role.LUNG_R, Role.LUNG_L)
 # The right lung's share of both lungs: 0.64 and 0.65 in two real mice.
 MIN_RIGHT_SHARE = 0.5
 # DSC of two observers' hearts, or lungs, of one scan; those of two scans hardly overlap.
@@ -63,62 +65,95 @@ def wrong_grid(name: str, grid: Grid, ct: Grid, *, resample: bool) -> list[str]:
     return []
 
 
-def missing_labels(name: str, labels_zyx: LabelArray, layout: ObserverLayout) -> list[str]:
+def left_out_checks(organs: DatasetOrgans) -> list[str]:
+    """The checks that do not run, because the data set lacks the organs that they look at."""
+    needs = {
+        "left and right of the lungs": LUNGS,
+        "back and belly": (Role.HEART, Role.CORD),
+        "Hounsfield units in the lungs": LUNGS,
+        "lungs darker than the heart": (Role.HEART, *LUNGS),
+    }
+    return [
+        f"{check} (no {' and no '.join(role for role in roles if not organs.has(role))})"
+        for check, roles in needs.items()
+        if not organs.has(*roles)
+    ]
+
+
+def missing_labels(
+    name: str, labels_zyx: LabelArray, layout: ObserverLayout, organs: DatasetOrgans
+) -> list[str]:
     """Organs that the layout names and the observer did not draw."""
+    label_of = organs.label_of
     counts = np.bincount(labels_zyx.ravel(), minlength=256)
     return [
         f"missing label: {name} has no {word} ({' or '.join(names)})"
         for word, names in layout.names.items()
-        if not counts[LABEL_OF[word]]
+        if not counts[label_of[word]]
     ]
 
 
-def absent_organs(labels_zyx: LabelArray) -> list[str]:
+def absent_organs(labels_zyx: LabelArray, organs: DatasetOrgans) -> list[str]:
     """Organs without a voxel."""
     counts = np.bincount(labels_zyx.ravel(), minlength=256)
-    return [word for word, label in LABEL_OF.items() if label != LUNGS and not counts[label]]
+    return [organ for label, organ in organs.organs.items() if not counts[label]]
 
 
-def swapped_sides(name: str, labels_zyx: LabelArray) -> list[str]:
+def swapped_sides(name: str, labels_zyx: LabelArray, organs: DatasetOrgans) -> list[str]:
     """Left and right lung exchanged, or the whole image mirrored."""
-    right, left = labels_zyx == LUNG_R, labels_zyx == LUNG_L
-    if not right.any() or not left.any():
+    right, left = _mask(labels_zyx, organs, LUNGS[0]), _mask(labels_zyx, organs, LUNGS[1])
+    if not right.any() or not left.any() or _mean_index(left, 2) > _mean_index(right, 2):
         return []
-    to_the_left = _mean_index(left, 2) > _mean_index(right, 2)
     share = float(right.sum() / (right.sum() + left.sum()))
-    if to_the_left:
-        return []
+    right_name, left_name = (organs.roles[role] for role in LUNGS)
     if share < MIN_RIGHT_SHARE:
         return [
-            f"left/right swapped: {name}'s Lung_R lies left of Lung_L and is the smaller "
-            f"({share:.2f} of both): the two labels are exchanged"
+            f"left/right swapped: {name}'s {right_name} lies left of {left_name} and is the "
+            f"smaller ({share:.2f} of both): the two labels are exchanged"
         ]
     return [
-        f"left/right swapped: {name}'s Lung_R lies left of Lung_L and is the larger "
+        f"left/right swapped: {name}'s {right_name} lies left of {left_name} and is the larger "
         f"({share:.2f} of both): the image is mirrored, or its axes are not what the layout or "
         "the header says"
     ]
 
 
-def upside_down(name: str, labels_zyx: LabelArray) -> list[str]:
+def swapped_pairs(name: str, labels_zyx: LabelArray, organs: DatasetOrgans) -> list[str]:
+    """A right organ left of its left one, by TG-263's ending of their names; not the lungs."""
+    lungs = {organs.roles[role] for role in LUNGS if organs.has(role)}
+    label_of, faults = organs.label_of, []
+    for organ in organs.organs.values():
+        other = f"{organ.removesuffix('_R')}_L"
+        if not organ.endswith("_R") or other not in label_of or organ in lungs:
+            continue
+        right, left = labels_zyx == label_of[organ], labels_zyx == label_of[other]
+        if right.any() and left.any() and _mean_index(left, 2) < _mean_index(right, 2):
+            faults.append(
+                f"left/right swapped: {name}'s {organ} lies left of {other}: the two labels are "
+                "exchanged, or the image is mirrored"
+            )
+    return faults
+
+
+def upside_down(name: str, labels_zyx: LabelArray, organs: DatasetOrgans) -> list[str]:
     """The cord lies on the belly side of the heart: the axes are not as stated."""
-    cord, heart = labels_zyx == CORD, labels_zyx == HEART
+    cord, heart = _mask(labels_zyx, organs, Role.CORD), _mask(labels_zyx, organs, Role.HEART)
     if not cord.any() or not heart.any() or _mean_index(cord, 1) > _mean_index(heart, 1):
         return []
     return [
-        f"back and belly exchanged: {name}'s SpinalCord lies before the Heart; the axes are not "
-        "what the layout or the header says"
+        f"back and belly exchanged: {name}'s {organs.roles[Role.CORD]} lies before the "
+        f"{organs.roles[Role.HEART]}; the axes are not what the layout or the header says"
     ]
 
 
-def doubtful_sides(name: str, labels_zyx: LabelArray) -> list[str]:
+def doubtful_sides(name: str, labels_zyx: LabelArray, organs: DatasetOrgans) -> list[str]:
     """The right lung is the smaller one, on the right side: rare in mice, but no proof."""
-    right, left = int((labels_zyx == LUNG_R).sum()), int((labels_zyx == LUNG_L).sum())
+    right, left = (int(_mask(labels_zyx, organs, role).sum()) for role in LUNGS)
     if (
         right
         and left
         and right / (right + left) < MIN_RIGHT_SHARE
-        and not swapped_sides(name, labels_zyx)
+        and not swapped_sides(name, labels_zyx, organs)
     ):
         return [
             f"{name}'s right lung is the smaller ({right / (right + left):.2f} of both): check "
@@ -127,21 +162,24 @@ def doubtful_sides(name: str, labels_zyx: LabelArray) -> list[str]:
     return []
 
 
-def doubtful_hu(labels_zyx: LabelArray, volume: Volume) -> list[str]:
+def doubtful_hu(labels_zyx: LabelArray, volume: Volume, organs: DatasetOrgans) -> list[str]:
     """Lungs as dense as water: the file's values may not be Hounsfield units."""
-    lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L))
+    lungs = _mask(labels_zyx, organs, *LUNGS)
     if not lungs.any() or (mean := float(volume.hu_zyx[lungs].mean())) < MAX_LUNG_HU:
         return []
     return [f"{mean:.0f} HU in the lungs: are the CT's values Hounsfield units?"]
 
 
-def misplaced_contours(labels: Mapping[str, LabelArray], volume: Volume) -> list[str]:
+def misplaced_contours(
+    labels: Mapping[str, LabelArray], volume: Volume, organs: DatasetOrgans
+) -> list[str]:
     """Contours that fit neither the image nor those of observer 1."""
     faults = []
     first = labels["observer1"]
+    joined = _joined_lungs(organs)
     for name, labels_zyx in labels.items():
-        heart = labels_zyx == HEART
-        lungs = np.isin(labels_zyx, (LUNG_R, LUNG_L, LUNGS))
+        heart = _mask(labels_zyx, organs, Role.HEART)
+        lungs = _mask(labels_zyx, organs, *LUNGS) | np.isin(labels_zyx, joined)
         if heart.any() and lungs.any():
             inside, around = (float(volume.hu_zyx[mask].mean()) for mask in (lungs, heart))
             if inside > around - MIN_LUNG_CONTRAST_HU:
@@ -151,18 +189,37 @@ def misplaced_contours(labels: Mapping[str, LabelArray], volume: Volume) -> list
                 )
         if name == "observer1":
             continue
-        reference = {"heart": first == HEART, "lungs": np.isin(first, (LUNG_R, LUNG_L))}
+        reference = {
+            "heart": _mask(first, organs, Role.HEART),
+            "lungs": _mask(first, organs, *LUNGS),
+        }
+        compared = False
         for word, organ in (("heart", heart), ("lungs", lungs)):
             if organ.any() and reference[word].any():
-                faults += _disagreements(
-                    name, word, organ, np.asarray(reference[word], dtype=np.bool_)
-                )
+                compared = True
+                faults += _disagreements(name, word, organ, reference[word])
+        if not compared:
+            faults += _other_drawing(name, labels_zyx, first)
     return faults
 
 
-def _disagreements(
-    name: str, word: str, organ: npt.NDArray[np.bool_], first: npt.NDArray[np.bool_]
-) -> list[str]:
+def _other_drawing(name: str, labels_zyx: LabelArray, first: LabelArray) -> list[str]:
+    """Drawings without heart and lungs that share no voxel, or share more when one is mirrored."""
+    here, mirrored = (
+        int(((each == first) & (first > 0)).sum()) for each in (labels_zyx, labels_zyx[:, :, ::-1])
+    )
+    both = set(np.unique(labels_zyx)) & set(np.unique(first)) - {0}
+    if both and not here and not mirrored:
+        return [f"{name} drew the same organs as observer1, and none of them at the same place"]
+    if mirrored > here:
+        return [
+            f"left/right swapped: {name}'s organs fit observer1's better when mirrored ({mirrored} "
+            f"voxels in common) than as they are ({here})"
+        ]
+    return []
+
+
+def _disagreements(name: str, word: str, organ: Mask, first: Mask) -> list[str]:
     """An organ that two observers drew at two places, or one of them mirrored.
 
     Lungs that were drawn as one have no sides to compare, and a mirrored pair still overlaps the
@@ -179,7 +236,18 @@ def _disagreements(
     return []
 
 
-def _mean_index(mask: npt.NDArray[np.bool_], axis: int) -> float:
+def _mask(labels_zyx: LabelArray, organs: DatasetOrgans, *roles: Role) -> Mask:
+    """The voxels of the organs with these roles; none for a role that the data set lacks."""
+    return np.asarray(np.isin(labels_zyx, organs.labels_of(*roles)), dtype=np.bool_)
+
+
+def _joined_lungs(organs: DatasetOrgans) -> list[int]:
+    """The label of both lungs as one, if the data set has one."""
+    lungs = {organs.roles[role] for role in LUNGS if organs.has(role)}
+    return [organs.label_of[name] for name, parts in organs.joined.items() if set(parts) == lungs]
+
+
+def _mean_index(mask: Mask, axis: int) -> float:
     """Mean index of the mask's voxels along an axis."""
     counts = mask.sum(axis=tuple(other for other in range(3) if other != axis))
     return float((counts * np.arange(len(counts))).sum() / counts.sum())

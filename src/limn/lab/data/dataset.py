@@ -1,9 +1,10 @@
 """limn's own data set: contoured scans of animals in one folder, whatever their origin.
 
 ``dataset.csv`` names every scan, its animal and its use; ``split.toml`` is the split of animals
-that it follows. ``scans/NAME/`` holds ``ct.nii.gz`` and ``observer1.nii.gz`` to 3, for a phantom
-also ``truth.nii.gz``: all on one grid with array axes S, P, L, with the label numbers of the
-phantom (5: both lungs as one). The manifest is written last: a folder with a manifest is whole.
+that it follows, ``organs.toml`` has the organs and their labels (`limn.lab.data.organs`).
+``scans/NAME/`` holds ``ct.nii.gz`` and ``observer1.nii.gz`` to 3, for a phantom also
+``truth.nii.gz``: all on one grid with array axes S, P, L. The manifest is written last: a folder
+with a manifest is whole.
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.files import new_folder, write_durably
 from limn.domain.folders import writable
 from limn.domain.one_line import one_line
-from limn.domain.scan import Volume
+from limn.domain.scan import Organ, Role, Volume
 from limn.domain.spreadsheet import neutral, plain
 from limn.formats.label_files import image_of, write_image
 from limn.lab.data import case_checks
 from limn.lab.data.folder_layout import (
-    LABEL_OF,
     OBSERVERS,
     Group,
     Kind,
@@ -42,6 +42,15 @@ from limn.lab.data.folder_layout import (
     odd_names,
     read_layout,
 )
+from limn.lab.data.organs import (
+    BOTH_LUNGS,
+    ORGANS,
+    PHANTOM_ORGANS,
+    DatasetOrgans,
+    organs_in,
+    read_organs,
+)
+from limn.lab.data.organs import as_toml as organs_as_toml
 from limn.lab.data.readers import on_grid, read_contours, read_ct, refuse_truncated
 from limn.lab.data.split import Split, as_toml, draw_split, folded, read_split
 from limn.lab.phantoms import phantom_dataset
@@ -115,7 +124,12 @@ class Case:
 
 
 def import_folder(
-    source: Path, out: Path, layout: Path | None, split: Path | None, report: Report
+    source: Path,
+    out: Path,
+    layout: Path | None,
+    split: Path | None,
+    report: Report,
+    organs: Path | None = None,
 ) -> None:
     """Make a data set from a site's folder, from a phantom cohort, or from another data set.
 
@@ -124,6 +138,8 @@ def import_folder(
     layout : TOML as in `limn.lab.data.folder_layout`; a phantom cohort and a data set need none
     split : TOML as in `limn.lab.data.split`; without it a cohort keeps its own split, and for a
         site's folder one is drawn
+    organs : a bundle, a data set or a TOML with ``[labels]``, whose organs the data set must have;
+        without it they are those of the layout
 
     Raises
     ------
@@ -136,7 +152,7 @@ def import_folder(
         raise ConfigWrong(msg)
     _refuse_place(source, out)
     with folder_lock(out, "import is at work there", LOCK):
-        _import(source, out, layout, split, report)
+        _import(source, out, layout, split, report, organs)
 
 
 def _refuse_place(source: Path, out: Path) -> None:
@@ -152,14 +168,23 @@ def _refuse_place(source: Path, out: Path) -> None:
 
 
 def _import(
-    source: Path, out: Path, layout: Path | None, split: Path | None, report: Report
+    source: Path,
+    out: Path,
+    layout: Path | None,
+    split: Path | None,
+    report: Report,
+    organs_from: Path | None,
 ) -> None:
+    organs = organs_in(organs_from) if organs_from else None
     if (source / MANIFEST).exists():
+        _refuse_other_organs(source, read_organs(source), organs)
         if layout is not None:
             report(f"{source} is a data set already; {layout} is not needed")
         _copy_dataset(source, out, split, report)
         return
     if (source / phantom_dataset.MANIFEST).exists():
+        _refuse_other_organs(source, PHANTOM_ORGANS, organs)
+        organs = PHANTOM_ORGANS
         rows = _cohort_rows(source)
         groups = {row["animal"]: row["contrast"] == "yes" for row in rows}
         sides = read_split(split) if split else _cohort_split(rows)
@@ -172,15 +197,30 @@ def _import(
         )
         raise ConfigWrong(msg)
     else:
-        contoured = _find_contoured(source, read_layout(layout), layout, report)
+        found = read_layout(layout, organs)
+        organs = found.organs
+        contoured = _find_contoured(source, found.groups, layout, report)
         groups = {scan.animal: scan.group.contrast for scan in contoured}
         sides = read_split(split) if split else _draw_split(groups)
-        cases = (_read_site_case(scan) for scan in contoured)
+        cases = (_read_site_case(scan, found.organs) for scan in contoured)
         count = len(contoured)
     _refuse_untrainable(sides, set(groups))
     if absent := sides.absent(set(groups)):
         report(f"WARNING the split names animals that are not here: {', '.join(absent)}")
-    _write(out, cases, count, sides, report)
+    report(f"organs: {', '.join(f'{label} {organ}' for label, organ in organs.organs.items())}")
+    for check in case_checks.left_out_checks(organs):
+        report(f"not checked: {check}")
+    _write(out, cases, count, sides, organs, report)
+
+
+def _refuse_other_organs(source: Path, own: DatasetOrgans, wanted: DatasetOrgans | None) -> None:
+    """Refuse organs that a source which numbers its own has not."""
+    if wanted is not None and dict(wanted.organs) != dict(own.organs):
+        msg = (
+            f"{source} has the organs {', '.join(own.organs.values())} under its own labels, not "
+            f"{', '.join(wanted.organs.values())}: leave --organs out, or import with --layout"
+        )
+        raise ConfigWrong(msg)
 
 
 def _find_contoured(
@@ -254,6 +294,7 @@ def _copy_dataset(source: Path, out: Path, split: Path | None, report: Report) -
                 (out / path).unlink(missing_ok=True)
                 link_or_copy(source / path, out / path)
     write_durably(out / SPLIT, (source / SPLIT).read_bytes())
+    write_durably(out / ORGANS, organs_as_toml(read_organs(source)).encode())
     write_durably(out / MANIFEST, (source / MANIFEST).read_bytes())
     report(f"{out / MANIFEST}: {len(entries)} scans of {source}, imported before")
 
@@ -335,14 +376,21 @@ def differences_from_paper(entries: Iterable[Entry]) -> list[str]:
     ]
 
 
-def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: Report) -> None:
+def _write(
+    out: Path,
+    cases: Iterable[Case],
+    count: int,
+    split: Split,
+    organs: DatasetOrgans,
+    report: Report,
+) -> None:
     writable(out / SCANS)
-    for old in (out / MANIFEST, out / SPLIT):
+    for old in (out / MANIFEST, out / SPLIT, out / ORGANS):
         old.unlink(missing_ok=True)
     entries, bad = [], 0
     for number, case in enumerate(cases, start=1):
         side = split.side_of(case.animal)
-        absent = [] if case.faults else case_checks.absent_organs(case.labels["observer1"])
+        absent = [] if case.faults else case_checks.absent_organs(case.labels["observer1"], organs)
         faults, doubts = list(case.faults), list(case.doubts)
         if absent and side is Side.TRAIN:
             faults.append(
@@ -371,6 +419,7 @@ def _write(out: Path, cases: Iterable[Case], count: int, split: Split, report: R
     for warning in differences_from_paper(entries):
         report(f"WARNING {warning}")
     write_durably(out / SPLIT, as_toml(split).encode())
+    write_durably(out / ORGANS, organs_as_toml(organs).encode())
     _write_manifest(out, entries)
     counts = ", ".join(
         f"{side.value} {sum(entry.split == side for entry in entries)} scans of "
@@ -430,7 +479,7 @@ def _write_case(out: Path, case: Case, side: Side, fold: int | None) -> Entry:
     )
 
 
-def _read_site_case(scan: ScanFiles) -> Case:
+def _read_site_case(scan: ScanFiles, organs: DatasetOrgans) -> Case:
     """Read and check a scan of a site's folder."""
     labels: dict[str, npt.NDArray[np.uint8]] = {}
     faults: list[str] = []
@@ -448,19 +497,19 @@ def _read_site_case(scan: ScanFiles) -> Case:
             break
         try:
             refuse_truncated(path)
-            labels_zyx, grid, found = read_contours(path, layout, scan.ct)
+            labels_zyx, grid, found = read_contours(path, layout, scan.ct, organs.label_of)
         except RefusedSeries as error:
             faults.append(f"{name}: {error}")
             continue
         doubts += [f"{name}: {doubt}" for doubt in found]
         grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=layout.resample)
-        faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layout)
+        faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layout, organs)
         if not grid_faults:
             labels[name] = on_grid(labels_zyx, grid, volume.grid) if layout.resample else labels_zyx
     absent = [name for name in scan.group.observers if name not in scan.contours]
     doubts += [f"no contours of {name}; Table 3 is made without them" for name in absent]
     case = Case(scan.name, scan.animal, scan.time, scan.group.contrast, volume, labels, ())
-    return _check(replace(case, faults=tuple(faults), doubts=tuple(doubts)))
+    return _check(replace(case, faults=tuple(faults), doubts=tuple(doubts)), organs)
 
 
 def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
@@ -475,9 +524,13 @@ def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
         volume = read_ct(paths["ct"], "")
         for name in LABEL_SETS:
             refuse_truncated(paths[name])
-            labels_zyx, grid, _ = read_contours(paths[name], layouts[name], paths["ct"])
+            labels_zyx, grid, _ = read_contours(
+                paths[name], layouts[name], paths["ct"], PHANTOM_ORGANS.label_of
+            )
             grid_faults = case_checks.wrong_grid(name, grid, volume.grid, resample=False)
-            faults += grid_faults + case_checks.missing_labels(name, labels_zyx, layouts[name])
+            faults += grid_faults + case_checks.missing_labels(
+                name, labels_zyx, layouts[name], PHANTOM_ORGANS
+            )
             if not grid_faults:
                 labels[name] = labels_zyx
     except RefusedSeries as error:
@@ -492,31 +545,31 @@ def _read_cohort_case(source: Path, row: Mapping[str, str]) -> Case:
             labels,
             tuple(faults),
             files=paths,
-        )
+        ),
+        PHANTOM_ORGANS,
     )
 
 
-def _check(case: Case) -> Case:
+def _check(case: Case, organs: DatasetOrgans) -> Case:
     """The case with the faults and doubts that its contours show."""
     faults, doubts = list(case.faults), list(case.doubts)
     for name, labels_zyx in case.labels.items():
-        faults += case_checks.swapped_sides(name, labels_zyx)
-        faults += case_checks.upside_down(name, labels_zyx)
-        doubts += case_checks.doubtful_sides(name, labels_zyx)
+        faults += case_checks.swapped_sides(name, labels_zyx, organs)
+        faults += case_checks.swapped_pairs(name, labels_zyx, organs)
+        faults += case_checks.upside_down(name, labels_zyx, organs)
+        doubts += case_checks.doubtful_sides(name, labels_zyx, organs)
     if case.volume is not None and "observer1" in case.labels:
-        faults += case_checks.misplaced_contours(case.labels, case.volume)
-        doubts += case_checks.doubtful_hu(case.labels["observer1"], case.volume)
+        faults += case_checks.misplaced_contours(case.labels, case.volume, organs)
+        doubts += case_checks.doubtful_hu(case.labels["observer1"], case.volume, organs)
     return replace(case, faults=tuple(faults), doubts=tuple(doubts))
 
 
 def _cohort_layout(observer: str) -> ObserverLayout:
     """How the label files of a phantom cohort are to be read."""
-    words = (
-        ("Heart", "Lungs")
-        if observer == "observer3"
-        else tuple(word for word in LABEL_OF if word != "Lungs")
-    )
-    names = {word: (str(LABEL_OF[word]),) for word in words}
+    words: list[Organ] = list(PHANTOM_ORGANS.organs.values())
+    if observer == "observer3":
+        words = [PHANTOM_ORGANS.roles[Role.HEART], BOTH_LUNGS]
+    names = {word: (str(PHANTOM_ORGANS.label_of[word]),) for word in words}
     return ObserverLayout((), Kind.LABELS, names, "", resample=False)
 
 

@@ -1,9 +1,10 @@
 """Finds scans and contours in a site's folder by a layout: a TOML file of path patterns.
 
-Each table is a group of animals, such as ``[native]``. A pattern is a path below the folder:
-``{animal}`` and ``{time}`` stand for the parts that name a scan, ``*`` for anything within one
-name. If several patterns fit a scan, the first counts. `config/rosenhain-zenodo.toml` shows every
-key.
+Each table is a group of animals, such as ``[native]``, except those of `limn.lab.data.organs`. A
+pattern is a path below the folder: ``{animal}`` and ``{time}`` stand for the parts that name a
+scan, ``{study}`` for one within which animals' names are unique, ``*`` for anything within one
+name. If several patterns fit a scan, the first counts.
+`config/rosenhain-zenodo.toml` shows every key.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from limn.domain.errors import ConfigWrong
-from limn.phantom.anatomy import TRUTH_LABELS
-from limn.phantom.observers import LUNGS
+from limn.domain.scan import Organ, named_organ
+from limn.lab.data.organs import TABLES, DatasetOrgans, numbered, organs_of_tables
 
 OBSERVERS = ("observer1", "observer2", "observer3")
-LABEL_OF: Mapping[str, int] = {str(organ): label for label, organ in TRUTH_LABELS.items()} | {
-    "Lungs": LUNGS
-}
-_PARTS = {"{animal}": "animal", "{time}": "time"}
+_PARTS = {"{animal}": "animal", "{time}": "time", "{study}": "study"}
+_NEEDED = {"animal", "time"}
 
 
 class Kind(Enum):
@@ -44,15 +43,15 @@ class ObserverLayout:
     Attributes
     ----------
     files : patterns
-    names : organ, or "Lungs" for both as one, to its names in the file: label numbers
-        (`Kind.LABELS`), names in the ``.cls`` file beside it (`Kind.CLASSES`), ROI names
+    names : organ, or several as one under a name of ``[joined]``, to its names in the file: label
+        numbers (`Kind.LABELS`), names in the ``.cls`` file beside it (`Kind.CLASSES`), ROI names
     axes : the directions of the array's axes (z, y, x), such as "SAR"; "" to trust the header
     resample : voxels of another size are allowed, and resampled to the CT's by nearest neighbour
     """
 
     files: tuple[str, ...]
     kind: Kind
-    names: Mapping[str, tuple[str, ...]]
+    names: Mapping[Organ, tuple[str, ...]]
     axes: str
     resample: bool
 
@@ -97,8 +96,21 @@ class ScanFiles:
         return f"{self.animal}-{self.time}"
 
 
-def read_layout(path: Path) -> tuple[Group, ...]:
-    """Read the groups of a layout.
+@dataclass(frozen=True, slots=True)
+class FolderLayout:
+    """Where the scans are, and which organs observer 1 drew on them."""
+
+    groups: tuple[Group, ...]
+    organs: DatasetOrgans
+
+
+def read_layout(path: Path, known: DatasetOrgans | None = None) -> FolderLayout:
+    """Read a layout.
+
+    Parameters
+    ----------
+    known : organs that the data set must have, such as those of a bundle; without them the tables
+        of the layout count, or the organs that observer 1 drew are numbered
 
     Raises
     ------
@@ -112,6 +124,8 @@ def read_layout(path: Path) -> tuple[Group, ...]:
         raise ConfigWrong(msg) from error
     groups = []
     for name, table in tables.items():
+        if name in TABLES:
+            continue
         try:
             groups.append(_group(name, table))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -120,7 +134,51 @@ def read_layout(path: Path) -> tuple[Group, ...]:
     if not groups:
         msg = f"{path}: no group of scans; a table such as [native] expected"
         raise ConfigWrong(msg)
-    return tuple(groups)
+    try:
+        organs = known or _organs(groups, tables)
+        _refuse_other_organs(groups, organs)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        msg = f"{path}: {error}"
+        raise ConfigWrong(msg) from error
+    return FolderLayout(tuple(groups), organs)
+
+
+def _organs(groups: Sequence[Group], tables: Mapping[str, Any]) -> DatasetOrgans:
+    """The organs of the layout's own tables, or all that observer 1 drew in any group."""
+    if "labels" in tables:
+        return organs_of_tables(tables)
+    joined = tables.get("joined")
+    drawn = dict.fromkeys(organ for each in groups for organ in each.observers["observer1"].names)
+    return numbered(
+        [organ for organ in drawn if organ not in (joined or {})], tables.get("roles"), joined
+    )
+
+
+def _refuse_other_organs(groups: Sequence[Group], organs: DatasetOrgans) -> None:
+    """Refuse a name that the data set has not, and organs that nobody drew.
+
+    Raises
+    ------
+    ValueError
+        Names the table and the organ.
+    """
+    drawn = {organ for each in groups for organ in each.observers["observer1"].names}
+    for group in groups:
+        for name, observer in group.observers.items():
+            where = f"[{group.name}.{name}] {observer.kind.value}"
+            if wrong := [organ for organ in observer.names if organ not in organs.label_of]:
+                msg = f"{where}: {wrong[0]!r}: one of {', '.join(organs.label_of)} expected"
+                raise ValueError(msg)
+        for both in set(organs.joined) & set(group.observers["observer1"].names):
+            parts = " and ".join(organs.joined[both])
+            msg = (
+                f"[{group.name}]: observer1 has {parts} as one ({both}), but systems learn from it "
+                f"to draw {parts}: contour them apart; only the other observers may join them"
+            )
+            raise ValueError(msg)
+    if missing := [organ for organ in organs.organs.values() if organ not in drawn]:
+        msg = f"observer1 draws no {' and no '.join(missing)}, and nobody could learn it"
+        raise ValueError(msg)
 
 
 def find_scans(folder: Path, group: Group) -> list[ScanFiles]:
@@ -219,7 +277,7 @@ def _matching(
         fitting: dict[tuple[str, str], str] = {}
         for path in path_list:
             if match := expression.fullmatch(path):
-                scan = (match["animal"], match["time"])
+                scan = (_animal(match), match["time"])
                 if scan in fitting:
                     msg = f"{key}: {fitting[scan]} and {path} both fit {pattern!r}; which is it?"
                     raise ConfigWrong(msg)
@@ -228,13 +286,19 @@ def _matching(
     return path_of
 
 
+def _animal(match: re.Match[str]) -> str:
+    """The animal's name, after that of its study if the pattern has one."""
+    study = match.groupdict().get("study")
+    return match["animal"] if study is None else f"{'-'.join(study.split())}-{match['animal']}"
+
+
 def _expression(pattern: str) -> re.Pattern[str]:
     if "}*" in pattern or "*{" in pattern or "}{" in pattern:
         msg = f"{pattern!r}: something must stand between a {{name}} and what follows"
         raise ValueError(msg)
     expression = ""
     named: set[str] = set()
-    for part in re.split(r"(\{animal\}|\{time\}|\*)", pattern):
+    for part in re.split(r"(\{animal\}|\{time\}|\{study\}|\*)", pattern):
         if part in _PARTS:
             name = _PARTS[part]
             # Lazy: as few characters as the rest of the pattern allows.
@@ -242,7 +306,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
             named.add(name)
         else:
             expression += "[^/]*" if part == "*" else re.escape(part)
-    if missing := set(_PARTS.values()) - named:
+    if missing := _NEEDED - named:
         msg = f"{pattern!r} lacks {{{sorted(missing)[0]}}}, which tells scans apart"
         raise ValueError(msg)
     return re.compile(expression)
@@ -261,7 +325,7 @@ def _group(name: str, table: Any) -> Group:
     if not math.isfinite(spacing_mm) or spacing_mm < 0:
         msg = f"spacing_mm {spacing_mm}: the edge of a voxel in mm expected, or 0 to allow any"
         raise ValueError(msg)
-    group = Group(
+    return Group(
         name=name,
         contrast=_bool(table, "contrast"),
         ct=_patterns(table, "ct"),
@@ -275,13 +339,6 @@ def _group(name: str, table: Any) -> Group:
             if observer in table
         },
     )
-    if "Lungs" in group.observers["observer1"].names:
-        msg = (
-            "observer1 has both lungs as one (Lungs), but systems learn from it to draw Lung_R and "
-            "Lung_L: contour the lungs apart; only the other observers may join them"
-        )
-        raise ValueError(msg)
-    return group
 
 
 def _observer(table: Mapping[str, Any], name: str) -> ObserverLayout:
@@ -291,14 +348,13 @@ def _observer(table: Mapping[str, Any], name: str) -> ObserverLayout:
         msg = f"{name}: one of {', '.join(kind.value for kind in Kind)} expected"
         raise ValueError(msg)
     organs = table[kinds[0].value]
-    if wrong := [organ for organ in organs if organ not in LABEL_OF]:
-        msg = f"{name}.{kinds[0].value}: {wrong[0]!r}: one of {', '.join(LABEL_OF)} expected"
-        raise ValueError(msg)
     names = {
-        organ: tuple(str(word) for word in (words if isinstance(words, list) else [words]))
+        named_organ(organ): tuple(
+            str(word) for word in (words if isinstance(words, list) else [words])
+        )
         for organ, words in organs.items()
     }
-    organ_of: dict[str, str] = {}
+    organ_of: dict[str, Organ] = {}
     for organ, words in names.items():
         for word in (name.strip().casefold() for name in words):
             if organ_of.setdefault(word, organ) != organ:

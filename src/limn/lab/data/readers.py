@@ -1,10 +1,11 @@
-"""Reads images and contours of any origin, with limn's label numbers and array axes S, P, L."""
+"""Reads images and contours of any origin, with the data set's labels and array axes S, P, L."""
 
 from __future__ import annotations
 
 import gzip
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from limn.domain.geometry import FloatArray, Grid, Reorientation, SpacingMm, axi
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
 from limn.formats.label_files import grid_of, image_of
-from limn.lab.data.folder_layout import LABEL_OF, Kind, ObserverLayout
+from limn.lab.data.folder_layout import Kind, ObserverLayout
 from limn.lab.data.rois import GAPS, doubts_of, mask_of, read_structure_set
 
 AXES = "SPL"
@@ -128,15 +129,16 @@ def _is_of_file_manager(name: str) -> bool:
 
 
 def read_contours(
-    path: Path, layout: ObserverLayout, ct: Path
+    path: Path, layout: ObserverLayout, ct: Path, label_of: Mapping[str, int]
 ) -> tuple[npt.NDArray[np.uint8], Grid, tuple[str, ...]]:
-    """Read an observer's contours: (z, y, x) uint8 numbered by `LABEL_OF`, their grid, and doubts.
+    """Read an observer's contours: (z, y, x) uint8, their grid, and doubts.
 
     Doubts are what a person should look at, such as contours that name another slice than theirs.
 
     Parameters
     ----------
     ct : folder of the DICOM series that a structure set was drawn on
+    label_of : organ to its label in the data set
 
     Raises
     ------
@@ -144,7 +146,7 @@ def read_contours(
         If the file can't be read or lacks a name of the layout.
     """
     if layout.kind is Kind.ROIS:
-        return _read_structure_set(path, layout, ct)
+        return _read_structure_set(path, layout, ct, label_of)
     array, grid = _read_image(path, layout.axes)
     if layout.kind is Kind.CLASSES:
         numbers = _classes(path.with_suffix(".cls"))
@@ -156,7 +158,7 @@ def read_contours(
         numbers_of = {organ: [int(name) for name in names] for organ, names in layout.names.items()}
     labels_zyx = np.zeros(array.shape, dtype=np.uint8)
     for organ, values in numbers_of.items():
-        labels_zyx[np.isin(array, values)] = LABEL_OF[organ]
+        labels_zyx[np.isin(array, values)] = label_of[organ]
     return labels_zyx, grid, ()
 
 
@@ -246,7 +248,7 @@ def _classes(path: Path) -> dict[str, list[int]]:
 
 
 def _read_structure_set(
-    path: Path, layout: ObserverLayout, ct: Path
+    path: Path, layout: ObserverLayout, ct: Path, label_of: Mapping[str, int]
 ) -> tuple[npt.NDArray[np.uint8], Grid, tuple[str, ...]]:
     series = read_series(ct)
     ds = read_structure_set(path)
@@ -285,15 +287,19 @@ def _read_structure_set(
             if why != GAPS
         ]
         mask = mask_of(roi, series)
-        doubts += _overlap(path, roi.name, mask, labels_zyx)
+        doubts += _overlap(path, roi.name, mask, labels_zyx, label_of)
         # Organs do not overlap; where two ROIs do, the first one of the layout gets the voxel.
-        labels_zyx[mask & (labels_zyx == 0)] = LABEL_OF[organ]
+        labels_zyx[mask & (labels_zyx == 0)] = label_of[organ]
     labels_zyx, grid = _reoriented(labels_zyx, series.grid, path)
     return labels_zyx.astype(np.uint8), grid, tuple(doubts)
 
 
 def _overlap(
-    path: Path, name: str, mask: npt.NDArray[np.bool_], labels_zyx: npt.NDArray[np.uint8]
+    path: Path,
+    name: str,
+    mask: npt.NDArray[np.bool_],
+    labels_zyx: npt.NDArray[np.uint8],
+    label_of: Mapping[str, int],
 ) -> list[str]:
     """A doubt about a ROI that shares voxels with those before it.
 
@@ -306,7 +312,7 @@ def _overlap(
     share = float(shared.sum()) / max(int(mask.sum()), 1)
     if share <= REPORTED_OVERLAP_SHARE:
         return []
-    other = next(word for word, label in LABEL_OF.items() if label == shared.argmax() + 1)
+    other = next(word for word, label in label_of.items() if label == shared.argmax() + 1)
     text = f"contours of {name}: {share:.0%} of their voxels lie in ROIs of the layout before it"
     if share > MAX_OVERLAP_SHARE:
         msg = f"{path}: {text}, most in that for {other}; one of the two has the other's contours"

@@ -14,19 +14,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from limn.domain.scan import TG263_ROLES, Organ, Role
-from limn.lab.words import ComparedStructure
-
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 # How many of two or three observers must have drawn a voxel of the consensus.
 CONSENSUS_VOTES = 2
-
-ORGANS_OF: Mapping[ComparedStructure, tuple[Organ, ...]] = {
-    ComparedStructure.HEART: (TG263_ROLES[Role.HEART],),
-    ComparedStructure.LUNGS: (TG263_ROLES[Role.LUNG_R], TG263_ROLES[Role.LUNG_L]),
-    ComparedStructure.CORD: (TG263_ROLES[Role.CORD],),
-}
 
 
 def conformity_index(masks: Sequence[Mask]) -> float:
@@ -67,24 +58,20 @@ def consensus(masks: Sequence[Mask]) -> Mask:
 
 
 def structure_masks(
-    labels_zyx: npt.NDArray[np.uint8], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[ComparedStructure, Mask]:
+    labels_zyx: npt.NDArray[np.uint8], structures: Mapping[str, Sequence[int]]
+) -> dict[str, Mask]:
     """An observer's labels as masks of the structures that all observers can be compared on.
 
     Parameters
     ----------
-    organs : label to organ
-    lungs_label : the label of both lungs as one, which one observer uses
+    structures : name to its labels: those of its organs, and that of all of them as one
 
     Returns
     -------
     (z, y, x) bool of every structure that is not empty
     """
     masks = {}
-    for structure, parts in ORGANS_OF.items():
-        labels = [label for label, organ in organs.items() if organ in parts]
-        if structure is ComparedStructure.LUNGS:
-            labels.append(lungs_label)
+    for structure, labels in structures.items():
         mask = np.asarray(np.isin(labels_zyx, labels), dtype=np.bool_)
         if mask.any():
             masks[structure] = mask

@@ -22,7 +22,7 @@ from limn.domain.scan import Labels, Organ
 from limn.domain.spreadsheet import neutral, plain
 from limn.lab.measure.accuracy import score_labels
 from limn.lab.measure.agreement import conformity_index, consensus, structure_masks
-from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES, ComparedStructure
+from limn.lab.words import CONFORMITY, MEASURES, OBSERVERS, TIMES
 from limn.segment.bundle.bundle import CleanRule
 from limn.segment.draw.clean import clean
 
@@ -80,7 +80,7 @@ def system_scores(
     system: str,
     prediction: Labels,
     observers: Mapping[str, npt.NDArray[np.uint8]],
-    lungs_label: int,
+    structures: Mapping[str, Sequence[int]],
     rules: Mapping[Organ, CleanRule],
 ) -> list[Score]:
     """Every score of a system's labels, before and after the clean-up.
@@ -92,7 +92,7 @@ def system_scores(
     prediction : labels of the system on the scan's grid
     observers : name to (z, y, x) labels on the same grid, numbered as `prediction`; "observer1" is
         the reference of Tables 1 and 2, all of them make the consensus of Table 3
-    lungs_label : the label of both lungs as one, which one observer uses
+    structures : name to labels of what every observer can be compared on
     rules : of the node's clean-up
     """
     manual_zyx = observers[FIRST_OBSERVER]
@@ -101,7 +101,10 @@ def system_scores(
         label: organ for label, organ in prediction.organs.items() if (manual_zyx == label).any()
     }
     manual = Labels(manual_zyx, prediction.grid, organs)
-    agreed = _consensus(list(observers.values()), prediction.organs, lungs_label)
+    agreed = {
+        name: consensus(masks)
+        for name, masks in _masks_of_two(list(observers.values()), structures).items()
+    }
     scores = []
     for cleaned, labels in (("no", prediction), ("yes", clean(prediction, rules).labels)):
 
@@ -117,19 +120,18 @@ def system_scores(
             add(FIRST_OBSERVER, organ, "dsc", accuracy.dsc)
             add(FIRST_OBSERVER, organ, "msd_mm", accuracy.msd_mm)
             add(FIRST_OBSERVER, organ, "hd95_mm", accuracy.hd95_mm)
-        masks = structure_masks(labels.labels_zyx, labels.organs, lungs_label)
+        masks = structure_masks(labels.labels_zyx, structures)
         for structure, mask in agreed.items():
             nothing = np.zeros(mask.shape, dtype=np.bool_)
             index = conformity_index([masks.get(structure, nothing), mask])
-            add(CONSENSUS, structure.value, CONFORMITY, index)
+            add(CONSENSUS, structure, CONFORMITY, index)
     return scores
 
 
 def observer_scores(
     scan: Scan,
     observers: Sequence[npt.NDArray[np.uint8]],
-    organs: Mapping[int, Organ],
-    lungs_label: int,
+    structures: Mapping[str, Sequence[int]],
 ) -> list[Score]:
     """The observers' agreement on each structure that at least two of them drew."""
     return [
@@ -140,11 +142,11 @@ def observer_scores(
             OBSERVERS,
             OBSERVERS,
             "no",
-            structure.value,
+            structure,
             CONFORMITY,
             conformity_index(masks),
         )
-        for structure, masks in _masks_of_two(observers, organs, lungs_label).items()
+        for structure, masks in _masks_of_two(observers, structures).items()
     ]
 
 
@@ -236,22 +238,10 @@ def _second_animal(score: Score, animal_of: dict[tuple[str, str], str]) -> str:
     return ""
 
 
-def _consensus(
-    observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[ComparedStructure, npt.NDArray[np.bool_]]:
-    return {
-        structure: consensus(masks)
-        for structure, masks in _masks_of_two(observers, organs, lungs_label).items()
-    }
-
-
 def _masks_of_two(
-    observers: Sequence[npt.NDArray[np.uint8]], organs: Mapping[int, Organ], lungs_label: int
-) -> dict[ComparedStructure, list[npt.NDArray[np.bool_]]]:
+    observers: Sequence[npt.NDArray[np.uint8]], structures: Mapping[str, Sequence[int]]
+) -> dict[str, list[npt.NDArray[np.bool_]]]:
     """The masks of each structure that at least two observers drew."""
-    observed = [structure_masks(labels_zyx, organs, lungs_label) for labels_zyx in observers]
-    masks_of = {
-        structure: [masks[structure] for masks in observed if structure in masks]
-        for structure in ComparedStructure
-    }
-    return {structure: masks for structure, masks in masks_of.items() if len(masks) > 1}
+    observed = [structure_masks(labels_zyx, structures) for labels_zyx in observers]
+    masks_of = {name: [masks[name] for masks in observed if name in masks] for name in structures}
+    return {name: masks for name, masks in masks_of.items() if len(masks) > 1}

@@ -15,12 +15,12 @@ from limn.lab.measure.scores import Score
 from limn.lab.report.summary import accuracy_values, conformity_values
 from limn.lab.words import (
     MEASURES,
-    ORGAN_WORDS,
     SETS,
-    ComparedStructure,
     System,
     in_order,
     organs_in_order,
+    structures_in_order,
+    words_of,
 )
 
 COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb")
@@ -55,7 +55,7 @@ def draw_conformity(scores: Sequence[Score], test_set: str, path: Path) -> bool:
     systems = in_order({system for _, system in values})
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     axes = figure.add_subplot(1, 1, 1)
-    _boxes(axes, values, [structure.value for structure in ComparedStructure], systems)
+    _boxes(axes, values, structures_in_order(name for name, _ in values), systems)
     axes.set_ylabel("generalised conformity index")
     _finish(figure, systems, SETS[test_set], path)
     return True
@@ -94,7 +94,7 @@ def _boxes(
         axes.set_yscale("symlog", linthresh=1.0)
         axes.set_yticks([tick for tick in TICKS if tick <= 1.2 * ordered[-1]])
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xticks(range(len(organs)), [ORGAN_WORDS[organ] for organ in organs])
+    axes.set_xticks(range(len(organs)), [words_of(organ) for organ in organs])
     axes.grid(axis="y", linewidth=0.3)
 
 

@@ -134,7 +134,7 @@ def _sheet(
         top += height + GAP_PX
     left = names_px
     legend = [
-        (f"{ORGAN_WORDS.get(organ, organ)} {_short(organ)}", colour)
+        (" ".join(dict.fromkeys((ORGAN_WORDS.get(organ, organ), _short(organ)))), colour)
         for organ, colour in colours.items()
     ]
     for word, colour in [*legend, ("Observer 1, where it differs", (255, 255, 255))]:

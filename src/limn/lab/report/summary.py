@@ -20,9 +20,9 @@ from limn.lab.words import (
     OBSERVERS,
     REFERENCE_SYSTEM,
     TIMES,
-    ComparedStructure,
     in_order,
     organs_in_order,
+    structures_in_order,
 )
 
 
@@ -270,7 +270,11 @@ def undrawn_organs(scores: Sequence[Score], test_set: str) -> dict[Organ, int]:
         for score in scores
         if (score.set, score.reference) == (test_set, FIRST_OBSERVER)
     }
-    for organ in organs_in_order({*drawn, *TG263_ROLES.values()} - {ComparedStructure.LUNGS}):
+    known = {score.organ for score in scores if score.reference == FIRST_OBSERVER} | drawn
+    # A file of the paper's organs alone is of a set that should have all of them.
+    if known <= set(TG263_ROLES.values()):
+        known |= set(TG263_ROLES.values())
+    for organ in organs_in_order(known):
         scored = {
             score.scan
             for score in scores
@@ -296,11 +300,11 @@ def conformity(
         if score.measure == CONFORMITY and score.cleaned == "no" and not is_left_out:
             values[score.system, score.set, score.organ].append(score.value)
     return tuple(
-        Conformity(system.key, test_set, structure.value, *_mean_and_sd(_defined(values[key])))
+        Conformity(system.key, test_set, structure, *_mean_and_sd(_defined(values[key])))
         for system in in_order({key[0] for key in values})
         for test_set in sorted({key[1] for key in values})
-        for structure in ComparedStructure
-        if (key := (system.key, test_set, structure.value)) in values
+        for structure in structures_in_order(key[2] for key in values)
+        if (key := (system.key, test_set, structure)) in values
     )
 
 

@@ -20,13 +20,14 @@ from limn.lab.words import (
     MANUAL,
     MEASURES,
     OBSERVERS,
-    ORGAN_WORDS,
+    PAPER_STRUCTURES,
     REFERENCE_SYSTEM,
     SETS,
     TIMES,
-    ComparedStructure,
     System,
     in_order,
+    structures_in_order,
+    words_of,
 )
 
 OURS, PAPER = "here", "paper"
@@ -100,10 +101,11 @@ def study_tables(scores: Sequence[Score], timed: str = TIMED) -> list[Table]:
     ]
     for left_out in ([], every) if every else ([],):
         if cells := summary.conformity(scores, left_out):
-            rows = _conformity_rows(cells, published.conformity())
+            structures = structures_in_order(cell.organ for cell in cells)
+            rows = _conformity_rows(cells, published.conformity(), structures)
             name = "table3" + ("-without-missed" if left_out else "")
             caption = _conformity_caption() + _about_left_out(left_out)
-            made.append(Table(name, caption, _conformity_columns(), rows))
+            made.append(Table(name, caption, _conformity_columns(structures), rows))
     if measured := summary.times(scores):
         made.append(_time_table(measured, timed))
     return made
@@ -142,7 +144,7 @@ def _accuracy_table(
     rows = []
     for row in ours:
         system = _system(row.system)
-        start = (ORGAN_WORDS[row.organ], system.algorithm)
+        start = (words_of(row.organ), system.algorithm)
         rows.append((*start, system.model_here, OURS, *accuracy_cells(row, test_set)))
         if same := paper.get((row.organ, row.system)):
             rows.append((*start, system.model, PAPER, *accuracy_cells(same, test_set)))
@@ -173,7 +175,7 @@ def _about_missed(without: Sequence[str], missed: Sequence[str]) -> str:
 
 def _about_undrawn(scores: Sequence[Score], test_set: str) -> str:
     counts = summary.undrawn_organs(scores, test_set)
-    organs = ", ".join(f"{ORGAN_WORDS[organ]} on {n} scans" for organ, n in counts.items())
+    organs = ", ".join(f"{words_of(organ)} on {n} scans" for organ, n in counts.items())
     return f" Not scored, because observer 1 did not draw it: {organs}." if counts else ""
 
 
@@ -225,7 +227,7 @@ def _difference_table(scores: Sequence[Score], test_set: str, without: Sequence[
 def _difference_row(each: Difference) -> tuple[str, ...]:
     system, comparison = _system(each.system), each.comparison
     return (
-        ORGAN_WORDS[each.organ],
+        words_of(each.organ),
         system.algorithm,
         system.model_here,
         MEASURES[each.measure],
@@ -304,7 +306,7 @@ def _case_table(scores: Sequence[Score], test_set: str) -> Table:
         by_scan = summary.by_organ(scores, test_set, system.key)
         for which, scan in summary.cases(by_scan).items():
             organs = ", ".join(
-                f"{ORGAN_WORDS[organ]} {_two(score.dsc)} / {_two(score.hd95_mm)}"
+                f"{words_of(organ)} {_two(score.dsc)} / {_two(score.hd95_mm)}"
                 for organ, score in by_scan[scan].items()
             )
             mean = f"{summary.mean_dsc(by_scan[scan]):.3f}"
@@ -320,17 +322,10 @@ def _case_table(scores: Sequence[Score], test_set: str) -> Table:
 # Table 3
 
 
-def _conformity_columns() -> tuple[str, ...]:
-    words = {
-        ComparedStructure.HEART: "Heart",
-        ComparedStructure.LUNGS: "Total lungs",
-        ComparedStructure.CORD: "Spinal Cord",
-    }
+def _conformity_columns(structures: Sequence[str]) -> tuple[str, ...]:
     shorts = {"test1": "Native CT", "test2": "Contrast-enhanced CT"}
     values = [
-        f"{short} {words[structure]}"
-        for short in shorts.values()
-        for structure in ComparedStructure
+        f"{short} {words_of(structure)}" for short in shorts.values() for structure in structures
     ]
     return ("Algorithm", "Model", "Of", *values)
 
@@ -349,22 +344,28 @@ def _about_left_out(left_out: Sequence[tuple[str, str]]) -> str:
 
 
 def _conformity_rows(
-    ours: Sequence[Conformity], paper: Sequence[Conformity]
+    ours: Sequence[Conformity], paper: Sequence[Conformity], structures: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     rows = []
     for system in in_order({cell.system for cell in ours}):
         start = system.algorithm
-        rows.append((start, system.model_here, OURS, *conformity_cells(ours, system.key)))
-        if any(cell.system == system.key for cell in paper):
-            rows.append((start, system.model, PAPER, *conformity_cells(paper, system.key)))
+        rows.append(
+            (start, system.model_here, OURS, *conformity_cells(ours, system.key, structures))
+        )
+        if any(cell.system == system.key and cell.organ in structures for cell in paper):
+            rows.append(
+                (start, system.model, PAPER, *conformity_cells(paper, system.key, structures))
+            )
     return tuple(rows)
 
 
-def conformity_cells(cells: Sequence[Conformity], system: str) -> tuple[str, ...]:
-    """The six cells of a line of Table 3, as the paper writes them; the best system is bold."""
+def conformity_cells(
+    cells: Sequence[Conformity], system: str, structures: Sequence[str] = PAPER_STRUCTURES
+) -> tuple[str, ...]:
+    """The cells of a line of Table 3, as the paper writes them; the best system is bold."""
     texts = []
     for test_set in SETS:
-        for structure in ComparedStructure:
+        for structure in structures:
             column = [cell for cell in cells if (cell.set, cell.organ) == (test_set, structure)]
             shown = next((cell for cell in column if cell.system == system), None)
             if shown is None:

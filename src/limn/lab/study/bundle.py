@@ -8,10 +8,10 @@ from pathlib import Path
 
 from limn.domain.files import new_folder
 from limn.lab.data.dataset import Entry
+from limn.lab.data.organs import DatasetOrgans
 from limn.lab.data.readers import AXES
 from limn.lab.study.config import StudyConfig
 from limn.lab.words import REFERENCE_SYSTEM
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.importing.import_v2 import read_v2
 from limn.segment.importing.trained import NOT_STATED, BundleStatement, seal
@@ -19,7 +19,9 @@ from limn.segment.importing.trained import NOT_STATED, BundleStatement, seal
 NEVER_SEEN = "not for animals: it has never seen one"
 
 
-def bundle_statement(config: StudyConfig, training: Sequence[Entry]) -> BundleStatement:
+def bundle_statement(
+    config: StudyConfig, training: Sequence[Entry], organs: DatasetOrgans
+) -> BundleStatement:
     """The statement for the 3d_fullres folds; with one phantom in training, a demonstration.
 
     Parameters
@@ -34,7 +36,8 @@ def bundle_statement(config: StudyConfig, training: Sequence[Entry]) -> BundleSt
     return BundleStatement(
         name=own.name,
         version=own.version,
-        organs=dict(TRUTH_LABELS),
+        organs=dict(organs.organs),
+        roles=organs.roles,
         orientation=AXES,
         trained_on=(
             f"{_learnt_from(training, phantoms)}, by nnU-Net {REFERENCE_SYSTEM} in "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ import SimpleITK
 import torch
 
 from limn.domain.files import write_durably
-from limn.domain.scan import TG263_ROLES, Labels, Volume
+from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import contents_of, image_of
 from limn.lab.data.dataset import Entry
-from limn.lab.data.folder_layout import LABEL_OF, OBSERVERS
+from limn.lab.data.folder_layout import OBSERVERS
+from limn.lab.data.organs import DatasetOrgans, read_organs
 from limn.lab.data.readers import read_ct
 from limn.lab.measure.scores import Scan, Score, observer_scores, system_scores, write_scores
 from limn.lab.process.isolated import cores, end_with_parent
@@ -31,25 +32,28 @@ from limn.lab.study.bundle import seal_folds
 from limn.lab.systems import aimos
 from limn.lab.systems.aimos import AimosPreset
 from limn.lab.words import TIMES
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.bundle.profile import ProfileName
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.importing.trained import BundleStatement, usual_clean
 
-LUNGS_LABEL = LABEL_OF["Lungs"]
-
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """The files and folders of a study."""
+    """The files and folders of a study.
+
+    Attributes
+    ----------
+    dataset : the data set, where it does not lie in the study's own folder
+    """
 
     work: Path
+    dataset: Path | None = None
 
     @property
     def data(self) -> Path:
         """The data set (`limn.lab.data.dataset`)."""
-        return self.work / "data"
+        return self.dataset or self.work / "data"
 
     @property
     def nnunet(self) -> Path:
@@ -80,10 +84,10 @@ class Folders:
 
 
 def train_aimos(
-    cases: Sequence[tuple[Path, Path]], preset: AimosPreset, seed: int, folder: Path
+    cases: Sequence[tuple[Path, Path]], classes: int, preset: AimosPreset, seed: int, folder: Path
 ) -> None:
     """Train one fold; its reports go to the log."""
-    aimos.train_fold(cases, preset, seed, folder, _log)
+    aimos.train_fold(cases, classes, preset, seed, folder, _log)
 
 
 def predict_aimos(networks: Sequence[Path], scans: Sequence[tuple[Path, Path, Path]]) -> None:
@@ -112,9 +116,30 @@ def predict_limn(
 ) -> None:
     """Label scans by limn's own engine with the 3d_fullres folds, warm as in the node."""
     seal_folds(trained, bundle, statement, profile)
+    label_scans(bundle, profile, scans)
+
+
+def label_scans(
+    bundle: Path,
+    profile: ProfileName,
+    scans: Sequence[tuple[Path, Path, Path]],
+    label_of: Mapping[str, int] | None = None,
+) -> None:
+    """Label scans by a bundle in limn's own engine, warm as in the node.
+
+    Parameters
+    ----------
+    label_of : organ to its label in the files; None for the bundle's own labels. An organ that it
+        lacks is not written.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ensemble = Ensemble.load(open_bundle(bundle), device, profile)
     ensemble.warm_up()
+    numbers = np.arange(256, dtype=np.uint8)
+    if label_of is not None:
+        numbers[:] = 0
+        for number, organ in ensemble.bundle.organs.items():
+            numbers[number] = label_of.get(organ, 0)
 
     def label(volume: Volume, watch: Stopwatch) -> npt.NDArray[np.uint8]:
         def drawn() -> tuple[tuple[str, ...], npt.NDArray[np.uint8]]:
@@ -127,7 +152,7 @@ def predict_limn(
         flags, labels = ensemble.despite_gpu(drawn)
         if flags:
             _log(f"flags: {', '.join(flags)}")
-        return labels
+        return np.asarray(numbers[labels], dtype=np.uint8)
 
     _predict(scans, label)
 
@@ -137,8 +162,11 @@ def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], ou
     workers = min(len(entries), cores())
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Score]] = {}
+    organs = read_organs(folders.data)
     with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
-        jobs = {pool.submit(_score_scan, folders, own, systems): own.scan for own in entries}
+        jobs = {
+            pool.submit(_score_scan, folders, organs, own, systems): own.scan for own in entries
+        }
         for number, job in enumerate(as_completed(jobs), start=1):
             found[jobs[job]] = job.result()
             _log(f"scored {number}/{len(entries)} {jobs[job]}")
@@ -146,25 +174,27 @@ def score(folders: Folders, entries: Sequence[Entry], systems: Sequence[str], ou
     write_scores(out, [each for own in entries for each in found[own.scan]])
 
 
-def read_drawing(path: Path, volume: Volume) -> Labels:
+def read_drawing(path: Path, volume: Volume, organs: Mapping[int, Organ]) -> Labels:
     """Labels of a scan by an observer or a system, on the scan's grid."""
     labels_zyx = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.uint8)
-    return Labels(labels_zyx, volume.grid, TRUTH_LABELS)
+    return Labels(labels_zyx, volume.grid, organs)
 
 
-def _score_scan(folders: Folders, own: Entry, systems: Sequence[str]) -> list[Score]:
+def _score_scan(
+    folders: Folders, organs: DatasetOrgans, own: Entry, systems: Sequence[str]
+) -> list[Score]:
     volume = read_ct(folders.data / own.ct, "")
     scan = Scan(own.split, own.scan, own.animal)
     observers = {
-        name: read_drawing(folders.data / path, volume).labels_zyx
+        name: read_drawing(folders.data / path, volume, organs.organs).labels_zyx
         for name in OBSERVERS
         if (path := getattr(own, name))
     }
-    found = observer_scores(scan, list(observers.values()), TRUTH_LABELS, LUNGS_LABEL)
-    rules = usual_clean(TRUTH_LABELS.values(), TG263_ROLES)
+    found = observer_scores(scan, list(observers.values()), organs.structures)
+    rules = usual_clean(organs.organs.values(), organs.roles)
     for system in systems:
-        drawn = read_drawing(folders.labels(system, own.scan), volume)
-        found += system_scores(scan, system, drawn, observers, LUNGS_LABEL, rules)
+        drawn = read_drawing(folders.labels(system, own.scan), volume, organs.organs)
+        found += system_scores(scan, system, drawn, observers, organs.structures, rules)
         times = json.loads(folders.times(system, own.scan).read_text(encoding="utf-8"))
         found += [
             Score(own.split, own.scan, own.animal, system, "", "no", "", name, times[name])

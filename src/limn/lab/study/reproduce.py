@@ -18,6 +18,7 @@ from limn.lab.data.dataset import (
     import_folder,
     read_dataset,
 )
+from limn.lab.data.organs import DatasetOrgans, read_organs
 from limn.lab.data.readers import read_ct
 from limn.lab.data.split import read_split
 from limn.lab.measure.scores import read_scores
@@ -74,7 +75,8 @@ def reproduce(
 def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], None]) -> Path:
     _refuse_another(config, folders.work)
     entries = _data(config, folders, report)
-    planned = steps(config, entries, folders)
+    organs = read_organs(folders.data)
+    planned = steps(config, entries, organs, folders)
     systems = (*config.systems, LIMN)
     for system in systems:
         folders.labels(system, "").parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def _reproduce(config: StudyConfig, folders: Folders, report: Callable[[str], No
     write_tables(folders.scores, results, report, described(config, entries), timed)
     write_durably(results / folders.scores.name, folders.scores.read_bytes())
     _write_steps(planned, folders.work, results / STEPS_CSV)
-    for path in _overlays(systems, testing, folders, results):
+    for path in _overlays(systems, testing, organs, folders, results):
         report(f"drawn: {path}")
     sealed, naming = open_bundle(folders.bundle), config.naming
     if (sealed.name, sealed.version) != (naming.name, naming.version):
@@ -215,7 +217,11 @@ def _write_steps(planned: Sequence[Step], work: Path, path: Path) -> None:
 
 
 def _overlays(
-    systems: Sequence[str], entries: Sequence[Entry], folders: Folders, results: Path
+    systems: Sequence[str],
+    entries: Sequence[Entry],
+    organs: DatasetOrgans,
+    folders: Folders,
+    results: Path,
 ) -> list[Path]:
     """Draw the best, intermediate and worst scan of each test set with every system's contours.
 
@@ -232,8 +238,11 @@ def _overlays(
             path = results / f"overlay-{test_set}-{which}.png"
             draw_case(
                 volume,
-                read_drawing(folders.data / own.observer1, volume),
-                {name: read_drawing(folders.labels(name, scan), volume) for name in systems},
+                read_drawing(folders.data / own.observer1, volume, organs.organs),
+                {
+                    name: read_drawing(folders.labels(name, scan), volume, organs.organs)
+                    for name in systems
+                },
                 {name: found.get(scan, {}) for name, found in by_system.items()},
                 f"{words}: {which} scan, {scan}",
                 path,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limn.lab.data.dataset import Entry
+from limn.lab.data.organs import DatasetOrgans
 from limn.lab.study import jobs
 from limn.lab.study.bundle import bundle_statement
 from limn.lab.study.config import StudyConfig, costs
@@ -43,9 +44,11 @@ class Step:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def steps(config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> list[Step]:
+def steps(
+    config: StudyConfig, entries: Sequence[Entry], organs: DatasetOrgans, folders: Folders
+) -> list[Step]:
     """All steps from a data set to ``scores.csv``, each after those that it depends on."""
-    study = _Study(config, entries, folders)
+    study = _Study(config, entries, organs, folders)
     found = [study.prepare()]
     for system, preset in config.nnunet.items():
         found += [study.train_nnunet(system, preset, fold) for fold in study.folds]
@@ -68,8 +71,14 @@ class _Study:
     native_mm : the shortest edge of any scan's voxels
     """
 
-    def __init__(self, config: StudyConfig, entries: Sequence[Entry], folders: Folders) -> None:
-        self._config, self._folders = config, folders
+    def __init__(
+        self,
+        config: StudyConfig,
+        entries: Sequence[Entry],
+        organs: DatasetOrgans,
+        folders: Folders,
+    ) -> None:
+        self._config, self._folders, self._organs = config, folders, organs
         self._training = [own for own in entries if own.split == "train"]
         self._testing = [own for own in entries if own.split != "train"]
         self._environment = nnunet.environment(folders.nnunet)
@@ -121,7 +130,7 @@ class _Study:
         """All test scans by limn's engine, with the folds of the reference system."""
         config, folders = self._config, self._folders
         trained = nnunet.results_of(folders.nnunet, REFERENCE_SYSTEM, short=config.short)
-        statement = bundle_statement(config, self._training)
+        statement = bundle_statement(config, self._training, self._organs)
         return Step(
             _predict(LIMN),
             jobs.predict_limn,
@@ -140,7 +149,7 @@ class _Study:
         return Step(
             _train(AIMOS, fold),
             jobs.train_aimos,
-            (cases, preset, fold, self._folders.aimos(fold)),
+            (cases, 1 + len(self._organs.organs), preset, fold, self._folders.aimos(fold)),
             cost=LEARNING * slice_cost * preset.batch * preset.steps,
         )
 

@@ -52,7 +52,6 @@ from limn.lab.train.loop import LoopSettings, LossTable, TrainingLoop
 from limn.segment.engine.half import autocast
 from limn.segment.engine.resample import most_probable
 
-CLASSES = 5
 FINAL, LATEST, LOSSES = "final.pt", "latest.pt", "loss.csv"
 
 
@@ -91,15 +90,22 @@ class AimosPreset:
 
 @dataclass(frozen=True, slots=True)
 class Folds:
-    """Trained networks on their device, each with the window of HU of its training."""
+    """Trained networks on their device, each with the window of HU of its training.
+
+    Attributes
+    ----------
+    classes : how many labels they know, with the background
+    """
 
     preset: AimosPreset
+    classes: int
     networks: tuple[tuple[UNet2d, Window], ...]
     device: torch.device
 
 
 def train_fold(
     cases: Sequence[tuple[Path, Path]],
+    classes: int,
     preset: AimosPreset,
     seed: int,
     folder: Path,
@@ -113,6 +119,7 @@ def train_fold(
     Parameters
     ----------
     cases : CT and observer 1's labels of each scan, NIfTI with array axes S, P, L
+    classes : how many labels there are, with the background
 
     Raises
     ------
@@ -129,13 +136,13 @@ def train_fold(
     device = _device()
     settings = _settings(cases, preset, seed, folder)
     torch.manual_seed(seed)
-    network = UNet2d(preset.features, CLASSES).to(device)
+    network = UNet2d(preset.features, classes).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), preset.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 - step / preset.steps) ** 0.9
     )
     loop = TrainingLoop(settings, network, optimizer, schedule)
-    window, images, labels = read_slices(cases, preset.spacing_mm, preset.size, CLASSES)
+    window, images, labels = read_slices(cases, preset.spacing_mm, preset.size, classes)
     report(f"aimos: {len(images)} slices of {len(cases)} scans")
 
     def loss_of(step: int) -> torch.Tensor:
@@ -179,7 +186,7 @@ def read_folds(folders: Sequence[Path]) -> Folds:
     BundleUnfit
         If a fold is missing or unfinished, or the folds have different settings.
     """
-    device, presets, networks = _device(), list[AimosPreset](), []
+    device, presets, networks, classes = _device(), list[AimosPreset](), [], 0
     for folder in folders:
         path = folder / FINAL
         if not path.exists():
@@ -188,15 +195,16 @@ def read_folds(folders: Sequence[Path]) -> Folds:
         kept = torch.load(path, map_location=device, weights_only=True)
         presets.append(AimosPreset(**kept["begun"]["preset"]))
         own = len(kept["network"]["head.bias"])
-        if own != CLASSES or presets[-1] != presets[0]:
-            msg = f"{path}: {presets[-1]}, {own} classes; {presets[0]}, {CLASSES} expected"
+        classes = classes or own
+        if own != classes or presets[-1] != presets[0]:
+            msg = f"{path}: {presets[-1]}, {own} classes; {presets[0]}, {classes} expected"
             raise BundleUnfit(msg)
-        network = UNet2d(presets[-1].features, CLASSES).to(device).eval()
+        network = UNet2d(presets[-1].features, own).to(device).eval()
         network.load_state_dict(kept["network"])
         networks.append((network, Window(**kept["window"])))
     if not networks:
         raise BundleUnfit("AIMOS: no fold given; name the folder of one at least")
-    return Folds(presets[0], tuple(networks), device)
+    return Folds(presets[0], classes, tuple(networks), device)
 
 
 def predict(folds: Folds, volume: Volume) -> tuple[npt.NDArray[np.uint8], dict[str, float]]:
@@ -221,7 +229,7 @@ def predict(folds: Folds, volume: Volume) -> tuple[npt.NDArray[np.uint8], dict[s
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     prepared = time.perf_counter()
-    total = torch.zeros((CLASSES, shape[1], *preset.size), device=device)
+    total = torch.zeros((folds.classes, shape[1], *preset.size), device=device)
     with torch.inference_mode(), autocast(device):
         for (network, _), stack in zip(folds.networks, stacks, strict=True):
             for at in range(0, len(stack), preset.batch):
@@ -241,7 +249,7 @@ def _device() -> torch.device:
 def _loss(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Cross-entropy minus the organs' mean soft Dice over the batch."""
     soft = scores.softmax(dim=1)
-    one_hot = nn.functional.one_hot(truth, CLASSES).movedim(-1, 1).float()
+    one_hot = nn.functional.one_hot(truth, scores.shape[1]).movedim(-1, 1).float()
     axes = (0, 2, 3)
     overlap, size = (soft * one_hot).sum(axes)[1:], (soft + one_hot).sum(axes)[1:]
     soft_dice = ((2 * overlap + 1.0) / (size + 1.0)).mean()

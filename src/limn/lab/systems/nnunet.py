@@ -39,12 +39,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from limn.domain.files import replacement, write_durably
 from limn.domain.timing import Stopwatch
 from limn.lab.data.dataset import Entry, link_or_copy
+from limn.lab.data.organs import read_organs
 from limn.lab.process.isolated import cores, end_with_parent
 from limn.lab.process.timed import write_record
 from limn.lab.systems.nnunet_plans import Preset, configuration_of, plans
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.lab.words import CASCADE, LOWRES
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.segment.bundle.plans_json import PLANS_NAME, dataset
 from limn.segment.engine.half import autocast
 
@@ -182,7 +182,7 @@ def _plan(
         link_or_copy(data / own.ct, raw / "imagesTr" / f"{own.scan}_0000.nii.gz")
         for folder in (raw / "labelsTr", ready / "gt_segmentations"):
             link_or_copy(data / own.observer1, folder / f"{own.scan}.nii.gz")
-    described = json.dumps(dataset(TRUTH_LABELS, len(training)), indent=1)
+    described = json.dumps(dataset(read_organs(data).organs, len(training)), indent=1)
     for folder in (raw, ready):
         (folder / "dataset.json").write_text(described, encoding="utf-8")
     fingerprint = DatasetFingerprintExtractor(NUMBER, processes).run()

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
+from limn.lab.data.organs import read_organs
 from limn.lab.trust.spoilt_dataset import dataset_set
 from limn.lab.trust.spoilt_set import Spoilt, beyond_chest, contour_set, phantom_set
 from limn.lab.trust.teach import FEWEST_ROWS, teach
 from limn.lab.trust.trust_report import draw_misses, write_report
-from limn.phantom.anatomy import TRUTH_LABELS, WHOLE_LABELS
+from limn.phantom.anatomy import WHOLE_LABELS
 from limn.segment.bundle.bundle import add_part, open_bundle
 from limn.segment.engine.ensemble import Ensemble
 from limn.segment.judge.judge_of_bundle import judge_of
@@ -34,11 +35,11 @@ def teach_bundle(
     count : of phantoms
     """
     bundle = open_bundle(folder)
-    known = WHOLE_LABELS if dataset is None else TRUTH_LABELS
+    known = WHOLE_LABELS if dataset is None else read_organs(dataset).organs
     if unknown := [organ for organ in bundle.organs.values() if organ not in known.values()]:
-        source = "the phantoms" if dataset is None else "data sets"
+        source = "the phantoms have" if dataset is None else f"{dataset} has"
         msg = (
-            f"nobody knows the truth of {', '.join(unknown)}: {source} have contours of "
+            f"nobody knows the truth of {', '.join(unknown)}: {source} contours of "
             f"{', '.join(known.values())}; bundle {bundle.label} can't get a judge by them"
         )
         raise ConfigWrong(msg)

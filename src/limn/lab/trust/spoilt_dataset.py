@@ -10,8 +10,8 @@ import numpy as np
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Labels
 from limn.lab.data.dataset import read_dataset
+from limn.lab.data.organs import DatasetOrgans, read_organs
 from limn.lab.data.readers import read_ct
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.faults import PIXEL_FAULTS, UNSEEN, SpoiltScan, spoil
 
 # Of each scan, so many spoilt ones for one as it is.
@@ -26,16 +26,18 @@ class SpoiltCase:
     contours: Path
     fault: str
     seed: int
+    organs: DatasetOrgans
 
     def make(self) -> SpoiltScan:
         """Read it, and spoil it."""
         volume = read_ct(self.ct, "")
         labels_zyx = read_ct(self.contours, "").hu_zyx.astype(np.uint8)
-        return spoil(volume, Labels(labels_zyx, volume.grid, TRUTH_LABELS), self.fault, self.seed)
+        truth = Labels(labels_zyx, volume.grid, self.organs.organs, self.organs.roles)
+        return spoil(volume, truth, self.fault, self.seed)
 
 
 def dataset_set(folder: Path) -> tuple[SpoiltCase, ...]:
-    """Every contoured scan of a data set whose lungs are apart, as it is and spoilt.
+    """Every scan of a data set on which all organs are contoured, as it is and spoilt.
 
     The truth is that of a phantom, else the first observer's.
 
@@ -46,20 +48,24 @@ def dataset_set(folder: Path) -> tuple[SpoiltCase, ...]:
     """
     kinds = [fault for fault in PIXEL_FAULTS if fault not in UNSEEN]
     cases: list[SpoiltCase] = []
+    organs = read_organs(folder)
     for entry in read_dataset(folder):
         drawn = entry.truth or entry.observer1
-        if not drawn or not _lungs_apart(folder / drawn):
+        if not drawn or not _whole(folder / drawn, organs):
             continue
         for turn in range(1 + SPOILT_EACH):
             k = len(cases)
             fault = "none" if turn == 0 else kinds[(k - k // (1 + SPOILT_EACH)) % len(kinds)]
-            cases.append(SpoiltCase(folder / entry.ct, folder / drawn, fault, k))
+            cases.append(SpoiltCase(folder / entry.ct, folder / drawn, fault, k, organs))
     if not cases:
-        msg = f"{folder}: no scan has contours of heart, cord and both lungs apart"
+        msg = (
+            f"{folder}: no scan has contours of {' and '.join(organs.organs.values())}, each apart"
+        )
         raise ConfigWrong(msg)
     return tuple(cases)
 
 
-def _lungs_apart(path: Path) -> bool:
+def _whole(path: Path, organs: DatasetOrgans) -> bool:
+    """Whether every organ was drawn, and none of them as one with another."""
     labels = np.unique(read_ct(path, "").hu_zyx)
-    return set(TRUTH_LABELS) == {int(label) for label in labels if label}
+    return set(organs.organs) == {int(label) for label in labels if label}

@@ -257,7 +257,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
         sample=str(manifest["sample"]) if "sample" in manifest else None,
         species=read_species(manifest.get("animal")),
         judge=str(manifest["judge"]) if "judge" in manifest else None,
-        roles=_roles(manifest.get("roles"), set(organs.values())),
+        roles=read_roles(manifest.get("roles"), set(organs.values())),
         colours={organ: _colour(roi) for organ, roi in rois.items() if "colour" in roi},
         codes={organ: _code(roi) for organ, roi in rois.items() if "code" in roi},
     )
@@ -265,7 +265,7 @@ def _read(folder: Path, manifest: Mapping[str, Any], sha256: str) -> Bundle:
     return bundle
 
 
-def _roles(table: Mapping[str, Any] | None, organs: Set[Organ]) -> Mapping[Role, Organ]:
+def read_roles(table: Mapping[str, Any] | None, organs: Set[Organ]) -> Mapping[Role, Organ]:
     """The table ``[roles]``; without it organs with TG-263's names have their role."""
     if table is None:
         return {role: organ for role, organ in TG263_ROLES.items() if organ in organs}
