@@ -15,6 +15,7 @@ from limn.node.board.viewer import viewing
 from limn.node.board.viewer.ct import Ct
 from tests.node.board.conftest import give_accounts
 from tests.node.board.test_browser import WIDTHS, page_of
+from tests.support.node.parts import until
 from tests.support.node.viewed import LIES, file_scan, packed, stack, voxel_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
@@ -341,12 +342,11 @@ def test_no_plane_of_earlier_contours_is_shown_beside_new_ones(site, served, dra
     page.locator("#plane-0").press("PageDown")
     page.get_by_text("the scan's files changed while this page was open").wait_for()
     page.locator("#plane-0").press("PageUp")
-    page.wait_for_function(
-        "() => [0, 1, 2].every((axis) => "
-        "document.getElementById(`plane-${axis}`).dataset.state === 'CT')"
-    )
-    frames(page)
+    page.locator("#plane-0[data-index='10'][data-state=CT]").wait_for()
+    until(lambda: [coloured(page, axis, HEART) for axis in range(3)] == [0, 0, 0])
+    frames(page, 30)
     assert [coloured(page, axis, HEART) for axis in range(3)] == [0, 0, 0]
+    assert coloured(page, 0, LUNG) > 0
     assert errors == []
 
 

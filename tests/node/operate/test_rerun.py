@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pydicom
 import pytest
 
@@ -94,7 +93,7 @@ def contour_with_threshold(monkeypatch, cut=None):
         def label(self, prepared, inferred):
             labels = super().label(prepared, inferred)
             if cut is not None:
-                labels.zyx[:] = np.where(labels.zyx == cut, 0, labels.zyx)
+                labels.labels_zyx[labels.labels_zyx == cut] = 0
             return labels
 
     def contour(config, bundle, job, is_busy, told):
@@ -147,8 +146,8 @@ def test_a_run_with_another_bundle_is_a_new_version_that_goes_out(site, monkeypa
         "why": "the site's one missed the apex",
     }
     with peer(Archive(0x0000, 0x0000), port=site.port):
-        while site.courier().work():
-            pass
+        for _ in range(3):
+            site.courier().work()
     logged = {each["scan_id"]: each for each in scanlog.rows(site.log)}["scan-00002"]
     assert logged["bundle"] == "other-8"
     assert "rerun:other-8" in logged["flags"]
@@ -233,7 +232,7 @@ def test_a_second_run_with_the_same_bundle_is_refused(site, monkeypatch):
     contour_with_threshold(monkeypatch)
     again(site)
     for scan in ("scan-00001", "scan-00002"):
-        assert f"can't run with {OTHER}" in site.refused("rerun", scan, *order_of(OTHER))
+        assert "can run with no other bundle" in site.refused("rerun", scan, *order_of(OTHER))
 
 
 def test_a_kill_while_it_is_entered_leaves_nothing_for_the_engine(site, monkeypatch):
