@@ -95,7 +95,7 @@ class RerunJournal(Journal):
         """SOP Instance UID of the newest structure set of this series; empty if there is none."""
         rows = self._all(
             "select sop_instance_uid from structure_set join scan on scan.id = structure_set.scan "
-            "where series_instance_uid = ? and scan.profile = ? and scan.state = 'contoured' "
+            "where scan.series_instance_uid = ? and scan.profile = ? and scan.state = 'contoured' "
             "and field is null order by version desc limit 1",
             (arrived.series_instance_uid, arrived.profile),
         )
