@@ -80,7 +80,8 @@ def test_a_host_without_the_board_needs_none_of_its_files(tmp_path, capsys):
     """Neither its certificate nor its accounts: a worker's host starts without them."""
     config, path = node_on_several_hosts(tmp_path)
     text = path.read_text().replace(
-        "[board]\n", '[board]\nhost = "0.0.0.0"\nnames = ["b"]\n[board.tls]\ncertificate = "a"\nkey = "b"\n'
+        "[board]\n",
+        '[board]\nhost = "0.0.0.0"\nnames = ["b"]\n[board.tls]\ncertificate = "a"\nkey = "b"\n',
     )
     path.write_text(text)
     config = load_config(path)
