@@ -3,7 +3,8 @@
 A made-up past of ten thousand scans, written by the store's own writers, and the real process of
 the board beside it. Then twenty clients follow the live page and load the history again and again,
 while a worker tells twice a second how far it is; what counts is the board's time on the processor.
-With ``--scan`` a phantom is contoured in turn with and without the clients.
+With ``--scan`` a phantom is contoured in turn with and without the clients, each run timed;
+``--every 0`` leaves their live pages alone (event streams), ``--alone`` leaves all but that out.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def board(config_path: Path, port: int) -> Iterator[psutil.Process]:
 
 
 def follow(port: int, stopping: threading.Event, every_s: float) -> None:
-    """One browser: the live page's stream, and the history every so often."""
+    """One browser: the live page's stream, and the history every so often (0: never)."""
 
     def stream() -> None:
         url = f"http://localhost:{port}/events"
@@ -100,6 +101,9 @@ def follow(port: int, stopping: threading.Event, every_s: float) -> None:
 
     reader = threading.Thread(target=stream, daemon=True)
     reader.start()
+    if not every_s:
+        stopping.wait()
+        return
     while not stopping.wait(every_s):
         get(port, "/history?since=2026-01-01")
 
@@ -216,6 +220,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--scan", type=int, default=0, help="pairs of runs of a scan")
+    parser.add_argument("--alone", action="store_true", help="time the scan and nothing else")
     parser.add_argument("--contour", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contour:
@@ -232,17 +237,26 @@ def main() -> None:
         running = row.id if row is not None else 0
         journal.started(running)
     with board(config_path, port) as process:
-        pages(port, arguments.times)
-        cost(process, config, arguments, running)
-        alone, beside = [], []
-        for _ in range(arguments.scan):
-            alone += scan_seconds(4)
-            with clients(config, port, running, arguments.clients, arguments.every):
-                beside += scan_seconds(4)
-    if alone:
-        for name, seconds in (("alone", alone), ("with the clients", beside)):
-            shown = " ".join(f"{each:.2f}" for each in sorted(seconds))
-            print(f"a scan {name}: median {statistics.median(seconds):.3f} s of {shown}")
+        if not arguments.alone:
+            pages(port, arguments.times)
+            cost(process, config, arguments, running)
+        if arguments.scan:
+            time_scan(config, arguments, running)
+
+
+def time_scan(config: Config, arguments: argparse.Namespace, running: int) -> None:
+    """Print how long a scan takes without and with the clients, in turn."""
+    port = config.board.port if config.board else 0
+    alone, beside = [], []
+    for _ in range(arguments.scan):
+        alone += scan_seconds(4)
+        with clients(config, port, running, arguments.clients, arguments.every):
+            beside += scan_seconds(4)
+    for name, seconds in (("alone", alone), (f"with {arguments.clients} clients", beside)):
+        shown = " ".join(f"{each:.2f}" for each in sorted(seconds))
+        print(f"a scan {name}: median {statistics.median(seconds):.3f} s of {shown}")
+    share = statistics.median(beside) / statistics.median(alone) - 1.0
+    print(f"they cost it {100 * share:.1f} %; load average now {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

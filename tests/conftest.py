@@ -81,6 +81,7 @@ SLOW_FILES = [
     "node/deliver/test_destinations",
     "node/operate/test_queue",
     "node/operate/test_backup",
+    "node/operate/test_rerun_process",
     "node/host/test_certs",
     "node/receive/folder/test_watched_folder",
     "node/receive/test_breaks",

@@ -209,6 +209,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
         "dicom/series.py",
         "node/contour",
         "node/deliver",
+        "node/operate/reruns",
         "segment/engine/fallback.py",
         "segment/judge",
         "segment/draw/hounsfield.py",

@@ -21,12 +21,13 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_scan_commands(commands: Commands) -> None:
-    """An operator's commands about scans: log, release, queue, watch, retry, resend, name."""
+    """An operator's commands about scans: log, release, queue, retry, rerun and the rest."""
     _add_log(commands)
     _add_release(commands)
     _add_queue(commands)
     _add_watch(commands)
     _add_retry(commands)
+    _add_rerun(commands)
     _add_resend(commands)
     _add_name(commands)
 
@@ -363,6 +364,28 @@ def _retry(parsed: argparse.Namespace) -> None:
     from limn.node.operate.retry import retry
 
     retry(parsed.config, parsed.scan)
+
+
+def _add_rerun(commands: Commands) -> None:
+    rerun = _with_config(
+        commands, "rerun", "contour a scan again with another bundle, as a new version of it"
+    )
+    rerun.add_argument("scan", metavar="SCAN", help="such as scan-00003")
+    rerun.add_argument("--bundle", metavar="NAME-VERSION", help="none: list those to choose of")
+    rerun.add_argument("--by", metavar="NAME", help="who orders it; needed with --bundle")
+    rerun.add_argument("--why", metavar="TEXT", help="the reason; needed with --bundle")
+    rerun.set_defaults(run=_rerun, usage=rerun.error)
+
+
+def _rerun(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.reruns.rerun import list_choices, rerun
+
+    if parsed.bundle is None:
+        list_choices(parsed.config, parsed.scan)
+        return
+    if parsed.by is None or parsed.why is None:
+        parsed.usage("--bundle wants --by NAME and --why TEXT")
+    rerun(parsed.config, parsed.scan, parsed.bundle, by=parsed.by, why=parsed.why)
 
 
 def _add_resend(commands: Commands) -> None:

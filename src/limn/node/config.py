@@ -572,6 +572,11 @@ class Config(_Table):
         return self.data_dir / "running.json"
 
     @property
+    def reruns_dir(self) -> Path:
+        """Orders to run scans again; see `limn.node.store.disk.rerun_notes`."""
+        return self.data_dir / "reruns"
+
+    @property
     def destinations_path(self) -> Path:
         """What destinations said last; see `limn.node.store.disk.contacts`."""
         return self.data_dir / "destinations.json"

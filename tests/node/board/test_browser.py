@@ -1,6 +1,7 @@
 """The board in a real Chromium: it follows the node, releases a held scan, and fits a phone."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -61,6 +62,10 @@ def test_the_live_page_follows_the_node(site, served, chromium):
     for share in (0.25, 0.75):
         show(site, row, share)
         page.get_by_text(f"{share:.0%}".replace("%", " %")).wait_for()
+    still = re.fullmatch(
+        r"still about (\d+) s, contours at \d\d:\d\d:\d\d", page.locator(".ends").inner_text()
+    )
+    assert 4 <= int(still[1]) <= 9
     clock = page.locator(".clock[data-since]")
     first = clock.inner_text()
     page.wait_for_function(

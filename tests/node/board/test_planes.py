@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import httpx
 import numpy as np
 import psutil
+import pydicom
 import pytest
 
 from limn.node.board.app import Board
@@ -196,6 +197,27 @@ def test_labels_alone_are_shown_once_the_slices_are_gone(site, browser):
     shutil.rmtree(site.data / "scans" / row.name)
     assert "there are no labels on disk" in frame_of(browser, row)["nothing"]
     assert browser.get(f"/{row.name}/plane/0/0").status_code == 404
+
+
+def test_a_slice_that_was_written_anew_is_shown_as_it_is(site, browser):
+    """Its planes were written before; the page learns by the frame's state that they are old."""
+    row = file_scan(site, 1, "feet first")
+    before = frame_of(browser, row)
+    whole(browser, row, before)
+    path = sorted((site.data / "spool" / "series-1").glob("*.dcm"))[9]
+    ds = pydicom.dcmread(path)
+    ds.PixelData = (ds.pixel_array + 50).tobytes()
+    ds.save_as(path)
+    frame = frame_of(browser, row)
+    assert frame["state"] != before["state"]
+    whole(browser, row, frame)
+    shown = [plane_of(browser, row, frame, 0, k)[1] for k in range(24)]
+    full, _, _ = stack("feet first")
+    hu = full.hu_zyx.copy()
+    hu[9] += 50
+    assert sorted(int(each.sum()) for each in shown) == sorted(int(each.sum()) for each in hu)
+    raw = browser.get(f"/{row.name}/plane/0/9").content
+    assert int.from_bytes(raw[4:8], "little") == frame["state"]
 
 
 def test_a_scan_without_labels_shows_its_slices(site, browser):

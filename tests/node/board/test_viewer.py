@@ -15,7 +15,8 @@ from limn.node.board.viewer import viewing
 from limn.node.board.viewer.ct import Ct
 from tests.node.board.conftest import give_accounts
 from tests.node.board.test_browser import WIDTHS, page_of
-from tests.support.node.viewed import LIES, file_scan, voxel_at
+from tests.support.node.parts import until
+from tests.support.node.viewed import LIES, file_scan, packed, stack, voxel_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 
@@ -323,6 +324,29 @@ def test_contours_come_without_a_reload(site, served, drawing):
     page.get_by_label("Heart").wait_for()
     frames(page)
     page.wait_for_function("() => document.getElementById('notes').children.length === 0")
+    assert errors == []
+
+
+def test_no_plane_of_earlier_contours_is_shown_beside_new_ones(site, served, drawing):
+    """The scan was contoured again while its page was open: planes that were seen come anew."""
+    row = file_scan(site, 1)
+    page, errors = opened(drawing, served, row)
+    assert coloured(page, 0, HEART) > 0
+    index = index_of(page, 0)
+    page.locator("#plane-0").press("ArrowDown")
+    index_of(page, 0, index)
+    _, labels, rungs = stack("oblique")
+    labels.labels_zyx[labels.labels_zyx == 1] = 0
+    (site.data / "scans" / row.name / "labels.npz").write_bytes(packed(labels, rungs))
+    # Far away, so that a plane is asked for; then back to one that was seen.
+    page.locator("#plane-0").press("PageDown")
+    page.get_by_text("the scan's files changed while this page was open").wait_for()
+    page.locator("#plane-0").press("PageUp")
+    page.locator("#plane-0[data-index='10'][data-state=CT]").wait_for()
+    until(lambda: [coloured(page, axis, HEART) for axis in range(3)] == [0, 0, 0])
+    frames(page, 30)
+    assert [coloured(page, axis, HEART) for axis in range(3)] == [0, 0, 0]
+    assert coloured(page, 0, LUNG) > 0
     assert errors == []
 
 

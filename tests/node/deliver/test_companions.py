@@ -288,3 +288,29 @@ def test_a_start_forgets_what_the_config_no_longer_asks_for(desk, wanted, left):
         desk.courier(port).work()
     assert desk.journal.forget_unwanted(wanted) == 1 - left
     assert len(desk.states(row)[1]) == left
+
+
+def test_a_preview_outlives_an_engine_that_ends_while_its_ct_goes(desk, monkeypatch):
+    """It was not sent yet: after the start the series goes on, and the preview follows."""
+    row = desk.contoured()
+    desk.journal._db.execute("update scan set state = 'ready', record = '{}'")
+    preview = desk.journal.begin_preview(row.id)
+    path = desk.folder / "PREVIEW.dcm"
+    path.write_bytes(encoded(structure_set(preview.sop_instance_uid)))
+    assert desk.journal.preview_contoured(row.id, str(path), ["tps"])
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    archive = Archive()
+    with peer(archive, classes=ALL) as port:
+        with monkeypatch.context() as at_first:
+            at_first.setattr(desk.journal, "series_sent", killed)
+            with pytest.raises(KeyboardInterrupt):
+                desk.courier(port, previews=True).work()
+        desk.courier(port, previews=True).work()
+    assert modalities(archive)[-1] == "RTSTRUCT"
+    assert modalities(archive).count("RTSTRUCT") == 1
+    assert str(archive.taken[-1].SOPInstanceUID) == preview.sop_instance_uid
+    (delivery,) = desk.journal.preview_deliveries(row.id)
+    assert delivery.state == "delivered"

@@ -5,7 +5,14 @@ import os
 import subprocess
 import sys
 
-from limn.node.host.processes import ENVIRONMENT
+import pytest
+
+from limn.domain.errors import ConfigWrong
+from limn.node.config import load_config
+from limn.node.host.processes import ENVIRONMENT, processes
+from limn.node.operate.check import check
+from limn.node.serve import ports
+from limn.node.serve.board_check import check_board_files
 
 # As the scheduler's and the worker's process see it.
 PAGES = """
@@ -35,6 +42,59 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def node_on_several_hosts(folder, more=""):
+    """A config with a board, as each of several hosts has it."""
+    path = folder / "limn.toml"
+    path.write_text(
+        f'data_dir = "data"\n[model]\nbundle = "bundle"\n[board]\n[engine]\ntls_dir = "tls"\n{more}'
+        '[[destination]]\nkind = "folder"\nname = "tps"\nfolder = "out"\n'
+    )
+    return load_config(path), path
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (None, ["scheduler", "worker", "engine", "receiver", "board"]),
+        ("receiver", ["engine", "receiver", "board"]),
+        ("scheduler", ["scheduler"]),
+        ("worker", ["worker"]),
+    ],
+)
+def test_of_several_hosts_the_one_with_the_journal_has_the_board(tmp_path, only, expected):
+    """Though all have one config."""
+    config, path = node_on_several_hosts(tmp_path)
+    assert [each.name for each in processes(config, path, only)] == expected
+
+
+def test_a_board_alone_is_refused_with_the_way(tmp_path):
+    """It reads the journal, which lies on the receiving host."""
+    config, path = node_on_several_hosts(tmp_path)
+    with pytest.raises(ConfigWrong, match="start limn serve there, or limn serve --only receiver"):
+        processes(config, path, "board")
+
+
+def test_a_host_without_the_board_needs_none_of_its_files(tmp_path, capsys):
+    """Neither its certificate nor its accounts: a worker's host starts without them."""
+    config, path = node_on_several_hosts(tmp_path)
+    text = path.read_text().replace(
+        "[board]\n",
+        '[board]\nhost = "0.0.0.0"\nnames = ["b"]\n[board.tls]\ncertificate = "a"\nkey = "b"\n',
+    )
+    path.write_text(text)
+    config = load_config(path)
+    with pytest.raises(ConfigWrong, match=r"board\.tls|TLS key"):
+        check_board_files(config)
+    check(path, "worker")
+    assert "board:" not in capsys.readouterr().out
+    assert "board.port" not in ports_of(config, "worker")
+
+
+def ports_of(config, only):
+    """The keys of the ports that a part opens."""
+    return [key for key, *_ in ports._ports(config, only)]
 
 
 def test_dask_shows_no_pages():

@@ -41,6 +41,7 @@ from limn.node.board.guard import EVENTS, Browsers, Guard
 from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
 from limn.node.board.peers_page import PeersPage
+from limn.node.board.reruns import Reruns, RerunView
 from limn.node.board.viewer.routes import Viewer
 from limn.node.board.views import ScanPage, live, scan_page
 from limn.node.config import BoardSettings, Config
@@ -98,6 +99,7 @@ class Board:
         register = Register(config.board_accounts_path, must_ask=board.leaves_this_computer)
         sessions = Sessions(register)
         sign_in = SignIn(register, sessions, self._browsers, self._as_it_is)
+        self._reruns = Reruns(config, config_path)
         self._making = threading.Lock()
         self._lines = Lines("", float("-inf"))
         self.viewer = Viewer(config, _scan_name, self._names)
@@ -190,16 +192,22 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> tuple[ScanPage, Beside]:
+        def found() -> tuple[ScanPage, Beside, RerunView]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
                     raise HTTPException(404, f"there is no {name}")
-                return scan_page(journal, row, self._config), beside(self._config, row)
+                return (
+                    scan_page(journal, row, self._config),
+                    beside(self._config, row),
+                    self._reruns.view(journal, row),
+                )
 
-        page, around = await run_in_threadpool(found)
+        page, around, again = await run_in_threadpool(found)
         said = Typed(request.query_params.get("said", ""))
-        return await self._page(request, "scan.html", scan=page, beside=around, said=said)
+        return await self._page(
+            request, "scan.html", scan=page, beside=around, again=again, said=said
+        )
 
     async def file(self, request: Request) -> Response:
         """A file of a scan; only those that its page lists."""
@@ -239,22 +247,24 @@ class Board:
         why = form.get("why", "").strip()
         if not by:
             raise HTTPException(400, "give your name: it stands in the log")
-        act = self._actions(name, by, why).get(action)
+        act = self._actions(name, by, why, form.get("bundle", "")).get(action)
         if act is None:
             raise HTTPException(404, "there is no such action")
         await run_in_threadpool(act)
         words = (one_line(each) for each in (action, by, visitor.address, why or "none"))
         log.info("%s: board: %s, by %s from %s, reason: %s", name, *words)
-        said = urlencode({"said": f"{action}: done, by {by}"})
+        done = "ordered" if action == "rerun" else "done"
+        said = urlencode({"said": f"{action}: {done}, by {by}"})
         return RedirectResponse(f"/{name}?{said}", status_code=303)
 
-    def _actions(self, name: str, by: str, why: str) -> dict[str, Callable[[], None]]:
+    def _actions(self, name: str, by: str, why: str, bundle: str) -> dict[str, Callable[[], None]]:
         path = self._config_path
         return {
             "release": lambda: release(path, [name], by=by, why=why or None, yes=True),
             "discard": lambda: discard(path, [name], why, by=by, yes=True),
             "resend": lambda: resend(path, [name], None),
             "retry": lambda: retry(path, [name]),
+            "rerun": lambda: self._reruns.order(name, bundle, by=by, why=why),
             "look": lambda: look(path, name, by=by),
         }
 

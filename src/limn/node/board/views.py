@@ -33,6 +33,7 @@ class Line:
     since : when its first slice came, UTC seconds; None if that is not known
     share : done, 0 to 1; None where nobody knows
     ends : clock time at which its contours are expected; empty where nobody knows
+    ends_at : the same in UTC seconds, for the countdown; None as well
     do : what a person must do
     """
 
@@ -45,6 +46,7 @@ class Line:
     share: float | None = None
     stage: str = ""
     ends: str = ""
+    ends_at: float | None = None
     details: str = ""
     do: str = ""
 
@@ -136,6 +138,7 @@ def _line(entry: QueueEntry, sender: str) -> Line:
         share=entry.share,
         stage=entry.stage,
         ends=clock(_seconds(entry.ends_utc)),
+        ends_at=_seconds(entry.ends_utc),
         details="; ".join(part for part in parts if part),
         do=entry.do,
     )

@@ -302,13 +302,7 @@ class Results:
             record["held"] = result.held
 
         def write() -> None:
-            make_private_folder(folder)
-            write_durably(path, result.structure_set, OWNER_ONLY_FILE)
-            for earlier in (folder / FORMS_DIR).glob("*"):
-                earlier.unlink()
-            for name, contents in result.forms.items():
-                make_private_folder(folder / FORMS_DIR)
-                write_durably(folder / FORMS_DIR / name, contents, OWNER_ONLY_FILE)
+            write_contours(path, result)
             held = result.held if live else None
             self._journal.contoured(row.id, str(path), record, held, contents_sha256)
 
@@ -343,6 +337,24 @@ class Results:
             row.name,
             row.animal,
         )
+
+
+def write_contours(path: Path, result: Result) -> None:
+    """Write a structure set, and beside it its other forms in place of earlier ones.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take them.
+    """
+    folder = path.parent
+    make_private_folder(folder)
+    write_durably(path, result.structure_set, OWNER_ONLY_FILE)
+    for earlier in (folder / FORMS_DIR).glob("*"):
+        earlier.unlink()
+    for name, contents in result.forms.items():
+        make_private_folder(folder / FORMS_DIR)
+        write_durably(folder / FORMS_DIR / name, contents, OWNER_ONLY_FILE)
 
 
 def _was_other(journal: Journal, known: StructureSetRow, path: Path, contents_sha256: str) -> bool:

@@ -14,7 +14,7 @@ from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.companions import Companions
-from limn.node.deliver.destinations import Outcome, backoff_s, deliver
+from limn.node.deliver.destinations import DeliveryAnswer, Outcome, backoff_s, deliver
 from limn.node.dimse.answers import answer_words
 from limn.node.persist import WriteAbandoned, write_until_done
 from limn.node.store.disk.contacts import DestinationContacts
@@ -58,14 +58,22 @@ class PreviewCourier:
             lose = partial(self.journal.lose_previews, name)
             write_until_done(lose, f"the previews for {name}", self.stopping)
             self.lost_noted = True
-        take = partial(self.journal.take_preview, name)
+        waiting = self.journal.next_preview(name)
+        if waiting is None:
+            return False
+        row = self.journal.scan(waiting.scan)
+        with oplog.about(scan=row.name, animal=row.animal):
+            # Before it counts as sent: a series may take long, and an engine that ends meanwhile
+            # goes on with it after its start.
+            series = self.companions.send_series(row)
+        take = partial(self.journal.take_preview, name, waiting.id)
         taken = write_until_done(take, f"a preview for {name}", self.stopping)
         if taken is None:
-            return False
+            # Its structure set was made meanwhile.
+            return True
         try:
-            row = self.journal.scan(taken.scan)
             with oplog.about(scan=row.name, animal=row.animal):
-                self._deliver(taken, row)
+                self._deliver(taken, row, series)
         except WriteAbandoned:
             raise
         except Exception:
@@ -74,11 +82,14 @@ class PreviewCourier:
             raise
         return True
 
-    def _deliver(self, delivery: PreviewDeliveryRow, row: ScanRow) -> None:
+    def _deliver(
+        self, delivery: PreviewDeliveryRow, row: ScanRow, series: DeliveryAnswer | None
+    ) -> None:
+        """Send it, unless its CT series met an answer that ended it."""
         preview = self.journal.preview_of(row.id)
         path = Path(preview.path if preview is not None else "")
         name = self.destination.name
-        answer = self.companions.send_series(row) or deliver(
+        answer = series or deliver(
             self.destination,
             path,
             self.calling_ae_title,

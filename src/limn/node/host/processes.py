@@ -62,7 +62,10 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
     """
     engine = config.engine
     if only == "board":
-        msg = "the board is a part of a node: [board] in its config, and limn serve"
+        msg = (
+            "the board runs where the journal is: put [board] into the config of that host, and "
+            "start limn serve there, or limn serve --only receiver"
+        )
         raise ConfigWrong(msg)
     if only == "engine":
         msg = "dispatch and delivery share the receiver's journal; serve --only receiver runs both"

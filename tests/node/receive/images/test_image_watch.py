@@ -17,7 +17,7 @@ import SimpleITK
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_headers, read_volume
 from limn.node.config import Watch
-from limn.node.dimse.status import OUT_OF_RESOURCES
+from limn.node.dimse.status import DUPLICATE, OUT_OF_RESOURCES
 from limn.node.receive.folder.taken_files import TakenFiles
 from limn.node.receive.folder.watched_folder import FolderWatch
 from limn.node.receive.images import image_watch
@@ -409,6 +409,28 @@ def test_a_disk_that_is_full_for_a_moment_loses_no_image(images, monkeypatch, ca
         (scan,) = images.door.wait_for_scans()
     assert scan.state == "ready"
     assert caplog.text.count("not taken") == 1
+
+
+def test_an_image_that_the_intake_will_never_take_is_read_once(images, monkeypatch, caplog):
+    """Its slices would be refused each time; another version of its file is taken."""
+    monkeypatch.setattr(image_watch, "LATER_S", 0.0)
+    accept, begun = images.door.intake.accept, []
+    begin = ImageWatch._begin
+    monkeypatch.setattr(
+        ImageWatch, "_begin", lambda *given: (begun.append(given[1]), begin(*given))[1]
+    )
+    never = StoreResult(DUPLICATE, "an instance of this UID with other contents is there")
+    monkeypatch.setattr(images.door.intake, "accept", lambda *_, **__: never)
+    path = write(images.folder / "M7.nii.gz")
+    with images.watching():
+        light = images.wait_shown("M7.nii.gz", "refused: an instance of this UID with other")
+        until(lambda: images.images._conversion is None)
+        time.sleep(0.3)
+        assert (light, len(begun)) == ("red", 1)
+        monkeypatch.setattr(images.door.intake, "accept", accept)
+        os.utime(path, (1e9, 1e9))
+        images.door.wait_for_scans()
+    assert caplog.text.count("refused: an instance of this UID") == 1
 
 
 @pytest.mark.parametrize("fault", ["memory", "note"])

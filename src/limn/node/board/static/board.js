@@ -10,6 +10,11 @@ const clocks = () => {
     cell.classList.toggle("near", asleep >= 0.75 * limit && asleep < limit);
     cell.classList.toggle("over", asleep >= limit);
   }
+  for (const each of document.querySelectorAll(".ends[data-ends]")) {
+    const left = Math.round(Number(each.dataset.ends) - now), minutes = Math.floor(left / 60);
+    const still = minutes >= 2 ? `${minutes} min` : `${left} s`;
+    each.textContent = left > 0 ? `still about ${still}, contours at ${each.dataset.clock}` : "contours at any moment";
+  }
 };
 
 const ends = (lines) =>

@@ -93,8 +93,14 @@ const load = async (axis, index) => {
   if (asked.has(key)) return;
   asked.add(key);
   try {
-    const plane = parse(await (await ask(`plane/${key}`)).arrayBuffer(), axis);
-    const kept = planes[axis];
+    const buffer = await (await ask(`plane/${key}`)).arrayBuffer();
+    if (new DataView(buffer).getUint32(4, true) !== frame.state) {
+      asked.delete(key);
+      await renew();
+      draw();
+      return;
+    }
+    const plane = parse(buffer, axis), kept = planes[axis];
     kept.delete(index);
     kept.set(index, plane);
     if (kept.size > KEPT_PLANES) kept.delete(kept.keys().next().value);
@@ -110,6 +116,37 @@ const load = async (axis, index) => {
     hinder(error.message);
     if (error instanceof Later) again(axis, index, BUSY_MS, error.message);
   }
+};
+
+// The scan was contoured again while its page was open, or its slices changed: nothing of before may
+// be shown beside what is there now.
+const renew = async () => {
+  const found = await (await ask("view.json")).json();
+  if (found.state === frame.state) return;
+  if (found.nothing) {
+    note(`nothing to scroll through: ${found.nothing}`);
+    return;
+  }
+  adopt(found);
+  note("the scan's files changed while this page was open: what is there now is shown; load the page again for its figures");
+};
+
+const adopt = (found) => {
+  frame = found;
+  notes.clear();
+  frame.notes.forEach((text) => notes.add(text));
+  listNotes();
+  planes.forEach((kept) => kept.clear());
+  for (const axis of [0, 1, 2]) {
+    at[axis] = clamp(at[axis], 0, frame.shape[axis] - 1);
+    centre[axis] = clamp(centre[axis], 0, frame.shape[axis] - 1);
+    element(`at-${axis}`).max = frame.shape[axis] - 1;
+  }
+  listOrgans();
+  solid = null;
+  element("surfaces").hidden = true;
+  element("solid").setAttribute("aria-expanded", "false");
+  draw();
 };
 
 // Until then the plane counts as asked for; after the last time, for ever.
@@ -491,15 +528,7 @@ const awaitOrgans = (tries) => {
   if (frame.organs.length || tries >= MOST_TRIES) return;
   later(async () => {
     const found = await ask("view.json").then((answer) => answer.json()).catch(() => frame);
-    if (found.organs?.length) {
-      frame = found;
-      notes.clear();
-      frame.notes.forEach((text) => notes.add(text));
-      listNotes();
-      planes.forEach((kept) => kept.clear());
-      listOrgans();
-      draw();
-    }
+    if (found.organs?.length && found.state !== frame.state) adopt(found);
     awaitOrgans(tries + 1);
   }, tries, LABELS_MS);
 };

@@ -138,7 +138,8 @@ def frame_of(view: View) -> dict[str, Any]:
 
     ``shape`` counts planes across each axis, towards head, back and left. The array's own axes
     (z, y, x) of each are ``axes``, and ``flipped`` says which of them count the other way; by them
-    a voxel's place follows from ``origins`` and the steps, as PS3.3 C.7.6.2.1.1 has it.
+    a voxel's place follows from ``origins`` and the steps, as PS3.3 C.7.6.2.1.1 has it. ``state``
+    is another number once slices or labels were written anew.
     """
     hanging, grid = view.hanging, view.grid
     spacing = hanging.turn.spacing(grid.spacing_mm)
@@ -148,6 +149,7 @@ def frame_of(view: View) -> dict[str, Any]:
     if ct is not None and ct.failed:
         view.no_planes = "other planes than axial ones could not be made; limn.log says why"
     return {
+        "state": view.token,
         "shape": hanging.shape,
         "spacing_mm": spacing.zyx,
         "axes": hanging.turn.axes,
@@ -180,7 +182,8 @@ def plane_of(view: View, axis: int, index: int) -> bytes:
     """A plane as it hangs: eight bytes, then the parts that those announce.
 
     The first byte is `NO_HU`, `HU` or `HU_COMING`, the second and the third say whether labels
-    and the folds' disagreement follow. HU are int16, little endian, the others uint8, row by row.
+    and the folds' disagreement follow. The last four are the ``state`` of `frame_of`, little
+    endian. HU are int16, little endian, the others uint8, row by row.
 
     Raises
     ------
@@ -196,7 +199,8 @@ def plane_of(view: View, axis: int, index: int) -> bytes:
     labels = view.labels
     for name in ("box_zyx", "disagreement_zyx"):
         parts.append(None if labels is None else _organs(labels, name, place))
-    head = bytes((state, parts[1] is not None, parts[2] is not None)).ljust(HEAD_BYTES, b"\0")
+    head = bytes((state, parts[1] is not None, parts[2] is not None, 0))
+    head += view.token.to_bytes(HEAD_BYTES - len(head), "little")
     return b"".join(
         (head, *(hanging.hung(axis, part).tobytes() for part in parts if part is not None))
     )

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ class View:
         if self.labels is None:
             raise NothingToShow(self.no_ct)
         return self.labels.rungs
+
+    @property
+    def token(self) -> int:
+        """A number of 32 bits that is another one for other files."""
+        return zlib.crc32(repr(self.state).encode())
 
     @property
     def hanging(self) -> Hanging:
@@ -270,13 +276,9 @@ class Viewing:
         return self._config.results_dir / row.name / "labels.npz"
 
     def _state(self, row: ScanRow) -> tuple[object, ...]:
-        """What changes when the labels are written anew, or the slices are removed."""
-        try:
-            found = self._labels_path(row).stat()
-            labels = found.st_mtime_ns, found.st_size
-        except OSError:
-            labels = 0, 0
-        return (*labels, bool(row.files) and (Path(row.folder) / row.files[0]).is_file())
+        """What changes when labels or slices are written anew or removed."""
+        slices = (_written(Path(row.folder) / name) for name in row.files)
+        return _written(self._labels_path(row)), hash(tuple(slices))
 
     def _sweep(self) -> None:
         while True:
@@ -290,6 +292,15 @@ class Viewing:
             for view in gone:
                 del self._views[view.row.name]
         _close(gone)
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """When a file was written (ns), and its size; zeros if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 def _bytes_of(view: View) -> int:

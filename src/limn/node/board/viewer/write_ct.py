@@ -7,19 +7,18 @@ never waits for it, and ends with the board.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers, read_slices
 from limn.domain.errors import LimnError
 from limn.node.host.lifetime import end_with_supervisor
+from limn.node.host.priority import take_lowest
 
 # Planes that are written at once in the order of columns.
 BLOCK = 16
@@ -81,19 +80,9 @@ def between(
     return below * (1 - part) + above * part
 
 
-def _lowest_priority() -> None:
-    own = psutil.Process()
-    if os.name == "posix":
-        own.nice(19)
-    else:
-        own.nice(psutil.IDLE_PRIORITY_CLASS)
-    if hasattr(own, "ionice") and sys.platform == "linux":
-        own.ionice(psutil.IOPRIO_CLASS_IDLE)
-
-
 def main(folder: Path) -> None:
     """Write the voxels of the series that the order in a folder names."""
-    _lowest_priority()
+    take_lowest()
     end_with_supervisor()
     order = json.loads((folder / ORDER).read_bytes())
     paths = [Path(path) for path in order["paths"]]

@@ -23,6 +23,7 @@ from limn.dicom.ct import SLICES
 from limn.dicom.instance import uids_of_file
 from limn.domain.one_line import one_line
 from limn.node.config import Watch
+from limn.node.dimse.status import OUT_OF_RESOURCES
 from limn.node.permissions import make_private_folder
 from limn.node.receive.folder.taken_files import FileState, TakenFiles
 from limn.node.receive.folder.unlinked import FoundFile
@@ -30,6 +31,7 @@ from limn.node.receive.gathering import Source
 from limn.node.receive.images.convert import SERIES, ImageAnswer, ImageRequest, read_answer
 from limn.node.receive.images.image_files import ImageFiles, sort_files
 from limn.node.receive.intake import Intake
+from limn.node.receive.store_result import StoreResult
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.schema import JournalBusy
@@ -247,33 +249,37 @@ class ImageWatch:
         elif self._taken.is_same(_memory(image.files), _state(image.files), answer.sha256):
             # Its rights or its name were changed.
             self._note_taken(image, answer)
-        elif why := self._take(image, answer, stopping):
-            self._later(image, why, now_s)
-        else:
+        elif (result := self._take(image, answer, stopping)).stored:
             self._note_taken(image, answer)
+        elif result.retry_later:
+            self._later(image, result.why, now_s)
+        else:
+            # Its slices would be refused each time.
+            self._refuse(image, result.why)
 
     def _later(self, image: _Image, why: str, now_s: float) -> None:
         if why != image.why:
             log.error("watched image %s not taken: %s; tried again", one_line(image.files.key), why)
         image.why, image.not_before_s = why, now_s + LATER_S
 
-    def _take(self, image: _Image, answer: ImageAnswer, stopping: threading.Event) -> str:
-        """Give the slices to the intake; returns why it did not take them all, empty if it did."""
+    def _take(self, image: _Image, answer: ImageAnswer, stopping: threading.Event) -> StoreResult:
+        """Give the slices to the intake; what became of the first that it did not take."""
         key = image.files.key
         folder = key if image.files.format == "skyscan" else str(Path(key).parent)
         sender = f"folder {one_line(folder)}"
         source = Source(f"image-{key}", sender, self._settings.settle_s)
-        series, why = "", ""
+        series, result = "", StoreResult()
         try:
-            series, why = self._give(source, image.since_s, stopping)
+            series, result = self._give(source, image.since_s, stopping)
         except OSError as error:
             why = f"{one_line(error.filename or self._work_dir)}: {error.strerror}"
+            result = StoreResult(OUT_OF_RESOURCES, why)
         except Exception:
             # The series must not wait for more of it.
             self._intake.association_ended(source.key, aborted=True)
             raise
-        self._intake.association_ended(source.key, aborted=bool(why))
-        if not why:
+        self._intake.association_ended(source.key, aborted=not result.stored)
+        if result.stored:
             log.info(
                 "watched image %s is CT series %s, %d slices, animal %s",
                 one_line(key),
@@ -281,23 +287,25 @@ class ImageWatch:
                 answer.slices,
                 one_line(answer.animal),
             )
-        return why
+        return result
 
-    def _give(self, source: Source, arrived_s: float, stopping: threading.Event) -> tuple[str, str]:
-        """UID of the series, and why the intake did not take all of it."""
+    def _give(
+        self, source: Source, arrived_s: float, stopping: threading.Event
+    ) -> tuple[str, StoreResult]:
+        """UID of the series, and what became of the first slice that was not taken."""
         series = ""
         for path in sorted((self._work_dir / SERIES).glob(SLICES)):
             if stopping.is_set():
-                return series, "the node stops"
+                return series, StoreResult(OUT_OF_RESOURCES, "the node stops")
             contents = path.read_bytes()
             result = self._intake.accept(contents, source, arrived_s)
             if not result.stored:
-                return series, result.why
+                return series, result
             if not series and (uids := uids_of_file(contents)) is not None:
                 # Before it can be complete: then the couriers must know that limn made it.
                 series = uids[0]
                 self._spool.mark_made(series)
-        return series, ""
+        return series, StoreResult()
 
     def _note_taken(self, image: _Image, answer: ImageAnswer) -> None:
         self._taken.add(_memory(image.files), _state(image.files), answer.sha256)

@@ -37,8 +37,9 @@ from limn.node.store.journal.transitions import (
     MAY_GO,
     NOT_DISMISSED,
     ON_HOLD,
+    complete_rejected,
     discard_held,
-    discard_replaced,
+    enter_contours,
     insert_structure_set,
     move_deliveries,
     move_delivery,
@@ -65,71 +66,41 @@ class Journal(AnimalJournal):
         The UIDs of the structure set follow from series, input, bundle and profile, so the
         same input gives the same structure set even after the journal was lost.
         """
-        event = ScanEvent.REJECT if arrived.refused else ScanEvent.SETTLE
         with self._transaction() as db:
-            last = db.execute(
-                "select id, version from scan where series_instance_uid = ? and profile = ? "
-                "and field is null order by version desc limit 1",
-                (arrived.series_instance_uid, arrived.profile),
-            ).fetchone()
-            values = {name: getattr(arrived, name) for name in COLUMNS} | {
-                "id": self._next_number(db, arrived.input_digest),
-                "version": last["version"] + 1 if last else 1,
-                "predecessor": last["id"] if last else None,
-                "state": SCAN_TABLE[ScanState.NEW, event],
-                "reason": arrived.refused,
-                # The scan log is for animals that were scanned today.
-                "logged": int(arrived.priority < LIVE),
-            }
-            cursor = insert_scan(db, values)
-            if cursor.rowcount == 0:
-                scan_id = self._complete(db, arrived)
-            else:
-                scan_id = int(cursor.lastrowid or 0)
-            if scan_id == 0:
-                return None
-            db.execute(
-                "insert or ignore into scan_files values (?, ?)",
-                (scan_id, json.dumps(arrived.files)),
-            )
-            if not arrived.refused:
-                insert_structure_set(db, scan_id, arrived, destinations)
-            if arrived.supersedes:
-                supersede(db, scan_id, arrived)
-            note_number(self.path, scan_id, arrived.input_digest)
-        return self.scan(scan_id)
+            scan_id = self._insert(db, arrived, destinations)
+        return self.scan(scan_id) if scan_id else None
 
-    def _complete(self, db: sqlite3.Connection, arrived: Arrived) -> int:
-        """Let a rejected series run that now came complete; its scan's number, 0 if none."""
-        row = db.execute(
-            "select scan.id from scan left join structure_set on structure_set.scan = scan.id "
-            "where scan.series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
-            "and scan.profile = ? and structure_set.id is null",
-            (
-                arrived.series_instance_uid,
-                arrived.input_digest,
-                arrived.bundle_sha256,
-                arrived.profile,
-            ),
+    def _insert(self, db: sqlite3.Connection, arrived: Arrived, destinations: Sequence[str]) -> int:
+        """The same within a transaction; the scan's number, 0 if the series is known."""
+        event = ScanEvent.REJECT if arrived.refused else ScanEvent.SETTLE
+        last = db.execute(
+            "select id, version from scan where series_instance_uid = ? and profile = ? "
+            "and field is null order by version desc limit 1",
+            (arrived.series_instance_uid, arrived.profile),
         ).fetchone()
-        if row is None or arrived.refused:
-            return 0
-        state = next_of_scan(db, int(row["id"]), ScanEvent.COMPLETE)
-        if state is None:
+        values = {name: getattr(arrived, name) for name in COLUMNS} | {
+            "id": self._next_number(db, arrived.input_digest),
+            "version": last["version"] + 1 if last else 1,
+            "predecessor": last["id"] if last else None,
+            "state": SCAN_TABLE[ScanState.NEW, event],
+            "reason": arrived.refused,
+            # The scan log is for animals that were scanned today.
+            "logged": int(arrived.priority < LIVE),
+        }
+        cursor = insert_scan(db, values)
+        scan_id = int(cursor.lastrowid or 0) if cursor.rowcount else complete_rejected(db, arrived)
+        if scan_id == 0:
             return 0
         db.execute(
-            f"update scan set state = ?, reason = '', logged = 0, {NOT_DISMISSED}, settle_s = ?, "  # noqa: S608
-            "receive_s = ?, last_slice_at = ?, ready_at = ? where id = ?",
-            (
-                state,
-                arrived.settle_s,
-                arrived.receive_s,
-                arrived.last_slice_at,
-                arrived.ready_at,
-                row["id"],
-            ),
+            "insert or ignore into scan_files values (?, ?)",
+            (scan_id, json.dumps(arrived.files)),
         )
-        return int(row["id"])
+        if not arrived.refused:
+            insert_structure_set(db, scan_id, arrived, destinations)
+        if arrived.supersedes:
+            supersede(db, scan_id, arrived)
+        note_number(self.path, scan_id, arrived.input_digest)
+        return scan_id
 
     def started(self, scan_id: int) -> int:
         """Note that a worker began with a scan; returns how many times one has begun with it."""
@@ -268,22 +239,7 @@ class Journal(AnimalJournal):
         with a part of the slices is discarded, and so is this one if the newer one came first.
         """
         with self._transaction() as db:
-            state = next_of_scan(db, scan_id, ScanEvent.CONTOUR)
-            if state is None:
-                return False
-            db.execute(
-                "update scan set state = ?, record = ? where id = ?",
-                (state, json.dumps(record), scan_id),
-            )
-            db.execute(
-                "update structure_set set path = ?, held = ?, contents_sha256 = ? where scan = ?",
-                (path, held, contents_sha256, scan_id),
-            )
-            if held is not None:
-                move_deliveries(db, scan_id, DeliveryEvent.HOLD, "status = ?", (held,))
-            discard_replaced(db, scan_id, float(record.get("contoured_at") or time.time()))
-            withdraw_previews(db, scan_id)
-        return True
+            return enter_contours(db, scan_id, path, record, held, contents_sha256)
 
     def release(self, scan_id: int, released_at: float, by: str = "", why: str = "") -> bool:
         """Let a held structure set be sent, by a person's order; False if it is not held.

@@ -96,20 +96,30 @@ class PreviewJournal(CompanionJournal):
             for number in self._preview_ids(destination, PreviewDeliveryState.SENDING):
                 move_preview_delivery(db, number, PreviewDeliveryEvent.LOSE)
 
-    def take_preview(self, destination: str) -> PreviewDeliveryRow | None:
-        """The next preview to send to a destination; None if none waits.
+    def next_preview(self, destination: str) -> PreviewDeliveryRow | None:
+        """The next preview for a destination; None if none waits.
 
-        From this transaction on it counts as sent, so that a crash sends none twice. A scan that
-        has ended or has its structure set sends none.
+        A scan that has ended or has its structure set sends none.
+        """
+        waiting = self._preview_ids(destination, PreviewDeliveryState.WAITING)
+        return self.preview_delivery(waiting[0]) if waiting else None
+
+    def take_preview(
+        self, destination: str, delivery_id: int | None = None
+    ) -> PreviewDeliveryRow | None:
+        """A preview to send now, or the next one; None if it does not wait any more.
+
+        From this transaction on it counts as sent, so that a crash sends none twice.
         """
         if not self._preview_ids(destination, PreviewDeliveryState.WAITING):
             return None
         with self._transaction() as db:
             waiting = self._preview_ids(destination, PreviewDeliveryState.WAITING)
-            if not waiting:
+            wanted = next(iter(waiting), None) if delivery_id is None else delivery_id
+            if wanted is None or wanted not in waiting:
                 return None
-            move_preview_delivery(db, waiting[0], PreviewDeliveryEvent.SEND, "tries = tries + 1")
-        return self.preview_delivery(waiting[0])
+            move_preview_delivery(db, wanted, PreviewDeliveryEvent.SEND, "tries = tries + 1")
+        return self.preview_delivery(wanted)
 
     def _preview_ids(self, destination: str, state: PreviewDeliveryState) -> list[int]:
         """Deliveries of previews in a state; waiting ones only of scans that are not done."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import Literal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from limn.node.store.journal.rows import Arrived, ScanRow, structure_set_uids
 from limn.node.store.journal.states import (
@@ -98,7 +99,7 @@ def insert_structure_set(
     destinations: Sequence[str],
 ) -> None:
     """Insert the structure set of a new scan, and its deliveries."""
-    uids, date, time = _free_uids(db, arrived, arrived.date, arrived.time, arrived.again)
+    uids, date, time = free_uids(db, arrived, arrived.date, arrived.time, arrived.again)
     cursor = db.execute(
         "insert into structure_set (scan, profile, sop_instance_uid, series_instance_uid, "
         "date, time) values (?, ?, ?, ?, ?, ?)",
@@ -111,6 +112,39 @@ def insert_structure_set(
     )
 
 
+def complete_rejected(db: sqlite3.Connection, arrived: Arrived) -> int:
+    """Let a rejected series run that now came complete; its scan's number, 0 if none."""
+    row = db.execute(
+        "select scan.id from scan left join structure_set on structure_set.scan = scan.id "
+        "where scan.series_instance_uid = ? and input_digest = ? and bundle_sha256 = ? "
+        "and scan.profile = ? and structure_set.id is null",
+        (
+            arrived.series_instance_uid,
+            arrived.input_digest,
+            arrived.bundle_sha256,
+            arrived.profile,
+        ),
+    ).fetchone()
+    if row is None or arrived.refused:
+        return 0
+    state = next_of_scan(db, int(row["id"]), ScanEvent.COMPLETE)
+    if state is None:
+        return 0
+    db.execute(
+        f"update scan set state = ?, reason = '', logged = 0, {NOT_DISMISSED}, settle_s = ?, "  # noqa: S608
+        "receive_s = ?, last_slice_at = ?, ready_at = ? where id = ?",
+        (
+            state,
+            arrived.settle_s,
+            arrived.receive_s,
+            arrived.last_slice_at,
+            arrived.ready_at,
+            row["id"],
+        ),
+    )
+    return int(row["id"])
+
+
 def renew_uids(db: sqlite3.Connection, scan: ScanRow, date: str, time: str) -> None:
     """Give the structure set of a scan UIDs, and a date, that no peer has seen."""
     db.execute(
@@ -118,7 +152,7 @@ def renew_uids(db: sqlite3.Connection, scan: ScanRow, date: str, time: str) -> N
         "where scan = ?",
         (scan.id,),
     )
-    uids, date, time = _free_uids(db, scan, date, time)
+    uids, date, time = free_uids(db, scan, date, time)
     db.execute(
         "update structure_set set sop_instance_uid = ?, series_instance_uid = ?, date = ?, "
         "time = ?, path = '', contents_sha256 = '' where scan = ?",
@@ -126,7 +160,7 @@ def renew_uids(db: sqlite3.Connection, scan: ScanRow, date: str, time: str) -> N
     )
 
 
-def _free_uids(
+def free_uids(
     db: sqlite3.Connection, scan: Arrived | ScanRow, date: str, time: str, again: str = ""
 ) -> tuple[tuple[str, str], str, str]:
     """UIDs, date and time of a structure set that no peer can have with other contents."""
@@ -209,11 +243,39 @@ def supersede(db: sqlite3.Connection, scan_id: int, arrived: Arrived) -> None:
         withdraw_previews(db, row["id"])
 
 
+def enter_contours(
+    db: sqlite3.Connection,
+    scan_id: int,
+    path: str,
+    record: Mapping[str, Any],
+    held: str | None,
+    contents_sha256: str,
+) -> bool:
+    """Enter that a structure set is on disk, see `Journal.contoured`; False if the scan ended."""
+    state = next_of_scan(db, scan_id, ScanEvent.CONTOUR)
+    if state is None:
+        return False
+    db.execute(
+        "update scan set state = ?, record = ? where id = ?",
+        (state, json.dumps(record), scan_id),
+    )
+    db.execute(
+        "update structure_set set path = ?, held = ?, contents_sha256 = ? where scan = ?",
+        (path, held, contents_sha256, scan_id),
+    )
+    if held is not None:
+        move_deliveries(db, scan_id, DeliveryEvent.HOLD, "status = ?", (held,))
+    discard_replaced(db, scan_id, float(record.get("contoured_at") or time.time()))
+    withdraw_previews(db, scan_id)
+    return True
+
+
 def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
     """Discard what is held of a series of which a newer version with all its slices is contoured.
 
     Of several animals that of the same number, if there are as many and it lies in the same place.
-    What a person let run again, or what a discarded version would replace, stays.
+    What a person let run again, or what a discarded version would replace, stays. A run of the same
+    slices with another bundle discards nothing (D-278).
 
     Parameters
     ----------
@@ -235,6 +297,7 @@ def discard_replaced(db: sqlite3.Connection, scan_id: int, now: float) -> None:
         # By the pluses, SQLite takes the index on series, and not the thousands of one state.
         "where old.series_instance_uid = (select series_instance_uid from scan where id = ?) "
         "and +old.state = 'contoured' and old.intervention_s = 0 and (old.id = ? or new.id = ?) "
+        "and (new.intervention_s = 0 or new.input_digest <> old.input_digest) "
         "order by old.id, new.id",
         (scan_id, scan_id, scan_id),
     ).fetchall()

@@ -1,0 +1,1 @@
+"""Has a scan contoured again with another bundle, by a person's order."""

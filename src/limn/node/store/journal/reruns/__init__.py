@@ -1,0 +1,1 @@
+"""Scans that were contoured again with another bundle, in the journal."""
