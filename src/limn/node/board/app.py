@@ -37,6 +37,8 @@ from limn.node.board.accounts.register import Register
 from limn.node.board.accounts.sessions import Sessions
 from limn.node.board.accounts.sign_in import SignIn
 from limn.node.board.beside import Beside, beside
+from limn.node.board.edits.pages import EditPages
+from limn.node.board.edits.view import EditLine, scan_edits
 from limn.node.board.guard import EVENTS, Browsers, Guard
 from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
@@ -109,6 +111,7 @@ class Board:
             Route("/", self.live_page),
             Route("/events", self.events),
             *HistoryPages(config, self._as_it_is, self._names).routes(),
+            *EditPages(config, self._page).routes(),
             *PeersPage(config, self._page, _fields).routes(),
             Route("/{scan}", self.scan),
             Route("/{scan}/file/{name}", self.file),
@@ -190,16 +193,18 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> tuple[ScanPage, Beside]:
+        def found() -> tuple[ScanPage, Beside, tuple[EditLine, ...]]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
                     raise HTTPException(404, f"there is no {name}")
-                return scan_page(journal, row, self._config), beside(self._config, row)
+                edits = scan_edits(journal, row.id)
+                return scan_page(journal, row, self._config), beside(self._config, row), edits
 
-        page, around = await run_in_threadpool(found)
+        page, around, edits = await run_in_threadpool(found)
         said = Typed(request.query_params.get("said", ""))
-        return await self._page(request, "scan.html", scan=page, beside=around, said=said)
+        values = {"scan": page, "beside": around, "edits": edits, "said": said}
+        return await self._page(request, "scan.html", **values)
 
     async def file(self, request: Request) -> Response:
         """A file of a scan; only those that its page lists."""
@@ -207,7 +212,8 @@ class Board:
         folder = self._config.results_dir / name
 
         def found() -> Path | None:
-            files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("forms/*"))
+            files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("edit-*.png"))
+            files += (*folder.glob("forms/*"),)
             # Not what a link leads to: only the node's own files.
             return next(
                 (
