@@ -61,10 +61,15 @@ def test_the_share_of_false_alarms_is_the_one_that_is_promised():
     assert found <= looks * ALPHA + 3 * (looks * ALPHA) ** 0.5
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_drift_of_known_size_is_noticed(seed):
-    """A mean DSC of edits that falls from 0.93 to 0.90, and fewer contours left as they are."""
-    rng = np.random.default_rng(seed)
-    course = [*dsc(rng, 60), *dsc(rng, 3 * A_WEEK, 0.90, untouched=0.1)]
-    assert not drift_of(course[:60], COUNT).worse
-    assert drift_of(course, COUNT).worse
+def test_a_drift_of_known_size_is_noticed():
+    """The mean DSC of edits falls from 0.93 to 0.90, and fewer contours are left as they are.
+
+    In nine of ten courses within three weeks of eight scans.
+    """
+    courses, noticed = 200, 0
+    for seed in range(courses):
+        rng = np.random.default_rng(seed)
+        before, after = dsc(rng, 60), dsc(rng, 3 * A_WEEK, 0.90, untouched=0.1)
+        looks = (drift_of([*before, *after[: A_WEEK * week]], COUNT) for week in (1, 2, 3))
+        noticed += any(look.worse for look in looks)
+    assert noticed >= 0.9 * courses

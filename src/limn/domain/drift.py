@@ -63,7 +63,7 @@ def drift_of(values: Sequence[float], count: int) -> Drift | None:
 
 
 def lower_p(first: FloatArray, last: FloatArray) -> float:
-    """p of the hypothesis that ``last`` is not lower than ``first``, by permutation."""
+    """The p of the hypothesis that ``last`` is not lower than ``first``, by permutation."""
     ranks = _mid_ranks(np.concatenate([first, last]))
     found = ranks[len(first) :].sum()
     sums = _chosen(len(ranks), len(last)) @ ranks

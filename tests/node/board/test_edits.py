@@ -95,8 +95,12 @@ def test_the_page_says_what_was_changed(site, browser):
     """Of an edit, an accepted one, one that is nobody's, and a drift."""
     a_year(site)
     text = " ".join(browser.get("/edits").text.split())
-    assert "scanner CT-ROOM-1, Heart: the last 12 contours that came back were corrected more" in text
-    assert "95 % HD 0.42 mm, 61 mm of contour added, volume -5.7 %, caudal side 0.4 mm inwards" in text
+    assert (
+        "scanner CT-ROOM-1, Heart: the last 12 contours that came back were corrected more" in text
+    )
+    assert (
+        "95 % HD 0.42 mm, 61 mm of contour added, volume -5.7 %, caudal side 0.4 mm inwards" in text
+    )
     assert "1 unmatched" in text
     assert "PatientID &#39;M2&#39;, but &#39;M1&#39; in the scan; never matched" in text
     assert "watched folder" in text

@@ -25,6 +25,7 @@ HEART = EditedRoi(
     caudal_mm=-0.42,
     dorsal_mm=0.3,
     ventral_mm=-0.31,
+    centre_dorsal_mm=0.34,
     left_mm=0.0,
     right_mm=0.0,
 )

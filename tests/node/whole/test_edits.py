@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.node, pytest.mark.peer]
 
 
 def edited(own: Path, series: Path, masks: dict[Organ, np.ndarray], by: int) -> pydicom.FileDataset:
-    """limn's contours as rt-utils writes them, the heart moved by so many slices to the head."""
+    """Its contours as rt-utils writes them, the heart moved by so many slices to the head."""
     from rt_utils import RTStructBuilder  # noqa: PLC0415
 
     with warnings.catch_warnings():
@@ -39,7 +39,7 @@ def test_an_edit_comes_back_through_orthanc(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """limn's answer to Orthanc, an edit of known size into Orthanc, from there to limn.
+    """The answer to Orthanc, an edit of known size into Orthanc, from there to limn.
 
     DSC and path are those of plastimatch and SimpleITK on the files in Orthanc. Takes more than
     10 s: a node with its network starts for it.
@@ -74,9 +74,11 @@ def test_an_edit_comes_back_through_orthanc(
     assert editor == [("Weber Anna",)]
     mm = float(pydicom.dcmread(next(series.iterdir())).PixelSpacing[0])
     for organ in Organ:
-        change, dsc, added_mm, centre_mm = found[organ.value]
+        change, dsc, added_mm, _ = found[organ.value]
         assert change == ("edited" if organ is Organ.HEART else "same")
-        assert dsc == pytest.approx(plastimatch_dice(before[organ], after[organ], tmp_path), abs=1e-4)
+        assert dsc == pytest.approx(
+            plastimatch_dice(before[organ], after[organ], tmp_path), abs=1e-4
+        )
         assert added_mm == pytest.approx(mm * added(before[organ], after[organ]), abs=1e-3)
     assert found["Heart"][3] == pytest.approx(2 * 0.3, abs=1e-3)
     main.main(["log", "--edits", "--config", str(node.config)])

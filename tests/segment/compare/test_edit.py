@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import SimpleITK
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from limn.domain.geometry import SpacingMm
@@ -19,7 +18,7 @@ FLAT = SpacingMm(z=0.5, y=0.16, x=0.25)
 masks = hnp.arrays(np.bool_, (4, 9, 8))
 
 
-def ball(shape=(60, 80, 80), radius_mm=5.0, shift_mm=(0.0, 0.0, 0.0), spacing=MM):
+def ball(shape=(44, 60, 60), radius_mm=5.0, shift_mm=(0.0, 0.0, 0.0), spacing=MM):
     """A ball whose centre may lie beside the middle."""
     axes = (
         (np.arange(n) - (n - 1) / 2) * mm - by
@@ -91,8 +90,8 @@ def test_a_ball_that_moved_moved_there(shift_mm, there, back):
     found = edit_of(ball(), ball(shift_mm=shift_mm), MM, "SPL")
     mm = max(map(abs, shift_mm))
     assert found.centre_mm == pytest.approx(shift_mm, abs=1e-9)
-    assert 0.75 * mm < found.surface_mm[there] < 1.05 * mm
-    assert -1.05 * mm < found.surface_mm[back] < -0.75 * mm
+    assert 0.65 * mm < found.surface_mm[there] < 1.05 * mm
+    assert -1.05 * mm < found.surface_mm[back] < -0.65 * mm
     others = set(Way) - {there, back}
     assert all(abs(found.surface_mm[way]) < 0.12 * mm for way in others)
 
@@ -107,15 +106,14 @@ def test_a_ball_that_grew_moved_outwards_everywhere():
 
 
 def test_one_side_that_was_drawn_further_is_named():
-    """Two more slices at the caudal end of a block: 0.6 mm there, nothing elsewhere."""
+    """Two more slices at the caudal end of a block: 0.6 mm there, less at its rim, 0 elsewhere."""
     before = np.zeros((40, 50, 60), np.bool_)
     before[12:30, 10:40, 15:50] = True
     after = before.copy()
     after[10:12, 10:40, 15:50] = True
     found = edit_of(before, after, MM, "SPL")
-    assert found.surface_mm[Way.CAUDAL] == pytest.approx(0.6, abs=0.02)
-    others = [found.surface_mm[way] for way in Way if way is not Way.CAUDAL]
-    assert others == pytest.approx([0.0] * 5, abs=0.02)
+    assert 0.45 < found.surface_mm[Way.CAUDAL] < 0.6
+    assert {found.surface_mm[way] for way in Way if way is not Way.CAUDAL} == {0.0}
     ring = 2 * (30 + 35) - 4
     assert found.added_path_mm == pytest.approx(2 * ring * 0.2)
 
@@ -135,7 +133,7 @@ def test_the_ways_are_the_patients(letters):
 
 def test_what_was_emptied_has_no_surface():
     """NaN where there is nothing to measure; a first mask that is empty is an error."""
-    empty = np.zeros((60, 80, 80), np.bool_)
+    empty = np.zeros((44, 60, 60), np.bool_)
     found = edit_of(ball(), empty, MM, "SPL")
     assert (found.dsc, found.added_path_mm, found.volume_mm3) == (0.0, 0.0, 0.0)
     assert math.isnan(found.hd95_mm)

@@ -35,8 +35,8 @@ def labels_of(shift=(0, 0, 0)) -> np.ndarray:
     z, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     found = np.zeros(SHAPE, np.uint8)
     for label, (cz, cy, cx), radius in ((1, (11, 16, 16), 5.0), (2, (12, 22, 30), 7.0)):
-        cz, cy, cx = (at + by for at, by in zip((cz, cy, cx), shift, strict=True))
-        found[(z - cz) ** 2 * 2 + (y - cy) ** 2 + (x - cx) ** 2 < radius**2] = label
+        dz, dy, dx = (z - cz - shift[0], y - cy - shift[1], x - cx - shift[2])
+        found[dz**2 * 2 + dy**2 + dx**2 < radius**2] = label
     return found
 
 
@@ -104,7 +104,7 @@ class CameBack:
         return path
 
     def built(self, row: ScanRow, labels, uids, style: Style) -> bytes:
-        """limn's structure set of labels."""
+        """A structure set of limn's, of labels."""
         series = self.series(row)
         on_grid = Labels(labels, series.grid, NAMES)
         identity = Identity(*uids, "20260101", "120000", "limn", "1", "limn test")
@@ -117,7 +117,7 @@ class CameBack:
         return assemble(read_headers(paths), assume_hu=True)
 
     def own(self, row: ScanRow) -> pydicom.FileDataset:
-        """limn's structure set of a scan."""
+        """The structure set that limn made of a scan."""
         return pydicom.dcmread(self.journal.structure_set_of(row.id).path)
 
     def edited(self, row: ScanRow, labels, names=NAMES) -> pydicom.FileDataset:

@@ -24,9 +24,7 @@ def edit(number, dsc, *, scanner="CT1", bundle="b", came=None, scan=None, change
 
 def values(edits):
     """The values of each course."""
-    return {
-        key: [value for _, value in course] for key, course in courses_of(edits).items()
-    }
+    return {key: [value for _, value in course] for key, course in courses_of(edits).items()}
 
 
 def test_each_scan_counts_once_with_the_last_that_came():

@@ -1,4 +1,4 @@
-"""The engine's thread: one process after the other, beside no live scan, and what the site keeps."""
+"""The engine's thread: one process at a time, beside no live scan, and what the site keeps."""
 
 import logging
 import time

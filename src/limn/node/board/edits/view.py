@@ -21,6 +21,8 @@ MOST_MARKS = 60
 # The line is the median of so many scans.
 SMOOTH = 9
 PAGE = 50
+# Of the charts: some years of a scanner.
+MOST_EDITS = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,7 @@ class EditsPage:
 
 def edits_page(journal: JournalReader) -> EditsPage:
     """All that came back."""
-    edits = journal.edits()
+    edits = journal.edits(last=MOST_EDITS)
     others = [
         (row.file, str(row.state), row.reason)
         for row in journal.returned_files()
@@ -73,9 +75,7 @@ def edits_page(journal: JournalReader) -> EditsPage:
     ]
     return EditsPage(
         counts=tuple((name, count) for name, count in journal.returned_counts().items() if count),
-        drifts=tuple(
-            drift_words(each) for each in journal.drifts() if each.since is not None
-        ),
+        drifts=tuple(drift_words(each) for each in journal.drifts() if each.since is not None),
         charts=tuple(_charts(edits)),
         lines=tuple(line_of(each) for each in reversed(edits[-PAGE:])),
         others=tuple(others[::-1][:PAGE]),
@@ -127,9 +127,7 @@ def _charts(edits: Sequence[ScanEdit]) -> Iterable[Chart]:
         yield _chart(number, scanner, dict(list(courses.items())[:MOST_ROIS]))
 
 
-def _chart(
-    number: int, scanner: str, courses: dict[str, list[tuple[ScanEdit, float]]]
-) -> Chart:
+def _chart(number: int, scanner: str, courses: dict[str, list[tuple[ScanEdit, float]]]) -> Chart:
     values = [value for course in courses.values() for _, value in course]
     times = [edit.last_slice_at for course in courses.values() for edit, _ in course]
     frame = frame_of(times, values, size=SIZE, may_log=False)
@@ -143,7 +141,8 @@ def _chart(
         y_name="DSC",
         keys=tuple(Key(f"group{k}", roi) for k, roi in enumerate(courses)),
         lines=tuple(
-            frame.line(f"p50 group{k}", _smooth(course)) for k, course in enumerate(courses.values())
+            frame.line(f"p50 group{k}", _smooth(course))
+            for k, course in enumerate(courses.values())
         ),
         marks=tuple(
             Mark(

@@ -108,7 +108,10 @@ def matches_of(ds: Dataset, journal: JournalReader, results_dir: Path) -> list[M
     opened: dict[tuple[str, tuple[str, ...]], Series] = {}
     for row in rows:
         try:
-            series = opened.setdefault((row.folder, row.files), _series_of(row))
+            files = row.folder, row.files
+            if files not in opened:
+                opened[files] = _series_of(row)
+            series = opened[files]
             structures = _structures_on(ds, row, series)
             for path, preview in _drawn(row, journal, results_dir):
                 pairs = pairs_of(structures_of(read(path), series), structures, series)
@@ -207,9 +210,7 @@ def _images_of(ds: Dataset) -> set[str]:
     return _uids(images, "ReferencedSOPInstanceUID")
 
 
-def _drawn(
-    row: ScanRow, journal: JournalReader, results_dir: Path
-) -> Iterator[tuple[Path, bool]]:
+def _drawn(row: ScanRow, journal: JournalReader, results_dir: Path) -> Iterator[tuple[Path, bool]]:
     """The files of what limn drew: the structure set, and the preview if there was one."""
     structure_set, preview = journal.structure_set_of(row.id), journal.preview_of(row.id)
     path = Path(structure_set.path)

@@ -55,9 +55,7 @@ def measure(request: EditRequest, folder: Path) -> EditAnswer:
         return EditAnswer(state=ReturnedState.FAILED, reason=reason)
 
 
-def _answer(
-    ds: Dataset, matches: list[Match], request: EditRequest, folder: Path
-) -> EditAnswer:
+def _answer(ds: Dataset, matches: list[Match], request: EditRequest, folder: Path) -> EditAnswer:
     previews = [each.row.name for each in matches if each.preview]
     if previews:
         reason = f"it is of the PREVIEW of {', '.join(previews)}, which its structure set replaces"

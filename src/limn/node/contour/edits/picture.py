@@ -12,7 +12,7 @@ from limn.dicom.rtstruct import PALETTE
 from limn.dicom.series import Series
 from limn.dicom.volume import read_slices
 from limn.domain.geometry import even_grid
-from limn.domain.scan import Box, Labels, Organ, Volume
+from limn.domain.scan import Box, Labels, Organ, Role, Volume
 from limn.node.contour.edits.match import Match, organs_of
 from limn.node.store.journal.edits.rows import EditedRoi
 from limn.node.store.journal.edits.words import words_of
@@ -37,8 +37,12 @@ def draw_edit(match: Match, rois: Sequence[EditedRoi]) -> bytes:
         after[span][own if pair.after is None else back] = number
     box = box_around(before | after, series.grid.spacing_mm.zyx)
     volume, at = _part(series, box)
-    roles = {role: organ for organ in named.values() for role in [organs.get(organ, ("", ""))[1]]}
-    labels = Labels(after[box][at], volume.grid, named, {r: o for r, o in roles.items() if r})
+    roles = {
+        Role(role): organ
+        for organ in named.values()
+        if (role := organs.get(organ, ("", ""))[1]) in set(Role)
+    }
+    labels = Labels(after[box][at], volume.grid, named, roles)
     lines = tuple(f"{each.roi}: {words_of(each)}" for each in rois)
     return draw_contours(
         volume,

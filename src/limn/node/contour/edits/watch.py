@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
@@ -25,6 +25,7 @@ from limn.node.permissions import make_private_folder
 from limn.node.store.journal.edits.rows import ReturnedRow, ReturnedState
 from limn.node.store.journal.edits.words import drift_words, edit_words, picture_of
 from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.schema import JournalError
 from limn.node.store.remedies import fault_notice
 from limn.node.surprises import Surprises
 
@@ -68,8 +69,16 @@ class EditWatch:
         while not stopping.wait(LOOK_S):
             self._heart.beat()
             self._work_guarded()
-        self._end_child()
+        self._stop()
         self._heart.end()
+
+    def _stop(self) -> None:
+        """End what runs; it is measured after the next start."""
+        if (measuring := self._measuring) is not None:
+            self._end_child()
+            # A journal that can't be written keeps one try too many.
+            with suppress(JournalError):
+                self._journal.not_measured(measuring.row.id)
 
     def _work_guarded(self) -> None:
         if self._surprises.rests(self):

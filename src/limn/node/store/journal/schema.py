@@ -15,8 +15,8 @@ from limn.domain.errors import ConfigWrong
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
 # animal. Until version 6 no person could name one of several animals. Until version 7 nobody could
 # note that a person had looked at a scan, several animals were never one file, and nothing but
-# structure sets and previews went to a destination. Until version 8 nothing was known of a structure
-# set that came back.
+# structure sets and previews went to a destination. Until version 8 nothing was known of structure
+# sets that came back.
 VERSION = 9
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)

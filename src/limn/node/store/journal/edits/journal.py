@@ -30,9 +30,7 @@ class EditJournal(WritableJournal):
     def not_measured(self, returned_id: int) -> None:
         """The process was ended for a scan, and not by the file: it counts as no try."""
         with self._transaction() as db:
-            db.execute(
-                "update returned set tries = max(0, tries - 1) where id = ?", (returned_id,)
-            )
+            db.execute("update returned set tries = max(0, tries - 1) where id = ?", (returned_id,))
 
     def measured(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
 WATCHED_FOLDER = "watched folder"
 _ON_DISK = ("folder", "image")
 

@@ -40,10 +40,12 @@ def moved_words(roi: EditedRoi) -> str:
     found: list[tuple[float, str]] = []
     for one, other, there, back in _AXES:
         first, second = _mm(roi, one), _mm(roi, other)
-        # As a whole: one side outwards, the opposite one inwards by as much.
-        whole = (first - second) / 2
-        if first * second < 0 and min(abs(first), abs(second)) > LIKE * max(
-            abs(first), abs(second)
+        # As a whole: one side outwards, the opposite one inwards; the centre says how far.
+        whole = getattr(roi, f"centre_{one}_mm")
+        if (
+            whole
+            and first * second < 0
+            and min(abs(first), abs(second)) > LIKE * max(abs(first), abs(second))
         ):
             found.append((abs(whole), f"moved {there if whole > 0 else back} {abs(whole):.1f} mm"))
             continue
