@@ -46,8 +46,12 @@ def scans(site):
     return rows
 
 
-def test_the_edits_are_listed(site, scans):
-    """What was changed, where it moved, and what was not measured."""
+def test_the_edits_are_listed(site, scans, monkeypatch):
+    """What was changed, where it moved, and what was not measured; in words on a narrow terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = " ".join(site.limn("log", "--edits").split())
+    assert f"{scans[0].name} Heart DSC 0.912, 95 % HD 0.60 mm, 34 mm of contour added" in narrow
+    monkeypatch.setenv("COLUMNS", "200")
     said = site.limn("log", "--edits")
     assert "2 structure sets came back" in said
     heart = next(line for line in said.splitlines() if "Heart" in line)

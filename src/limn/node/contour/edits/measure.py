@@ -34,6 +34,8 @@ from limn.segment.compare.edit import Way, edit_of
 # Contours of one whole animal take a tenth of it.
 MOST_BYTES = 4 * 2**30
 _DECIMALS = 4
+# Who may have corrected contours, beside the ROIInterpreter of each ROI.
+_PEOPLE = ("ReviewerName", "OperatorsName", "ContentCreatorName")
 
 
 def measure(request: EditRequest, folder: Path) -> EditAnswer:
@@ -120,9 +122,6 @@ def _editor(ds: Dataset, matches: Iterable[Match]) -> str:
         *(text for item in drawn for text in _texts(item, ("ROIInterpreter",))),
     ]
     return "; ".join(dict.fromkeys(each for each in people if each not in own))
-
-
-_PEOPLE = ("ReviewerName", "OperatorsName", "ContentCreatorName")
 
 
 def _texts(ds: Dataset, keywords: Iterable[str]) -> list[str]:

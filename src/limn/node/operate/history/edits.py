@@ -13,7 +13,7 @@ from rich.table import Table
 
 from limn.domain.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
-from limn.domain.spreadsheet import neutral
+from limn.domain.spreadsheet import neutral_cell
 from limn.node.config import load_config
 from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.scans import LoggedScan, logged_scan
@@ -25,6 +25,8 @@ from limn.node.store.journal.rows import ScanRow
 
 _OF_SCAN = ("scan_id", "animal", "scanner", "came_utc", "editor", "software", "file", "outcome")
 COLUMNS = (*_OF_SCAN, *EditedRoi.__dataclass_fields__)
+# A terminal with this many columns shows figures apart.
+WIDE = 140
 # A choice by these asks for what the scan log has, and no row of a scan that is not in it.
 _LOGGED = ("light", "flag", "slower_s", "bundle")
 
@@ -55,7 +57,7 @@ def show_edits(config_path: Path, choice: Choice, *, as_csv: bool, last: int) ->
         if last:
             edits = edits[-last:]
         console = plain_console(soft_wrap=False)
-        console.print(_table(edits))
+        console.print(_table(edits, wide=console.width >= WIDE))
         if journal is None:
             return
         for line in (*_others(journal), *_drifts(journal)):
@@ -84,11 +86,20 @@ def _as_logged(edit: ScanEdit) -> LoggedScan:
     return logged_scan(row | {"last_slice_utc": utc})
 
 
-def _table(edits: Sequence[ScanEdit]) -> Table:
+def _table(edits: Sequence[ScanEdit], *, wide: bool) -> Table:
+    """A line for each ROI; in words alone on a narrow terminal."""
     count = len(edits)
     table = Table(
         title=f"{count} structure set{'' if count == 1 else 's'} came back", box=SIMPLE_HEAD
     )
+    if not wide:
+        for name in ("scan", "ROI"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("what was changed")
+        for edit in edits:
+            for number, roi in enumerate(edit.rois):
+                table.add_row("" if number else edit.name, roi.roi, words_of(roi))
+        return table
     for name in ("scan", "animal", "came UTC", "by", "ROI", "what"):
         table.add_column(name, no_wrap=name not in ("what", "by"))
     for name in ("DSC", "95 % HD mm", "added mm", "volume %"):
@@ -146,7 +157,7 @@ def _write_csv(edits: Iterable[ScanEdit]) -> None:
         for roi in edit.rois:
             values = (getattr(roi, name) for name in EditedRoi.__dataclass_fields__)
             cells = (*head, outcome_of(edit), *("" if each is None else each for each in values))
-            writer.writerow([neutral(each) for each in cells])
+            writer.writerow([neutral_cell(each) for each in cells])
 
 
 def corrected_scans(config_path: Path) -> list[CorrectedScan]:

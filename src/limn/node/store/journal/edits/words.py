@@ -10,6 +10,9 @@ from limn.node.store.journal.edits.rows import Change, DriftRow, EditedRoi, Scan
 LEAST_MM = 0.05
 # Two opposite sides that moved the same way by shares of each other like this moved as a whole.
 LIKE = 0.5
+# A smaller share of the largest movement follows from that one: a ball that is moved far lies
+# further in at its sides too.
+SMALL = 0.3
 _AXES = (
     ("cranial", "caudal", "cranially", "caudally"),
     ("dorsal", "ventral", "dorsally", "ventrally"),
@@ -52,9 +55,8 @@ def moved_words(roi: EditedRoi) -> str:
         for side, mm in ((one, first), (other, second)):
             way = "outwards" if mm > 0 else "inwards"
             found.append((abs(mm), f"{side} side {abs(mm):.1f} mm {way}"))
-    return ", ".join(
-        words for mm, words in sorted(found, key=lambda each: -each[0]) if mm >= LEAST_MM
-    )
+    least = max(LEAST_MM, SMALL * max(mm for mm, _ in found))
+    return ", ".join(words for mm, words in sorted(found, key=lambda each: -each[0]) if mm >= least)
 
 
 def _mm(roi: EditedRoi, side: str) -> float:
