@@ -121,7 +121,7 @@ def test_a_scans_page_has_its_edits_and_the_picture(site, browser):
     name = picture_of("1.dcm")
     page = browser.get(f"/{row.name}").text
     assert "by Weber: edited" in page
-    assert "<strong>SpinalCord</strong>: unchanged" in page
+    assert "<strong>unchanged</strong>: SpinalCord" in page
     assert name not in page
     (folder / name).write_bytes(PNG)
     assert f'src="/{row.name}/file/{name}"' in browser.get(f"/{row.name}").text

@@ -20,7 +20,7 @@ MOST_ROIS = 6
 MOST_MARKS = 60
 # The line is the median of so many scans.
 SMOOTH = 9
-PAGE = 50
+PAGE = 30
 # Of the charts: some years of a scanner.
 MOST_EDITS = 3000
 
@@ -32,7 +32,7 @@ class EditLine:
     Attributes
     ----------
     outcome : "accepted" or "edited"
-    rois : name of each ROI, and what was changed, in words
+    rois : name of each ROI and what was changed, in words; then the others together
     picture : its file in the scan's results; empty if nothing was changed
     """
 
@@ -95,6 +95,10 @@ def edit_marks(journal: JournalReader, names: Iterable[str]) -> dict[str, str]:
 
 def line_of(edit: ScanEdit) -> EditLine:
     """One structure set as a line."""
+    same = [each.roi for each in edit.rois if each.change is Change.SAME]
+    changed = tuple(
+        (each.roi, words_of(each)) for each in edit.rois if each.change is not Change.SAME
+    )
     return EditLine(
         scan=edit.name,
         animal=edit.animal,
@@ -102,7 +106,7 @@ def line_of(edit: ScanEdit) -> EditLine:
         came=came(edit),
         editor=edit.editor,
         outcome=outcome_of(edit),
-        rois=tuple((each.roi, words_of(each)) for each in edit.rois),
+        rois=(*changed, ("unchanged", ", ".join(same))) if same else changed,
         picture="" if edit.accepted else picture_of(edit.file),
     )
 
