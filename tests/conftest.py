@@ -70,6 +70,9 @@ def pytest_terminal_summary(
 
 # Files of more than some 3 s on two cores: `make quick` leaves them out.
 SLOW_FILES = [
+    "lab/data/test_returned",
+    "node/contour/edits/test_watch",
+    "node/contour/edits/test_measure",
     "segment/draw/animals/test_size",
     "segment/draw/test_hounsfield",
     "segment/draw/animals/test_choose",

@@ -93,6 +93,11 @@ def _add_studies(studies: Commands) -> None:
     imported.add_argument(
         "source", type=Path, help="a folder; one of limn phantom cohort needs no --layout"
     )
+    imported.add_argument(
+        "--returned",
+        action="store_true",
+        help="SOURCE is a node's config: its scans with the structure sets that came back",
+    )
     imported.add_argument("out", type=Path)
     imported.add_argument("--layout", type=Path, metavar="TOML", help="the files of SOURCE")
     imported.add_argument(
@@ -209,6 +214,16 @@ def _print_now(line: str) -> None:
 def _lab_import(parsed: argparse.Namespace) -> None:
     from limn.lab.data.dataset import import_folder
 
+    if parsed.returned:
+        from limn.domain.errors import ConfigWrong
+        from limn.lab.data.returned import import_returned
+        from limn.node.operate.history.edits import corrected_scans
+
+        if parsed.layout:
+            raise ConfigWrong("--returned and --layout: a node's scans need no layout")
+        scans = corrected_scans(parsed.source)
+        import_returned(scans, parsed.out, parsed.split, print, parsed.organs)
+        return
     import_folder(parsed.source, parsed.out, parsed.layout, parsed.split, print, parsed.organs)
 
 

@@ -275,6 +275,11 @@ def _add_log(commands: Commands) -> None:
         "--summary", action="store_true", help="what is usual among them, and the slowest and why"
     )
     log.add_argument(
+        "--edits",
+        action="store_true",
+        help="what persons changed in the contours that came back; --csv: every column",
+    )
+    log.add_argument(
         "--last", type=int, default=100, metavar="N", help="so many (%(default)s); 0: all"
     )
     log.set_defaults(run=_log)
@@ -284,9 +289,14 @@ def _log(parsed: argparse.Namespace) -> None:
     from dataclasses import fields
 
     from limn.node.operate.history.choice import Choice, given_choice
+    from limn.node.operate.history.edits import show_edits
     from limn.node.operate.log import show
 
     given = {each.name: getattr(parsed, each.name) for each in fields(Choice)}
+    if parsed.edits:
+        last = max(0, parsed.last)
+        show_edits(parsed.config, given_choice("--", **given), as_csv=parsed.csv, last=last)
+        return
     show(
         parsed.config,
         given_choice("--", **given),

@@ -299,6 +299,14 @@ class HealthSettings(_Table):
     held_limit_s: Annotated[float, Field(gt=0)] = 900.0
 
 
+class ReturnedSettings(_Table):
+    """Structure sets that come back from planning systems (D-262)."""
+
+    keep: Literal["all", "figures", "files"] = "all"
+    editors: bool = True
+    drift_count: Annotated[int, Field(ge=5)] = 20
+
+
 class RetentionSettings(_Table):
     """How long delivered scans stay on disk; absent means for ever."""
 
@@ -450,6 +458,7 @@ class Config(_Table):
     metrics: MetricsSettings = MetricsSettings()
     health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
+    returned: ReturnedSettings = ReturnedSettings()
     board: BoardSettings | None = None
     roi: tuple[Annotated[RoiRule, Field(discriminator="kind")], ...] = ()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
@@ -565,6 +574,16 @@ class Config(_Table):
     def images_dir(self) -> Path:
         """Where the receiver makes CT series of images; empty while it makes none."""
         return self.data_dir / "images"
+
+    @property
+    def returned_dir(self) -> Path:
+        """Structure sets that came in; see `limn.node.receive.returned`."""
+        return self.data_dir / "returned"
+
+    @property
+    def edits_dir(self) -> Path:
+        """Where one structure set after the other is measured; empty while none is."""
+        return self.data_dir / "edits"
 
     @property
     def running_path(self) -> Path:

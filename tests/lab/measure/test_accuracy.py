@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import Labels
-from limn.lab.measure.accuracy import Accuracy, SurfaceDistances, score, score_labels
+from limn.lab.measure.accuracy import Accuracy, score, score_labels
+from limn.segment.compare.distances import SurfaceDistances
 from tests.support.organs import Organ
 
 SPACING = SpacingMm(z=0.5, y=0.3, x=0.2)

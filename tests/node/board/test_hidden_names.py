@@ -13,6 +13,7 @@ from limn.node.board.hidden_names import HiddenNames, shown_sender
 from limn.node.board.names_in_text import NO_NUMBER, OTHER, Names
 from limn.node.config import load_config
 from limn.node.store.disk import scanlog
+from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 from tests.node.board.conftest import (
     PORT,
     browser_of,
@@ -42,6 +43,12 @@ def full(site):
     done = site.contoured(4, animal=OTHERS)
     for delivery in site.journal.deliveries(done.id):
         site.journal.delivered(delivery.id, "0x0000", time.time())
+    site.journal.enter_returned({"a.dcm": 5.0, "b.dcm": 6.0})
+    edit, foreign = site.journal.returned_files()
+    heart = EditedRoi(roi="Heart", change=Change.EDITED, dsc=0.9)
+    site.journal.measured(edit.id, ReturnedState.MEASURED, edits={done.id: [heart]})
+    why = f"{done.name}: PatientID '{NAME}', but '{OTHERS}' in the scan; never matched"
+    site.journal.measured(foreign.id, ReturnedState.UNMATCHED, why)
     coming(site, COMES)
     record, *_ = rows(1)
     changed = {"animal": NAME, "reason": f"it was {NAME}, not {OTHERS}"}

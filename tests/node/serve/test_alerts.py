@@ -54,6 +54,7 @@ SCENES: list[tuple[Callable[[scenes.Scene], None], set[str]]] = [
     (scenes.disk_short, {"LimnDiskShort"}),
     (scenes.disk_full, {"LimnNodeNotReady", "LimnDiskShort"}),
     (scenes.certificate_ends, {"LimnCertificateEnds"}),
+    (scenes.contours_drift, {"LimnContoursDrift"}),
     (scenes.journal_damaged, {"LimnNodeNotReady", "LimnJournalDamaged"}),
     (scenes.senders_refused, {"LimnSendersRefused"}),
     (scenes.instance_refused, {"LimnInstancesRefused"}),

@@ -33,6 +33,7 @@ DEGRADED = [
     (scenes.silent, Cause.THREAD_SILENT, "courier to tps has given no sign of life for 10"),
     (scenes.disk_short, Cause.DISK_SHORT, "new associations are refused (receive.refuse_below"),
     (scenes.certificate_ends, Cause.CERTIFICATE_ENDS, "engine.tls_dir/cert.pem: certificate "),
+    (scenes.contours_drift, Cause.CONTOURS_DRIFT, "CT1, Heart: the last 20 contours that came"),
 ]
 
 

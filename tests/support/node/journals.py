@@ -143,9 +143,12 @@ ADDED = {
 
 
 def as_version(path: Path, version: int) -> None:
-    """Take from a journal of today what one of version 1 to 7 did not have."""
+    """Take from a journal of today what one of version 1 to 8 did not have."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("drop table look")
+        for table in ("edit_roi", "edit", "returned", "drift"):
+            db.execute(f"drop table {table}")
+        if version < 8:
+            db.execute("drop table look")
         for then, tables in ADDED.items():
             for table, columns in tables.items() if version < then else ():
                 for column in columns:

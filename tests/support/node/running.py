@@ -214,6 +214,20 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=20) as reply:  # noqa: S310 - our own
             return json.load(reply)
 
+    def put(self, path: str, body: object) -> None:
+        """Set a resource."""
+        url = f"http://127.0.0.1:{self.http}{path}"
+        request = urllib.request.Request(url, json.dumps(body).encode(), method="PUT")
+        with urllib.request.urlopen(request, timeout=20):  # noqa: S310 - our own
+            pass
+
+    def upload(self, path: Path) -> str:
+        """Give it a file; returns its number of the instance."""
+        url = f"http://127.0.0.1:{self.http}/instances"
+        request = urllib.request.Request(url, path.read_bytes())
+        with urllib.request.urlopen(request, timeout=20) as reply:  # noqa: S310 - our own
+            return json.load(reply)["ID"]
+
     def structure_sets(self) -> list[dict]:
         """Tags of every RTSTRUCT it holds."""
         found = [self.get(f"/instances/{i}/simplified-tags") for i in self.get("/instances")]

@@ -17,6 +17,7 @@ from limn.node.serve.health import ProcessState
 from limn.node.serve.prometheus import Metrics
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.contacts import DestinationContacts, SenderContacts
+from limn.node.store.journal.edits.rows import DriftRow
 from limn.node.store.journal.journal import Journal
 from tests.conftest import free_port
 from tests.support.node.parts import arrived
@@ -243,6 +244,21 @@ def certificate_ends(scene: Scene) -> None:
     (own,) = (folder / "engine").glob("*/")
     engine = scene.config.engine.model_copy(update={"tls_dir": own})
     scene.config = scene.config.model_copy(update={"engine": engine})
+
+
+def contours_drift(scene: Scene) -> None:
+    """On a scanner the last hearts that came back were corrected more than the first."""
+    drift = DriftRow(
+        scanner="CT1",
+        roi="Heart",
+        bundle_sha256="b",
+        count=20,
+        first_dsc=1.0,
+        last_dsc=0.9,
+        p=0.001,
+        since=time.time() - 60,
+    )
+    scene.journal.enter_drifts([drift])
 
 
 def journal_damaged(scene: Scene) -> None:

@@ -27,7 +27,7 @@ from limn.domain.geometry import FloatArray
 from limn.domain.one_line import one_line
 from limn.formats.label_files import file_name, image_of, table_of, write_image
 from limn.formats.surfaces import stl_of
-from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, fill
+from limn.segment.draw.rasterise import SAME_VOXELS, apart_voxels, filled
 
 # Doubts about the contours of one slice, or between slices; a person counts the slices.
 TWICE = "slices with two outlines less than half a voxel apart: taken as one"
@@ -40,16 +40,8 @@ FORMS = ("nifti", "nrrd", "stl", "csv")
 
 def mask_of(structure: Structure, series: Series) -> npt.NDArray[np.bool_]:
     """The voxels whose centre lies in the structure, (z, y, x) bool."""
-    grid = series.grid
-    mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
-    for k in sorted({polygon.slice_index for polygon in structure.polygons}):
-        rings = [
-            (grid.plane_indices_yx(k, polygon.points_xyz_mm), polygon.xor)
-            for polygon in structure.polygons
-            if polygon.slice_index == k
-        ]
-        mask[k] = fill(rings, (grid.rows, grid.columns))
-    return mask
+    polygons = ((each.slice_index, each.points_xyz_mm, each.xor) for each in structure.polygons)
+    return filled(polygons, series.grid)
 
 
 def doubts_of(structure: Structure, series: Series) -> dict[str, int]:

@@ -37,6 +37,8 @@ from limn.node.board.accounts.register import Register
 from limn.node.board.accounts.sessions import Sessions
 from limn.node.board.accounts.sign_in import SignIn
 from limn.node.board.beside import Beside, beside
+from limn.node.board.edits.pages import EditPages
+from limn.node.board.edits.view import EditLine, scan_edits
 from limn.node.board.guard import EVENTS, Browsers, Guard
 from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
@@ -111,6 +113,7 @@ class Board:
             Route("/", self.live_page),
             Route("/events", self.events),
             *HistoryPages(config, self._as_it_is, self._names).routes(),
+            *EditPages(config, self._page).routes(),
             *PeersPage(config, self._page, _fields).routes(),
             Route("/{scan}", self.scan),
             Route("/{scan}/file/{name}", self.file),
@@ -192,7 +195,7 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> tuple[ScanPage, Beside, RerunView]:
+        def found() -> tuple[ScanPage, Beside, RerunView, tuple[EditLine, ...]]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
@@ -201,13 +204,13 @@ class Board:
                     scan_page(journal, row, self._config),
                     beside(self._config, row),
                     self._reruns.view(journal, row),
+                    scan_edits(journal, row.id),
                 )
 
-        page, around, again = await run_in_threadpool(found)
+        page, around, again, edits = await run_in_threadpool(found)
         said = Typed(request.query_params.get("said", ""))
-        return await self._page(
-            request, "scan.html", scan=page, beside=around, again=again, said=said
-        )
+        values = {"scan": page, "beside": around, "again": again, "edits": edits, "said": said}
+        return await self._page(request, "scan.html", **values)
 
     async def file(self, request: Request) -> Response:
         """A file of a scan; only those that its page lists."""
@@ -215,7 +218,8 @@ class Board:
         folder = self._config.results_dir / name
 
         def found() -> Path | None:
-            files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("forms/*"))
+            files = (*folder.glob("RS.*.dcm"), folder / "picture.png", *folder.glob("edit-*.png"))
+            files += (*folder.glob("forms/*"),)
             # Not what a link leads to: only the node's own files.
             return next(
                 (

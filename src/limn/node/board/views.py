@@ -288,4 +288,5 @@ def _facts(row: ScanRow, structure_set: StructureSetRow | None) -> tuple[tuple[s
 def _files(config: Config, row: ScanRow) -> dict[str, Path]:
     folder = config.results_dir / row.name
     found = [*folder.glob("RS.*.dcm"), *folder.glob("picture.png"), *folder.glob("forms/*")]
+    found += folder.glob("edit-*.png")
     return {path.name: path for path in sorted(found) if path.is_file()}

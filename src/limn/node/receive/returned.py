@@ -1,8 +1,8 @@
 """Structure sets that come in: kept where the operator finds them, never contoured.
 
 Planning systems and archives may forward whatever they receive: limn's own structure sets, and
-those of other systems. limn stores them, so that no sender retries for ever, and does nothing with
-them: it contours CT only.
+those of other systems. The receiver stores them, so that no sender retries for ever; it contours CT
+only. What a person changed in them the engine measures later (`limn.node.contour.edits`).
 """
 
 from __future__ import annotations

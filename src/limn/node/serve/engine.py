@@ -10,6 +10,7 @@ from pathlib import Path
 from limn.node import oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.dispatch import Dispatcher
+from limn.node.contour.edits.watch import EditWatch
 from limn.node.contour.site_bundle import deliverable_bundle
 from limn.node.deliver.courier import Courier
 from limn.node.host import engine_tls, lifetime
@@ -69,6 +70,7 @@ def run_engine(config_path: Path) -> None:
     threads = [
         threading.Thread(target=dispatcher.run, name="dispatch"),
         threading.Thread(target=listen_for_wakes, args=wakes, name="wake"),
+        threading.Thread(target=EditWatch(config, journal).run, args=(stopping,), name="edits"),
     ]
     _run(threads, couriers, stopping)
     journal.close()

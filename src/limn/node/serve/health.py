@@ -22,6 +22,7 @@ from limn.node.config import Config
 from limn.node.host.expiry import expiry, given_certificates
 from limn.node.serve.destinations import destination_states
 from limn.node.store.disk import space
+from limn.node.store.journal.edits.words import drift_words
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.schema import JournalBusy, JournalError
 
@@ -62,6 +63,7 @@ class Cause(StrEnum):
     HELD_LONG = "held-long"
     DISK_SHORT = "disk-short"
     CERTIFICATE_ENDS = "certificate-ends"
+    CONTOURS_DRIFT = "contours-drift"
 
 
 # The causes with which a node still contours.
@@ -74,6 +76,7 @@ DEGRADING = frozenset(
         Cause.HELD_LONG,
         Cause.DISK_SHORT,
         Cause.CERTIFICATE_ENDS,
+        Cause.CONTOURS_DRIFT,
     }
 )
 
@@ -242,6 +245,7 @@ class Health:
             with closing(self.journal()) as journal:
                 destinations = destination_states(self._config, journal)
                 held_at = journal.oldest_held_at()
+                drifts = [each for each in journal.drifts() if each.since is not None]
         except JournalError:
             # One that is damaged is named; a lock passes.
             return
@@ -259,6 +263,9 @@ class Health:
                 "at it (limn release, or the board)"
             )
             yield Reason(Cause.HELD_LONG, text)
+
+        for drift in drifts:
+            yield Reason(Cause.CONTOURS_DRIFT, drift_words(drift))
 
     def _of_certificates(self) -> tuple[Reason, ...]:
         now_s = time.monotonic()

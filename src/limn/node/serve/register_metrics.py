@@ -37,6 +37,28 @@ def of_register(config: Config, journal: JournalReader) -> Iterator[Family]:
         "When the last scan's last slice came, UTC.",
         journal.last_slice_at() or 0,
     )
+    yield from _of_returned(journal)
+
+
+def _of_returned(journal: JournalReader) -> Iterator[Family]:
+    returned = Family(
+        "limn_structure_sets_returned",
+        "gauge",
+        "Structure sets that came back: accepted as they were, edited, or not measured and why.",
+    )
+    for state, count in journal.returned_counts().items():
+        returned.add(count, state=state)
+    drift = Family(
+        "limn_contours_drift",
+        "gauge",
+        "1 if on some scanner the last contours of an ROI were corrected more than the first.",
+    )
+    worse: dict[str, bool] = {}
+    for each in journal.drifts():
+        worse[each.roi] = worse.get(each.roi, False) or each.since is not None
+    for roi, is_worse in worse.items():
+        drift.add(int(is_worse), roi=roi)
+    yield from (returned, drift)
 
 
 def _of_workload(journal: JournalReader, now: float) -> Iterator[Family]:

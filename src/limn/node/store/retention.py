@@ -44,6 +44,7 @@ MOST_OFF_S = 7 * DAY_S
 RESULTS = ("RS.*.dcm", "picture.png", "labels.npz")
 FORMS = (f"{FORMS_DIR}/*",)
 PREVIEWS = ("PREVIEW.*.dcm", "preview.png")
+EDITS = ("edit-*.png",)
 
 
 class TrustedClock:
@@ -209,7 +210,11 @@ class Retention:
 
     def _remove_results(self, scan_id: int, _: Path) -> None:
         folder = self._results_dir / f"scan-{scan_id:05d}"
-        files = [path for pattern in (*RESULTS, *FORMS, *PREVIEWS) for path in folder.glob(pattern)]
+        files = [
+            path
+            for pattern in (*RESULTS, *FORMS, *PREVIEWS, *EDITS)
+            for path in folder.glob(pattern)
+        ]
         if not files:
             return
         row = self._journal.scan(scan_id)

@@ -76,6 +76,26 @@ def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) ->
     return filled | edges
 
 
+def filled(
+    polygons: Iterable[tuple[int, FloatArray, bool]], grid: Grid, slices: range | None = None
+) -> Mask:
+    """Voxels whose centre lies in an ROI of any maker, (z, y, x) bool; slice by slice as `fill`.
+
+    Parameters
+    ----------
+    polygons : slice, (n, 3) points in patient coordinates, whether it is CLOSEDPLANAR_XOR
+    slices : those of the answer; by default all of the grid
+    """
+    slices = range(grid.shape_zyx[0]) if slices is None else slices
+    rings: dict[int, list[tuple[FloatArray, bool]]] = {}
+    for k, points_xyz_mm, xor in polygons:
+        rings.setdefault(k, []).append((grid.plane_indices_yx(k, points_xyz_mm), xor))
+    mask = np.zeros((len(slices), grid.rows, grid.columns), dtype=np.bool_)
+    for k in rings.keys() & set(slices):
+        mask[k - slices.start] = fill(rings[k], (grid.rows, grid.columns))
+    return mask
+
+
 def apart_voxels(ring_yx: FloatArray, other_yx: FloatArray) -> float:
     """How far two rings are from each other where they are furthest apart (Hausdorff), voxels.
 

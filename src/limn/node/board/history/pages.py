@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from limn.node.board.edits.view import edit_marks
 from limn.node.board.hidden_names import HiddenNames
 from limn.node.board.history.animal_view import AnimalPage, animal_page
 from limn.node.board.history.thumbnails import Thumbnails
@@ -109,12 +110,14 @@ class HistoryPages:
         return found, {"names": names, **self._looks(found)}
 
     def _looks(self, history: History) -> dict[str, Any]:
-        """Who looked at the scans of the table."""
+        """Who looked at the scans of the table, and what became of those that came back."""
         with journal_to_read(self._config) as journal:
             if journal is None:
-                return {"looks": {}}
-            looks = journal.looks_at({scan.name for scan, _ in history.rows})
-        return {"looks": {name: looks_words(own) for name, own in looks.items()}}
+                return {"looks": {}, "edits": {}}
+            names = {scan.name for scan, _ in history.rows}
+            looks = journal.looks_at(names)
+            edits = edit_marks(journal, names)
+        return {"looks": {name: looks_words(own) for name, own in looks.items()}, "edits": edits}
 
     async def history(self, request: Request) -> Response:
         """Scans that are done, what is usual, and why one was slow."""

@@ -20,7 +20,8 @@ MADE = (
     *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
     "board-accounts.json",
     *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
-    *("returned", "viewed", "images", "export_folders", "destinations.json", "senders.json"),
+    *("returned", "edits", "viewed", "images", "export_folders"),
+    *("destinations.json", "senders.json"),
 )
 # Every slice is a file. What journal, structure sets and log need must stay, as with the bytes.
 MIN_FREE_INODES = 500

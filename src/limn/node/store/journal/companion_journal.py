@@ -11,13 +11,13 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
+from limn.node.store.journal.edits.journal import EditJournal
 from limn.node.store.journal.states import COMPANION_TABLE, CompanionEvent, CompanionState
-from limn.node.store.journal.writable_journal import WritableJournal
 
 log = logging.getLogger(__name__)
 
 
-class CompanionJournal(WritableJournal):
+class CompanionJournal(EditJournal):
     """The transitions of what goes beside structure sets."""
 
     def series_sent(self, series_instance_uid: str, destination: str, sent_at: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from limn.node.store.journal.companion_reader import CompanionReader
+from limn.node.store.journal.edits.reader import EditReader
 from limn.node.store.journal.look_reader import LookReader
 from limn.node.store.journal.peer_reader import PeerReader
 from limn.node.store.journal.rows import (
@@ -30,7 +31,7 @@ _ON_HOLD = (
 MOST_DIGITS = 19
 
 
-class JournalReader(LookReader, PeerReader, CompanionReader):
+class JournalReader(LookReader, PeerReader, CompanionReader, EditReader):
     """The queries, over a connection that can't write; safe to share between threads."""
 
     def scan(self, scan_id: int) -> ScanRow:

@@ -15,8 +15,9 @@ from limn.domain.errors import ConfigWrong
 # Until version 5 the journal did not know the contents of a structure set, and a scan was of one
 # animal. Until version 6 no person could name one of several animals. Until version 7 nobody could
 # note that a person had looked at a scan, several animals were never one file, and nothing but
-# structure sets and previews went to a destination.
-VERSION = 8
+# structure sets and previews went to a destination. Until version 8 nothing was known of structure
+# sets that came back.
+VERSION = 9
 # The first that drops a column.
 LEAST_SQLITE = (3, 35, 0)
 # Any error of the database: locked, full, damaged.
@@ -157,6 +158,57 @@ create table if not exists companion_delivery (
     accepted_at real,
     unique (structure_set, destination, form)
 );
+create table if not exists returned (
+    id integer primary key,
+    file text not null unique,
+    came_at real not null,
+    state text not null
+        check (state in ('waiting', 'measured', 'preview', 'unmatched', 'failed')),
+    tries integer not null default 0,
+    reason text not null default '',
+    editor text not null default '',
+    software text not null default ''
+);
+create table if not exists edit (
+    id integer primary key,
+    returned integer not null references returned(id),
+    scan integer not null references scan(id),
+    unique (returned, scan)
+);
+create table if not exists edit_roi (
+    edit integer not null references edit(id),
+    roi text not null,
+    organ text not null,
+    role text not null,
+    came_as text not null,
+    change text not null check (change in ('same', 'edited', 'emptied', 'absent')),
+    dsc real,
+    hd95_mm real,
+    added_path_mm real,
+    volume_before_mm3 real,
+    volume_mm3 real,
+    cranial_mm real,
+    caudal_mm real,
+    dorsal_mm real,
+    ventral_mm real,
+    left_mm real,
+    right_mm real,
+    centre_cranial_mm real,
+    centre_dorsal_mm real,
+    centre_left_mm real,
+    unique (edit, roi)
+);
+create table if not exists drift (
+    scanner text not null,
+    roi text not null,
+    bundle_sha256 text not null,
+    count integer not null,
+    first_dsc real not null,
+    last_dsc real not null,
+    p real not null,
+    since real,
+    unique (scanner, roi)
+);
 create table if not exists sent_series (
     series_instance_uid text not null,
     destination text not null,
@@ -176,6 +228,8 @@ create index if not exists preview_delivery_by_state on preview_delivery(state, 
 create index if not exists scan_by_predecessor on scan(predecessor) where predecessor is not null;
 create index if not exists look_by_scan on look(scan);
 create index if not exists companion_delivery_by_state on companion_delivery(state, destination);
+create index if not exists edit_by_scan on edit(scan);
+create index if not exists returned_by_state on returned(state);
 create index if not exists delivery_open on delivery(structure_set) where state <> 'delivered';
 """
 # Columns that the journal of an earlier limn lacks, or has under another name.

@@ -28,6 +28,7 @@ from limn.segment.draw.picture.legend import (
 )
 from limn.segment.draw.picture.panels import (
     PLANES,
+    WHITE,
     Colour,
     Layer,
     draw_levels,
@@ -64,7 +65,7 @@ class _Scene:
 
     hu_zyx: npt.NDArray[np.float32]
     labels: Labels
-    layer: Layer
+    layers: tuple[Layer, ...]
     grid: Grid
     spacing: tuple[float, float, float]
 
@@ -90,6 +91,7 @@ def draw_contours(
     colours: Mapping[Organ, Colour],
     banner: Banner,
     legend: Legend | None = None,
+    before: Labels | None = None,
 ) -> bytes:
     """PNG of axial cuts through lungs and heart, and of long cuts through heart and cord.
 
@@ -101,17 +103,24 @@ def draw_contours(
     ----------
     volume : evenly spaced, on the grid of the labels
     legend : by default the organs' names alone
+    before : what was there before an edit; its contours lie beneath, thin and white, so that they
+        are seen only where the two differ
     """
-    around = box_around(labels.labels_zyx, volume.grid.spacing_mm.zyx)
+    whole = labels.labels_zyx if before is None else labels.labels_zyx | before.labels_zyx
+    around = box_around(whole, volume.grid.spacing_mm.zyx)
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
     grid = turn.grid(volume.grid.part(around))
     # Steps of slices are sums of floats: one animal must give one picture, however it is stacked.
     z_mm, y_mm, x_mm = (round(mm, 6) for mm in grid.spacing_mm.zyx)
     shown = labels.on_voxels(turn.apply(labels.labels_zyx[around]), grid)
+    under = []
+    if before is not None:
+        white = dict.fromkeys(before.organs.values(), WHITE)
+        under = [Layer(turn.apply(before.labels_zyx[around]), before.organs, white, width_px=1)]
     scene = _Scene(
         turn.apply(volume.hu_zyx[around]),
         shown,
-        Layer(shown.labels_zyx, labels.organs, colours),
+        (*under, Layer(shown.labels_zyx, labels.organs, colours)),
         grid,
         (z_mm, y_mm, x_mm),
     )
@@ -211,7 +220,7 @@ def _draw_row(
     left = 0.0
     spare = (room - widest_mm * px_per_mm) / len(views)
     for view, (_, wide_mm) in zip(views, sides_mm, strict=True):
-        panel = draw_panel(scene.hu_zyx, scene.spacing, view.cut, [scene.layer], px_per_mm)
+        panel = draw_panel(scene.hu_zyx, scene.spacing, view.cut, scene.layers, px_per_mm)
         draw_scale(panel, px_per_mm)
         draw_levels(panel, levels)
         row.paste(panel, (round(left), HEADLINES_PX))

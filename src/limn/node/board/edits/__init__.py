@@ -1,0 +1,1 @@
+"""What persons changed in the contours that came back."""

@@ -1,0 +1,1 @@
+"""How far two delineations of one organ are from each other."""
