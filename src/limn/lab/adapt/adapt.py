@@ -95,7 +95,7 @@ def fold_jobs(
 ) -> list[FoldJob]:
     """One job for each fold of the bundle; the groups of animals are left out in turn."""
     jobs = []
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)
     count = len(start.bundle.folds)
     for place, fold in enumerate(start.bundle.folds):
         group = leaves_out(start.bundle, site, fold)

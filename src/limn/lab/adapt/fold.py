@@ -145,7 +145,8 @@ class _FoldTrainer:
 
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
         self._watched = watched(job.left_out)
-        self._started, self._from = time.monotonic(), None
+        self._started = time.monotonic()
+        self._from: int | None = None
 
     def learn_until(self, step: int) -> Weights:
         """Learn until so many steps are done; their averaged weights."""

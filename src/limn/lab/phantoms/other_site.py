@@ -2,7 +2,7 @@
 
 The mice are smaller and fatter than any that teaches the embedded bundle, with a long slender
 heart. The scanner is blurred, its noise coarse, its beam hard. The site contours the heart without
-its atria, and the cord down to the caudal edge of L2. The files are NIfTI, imported like any site's.
+its atria, and the cord down to the caudal edge of L2. The files are NIfTI, to be imported.
 """
 
 from __future__ import annotations
