@@ -66,6 +66,7 @@ def make_cases(
     report: Callable[[str], None],
 ) -> None:
     """Make the cases of scans and of phantoms that the folder lacks."""
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [partial(keep_scan, scan, start, folder) for scan in scans]
     jobs += [partial(keep_phantom, seed, start, folder) for seed in seeds]
     names = [scan.name for scan in scans] + [phantom_name(seed) for seed in seeds]

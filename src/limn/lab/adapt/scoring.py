@@ -29,7 +29,8 @@ from limn.segment.bundle.bundle import Bundle
 from limn.segment.engine.ensemble import Ensemble
 
 FIRST_SCORED = 630_000
-PLAIN_MM = 0.2
+# Of the phantoms; finer ones say no more.
+FINEST_MM = 0.2
 FIELD_MM, WHOLE_FIELD_MM = (32.0, 28.0, 30.0), (64.0, 30.0, 32.0)
 CENTRE_MM, WHOLE_CENTRE_MM = (0.0, 0.0, -1.0), (0.0, 0.0, -14.0)
 BEFORE, AFTER = "before", "after"
@@ -90,8 +91,9 @@ def trials_of(
         *TRUTH_LABELS.values(),
         WHOLE_LABELS[TRACHEA],
     }
+    voxel_mm = max(FINEST_MM, min(old.spacing_mm.zyx))
     for seed in range(FIRST_SCORED, FIRST_SCORED + phantoms):
-        make = partial(_phantom, seed, tuple(organs), whole=beyond)
+        make = partial(_phantom, seed, tuple(organs), voxel_mm, whole=beyond)
         trials.append(ScoredTrial(Trial(PHANTOMS, str(seed), make), str(seed), old.folds))
     return trials
 
@@ -177,13 +179,15 @@ def _read(own: SiteScan) -> ScanWithTruth:
     return ScanWithTruth(*own.read())
 
 
-def _phantom(seed: int, organs: tuple[Organ, ...], *, whole: bool) -> ScanWithTruth:
+def _phantom(
+    seed: int, organs: tuple[Organ, ...], voxel_mm: float, *, whole: bool
+) -> ScanWithTruth:
     """A phantom by any scanner; a third have a contrast agent."""
     field, (x, y, z) = (WHOLE_FIELD_MM, WHOLE_CENTRE_MM) if whole else (FIELD_MM, CENTRE_MM)
-    nz, ny, nx = (round(mm / PLAIN_MM) for mm in field)
+    nz, ny, nx = (round(mm / voxel_mm) for mm in field)
     scanner = replace(
-        random_scanner(seed, PLAIN_MM, (nz, ny, nx)),
-        spacing_mm=SpacingMm(PLAIN_MM, PLAIN_MM, PLAIN_MM),
+        random_scanner(seed, voxel_mm, (nz, ny, nx)),
+        spacing_mm=SpacingMm(voxel_mm, voxel_mm, voxel_mm),
         centre_xyz_mm=(x, y, z),
         truncation_mm=None,
     )
