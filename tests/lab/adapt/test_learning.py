@@ -53,7 +53,7 @@ def work(tmp_path_factory, data, start):
 def random_outputs(classes):
     """Logits of two heads, and shares that add up to one."""
     torch.manual_seed(1)
-    outputs = [torch.randn(1, classes, n, n, n, requires_grad=True) for n in (8, 4)]
+    outputs = [torch.randn(1, classes, n, n, n) for n in (8, 4)]
     target = torch.softmax(3 * torch.randn(1, classes, 8, 8, 8), dim=1)
     return outputs, target
 

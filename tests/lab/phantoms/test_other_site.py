@@ -15,7 +15,7 @@ def test_the_heart_has_no_atria_and_the_cord_reaches_the_loin():
     _, usual = scan(SITE.mouse(FIRST_SEED), SITE.scanner(FIRST_SEED), FIRST_SEED)
     heart = ours.mask(Organ("Heart"))
     assert not np.any(heart & ~usual.mask(Organ("Heart")))
-    assert 0.6 < heart.sum() / usual.mask(Organ("Heart")).sum() < 0.97
+    assert 0.7 < heart.sum() / usual.mask(Organ("Heart")).sum() < 0.93
     cord, shorter = ours.mask(Organ("SpinalCord")), usual.mask(Organ("SpinalCord"))
     assert not np.any(shorter & ~cord)
     lengths = [np.ptp(np.flatnonzero(own.any(axis=(1, 2)))) * 0.5 for own in (cord, shorter)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +107,15 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
     entries = read_dataset(folder)
     labels = organs_of(folder)
     groups = sorted({entry.fold for entry in entries if entry.split == CohortSplit.TRAIN})
-    scans = [_scan(folder, entry, labels, groups, wanted) for entry in entries]
+    scans = [_scan(folder, entry, labels, groups) for entry in entries]
     site = SiteData(folder, tuple(scan for scan in scans if scan is not None and scan.organs))
+    if absent := [organ for organ in wanted or () if organ not in site.organs]:
+        found = ", ".join(site.organs)
+        msg = f"{folder}: no scan that teaches has contours of {', '.join(absent)}; it has {found}"
+        raise ConfigWrong(msg)
+    if wanted is not None:
+        chosen = [replace(scan, organs=_among(scan.organs, wanted)) for scan in site.scans]
+        site = replace(site, scans=tuple(scan for scan in chosen if scan.organs))
     here = site.animals(site.teaching)
     if len(here) < FEWEST_ANIMALS or site.groups < FEWEST_ANIMALS:
         msg = (
@@ -117,11 +124,11 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
             "tried on one that it never saw: import again with --split"
         )
         raise ConfigWrong(msg)
-    if absent := [organ for organ in wanted or () if organ not in site.organs]:
-        found = ", ".join(site.organs)
-        msg = f"{folder}: no scan that teaches has contours of {', '.join(absent)}; it has {found}"
-        raise ConfigWrong(msg)
     return site
+
+
+def _among(organs: Sequence[Organ], wanted: Sequence[Organ]) -> tuple[Organ, ...]:
+    return tuple(organ for organ in organs if organ in wanted)
 
 
 def organs_of(folder: Path) -> Mapping[int, Organ]:
@@ -170,7 +177,6 @@ def _scan(
     entry: Entry,
     labels: Mapping[int, Organ],
     groups: Sequence[str],
-    wanted: Sequence[Organ] | None,
 ) -> SiteScan | None:
     drawn = entry.truth or entry.observer1
     if not drawn:
@@ -183,11 +189,7 @@ def _scan(
         ct=folder / entry.ct,
         contours=folder / drawn,
         labels=labels,
-        organs=tuple(
-            organ
-            for organ in contoured(read_ct(folder / drawn, "").hu_zyx, labels)
-            if wanted is None or organ in wanted
-        ),
+        organs=contoured(read_ct(folder / drawn, "").hu_zyx, labels),
         spacing_mm=tuple(float(mm) for mm in entry.spacing_mm.split()),
         phantom=bool(entry.truth) or entry.animal.startswith(PAINTED),
     )

@@ -43,6 +43,8 @@ FIRST_SEED = 650_000
 FIRST_TEST = 655_000
 SPACING_MM = 0.18
 LUMBAR_VERTEBRAE = 2
+# Share of half the heart's length: what lies further from the apex is not contoured.
+BASE = -0.4
 FOUR = tuple(TRUTH_LABELS.values())
 SEVEN = (*FOUR, *(WHOLE_LABELS[label] for label in (LIVER, KIDNEY_R, KIDNEY_L)))
 # `lab.adapt` knows painted animals by this.
@@ -130,7 +132,11 @@ def recontour(mouse: Mouse, shares: npt.NDArray[np.uint8], grid: Grid) -> None:
     voxel_mm = float(np.mean(grid.spacing_mm.zyx)) / mouse.build.size
     canvas = Canvas(x, y, z, np.zeros_like(x), None, voxel_mm)
     layout = Layout.of(mouse)
-    ventricles = canvas.covered(HeartFrame.of(layout, mouse).egg(canvas))
+    frame = HeartFrame.of(layout, mouse)
+    steps = zip((x, y, z), frame.centre, frame.along, strict=True)
+    along_mm = sum((axis - np.float32(c)) * np.float32(a) for axis, c, a in steps)
+    base_mm = np.float32(BASE * frame.length_mm) - along_mm
+    ventricles = canvas.covered(np.maximum(frame.egg(canvas), base_mm))
     shares[HEART - 1] = np.minimum(shares[HEART - 1], np.rint(255.0 * ventricles))
     cord = cord_share(canvas, layout, mouse, THORACIC_VERTEBRAE + LUMBAR_VERTEBRAE)
     more = np.rint(255.0 * cord).astype(np.uint8)
