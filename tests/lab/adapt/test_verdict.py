@@ -92,9 +92,19 @@ def test_a_look_that_forgets_is_not_the_best(tmp_path):
         looks = looks.with_look(look)
     assert looks.best == gain
     assert Looks.read(looks.path) == looks
-    assert not looks.ended(last_step=100, patience=2)
-    assert looks.ended(last_step=100, patience=1)
     assert looks.ended(last_step=20, patience=9)
+
+
+def test_a_fold_ends_by_its_left_out_animals_and_not_in_its_first_half(tmp_path):
+    """What is forgotten at first comes back with smaller steps: it ends no fold."""
+    rows = [(0, 0.70, 0.90), (10, 0.75, 0.88), (20, 0.76, 0.88), (30, 0.76, 0.89), (40, 0.76, 0.9)]
+    looks = Looks(tmp_path / "looks.jsonl")
+    for step, site, phantoms in rows:
+        looks = looks.with_look(Look(step, {HEART: site}, {HEART: phantoms}))
+    assert not looks.ended(last_step=100, patience=2)
+    assert looks.ended(last_step=80, patience=2)
+    assert not looks.ended(last_step=80, patience=3)
+    assert looks.best.step == 40
 
 
 def test_the_steps_fill_the_night_and_no_more():

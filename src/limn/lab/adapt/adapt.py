@@ -199,6 +199,11 @@ def _notes(start: Start, site: SiteData, jobs: Sequence[FoldJob]) -> list[str]:
         f"the others from {settings.phantoms} phantoms.",
         "An organ that is not contoured in a scan is neither rewarded nor punished there.",
     ]
+    if not any(job.looks.best.step for job in jobs):
+        notes.append(
+            "No fold got better without forgetting more than that is worth: every network is still "
+            f"that of {start.bundle.label}. Give more steps or more phantoms."
+        )
     if lacking:
         notes.append(f"Learnt from phantoms alone: {', '.join(lacking)}.")
     if start.new_organs:

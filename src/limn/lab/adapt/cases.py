@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -204,7 +205,7 @@ def _keep(
     fields = np.pad(fields, [(0, 0), *fill])
     span = np.iinfo(np.int16)
     box = occupied_box(fields.max(axis=0) >= HALF)
-    places: Mapping[str, npt.NDArray[np.generic]] = {
+    places: dict[str, Any] = {
         "known": np.array(known, dtype=np.bool_),
         "box": np.array([[side.start for side in box], [side.stop for side in box]]),
     } | {f"points_{k}": _some_voxels(field) for k, field in enumerate(fields)}

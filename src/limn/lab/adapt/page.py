@@ -141,7 +141,7 @@ def draw_looks(looks: Mapping[int, Looks], path: Path) -> None:
         axes.set_xlabel("steps (dotted: kept)")
         axes.set_ylabel("mean DSC of the organs")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+        axes.legend(fontsize=8)
     with replacement(path, ".png") as part:
         figure.savefig(part, dpi=110, metadata={"Software": None})
 
@@ -158,7 +158,7 @@ def draw_worst(
     -------
     A caption and three files for each.
     """
-    drawn = []
+    drawn: list[tuple[str, list[str]]] = []
     for each, mean in worst_trials(trials, scores):
         scan = each.trial.make()
         labels = [

@@ -39,7 +39,7 @@ class AdaptSettings:
 
     steps: int
     patience: int = 6
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
     warm_up_steps: int = 10
     average: float = 0.97
     site_share: float = 0.5

@@ -44,13 +44,17 @@ class Look:
     site: Mapping[Organ, float]
     phantoms: Mapping[Organ, float]
 
+    @property
+    def mean(self) -> float:
+        """Mean DSC of the organs on the left-out animals; 0 if none is known."""
+        return float(np.mean(list(self.site.values()))) if self.site else 0.0
+
     def score(self, first: Look) -> float:
         """How good it is: the organs' mean over left-out animals, less the price of forgetting."""
         fall = max(
             (first.phantoms[organ] - dsc for organ, dsc in self.phantoms.items()), default=0.0
         )
-        mean = float(np.mean(list(self.site.values()))) if self.site else 0.0
-        return mean - PRICE * max(0.0, fall - MOST_FORGOTTEN)
+        return self.mean - PRICE * max(0.0, fall - MOST_FORGOTTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,18 @@ class Looks:
         return best
 
     def ended(self, last_step: int, patience: int) -> bool:
-        """Whether the fold has learnt enough: all its steps, or no better look for long."""
-        if not self.taken:
+        """Whether the fold has learnt enough: all its steps, or nothing gained for long.
+
+        Only what the left-out animals gain counts, and not before half of the steps: what is
+        forgotten at first comes back while the steps become smaller.
+        """
+        if not self.taken or self.taken[-1].step < last_step / 2:
             return False
-        later = sum(look.step > self.best.step for look in self.taken)
+        top = self.taken[0]
+        for look in self.taken[1:]:
+            if look.mean > top.mean + LEAST_GAIN:
+                top = look
+        later = sum(look.step > top.step for look in self.taken)
         return self.taken[-1].step >= last_step or later >= patience
 
 
@@ -143,7 +155,7 @@ def case_dsc(
         finest = output[0] if isinstance(output, (list, tuple)) else output
         won = finest[0].argmax(0).cpu().numpy()
         for k in range(len(organs)):
-            ours, truth = won == k + 1, case.shares[(k, *where)] >= HALF
+            ours, truth = won == k + 1, case.shares[k][where] >= HALF
             shared[k] += 2.0 * np.count_nonzero(ours & truth)
             sizes[k] += np.count_nonzero(ours) + np.count_nonzero(truth)
     return {
