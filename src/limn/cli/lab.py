@@ -14,6 +14,7 @@ def add_commands(commands: Commands) -> None:
     lab = commands.add_parser("lab", help="train and measure")
     studies = lab.add_subparsers(metavar="STUDY", required=True)
     _add_training(studies)
+    _add_adapting(studies)
     _add_judging(studies)
     _add_studies(studies)
 
@@ -60,6 +61,29 @@ def _add_training(studies: Commands) -> None:
         "--note", action="store_true", help="write the means into the bundle's manifest"
     )
     tried.set_defaults(run=_lab_try)
+
+
+def _add_adapting(studies: Commands) -> None:
+    adapted = studies.add_parser(
+        "adapt", help="go on from a bundle with 2 to 20 of your animals: a new bundle and a page"
+    )
+    adapted.add_argument("bundle", type=arguments.bundle)
+    adapted.add_argument("dataset", type=Path, help="a data set of limn lab import")
+    adapted.add_argument(
+        "out", type=Path, help="keeps all work, to resume; OUT/bundle, OUT/adapt.html"
+    )
+    adapted.add_argument(
+        "--organs", metavar="ORGAN,...", help="learn these alone (default: all that are contoured)"
+    )
+    adapted.add_argument("--name", help="of the new bundle (default: BUNDLE-DATASET)")
+    adapted.add_argument(
+        "--hours", type=float, default=8.0, help="the time that it may take (default 8)"
+    )
+    adapted.add_argument("--steps", type=int, help="of each fold, instead of --hours")
+    adapted.add_argument("--phantoms", type=int, help="that keep what was known (default 40)")
+    adapted.add_argument("--scored", type=int, help="phantoms of the page's table (default 8)")
+    adapted.add_argument("--workers", type=int, help="folds at a time (default: one for each core)")
+    adapted.set_defaults(run=_lab_adapt)
 
 
 def _add_judging(studies: Commands) -> None:
@@ -191,6 +215,24 @@ def _lab_try(parsed: argparse.Namespace) -> None:
     from limn.lab.train.testsets import try_bundle
 
     try_bundle(parsed.bundle, parsed.set, parsed.profile, parsed.out, print, note=parsed.note)
+
+
+def _lab_adapt(parsed: argparse.Namespace) -> None:
+    from limn.domain.scan import Organ
+    from limn.lab.adapt.adapt import adapt
+    from limn.lab.adapt.budget import AdaptOptions
+
+    organs = parsed.organs.split(",") if parsed.organs else None
+    options = AdaptOptions(
+        organs=None if organs is None else tuple(Organ(each) for each in organs),
+        name=parsed.name,
+        hours=parsed.hours,
+        steps=parsed.steps,
+        phantoms=parsed.phantoms,
+        scored=parsed.scored,
+        workers=parsed.workers,
+    )
+    adapt(parsed.bundle, parsed.dataset, parsed.out, options, _print_now)
 
 
 def _lab_judge(parsed: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from limn.phantom.anatomy import BONE, CORD, THORACIC_VERTEBRAE, Mouse
 from limn.phantom.canvas import Canvas, Field, PointXyzMm, rod
@@ -10,6 +11,9 @@ from limn.phantom.layout import PELVIS_Z_MM, Layout
 
 NECK_VERTEBRAE = 7
 LUMBAR_VERTEBRAE = 6
+
+# About the whole spine, in the mouse's frame: the lowest and the highest x, y, z.
+SPINE_BOX_MM = ((-4.5, -6.0, -44.0), (4.5, 14.0, 22.0))
 
 
 def paint_ribs(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
@@ -63,32 +67,20 @@ def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     The truth of the cord reaches from the cranial edge of T1 to the caudal edge of T13; the cord
     itself continues into neck and loin.
     """
-    box = canvas.box((-4.5, -6.0, -44.0), (4.5, 14.0, 22.0))
+    box = canvas.box(*SPINE_BOX_MM)
     if box is None:
         return
     part = canvas.part(box)
-    near = np.nonzero(
-        (np.abs(part.x) < 4.0)
-        & (np.abs(part.y - layout.spine_y(part.z)) < 7.0)
-        & (part.z < 21.0)
-        & (part.z > PELVIS_Z_MM - 8.0)
-    )
-    if not near[0].size:
+    found = _along_spine(part, layout)
+    if found is None:
         return
-    x, y, z = part.x[near], part.y[near], part.z[near]
-    t = z
-    for _ in range(4):
-        slope = layout.spine_slope(t)
-        t = t + 0.8 * ((y - layout.spine_y(t)) * slope + (z - t)) / (1.0 + slope**2)
-    slope = layout.spine_slope(t)
-    dorsal = ((y - layout.spine_y(t)) - (z - t) * slope) / np.sqrt(1.0 + slope**2)
-    index = layout.vertebra(t)
+    near, x, y, z, dorsal, index = found
     tissue = mouse.tissue
     flat = Canvas(x, y, z, part.hu_zyx[near], None, canvas.voxel_mm)
     canal = np.sqrt((x / 1.08) ** 2 + dorsal**2) - np.float32(mouse.build.canal_radius_mm)
     solid = _paint_vertebrae(flat, mouse, canal, dorsal, index)
     flat.fill(np.asarray(canal + np.float32(0.05)), tissue.csf)
-    cord = np.sqrt((x / 1.05) ** 2 + dorsal**2) - np.float32(mouse.build.cord_radius_mm)
+    cord = _cord_distance(x, dorsal, mouse)
     flat.fill(cord, tissue.cord)
     part.hu_zyx[near] = flat.hu_zyx
     share = np.zeros(part.x.shape, dtype=np.float32)
@@ -99,6 +91,46 @@ def paint_spine(canvas: Canvas, layout: Layout, mouse: Mouse) -> None:
     part.label_body(np.float32(canvas.voxel_mm) * (0.5 - share), BONE)
     share[near] = np.where(thoracic, part.covered(cord), 0.0)
     part.label(share, CORD)
+
+
+def cord_share(canvas: Canvas, layout: Layout, mouse: Mouse, vertebrae: int) -> Field:
+    """The share of each voxel that the cord fills, from the cranial edge of T1 over vertebrae."""
+    share = np.zeros(canvas.x.shape, dtype=np.float32)
+    box = canvas.box(*SPINE_BOX_MM)
+    part = None if box is None else canvas.part(box)
+    found = None if part is None else _along_spine(part, layout)
+    if part is not None and found is not None:
+        near, x, _, _, dorsal, index = found
+        within = (index >= 0) & (index <= vertebrae)
+        share[box][near] = np.where(within, part.covered(_cord_distance(x, dorsal, mouse)), 0.0)
+    return share
+
+
+def _along_spine(
+    part: Canvas, layout: Layout
+) -> tuple[tuple[npt.NDArray[np.intp], ...], Field, Field, Field, Field, Field] | None:
+    """Voxels about the spine: where, x, y, z, distance dorsal of the canal, place of a vertebra."""
+    near = np.nonzero(
+        (np.abs(part.x) < 4.0)
+        & (np.abs(part.y - layout.spine_y(part.z)) < 7.0)
+        & (part.z < 21.0)
+        & (part.z > PELVIS_Z_MM - 8.0)
+    )
+    if not near[0].size:
+        return None
+    x, y, z = part.x[near], part.y[near], part.z[near]
+    t = z
+    for _ in range(4):
+        slope = layout.spine_slope(t)
+        t = t + 0.8 * ((y - layout.spine_y(t)) * slope + (z - t)) / (1.0 + slope**2)
+    slope = layout.spine_slope(t)
+    dorsal = ((y - layout.spine_y(t)) - (z - t) * slope) / np.sqrt(1.0 + slope**2)
+    return near, x, y, z, dorsal, layout.vertebra(t)
+
+
+def _cord_distance(x: Field, dorsal: Field, mouse: Mouse) -> Field:
+    distance = np.sqrt((x / 1.05) ** 2 + dorsal**2) - np.float32(mouse.build.cord_radius_mm)
+    return np.asarray(distance)
 
 
 def _paint_vertebrae(

@@ -98,7 +98,7 @@ def evaluate(
     for count, trial in enumerate(waiting):
         scan = trial.make()
         before = time.monotonic()
-        result = _delineate(scan, ensemble)
+        result = delineate_or_miss(scan, ensemble)
         seconds = time.monotonic() - before
         outside = _outside_mm3(result.labels, scan.body)
         volumes, true_volumes = result.labels.volumes_mm3(), scan.truth.volumes_mm3()
@@ -130,7 +130,8 @@ def evaluate(
     return path
 
 
-def _delineate(scan: ScanWithTruth, ensemble: Ensemble) -> Delineated:
+def delineate_or_miss(scan: ScanWithTruth, ensemble: Ensemble) -> Delineated:
+    """Contour a scan; in one that limn refuses every organ is missed."""
     try:
         return delineate(scan.volume, ensemble, "central", Stopwatch(), lambda done, total: None)
     except RefusedSeries:
@@ -219,7 +220,7 @@ def colours_of(organs: Iterable[Organ]) -> dict[Organ, tuple[int, int, int]]:
 def draw_comparison(trial: Trial, ensemble: Ensemble, path: Path) -> None:
     """Write two pictures: one with limn's contours, one with the truth."""
     scan = trial.make()
-    result = _delineate(scan, ensemble)
+    result = delineate_or_miss(scan, ensemble)
     path.parent.mkdir(parents=True, exist_ok=True)
     for labels, name in ((result.labels, "limn"), (scan.truth, "truth")):
         banner = Banner(f"{trial.group} {trial.scan} {name}")

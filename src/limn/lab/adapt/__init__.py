@@ -1,0 +1,1 @@
+"""Learning from few: a bundle goes on with some animals of a site."""

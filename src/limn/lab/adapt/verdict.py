@@ -1,0 +1,146 @@
+"""Before and after, organ by organ, and what follows from it by a stated rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from limn.domain.scan import Organ
+from limn.lab.adapt.scoring import (
+    AFTER,
+    BEFORE,
+    LEFT_OUT,
+    PHANTOMS,
+    TESTED,
+    AdaptScore,
+    means_by_animal,
+)
+from limn.lab.adapt.watch import MOST_FORGOTTEN
+from limn.lab.measure.statistics import compare
+
+# Fewer animals than this that no network of theirs has seen prove nothing.
+FEWEST_JUDGES = 3
+# The least predicted DSC at which a judge's red light may begin (`lab.trust.teach`).
+LEAST_DSC = 0.80
+RULE = (
+    f"Use it, if at least {FEWEST_JUDGES} animals that no network of theirs has seen were scored, "
+    f"on them and on phantoms no organ's mean DSC fell by more than {MOST_FORGOTTEN:g}, every "
+    f"organ's mean on them is {LEAST_DSC:.2f} or more, and at least one organ's 95 % interval of "
+    "the gain lies above 0. Do not use it, if an organ fell by more than that. Otherwise contour "
+    "more animals."
+)
+
+
+class Advice(StrEnum):
+    """What to do with the new bundle."""
+
+    USE = "use"
+    MORE_ANIMALS = "more animals"
+    DO_NOT_USE = "do not use"
+
+
+@dataclass(frozen=True, slots=True)
+class OrganChange:
+    """One organ in one group of scans.
+
+    Attributes
+    ----------
+    animals : how many
+    before : mean DSC over animals; None for an organ that the old bundle did not know
+    after : the same of the new bundle
+    gain, low, high : mean of the differences, and its 95 % bootstrap interval by animal
+    worst : the lowest mean of an animal after
+    """
+
+    group: str
+    organ: Organ
+    animals: int
+    before: float | None
+    after: float
+    gain: float
+    low: float
+    high: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The advice and the one sentence that says it."""
+
+    advice: Advice
+    sentence: str
+
+
+def changes(scores: Sequence[AdaptScore], old: Sequence[Organ]) -> list[OrganChange]:
+    """Every organ of every group that was scored.
+
+    Parameters
+    ----------
+    old : the organs that the old bundle knew
+    """
+    found = []
+    for group in (LEFT_OUT, TESTED, PHANTOMS):
+        of_group = [score for score in scores if score.group == group]
+        for organ in dict.fromkeys(score.organ for score in of_group):
+            own = [score for score in of_group if score.organ == organ]
+            before = means_by_animal([score for score in own if score.when == BEFORE])
+            after = means_by_animal([score for score in own if score.when == AFTER])
+            animals = sorted(after)
+            values = [np.array([means[each] for each in animals]) for means in (after, before)]
+            both = compare(values[0], values[1], animals)
+            known = organ in old
+            found.append(
+                OrganChange(
+                    group,
+                    organ,
+                    len(animals),
+                    float(values[1].mean()) if known else None,
+                    float(values[0].mean()),
+                    both.mean_difference,
+                    both.low,
+                    both.high,
+                    float(values[0].min()),
+                )
+            )
+    return found
+
+
+def recommend(found: Sequence[OrganChange]) -> Recommendation:
+    """The advice by `RULE`."""
+    unseen = [change for change in found if change.group != PHANTOMS]
+    fallen = [
+        f"{change.organ} on {change.group} by {-change.gain:.3f}"
+        for change in found
+        if change.before is not None and change.gain < -MOST_FORGOTTEN
+    ]
+    if fallen:
+        return Recommendation(
+            Advice.DO_NOT_USE,
+            f"Do not use the new bundle: {', '.join(fallen)} DSC worse than before.",
+        )
+    weak = [f"{c.organ} on {c.group} {c.after:.3f}" for c in unseen if c.after < LEAST_DSC]
+    if weak:
+        return _more(f"{', '.join(weak)}, below {LEAST_DSC:.2f}")
+    by_group = {change.group: change.animals for change in unseen}
+    if max(by_group.values(), default=0) < FEWEST_JUDGES:
+        return _more(f"only {sum(by_group.values())} animals judge it")
+    better = [c for c in unseen if not math.isnan(c.low) and c.low > 0]
+    if not better:
+        return _more("no organ's gain is told from chance")
+    best = max(better, key=lambda change: change.gain)
+    return Recommendation(
+        Advice.USE,
+        f"Use the new bundle after commissioning: {best.organ} gained {best.gain:.3f} DSC (95 % "
+        f"interval {best.low:.3f} to {best.high:.3f}) on {best.animals} {best.group}, and no organ "
+        f"fell by more than {MOST_FORGOTTEN:g} on any animal or phantom group.",
+    )
+
+
+def _more(why: str) -> Recommendation:
+    return Recommendation(
+        Advice.MORE_ANIMALS, f"Contour more animals and adapt again before you use it: {why}."
+    )
