@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Labels, Organ, Volume, named_organ
+from limn.domain.scan import Labels, Organ, Volume
 from limn.lab.data.dataset import MANIFEST, Entry, read_dataset
+from limn.lab.data.organs import read_organs
 from limn.lab.data.readers import read_ct
-from limn.phantom.anatomy import TRUTH_LABELS
 from limn.phantom.cohort import CohortSplit
 
-ORGANS = "organs.toml"
 # So begin the names of painted animals of `lab.phantoms.other_site`.
 PAINTED = "phantom-"
 # One to learn from and one to leave out.
@@ -105,7 +103,7 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
         wanted is contoured in none of them.
     """
     entries = read_dataset(folder)
-    labels = organs_of(folder)
+    labels = read_organs(folder).organs
     groups = sorted({entry.fold for entry in entries if entry.split == CohortSplit.TRAIN})
     scans = [_scan(folder, entry, labels, groups) for entry in entries]
     site = SiteData(folder, tuple(scan for scan in scans if scan is not None and scan.organs))
@@ -129,27 +127,6 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
 
 def _among(organs: Sequence[Organ], wanted: Sequence[Organ]) -> tuple[Organ, ...]:
     return tuple(organ for organ in organs if organ in wanted)
-
-
-def organs_of(folder: Path) -> Mapping[int, Organ]:
-    """The organs of a data set by the numbers of its label files.
-
-    A data set of an older limn does not say them; it has those of a phantom.
-
-    Raises
-    ------
-    ConfigWrong
-        If its list of organs can't be read.
-    """
-    path = folder / ORGANS
-    if not path.exists():
-        return TRUTH_LABELS
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))["labels"]
-        return {int(label): named_organ(name) for label, name in table.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        msg = f"{path} can't be read as organs: {error!r}; import again"
-        raise ConfigWrong(msg) from error
 
 
 def refuse_spacing(site: SiteData, spacing_mm: Sequence[float]) -> None:
