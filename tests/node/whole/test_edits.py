@@ -55,8 +55,8 @@ def test_an_edit_comes_back_through_orthanc(
         name = node.wait_row("M61")["scan_id"]
         (own,) = (node.folder / "data" / "scans" / name).glob("RS.*.dcm")
         before = plastimatch_masks(own, series, tmp_path / "own")
-        # The heart two slices towards the head.
-        after = before | {Organ.HEART: np.roll(before[Organ.HEART], 2, axis=0)}
+        # The heart two voxels towards the back.
+        after = before | {Organ.HEART: np.roll(before[Organ.HEART], 2, axis=1)}
         ds = edited(own, series, after)
         path = tmp_path / "edit.dcm"
         ds.save_as(path, enforce_file_format=True)
@@ -64,7 +64,7 @@ def test_an_edit_comes_back_through_orthanc(
         orthanc.post("/modalities/limn/store", [instance])
         wait_for(lambda: bool(node.query("select 1 from edit")), 60, node.explain)
         found = {row[0]: row[1:] for row in node.query(
-            "select roi, change, dsc, added_path_mm, centre_cranial_mm from edit_roi"
+            "select roi, change, dsc, added_path_mm, centre_dorsal_mm from edit_roi"
         )}  # fmt: skip
         editor = node.query("select editor from returned")
     finally:
@@ -84,7 +84,7 @@ def test_an_edit_comes_back_through_orthanc(
     assert found["Heart"][3] == pytest.approx(2 * 0.3, abs=1e-3)
     main.main(["log", "--edits", "--config", str(node.config)])
     said = capsys.readouterr().out
-    assert "moved cranially 0." in said
+    assert "moved dorsally 0.6 mm" in said
     assert said.count("unchanged") == 3
     assert list((node.folder / "data" / "scans" / name).glob("edit-*.png"))
 
