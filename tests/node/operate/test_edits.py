@@ -47,7 +47,7 @@ def scans(site):
 
 
 def test_the_edits_are_listed(site, scans, monkeypatch):
-    """What changed, where it moved, and what was not measured; in words on a narrow terminal."""
+    """What was changed, where it moved, what was not measured; in words if there is no room."""
     monkeypatch.setenv("COLUMNS", "80")
     narrow = " ".join(site.limn("log", "--edits").split())
     assert f"{scans[0].name} Heart DSC 0.912, 95 % HD 0.60 mm, 34 mm of contour added" in narrow

@@ -153,6 +153,7 @@ def test_every_metric_that_is_named_is_a_metric_of_the_node(tmp_path: Path) -> N
     """In rules, dashboard and docs; and the dashboard shows each that the node has."""
     with scenes.node(tmp_path / "node") as made:
         scenes.certificate_ends(made)
+        scenes.contours_drift(made)
         families = list(text_string_to_metric_families(made.text()))
     real = {each.name for family in families for each in family.samples}
     shown = {name for query in dashboard_queries() for name in METRIC.findall(query)}
