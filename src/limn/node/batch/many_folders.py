@@ -23,6 +23,7 @@ from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.batch.source import stands_alone
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs
+from limn.node.host.step_back import step_back
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.animals.choose import ChoiceRule
 
@@ -37,8 +38,13 @@ def contour_folders(
     lie: str = "",
     *,
     one_file: bool = False,
+    against: Path | None = None,
 ) -> bool:
     """Contour one folder as `contour_folder` does, or every series of many into ``out``.
+
+    Parameters
+    ----------
+    against : the output folder of an earlier run, with which every scan is compared
 
     Returns
     -------
@@ -63,9 +69,14 @@ def contour_folders(
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
-    search = not alone and (not one or holds_only_folders(folders[0]))
+    if against is not None:
+        # Nobody waits for it, and a node on this host may have live scans.
+        step_back()
+    if against is not None and not against.is_dir():
+        raise ConfigWrong(f"--against {against} is no folder that an earlier run wrote")
+    search = not alone and (not one or against is not None or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
-    if one and len(found) < 2:
+    if one and len(found) < 2 and against is None:
         contour_folder(folders[0], out, config, forms, lie, one_file=one_file)
         return True
     if lie or tuple(forms) != RTSTRUCT or one_file:
@@ -74,7 +85,16 @@ def contour_folders(
         msg = f"no CT image below {', '.join(map(str, folders))}"
         raise RefusedSeries(msg)
     try:
-        return _contour_series(found, out, config, config_path, console)
+        done = _contour_series(found, out, config, config_path, console)
+        if against is not None:
+            # Only here: it draws, and reads structure sets of any make.
+            from limn.node.batch.against import write_differences  # noqa: PLC0415
+
+            notes = Notes(out, config, open_bundle(config.model.bundle).sha256)
+            for each in found:
+                notes.is_done(each)
+            write_differences(found, notes, against, out, console)
+        return done
     except OSError as error:
         msg = (
             f"{error.filename or out}: {error.strerror}; mend that and give the same command "
