@@ -65,7 +65,8 @@ def measure(folder: Path, shadow: Path | None, scans: int, number: int) -> list[
             write_series(volume, folder / "series" / series, identity)
             before = node.log().count("gives way")
             sent = node.storescu(folder / "series" / series)
-            assert sent.returncode == 0, sent.stderr
+            if sent.returncode:
+                raise RuntimeError(sent.stderr)
             row = node.wait_row(f"M{series}")
             met = node.log().count("gives way") > before
             if k:

@@ -108,7 +108,7 @@ def test_what_is_refused(config, tmp_path, capsys):
 
 
 def test_a_node_that_runs_takes_it_up_itself(config, tmp_path, capsys):
-    """Until then every process reads the bundle before; a newer promotion replaces one that waits."""
+    """Until then every process reads the bundle before; a newer one replaces one that waits."""
     first = load_config(config)
     first.data_dir.mkdir()
     with only_node(first, "limn"):

@@ -18,9 +18,9 @@ from limn.dicom.rtstruct import read
 from limn.dicom.series import Series, assemble
 from limn.dicom.structures import Structure, structures_of
 from limn.dicom.volume import read_headers, read_volume
-from limn.domain.records import OrganDifference, least_dsc
 from limn.domain.errors import LimnError
 from limn.domain.files import write_durably
+from limn.domain.records import OrganDifference, least_dsc
 from limn.domain.scan import Labels, Organ
 from limn.domain.spreadsheet import neutral_cell
 from limn.node.batch.find_series import FoundSeries
@@ -67,7 +67,9 @@ def write_differences(
             every.append(_compared(name, note.animal, source, old / name, notes.folder(name)))
         else:
             reason = f"now {note.outcome}: {note.reason}"
-            every.append(SeriesDifference(series=name, animal=note.animal, old="", new="", reason=reason))
+            every.append(
+                SeriesDifference(series=name, animal=note.animal, old="", new="", reason=reason)
+            )
     _write_table(every, out / TABLE)
     worst = sorted((each for each in every if each.organs), key=lambda each: least_dsc(each.organs))
     for rank, each in enumerate(worst[:DRAWN], 1):
@@ -131,9 +133,7 @@ def _labels(folder: Path, series: Series, record: Mapping[str, Any]) -> Labels:
     return Labels(zyx, series.grid, names)
 
 
-def _fill(
-    zyx: npt.NDArray[np.uint8], number: int, structure: Structure, series: Series
-) -> None:
+def _fill(zyx: npt.NDArray[np.uint8], number: int, structure: Structure, series: Series) -> None:
     for k in sorted({each.slice_index for each in structure.polygons}):
         rings = [
             (series.grid.plane_indices_yx(k, each.points_xyz_mm), each.xor)
@@ -155,9 +155,7 @@ def _write_table(every: Sequence[SeriesDifference], path: Path) -> None:
     writer.writeheader()
     for each in every:
         head = {name: getattr(each, name) for name in ("series", "animal", "old", "new", "reason")}
-        organs = [
-            asdict(organ) | {"change_percent": organ.change_percent} for organ in each.organs
-        ]
+        organs = [asdict(organ) | {"change_percent": organ.change_percent} for organ in each.organs]
         for row in organs or [{}]:
             writer.writerow({name: neutral_cell(value) for name, value in (head | row).items()})
     write_durably(path, text.getvalue().encode())

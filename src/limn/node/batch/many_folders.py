@@ -73,7 +73,8 @@ def contour_folders(
         # Nobody waits for it, and a node on this host may have live scans.
         step_back()
     if against is not None and not against.is_dir():
-        raise ConfigWrong(f"--against {against} is no folder that an earlier run wrote")
+        msg = f"--against {against} is no folder that an earlier run wrote"
+        raise ConfigWrong(msg)
     search = not alone and (not one or against is not None or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2 and against is None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from limn.dicom.uids import uid_from
-from limn.domain.records import OrganDifference
 from limn.domain.errors import LimnError
+from limn.domain.records import OrganDifference
 from limn.domain.scan import Labels, Organ, labels_of
 from limn.node import oplog
 from limn.node.config import Config, load_config, with_bundle
@@ -119,9 +119,7 @@ def compared(row: ScanRow, job: Job, config: Config, warm: Warm) -> tuple[Compar
     return Comparison(**timed, organs=organs), picture
 
 
-def _organs(
-    row: ScanRow, result: Result, old: Labels, new: Labels
-) -> tuple[OrganDifference, ...]:
+def _organs(row: ScanRow, result: Result, old: Labels, new: Labels) -> tuple[OrganDifference, ...]:
     from limn.segment.judge.difference import differences  # noqa: PLC0415
 
     return differences(old, new, lights_of(row.record), lights_of(result.record))

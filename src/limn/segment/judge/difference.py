@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
-from limn.domain.records import OrganDifference
 from limn.domain.geometry import FloatArray, SpacingMm
+from limn.domain.records import OrganDifference
 from limn.domain.scan import Labels, Organ, dice, occupied_box
 
 Mask = npt.NDArray[np.bool_]

@@ -88,7 +88,8 @@ def _ask(config_path: Path, written: Config, folder: Path, by: str, why: str) ->
     before = look_at(before_folder)
     after = deliverable_bundle(with_bundle(written, folder))
     if after.sha256 == before.sha256:
-        raise ConfigWrong(f"{after.label}, {after.sha256[:12]}, delivers already")
+        msg = f"{after.label}, {after.sha256[:12]}, delivers already"
+        raise ConfigWrong(msg)
     promotion = Promotion(
         bundle=str(folder),
         label=after.label,
@@ -104,7 +105,9 @@ def _ask(config_path: Path, written: Config, folder: Path, by: str, why: str) ->
     with ExitStack() as stack:
         runs = not _locked(written, stack)
         known = [
-            replace(each, refused=f"{promotion.label} was promoted after it") if each.waits else each
+            replace(each, refused=f"{promotion.label} was promoted after it")
+            if each.waits
+            else each
             for each in read_promotions(written.data_dir)
         ]
         now = None if runs else promotion.asked_at
@@ -139,8 +142,8 @@ def _print(config_path: Path, config: Config, promotion: Promotion, *, runs: boo
     if runs:
         console.print(
             f"the node runs: {promotion.label} delivers once nothing comes in, waits or runs; then "
-            "the node starts its processes again, and scanners are refused for some seconds. Has it "
-            f"been taken up: limn models promote --config {config_path}"
+            "the node starts its processes again, and scanners are refused for some seconds. To see "
+            f"whether it has: limn models promote --config {config_path}"
         )
     else:
         console.print(f"{promotion.label} delivers from the node's next start")

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from limn.domain.records import OrganDifference, least_dsc
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
+from limn.domain.records import OrganDifference, least_dsc
 from limn.node.permissions import make_private_folder
 
 # Pictures of so many comparisons are kept for each shadow bundle: those that differ most.
@@ -85,7 +85,9 @@ def write_comparison(folder: Path, comparison: Comparison, picture: bytes = b"")
         path_of(folder, kept.scan, sha256, ".png").unlink(missing_ok=True)
 
 
-def read_comparisons(folder: Path, new_sha256: str = "", scan: int | None = None) -> list[Comparison]:
+def read_comparisons(
+    folder: Path, new_sha256: str = "", scan: int | None = None
+) -> list[Comparison]:
     """The comparisons, by scan; a file that is no comparison is left out.
 
     Parameters

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from limn.domain.records import OrganDifference
 from limn.domain.geometry import Reorientation
+from limn.domain.records import OrganDifference
 from limn.domain.scan import Labels, Volume
 from limn.segment.draw.picture.cuts import box_around
 from limn.segment.draw.picture.legend import INK, PAPER
@@ -49,9 +49,7 @@ def draw_difference(
     shown = [turn.apply(each.labels_zyx[around]) for each in (old, new)]
     layers = [
         Layer(zyx, labels.organs, dict.fromkeys(labels.organs.values(), colour))
-        for zyx, labels, colour in zip(
-            shown, (old, new), (OLD_COLOUR, NEW_COLOUR), strict=True
-        )
+        for zyx, labels, colour in zip(shown, (old, new), (OLD_COLOUR, NEW_COLOUR), strict=True)
     ]
     worst = min(
         (each for each in organs if each.dsc is not None),
@@ -65,9 +63,7 @@ def draw_difference(
     differs = masks[0] ^ masks[1]
     if not differs.any():
         differs = (shown[0] > 0) | (shown[1] > 0)
-    centre = [
-        int(differs.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)
-    ]
+    centre = [int(differs.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
     panels = draw_panels(
         turn.apply(volume.hu_zyx[around]),
         (z_mm, y_mm, x_mm),
