@@ -78,11 +78,22 @@ def bundle_in_force(data_dir: Path, config_bundle: Path) -> Path:
     ConfigWrong
         As `read_promotions`.
     """
-    for promotion in reversed(read_promotions(data_dir)):
-        if promotion.in_force_at is not None:
-            same = promotion.config_bundle == str(config_bundle)
-            return Path(promotion.bundle) if same else config_bundle
-    return config_bundle
+    promotion = promotion_in_force(data_dir)
+    if promotion is None or promotion.config_bundle != str(config_bundle):
+        return config_bundle
+    return Path(promotion.bundle)
+
+
+def promotion_in_force(data_dir: Path) -> Promotion | None:
+    """The last promotion that was taken up; it counts while the TOML names its ``config_bundle``.
+
+    Raises
+    ------
+    ConfigWrong
+        As `read_promotions`.
+    """
+    taken = [each for each in read_promotions(data_dir) if each.in_force_at is not None]
+    return taken[-1] if taken else None
 
 
 def write_promotions(data_dir: Path, promotions: Sequence[Promotion]) -> None:

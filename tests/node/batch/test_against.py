@@ -9,7 +9,7 @@ from scipy.ndimage import binary_dilation
 
 from limn.cli import main
 from limn.domain.scan import dice
-from limn.node.batch import here
+from limn.node.batch import here, many_folders
 from limn.node.contour.work.warm import Warm, options_of
 from limn.segment.bundle.bundle import open_bundle
 from tests.conftest import BUNDLE, one_fold
@@ -29,6 +29,8 @@ def contour(monkeypatch, tmp_path, capsys):
             return Warm(ensemble(found), options_of(config, found))
 
         monkeypatch.setattr(here, "warm_up", warm_up)
+        # This process has other tests to run.
+        monkeypatch.setattr(many_folders, "step_back", lambda: None)
         folders = ["contour", str(tmp_path / "cohort"), "-o", str(tmp_path / out)]
         code = main.main([*folders, "--bundle", str(bundle), *options])
         return code, capsys.readouterr()

@@ -17,6 +17,7 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
 from limn.node.batch import here, on_node
+from limn.node.batch.against import write_differences
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
 from limn.node.batch.notes import TABLE, Note, Notes, write_tables
 from limn.node.batch.one_folder import contour_folder, site_config
@@ -70,11 +71,11 @@ def contour_folders(
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
     if against is not None:
+        if not against.is_dir():
+            msg = f"--against {against} is no folder that an earlier run wrote"
+            raise ConfigWrong(msg)
         # Nobody waits for it, and a node on this host may have live scans.
         step_back()
-    if against is not None and not against.is_dir():
-        msg = f"--against {against} is no folder that an earlier run wrote"
-        raise ConfigWrong(msg)
     search = not alone and (not one or against is not None or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
     if one and len(found) < 2 and against is None:
@@ -86,16 +87,7 @@ def contour_folders(
         msg = f"no CT image below {', '.join(map(str, folders))}"
         raise RefusedSeries(msg)
     try:
-        done = _contour_series(found, out, config, config_path, console)
-        if against is not None:
-            # Only here: it draws, and reads structure sets of any make.
-            from limn.node.batch.against import write_differences  # noqa: PLC0415
-
-            notes = Notes(out, config, open_bundle(config.model.bundle).sha256)
-            for each in found:
-                notes.is_done(each)
-            write_differences(found, notes, against, out, console)
-        return done
+        return _contour_series(found, out, config, config_path, console, against)
     except OSError as error:
         msg = (
             f"{error.filename or out}: {error.strerror}; mend that and give the same command "
@@ -110,6 +102,7 @@ def _contour_series(
     config: Config,
     config_path: Path | None,
     console: Console,
+    against: Path | None,
 ) -> bool:
     """Contour what is not done yet, then print what became of every series."""
     bundle = open_bundle(config.model.bundle)
@@ -136,6 +129,8 @@ def _contour_series(
         elif open_series:
             here.contour_series(open_series, notes, config, bundle, report)
     write_tables(out, notes.of(found))
+    if against is not None:
+        write_differences(found, notes, against, out, console)
     return _summary(notes.of(found), done_before, out / TABLE, console)
 
 

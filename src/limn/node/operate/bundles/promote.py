@@ -142,8 +142,8 @@ def _print(config_path: Path, config: Config, promotion: Promotion, *, runs: boo
     if runs:
         console.print(
             f"the node runs: {promotion.label} delivers once nothing comes in, waits or runs; then "
-            "the node starts its processes again, and scanners are refused for some seconds. To see "
-            f"whether it has: limn models promote --config {config_path}"
+            "its processes start again, and scanners are refused for some seconds. To see whether "
+            f"it has: limn models promote --config {config_path}"
         )
     else:
         console.print(f"{promotion.label} delivers from the node's next start")
