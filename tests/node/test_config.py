@@ -49,6 +49,7 @@ WHOLE = {
     "settle.hold_s": "30.0",
     "settle.expected_slices": "300",
     "model.bundle": '"bundle"',
+    "model.shadow": '"challenger"',
     "model.allow_demo_bundle": "true",
     "model.device": '"cpu"',
     "model.profile": '"paper"',

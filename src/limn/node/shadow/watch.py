@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,17 +70,23 @@ def run_shadow(config_path: Path) -> None:
 def _work(config: Config, config_path: Path, stopping: threading.Event) -> None:
     HEART.register()
     bundle = _shadow_of(config)
-    if bundle is None:
-        # A challenger that can't be used ends nothing: the node works without it.
-        while not stopping.wait(1.0):
-            HEART.moved()
-        return
-    log.info("shadow: bundle %s, %s, draws delivered scans too", bundle.label, bundle.sha256[:12])
-    journal = JournalReader(config.journal_path)
-    shadow = Shadow(config, config_path, journal, bundle)
+    while not stopping.is_set():
+        HEART.moved()
+        if bundle is None or not config.journal_path.exists():
+            # A challenger that can't be used ends nothing: the node works without it.
+            stopping.wait(1.0)
+            continue
+        with closing(JournalReader(config.journal_path)) as journal:
+            _look_on(Shadow(config, config_path, journal, bundle), stopping)
+
+
+def _look_on(shadow: Shadow, stopping: threading.Event) -> None:
+    """Look until the node stops, or its journal is another file."""
     surprises = Surprises()
     try:
         while not stopping.wait(LOOK_S if shadow.draws else IDLE_LOOK_S):
+            if shadow.journal.is_replaced():
+                return
             try:
                 shadow.look()
             except Exception as error:
@@ -87,7 +94,7 @@ def _work(config: Config, config_path: Path, stopping: threading.Event) -> None:
                 if is_damaged(error):
                     raise
                 if surprises.note(shadow, error):
-                    why = fault_notice(error, config.journal_path)
+                    why = fault_notice(error, shadow.journal.path)
                     log.error("the shadow draws nothing: %s", why, exc_info=error)
                 stopping.wait(1.0)
             else:
@@ -95,7 +102,6 @@ def _work(config: Config, config_path: Path, stopping: threading.Event) -> None:
                 HEART.moved()
     finally:
         shadow.give_up("")
-        journal.close()
 
 
 def _shadow_of(config: Config) -> Bundle | None:
@@ -109,6 +115,7 @@ def _shadow_of(config: Config) -> Bundle | None:
     if bundle.sha256 == delivers.sha256:
         log.warning("model.shadow is the bundle that delivers: there is nothing to compare")
         return None
+    log.info("shadow: bundle %s, %s, draws delivered scans too", bundle.label, bundle.sha256[:12])
     return bundle
 
 
@@ -120,7 +127,7 @@ def drawing_command(config_path: Path, scans: Sequence[int]) -> list[str]:
     ]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Shadow:
     """Begins and ends the drawing; used by one thread.
 
