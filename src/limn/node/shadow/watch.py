@@ -186,8 +186,8 @@ class Shadow:
         drawing, self._drawing = self._drawing, None
         if drawing is None:
             return
-        drawing.kill()
-        drawing.wait()
+        with drawing:
+            drawing.kill()
         self._asked_s = float("-inf")
         if why:
             log.info("the shadow gives way: %s", why)
@@ -206,6 +206,9 @@ class Shadow:
     def _after_end(self, drawing: subprocess.Popen[bytes]) -> None:
         """After the drawing has ended by itself; one scan that ends it again and again is left."""
         self._drawing, self._asked_s = None, float("-inf")
+        with drawing:
+            # Closes the pipe to it.
+            pass
         if drawing.returncode == 0:
             return
         left = due_scans(self.journal, self.config, self.bundle.sha256)
