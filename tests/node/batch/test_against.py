@@ -11,7 +11,7 @@ from limn.cli import main
 from limn.domain.scan import dice
 from limn.node.batch import here, many_folders
 from limn.node.contour.work.warm import Warm, options_of
-from limn.segment.bundle.bundle import open_bundle
+from limn.segment.bundle.bundle import glance, open_bundle
 from tests.conftest import BUNDLE, one_fold
 from tests.support.node.fake_shadow import LargerHearts
 from tests.support.node.fake_worker import FakeEnsemble
@@ -72,7 +72,8 @@ def test_each_organ_of_each_scan_and_the_worst_drawn(contour, tmp_path):
         assert float(row["dsc"]) == pytest.approx(dice(heart, larger), abs=0.01)
         grown = 100 * (larger.sum() / heart.sum() - 1)
         assert float(row["change_percent"]) == pytest.approx(grown, abs=2)
-        assert row["old"] != row["new"] or row["old"] == ""
+        assert row["old"] == f"phantom-7 {glance(BUNDLE).sha256[:12]}"
+        assert row["new"] == f"phantom-7 {glance(one_fold()).sha256[:12]}"
         assert float(rows[animal, "Lung_R"]["dsc"]) == 1.0
     worst = min(("T0001", "T0002"), key=lambda animal: float(rows[animal, "Heart"]["dsc"]))
     pictures = sorted(path.name for path in (tmp_path / "new" / "differences").iterdir())

@@ -88,7 +88,11 @@ def _compared(
         reason = f"the earlier run has no structure set of it ({old / 'RS.dcm'})"
         return SeriesDifference(series=name, animal=animal, old="", new="", reason=reason)
     records = [_record(folder) for folder in (old, new)]
-    bundles = [str(each.get("bundle", "")) for each in records]
+    # Two bundles of one name differ by their hash.
+    bundles = [
+        f"{each.get('bundle', '')} {str(each.get('bundle_sha256', ''))[:12]}".strip()
+        for each in records
+    ]
     known: dict[str, Any] = {"series": name, "animal": animal, "old": bundles[0], "new": bundles[1]}
     try:
         series = assemble(read_headers(paths), assume_hu=True)
