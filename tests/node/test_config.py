@@ -157,6 +157,7 @@ WRONG = [
     ("settle.expected_slices", "20.5"),
     ("model", '"bundle"'),
     ("model.bundle", "[]"),
+    ("model.shadow", "[]"),
     ("model.allow_demo_bundle", '"perhaps"'),
     ("model.device", '"gpu"'),
     ("model.profile", '"quick"'),

@@ -60,8 +60,11 @@ def read_promotions(data_dir: Path) -> list[Promotion]:
     path = data_dir / PROMOTIONS
     try:
         return [Promotion(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError:
+        # What to do about it is told for every file of the data folder.
+        raise
     except (OSError, ValueError, TypeError) as error:
         msg = (
             f"{path} says which bundle delivers and can't be read ({error}); restore it from a "
