@@ -75,7 +75,7 @@ def draw_difference(
 
 def _sheet(panels: Sequence[Image.Image], organs: Sequence[OrganDifference]) -> bytes:
     lines = [
-        (OLD_COLOUR, "delivered"),
+        (OLD_COLOUR, "the old bundle"),
         (NEW_COLOUR, "the new bundle"),
         *((INK, line_of(each)) for each in organs),
     ]
