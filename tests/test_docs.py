@@ -165,8 +165,8 @@ def test_the_design_has_the_rooms_of_the_contracts(heading: str, contract: str) 
     assert stated == {len(floors) - k: rooms for k, rooms in enumerate(floors)}
 
 
-def test_two_rooms_of_the_node_know_networks() -> None:
-    """As DESIGN.md says: contour and batch import segment, and no room imports phantom."""
+def test_three_rooms_of_the_node_know_networks() -> None:
+    """As DESIGN.md says: contour, batch and shadow import segment, and no room imports phantom."""
     node = REPOSITORY / "src" / "limn" / "node"
     importing: dict[str, set[str]] = {"segment": set(), "phantom": set()}
     for path in node.rglob("*.py"):
@@ -174,7 +174,7 @@ def test_two_rooms_of_the_node_know_networks() -> None:
         for room, rooms in importing.items():
             if re.search(rf"^\s*(from|import) limn\.{room}\b", text, re.MULTILINE):
                 rooms.add(path.relative_to(node).parts[0])
-    assert importing == {"segment": {"contour", "batch"}, "phantom": set()}
+    assert importing == {"segment": {"contour", "batch", "shadow"}, "phantom": set()}
 
 
 def commands(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[str]:

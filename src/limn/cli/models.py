@@ -1,4 +1,4 @@
-"""The commands of ``limn models``: list, verify, install, pack, import."""
+"""The commands of ``limn models``: list, verify, install, pack, import, compare, promote."""
 
 from __future__ import annotations
 
@@ -36,6 +36,60 @@ def add_commands(commands: Commands) -> None:
         "import", parents=[shelf, training], help="a training of nnU-Net v1 or v2: folder or zip"
     )
     imported.set_defaults(run=_models_import)
+    _add_compare(verbs)
+    _add_promote(verbs)
+
+
+def _add_compare(verbs: Commands) -> None:
+    compared = verbs.add_parser(
+        "compare", help="how the shadow bundle (model.shadow) differs from what was delivered"
+    )
+    compared.add_argument("--config", type=Path, required=True)
+    compared.add_argument(
+        "--last", type=int, default=50, metavar="N", help="so many scans (%(default)s); 0: all"
+    )
+    compared.add_argument("--csv", action="store_true", help="a row for each organ of each scan")
+    compared.set_defaults(run=_models_compare)
+
+
+def _models_compare(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.bundles.compare import show_comparisons
+
+    show_comparisons(parsed.config, last=max(0, parsed.last), as_csv=parsed.csv)
+
+
+def _add_promote(verbs: Commands) -> None:
+    promoted = verbs.add_parser(
+        "promote", help="make another bundle deliver, or list who made which do so"
+    )
+    promoted.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="name or folder; none, and no --back: list"
+    )
+    promoted.add_argument("--config", type=Path, required=True)
+    promoted.add_argument(
+        "--back", action="store_true", help="the bundle that delivered before the last promotion"
+    )
+    promoted.add_argument("--by", metavar="NAME", help="who decides")
+    promoted.add_argument("--why", metavar="TEXT", help="the reason, kept with the name")
+    promoted.set_defaults(run=_models_promote, usage=promoted.error)
+
+
+def _models_promote(parsed: argparse.Namespace) -> None:
+    from limn.node.operate.bundles.promote import promote, show_promotions, take_back
+
+    if parsed.bundle and parsed.back:
+        parsed.usage("give BUNDLE or --back, not both")
+    changes = bool(parsed.bundle or parsed.back)
+    if changes and not (parsed.by and parsed.why):
+        parsed.usage("a promotion needs --by NAME and --why TEXT")
+    if not changes and (parsed.by or parsed.why):
+        parsed.usage("--by and --why want BUNDLE or --back")
+    if parsed.bundle:
+        promote(parsed.config, parsed.bundle, by=parsed.by, why=parsed.why)
+    elif parsed.back:
+        take_back(parsed.config, by=parsed.by, why=parsed.why)
+    else:
+        show_promotions(parsed.config)
 
 
 def _models_list(parsed: argparse.Namespace) -> None:

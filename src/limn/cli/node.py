@@ -69,7 +69,7 @@ def _add_serve(commands: Commands) -> None:
     serve = _with_config(commands, "serve", "run the node until Ctrl-C")
     serve.add_argument(
         "--only",
-        choices=["receiver", "scheduler", "worker", "engine", "board"],
+        choices=["receiver", "scheduler", "worker", "engine", "board", "shadow"],
         metavar="PART",
         help="this host's part of a node on several: receiver (with dispatch and delivery), "
         "scheduler or worker (deploy/README.md)",
@@ -96,6 +96,10 @@ def _serve(parsed: argparse.Namespace) -> None:
         from limn.node.board.run import run_board
 
         run_board(parsed.config)
+    elif parsed.only == "shadow":
+        from limn.node.shadow.watch import run_shadow
+
+        run_shadow(parsed.config)
 
 
 def _add_name(commands: Commands) -> None:
@@ -172,6 +176,13 @@ def _add_contour(commands: Commands) -> None:
         action="store_true",
         help="with each: one RS.dcm for all animals, its ROIs named Heart^1, Heart^2, ...",
     )
+    contour.add_argument(
+        "--against",
+        type=Path,
+        metavar="OLD",
+        help="the --out of an earlier run on the same folders: a table of how each contour differs "
+        "from it, and the scans that differ most drawn",
+    )
     contour.set_defaults(run=_contour)
 
 
@@ -188,6 +199,7 @@ def _contour(parsed: argparse.Namespace) -> int:
         forms_of(parsed.forms),
         parsed.lie,
         one_file=parsed.one_file,
+        against=parsed.against,
     )
     return 0 if done else EXIT_WRONG
 

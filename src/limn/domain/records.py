@@ -1,8 +1,11 @@
-"""The records that a physicist reads: of a scan, and of each ROI of it."""
+"""The records that a physicist reads: of a scan, of each ROI of it, and of two contours of one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+from limn.domain.scan import Organ
 
 SCHEMA_VERSION = 3
 
@@ -136,3 +139,36 @@ class RoiRecord:
     def columns(cls) -> tuple[str, ...]:
         """Names of the columns, in order."""
         return tuple(each.name for each in fields(cls))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganDifference:
+    """One organ as two bundles drew it.
+
+    Attributes
+    ----------
+    dsc : Dice similarity coefficient; None if one bundle has no such organ
+    hd95_mm : 95 % Hausdorff distance; None if either contour is absent or empty
+    old_mm3, new_mm3 : volumes; None if that bundle has no such organ
+    old_light, new_light : empty if that bundle's contour has none
+    """
+
+    organ: Organ
+    dsc: float | None
+    hd95_mm: float | None
+    old_mm3: float | None
+    new_mm3: float | None
+    old_light: str = ""
+    new_light: str = ""
+
+    @property
+    def change_percent(self) -> float | None:
+        """Volume change from the old to the new contour; None if either has no volume."""
+        if not self.old_mm3 or self.new_mm3 is None:
+            return None
+        return 100.0 * (self.new_mm3 - self.old_mm3) / self.old_mm3
+
+
+def least_dsc(organs: Sequence[OrganDifference]) -> float:
+    """The DSC of the organ that differs most; 1 if no organ is in both."""
+    return min((each.dsc for each in organs if each.dsc is not None), default=1.0)

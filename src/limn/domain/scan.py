@@ -212,3 +212,24 @@ def unpack_labels(packed: bytes) -> npt.NDArray[np.uint8]:
     high = low + box.shape
     labels_zyx[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = box
     return labels_zyx
+
+
+def labels_of(packed: bytes) -> Labels:
+    """Undo `pack_labels` with grid and names; roles are those of TG-263's names.
+
+    Raises
+    ------
+    KeyError
+        If an earlier limn packed them: they have no grid and no names.
+    """
+    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+        y_mm, x_mm = (float(mm) for mm in stored["spacing_yx_mm"])
+        _, rows, columns = (int(n) for n in stored["shape_zyx"])
+        along_x, along_y = stored["along_xy_xyz"]
+        origins = stored["slice_origins_xyz_mm"]
+        grid = Grid(origins, rows, columns, y_mm, x_mm, along_x, along_y)
+        organs = {
+            int(number): Organ(str(name))
+            for number, name in zip(stored["numbers"], stored["names"], strict=True)
+        }
+    return Labels(unpack_labels(packed), grid, organs)

@@ -27,6 +27,7 @@ from limn.domain.roi_rules import RoiRule
 from limn.domain.shipped import bundle_named
 from limn.formats.axes import checked_lie
 from limn.node.permissions import check_not_others
+from limn.node.promotions import bundle_in_force
 
 # Printable ASCII but the backslash, and not spaces alone (PS3.5, VR AE).
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$")]
@@ -170,6 +171,7 @@ class Model(_Table):
     """Which bundle contours, and how."""
 
     bundle: Path
+    shadow: Path | None = None
     allow_demo_bundle: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     profile: Literal["paper", "stock", "fast"] | None = None
@@ -596,6 +598,11 @@ class Config(_Table):
         return self.data_dir / "reruns"
 
     @property
+    def shadow_dir(self) -> Path:
+        """What the shadow bundle drew; see `limn.node.store.disk.comparisons`."""
+        return self.data_dir / "shadow"
+
+    @property
     def destinations_path(self) -> Path:
         """What destinations said last; see `limn.node.store.disk.contacts`."""
         return self.data_dir / "destinations.json"
@@ -630,7 +637,10 @@ class Config(_Table):
             update={
                 "data_dir": _below(folder, self.data_dir),
                 "model": self.model.model_copy(
-                    update={"bundle": _bundle_below(folder, self.model.bundle)}
+                    update={
+                        "bundle": _bundle_below(folder, self.model.bundle),
+                        "shadow": self.model.shadow and _bundle_below(folder, self.model.shadow),
+                    }
                 ),
                 "receive": self.receive.model_copy(
                     update={
@@ -671,12 +681,24 @@ def _bundle_below(folder: Path, path: Path) -> Path:
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a site's config.
+    """Read and check a site's config; a promoted bundle stands in the place of the one named there.
 
     Raises
     ------
     ConfigWrong
         Names the file and every wrong key, or says that every user may change the file.
+    """
+    config = load_written_config(path)
+    return with_bundle(config, bundle_in_force(config.data_dir, config.model.bundle))
+
+
+def load_written_config(path: Path) -> Config:
+    """Read and check a site's config as it is written, without a promotion (D-273).
+
+    Raises
+    ------
+    ConfigWrong
+        As `load_config`.
     """
     check_not_others(path, "config")
     try:
@@ -692,6 +714,11 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         msg = f"config {path}:\n" + "\n".join(_wrong_keys(error))
         raise ConfigWrong(msg) from error
+
+
+def with_bundle(config: Config, bundle: Path) -> Config:
+    """The config with another bundle that delivers."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"bundle": bundle})})
 
 
 def _wrong_keys(error: ValidationError) -> list[str]:

@@ -59,6 +59,7 @@ SCENES: list[tuple[Callable[[scenes.Scene], None], set[str]]] = [
     (scenes.senders_refused, {"LimnSendersRefused"}),
     (scenes.instance_refused, {"LimnInstancesRefused"}),
     (scenes.board_down, {"LimnBoardDown"}),
+    (scenes.shadow_down, {"LimnShadowDown"}),
 ]
 
 

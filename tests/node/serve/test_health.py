@@ -49,12 +49,16 @@ def test_a_node_that_works_is_degraded(made, scene, cause, words):
     assert words in text
 
 
-def test_a_board_that_is_down_keeps_no_scan(made):
+@pytest.mark.parametrize(
+    ("scene", "cause"),
+    [(scenes.board_down, Cause.BOARD_DOWN), (scenes.shadow_down, Cause.SHADOW_DOWN)],
+)
+def test_a_board_or_a_shadow_that_is_down_keeps_no_scan(made, scene, cause):
     """It does not run, and ends again and again: two sentences of one cause."""
-    scenes.board_down(made)
+    scene(made)
     state, reasons = health(made)
     assert state is NodeState.DEGRADED
-    assert {cause for cause, _ in reasons} == {Cause.BOARD_DOWN}
+    assert {found for found, _ in reasons} == {cause}
     assert len(reasons) == 2
 
 
@@ -140,7 +144,7 @@ def test_a_probe_keeps_a_degraded_node_and_ends_one_that_is_not_ready(made):
 
 def test_each_cause_is_tried_here_or_with_the_page():
     """Those of a process stand in test_prometheus."""
-    tried = {cause for _, cause, _ in DEGRADED} | {Cause.BOARD_DOWN}
+    tried = {cause for _, cause, _ in DEGRADED} | {Cause.BOARD_DOWN, Cause.SHADOW_DOWN}
     assert tried == DEGRADING
 
 

@@ -1,6 +1,6 @@
 """``python -m tests.support.node.fake_node CONFIG [PART]``: ``limn serve`` whose workers threshold.
 
-Every process is the real one; only the worker's preload is replaced.
+Every process is the real one; only the networks of the worker and of the shadow are replaced.
 """
 
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 from limn.domain.errors import LimnError
 from limn.node.serve.supervisor import Supervisor
 
+SHADOW = "tests.support.node.fake_shadow"
 REAL, FAKE = "limn.node.contour.work.worker", "tests.support.node.fake_worker"
 
 
@@ -19,6 +20,8 @@ class FakeNode(Supervisor):
         children = super()._children()
         for child in children:
             child.command = [FAKE if part == REAL else part for part in child.command]
+            if child.name == "shadow":
+                child.command = [sys.executable, "-m", SHADOW, str(self._config_path)]
         assert sum(FAKE in child.command for child in children) >= 1
         return children
 

@@ -289,3 +289,8 @@ def instance_refused(scene: Scene) -> None:
 def board_down(scene: Scene) -> None:
     """Its port is taken."""
     scene.change("board", up=False, loop="board has ended 9 times in a row")
+
+
+def shadow_down(scene: Scene) -> None:
+    """What a second bundle would draw is not drawn."""
+    scene.processes.append(ProcessState("shadow", False, 9, loop="shadow has ended 9 times"))

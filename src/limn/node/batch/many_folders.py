@@ -17,12 +17,14 @@ from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
 from limn.node.batch import here, on_node
+from limn.node.batch.against import write_differences
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
 from limn.node.batch.notes import TABLE, Note, Notes, write_tables
 from limn.node.batch.one_folder import contour_folder, site_config
 from limn.node.batch.source import stands_alone
 from limn.node.config import Config
 from limn.node.host.doorbell import engine_runs
+from limn.node.host.step_back import step_back
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.draw.animals.choose import ChoiceRule
 
@@ -37,8 +39,13 @@ def contour_folders(
     lie: str = "",
     *,
     one_file: bool = False,
+    against: Path | None = None,
 ) -> bool:
     """Contour one folder as `contour_folder` does, or every series of many into ``out``.
+
+    Parameters
+    ----------
+    against : the output folder of an earlier run, with which every scan is compared
 
     Returns
     -------
@@ -63,9 +70,15 @@ def contour_folders(
     # A file's name is text, never markup.
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
-    search = not alone and (not one or holds_only_folders(folders[0]))
+    if against is not None:
+        if not against.is_dir():
+            msg = f"--against {against} is no folder that an earlier run wrote"
+            raise ConfigWrong(msg)
+        # Nobody waits for it, and a node on this host may have live scans.
+        step_back()
+    search = not alone and (not one or against is not None or holds_only_folders(folders[0]))
     found = find_series(folders, out, console) if search else []
-    if one and len(found) < 2:
+    if one and len(found) < 2 and against is None:
         contour_folder(folders[0], out, config, forms, lie, one_file=one_file)
         return True
     if lie or tuple(forms) != RTSTRUCT or one_file:
@@ -74,7 +87,7 @@ def contour_folders(
         msg = f"no CT image below {', '.join(map(str, folders))}"
         raise RefusedSeries(msg)
     try:
-        return _contour_series(found, out, config, config_path, console)
+        return _contour_series(found, out, config, config_path, console, against)
     except OSError as error:
         msg = (
             f"{error.filename or out}: {error.strerror}; mend that and give the same command "
@@ -89,6 +102,7 @@ def _contour_series(
     config: Config,
     config_path: Path | None,
     console: Console,
+    against: Path | None,
 ) -> bool:
     """Contour what is not done yet, then print what became of every series."""
     bundle = open_bundle(config.model.bundle)
@@ -115,6 +129,8 @@ def _contour_series(
         elif open_series:
             here.contour_series(open_series, notes, config, bundle, report)
     write_tables(out, notes.of(found))
+    if against is not None:
+        write_differences(found, notes, against, out, console)
     return _summary(notes.of(found), done_before, out / TABLE, console)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from limn.node import oplog
 from limn.node.config import Config
 from limn.node.store.disk import scanlog
+from limn.node.store.disk.comparisons import Comparison, read_comparisons
 from limn.node.store.journal.rows import ScanRow
 
 # Of the table of ROIs, some thousand scans; of the running log, some ten thousand lines.
@@ -44,11 +45,13 @@ class Beside:
     concerns : light, organ and reason, the most important first
     usual : by name of the ROI; empty if too few scans of its bundle are known
     lines : of the running log, oldest first
+    shadows : what a shadow bundle drew of it
     """
 
     concerns: tuple[Mapping[str, str], ...]
     usual: Mapping[str, Usual]
     lines: tuple[oplog.Line, ...]
+    shadows: tuple[Comparison, ...] = ()
 
 
 def beside(config: Config, row: ScanRow) -> Beside:
@@ -66,6 +69,7 @@ def beside(config: Config, row: ScanRow) -> Beside:
         concerns=tuple(concerns),
         usual=usual_of(rows, str(row.record.get("bundle", "")), row.name),
         lines=tuple(lines[-MOST_LINES:]),
+        shadows=tuple(read_comparisons(config.shadow_dir, scan=row.id)),
     )
 
 

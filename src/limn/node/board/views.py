@@ -275,7 +275,7 @@ def _facts(row: ScanRow, structure_set: StructureSetRow | None) -> tuple[tuple[s
         ("grid", str(record.get("grid", ""))),
         ("last slice", shown_time(row.last_slice_at)),
         ("bundle", str(record.get("bundle", ""))),
-        ("bundle's SHA-256", row.bundle_sha256[:16]),
+        ("bundle's SHA-256", str(record.get("bundle_sha256") or row.bundle_sha256)[:16]),
         ("computed on", str(record.get("device", ""))),
         ("limn", str(record.get("limn_version", ""))),
         ("StudyInstanceUID", row.study_instance_uid),

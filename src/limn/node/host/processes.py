@@ -12,7 +12,7 @@ from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.host.certs import TLS_FILES
 
-Part = Literal["receiver", "engine", "scheduler", "worker", "board"]
+Part = Literal["receiver", "engine", "scheduler", "worker", "board", "shadow"]
 
 # For every process of the node.
 ENVIRONMENT = {
@@ -67,6 +67,9 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
             "start limn serve there, or limn serve --only receiver"
         )
         raise ConfigWrong(msg)
+    if only == "shadow":
+        msg = "the shadow is a part of a node: model.shadow in its config, and limn serve"
+        raise ConfigWrong(msg)
     if only == "engine":
         msg = "dispatch and delivery share the receiver's journal; serve --only receiver runs both"
         raise ConfigWrong(msg)
@@ -85,7 +88,9 @@ def processes(config: Config, config_path: Path, only: Part | None) -> list[Proc
         found += _workers(config, config_path)
     if only in {None, "receiver"}:
         limn = (sys.executable, "-m", "limn.cli", "serve", "--config", str(config_path))
-        parts = _RECEIVING if config.board is None else (*_RECEIVING, "board")
+        board = [] if config.board is None else ["board"]
+        shadow = [] if config.model.shadow is None else ["shadow"]
+        parts = (*_RECEIVING, *board, *shadow)
         found += [Process(part, (*limn, "--only", part, "--child")) for part in parts]
     return found
 

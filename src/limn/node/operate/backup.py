@@ -10,6 +10,7 @@ from limn.domain.files import new_folder
 from limn.node.config import Config, load_config
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.permissions import OWNER_ONLY_FOLDER, make_private_file, make_private_folder
+from limn.node.promotions import PROMOTIONS
 from limn.node.store.disk.evidence import NUMBERS
 from limn.node.store.disk.scanlog import roi_table
 from limn.node.store.journal.reader import JournalReader
@@ -51,7 +52,8 @@ def _copy(config: Config, config_path: Path, journal: JournalReader, folder: Pat
     """Fill the folder; returns the number of structure sets."""
     # The node writes its journal first, so the copy of the journal comes last: it knows every row.
     rois = roi_table(config.scan_log_path)
-    for path in (config.scan_log_path, rois, config.data_dir / NUMBERS):
+    own = [config.data_dir / name for name in (NUMBERS, PROMOTIONS)]
+    for path in (config.scan_log_path, rois, *own):
         if path.exists():
             _copy_file(path, folder / path.name)
     _copy_file(config_path, folder / "limn.toml")

@@ -18,7 +18,7 @@ from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable, StageFai
 from limn.domain.folders import not_a_folder
 from limn.node.config import Config, DicomDestination, FolderDestination, load_config
 from limn.node.contour.allocation import AllocationReply, AllocationRequest, allocate
-from limn.node.contour.site_bundle import deliverable_bundle, kind_of
+from limn.node.contour.site_bundle import deliverable_bundle, kind_of, verified
 from limn.node.contour.work.warm import warm_up
 from limn.node.dimse.tls import check_keys, peers_tls
 from limn.node.host.certs import CA, CERT
@@ -26,6 +26,7 @@ from limn.node.host.engine_tls import check_given, security_of
 from limn.node.host.expiry import expiry
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.operate.try_destination import try_destination
+from limn.node.promotions import promotion_in_force
 from limn.node.serve import prometheus
 from limn.node.serve.board_check import check_board
 from limn.node.serve.lock import only_node
@@ -62,6 +63,7 @@ def check(config_path: Path, only: Part | None = None) -> bool:
     tries: list[tuple[bool, str, str, Callable[[], str]]] = [
         (only != "scheduler", "bundle", "", lambda: _bundle(config)),
         (computes, "model", "bundle", lambda: _model(config)),
+        (receives and config.model.shadow is not None, "shadow", "", lambda: _shadow(config)),
         (True, "data folder", "", lambda: _data(config)),
         (receives, "disk space", "data folder", lambda: _space(config)),
         (receives, "journal", "", lambda: _journal(config)),
@@ -124,7 +126,18 @@ def _print(results: Sequence[TryResult], config: Config, config_path: Path) -> N
 
 def _bundle(config: Config) -> str:
     bundle = deliverable_bundle(config)
-    return f"{bundle.label}, every file matches its sha256; {bundle.not_for}"
+    promoted = promotion_in_force(config.data_dir)
+    source = ""
+    if promoted is not None and promoted.sha256 == bundle.sha256:
+        source = f"promoted by {promoted.by}: {promoted.why}; "
+    return f"{bundle.label}, every file matches its sha256; {source}{bundle.not_for}"
+
+
+def _shadow(config: Config) -> str:
+    bundle = verified(config.model.shadow or config.model.bundle)
+    if bundle.sha256 == verified(config.model.bundle).sha256:
+        return f"{bundle.label} delivers itself: there is nothing to compare; take model.shadow out"
+    return f"{bundle.label}, every file matches its sha256; it draws delivered scans too"
 
 
 def _model(config: Config) -> str:

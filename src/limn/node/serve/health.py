@@ -34,8 +34,6 @@ INTEGRITY_EVERY_S = 600.0
 CERTIFICATES_EVERY_S = 600.0
 # With less than so many times the space below which senders are refused, a person has time left.
 SHORT_FACTOR = 2
-# Nobody's scan waits for this process.
-BOARD = "board"
 
 
 class NodeState(StrEnum):
@@ -57,6 +55,7 @@ class Cause(StrEnum):
     JOURNAL_DAMAGED = "journal-damaged"
     DISK_FULL = "disk-full"
     BOARD_DOWN = "board-down"
+    SHADOW_DOWN = "shadow-down"
     THREAD_SILENT = "thread-silent"
     PROCESS_RESTARTS = "process-restarts"
     DESTINATION_DOWN = "destination-down"
@@ -66,10 +65,13 @@ class Cause(StrEnum):
     CONTOURS_DRIFT = "contours-drift"
 
 
+# Nobody's scan waits for these processes.
+NOT_WAITED_FOR = {"board": Cause.BOARD_DOWN, "shadow": Cause.SHADOW_DOWN}
 # The causes with which a node still contours.
 DEGRADING = frozenset(
     {
         Cause.BOARD_DOWN,
+        Cause.SHADOW_DOWN,
         Cause.THREAD_SILENT,
         Cause.PROCESS_RESTARTS,
         Cause.DESTINATION_DOWN,
@@ -189,16 +191,13 @@ class Health:
 
     def _of_processes(self) -> Iterator[Reason]:
         for each in self._processes():
-            is_board = each.name == BOARD
+            own = NOT_WAITED_FOR.get(each.name)
             if not each.up:
-                cause = Cause.BOARD_DOWN if is_board else Cause.PROCESS_DOWN
-                yield Reason(cause, f"{each.name} does not run")
+                yield Reason(own or Cause.PROCESS_DOWN, f"{each.name} does not run")
             if each.silence:
-                cause = Cause.BOARD_DOWN if is_board else Cause.PROCESS_SILENT
-                yield Reason(cause, each.silence)
+                yield Reason(own or Cause.PROCESS_SILENT, each.silence)
             if each.loop:
-                cause = Cause.BOARD_DOWN if is_board else Cause.PROCESS_LOOPS
-                yield Reason(cause, each.loop)
+                yield Reason(own or Cause.PROCESS_LOOPS, each.loop)
             elif each.often:
                 yield Reason(Cause.PROCESS_RESTARTS, each.often)
 

@@ -16,6 +16,7 @@ from limn.node.host import engine_tls
 from limn.node.host.lifetime import stop_on_signal
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.permissions import make_private_folder
+from limn.node.promotions import end_wait
 from limn.node.restarts import RestartLoop
 from limn.node.serve import prometheus
 from limn.node.serve.board_check import check_board_files
@@ -24,6 +25,7 @@ from limn.node.serve.health import ProcessState
 from limn.node.serve.journal_watch import JournalWatch
 from limn.node.serve.lock import only_node
 from limn.node.serve.ports import check_ports
+from limn.node.serve.switch import BundleSwitch, promoted_config
 from limn.node.store.disk import space
 from limn.node.store.journal.schema import JournalError, check_not_newer
 from limn.node.store.salvage import replace_damaged
@@ -66,7 +68,9 @@ class Supervisor:
         space.try_writing(config)
         oplog.set_up(config.data_dir, name, config.log)
         with only_node(config, name):
+            self._take_up_promotion(children)
             self._prepare(name)
+            switch = BundleSwitch(config, receives=name == "limn")
             watch = JournalWatch(config.journal_path)
             signs = config.heartbeat_path(f"supervisor {name}{heartbeat.THREAD}")
             heart = heartbeat.Heart(signs, limit_s=heartbeat.SILENT_S)
@@ -79,10 +83,13 @@ class Supervisor:
                             heart.end()
                             self._restore_journal(children, watch)
                             continue
+                        if switch.is_due():
+                            self._take_up_promotion(children, name)
                         for child in children:
                             child.keep_alive()
             finally:
                 heart.end()
+                switch.close()
                 watch.close()
                 self._stop(children)
                 self._clear_ready(name)
@@ -147,6 +154,26 @@ class Supervisor:
             time.sleep(LONGEST_PAUSE_S)
         else:
             watch.accept()
+
+    def _take_up_promotion(self, children: list[ChildProcess], name: str = "") -> None:
+        """Let a promoted bundle deliver; every process starts again with it (D-273).
+
+        Until then no process reads of it: one that is started again meanwhile has the same bundle
+        as the others.
+
+        Parameters
+        ----------
+        name : of this host's part, if its processes run
+        """
+        config = promoted_config(self._config_path, self._config.data_dir)
+        if config is None:
+            return
+        if name:
+            self._stop(children)
+            self._clear_ready(name)
+        end_wait(config.data_dir, time.time())
+        self._config = config
+        children[:] = self._children()
 
     def _clear_ready(self, name: str) -> None:
         if name == "limn":

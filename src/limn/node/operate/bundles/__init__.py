@@ -1,0 +1,1 @@
+"""Another bundle: how it compares with the one that delivers, and how it takes its place."""

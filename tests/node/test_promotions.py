@@ -1,0 +1,150 @@
+"""Which bundle delivers: the config's, or one that a person promoted with a name and a reason."""
+
+import re
+import shutil
+import time
+
+import pytest
+
+from limn.cli import main
+from limn.domain.errors import ConfigWrong
+from limn.domain.shipped import MANIFEST
+from limn.node.config import load_config
+from limn.node.promotions import end_wait, read_promotions, waiting_promotion
+from limn.node.serve.lock import only_node
+from limn.node.serve.switch import promoted_config
+from limn.segment.bundle.bundle import glance, write_manifest
+from tests.conftest import free_port, one_fold
+
+CONFIG = """
+data_dir = "data"
+[model]
+bundle = "{bundle}"   # our own comment
+allow_demo_bundle = {demo}
+[engine]
+wake_port = {wake}
+[[destination]]
+kind = "folder"
+name = "tps"
+folder = "tps"
+"""
+
+
+def other_bundle(folder, version):
+    """A copy of the one-fold bundle under another version, so another hash."""
+    shutil.copytree(one_fold(), folder)
+    head = (folder / MANIFEST).read_text(encoding="utf-8").split("\n[files]\n")[0]
+    write_manifest(folder, re.sub(r"(?m)^version = .*$", f'version = "{version}"', head))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A site with the one-fold bundle, and a second bundle beside it."""
+    other_bundle(tmp_path / "second", "2nd")
+    path = tmp_path / "limn.toml"
+    path.write_text(CONFIG.format(bundle=one_fold(), wake=free_port(), demo="true"))
+    return path
+
+
+def limn(config, *arguments):
+    """``limn models promote``; returns the exit code."""
+    return main.main(["models", "promote", "--config", str(config), *map(str, arguments)])
+
+
+SIGNED = ("--by", "A. Physicist", "--why", "better hearts on 40 scans")
+
+
+def test_promoted_and_back_without_touching_the_toml(config, tmp_path, capsys):
+    """Each has a name and a reason; the last one counts."""
+    text, first = config.read_text(), load_config(config).model.bundle
+    assert limn(config, tmp_path / "second", *SIGNED) == 0
+    assert load_config(config).model.bundle == tmp_path / "second"
+    said = capsys.readouterr().out
+    assert "no scan was compared with" in said
+    assert "delivers from the node's next start" in said
+    assert limn(config, tmp_path / "second", *SIGNED) == 1
+    assert "delivers already" in capsys.readouterr().err
+    assert limn(config, "--back", *SIGNED) == 0
+    assert load_config(config).model.bundle == first
+    assert config.read_text() == text
+    capsys.readouterr()
+    assert limn(config) == 0
+    lines = capsys.readouterr().out.splitlines()
+    labels = [glance(tmp_path / "second").label, glance(first).label]
+    assert [label in line for label, line in zip(labels, lines, strict=False)] == [True, True]
+    assert all("A. Physicist: better hearts on 40 scans; in force since" in x for x in lines[:2])
+    assert lines[2] == f"{labels[1]}, {glance(first).sha256[:12]}, delivers, by {config}"
+
+
+def test_who_edits_the_config_decides_anew(config, tmp_path):
+    """The promotion was of another line."""
+    assert limn(config, tmp_path / "second", *SIGNED) == 0
+    third = other_bundle(tmp_path / "third", "3rd")
+    config.write_text(config.read_text().replace(str(one_fold()), str(third)))
+    assert load_config(config).model.bundle == third
+    assert limn(config, "--back", *SIGNED) == 1
+
+
+def test_what_is_refused(config, tmp_path, capsys):
+    """A bundle that may not deliver here, no name, a damaged file, nothing to take back."""
+    assert limn(config, "--back", *SIGNED) == 1
+    assert "nothing was promoted" in capsys.readouterr().err
+    for arguments in ([tmp_path / "second", "--by", "A"], [tmp_path / "second", "--back", *SIGNED]):
+        with pytest.raises(SystemExit):
+            limn(config, *arguments)
+    weights = next((tmp_path / "second").glob("fold_0/*.pth"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert limn(config, tmp_path / "second", *SIGNED) == 1
+    assert limn(config, tmp_path / "nowhere", *SIGNED) == 1
+    config.write_text(config.read_text().replace("demo_bundle = true", "demo_bundle = false"))
+    assert limn(config, other_bundle(tmp_path / "third", "3rd"), *SIGNED) == 1
+    assert "is for demonstration" in capsys.readouterr().err
+    assert read_promotions(tmp_path / "data") == []
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "promotions.json").write_text('[{"bundle": 1}]')
+    with pytest.raises(ConfigWrong, match="says which bundle delivers"):
+        load_config(config)
+
+
+def test_a_node_that_runs_takes_it_up_itself(config, tmp_path, capsys):
+    """Until then every process reads the bundle before; a newer one replaces one that waits."""
+    first = load_config(config)
+    first.data_dir.mkdir()
+    with only_node(first, "limn"):
+        assert limn(config, tmp_path / "second", *SIGNED) == 0
+        assert "delivers once nothing comes in, waits or runs" in capsys.readouterr().out
+        assert load_config(config) == first
+        third = other_bundle(tmp_path / "third", "3rd")
+        assert limn(config, third, *SIGNED) == 0
+        old, new = read_promotions(first.data_dir)
+        assert not old.waits
+        assert "was promoted after it" in old.refused
+        assert new.waits
+        taken = promoted_config(config, first.data_dir)
+        assert taken is not None
+        assert taken.model.bundle == third
+        assert load_config(config) == first
+        end_wait(first.data_dir, time.time())
+        assert load_config(config) == taken
+        assert promoted_config(config, first.data_dir) is None
+
+        assert limn(config, "--back", *SIGNED) == 0
+        assert limn(config, "--back", *SIGNED) == 0
+        assert "is withdrawn" in capsys.readouterr().out
+        assert waiting_promotion(first.data_dir) is None
+        assert load_config(config) == taken
+
+
+def test_a_node_refuses_what_was_changed_since(config, tmp_path):
+    """The bundle that delivers goes on."""
+    first = load_config(config)
+    first.data_dir.mkdir()
+    with only_node(first, "limn"):
+        assert limn(config, tmp_path / "second", *SIGNED) == 0
+    shutil.rmtree(tmp_path / "second")
+    other_bundle(tmp_path / "second", "changed")
+    assert promoted_config(config, first.data_dir) is None
+    (refused,) = read_promotions(first.data_dir)
+    assert "was changed since it was promoted" in refused.refused
+    assert load_config(config) == first
