@@ -22,6 +22,7 @@ from limn.domain.shipped import MANIFEST
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import write_manifest
+from tests.support.node.hurry import hurried
 from tests.support.organs import Organ
 
 REPOSITORY = Path(__file__).parents[1]
@@ -179,6 +180,13 @@ def write_series(volume: Volume, folder: Path, identity: CtIdentity) -> list[Pat
         paths.append(folder / f"ct_{k + 1:04d}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     return paths
+
+
+@pytest.fixture
+def hurried_processes() -> Iterator[None]:
+    """Processes that step back have the usual priority: the suite's other tests starve them."""
+    with hurried():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

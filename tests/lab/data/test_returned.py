@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from limn.dicom.ct import CtIdentity
-from limn.domain.corrections import CorrectedScan
+from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Volume
 from limn.lab.data.dataset import read_dataset

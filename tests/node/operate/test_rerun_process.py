@@ -17,7 +17,7 @@ from limn.segment.bundle.bundle import glance
 from tests.node.operate.test_rerun import OTHER, with_bundles
 from tests.support.node.parts import arrived, encoded, structure_set, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hurried_processes")]
 
 
 @pytest.fixture

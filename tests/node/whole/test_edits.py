@@ -16,7 +16,7 @@ from tests.node.whole.test_peers import plastimatch_masks
 from tests.support.node.running import Node, Orthanc, wait_for
 from tests.support.organs import Organ
 
-pytestmark = [pytest.mark.node, pytest.mark.peer]
+pytestmark = [pytest.mark.node, pytest.mark.peer, pytest.mark.usefixtures("hurried_processes")]
 
 
 def edited(own: Path, series: Path, masks: dict[Organ, np.ndarray]) -> pydicom.FileDataset:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from limn.domain.corrections import CorrectedScan
+from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
 from limn.domain.one_line import name_from

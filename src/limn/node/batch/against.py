@@ -25,9 +25,9 @@ from limn.domain.scan import Labels, Organ
 from limn.domain.spreadsheet import neutral_cell
 from limn.node.batch.find_series import FoundSeries
 from limn.node.batch.notes import NOTE, Notes
+from limn.segment.compare.difference import differences
 from limn.segment.draw.picture.difference_sheet import draw_difference, line_of
 from limn.segment.draw.rasterise import fill
-from limn.segment.judge.difference import differences
 
 TABLE = "differences.csv"
 COLUMNS = (

@@ -24,7 +24,7 @@ from limn.node.contour.site_bundle import deliverable_bundle, label_of, look_at
 from limn.node.contour.work.warm import warm_up
 from limn.node.contour.work.worker import contour_here
 from limn.node.host.doorbell import engine_runs
-from limn.node.host.priority import take_lowest
+from limn.node.host.step_back import step_back
 from limn.node.store.journal.rows import Arrived, ScanRow
 from limn.segment.bundle.bundle import Bundle
 from limn.segment.bundle.shelf import folders
@@ -208,7 +208,7 @@ def _contour_apart(
 def _contour(config: Config, job: Job, label: str, to: Connection) -> None:
     """In the process of its own."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    take_lowest()
+    step_back()
     try:
         result = contour_here(job, label, warm_up(config, [config.verdicts_dir]))
     except (BundleUnfit, ConfigWrong) as error:

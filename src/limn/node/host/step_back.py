@@ -1,7 +1,8 @@
-"""Lets every other process of a host go first, in computing and in memory."""
+"""Lets every other process of a host go first: at the processor, the disk and in memory."""
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,9 @@ OOM_SCORE = "1000"
 
 def step_back() -> None:
     """Give this process the lowest priority, for good."""
-    windows = getattr(psutil, "IDLE_PRIORITY_CLASS", None)
-    psutil.Process().nice(LOWEST if windows is None else windows)
+    own, windows = psutil.Process(), getattr(psutil, "IDLE_PRIORITY_CLASS", None)
+    own.nice(LOWEST if windows is None else windows)
+    if sys.platform == "linux":
+        own.ionice(psutil.IOPRIO_CLASS_IDLE)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")

@@ -120,7 +120,7 @@ def compared(row: ScanRow, job: Job, config: Config, warm: Warm) -> tuple[Compar
 
 
 def _organs(row: ScanRow, result: Result, old: Labels, new: Labels) -> tuple[OrganDifference, ...]:
-    from limn.segment.judge.difference import differences  # noqa: PLC0415
+    from limn.segment.compare.difference import differences  # noqa: PLC0415
 
     return differences(old, new, lights_of(row.record), lights_of(result.record))
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from limn.segment.compare.difference import differences
 from limn.segment.draw.picture.difference_sheet import (
     NEW_COLOUR,
     OLD_COLOUR,
     draw_difference,
     line_of,
 )
-from limn.segment.judge.difference import differences
 from tests.support.node.viewed import stack
 
 

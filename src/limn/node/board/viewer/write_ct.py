@@ -18,7 +18,7 @@ from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers, read_slices
 from limn.domain.errors import LimnError
 from limn.node.host.lifetime import end_with_supervisor
-from limn.node.host.priority import take_lowest
+from limn.node.host.step_back import step_back
 
 # Planes that are written at once in the order of columns.
 BLOCK = 16
@@ -82,7 +82,7 @@ def between(
 
 def main(folder: Path) -> None:
     """Write the voxels of the series that the order in a folder names."""
-    take_lowest()
+    step_back()
     end_with_supervisor()
     order = json.loads((folder / ORDER).read_bytes())
     paths = [Path(path) for path in order["paths"]]

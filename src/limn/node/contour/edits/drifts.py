@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from limn.domain.drift import drift_of
+from limn.domain.edits.drift import drift_of
 from limn.node.store.journal.edits.rows import Change, DriftRow, ScanEdit
 
 

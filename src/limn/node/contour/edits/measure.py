@@ -8,7 +8,6 @@ memory, and nothing else.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -27,6 +26,7 @@ from limn.node.contour.edits.match import Match, NoScan, Pair, matches_of, organ
 from limn.node.contour.edits.picture import draw_edit
 from limn.node.contour.edits.request import EditAnswer, EditRequest, picture_name, read_request
 from limn.node.host.lifetime import end_with_supervisor
+from limn.node.host.step_back import step_back
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 from limn.node.store.journal.reader import JournalReader
 from limn.segment.compare.edit import Way, edit_of
@@ -131,8 +131,7 @@ def _texts(ds: Dataset, keywords: Iterable[str]) -> list[str]:
 
 def _be_modest() -> None:
     """Give way to every other process, and fail before the system ends one for its memory."""
-    if hasattr(os, "nice"):
-        os.nice(19)
+    step_back()
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - Windows has none
 

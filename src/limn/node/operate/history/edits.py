@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from limn.domain.corrections import CorrectedScan
+from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.spreadsheet import neutral_cell
 from limn.node.config import load_config

@@ -27,7 +27,7 @@ from limn.node.contour.job import Result
 from limn.node.contour.results import write_contours
 from limn.node.host.doorbell import engine_runs, send_wake
 from limn.node.host.lifetime import end_with_supervisor
-from limn.node.host.priority import take_lowest
+from limn.node.host.step_back import step_back
 from limn.node.operate.decisions import given_text
 from limn.node.operate.journal_access import journal_to_read, plain_console
 from limn.node.operate.reruns.choices import choices_for, newest_version
@@ -251,7 +251,7 @@ def _number(journal: JournalReader, scan: str) -> int:
 
 def main(config_path: Path, scan: str) -> None:
     """Carry out the order of a board, whose end ends this process."""
-    take_lowest()
+    step_back()
     config = load_config(config_path)
     oplog.set_up(config.data_dir, "rerun", config.log)
     end_with_supervisor()

@@ -40,7 +40,7 @@ def draw_difference(
     Parameters
     ----------
     volume, old, new : on one grid
-    organs : as `limn.segment.judge.difference.differences` gives them
+    organs : as `limn.segment.compare.difference.differences` gives them
     """
     both = np.maximum(old.labels_zyx, new.labels_zyx)
     around = box_around(both, volume.grid.spacing_mm.zyx)

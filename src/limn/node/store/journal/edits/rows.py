@@ -140,7 +140,7 @@ class DriftRow:
     ----------
     count : structure sets on each side
     first_dsc, last_dsc : medians
-    p : see `limn.domain.drift`
+    p : see `limn.domain.edits.drift`
     since : when it was first found worse, UTC seconds; None if it is not
     """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from limn.domain.drift import ALPHA, drift_of, lower_p
+from limn.domain.edits.drift import ALPHA, drift_of, lower_p
 
 WEEKS, A_WEEK, ORGANS, COUNT = 200, 8, 4, 20
 

@@ -8,7 +8,7 @@ import pytest
 from limn.domain.records import OrganDifference, least_dsc
 from limn.domain.scan import Labels, labels_of, pack_labels
 from limn.lab.measure.accuracy import score_labels
-from limn.segment.judge.difference import differences
+from limn.segment.compare.difference import differences
 from tests.support.node.viewed import COLOURS, stack
 from tests.support.organs import Organ
 

@@ -1,0 +1,1 @@
+"""Structure sets that persons corrected."""
