@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from limn import __version__
-from limn.cli import board, lab, models, node, phantom
+from limn.cli import board, commission, lab, models, node, phantom
 from limn.cli.exits import EXIT_WRONG
 from limn.cli.phantom import COHORT
 from limn.domain.errors import LimnError
@@ -81,6 +81,7 @@ def command_parser() -> argparse.ArgumentParser:
     node.add_commands(commands)
     node.add_scan_commands(commands)
     board.add_commands(commands)
+    commission.add_command(commands)
     models.add_commands(commands)
     phantom.add_commands(commands)
     lab.add_commands(commands)

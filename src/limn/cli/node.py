@@ -276,6 +276,9 @@ def _add_log(commands: Commands) -> None:
     log.add_argument("--scanner", metavar="AE", help="only of this sender; * stands for any text")
     log.add_argument("--light", metavar="LIGHT", help="only green, amber or red ones")
     log.add_argument("--flag", metavar="FLAG", help="only with this flag, such as held or cut")
+    log.add_argument(
+        "--without", metavar="FLAG", help="only without this flag, such as commissioning"
+    )
     log.add_argument("--bundle", metavar="NAME", help="only of this bundle")
     log.add_argument(
         "--slower-than",

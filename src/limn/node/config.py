@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from limn.domain.commissioning import COMMISSIONING
 from limn.domain.errors import ConfigWrong
 from limn.domain.forms import BY_C_STORE, FORMS, RTSTRUCT, Form
 from limn.domain.roi_rules import RoiRule
@@ -51,6 +52,8 @@ ImageFormat = Literal["nifti", "nrrd", "metaimage", "skyscan", "inveon"]
 Lie = Annotated[str, AfterValidator(checked_lie)]
 # ROIs that a destination gets, by their names in the structure set.
 RoiNames = Annotated[tuple[RoiName, ...], Field(min_length=1)]
+# By which the node calls `limn commission`.
+COMMISSIONING_AE = "LIMNCOMMISSION"
 # Characters of a wrong value that a message shows; a whole table would hide the fault.
 LONGEST_SHOWN = 80
 Colour = tuple[
@@ -445,6 +448,12 @@ class FolderDestination(_Table):
 Destination = Annotated[DicomDestination | FolderDestination, Field(discriminator="kind")]
 
 
+class CommissioningSettings(_Table):
+    """Where `limn commission` takes what this node drew of its phantoms: a port of this host."""
+
+    port: Port = 11114
+
+
 class Config(_Table):
     """All settings of a site. Relative paths are relative to the config file."""
 
@@ -462,6 +471,7 @@ class Config(_Table):
     retention: RetentionSettings = RetentionSettings()
     returned: ReturnedSettings = ReturnedSettings()
     board: BoardSettings | None = None
+    commissioning: CommissioningSettings = CommissioningSettings()
     roi: tuple[Annotated[RoiRule, Field(discriminator="kind")], ...] = ()
     destination: Annotated[tuple[Destination, ...], Field(min_length=1)]
 
@@ -500,6 +510,20 @@ class Config(_Table):
         names = [destination.name for destination in self.destination]
         if len(set(names)) < len(names):
             msg = "two destinations have the same name"
+            raise ValueError(msg)
+        if COMMISSIONING in names:
+            msg = f"no destination may be called {COMMISSIONING}: limn commission has that name"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _commissioning_port_differs(self) -> Config:
+        board = self.board.port if self.board is not None else None
+        others = (self.receive.port, self.engine.port, self.metrics.port, board)
+        if self.commissioning.port in (*others, *self.engine.worker_ports):
+            msg = (
+                f"commissioning.port {self.commissioning.port} is that of another part of the node"
+            )
             raise ValueError(msg)
         return self
 
@@ -616,6 +640,22 @@ class Config(_Table):
     def heartbeats_dir(self) -> Path:
         """Signs of life of processes and threads; see `heartbeat`."""
         return self.data_dir / "heartbeats"
+
+    @property
+    def commissioning_path(self) -> Path:
+        """Where phantoms may go; see `limn.node.store.disk.commission`."""
+        return self.data_dir / "commissioning.json"
+
+    @property
+    def commissioning_destination(self) -> DicomDestination:
+        """What `limn commission` opens while it runs, and phantoms alone are sent to."""
+        return DicomDestination(
+            kind="dicom",
+            name=COMMISSIONING,
+            ae_title=COMMISSIONING_AE,
+            host="127.0.0.1",
+            port=self.commissioning.port,
+        )
 
     @property
     def board_accounts_path(self) -> Path:

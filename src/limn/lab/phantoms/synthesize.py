@@ -55,6 +55,8 @@ class PhantomRequest:
     turned : "x", "y" or "z": half a turn of the pixels about this axis that no tag states
     mirrored : "x", "y" or "z": a flip of the pixels along this axis that no tag states
     quirks : names in `limn.lab.phantoms.quirks.QUIRKS`
+    animal : PatientID; by default PHANTOM and the seed
+    occasion : the same phantom has other UIDs on another occasion
 
     Raises
     ------
@@ -73,6 +75,8 @@ class PhantomRequest:
     turned: str | None = None
     mirrored: str | None = None
     quirks: tuple[str, ...] = ()
+    animal: str = ""
+    occasion: str = ""
 
     def __post_init__(self) -> None:
         choose(self.quirks)
@@ -260,9 +264,10 @@ def _identity(request: PhantomRequest, position: str) -> CtIdentity:
         request.turned,
         request.mirrored,
         sorted(request.quirks),
+        *((request.animal, request.occasion) if request.animal or request.occasion else ()),
     )
     return CtIdentity(
-        animal=f"PHANTOM-{request.seed}",
+        animal=request.animal or f"PHANTOM-{request.seed}",
         uid_root=uid_from(f"phantom|{everything}"),
         when=WHEN,
         patient_position=position,

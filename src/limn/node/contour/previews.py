@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from limn.domain.commissioning import is_commissioning
 from limn.node.config import Config
 from limn.node.contour.estimate import Estimator, waits_s
 from limn.node.contour.flights import JobInFlight
@@ -93,8 +94,16 @@ class Previews:
         return None
 
     def _may_have(self, row: ScanRow) -> bool:
-        """Whether a preview of this scan may still be begun; one whose worker died gets none."""
-        return row.priority >= LIVE and not row.tries and self._journal.preview_of(row.id) is None
+        """Whether a preview of this scan may still be begun; one whose worker died gets none.
+
+        A preview goes to planning systems, so a phantom that commissions the node gets none.
+        """
+        return (
+            row.priority >= LIVE
+            and not row.tries
+            and not is_commissioning(row.animal)
+            and self._journal.preview_of(row.id) is None
+        )
 
     def _left_s(self, scan_id: int, job: JobInFlight, now: float) -> float:
         """How long a worker still has a scan; after a preview it has all folds before it."""

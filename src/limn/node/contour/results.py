@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 
 from limn import __version__
+from limn.domain.commissioning import COMMISSIONING
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.config import Config
@@ -267,7 +268,7 @@ class Results:
         may be at a peer with other contents is left for a worker.
         """
         numbers = [each.animal_number for each in result.others]
-        configured = {each.name for each in self._config.destination}
+        configured = {COMMISSIONING, *(each.name for each in self._config.destination)}
         given = (each.destination for each in self._journal.deliveries(first.id))
         names = [name for name in given if name in configured]
         add = partial(self._journal.add_animals, first.id, numbers, names)

@@ -2,7 +2,7 @@
 
 Each destination has its own courier, so that one that is down delays no other and no worker. The
 first destination of the config is the planning system: after its final answer the scan's row goes
-to the scan log.
+to the scan log. A phantom that commissions the node has its row after the commissioning has it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from threading import Event
 
 from pydicom.uid import RTStructureSetStorage
 
+from limn.domain.commissioning import COMMISSIONING
 from limn.domain.records import ScanRecord
 from limn.node import oplog
 from limn.node.config import DicomDestination, FolderDestination
@@ -333,7 +334,7 @@ class Courier:
     def _log_ended(self) -> None:
         """Log every scan that the journal knows to have ended, so that a crash loses no row."""
         if self._keeps_scan_log:
-            for row in self._journal.unlogged_ends(self._destination.name):
+            for row in self._journal.unlogged_ends(self._destination.name, COMMISSIONING):
                 if not self._surprises.rests(row.name):
                     with oplog.about(scan=row.name, animal=row.animal):
                         self._log_row_guarded(row)
@@ -361,7 +362,8 @@ class Courier:
         answered = (
             each
             for each in self._journal.deliveries(row.id)
-            if each.destination == self._destination.name and each.state != "waiting"
+            if each.destination in (COMMISSIONING, self._destination.name)
+            and each.state != "waiting"
         )
         delivery = next(answered, None)
         structure_set = None

@@ -60,21 +60,26 @@ class ScatteredStudies:
 
 
 class Handover:
-    """The way from the spool into the journal; `Intake` calls it under its lock."""
+    """The way from the spool into the journal; `Intake` calls it under its lock.
+
+    Parameters
+    ----------
+    destinations : names of those that get the structure sets of a PatientID
+    """
 
     def __init__(
         self,
         spool: Spool,
         journal: Journal,
         *,
-        destinations: Sequence[str],
+        destinations: Callable[[str], Sequence[str]],
         profile: str,
         bundle_sha256: str,
         wake: Callable[[], None],
     ) -> None:
         self._spool = spool
         self._journal = journal
-        self._destinations = tuple(destinations)
+        self._destinations_of = destinations
         self._profile = profile
         self._bundle_sha256 = bundle_sha256
         self._wake = wake
@@ -110,7 +115,7 @@ class Handover:
     def _insert(self, settled: SettledSeries) -> None:
         refused = self._refusal(settled)
         arrived = self._arrived(settled, refused)
-        row = self._journal.insert(arrived, self._destinations)
+        row = self._journal.insert(arrived, self._destinations_of(arrived.animal))
         # Before the series is marked: this may fail on a full disk, and is then tried again.
         offer = "" if row is not None or refused else self._offer_again(arrived)
         with suppress(OSError):
@@ -217,7 +222,8 @@ class Handover:
         """Offer a structure set again, or contour it again if it was removed; for the log."""
         path = self._journal.structure_set_of(row.id).path
         gone = not path or not Path(path).is_file()
-        if gone and self._journal.recontour(row.id, arrived, self._destinations):
+        destinations = self._destinations_of(arrived.animal)
+        if gone and self._journal.recontour(row.id, arrived, destinations):
             self._wake()
             return (
                 f"; the structure set of {row.name} was removed, so it is contoured anew under the "
@@ -226,7 +232,7 @@ class Handover:
         answered = [
             delivery.destination
             for delivery in self._journal.deliveries(row.id)
-            if delivery.state != "waiting" and delivery.destination in self._destinations
+            if delivery.state != "waiting" and delivery.destination in destinations
         ]
         if not answered or not self._journal.resend(row.id, answered, time.time()):
             return f"; {row.name} is not offered again: it waits, is held or was discarded"

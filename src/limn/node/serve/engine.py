@@ -48,7 +48,10 @@ def run_engine(config_path: Path) -> None:
             keeps_scan_log=number == 0,
             contacts=contacts,
         )
-        for number, destination in enumerate(config.destination)
+        # The first keeps the scan log; the last has nothing to do until the site is commissioned.
+        for number, destination in enumerate(
+            (*config.destination, config.commissioning_destination)
+        )
     ]
 
     def contoured() -> None:

@@ -23,6 +23,7 @@ from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.serve.journal_watch import end_if_replaced
+from limn.node.store.disk.commission import destinations_of
 from limn.node.store.disk.contacts import read_senders
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import Spool
@@ -55,10 +56,13 @@ def run_receiver(config_path: Path) -> None:
         config.settle.hold_s,
         config.settle.expected_slices,
     )
+    names = [destination.name for destination in config.destination]
     handover = Handover(
         spool,
         journal,
-        destinations=[destination.name for destination in config.destination],
+        destinations=lambda animal: destinations_of(
+            animal, names, config.commissioning_path, time.time()
+        ),
         profile=config.planning_system.profile,
         bundle_sha256=deliverable_bundle(config).sha256,
         wake=lambda: send_wake(config),

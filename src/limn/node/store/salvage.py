@@ -35,6 +35,7 @@ from limn.domain.scan import MOST_ANIMALS
 from limn.node.config import Config, FolderDestination
 from limn.node.permissions import make_private_file
 from limn.node.store.disk import evidence, scanlog
+from limn.node.store.disk.commission import destinations_of
 from limn.node.store.disk.spool import Spool
 from limn.node.store.journal.connection import BUSY_S
 from limn.node.store.journal.journal import Journal
@@ -263,28 +264,34 @@ def _entered(journal: Journal, found: _ContouredSeries, config: Config) -> ScanR
     """Enter a scan; None for a further animal in a field whose first animal has no scan."""
     arrived, number = found.arrived, found.animal_number
     if number == 1:
-        return journal.insert(arrived, [each.name for each in config.destination])
+        return journal.insert(arrived, _destinations(arrived.animal, config))
     series_digest = arrived.input_digest.partition(ANIMAL_MARK)[0]
     first = journal.find(replace(arrived, input_digest=series_digest))
     if first is None or journal.find_structure_set(first.id) is None:
         return None
-    names = [each.name for each in config.destination]
+    names = _destinations(first.animal, config)
     rows = journal.add_animals(first.id, [number], names, arrived.date, arrived.time, arrived.again)
     return rows[0]
 
 
 def _enter_noted_animals(journal: Journal, digests: Iterable[str], config: Config) -> None:
     """Enter the animals that had a number and have left nothing else; they are contoured."""
-    names = [each.name for each in config.destination]
     firsts = {
-        row.input_digest: row.id
+        row.input_digest: row
         for row in journal.scans()
         if row.field is None and journal.find_structure_set(row.id) is not None
     }
     for digest in digests:
         series_digest, _, number = digest.partition(ANIMAL_MARK)
         if number.isdecimal() and series_digest in firsts:
-            journal.add_animals(firsts[series_digest], [int(number)], names)
+            first = firsts[series_digest]
+            journal.add_animals(first.id, [int(number)], _destinations(first.animal, config))
+
+
+def _destinations(animal: str, config: Config) -> tuple[str, ...]:
+    """Those that get the structure sets of an animal, by the config of today."""
+    names = [each.name for each in config.destination]
+    return destinations_of(animal, names, config.commissioning_path, time.time())
 
 
 def _numbers_left_out(copied_at: str) -> int:

@@ -34,7 +34,7 @@ class Choice:
     scanner : AE title, or the whole sender as ``AE@ADDRESS``
     animal, bundle : the whole name. In these and in ``scanner`` a ``*`` stands for any text
     light : green, amber or red
-    flag : the whole flag, or what stands before its first colon
+    flag, without : the whole flag, or what stands before its first colon; with it, or not
     slower_s : seconds from door to door, so many and more
     """
 
@@ -44,6 +44,7 @@ class Choice:
     animal: str = ""
     light: str = ""
     flag: str = ""
+    without: str = ""
     bundle: str = ""
     slower_s: str = ""
 
@@ -104,7 +105,9 @@ class Choice:
         if self.light:
             yield lambda scan: scan.light == self.light
         if self.flag:
-            yield self._has_flag
+            yield lambda scan: _has_flag(scan, self.flag)
+        if self.without:
+            yield lambda scan: not _has_flag(scan, self.without)
         if self.animal:
             animal = _pattern(self.animal)
             yield lambda scan: animal(scan.animal)
@@ -117,9 +120,6 @@ class Choice:
         if self.slower_s:
             least_s = float(self.slower_s)
             yield lambda scan: scan.door_to_door_s is not None and scan.door_to_door_s >= least_s
-
-    def _has_flag(self, scan: LoggedScan) -> bool:
-        return any(flag == self.flag or flag.startswith(f"{self.flag}:") for flag in scan.flags)
 
 
 def given_choice(mark: str, **given: str | None) -> Choice:
@@ -164,6 +164,10 @@ def names_in(scans: Sequence[LoggedScan], most: int) -> dict[str, list[str]]:
         },
     }
     return {name: sorted(values - {""})[:most] for name, values in found.items()}
+
+
+def _has_flag(scan: LoggedScan, name: str) -> bool:
+    return any(flag == name or flag.startswith(f"{name}:") for flag in scan.flags)
 
 
 def _order(row: Mapping[str, str]) -> tuple[str, str]:

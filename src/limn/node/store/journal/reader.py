@@ -211,16 +211,17 @@ class JournalReader(LookReader, PeerReader, CompanionReader, EditReader):
             self._scans("where state = 'quarantined' and dismissed_at is null order by id", ())
         )
 
-    def unlogged_ends(self, destination: str) -> list[ScanRow]:
-        """Scans that ended, or have a destination's final answer, and have no row in the log."""
+    def unlogged_ends(self, *destinations: str) -> list[ScanRow]:
+        """Scans that ended, or have one of these final answers, and have no row in the log."""
         return list(
             self._scans(
                 "where logged = 0 and (state in ('refused', 'failed', 'quarantined') or exists ("
                 "select 1 from structure_set join delivery on delivery.structure_set = "
-                "structure_set.id where structure_set.scan = scan.id and destination = ? "
+                "structure_set.id where structure_set.scan = scan.id and destination in "
+                "(select value from json_each(?)) "
                 "and delivery.state not in ('waiting', 'held'))) "
                 "order by id",
-                (destination,),
+                (json.dumps(destinations),),
             )
         )
 

@@ -1,0 +1,355 @@
+"""`limn commission`: sends the plan through the running node, measures, asks, writes the report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from limn import __version__
+from limn.commission import plan, questions, report
+from limn.commission.double import receiving_double, structure_sets_of
+from limn.commission.expectations import step_faults
+from limn.commission.measuring import MeasuredOrgan, changed, measured
+from limn.commission.phantoms import SentPhantom, make
+from limn.commission.plan import PlannedStep
+from limn.commission.record import (
+    CommissioningRun,
+    RunIdentity,
+    StepResult,
+    last_report,
+    run_in,
+    sha256_of,
+)
+from limn.commission.sending import (
+    ScanEnd,
+    clear_away,
+    delivered_to,
+    known,
+    node_peer,
+    send,
+    send_images,
+    wait_for_end,
+)
+from limn.commission.tolerances import Tolerances, own_tolerances
+from limn.domain.commissioning import COMMISSIONING
+from limn.domain.errors import ConfigWrong, RefusedSeries
+from limn.domain.scan import Role
+from limn.domain.timing import DOOR_TO_DOOR_STAGES, in_words
+from limn.lab.process.folder_lock import folder_lock
+from limn.node.config import Config, FolderDestination, load_config
+from limn.node.contour.site_bundle import deliverable_bundle, style_of
+from limn.node.dimse.client import Peer
+from limn.node.store.disk.commission import let_phantoms_go_to
+from limn.segment.bundle.bundle import Bundle
+
+POLL_S = 1.0
+# Unattended: so long after the last structure set came back, no more are expected.
+BACK_S = 120.0
+DELIVERED_S = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a person asks of a commissioning.
+
+    Attributes
+    ----------
+    to : planning systems, by their names in the config, to which sound phantoms may go too
+    back : where planning systems put structure sets that they return; by default where the node
+        keeps what comes back to it
+    only : steps or groups; none: all
+    answers : file with answers; None: a person at the terminal is asked
+    calling : AE title by which the node is called; None: one that it takes
+    back_s : how long to wait for what is returned, with nobody at the terminal
+    """
+
+    out: Path
+    to: tuple[str, ...] = ()
+    back: Path | None = None
+    only: tuple[str, ...] = ()
+    answers: Path | None = None
+    calling: str | None = None
+    back_s: float = BACK_S
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The running node that is commissioned."""
+
+    config: Config
+    bundle: Bundle
+    peer: Peer
+    names: Mapping[Role, str]
+    tolerances: Tolerances
+    to: tuple[str, ...]
+    console: Console = field(default_factory=lambda: Console(emoji=False, highlight=False))
+
+
+def commission(config_path: Path, wish: Wish) -> bool:
+    """Run or go on with a commissioning, and write its report; true if all passed.
+
+    Raises
+    ------
+    ConfigWrong
+        If something that was asked for does not exist, or the node does not answer.
+    """
+    given = questions.read_answers(wish.answers)
+    site = _site(config_path, wish, given)
+    planned = plan.chosen(wish.only)
+    with folder_lock(wish.out, "limn commission is writing there"):
+        identity = RunIdentity(
+            limn=__version__,
+            bundle=site.bundle.label,
+            bundle_sha256=site.bundle.sha256,
+            config=str(config_path),
+            config_sha256=sha256_of(config_path),
+            plan=plan.digest(planned),
+            to=wish.to,
+        )
+        run, goes_on = run_in(wish.out, identity)
+        done = run.results()
+        begun = f"{run.folder}: {len(planned)} phantoms"
+        words = f"{begun}, {len(done)} are done" if goes_on else begun
+        site.console.print(words, soft_wrap=True, markup=False)
+        _run_steps(site, run, planned, set(done))
+        _collect_returned(site, run, planned, wish)
+        asked = _questions(site, run, planned)
+        answers = questions.collect(
+            asked, given, run.folder / "answers.json", questions.at_terminal()
+        )
+        made = report.build(
+            run, planned, run.results(), site.tolerances, answers, last_report(wish.out, run.folder)
+        )
+        page = report.write(run, made, planned)
+    for line in made["verdict"]["lines"]:
+        site.console.print(line, soft_wrap=True, markup=False)
+    site.console.print(f"report: {page}", soft_wrap=True, markup=False)
+    return bool(made["verdict"]["word"] == report.PASSED)
+
+
+def list_steps() -> str:
+    """Every step of the plan, one per line."""
+    return "\n".join(
+        f"{each.name:24} {each.group:8} {each.says}; expected: {each.expected}"
+        for each in plan.steps()
+    )
+
+
+def _site(config_path: Path, wish: Wish, given: Mapping[str, object]) -> Site:
+    config = load_config(config_path)
+    known_names = [each.name for each in config.destination]
+    if unknown := sorted(set(wish.to) - set(known_names)):
+        msg = f"--to {', '.join(unknown)}: no such destination; the config names {known_names}"
+        raise ConfigWrong(msg)
+    for each in config.destination:
+        if isinstance(each, FolderDestination) and each.folder == wish.back:
+            msg = f"--back {wish.back}: limn itself writes there (destination {each.name})"
+            raise ConfigWrong(msg)
+    if not config.ready_path.exists():
+        msg = (
+            f"no worker of the node is ready in {config.data_dir}; start it first: "
+            f"limn serve --config {config_path}"
+        )
+        raise ConfigWrong(msg)
+    bundle = deliverable_bundle(config)
+    roi_names = style_of(config.planning_system, bundle, config.roi).roi_names
+    names = {role: roi_names[organ] for role, organ in bundle.roles.items() if organ in roi_names}
+    own = given.get("tolerances", {})
+    return Site(
+        config,
+        bundle,
+        node_peer(config, wish.calling),
+        names,
+        own_tolerances(own if isinstance(own, Mapping) else {}),
+        wish.to,
+    )
+
+
+def _run_steps(
+    site: Site, run: CommissioningRun, planned: Sequence[PlannedStep], done: set[str]
+) -> None:
+    """Send every step that is not done, one after the other; the node has nothing else to do."""
+    left = [step for step in planned if step.name not in done]
+    if not left:
+        return
+    started_s = time.monotonic()
+    with receiving_double(site.config.commissioning.port, run.received):
+        for number, step in enumerate(left, start=1):
+            result = _step(site, run, step)
+            run.write(result)
+            spent_s = time.monotonic() - started_s
+            rest = f"{in_words(spent_s / number * (len(left) - number))} left"
+            word = "ok  " if result.passed else "FAIL"
+            door = result.times.get("door_to_door_s")
+            took = f", {door:.1f} s from door to door" if door is not None else ""
+            site.console.print(
+                f"{word} {step.name}: {result.outcome}{took}; {rest}", soft_wrap=True, markup=False
+            )
+            for fault in result.faults:
+                site.console.print(f"     {fault}", soft_wrap=True, markup=False)
+
+
+def _step(site: Site, run: CommissioningRun, step: PlannedStep) -> StepResult:
+    """Make, send, wait, measure, clear away."""
+    config = site.config
+    phantom = make(step, run.phantom(step.name), run.occasion)
+    uid = phantom.series_instance_uid
+    datasets = phantom.datasets()
+    to = site.to if step.may_leave else ()
+    notes = [f"{name}: {send_images(config, name, datasets)}" for name in to]
+    let_phantoms_go_to(config.commissioning_path, to, time.time())
+    interrupted = run.mark_sent(step.name)
+    if interrupted and known(config, uid):
+        taken = len(datasets)
+        notes.append("the run was interrupted in this step, so its time does not count")
+    else:
+        taken = send(site.peer, datasets)
+    if taken:
+        end = wait_for_end(config, uid)
+    else:
+        end = ScanEnd(outcome="refused at the door", reason="the node took no instance of it")
+    organs, unreadable = _best(site, run, phantom, end)
+    late = [
+        why for name in to if end.outcome == "delivered" if (why := _not_there(site, end, name))
+    ]
+    if end.picture is not None:
+        shutil.copyfile(end.picture, run.picture(step.name))
+    clear_away(config, uid)
+    if not to:
+        # A whole plan has a gigabyte of them; a planning system may need those that it knows.
+        shutil.rmtree(run.phantom(step.name), ignore_errors=True)
+    result = _result(step, end, organs, sent=len(datasets), taken=taken, phantom=phantom)
+    if interrupted:
+        result = replace(result, times={})
+    found = [*step_faults(step, result, site.tolerances), *unreadable, *late]
+    return replace(result, faults=tuple(found), notes=tuple(notes))
+
+
+def _not_there(site: Site, end: ScanEnd, name: str) -> str:
+    return delivered_to(site.config, end.scan, name, DELIVERED_S)
+
+
+def _best(
+    site: Site, run: CommissioningRun, phantom: SentPhantom, end: ScanEnd
+) -> tuple[tuple[MeasuredOrgan, ...], list[str]]:
+    """The measured structure set of a phantom; of several animals' the one that fits the truth."""
+    contents = list(end.contents)
+    if end.outcome == "delivered":
+        contents = structure_sets_of(run.received, phantom.series_instance_uid)
+        if not contents:
+            return (), ["The node says that it delivered the structure set, and it never came."]
+    found, unreadable = [], []
+    for each in contents:
+        try:
+            found.append(measured(each, phantom, site.names))
+        except RefusedSeries as error:
+            unreadable.append(f"The structure set can't be read on its series: {error}")
+    best = max(found, key=lambda organs: sum(each.dsc for each in organs), default=())
+    return best, unreadable
+
+
+def _result(
+    step: PlannedStep,
+    end: ScanEnd,
+    organs: tuple[MeasuredOrgan, ...],
+    *,
+    sent: int,
+    taken: int,
+    phantom: SentPhantom,
+) -> StepResult:
+    row = end.row
+    columns = ("door_to_door_s", "receive_s", *DOOR_TO_DOOR_STAGES)
+    times = {name: float(row[name]) for name in columns if row.get(name)}
+    grid = phantom.series.grid if phantom.series is not None else None
+    return StepResult(
+        name=step.name,
+        series_instance_uid=phantom.series_instance_uid,
+        outcome=end.outcome,
+        scan=end.scan,
+        light=row.get("light", "") or ("red" if end.outcome == "held" else ""),
+        flags=" ".join(each for each in row.get("flags", "").split() if each != COMMISSIONING),
+        reason=end.reason,
+        sent=sent,
+        taken=taken,
+        times=times if end.outcome == "delivered" else {},
+        device=row.get("device", ""),
+        organs=organs,
+        voxel_mm=max(grid.spacing_mm.zyx) if grid is not None else step.request.spacing_mm,
+        faults=(),
+    )
+
+
+def _collect_returned(
+    site: Site, run: CommissioningRun, planned: Sequence[PlannedStep], wish: Wish
+) -> None:
+    """Measure what the planning system returned of the phantoms that it got."""
+    if not wish.to:
+        return
+    back = wish.back or site.config.data_dir / "returned"
+    waiting = {
+        step.name: step
+        for step in planned
+        if step.may_leave and not run.results()[step.name].back and _went(run, step)
+    }
+    if not waiting:
+        return
+    ask = questions.at_terminal()
+    site.console.print(
+        f"Export the structure sets of the {len(waiting)} phantoms from {', '.join(wish.to)} to "
+        f"{back} (or send them to the node by C-STORE).",
+        soft_wrap=True,
+        markup=False,
+    )
+    if ask is not None:
+        ask("Press Enter when it is done; what is not there then counts as not returned: ")
+    until_s = time.monotonic() + (0.0 if ask is not None else wish.back_s)
+    while waiting:
+        for name in [name for name, step in waiting.items() if _returned(site, run, step, back)]:
+            del waiting[name]
+            until_s = max(until_s, time.monotonic() + (0.0 if ask is not None else wish.back_s))
+        if time.monotonic() >= until_s:
+            break
+        time.sleep(POLL_S)
+
+
+def _went(run: CommissioningRun, step: PlannedStep) -> bool:
+    return run.results()[step.name].outcome == "delivered"
+
+
+def _returned(site: Site, run: CommissioningRun, step: PlannedStep, back: Path) -> bool:
+    """Measure the newest structure set that was returned of a step; false if there is none."""
+    result = run.results()[step.name]
+    found = structure_sets_of(back, result.series_instance_uid) if back.is_dir() else []
+    if not found:
+        return False
+    phantom = make(step, run.phantom(step.name), run.occasion)
+    whose = f"what {', '.join(site.to)} returned"
+    try:
+        organs = measured(found[-1], phantom, site.names)
+        wrong = changed(organs, result.organs, site.tolerances, result.voxel_mm, whose)
+    except RefusedSeries as error:
+        organs, wrong = (), (f"The structure set in {whose} can't be read: {error}",)
+    run.write(replace(result, back={", ".join(site.to): organs}, faults=(*result.faults, *wrong)))
+    return True
+
+
+def _questions(
+    site: Site, run: CommissioningRun, planned: Sequence[PlannedStep]
+) -> list[questions.Question]:
+    """Who signs; and, if a planning system was part of it, what only that can show."""
+    found = [questions.Question("signed.by", "Who answers for this report", "words")]
+    if not site.to:
+        return found
+    found.append(
+        questions.Question("planning_system.name", "Planning system, with its version", "words")
+    )
+    done = run.results()
+    for step in planned:
+        if step.seen and done[step.name].organs:
+            found += questions.questions_on(step.name, done[step.name])
+    return found
