@@ -4,11 +4,11 @@ import pytest
 
 from limn.commission import plan
 from limn.commission.tolerances import REASONS, Tolerances, own_tolerances
-from limn.domain.commissioning import is_commissioning
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Role
 from limn.lab.phantoms.orientation import POSITIONS, STACKS
 from limn.lab.phantoms.quirks import QUIRKS
+from limn.node.commissioning import is_commissioning
 from limn.phantom.faults import FAULTS
 
 

@@ -14,11 +14,11 @@ from limn.dicom.bounded import read
 from limn.dicom.ct import write_image_series
 from limn.dicom.series import Series, assemble
 from limn.dicom.volume import read_headers
-from limn.domain.commissioning import is_commissioning
 from limn.domain.errors import RefusedSeries, StageFailed
 from limn.domain.folders import files_below
 from limn.domain.scan import Labels
 from limn.lab.phantoms.synthesize import synthesize
+from limn.node.commissioning import is_commissioning
 from limn.phantom.faults import spoilt_scan
 
 SEED_OF_FAULTS = 5
@@ -39,7 +39,7 @@ class SentPhantom:
     truth: Labels | None
     series: Series | None
 
-    def datasets(self) -> list[Dataset]:
+    def datasets(self) -> Sequence[Dataset]:
         """Every instance of it.
 
         Raises

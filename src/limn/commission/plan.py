@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from limn.domain.commissioning import PREFIX
 from limn.domain.errors import ConfigWrong
 from limn.lab.phantoms.orientation import POSITIONS
 from limn.lab.phantoms.quirks import QUIRKS
 from limn.lab.phantoms.synthesize import PhantomRequest
+from limn.node.commissioning import PREFIX
 
 SPACING_MM = 0.2
 SIZE_ZYX_MM = (30.0, 26.0, 30.0)

@@ -36,11 +36,11 @@ from limn.commission.sending import (
     wait_for_end,
 )
 from limn.commission.tolerances import Tolerances, own_tolerances
-from limn.domain.commissioning import COMMISSIONING
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.scan import Role
 from limn.domain.timing import DOOR_TO_DOOR_STAGES, in_words
 from limn.lab.process.folder_lock import folder_lock
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, FolderDestination, load_config
 from limn.node.contour.site_bundle import deliverable_bundle, style_of
 from limn.node.dimse.client import Peer
@@ -272,7 +272,11 @@ def _result(
         outcome=end.outcome,
         scan=end.scan,
         light=row.get("light", "") or ("red" if end.outcome == "held" else ""),
-        flags=" ".join(each for each in row.get("flags", "").split() if each != COMMISSIONING),
+        flags=" ".join(
+            each
+            for each in row.get("flags", "").split()
+            if each != COMMISSIONING and not each.startswith("light:")
+        ),
         reason=end.reason,
         sent=sent,
         taken=taken,

@@ -11,8 +11,8 @@ from cryptography import x509
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from limn.domain.commissioning import COMMISSIONING
 from limn.domain.errors import ConfigWrong, LimnError, PeerUnreachable
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, DicomDestination, PeerTls
 from limn.node.deliver.destinations import Outcome, judge
 from limn.node.dimse.client import ClassNotAccepted, Peer, peer_of, store

@@ -21,12 +21,12 @@ from pydantic import (
     model_validator,
 )
 
-from limn.domain.commissioning import COMMISSIONING
 from limn.domain.errors import ConfigWrong
 from limn.domain.forms import BY_C_STORE, FORMS, RTSTRUCT, Form
 from limn.domain.roi_rules import RoiRule
 from limn.domain.shipped import bundle_named
 from limn.formats.axes import checked_lie
+from limn.node.commissioning import COMMISSIONING
 from limn.node.permissions import check_not_others
 from limn.node.promotions import bundle_in_force
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from limn.node.serve.prometheus import serving
+from limn.node.serve.metrics.prometheus import serving
 from tests.conftest import REPOSITORY, free_port, require_peer
 from tests.support.node import scenes
 from tests.support.node.running import wait_for

@@ -9,7 +9,7 @@ import pytest
 
 from limn.node.serve import health as health_module
 from limn.node.serve.health import DEGRADING, Cause, Health, NodeState, state_of
-from limn.node.serve.prometheus import serving
+from limn.node.serve.metrics.prometheus import serving
 from tests.support.node import scenes
 
 

@@ -23,7 +23,7 @@ from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config, load_config
 from limn.node.serve.bounded_http import MAX_CONNECTIONS, BoundedHttpServer
 from limn.node.serve.health import ProcessState
-from limn.node.serve.prometheus import BUCKETS_S, Metrics, serving
+from limn.node.serve.metrics.prometheus import BUCKETS_S, Metrics, serving
 from limn.node.store.disk import scanlog, space
 from limn.node.store.journal.journal import Journal
 from tests.conftest import free_port

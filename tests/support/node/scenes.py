@@ -14,7 +14,7 @@ from limn.domain.records import ScanRecord
 from limn.node.config import Config, load_config
 from limn.node.host import certs
 from limn.node.serve.health import ProcessState
-from limn.node.serve.prometheus import Metrics
+from limn.node.serve.metrics.prometheus import Metrics
 from limn.node.store.disk import scanlog
 from limn.node.store.disk.contacts import DestinationContacts, SenderContacts
 from limn.node.store.journal.edits.rows import DriftRow

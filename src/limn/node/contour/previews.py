@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from limn.domain.commissioning import is_commissioning
+from limn.node.commissioning import is_commissioning
 from limn.node.config import Config
 from limn.node.contour.estimate import Estimator, waits_s
 from limn.node.contour.flights import JobInFlight

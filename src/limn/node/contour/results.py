@@ -15,9 +15,9 @@ from threading import Event
 from typing import Any
 
 from limn import __version__
-from limn.domain.commissioning import COMMISSIONING
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config
 from limn.node.contour.flights import JobInFlight
 from limn.node.contour.job import UNFIT, Result

@@ -18,9 +18,9 @@ from threading import Event
 
 from pydicom.uid import RTStructureSetStorage
 
-from limn.domain.commissioning import COMMISSIONING
 from limn.domain.records import ScanRecord
 from limn.node import oplog
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import DicomDestination, FolderDestination
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.deliver.commitment_scu import CommitmentRequester

@@ -27,9 +27,9 @@ from limn.node.host.expiry import expiry
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.operate.try_destination import try_destination
 from limn.node.promotions import promotion_in_force
-from limn.node.serve import prometheus
 from limn.node.serve.board_check import check_board
 from limn.node.serve.lock import only_node
+from limn.node.serve.metrics import prometheus
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
 from limn.node.store.disk.evidence import loss_of

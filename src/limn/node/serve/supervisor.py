@@ -18,12 +18,12 @@ from limn.node.host.processes import Part, name_of, processes
 from limn.node.permissions import make_private_folder
 from limn.node.promotions import end_wait
 from limn.node.restarts import RestartLoop
-from limn.node.serve import prometheus
 from limn.node.serve.board_check import check_board_files
 from limn.node.serve.child import ChildProcess
 from limn.node.serve.health import ProcessState
 from limn.node.serve.journal_watch import JournalWatch
 from limn.node.serve.lock import only_node
+from limn.node.serve.metrics import prometheus
 from limn.node.serve.ports import check_ports
 from limn.node.serve.switch import BundleSwitch, promoted_config
 from limn.node.store.disk import space

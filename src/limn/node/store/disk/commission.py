@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from limn.domain.commissioning import COMMISSIONING, is_commissioning
+from limn.node.commissioning import COMMISSIONING, is_commissioning
 from limn.node.store.disk.notice import read_notice, write_notice
 
 # A phantom that was sent is complete within this time, or `limn commission` has given it up.

@@ -27,8 +27,8 @@ from limn.node.host.certs import valid_until
 from limn.node.host.expiry import given_certificates
 from limn.node.serve.bounded_http import BoundedHttpServer
 from limn.node.serve.health import Cause, Health, NodeState, ProcessState, Reason, state_of
-from limn.node.serve.metric_family import Family
-from limn.node.serve.register_metrics import of_door, of_register
+from limn.node.serve.metrics.metric_family import Family
+from limn.node.serve.metrics.register_metrics import of_door, of_register
 from limn.node.store.disk import scanlog, space
 from limn.node.store.journal.schema import JournalError
 

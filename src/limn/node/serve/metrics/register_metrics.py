@@ -9,7 +9,7 @@ from limn.node.config import Config
 from limn.node.deliver.destinations import Failure
 from limn.node.dimse.access import RefusalReason
 from limn.node.serve.destinations import DestinationState, destination_states
-from limn.node.serve.metric_family import Family
+from limn.node.serve.metrics.metric_family import Family
 from limn.node.store.disk.contacts import read_senders
 from limn.node.store.journal.reader import JournalReader
 
