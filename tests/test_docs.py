@@ -207,6 +207,7 @@ def test_every_flag_that_is_explained_is_written() -> None:
     written = set()
     for part in (
         "dicom/series.py",
+        "node/commissioning.py",
         "node/contour",
         "node/deliver",
         "node/operate/reruns",
