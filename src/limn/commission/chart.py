@@ -51,7 +51,7 @@ def offsets_chart(entries: Sequence[Mapping[str, Any]]) -> OffsetChart | None:
                     organs.setdefault(organ["roi"], []).append(found)
     if not organs:
         return None
-    rows = []
+    rows: list[OffsetRow] = []
     for roi, offsets in organs.items():
         for axis, words in enumerate(AXES):
             y = TOP + ROW * (len(rows) + 0.5)

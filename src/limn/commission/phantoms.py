@@ -39,7 +39,7 @@ class SentPhantom:
     truth: Labels | None
     series: Series | None
 
-    def datasets(self) -> list[Dataset]:
+    def datasets(self) -> Sequence[Dataset]:
         """Every instance of it.
 
         Raises

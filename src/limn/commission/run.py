@@ -272,7 +272,11 @@ def _result(
         outcome=end.outcome,
         scan=end.scan,
         light=row.get("light", "") or ("red" if end.outcome == "held" else ""),
-        flags=" ".join(each for each in row.get("flags", "").split() if each != COMMISSIONING),
+        flags=" ".join(
+            each
+            for each in row.get("flags", "").split()
+            if each != COMMISSIONING and not each.startswith("light:")
+        ),
         reason=end.reason,
         sent=sent,
         taken=taken,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from limn import __version__
-from limn.domain.commissioning import COMMISSIONING, is_commissioning
+from limn.domain.commissioning import is_commissioning
 from limn.domain.records import RoiRecord, ScanRecord
 from limn.domain.scan import TG263_ROLES
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
@@ -58,7 +58,7 @@ def closed_record(
         preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
         known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
     if is_commissioning(row.animal):
-        known["flags"] = f"{known.get('flags', '')} {COMMISSIONING}".strip()
+        known["flags"] = f"{known.get('flags', '')} commissioning".strip()
     if structure_set is not None:
         known |= _decision(structure_set, held_s, str(known.get("flags", "")))
     return ScanRecord(**known)
