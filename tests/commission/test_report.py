@@ -131,7 +131,7 @@ def test_exchanged_sides_head_the_report(tmp_path: Path) -> None:
     why = "Left and right are exchanged in what tps returned: Lung_R lies 8.0 mm to the LEFT"
     _, made = finished(tmp_path, lie_ffp=result(PLANNED[2], faults=(why,)))
     assert made["verdict"]["word"] == report.FAILED
-    assert made["verdict"]["lines"][0].startswith("FAILED: LEFT AND RIGHT ARE EXCHANGED (1 times)")
+    assert made["verdict"]["lines"][0].startswith("FAILED: LEFT AND RIGHT ARE EXCHANGED (1 time)")
     assert made["verdict"]["lines"][1] == f"lie-ffp (COMMISSIONING-LIE-FFP): {why}"
 
 

@@ -32,7 +32,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
         for name, words in IDENTITY.items()
         if (old := before["run"]["identity"][name]) != (new := now["run"]["identity"][name])
     ]
-    for name, words in (("host", "host"), ("processor", "processor")):
+    for name, words in (
+        ("host", "host"),
+        ("processor", "processor"),
+        ("contoured_on", "contoured on"),
+    ):
         if before["run"][name] != now["run"][name]:
             found.append(Difference(words, before["run"][name], now["run"][name]))
     found += _times(before["times"], now["times"])

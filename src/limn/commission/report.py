@@ -24,6 +24,7 @@ from limn.commission.tolerances import REASONS, Tolerances
 from limn.domain.files import write_durably
 from limn.domain.scan import Role
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.lab.process.timed import machine
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, INCOMPLETE = "PASSED", "FAILED", "NOT COMPLETE"
@@ -62,7 +63,8 @@ def build(
             "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "identity": asdict(run.identity),
             "host": run.host,
-            "processor": next((each.device for each in results.values() if each.device), ""),
+            "processor": machine(),
+            "contoured_on": next((each.device for each in results.values() if each.device), ""),
             "planning_system": answers.get("planning_system.name", ""),
             "signed_by": answers.get("signed.by", ""),
         },
@@ -193,9 +195,9 @@ def _verdict(
 def _failed_words(failed: Sequence[str]) -> str:
     sides = [each for each in failed if "left and right are exchanged" in each.lower()]
     if sides:
+        times = "1 time" if len(sides) == 1 else f"{len(sides)} times"
         return (
-            f"FAILED: LEFT AND RIGHT ARE EXCHANGED ({len(sides)} times). Do not use this chain for "
-            "any animal."
+            f"FAILED: LEFT AND RIGHT ARE EXCHANGED ({times}). Do not use this chain for any animal."
         )
     return f"FAILED: {len(failed)} finding{'s' * (len(failed) != 1)}."
 

@@ -143,7 +143,7 @@ def test_a_planning_system_that_exchanges_left_and_right_fails(
     (tmp_path / "RS.dcm").write_bytes(mirrored(encoded_set(taken)))
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert "FAILED: LEFT AND RIGHT ARE EXCHANGED (1 times). Do not use this chain" in said
+    assert "FAILED: LEFT AND RIGHT ARE EXCHANGED (1 time). Do not use this chain" in said
     assert "Left and right are exchanged in what tps returned: Lung_R lies " in said
     page = (sorted(site.out.glob("run-*"))[-1] / "report.html").read_text()
     assert "LEFT AND RIGHT ARE EXCHANGED" in page

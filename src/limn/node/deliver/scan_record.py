@@ -58,7 +58,7 @@ def closed_record(
         preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
         known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
     if is_commissioning(row.animal):
-        known["flags"] = f"{known.get('flags', '')} {COMMISSIONING}".strip()
+        known["flags"] = f"{known.get('flags', '')} commissioning".strip()
     if structure_set is not None:
         known |= _decision(structure_set, held_s, str(known.get("flags", "")))
     return ScanRecord(**known)
