@@ -9,7 +9,7 @@ from limn import __version__
 from limn.domain.records import RoiRecord, ScanRecord
 from limn.domain.scan import TG263_ROLES
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node.commissioning import COMMISSIONING, is_commissioning
+from limn.node.commissioning import is_commissioning
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.states import DeliveryState
