@@ -60,7 +60,8 @@ def measure(folder: Path, shadow: Path | None, scans: int, number: int) -> list[
     node.start()
     try:
         for k in range(scans + 1):
-            series = f"{number}{k:03d}"
+            # No part of a UID begins with a zero.
+            series = f"{number + 1}{k:03d}"
             identity = CtIdentity(f"M{series}", f"2.25.77.{series}", ("20260101", "120000"))
             write_series(volume, folder / "series" / series, identity)
             before = node.log().count("gives way")
