@@ -196,7 +196,7 @@ def test_a_cohort_has_them_too(site, tmp_path, monkeypatch):
     found = find_series([tmp_path / "ct"], tmp_path / "cohort", Console(file=io.StringIO()))
     monkeypatch.setattr(many_folders, "open_bundle", lambda folder: site.bundle)
     console = Console(file=io.StringIO())
-    assert _contour_series(found, tmp_path / "cohort", site.desk.config, None, console)
+    assert _contour_series(found, tmp_path / "cohort", site.desk.config, None, console, None)
     with (tmp_path / "cohort" / "cohort.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
     assert line["outcome"] == "contoured"

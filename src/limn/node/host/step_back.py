@@ -19,5 +19,6 @@ def step_back() -> None:
     own.nice(LOWEST if windows is None else windows)
     if sys.platform == "linux":
         own.ionice(psutil.IOPRIO_CLASS_IDLE)
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
+        with suppress(OSError):
+            score = Path(psutil.PROCFS_PATH, "self", "oom_score_adj")
+            score.write_text(OOM_SCORE, encoding="ascii")
