@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from threading import Event, Thread
 
+import pydicom
 import pytest
 
 from limn.node.config import Config, load_config
@@ -13,7 +14,7 @@ from limn.node.contour.edits.watch import EditWatch
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 from limn.node.store.journal.edits.words import picture_of
 from tests.node.contour.edits.test_measure import moved_heart
-from tests.support.node.came_back import under_new_uid
+from tests.support.node.came_back import labels_of, under_new_uid
 from tests.support.node.parts import arrived
 from tests.support.node.running import wait_for
 
@@ -138,7 +139,7 @@ def test_a_site_keeps_figures_alone(node, looks):
     row = node.scan(1)
     path = node.send_back(node.edited(row, moved_heart()))
     other = node.send_back(under_new_uid(node.own(row)))
-    watch = looks('keep = "figures"\neditors = false')
+    watch = looks('keep = "figures"')
     until_measured(watch, node)
     assert not path.exists()
     assert not other.exists()
@@ -150,6 +151,30 @@ def test_a_site_keeps_figures_alone(node, looks):
     watch.work(time.monotonic())
     assert not path.exists()
     assert len(node.journal.edits()) == 2
+
+
+def test_a_site_that_keeps_figures_loses_nothing_else(node, looks):
+    """What was not measured stays: of no scan, of a PREVIEW, or not to be read."""
+    row = node.scan(1, contoured=False)
+    preview = pydicom.dcmread(node.preview(row, moved_heart()))
+    row = node.contour(row, labels_of())
+    foreign = under_new_uid(node.own(row))
+    foreign.PatientID = "M2"
+    stay = [node.send_back(preview), node.send_back(foreign)]
+    stay.append(stay[0].with_name("half.dcm"))
+    stay[-1].write_bytes(stay[0].read_bytes()[:500])
+    goes = node.send_back(node.own(row))
+    watch = looks('keep = "figures"')
+    until_measured(watch, node)
+    assert not goes.exists()
+    assert all(path.exists() for path in stay)
+    assert node.journal.returned_counts() == {
+        **{"accepted": 1, "edited": 0, "failed": 1, "preview": 1, "unmatched": 1}
+    }
+    # Neither at a later look, nor after a start.
+    watch = looks('keep = "figures"')
+    until_measured(watch, node)
+    assert all(path.exists() for path in stay)
 
 
 def test_a_site_measures_nothing(node, looks):

@@ -125,8 +125,9 @@ class EditWatch:
         if new:
             self._journal.enter_returned(new)
         if self._settings.keep == "figures":
-            waits = {row.file for row in self._journal.returned_files(ReturnedState.WAITING)}
-            for name in files.keys() - waits:
+            # What came again, or was measured before the site chose this. Nothing else: it may be
+            # a planning system's only copy.
+            for name in files.keys() & self._journal.known_returned(ReturnedState.MEASURED):
                 self._remove(name)
         self._seen = seen
 
@@ -143,7 +144,7 @@ class EditWatch:
             journal=str(self._journal.path),
             results_dir=str(self._results_dir),
             picture=self._settings.keep == "all",
-            editors=self._settings.editors,
+            editors=self._settings.editors and self._settings.keep == "all",
         ).write(self._work_dir)
         self._journal.measuring(row.id)
         command = [sys.executable, "-m", _MODULE, str(self._work_dir)]
@@ -186,7 +187,7 @@ class EditWatch:
             row.id, answer.state, answer.reason, answer.editor, answer.software, answer.edits
         )
         shutil.rmtree(self._work_dir, ignore_errors=True)
-        if self._settings.keep == "figures":
+        if self._settings.keep == "figures" and answer.state is ReturnedState.MEASURED:
             self._remove(row.file)
         self._log(row, answer)
         if answer.edits:

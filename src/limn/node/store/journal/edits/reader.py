@@ -24,9 +24,10 @@ DRIFT_COLUMNS = tuple(DriftRow.__dataclass_fields__)
 class EditReader(JournalConnection):
     """Structure sets that came back, and what was changed in them."""
 
-    def known_returned(self) -> set[str]:
-        """The names of all files that are in the journal."""
-        return {str(row["file"]) for row in self._all("select file from returned", ())}
+    def known_returned(self, state: ReturnedState | None = None) -> set[str]:
+        """The names of all files that are in the journal; only of those of ``state``."""
+        query = "select file from returned where state = coalesce(?, state)"
+        return {str(row["file"]) for row in self._all(query, (state,))}
 
     def returned_files(self, state: ReturnedState | None = None) -> list[ReturnedRow]:
         """Every structure set that came back, oldest first; only those of ``state``."""
