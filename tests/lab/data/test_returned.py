@@ -110,6 +110,23 @@ def test_what_can_not_be_learnt_from_is_named(corrected, tmp_path):
         assert words in line
 
 
+def test_slices_of_several_folders_may_share_their_names(corrected, tmp_path):
+    """As `limn contour` finds them; none is lost, and none of the site's is written to."""
+    folder, slices = tmp_path / "site", []
+    for number, path in enumerate(corrected[0].slices):
+        # Two and two have one name.
+        made = folder / str(number % 2) / f"{number // 2}.dcm"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_bytes(path.read_bytes())
+        slices.append(made)
+    before = [path.read_bytes() for path in slices]
+    apart = replace(corrected[0], slices=tuple(slices))
+    import_returned([apart, corrected[1]], tmp_path / "data", None, print)
+    assert [path.read_bytes() for path in slices] == before
+    (entry,) = (each for each in read_dataset(tmp_path / "data") if each.animal == "site-M1")
+    assert entry.voxels_zyx.split()[0] == str(len(slices))
+
+
 def test_a_split_grows_without_moving_anyone():
     """Three of four train, one joins the smallest fold, nobody moves."""
     split = Split(("t",), ("c",), (("a", "b"), ("d",)))

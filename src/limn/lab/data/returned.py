@@ -157,14 +157,19 @@ def _name(each: CorrectedScan) -> str:
 def _lay_out(each: CorrectedScan, source: Path) -> None:
     folder = source / _folder(each.animal) / each.scan
     (folder / "CT").mkdir(parents=True)
-    for path in each.slices:
-        _link(path, folder / "CT" / path.name)
+    for number, path in enumerate(each.slices):
+        # Slices of several folders may share their names.
+        _link(path, folder / "CT" / f"{number:06d}-{path.name}")
     _link(each.structure_set, folder / "RS.dcm")
 
 
 def _link(path: Path, target: Path) -> None:
+    """Show a file under a name that nothing has yet; a copy where links are not allowed."""
     try:
         target.symlink_to(path.absolute())
+    except FileExistsError:
+        # A copy would go through the link that is there, into a slice of the site.
+        raise
     except OSError:
         shutil.copyfile(path, target)
 
