@@ -5,6 +5,7 @@ import time
 from limn.node.config import load_config
 from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
 from limn.node.store.disk.spool import SLOTS
+from limn.node.store.journal.schema import COHORT
 from limn.node.store.lull import ASK_S, QUIET_S, Lull
 from tests.support.node.site import Site
 
@@ -62,6 +63,22 @@ def test_a_slice_a_series_and_a_scan_end_it(tmp_path, capsys):
     site.journal.end(row.id, "refused", "no", {})
     clock.now_s += ASK_S
     assert lull.broken_by() == ""
+    site.journal.close()
+
+
+def test_a_cohort_ends_it_for_those_who_say_so(tmp_path, capsys):
+    """Its scans wait for nobody; a live one beside them counts."""
+    site, clock = Site(tmp_path, capsys), Clock()
+    config = load_config(site.config)
+    every = Lull(config, site.journal, clock)
+    live = Lull(config, site.journal, clock, cohorts=False)
+    cohort = site.scan(1, priority=COHORT)
+    clock.now_s += QUIET_S
+    assert every.broken_by() == f"{cohort.name} waits or runs"
+    assert live.broken_by() == ""
+    row = site.scan(2)
+    clock.now_s += ASK_S
+    assert every.broken_by() == live.broken_by() == f"{row.name} waits or runs"
     site.journal.close()
 
 

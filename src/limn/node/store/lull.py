@@ -13,6 +13,7 @@ from limn.node.config import Config
 from limn.node.store.disk.receiving import read_receiving
 from limn.node.store.disk.spool import SLOTS
 from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.schema import COHORT, LIVE
 
 # After the last slice the receiver says within this time that its series still comes in.
 QUIET_S = 3.0
@@ -21,15 +22,23 @@ ASK_S = 0.2
 
 
 class Lull:
-    """Looks for live scans; used by one thread. The first look counts as if a slice had come."""
+    """Looks for live scans; used by one thread. The first look counts as if a slice had come.
+
+    Parameters
+    ----------
+    cohorts : whether a cohort's scan that waits or runs ends it too
+    """
 
     def __init__(
         self,
         config: Config,
         journal: JournalReader,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cohorts: bool = True,
     ) -> None:
         self._config = config
+        self._least = COHORT if cohorts else LIVE
         self._journal = journal
         self._clock = clock
         self._slots = self._slots_changed()
@@ -61,6 +70,7 @@ class Lull:
         now_s = self._clock()
         if now_s - self._asked_s >= ASK_S:
             self._asked_s = now_s
-            ready = self._journal.ready()
-            self._waits = f"{ready[0].name} waits or runs" if ready else ""
+            ready = self._journal.ready(most=1)
+            first = ready[0] if ready and ready[0].priority >= self._least else None
+            self._waits = f"{first.name} waits or runs" if first else ""
         return self._waits

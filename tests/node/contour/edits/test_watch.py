@@ -1,7 +1,6 @@
 """The engine's thread: one process at a time, beside no live scan, and what the site keeps."""
 
 import logging
-import time
 from pathlib import Path
 from threading import Event, Thread
 
@@ -11,9 +10,12 @@ import pytest
 from limn.node.config import Config, load_config
 from limn.node.contour.edits import watch as module
 from limn.node.contour.edits.watch import EditWatch
+from limn.node.store.disk.spool import SLOTS
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 from limn.node.store.journal.edits.words import picture_of
+from limn.node.store.lull import ASK_S, QUIET_S
 from tests.node.contour.edits.test_measure import moved_heart
+from tests.node.store.test_lull import Clock
 from tests.support.node.came_back import labels_of, under_new_uid
 from tests.support.node.parts import arrived
 from tests.support.node.running import wait_for
@@ -46,14 +48,19 @@ def looks(node, tmp_path):
     """A watch of the site with these settings, and its looks until nothing waits."""
     made = []
 
+    clock = Clock()
+
     def of(returned="", child=None, monkeypatch=None):
         if child is not None:
             (tmp_path / "limn_test_child.py").write_text(child)
             monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
             monkeypatch.setattr(module, "_MODULE", "limn_test_child")
-        made.append(EditWatch(config_of(tmp_path, returned), node.journal))
+        made.append(EditWatch(config_of(tmp_path, returned), node.journal, clock))
+        # The first look of a node counts as if a slice had come.
+        clock.now_s += QUIET_S
         return made[-1]
 
+    of.clock = clock
     yield of
     for each in made:
         each._end_child()
@@ -63,7 +70,7 @@ def until_measured(watch, node):
     """Look until no file waits."""
 
     def done():
-        watch.work(time.monotonic())
+        watch.work()
         return not node.journal.returned_files(ReturnedState.WAITING) and watch._seen is not None
 
     wait_for(done, 60)
@@ -101,20 +108,43 @@ def test_a_live_scan_ends_the_measurement_and_it_begins_again(node, looks, monke
     row = node.scan(1)
     node.send_back(node.own(row))
     watch = looks(child=SLEEPS, monkeypatch=monkeypatch)
-    watch.work(0.0)
+    watch.work()
     measuring = watch._measuring
     assert measuring is not None
     live = node.journal.insert(arrived(series_instance_uid="2.25.5"), ())
-    watch.work(1.0)
+    looks.clock.now_s += ASK_S
+    watch.work()
     assert watch._measuring is None
     assert measuring.child.poll() is not None
     (waits,) = node.journal.returned_files(ReturnedState.WAITING)
     assert waits.tries == 0, "the scan ended it, not the file"
-    watch.work(2.0)
+    looks.clock.now_s += ASK_S
+    watch.work()
     assert watch._measuring is None
     node.journal.end(live.id, "failed", "gone", {})
     node.journal.insert(arrived(series_instance_uid="2.25.6", priority=0), ())
-    watch.work(3.0)
+    looks.clock.now_s += ASK_S
+    watch.work()
+    assert watch._measuring is not None
+
+
+def test_the_first_slice_ends_the_measurement(node, looks, monkeypatch):
+    """While it comes in no scan is in the journal yet; it goes on when no more come."""
+    node.send_back(node.own(node.scan(1)))
+    slots = node.data / "spool" / SLOTS
+    slots.mkdir()
+    watch = looks(child=SLEEPS, monkeypatch=monkeypatch)
+    watch.work()
+    measuring = watch._measuring
+    assert measuring is not None
+    (slots / "slice").touch()
+    watch.work()
+    assert watch._measuring is None
+    assert measuring.child.poll() is not None
+    assert node.journal.ready() == []
+    assert node.journal.returned_files(ReturnedState.WAITING)[0].tries == 0
+    looks.clock.now_s += QUIET_S
+    watch.work()
     assert watch._measuring is not None
 
 
@@ -129,8 +159,9 @@ def test_a_file_that_ends_its_process_is_given_up(node, looks, monkeypatch, capl
     assert "returned/first.dcm can't be measured: the process that read it died" in caplog.text
     node.send_back(node.own(row), "second")
     watch = looks(child=SLEEPS, monkeypatch=monkeypatch)
-    watch.work(0.0)
-    watch.work(module.LONGEST_S + 1)
+    watch.work()
+    looks.clock.now_s += module.LONGEST_S
+    watch.work()
     assert node.journal.returned_files()[-1].reason == "it took longer than 600 s"
 
 
@@ -148,7 +179,7 @@ def test_a_site_keeps_figures_alone(node, looks):
     # It comes again: the receiver keeps it, and it goes.
     path.write_bytes(b"the same")
     watch._seen = None
-    watch.work(time.monotonic())
+    watch.work()
     assert not path.exists()
     assert len(node.journal.edits()) == 2
 
@@ -181,7 +212,7 @@ def test_a_site_measures_nothing(node, looks):
     """The files stay, as before."""
     path = node.send_back(node.own(node.scan(1)))
     watch = looks('keep = "files"')
-    watch.work(0.0)
+    watch.work()
     assert path.exists()
     assert node.journal.returned_files() == []
 
@@ -192,8 +223,8 @@ def test_a_fault_ends_no_engine(node, looks, monkeypatch, caplog):
     monkeypatch.setattr(module, "LOOK_S", 0.01)
     tries = []
 
-    def fails(now_s):
-        tries.append(now_s)
+    def fails():
+        tries.append(0)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(watch, "work", fails)

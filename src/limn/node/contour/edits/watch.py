@@ -1,7 +1,8 @@
-"""Has each structure set that came back measured while no live scan waits or runs (D-262).
+"""Has each structure set that came back measured while live scans leave the host alone (D-262).
 
 A thread of the engine looks at ``data_dir/returned``, where the receiver keeps them, and starts one
-process after the other. It ends the process when a live scan comes, and starts it anew after it.
+process after the other. The first slice of a live scan ends the process; it is started again when
+the scan is done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Event
@@ -26,12 +28,14 @@ from limn.node.store.journal.edits.rows import ReturnedRow, ReturnedState
 from limn.node.store.journal.edits.words import drift_words, edit_words, picture_of
 from limn.node.store.journal.journal import Journal
 from limn.node.store.journal.schema import JournalError
+from limn.node.store.lull import Lull
 from limn.node.store.remedies import fault_notice
 from limn.node.surprises import Surprises
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+# Between two looks: while a process measures a live scan must not wait for the next one.
+LOOK_S, MEASURING_LOOK_S = 1.0, 0.05
 # A process that measures is ended after this time.
 LONGEST_S = 600.0
 # A journal that is locked, or a full disk, may take so long.
@@ -53,20 +57,25 @@ class _Measuring:
 class EditWatch:
     """Measures what came back; `run` belongs to a thread of the engine."""
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = config.returned
         self._folder = config.returned_dir
         self._work_dir = config.edits_dir
         self._results_dir = config.results_dir
         self._journal = journal
+        self._clock = clock
+        # A process of the lowest priority may run beside a cohort, which takes days.
+        self._lull = Lull(config, journal, clock, cohorts=False)
         self._measuring: _Measuring | None = None
         self._seen: tuple[int, int] | None = None
         self._surprises = Surprises()
         self._heart = for_thread("edits", SILENT_S)
 
     def run(self, stopping: Event) -> None:
-        """Look every second until the node stops; what is being measured then is begun again."""
-        while not stopping.wait(LOOK_S):
+        """Look until the node stops; what is being measured then is begun again."""
+        while not stopping.wait(MEASURING_LOOK_S if self._measuring else LOOK_S):
             self._heart.beat()
             self._work_guarded()
         self._stop()
@@ -84,7 +93,7 @@ class EditWatch:
         if self._surprises.rests(self):
             return
         try:
-            self.work(time.monotonic())
+            self.work()
         except Exception as error:
             # Nobody's scan waits for it: neither a full disk nor a fault ends the engine.
             if self._surprises.note(self, error):
@@ -96,18 +105,18 @@ class EditWatch:
         else:
             self._surprises.is_over(self)
 
-    def work(self, now_s: float) -> None:
-        """Begin, end or file the measurement of one structure set (monotonic seconds)."""
+    def work(self) -> None:
+        """Begin, end or file the measurement of one structure set."""
         if self._settings.keep == "files":
             return
-        busy = any(kind == "live" for kind, _ in self._journal.ready_counts())
+        busy = bool(self._lull.broken_by())
         if self._measuring is not None:
-            self._look_after(self._measuring, now_s, busy=busy)
-            return
-        self._enter_new()
-        waiting = [] if busy else self._journal.returned_files(ReturnedState.WAITING)
-        if waiting:
-            self._begin(waiting[0], now_s)
+            self._look_after(self._measuring, busy=busy)
+        elif not busy:
+            self._enter_new()
+            waiting = self._journal.returned_files(ReturnedState.WAITING)
+            if waiting:
+                self._begin(waiting[0])
 
     def _enter_new(self) -> None:
         """Enter the files that the journal does not know; the folder tells whether it changed."""
@@ -131,7 +140,7 @@ class EditWatch:
                 self._remove(name)
         self._seen = seen
 
-    def _begin(self, row: ReturnedRow, now_s: float) -> None:
+    def _begin(self, row: ReturnedRow) -> None:
         path = self._folder / row.file
         if not path.is_file():
             reason = "the file was removed before it was measured"
@@ -149,12 +158,12 @@ class EditWatch:
         self._journal.measuring(row.id)
         command = [sys.executable, "-m", _MODULE, str(self._work_dir)]
         child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - its own
-        self._measuring = _Measuring(row, child, now_s + LONGEST_S)
+        self._measuring = _Measuring(row, child, self._clock() + LONGEST_S)
 
-    def _look_after(self, measuring: _Measuring, now_s: float, *, busy: bool) -> None:
+    def _look_after(self, measuring: _Measuring, *, busy: bool) -> None:
         row, child = measuring.row, measuring.child
         ended = child.poll() is not None
-        late = now_s >= measuring.until_s
+        late = self._clock() >= measuring.until_s
         if not (ended or late or busy):
             return
         self._end_child()

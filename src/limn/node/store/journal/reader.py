@@ -137,9 +137,10 @@ class JournalReader(LookReader, PeerReader, CompanionReader, EditReader):
         )
         return [(row["state"], bool(row["started"]), row["n"]) for row in rows]
 
-    def ready(self) -> list[ScanRow]:
-        """Scans that wait for a worker, in the order in which they should run."""
-        return list(self._scans("where state = 'ready' order by priority desc, id", ()))
+    def ready(self, most: int = -1) -> list[ScanRow]:
+        """Scans that wait for a worker, in the order in which they should run; so many of them."""
+        clause = "where state = 'ready' order by priority desc, id limit ?"
+        return list(self._scans(clause, (most,)))
 
     def find(self, arrived: Arrived) -> ScanRow | None:
         """The scan of exactly this input, bundle and profile; None if there is none."""
