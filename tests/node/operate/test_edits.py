@@ -110,6 +110,14 @@ def test_corrected_scans_are_for_a_data_set(site, scans):
         corrected_scans(site.config)
 
 
+def test_no_phantom_of_a_commissioning_is_learnt_from(site, scans):
+    """Its contours are not those of an animal."""
+    row = site.contoured(3, animal="COMMISSIONING-1-a")
+    (waits,) = site.journal.returned_files(ReturnedState.WAITING)
+    site.journal.measured(waits.id, ReturnedState.MEASURED, edits={row.id: [LUNG]})
+    assert [each.scan for each in corrected_scans(site.config)] == [each.name for each in scans]
+
+
 def test_no_data_set_of_nothing(site, tmp_path, capsys):
     """By the command, with what to look at."""
     out = str(tmp_path / "out")

@@ -4,13 +4,15 @@ from limn.node.contour.edits.drifts import courses_of, drifts_of
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ScanEdit
 
 
-def edit(number, dsc, *, scanner="CT1", bundle="b", came=None, scan=None, change=Change.EDITED):
+def edit(
+    number, dsc, *, scanner="CT1", bundle="b", came=None, scan=None, change=Change.EDITED, animal=""
+):
     """A scan that came back; its heart has this DSC."""
     roi = EditedRoi(roi="Heart", organ="Heart", change=change, dsc=dsc)
     return ScanEdit(
         id=number,
         scan=number if scan is None else scan,
-        animal=f"M{number}",
+        animal=animal or f"M{number}",
         sender=f"{scanner}@10.0.0.1",
         bundle_sha256=bundle,
         last_slice_at=float(number),
@@ -43,6 +45,12 @@ def test_scanners_are_apart_and_a_new_bundle_begins_anew():
         edit(3, 0.7, scanner="CT2", bundle="old"),
     ]
     assert values(edits) == {("CT1", "Heart"): [0.9], ("CT2", "Heart"): [0.7]}
+
+
+def test_a_phantom_of_a_commissioning_is_no_animal():
+    """Neither its contours count, nor the bundle that drew it."""
+    phantom = edit(2, 1.0, animal="COMMISSIONING-1-a", bundle="new")
+    assert values([edit(1, 0.9, bundle="old"), phantom]) == {("CT1", "Heart"): [0.9]}
 
 
 def test_files_of_the_watched_folder_are_one_scanner():

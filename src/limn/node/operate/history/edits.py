@@ -14,6 +14,7 @@ from rich.table import Table
 from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.spreadsheet import neutral_cell
+from limn.node.commissioning import is_commissioning
 from limn.node.config import load_config
 from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.scans import LoggedScan, logged_scan
@@ -163,6 +164,8 @@ def _write_csv(edits: Iterable[ScanEdit]) -> None:
 def corrected_scans(config_path: Path) -> list[CorrectedScan]:
     """The scans whose structure set came back, with where their files lie; the last of each.
 
+    Not the phantoms that commission the node.
+
     Raises
     ------
     ConfigWrong
@@ -177,7 +180,7 @@ def corrected_scans(config_path: Path) -> list[CorrectedScan]:
         raise ConfigWrong(msg)
     with journal_to_read(config) as journal:
         edits = [] if journal is None else journal.edits()
-        last = {edit.scan: edit for edit in edits}
+        last = {edit.scan: edit for edit in edits if not is_commissioning(edit.animal)}
         found = [
             _corrected(
                 edit,
