@@ -1,6 +1,7 @@
 """The engine's thread: one process at a time, beside no live scan, and what the site keeps."""
 
 import logging
+import os
 from pathlib import Path
 from threading import Event, Thread
 
@@ -163,6 +164,38 @@ def test_a_file_that_ends_its_process_is_given_up(node, looks, monkeypatch, capl
     looks.clock.now_s += module.LONGEST_S
     watch.work()
     assert node.journal.returned_files()[-1].reason == "it took longer than 600 s"
+
+
+def test_a_full_folder_is_entered_by_and_by(node, looks, monkeypatch):
+    """What an archive forwarded for years; never all in one transaction, nor while a scan runs."""
+    monkeypatch.setattr(module, "MOST_NEW", 2)
+    folder = node.data / "returned"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.dcm").write_bytes(b"")
+        os.utime(folder / f"{number}.dcm", (number, number))
+    live = node.journal.insert(arrived(series_instance_uid="2.25.5"), ())
+    watch = looks()
+    watch.work()
+    assert node.journal.known_returned() == set()
+    node.journal.end(live.id, "failed", "gone", {})
+    looks.clock.now_s += ASK_S
+    watch.work()
+    assert len(node.journal.known_returned()) == 2
+    until_measured(watch, node)
+    assert [row.came_at for row in node.journal.returned_files()] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_no_file_stops_nothing(node, looks):
+    """A link into nowhere, and a folder with the name of a file."""
+    path = node.send_back(node.own(node.scan(1)))
+    path.with_name("link.dcm").symlink_to("nowhere")
+    path.with_name("folder.dcm").mkdir()
+    watch = looks('keep = "figures"')
+    until_measured(watch, node)
+    assert node.journal.known_returned() == {path.name}
+    assert not path.exists()
+    assert path.with_name("folder.dcm").is_dir()
 
 
 def test_a_site_keeps_figures_alone(node, looks):

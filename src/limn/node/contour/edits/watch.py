@@ -8,13 +8,16 @@ the scan is done.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
@@ -43,7 +46,9 @@ SILENT_S = 60.0
 # A file may end so many processes.
 DEATHS = 2
 # The name of a file that another program writes here is no structure set that came back.
-_FILES = "*.dcm"
+_ENDING = ".dcm"
+# So many files are entered at one look.
+MOST_NEW = 500
 _MODULE = "limn.node.contour.edits.measure"
 
 
@@ -114,31 +119,35 @@ class EditWatch:
             self._look_after(self._measuring, busy=busy)
         elif not busy:
             self._enter_new()
-            waiting = self._journal.returned_files(ReturnedState.WAITING)
-            if waiting:
+            if waiting := self._journal.returned_files(ReturnedState.WAITING, most=1):
                 self._begin(waiting[0])
 
     def _enter_new(self) -> None:
-        """Enter the files that the journal does not know; the folder tells whether it changed."""
+        """Enter files that the journal does not know; the folder tells whether it changed."""
         try:
             state = self._folder.stat()
             seen = (state.st_mtime_ns, state.st_ino)
             # A file that came within the clock's step of the last look would be missed.
             if seen == self._seen and time.time() - state.st_mtime > 2 * LOOK_S:
                 return
-            files = {path.name: path.stat().st_mtime for path in self._folder.glob(_FILES)}
+            with os.scandir(self._folder) as entries:
+                names = {each.name for each in entries if each.name.endswith(_ENDING)}
         except FileNotFoundError:
             return
-        known = self._journal.known_returned()
-        new = {name: at for name, at in files.items() if name not in known}
+        unknown = names - self._journal.known_returned()
+        new: dict[str, float] = {}
+        # A transaction of the whole folder would let the receiver wait.
+        while unknown and len(new) < MOST_NEW:
+            new |= _times_of(self._folder / unknown.pop())
         if new:
             self._journal.enter_returned(new)
         if self._settings.keep == "figures":
             # What came again, or was measured before the site chose this. Nothing else: it may be
             # a planning system's only copy.
-            for name in files.keys() & self._journal.known_returned(ReturnedState.MEASURED):
+            for name in names & self._journal.known_returned(ReturnedState.MEASURED):
                 self._remove(name)
-        self._seen = seen
+        if not unknown:
+            self._seen = seen
 
     def _begin(self, row: ReturnedRow) -> None:
         path = self._folder / row.file
@@ -224,3 +233,12 @@ class EditWatch:
             before = known.get((each.scanner, each.roi))
             if each.since is not None and (before is None or before.since is None):
                 log.warning("%s", drift_words(each))
+
+
+def _times_of(path: Path) -> dict[str, float]:
+    """A file's name and when it came, UTC s; nothing for what is gone by now, or is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return {}
+    return {path.name: found.st_mtime} if stat.S_ISREG(found.st_mode) else {}

@@ -29,11 +29,14 @@ class EditReader(JournalConnection):
         query = "select file from returned where state = coalesce(?, state)"
         return {str(row["file"]) for row in self._all(query, (state,))}
 
-    def returned_files(self, state: ReturnedState | None = None) -> list[ReturnedRow]:
-        """Every structure set that came back, oldest first; only those of ``state``."""
+    def returned_files(
+        self, state: ReturnedState | None = None, most: int = -1
+    ) -> list[ReturnedRow]:
+        """So many structure sets that came back, oldest first; only those of ``state``."""
+        which = "" if state is None else "where state = ? "
         rows = self._all(
-            "select * from returned where state = coalesce(?, state) order by came_at, id",
-            (state,),
+            f"select * from returned {which}order by came_at, id limit ?",  # noqa: S608 - no value
+            (most,) if state is None else (state, most),
         )
         return [
             ReturnedRow(
