@@ -1,6 +1,8 @@
 """Which scan a structure set is of, and what was changed: by rt-utils' edits of known size."""
 
 import copy
+import errno
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,9 @@ import pydicom
 import pytest
 import SimpleITK
 
+from limn.node.contour.edits import measure as module
 from limn.node.contour.edits.measure import measure
-from limn.node.contour.edits.request import EditRequest, picture_name, read_answer
+from limn.node.contour.edits.request import DISK_FULL, EditRequest, picture_name, read_answer
 from limn.node.store.journal.edits.rows import Change, ReturnedState
 from limn.node.store.journal.edits.words import words_of
 from tests.support.node.came_back import MM, NAMES, labels_of, under_new_uid
@@ -236,6 +239,27 @@ def test_what_was_emptied_is_an_edit(node, ask):
     ds.ROIContourSequence[0].ContourSequence = []
     heart, lung = ask(ds).edits[row.id]
     assert (heart.change, heart.dsc, lung.change) == (Change.EMPTIED, 0.0, Change.SAME)
+
+
+def test_a_full_disk_is_not_the_files_fault(node, ask, monkeypatch):
+    """The process says so by its code, and answers nothing; another error is named."""
+    path = node.send_back(node.edited(node.scan(1), moved_heart()))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "draw_edit", full)
+    with pytest.raises(OSError, match="No space left"):
+        ask(path)
+    monkeypatch.setattr(module, "end_with_supervisor", lambda: None)
+    monkeypatch.setattr(module, "_be_modest", lambda: None)
+    monkeypatch.setattr(module, "read_request", full)
+    monkeypatch.setattr(sys, "argv", ["measure", "folder"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == DISK_FULL
+    path.unlink()
+    assert "No such file" in ask(path).reason
 
 
 def test_damage_is_named(node, ask, tmp_path):

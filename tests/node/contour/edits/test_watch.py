@@ -10,11 +10,14 @@ import pytest
 
 from limn.node.config import Config, load_config
 from limn.node.contour.edits import watch as module
+from limn.node.contour.edits.request import DISK_FULL
 from limn.node.contour.edits.watch import EditWatch
 from limn.node.store.disk.spool import SLOTS
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 from limn.node.store.journal.edits.words import picture_of
+from limn.node.store.journal.schema import JournalBusy
 from limn.node.store.lull import ASK_S, QUIET_S
+from limn.node.surprises import LONGEST_PAUSE_S, Surprises
 from tests.node.contour.edits.test_measure import moved_heart
 from tests.node.store.test_lull import Clock
 from tests.support.node.came_back import labels_of, under_new_uid
@@ -239,6 +242,39 @@ def test_a_site_that_keeps_figures_loses_nothing_else(node, looks):
     watch = looks('keep = "figures"')
     until_measured(watch, node)
     assert all(path.exists() for path in stay)
+
+
+def test_a_full_disk_gives_no_file_up(node, looks, monkeypatch, caplog):
+    """It is measured when there is room again; the log says it once."""
+    node.send_back(node.own(node.scan(1)))
+    watch = looks(child=f"raise SystemExit({DISK_FULL})", monkeypatch=monkeypatch)
+    watch._surprises = Surprises(looks.clock)
+    for _ in range(module.DEATHS + 1):
+        watch._work_guarded()
+        watch._measuring.child.wait(30)
+        watch._work_guarded()
+        assert watch._measuring is None
+        looks.clock.now_s += LONGEST_PAUSE_S
+    (waits,) = node.journal.returned_files(ReturnedState.WAITING)
+    assert waits.tries == 0
+    assert caplog.text.count("No space left on device") == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_nothing_runs_while_an_error_rests(node, looks, monkeypatch):
+    """Nobody looks then whether a live scan comes."""
+    node.send_back(node.own(node.scan(1)))
+    watch = looks(child=SLEEPS, monkeypatch=monkeypatch)
+    watch.work()
+    child = watch._measuring.child
+
+    def locked():
+        raise JournalBusy("database is locked")
+
+    monkeypatch.setattr(watch._lull, "broken_by", locked)
+    watch._work_guarded()
+    assert child.poll() is not None
+    assert watch._measuring is None
 
 
 def test_a_site_measures_nothing(node, looks):

@@ -7,6 +7,7 @@ memory, and nothing else.
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,13 @@ from limn.domain.files import write_durably
 from limn.domain.one_line import one_line
 from limn.node.contour.edits.match import Match, NoScan, Pair, matches_of, organs_of
 from limn.node.contour.edits.picture import draw_edit
-from limn.node.contour.edits.request import EditAnswer, EditRequest, picture_name, read_request
+from limn.node.contour.edits.request import (
+    DISK_FULL,
+    EditAnswer,
+    EditRequest,
+    picture_name,
+    read_request,
+)
 from limn.node.host.lifetime import end_with_supervisor
 from limn.node.host.step_back import step_back
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
@@ -39,7 +46,13 @@ _PEOPLE = ("ReviewerName", "OperatorsName", "ContentCreatorName")
 
 
 def measure(request: EditRequest, folder: Path) -> EditAnswer:
-    """Find the scans of the structure set and compare; never raises for what the file is."""
+    """Find the scans of the structure set and compare; never raises for what the file is.
+
+    Raises
+    ------
+    OSError
+        If a disk is full.
+    """
     try:
         ds = read(Path(request.file))
         if ds.get("Modality") != "RTSTRUCT":
@@ -53,6 +66,8 @@ def measure(request: EditRequest, folder: Path) -> EditAnswer:
         reason = "it needs more memory than is free"
         return EditAnswer(state=ReturnedState.FAILED, reason=reason)
     except (LimnError, InvalidDicomError, OSError, *DAMAGES) as error:
+        if _is_full(error):
+            raise
         reason = one_line(error) or type(error).__name__
         return EditAnswer(state=ReturnedState.FAILED, reason=reason)
 
@@ -146,7 +161,17 @@ def main() -> None:
     end_with_supervisor()
     _be_modest()
     folder = Path(sys.argv[1])
-    measure(read_request(folder), folder).write(folder)
+    try:
+        measure(read_request(folder), folder).write(folder)
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        sys.exit(DISK_FULL)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a disk or a quota is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 if __name__ == "__main__":

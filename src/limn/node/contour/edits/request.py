@@ -11,6 +11,8 @@ from typing import Any
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ReturnedState
 
 REQUEST, ANSWER = "request.json", "answer.json"
+# The process ends with this code if a disk is full: the file is not to blame (EX_TEMPFAIL).
+DISK_FULL = 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

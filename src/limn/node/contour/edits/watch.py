@@ -7,6 +7,7 @@ the scan is done.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -21,10 +22,17 @@ from pathlib import Path
 from threading import Event
 
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
+from limn.domain.one_line import one_line
 from limn.node import oplog
 from limn.node.config import Config
 from limn.node.contour.edits.drifts import drifts_of
-from limn.node.contour.edits.request import EditAnswer, EditRequest, picture_name, read_answer
+from limn.node.contour.edits.request import (
+    DISK_FULL,
+    EditAnswer,
+    EditRequest,
+    picture_name,
+    read_answer,
+)
 from limn.node.heartbeat import for_thread
 from limn.node.permissions import make_private_folder
 from limn.node.store.journal.edits.rows import ReturnedRow, ReturnedState
@@ -100,15 +108,20 @@ class EditWatch:
         try:
             self.work()
         except Exception as error:
-            # Nobody's scan waits for it: neither a full disk nor a fault ends the engine.
+            # Nobody's scan waits for it: neither a full disk nor a fault ends the engine. Nothing
+            # runs while it rests, because nobody looks whether a scan comes.
+            self._stop()
             if self._surprises.note(self, error):
+                is_of_disk = isinstance(error, OSError)
                 log.error(
                     "what came back is not measured; it is tried again: %s",
-                    fault_notice(error, self._journal.path),
-                    exc_info=error,
+                    one_line(error) if is_of_disk else fault_notice(error, self._journal.path),
+                    exc_info=None if is_of_disk else error,
                 )
         else:
-            self._surprises.is_over(self)
+            # What was begun may still end as it did before.
+            if self._measuring is None:
+                self._surprises.is_over(self)
 
     def work(self) -> None:
         """Begin, end or file the measurement of one structure set."""
@@ -179,6 +192,9 @@ class EditWatch:
         if busy and not ended:
             self._journal.not_measured(row.id)
             return
+        if ended and child.returncode == DISK_FULL:
+            self._journal.not_measured(row.id)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._work_dir.parent))
         answer = read_answer(self._work_dir) if ended and child.returncode == 0 else None
         if answer is None and row.tries + 1 < DEATHS and not late:
             return
