@@ -123,6 +123,28 @@ def test_the_name_of_who_corrected_is_left_out_if_the_site_says_so(node, ask):
     assert (answer.state, answer.editor) == (ReturnedState.MEASURED, "")
 
 
+def test_names_without_end_are_cut(node, ask):
+    """Each ROI may say another person, and each series another reason."""
+    row = node.scan(1)
+    ds = node.edited(row, moved_heart())
+    item = ds.RTROIObservationsSequence[0]
+    for number in range(300):
+        item = copy.deepcopy(item)
+        item.ROIInterpreter = f"Nobody^{number}"
+        ds.RTROIObservationsSequence.append(item)
+    answer = ask(ds)
+    assert answer.state is ReturnedState.MEASURED
+    assert answer.editor.startswith("Weber Anna; Nobody 0; ")
+    assert len(answer.editor) == module.MOST_LETTERS
+    frames = [copy.deepcopy(ds.ReferencedFrameOfReferenceSequence[0]) for _ in range(50)]
+    for number, frame in enumerate(frames):
+        frame.FrameOfReferenceUID = f"2.25.77{number}"
+    ds.ReferencedFrameOfReferenceSequence = frames
+    answer = ask(ds)
+    assert answer.state is ReturnedState.UNMATCHED
+    assert len(answer.reason) == module.MOST_LETTERS
+
+
 def test_an_edit_for_another_animal_is_never_matched(node, ask):
     """Neither with limn's own UID, nor with the series that it names."""
     row = node.scan(1)

@@ -320,10 +320,17 @@ def test_a_drift_is_logged_once(node, looks, caplog):
         ]
         node.journal.measured(waits.id, ReturnedState.MEASURED, edits={row.id: rois})
     watch = looks("drift_count = 7")
-    watch._look_for_drift()
-    watch._look_for_drift()
+    watch.work()
+    watch._drift_is_due = True
+    watch.work()
     (drift,) = node.journal.drifts()
     assert (drift.scanner, drift.roi, drift.count) == ("CT1", "Heart", 7)
     assert (drift.first_dsc, drift.last_dsc) == (1.0, 0.9)
     assert drift.since is not None
     assert caplog.text.count("scanner CT1, Heart: the last 7 contours that came back") == 1
+    # Another setting counts from the next start on; a site that measures no more has no alarm.
+    looks("drift_count = 8").work()
+    assert node.journal.drifts() == []
+    node.journal.enter_drifts([drift])
+    looks('keep = "files"').work()
+    assert node.journal.drifts() == []

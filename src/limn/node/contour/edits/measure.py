@@ -41,6 +41,8 @@ from limn.segment.compare.edit import Way, edit_of
 # Contours of one whole animal take a tenth of it.
 MOST_BYTES = 4 * 2**30
 _DECIMALS = 4
+# A file of others may have many names of any length; the journal, the log and pages show them.
+MOST_LETTERS = 500
 # Who may have corrected contours, beside the ROIInterpreter of each ROI.
 _PEOPLE = ("ReviewerName", "OperatorsName", "ContentCreatorName")
 
@@ -61,14 +63,14 @@ def measure(request: EditRequest, folder: Path) -> EditAnswer:
             matches = matches_of(ds, journal, Path(request.results_dir))
         return _answer(ds, matches, request, folder)
     except NoScan as why:
-        return EditAnswer(state=ReturnedState.UNMATCHED, reason=one_line(why))
+        return EditAnswer(state=ReturnedState.UNMATCHED, reason=_short(one_line(why)))
     except MemoryError:
         reason = "it needs more memory than is free"
         return EditAnswer(state=ReturnedState.FAILED, reason=reason)
     except (LimnError, InvalidDicomError, OSError, *DAMAGES) as error:
         if _is_full(error):
             raise
-        reason = one_line(error) or type(error).__name__
+        reason = _short(one_line(error)) or type(error).__name__
         return EditAnswer(state=ReturnedState.FAILED, reason=reason)
 
 
@@ -121,6 +123,10 @@ def _edited(pair: Pair, match: Match) -> EditedRoi:
     )
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 3]}..."
+
+
 def _number(value: float) -> float | None:
     return round(value, _DECIMALS) if math.isfinite(value) else None
 
@@ -136,7 +142,7 @@ def _editor(ds: Dataset, matches: Iterable[Match]) -> str:
         *_texts(ds, _PEOPLE),
         *(text for item in drawn for text in _texts(item, ("ROIInterpreter",))),
     ]
-    return "; ".join(dict.fromkeys(each for each in people if each not in own))
+    return _short("; ".join(dict.fromkeys(each for each in people if each not in own)))
 
 
 def _texts(ds: Dataset, keywords: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -38,6 +38,7 @@ from limn.node.permissions import make_private_folder
 from limn.node.store.journal.edits.rows import ReturnedRow, ReturnedState
 from limn.node.store.journal.edits.words import drift_words, edit_words, picture_of
 from limn.node.store.journal.journal import Journal
+from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.schema import JournalError
 from limn.node.store.lull import Lull
 from limn.node.store.remedies import fault_notice
@@ -83,6 +84,9 @@ class EditWatch:
         self._lull = Lull(config, journal, clock, cohorts=False)
         self._measuring: _Measuring | None = None
         self._seen: tuple[int, int] | None = None
+        # Once at a start: the settings may be others. Then after what was measured, when nothing
+        # waits: a look reads all edits.
+        self._drift_is_due = True
         self._surprises = Surprises()
         self._heart = for_thread("edits", SILENT_S)
 
@@ -126,6 +130,7 @@ class EditWatch:
     def work(self) -> None:
         """Begin, end or file the measurement of one structure set."""
         if self._settings.keep == "files":
+            self._forget_drift()
             return
         busy = bool(self._lull.broken_by())
         if self._measuring is not None:
@@ -134,6 +139,8 @@ class EditWatch:
             self._enter_new()
             if waiting := self._journal.returned_files(ReturnedState.WAITING, most=1):
                 self._begin(waiting[0])
+            elif self._drift_is_due:
+                self._look_for_drift()
 
     def _enter_new(self) -> None:
         """Enter files that the journal does not know; the folder tells whether it changed."""
@@ -224,8 +231,7 @@ class EditWatch:
         if self._settings.keep == "figures" and answer.state is ReturnedState.MEASURED:
             self._remove(row.file)
         self._log(row, answer)
-        if answer.edits:
-            self._look_for_drift()
+        self._drift_is_due |= bool(answer.edits)
 
     def _remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
@@ -240,11 +246,21 @@ class EditWatch:
                 with oplog.about(scan=edit.name, animal=edit.animal):
                     log.info("%s animal %s came back: %s", edit.name, edit.animal, edit_words(edit))
 
+    def _forget_drift(self) -> None:
+        """A site that measures no more has nothing that could end an alarm."""
+        if self._drift_is_due and self._journal.drifts():
+            self._journal.enter_drifts(())
+        self._drift_is_due = False
+
     def _look_for_drift(self) -> None:
         known = {(each.scanner, each.roi): each for each in self._journal.drifts()}
         count = self._settings.drift_count
-        found = drifts_of(self._journal.edits(), count, known, time.time())
+        # A connection of its own: the engine's waits for nobody who reads all edits.
+        with closing(JournalReader(self._journal.path)) as journal:
+            edits = journal.edits()
+        found = drifts_of(edits, count, known, time.time())
         self._journal.enter_drifts(found)
+        self._drift_is_due = False
         for each in found:
             before = known.get((each.scanner, each.roi))
             if each.since is not None and (before is None or before.since is None):
