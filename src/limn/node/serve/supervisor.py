@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from limn.domain.errors import LimnError
+from limn.domain.errors import ConfigWrong, LimnError
 from limn.node import heartbeat, oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.site_bundle import deliverable_bundle
@@ -51,6 +51,7 @@ class Supervisor:
         self._config_path = config_path.resolve()
         self._config = load_config(config_path)
         self._only = only
+        self._switch = BundleSwitch(self._config, receives=name_of(only) == "limn")
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then drain.
@@ -70,7 +71,6 @@ class Supervisor:
         with only_node(config, name):
             self._take_up_promotion(children)
             self._prepare(name)
-            switch = BundleSwitch(config, receives=name == "limn")
             watch = JournalWatch(config.journal_path)
             signs = config.heartbeat_path(f"supervisor {name}{heartbeat.THREAD}")
             heart = heartbeat.Heart(signs, limit_s=heartbeat.SILENT_S)
@@ -83,13 +83,13 @@ class Supervisor:
                             heart.end()
                             self._restore_journal(children, watch)
                             continue
-                        if switch.is_due():
+                        if self._switch.is_due():
                             self._take_up_promotion(children, name)
                         for child in children:
                             child.keep_alive()
             finally:
                 heart.end()
-                switch.close()
+                self._switch.close()
                 watch.close()
                 self._stop(children)
                 self._clear_ready(name)
@@ -165,13 +165,27 @@ class Supervisor:
         ----------
         name : of this host's part, if its processes run
         """
-        config = promoted_config(self._config_path, self._config.data_dir)
-        if config is None:
+        try:
+            found = promoted_config(self._config_path, self._config.data_dir)
+            if found is None:
+                return
+            promotion, config = found
+            if name:
+                self._stop(children)
+                self._clear_ready(name)
+            taken = end_wait(config.data_dir, promotion, time.time())
+        except (ConfigWrong, OSError) as error:
+            # A full disk, or a file that was damaged meanwhile: the bundle before goes on.
+            log.error("a promoted bundle waits: %s; it is tried again", error)
+            self._switch.rest()
             return
-        if name:
-            self._stop(children)
-            self._clear_ready(name)
-        end_wait(config.data_dir, time.time())
+        if taken is None:
+            log.warning("%s was withdrawn while the processes stopped", promotion.label)
+            return
+        log.warning(
+            "bundle %s, %s, delivers from now on in the place of %s: %s: %s",
+            *(taken.label, taken.sha256[:12], taken.instead_label, taken.by, taken.why),
+        )
         self._config = config
         children[:] = self._children()
 
