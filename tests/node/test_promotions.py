@@ -17,6 +17,7 @@ from limn.node import promotions as promotions_module
 from limn.node.config import load_config
 from limn.node.operate.bundles import promote as promote_module
 from limn.node.promotions import end_wait, read_promotions, waiting_promotion
+from limn.node.restarts import LOOP, RestartLoop
 from limn.node.serve.lock import only_node
 from limn.node.serve.supervisor import Supervisor
 from limn.node.serve.switch import BundleSwitch, promoted_config
@@ -234,3 +235,56 @@ def test_a_full_disk_leaves_the_bundle_before(config, tmp_path, monkeypatch):
     supervisor._take_up_promotion(children)
     assert waiting_promotion(first.data_dir) is None
     assert supervisor._config.model.bundle == tmp_path / "second"
+
+
+class Child:
+    """A process of the node as its supervisor sees it; ``ends`` times it has ended."""
+
+    def __init__(self, name, ends=0):
+        self.name, self.stopped = name, False
+        self.loop = RestartLoop(name, None)
+        for _ in range(ends):
+            self.loop.ended(5)
+
+    def stop(self, _):
+        """Note it."""
+        self.stopped = True
+
+
+def test_a_bundle_that_no_worker_can_load_is_given_up(config, tmp_path, capsys):
+    """The one before delivers again, and the list of promotions says why."""
+    first = load_config(config)
+    first.data_dir.mkdir()
+    with only_node(first, "limn"):
+        assert limn(config, tmp_path / "second", *SIGNED) == 0
+    supervisor, children = Supervisor(config), []
+    supervisor._take_up_promotion(children)
+    assert load_config(config).model.bundle == tmp_path / "second"
+    promotion = supervisor._on_trial
+    children[:] = [Child("receiver", ends=9), worker := Child("worker", ends=LOOP - 1)]
+    supervisor._try_promoted(promotion, children, "limn")
+    assert not worker.stopped
+    worker.loop.ended(5)
+    supervisor._try_promoted(promotion, children, "limn")
+    assert worker.stopped
+    assert worker not in children
+    assert supervisor._on_trial is None
+    assert supervisor._config == load_config(config) == first
+    capsys.readouterr()
+    assert limn(config) == 0
+    assert "not in force: given up: worker has ended 3 times in a row" in capsys.readouterr().out
+
+
+def test_a_bundle_that_is_warm_is_on_trial_no_more(config, tmp_path):
+    """What ends a worker later says nothing of the promotion."""
+    first = load_config(config)
+    first.data_dir.mkdir()
+    with only_node(first, "limn"):
+        assert limn(config, tmp_path / "second", *SIGNED) == 0
+    supervisor = Supervisor(config)
+    supervisor._take_up_promotion([])
+    first.ready_path.touch()
+    supervisor._try_promoted(supervisor._on_trial, [worker := Child("worker", ends=9)], "limn")
+    assert supervisor._on_trial is None
+    assert not worker.stopped
+    assert load_config(config).model.bundle == tmp_path / "second"

@@ -167,7 +167,7 @@ def _print(config_path: Path, config: Config, promotion: Promotion, *, runs: boo
 
 def _line(each: Promotion) -> str:
     if each.refused:
-        state = f"not taken up: {each.refused}"
+        state = f"not in force: {each.refused}"
     elif each.in_force_at is None:
         state = "waits for a lull of the node"
     else:
