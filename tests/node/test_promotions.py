@@ -101,6 +101,8 @@ def test_what_is_refused(config, tmp_path, capsys):
     for arguments in ([tmp_path / "second", "--by", "A"], [tmp_path / "second", "--back", *SIGNED]):
         with pytest.raises(SystemExit):
             limn(config, *arguments)
+    assert limn(config, tmp_path / "second", "--by", " ", "--why", "x y") == 1
+    assert "--by is empty" in capsys.readouterr().err
     weights = next((tmp_path / "second").glob("fold_0/*.pth"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert limn(config, tmp_path / "second", *SIGNED) == 1

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from limn.domain.errors import BundleUnfit, ConfigWrong
-from limn.domain.one_line import one_line
 from limn.domain.shipped import bundle_named
 from limn.node.config import Config, load_written_config, with_bundle
 from limn.node.contour.site_bundle import deliverable_bundle, look_at
+from limn.node.operate.decisions import given_text
 from limn.node.operate.journal_access import plain_console
 from limn.node.permissions import make_private_folder
 from limn.node.promotions import (
@@ -28,6 +28,7 @@ from limn.node.promotions import (
 )
 from limn.node.serve.lock import only_node
 from limn.node.store.disk.comparisons import read_comparisons
+from limn.node.store.remedies import NAME, TEXT
 
 # The parts of a node that load a bundle and may run on one data folder.
 PARTS = ("limn", "limn-worker")
@@ -39,10 +40,11 @@ def promote(config_path: Path, bundle: str, *, by: str, why: str) -> None:
     Raises
     ------
     ConfigWrong
-        If it delivers already.
+        If it delivers already, or there is no name or no reason.
     BundleUnfit
         If it may not deliver here.
     """
+    by, why = given_text("--by", by, NAME), given_text("--why", why, TEXT)
     written = load_written_config(config_path)
     folder = Path(os.path.normpath(Path.cwd() / bundle_named(bundle)))
     _ask(config_path, written, folder, by, why)
@@ -56,11 +58,12 @@ def take_back(config_path: Path, *, by: str, why: str) -> None:
     Raises
     ------
     ConfigWrong
-        If nothing was promoted.
+        If nothing was promoted, or there is no name or no reason.
     """
+    by, why = given_text("--by", by, NAME), given_text("--why", why, TEXT)
     written = load_written_config(config_path)
     waits = waiting_promotion(written.data_dir)
-    reason = one_line(f"withdrawn: {by}: {why}")
+    reason = f"withdrawn: {by}: {why}"
     if waits is not None and end_wait(written.data_dir, waits, time.time(), reason) is not None:
         plain_console().print(f"{waits.label} is withdrawn; the node had not taken it up")
         return
@@ -102,8 +105,8 @@ def _ask(config_path: Path, written: Config, folder: Path, by: str, why: str) ->
             instead_of=str(before_folder),
             instead_label=before_label,
             config_bundle=str(written.model.bundle),
-            by=one_line(by),
-            why=one_line(why),
+            by=by,
+            why=why,
             asked_at=time.time(),
         )
         known = [
