@@ -5,6 +5,7 @@ import time
 from limn.node.config import load_config
 from limn.node.store.disk.receiving import ReceivingSeries, write_receiving
 from limn.node.store.disk.spool import SLOTS
+from limn.node.store.journal.schema import LIVE
 from limn.node.store.lull import ASK_S, QUIET_S, Lull
 from tests.support.node.site import Site
 
@@ -73,4 +74,19 @@ def test_a_spool_that_nobody_has_made_yet(tmp_path, capsys):
     assert lull.broken_by() == ""
     (site.data / "spool" / SLOTS).mkdir(parents=True)
     assert lull.broken_by() == "slices come in"
+    site.journal.close()
+
+
+def test_a_cohort_may_run_beside_what_a_person_waits_for(tmp_path, capsys):
+    """A live scan may not."""
+    site, clock = Site(tmp_path, capsys), Clock()
+    lull = Lull(load_config(site.config), site.journal, clock, live_only=True)
+    every = Lull(load_config(site.config), site.journal, clock)
+    cohort = site.scan(1, priority=LIVE - 1)
+    clock.now_s += QUIET_S
+    assert lull.broken_by() == ""
+    assert every.broken_by() == f"{cohort.name} waits or runs"
+    live = site.scan(2)
+    clock.now_s += ASK_S
+    assert lull.broken_by() == every.broken_by() == f"{live.name} waits or runs"
     site.journal.close()

@@ -13,6 +13,7 @@ from limn.node.config import Config
 from limn.node.store.disk.receiving import read_receiving
 from limn.node.store.disk.spool import SLOTS
 from limn.node.store.journal.reader import JournalReader
+from limn.node.store.journal.schema import LIVE
 
 # After the last slice the receiver says within this time that its series still comes in.
 QUIET_S = 3.0
@@ -21,17 +22,25 @@ ASK_S = 0.2
 
 
 class Lull:
-    """Looks for live scans; used by one thread. The first look counts as if a slice had come."""
+    """Looks for live scans; used by one thread. The first look counts as if a slice had come.
+
+    Parameters
+    ----------
+    live_only : whether the scans of a cohort, which nobody waits for, may wait and run
+    """
 
     def __init__(
         self,
         config: Config,
         journal: JournalReader,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        live_only: bool = False,
     ) -> None:
         self._config = config
         self._journal = journal
         self._clock = clock
+        self._live_only = live_only
         self._slots = self._slots_changed()
         self._came_s = clock()
         self._asked_s = float("-inf")
@@ -61,6 +70,8 @@ class Lull:
         now_s = self._clock()
         if now_s - self._asked_s >= ASK_S:
             self._asked_s = now_s
-            ready = self._journal.ready()
-            self._waits = f"{ready[0].name} waits or runs" if ready else ""
+            # Live scans come first.
+            first = next(iter(self._journal.ready()), None)
+            counts = first is not None and (first.priority >= LIVE or not self._live_only)
+            self._waits = f"{first.name} waits or runs" if first is not None and counts else ""
         return self._waits

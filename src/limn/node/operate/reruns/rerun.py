@@ -40,7 +40,7 @@ from limn.node.store.disk.rerun_notes import (
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.reruns.rerun_journal import Contours, RerunJournal
 from limn.node.store.journal.rows import Arrived, ScanRow
-from limn.node.store.journal.schema import LIVE
+from limn.node.store.lull import Lull
 from limn.node.store.remedies import NAME, TEXT, hold_notice
 
 log = logging.getLogger(__name__)
@@ -186,17 +186,14 @@ def _contour_and_enter(
         *uids, date, time_of_day = journal.issue(arrived)
         arrived = replace(arrived, date=date, time=time_of_day)
         job = job_of(other, arrived, (uids[0], uids[1]), journal.contoured_before(arrived))
+        lull = Lull(config, journal, live_only=True)
         result = contour_when_idle(
-            other, bundle, job, lambda: engine_runs(config) and _live_waits(journal), tell
+            other, bundle, job, lambda: engine_runs(config) and bool(lull.broken_by()), tell
         )
         if result.ended:
             msg = f"{result.ended}: {result.reason.strip().splitlines()[-1]}"
             raise StageFailed(msg)
         return _enter(config, config_path, journal, arrived, newest.id, result, note)
-
-
-def _live_waits(journal: JournalReader) -> bool:
-    return any(row.priority >= LIVE for row in journal.ready())
 
 
 def _enter(
