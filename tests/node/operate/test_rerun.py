@@ -14,6 +14,7 @@ from limn.dicom.instance import digest_of_file, digest_of_series
 from limn.domain.errors import ConfigWrong
 from limn.domain.shipped import MANIFEST
 from limn.node.board.app import Board
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import load_config
 from limn.node.contour.site_bundle import label_of
 from limn.node.contour.work.warm import Warm, options_of
@@ -58,7 +59,7 @@ def with_bundles(site):
     return shelf
 
 
-def with_scan(site, number=1, files=None, **more):
+def with_scan(site, number=1, files=None, to=("tps", "export"), **more):
     """A scan of a toy mouse in the spool, contoured with the site's bundle."""
     made = toy(number)
     folder = site.data / "spool" / str(number)
@@ -77,7 +78,7 @@ def with_scan(site, number=1, files=None, **more):
         last_slice_at=time.time() - 3600,
         ready_at=time.time() - 3599.5,
     )
-    row = site.journal.insert(replace(settled, **more), ("tps", "export"))
+    row = site.journal.insert(replace(settled, **more), to)
     uid = site.journal.structure_set_of(row.id).sop_instance_uid
     path = site.data / "scans" / row.name / f"RS.{uid}.dcm"
     path.parent.mkdir(parents=True)
@@ -280,6 +281,54 @@ def test_a_series_that_came_meanwhile_is_not_covered(site, monkeypatch):
     said = site.refused("rerun", row.name, *order_of(OTHER))
     assert "a newer version of its series came meanwhile" in said
     assert [each.state for each in site.journal.scans()] == ["contoured", "ready"]
+
+
+def test_a_scan_that_the_node_took_in_hand_is_left_to_it(site, monkeypatch):
+    """The other bundle delivers by now, and its series came again while results were written."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    finish = RerunJournal.finish_rerun
+
+    def late(journal, given, names, contours):
+        assert journal.insert(given, ("tps",)).id == 2
+        return finish(journal, given, names, contours)
+
+    monkeypatch.setattr(RerunJournal, "finish_rerun", late)
+    said = site.refused("rerun", row.name, *order_of(OTHER))
+    assert "scan-00002 came from its sender meanwhile" in said
+    assert [each.id for each in site.journal.ready()] == [2]
+    assert site.states(site.journal.scan(2)) == ["waiting"]
+
+
+def test_a_journal_that_was_restored_meanwhile_is_not_written_to(site, monkeypatch):
+    """The file that is open is nobody's any more: what it is given would be lost without a word."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    contour, journal = rerun_module.contour_when_idle, load_config(site.config).journal_path
+
+    def slow(*given):
+        site.journal.copy_to(journal.with_name("copy"))
+        journal.with_name("copy").replace(journal)
+        return contour(*given)
+
+    monkeypatch.setattr(rerun_module, "contour_when_idle", slow)
+    said = site.refused("rerun", row.name, *order_of(OTHER))
+    assert "the journal was restored meanwhile" in said
+    assert not (site.data / "scans" / "scan-00002").exists()
+
+
+def test_a_phantom_goes_back_to_its_commissioning_alone(site, monkeypatch):
+    """It is not in the config, as the first version's deliveries show."""
+    with_bundles(site)
+    row, path = with_scan(site, to=(COMMISSIONING,))
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    again(site)
+    assert [each.destination for each in site.journal.deliveries(2)] == [COMMISSIONING]
 
 
 def test_a_note_of_a_run_that_was_killed_says_so(tmp_path, monkeypatch):
