@@ -21,6 +21,7 @@ from limn.node.restarts import LOOP, RestartLoop
 from limn.node.serve.lock import only_node
 from limn.node.serve.supervisor import Supervisor
 from limn.node.serve.switch import BundleSwitch, promoted_config
+from limn.node.store.disk import space
 from limn.segment.bundle.bundle import glance, write_manifest
 from tests.conftest import free_port, one_fold
 
@@ -290,3 +291,11 @@ def test_a_bundle_that_is_warm_is_on_trial_no_more(config, tmp_path):
     assert supervisor._on_trial is None
     assert not worker.stopped
     assert load_config(config).model.bundle == tmp_path / "second"
+
+
+def test_nobody_else_may_say_which_bundle_delivers(config, tmp_path):
+    """As with the TOML."""
+    assert limn(config, tmp_path / "second", *SIGNED) == 0
+    (tmp_path / "data" / "promotions.json").chmod(0o666)
+    with pytest.raises(ConfigWrong, match=r"promotions.json can be changed by anybody"):
+        space.try_writing(load_config(config))
