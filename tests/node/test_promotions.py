@@ -293,6 +293,24 @@ def test_a_bundle_that_is_warm_is_on_trial_no_more(config, tmp_path):
     assert load_config(config).model.bundle == tmp_path / "second"
 
 
+def test_a_slice_that_comes_while_the_bundle_is_verified_comes_first(config, tmp_path, monkeypatch):
+    """No process is stopped; the promotion waits for the next lull."""
+    first = load_config(config)
+    first.data_dir.mkdir()
+    with only_node(first, "limn"):
+        assert limn(config, tmp_path / "second", *SIGNED) == 0
+    supervisor, children = Supervisor(config), [Child("worker")]
+    monkeypatch.setattr(supervisor._switch, "_is_lull", lambda: False)
+    supervisor._take_up_promotion(children, "limn")
+    assert [each.stopped for each in children] == [False]
+    assert waiting_promotion(first.data_dir) is not None
+    monkeypatch.setattr(supervisor._switch, "_is_lull", lambda: True)
+    (worker,) = children
+    supervisor._take_up_promotion(children, "limn")
+    assert worker.stopped
+    assert load_config(config).model.bundle == tmp_path / "second"
+
+
 def test_nobody_else_may_say_which_bundle_delivers(config, tmp_path):
     """As with the TOML."""
     assert limn(config, tmp_path / "second", *SIGNED) == 0

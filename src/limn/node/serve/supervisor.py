@@ -175,6 +175,9 @@ class Supervisor:
                 return
             promotion, config = found
             if name:
+                if self._switch.lull_is_over():
+                    # Slices came while every file of the bundle was verified.
+                    return
                 self._stop(children)
                 self._clear_ready(name)
             taken = end_wait(config.data_dir, promotion, time.time())
@@ -214,7 +217,10 @@ class Supervisor:
                 return
             config = load_config(self._config_path)
         except (ConfigWrong, OSError) as error:
-            log.error("%s can't be given up: %s", promotion.label, error)
+            log.critical(
+                "bundle %s can't be given up (%s): mend that, then limn models promote --back",
+                *(promotion.label, error),
+            )
             return
         log.critical(
             "bundle %s is given up and %s delivers again: %s",

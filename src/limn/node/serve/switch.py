@@ -48,7 +48,11 @@ class BundleSwitch:
         if not self._one_waits():
             self.close()
             return False
-        return not self._receives or self._is_lull()
+        return not self.lull_is_over()
+
+    def lull_is_over(self) -> bool:
+        """Whether live scans have come since `is_due`; to be asked before processes are stopped."""
+        return self._receives and not self._is_lull()
 
     def rest(self) -> None:
         """Look again after `REST_S` only."""
