@@ -31,7 +31,7 @@ from limn.node.store.disk.rerun_notes import (
 from limn.node.store.journal.reruns.rerun_journal import UNFINISHED, RerunJournal
 from limn.segment.bundle.bundle import glance, write_manifest
 from tests.conftest import one_fold
-from tests.node.board.conftest import PORT, TestClient, token_of
+from tests.node.board.conftest import PORT, TestClient, give_accounts, sign_in, token_of
 from tests.support.node.fake_worker import FakeEnsemble
 from tests.support.node.parts import Archive, arrived, encoded, peer, structure_set
 from tests.support.node.toy import toy, write_toy
@@ -356,18 +356,30 @@ def test_one_scan_at_a_time(site, monkeypatch):
     assert "another scan" not in again(site)
 
 
+class Order:
+    """The process of an order; it runs until it is ended."""
+
+    def __init__(self):
+        self.code = None
+
+    def poll(self):
+        """Its exit code; None while it runs."""
+        return self.code
+
+
 def test_the_board_offers_and_orders_it(site, monkeypatch):
-    """On the scan's page, with name and reason; who looks only gets no button."""
+    """On the scan's page, with name and reason; a second click orders nothing."""
     with_bundles(site)
     row, path = with_scan(site)
     contoured(site, row, path)
-    ordered = []
-    monkeypatch.setattr(
-        "limn.node.board.reruns.order_rerun",
-        lambda *given, **named: ordered.append((given[1:], named)),
-    )
+    ordered, process = [], Order()
+
+    def order(_, *given, **named):
+        ordered.append((given, named))
+        return process
+
+    monkeypatch.setattr("limn.node.board.reruns.order_rerun", order)
     board = Board(load_config(site.config), site.config, PORT)
-    board._reruns._processes = []
     browser = TestClient(board.app, base_url=f"http://localhost:{PORT}", follow_redirects=False)
     page = browser.get(f"/{row.name}")
     assert "<option>other-8</option>" in page.text
@@ -377,6 +389,12 @@ def test_the_board_offers_and_orders_it(site, monkeypatch):
         303,
         [((row.name, OTHER), {"by": "Anna", "why": "apex"})],
     )
+    second = browser.post(f"/{row.name}/rerun", data=form)
+    assert "another scan runs again with another bundle now" in second.text
+    assert len(ordered) == 1
+    process.code = 0
+    assert browser.post(f"/{row.name}/rerun", data=form).status_code == 303
+    assert len(ordered) == 2
     folder = load_config(site.config).reruns_dir
     write_rerun_note(
         folder, RerunNote(scan=row.name, bundle=OTHER, by="Anna", why="apex", at=time.time())
@@ -386,3 +404,20 @@ def test_the_board_offers_and_orders_it(site, monkeypatch):
     assert "Anna ordered a run with other-8" in after
     (Path(row.folder) / row.files[0]).unlink()
     assert "has lost 1 of its 20 slices" in browser.get(f"/{row.name}").text
+
+
+def test_who_only_looks_is_offered_no_run(site):
+    """As no other action."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    give_accounts(site)
+    board = Board(load_config(site.config), site.config, PORT)
+    browser = TestClient(board.app, base_url=f"http://localhost:{PORT}", follow_redirects=False)
+    pages = {}
+    for name in ("Anna", "Wall"):
+        sign_in(browser, name)
+        pages[name] = browser.get(f"/{row.name}").text
+    assert f'action="/{row.name}/rerun"' in pages["Anna"]
+    assert row.name in pages["Wall"]
+    assert "/rerun" not in pages["Wall"]

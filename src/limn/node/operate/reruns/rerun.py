@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _MODULE = "limn.node.operate.reruns.rerun"
 LOCK = "rerun.lock"
+ONE_AT_A_TIME = "another scan runs again with another bundle now; wait until it is done"
 # So long it waits for a journal that others write to, with the contours of an hour in hand.
 ENTER_S = 60.0
 
@@ -143,8 +144,7 @@ def _alone(config: Config) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        msg = "another scan runs again with another bundle now; wait until it is done"
-        raise ConfigWrong(msg) from error
+        raise ConfigWrong(ONE_AT_A_TIME) from error
     try:
         yield
     finally:
