@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from limn.domain.scan import Organ
 
@@ -167,6 +168,15 @@ class OrganDifference:
         if not self.old_mm3 or self.new_mm3 is None:
             return None
         return 100.0 * (self.new_mm3 - self.old_mm3) / self.old_mm3
+
+
+def lights_of(record: Mapping[str, Any]) -> dict[Organ, str]:
+    """The light of each organ in a scan's record, as a worker gives it."""
+    return {
+        Organ(str(roi["organ"])): str(roi.get("light") or "")
+        for roi in record.get("rois", ())
+        if roi.get("organ")
+    }
 
 
 def least_dsc(organs: Sequence[OrganDifference]) -> float:

@@ -8,14 +8,20 @@ which bundle delivers; one that is wanted waits until a running node is between 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 
 PROMOTIONS = "promotions.json"
+LOCK = "promotions.lock"
+# A change reads and writes one small file.
+LOCK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +34,7 @@ class Promotion:
     instead_of, instead_label : that delivered before
     config_bundle : what the TOML named when this was asked for
     in_force_at : when the node took it up; None while it waits, and where it was refused
-    refused : why the node did not take it up; empty if it did or may
+    refused : why the node did not take it up, or took it up and gave it up; empty if it did or may
     """
 
     bundle: str
@@ -111,8 +117,33 @@ def waiting_promotion(data_dir: Path) -> Promotion | None:
     return last[0] if last and last[0].waits else None
 
 
-def end_wait(data_dir: Path, now: float, refused: str = "") -> None:
-    """Note that the waiting promotion is in force, or why it was refused."""
-    *before, last = read_promotions(data_dir)
-    taken = replace(last, refused=refused) if refused else replace(last, in_force_at=now)
-    write_promotions(data_dir, [*before, taken])
+@contextmanager
+def changing_promotions(data_dir: Path) -> Iterator[None]:
+    """Keep every other process from a change of the file for the ``with`` block.
+
+    Raises
+    ------
+    OSError
+        If another process changes it for longer than `LOCK_S`, or the disk does not take the lock.
+    """
+    with FileLock(data_dir / LOCK, timeout=LOCK_S):
+        yield
+
+
+def end_wait(
+    data_dir: Path, promotion: Promotion, now: float, refused: str = ""
+) -> Promotion | None:
+    """Note that this promotion is in force, or why it is not, and no other one.
+
+    Returns
+    -------
+    It as it is now; None if a person withdrew or replaced it meanwhile: then nothing has changed.
+    """
+    with changing_promotions(data_dir):
+        known = read_promotions(data_dir)
+        if promotion not in known:
+            return None
+        in_force_at = None if refused else now
+        ended = replace(promotion, in_force_at=in_force_at, refused=refused)
+        write_promotions(data_dir, [ended if each == promotion else each for each in known])
+    return ended

@@ -94,3 +94,29 @@ def test_what_the_old_run_lacks_is_named(contour, tmp_path):
     assert code == 0
     assert "T0003: not compared: the earlier run has no structure set of it" in said.out
     assert "2 of 3 scans compared" in said.out
+
+
+def test_the_earlier_run_is_never_overwritten(contour, tmp_path):
+    """It is all that the new one can be compared with."""
+    for number in (1, 2):
+        write_toy(toy(number), tmp_path / "cohort")
+    assert contour(FakeEnsemble, BUNDLE, "old")[0] == 0
+    path = tmp_path / "old" / toy(1).animal / "RS.dcm"
+    before = path.read_bytes()
+    code, said = contour(LargerHearts, one_fold(), "old", "--against", str(tmp_path / "old"))
+    assert code == 1
+    assert "would be overwritten; give another -o" in said.err
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_scan_of_the_earlier_run_ends_no_comparison(contour, tmp_path):
+    """It is named, and the others are compared."""
+    for number in (1, 2):
+        write_toy(toy(number), tmp_path / "cohort")
+    assert contour(FakeEnsemble, BUNDLE, "old")[0] == 0
+    note = tmp_path / "old" / toy(1).animal / "limn.json"
+    note.write_text(note.read_text().replace('"roi":', '"name":'))
+    code, said = contour(LargerHearts, one_fold(), "new", "--against", str(tmp_path / "old"))
+    assert code == 0
+    assert f"{toy(1).animal}: not compared: what a run noted of it can't be used" in said.out
+    assert "1 of 2 scans compared" in said.out

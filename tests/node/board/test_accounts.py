@@ -180,7 +180,7 @@ def test_who_only_looks_changes_nothing(site, elsewhere):
     page = elsewhere.get(f"/{row.name}")
     assert f'action="/{row.name}/release"' not in page.text
     form = {"token": token_of(page), "why": "x"}
-    for action in ("release", "discard", "resend", "retry", "anything"):
+    for action in ("release", "discard", "resend", "retry", "rerun", "anything"):
         answer = elsewhere.post(f"/{row.name}/{action}", data=form)
         assert (answer.status_code, "may look and no more" in answer.text) == (403, True)
     assert site.states(row) == ["held", "held"]

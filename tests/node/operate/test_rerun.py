@@ -14,6 +14,7 @@ from limn.dicom.instance import digest_of_file, digest_of_series
 from limn.domain.errors import ConfigWrong
 from limn.domain.shipped import MANIFEST
 from limn.node.board.app import Board
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import load_config
 from limn.node.contour.site_bundle import label_of
 from limn.node.contour.work.warm import Warm, options_of
@@ -30,7 +31,7 @@ from limn.node.store.disk.rerun_notes import (
 from limn.node.store.journal.reruns.rerun_journal import UNFINISHED, RerunJournal
 from limn.segment.bundle.bundle import glance, write_manifest
 from tests.conftest import one_fold
-from tests.node.board.conftest import PORT, TestClient, token_of
+from tests.node.board.conftest import PORT, TestClient, give_accounts, sign_in, token_of
 from tests.support.node.fake_worker import FakeEnsemble
 from tests.support.node.parts import Archive, arrived, encoded, peer, structure_set
 from tests.support.node.toy import toy, write_toy
@@ -58,7 +59,7 @@ def with_bundles(site):
     return shelf
 
 
-def with_scan(site, number=1, files=None, **more):
+def with_scan(site, number=1, files=None, to=("tps", "export"), **more):
     """A scan of a toy mouse in the spool, contoured with the site's bundle."""
     made = toy(number)
     folder = site.data / "spool" / str(number)
@@ -77,7 +78,7 @@ def with_scan(site, number=1, files=None, **more):
         last_slice_at=time.time() - 3600,
         ready_at=time.time() - 3599.5,
     )
-    row = site.journal.insert(replace(settled, **more), ("tps", "export"))
+    row = site.journal.insert(replace(settled, **more), to)
     uid = site.journal.structure_set_of(row.id).sop_instance_uid
     path = site.data / "scans" / row.name / f"RS.{uid}.dcm"
     path.parent.mkdir(parents=True)
@@ -282,6 +283,54 @@ def test_a_series_that_came_meanwhile_is_not_covered(site, monkeypatch):
     assert [each.state for each in site.journal.scans()] == ["contoured", "ready"]
 
 
+def test_a_scan_that_the_node_took_in_hand_is_left_to_it(site, monkeypatch):
+    """The other bundle delivers by now, and its series came again while results were written."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    finish = RerunJournal.finish_rerun
+
+    def late(journal, given, names, contours):
+        assert journal.insert(given, ("tps",)).id == 2
+        return finish(journal, given, names, contours)
+
+    monkeypatch.setattr(RerunJournal, "finish_rerun", late)
+    said = site.refused("rerun", row.name, *order_of(OTHER))
+    assert "scan-00002 came from its sender meanwhile" in said
+    assert [each.id for each in site.journal.ready()] == [2]
+    assert site.states(site.journal.scan(2)) == ["waiting"]
+
+
+def test_a_journal_that_was_restored_meanwhile_is_not_written_to(site, monkeypatch):
+    """The file that is open is nobody's any more: what it is given would be lost without a word."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    contour, journal = rerun_module.contour_when_idle, load_config(site.config).journal_path
+
+    def slow(*given):
+        site.journal.copy_to(journal.with_name("copy"))
+        journal.with_name("copy").replace(journal)
+        return contour(*given)
+
+    monkeypatch.setattr(rerun_module, "contour_when_idle", slow)
+    said = site.refused("rerun", row.name, *order_of(OTHER))
+    assert "the journal was restored meanwhile" in said
+    assert not (site.data / "scans" / "scan-00002").exists()
+
+
+def test_a_phantom_goes_back_to_its_commissioning_alone(site, monkeypatch):
+    """It is not in the config, as the first version's deliveries show."""
+    with_bundles(site)
+    row, path = with_scan(site, to=(COMMISSIONING,))
+    contoured(site, row, path)
+    contour_with_threshold(monkeypatch)
+    again(site)
+    assert [each.destination for each in site.journal.deliveries(2)] == [COMMISSIONING]
+
+
 def test_a_note_of_a_run_that_was_killed_says_so(tmp_path, monkeypatch):
     """Nobody is left waiting for it."""
     note = RerunNote(scan="scan-00001", bundle=OTHER, by="Anna", why="x", at=1.0, words="begins")
@@ -307,18 +356,30 @@ def test_one_scan_at_a_time(site, monkeypatch):
     assert "another scan" not in again(site)
 
 
+class Order:
+    """The process of an order; it runs until it is ended."""
+
+    def __init__(self):
+        self.code = None
+
+    def poll(self):
+        """Its exit code; None while it runs."""
+        return self.code
+
+
 def test_the_board_offers_and_orders_it(site, monkeypatch):
-    """On the scan's page, with name and reason; who looks only gets no button."""
+    """On the scan's page, with name and reason; a second click orders nothing."""
     with_bundles(site)
     row, path = with_scan(site)
     contoured(site, row, path)
-    ordered = []
-    monkeypatch.setattr(
-        "limn.node.board.reruns.order_rerun",
-        lambda *given, **named: ordered.append((given[1:], named)),
-    )
+    ordered, process = [], Order()
+
+    def order(_, *given, **named):
+        ordered.append((given, named))
+        return process
+
+    monkeypatch.setattr("limn.node.board.reruns.order_rerun", order)
     board = Board(load_config(site.config), site.config, PORT)
-    board._reruns._processes = []
     browser = TestClient(board.app, base_url=f"http://localhost:{PORT}", follow_redirects=False)
     page = browser.get(f"/{row.name}")
     assert "<option>other-8</option>" in page.text
@@ -328,6 +389,12 @@ def test_the_board_offers_and_orders_it(site, monkeypatch):
         303,
         [((row.name, OTHER), {"by": "Anna", "why": "apex"})],
     )
+    second = browser.post(f"/{row.name}/rerun", data=form)
+    assert "another scan runs again with another bundle now" in second.text
+    assert len(ordered) == 1
+    process.code = 0
+    assert browser.post(f"/{row.name}/rerun", data=form).status_code == 303
+    assert len(ordered) == 2
     folder = load_config(site.config).reruns_dir
     write_rerun_note(
         folder, RerunNote(scan=row.name, bundle=OTHER, by="Anna", why="apex", at=time.time())
@@ -337,3 +404,20 @@ def test_the_board_offers_and_orders_it(site, monkeypatch):
     assert "Anna ordered a run with other-8" in after
     (Path(row.folder) / row.files[0]).unlink()
     assert "has lost 1 of its 20 slices" in browser.get(f"/{row.name}").text
+
+
+def test_who_only_looks_is_offered_no_run(site):
+    """As no other action."""
+    with_bundles(site)
+    row, path = with_scan(site)
+    contoured(site, row, path)
+    give_accounts(site)
+    board = Board(load_config(site.config), site.config, PORT)
+    browser = TestClient(board.app, base_url=f"http://localhost:{PORT}", follow_redirects=False)
+    pages = {}
+    for name in ("Anna", "Wall"):
+        sign_in(browser, name)
+        pages[name] = browser.get(f"/{row.name}").text
+    assert f'action="/{row.name}/rerun"' in pages["Anna"]
+    assert row.name in pages["Wall"]
+    assert "/rerun" not in pages["Wall"]

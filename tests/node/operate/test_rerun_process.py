@@ -10,9 +10,12 @@ import pydicom
 import pytest
 
 from limn.dicom.instance import digest_of_file, digest_of_series
+from limn.node.batch.rerun import LOOK_S
 from limn.node.config import load_config
 from limn.node.operate.reruns.rerun import order_rerun
 from limn.node.store.disk.rerun_notes import read_rerun_note
+from limn.node.store.disk.spool import SLOTS
+from limn.node.store.lull import QUIET_S
 from limn.segment.bundle.bundle import glance
 from tests.node.operate.test_rerun import OTHER, with_bundles
 from tests.support.node.parts import arrived, encoded, structure_set, until
@@ -75,13 +78,18 @@ def test_an_order_makes_way_for_a_live_scan_and_is_carried_out(site, scan):
         engine.bind(("127.0.0.1", config.engine.wake_port))
         process = order_rerun(site.config, scan.name, OTHER, by="Anna", why="apex missed")
         try:
-            until(lambda: "waits until no live scan runs" in said(site, scan), 60)
+            until(lambda: "waits until no live scan comes in or runs" in said(site, scan), 60)
             assert running(process) == []
             site.journal.end(live.id, "failed", "no organ", {})
             until(lambda: len(running(process)) == 1, 30)
             (first,) = running(process)
-            another = site.scan(3)
+            # The first slice of the next series.
+            (config.spool_dir / SLOTS).mkdir(parents=True, exist_ok=True)
+            (config.spool_dir / SLOTS / "slice").touch()
             until(lambda: not first.is_running(), 30)
+            another = site.scan(3)
+            time.sleep(QUIET_S + 2 * LOOK_S)
+            assert running(process) == []
             assert site.journal.scan(scan.id).state == "contoured"
             site.journal.end(another.id, "failed", "no organ", {})
             until(lambda: not said(site, scan).startswith("open"), 150)

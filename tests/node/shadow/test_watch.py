@@ -11,6 +11,7 @@ from limn.node.config import load_config
 from limn.node.shadow import watch
 from limn.node.shadow.backlog import due_scans
 from limn.node.shadow.watch import DEATHS, Shadow
+from limn.node.store.disk import space
 from limn.node.store.disk.comparisons import path_of, read_comparisons
 from limn.node.store.disk.spool import SLOTS
 from limn.segment.bundle.bundle import glance
@@ -119,6 +120,23 @@ def test_a_scan_that_ends_the_drawing_again_and_again_is_left(site, tmp_path, mo
         assert each.outcome == "failed"
         assert each.reason == "its process ended 2 times over this scan"
         assert (each.old, each.new) == ("old-1", glance(BUNDLE).label)
+
+
+def test_nothing_is_drawn_for_a_full_disk(site, tmp_path, monkeypatch):
+    """Its comparisons could not be written, and live scans need the rest of it."""
+    monkeypatch.setattr(watch, "DUE_S", 0.0)
+    monkeypatch.setattr("limn.node.shadow.moment.BEGIN_BYTES", 0)
+    monkeypatch.setattr("limn.node.shadow.moment.LULL_S", 0.0)
+    monkeypatch.setattr("limn.node.store.lull.QUIET_S", 0.0)
+    delivered(site, 1)
+    watcher = shadow(site, tmp_path, "import time; time.sleep(60)")
+    with monkeypatch.context() as full:
+        full.setattr(space, "shortage", lambda _: "3 MB free")
+        for _ in range(5):
+            watcher.look()
+        assert not watcher.draws
+    look_until(watcher, lambda: watcher.draws)
+    watcher.give_up("")
 
 
 def test_a_file_that_is_no_comparison_is_left_out(site):

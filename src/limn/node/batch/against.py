@@ -20,7 +20,7 @@ from limn.dicom.structures import Structure, structures_of
 from limn.dicom.volume import read_headers, read_volume
 from limn.domain.errors import LimnError
 from limn.domain.files import write_durably
-from limn.domain.records import OrganDifference, least_dsc
+from limn.domain.records import OrganDifference, least_dsc, lights_of
 from limn.domain.scan import Labels, Organ
 from limn.domain.spreadsheet import neutral_cell
 from limn.node.batch.find_series import FoundSeries
@@ -58,12 +58,11 @@ def write_differences(
 
     Organs are compared voxel by voxel, as both structure sets say them on the scan's slices.
     """
-    paths = {each.name: each.paths for each in found}
     every = []
     for note in notes.of(found):
         name = note.series
-        source = paths.get(name) or paths[name.rpartition("/animal-")[0]]
         if note.outcome == "contoured":
+            source = _slices_of(name, found)
             every.append(_compared(name, note.animal, source, old / name, notes.folder(name)))
         else:
             reason = f"now {note.outcome}: {note.reason}"
@@ -73,12 +72,18 @@ def write_differences(
     _write_table(every, out / TABLE)
     worst = sorted((each for each in every if each.organs), key=lambda each: least_dsc(each.organs))
     for rank, each in enumerate(worst[:DRAWN], 1):
-        source = paths.get(each.series) or paths[each.series.rpartition("/animal-")[0]]
+        source = _slices_of(each.series, found)
         picture = _drawn(source, old / each.series, notes.folder(each.series), each)
         path = out / FOLDER / f"{rank:02d}-{each.series.replace('/', '-')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, picture)
     _print(every, worst, out, console)
+
+
+def _slices_of(name: str, found: Sequence[FoundSeries]) -> Sequence[Path]:
+    """The slices of a series, or of the one in which an animal lies beside others."""
+    paths = {each.name: each.paths for each in found}
+    return paths.get(name) or paths[name.rpartition("/animal-")[0]]
 
 
 def _compared(
@@ -100,10 +105,13 @@ def _compared(
             _labels(folder, series, record)
             for folder, record in zip((old, new), records, strict=True)
         ]
-        lights = [_lights(each) for each in records]
+        lights = [lights_of(each) for each in records]
         organs = differences(labels[0], labels[1], lights[0], lights[1])
     except (LimnError, OSError) as error:
         return SeriesDifference(**known, reason=str(error))
+    except (KeyError, ValueError) as error:
+        reason = f"what a run noted of it can't be used ({error!r}); was {old} written by limn?"
+        return SeriesDifference(**known, reason=reason)
     return SeriesDifference(**known, organs=organs)
 
 
@@ -114,14 +122,6 @@ def _record(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _lights(record: Mapping[str, Any]) -> dict[Organ, str]:
-    return {
-        Organ(str(roi["organ"])): str(roi.get("light") or "")
-        for roi in record.get("rois", ())
-        if roi.get("organ")
-    }
 
 
 def _labels(folder: Path, series: Series, record: Mapping[str, Any]) -> Labels:

@@ -59,11 +59,7 @@ def contour_folders(
         If there is one folder and its one series can't be contoured, or there is no series.
     """
     alone = len(folders) == 1 and stands_alone(folders[0])
-    for folder in folders:
-        if not folder.is_dir() and not alone:
-            msg = f"{folder} is no folder, and no zip or image file that stands alone"
-            raise ConfigWrong(msg)
-    writable(out)
+    _check_folders(folders, out, against, alone=alone)
     config = site_config(out, bundle, config_path, two_animals)
     if one_file and config.model.two_animals != "each":
         raise ConfigWrong("--one-file is for every animal in a field; add --two-animals each")
@@ -71,9 +67,6 @@ def contour_folders(
     console = Console(emoji=False, markup=False, highlight=False)
     one = len(folders) == 1
     if against is not None:
-        if not against.is_dir():
-            msg = f"--against {against} is no folder that an earlier run wrote"
-            raise ConfigWrong(msg)
         # Nobody waits for it, and a node on this host may have live scans.
         step_back()
     search = not alone and (not one or against is not None or holds_only_folders(folders[0]))
@@ -94,6 +87,25 @@ def contour_folders(
             "again, it goes on where it was"
         )
         raise ConfigWrong(msg) from error
+
+
+def _check_folders(
+    folders: Sequence[Path], out: Path, against: Path | None, *, alone: bool
+) -> None:
+    """Refuse what is no folder, and an output that would cover the run that it is compared with."""
+    for folder in folders:
+        if not folder.is_dir() and not alone:
+            msg = f"{folder} is no folder, and no zip or image file that stands alone"
+            raise ConfigWrong(msg)
+    writable(out)
+    if against is None:
+        return
+    if not against.is_dir():
+        msg = f"--against {against} is no folder that an earlier run wrote"
+        raise ConfigWrong(msg)
+    if against.resolve() == out.resolve():
+        msg = f"--against {against} is the output too and would be overwritten; give another -o"
+        raise ConfigWrong(msg)
 
 
 def _contour_series(

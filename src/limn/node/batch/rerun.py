@@ -150,7 +150,7 @@ def contour_when_idle(
     Parameters
     ----------
     config, bundle : of `with_bundle`
-    is_busy : whether a live scan waits or runs
+    is_busy : whether slices come in, or a live scan waits or runs
     told : gets how far it is, in words, twice a second
 
     Raises
@@ -160,7 +160,7 @@ def contour_when_idle(
     """
     while True:
         while is_busy():
-            told("waits until no live scan runs")
+            told("waits until no live scan comes in or runs")
             time.sleep(LOOK_S)
         began_s = time.monotonic()
         result = _contour_apart(config, bundle, job, is_busy, told)

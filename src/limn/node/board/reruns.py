@@ -7,9 +7,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from limn.domain.errors import ConfigWrong
 from limn.node.config import Config
 from limn.node.operate.reruns.choices import choices_for
-from limn.node.operate.reruns.rerun import order_rerun
+from limn.node.operate.reruns.rerun import ONE_AT_A_TIME, order_rerun
 from limn.node.store.disk.rerun_notes import RerunNote, read_rerun_note
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
@@ -36,12 +37,12 @@ class RerunView:
 
 
 class Reruns:
-    """Orders runs, and keeps the processes that carry them out until they have ended."""
+    """Orders runs, one at a time, and keeps the process that carries it out until it has ended."""
 
     def __init__(self, config: Config, config_path: Path) -> None:
         self._config = config
         self._config_path = config_path
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def view(self, journal: JournalReader, row: ScanRow) -> RerunView:
@@ -67,9 +68,10 @@ class Reruns:
     def order(self, scan: str, bundle: str, *, by: str, why: str) -> None:
         """Have a scan contoured again; errors as `order_rerun`."""
         with self._lock:
-            self._processes = [each for each in self._processes if each.poll() is None]
-            process = order_rerun(self._config_path, scan, bundle, by=by, why=why)
-            self._processes.append(process)
+            if self._process is not None and self._process.poll() is None:
+                # It may not have begun yet: a second click.
+                raise ConfigWrong(ONE_AT_A_TIME)
+            self._process = order_rerun(self._config_path, scan, bundle, by=by, why=why)
 
 
 def _words(note: RerunNote) -> str:

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from limn.domain.errors import LimnError
+from limn.domain.errors import ConfigWrong, LimnError
 from limn.node import heartbeat, oplog
 from limn.node.config import Config, load_config
 from limn.node.contour.site_bundle import deliverable_bundle
@@ -16,7 +16,7 @@ from limn.node.host import engine_tls
 from limn.node.host.lifetime import stop_on_signal
 from limn.node.host.processes import Part, name_of, processes
 from limn.node.permissions import make_private_folder
-from limn.node.promotions import end_wait
+from limn.node.promotions import Promotion, end_wait
 from limn.node.restarts import RestartLoop
 from limn.node.serve.board_check import check_board_files
 from limn.node.serve.child import ChildProcess
@@ -51,6 +51,9 @@ class Supervisor:
         self._config_path = config_path.resolve()
         self._config = load_config(config_path)
         self._only = only
+        self._switch = BundleSwitch(self._config, receives=name_of(only) == "limn")
+        # A promotion that was taken up while no worker is warm with it yet.
+        self._on_trial: Promotion | None = None
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then drain.
@@ -70,7 +73,6 @@ class Supervisor:
         with only_node(config, name):
             self._take_up_promotion(children)
             self._prepare(name)
-            switch = BundleSwitch(config, receives=name == "limn")
             watch = JournalWatch(config.journal_path)
             signs = config.heartbeat_path(f"supervisor {name}{heartbeat.THREAD}")
             heart = heartbeat.Heart(signs, limit_s=heartbeat.SILENT_S)
@@ -83,13 +85,15 @@ class Supervisor:
                             heart.end()
                             self._restore_journal(children, watch)
                             continue
-                        if switch.is_due():
+                        if self._switch.is_due():
                             self._take_up_promotion(children, name)
+                        if self._on_trial is not None:
+                            self._try_promoted(self._on_trial, children, name)
                         for child in children:
                             child.keep_alive()
             finally:
                 heart.end()
-                switch.close()
+                self._switch.close()
                 watch.close()
                 self._stop(children)
                 self._clear_ready(name)
@@ -165,13 +169,65 @@ class Supervisor:
         ----------
         name : of this host's part, if its processes run
         """
-        config = promoted_config(self._config_path, self._config.data_dir)
-        if config is None:
+        try:
+            found = promoted_config(self._config_path, self._config.data_dir)
+            if found is None:
+                return
+            promotion, config = found
+            if name:
+                if self._switch.lull_is_over():
+                    # Slices came while every file of the bundle was verified.
+                    return
+                self._stop(children)
+                self._clear_ready(name)
+            taken = end_wait(config.data_dir, promotion, time.time())
+        except (ConfigWrong, OSError) as error:
+            # A full disk, or a file that was damaged meanwhile: the bundle before goes on.
+            log.error("a promoted bundle waits: %s; it is tried again", error)
+            self._switch.rest()
             return
-        if name:
-            self._stop(children)
-            self._clear_ready(name)
-        end_wait(config.data_dir, time.time())
+        if taken is None:
+            log.warning("%s was withdrawn while the processes stopped", promotion.label)
+            return
+        log.warning(
+            "bundle %s, %s, delivers from now on in the place of %s: %s: %s",
+            *(taken.label, taken.sha256[:12], taken.instead_label, taken.by, taken.why),
+        )
+        self._config = config
+        children[:] = self._children()
+        # A host of several has no workers, or can't see that they are warm.
+        self._on_trial = taken if self._only is None else None
+
+    def _try_promoted(self, promotion: Promotion, children: list[ChildProcess], name: str) -> None:
+        """End the trial of a promoted bundle: it is warm, or no worker can load it.
+
+        Then the bundle before delivers again, and the promotion says why (D-273).
+        """
+        if self._config.ready_path.exists():
+            self._on_trial = None
+            return
+        loops = [each.loop.line for each in children if each.loop is not None]
+        why = next((line for line in loops if line.startswith("worker")), "")
+        if not why:
+            return
+        self._on_trial = None
+        try:
+            refused = f"given up: {why}"
+            if end_wait(self._config.data_dir, promotion, time.time(), refused) is None:
+                return
+            config = load_config(self._config_path)
+        except (ConfigWrong, OSError) as error:
+            log.critical(
+                "bundle %s can't be given up (%s): mend that, then limn models promote --back",
+                *(promotion.label, error),
+            )
+            return
+        log.critical(
+            "bundle %s is given up and %s delivers again: %s",
+            *(promotion.label, promotion.instead_label, why),
+        )
+        self._stop(children)
+        self._clear_ready(name)
         self._config = config
         children[:] = self._children()
 

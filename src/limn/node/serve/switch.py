@@ -10,7 +10,7 @@ from pathlib import Path
 from limn.domain.errors import ConfigWrong, LimnError
 from limn.node.config import Config, load_written_config, with_bundle
 from limn.node.contour.site_bundle import deliverable_bundle
-from limn.node.promotions import PROMOTIONS, end_wait, waiting_promotion
+from limn.node.promotions import PROMOTIONS, Promotion, end_wait, waiting_promotion
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.schema import JournalError
 from limn.node.store.lull import Lull
@@ -18,6 +18,8 @@ from limn.node.store.lull import Lull
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+# After a disk that did not take the note of it; each try stops every process of the node.
+REST_S = 60.0
 
 
 class BundleSwitch:
@@ -46,7 +48,15 @@ class BundleSwitch:
         if not self._one_waits():
             self.close()
             return False
-        return not self._receives or self._is_lull()
+        return not self.lull_is_over()
+
+    def lull_is_over(self) -> bool:
+        """Whether live scans have come since `is_due`; to be asked before processes are stopped."""
+        return self._receives and not self._is_lull()
+
+    def rest(self) -> None:
+        """Look again after `REST_S` only."""
+        self._looked_s = time.monotonic() + REST_S
 
     def close(self) -> None:
         """Look at the journal no more."""
@@ -59,11 +69,15 @@ class BundleSwitch:
         with suppress(OSError):
             changed = (self._config.data_dir / PROMOTIONS).stat().st_mtime_ns
         if changed != self._known:
-            self._known, self._waits = changed, False
             try:
                 self._waits = waiting_promotion(self._config.data_dir) is not None
             except ConfigWrong as error:
+                self._waits = False
                 log.error("%s", error)
+            except OSError:
+                # Windows lets nobody read a file that is being replaced.
+                return False
+            self._known = changed
         return self._waits
 
     def _is_lull(self) -> bool:
@@ -78,10 +92,16 @@ class BundleSwitch:
             return False
 
 
-def promoted_config(config_path: Path, data_dir: Path) -> Config | None:
-    """The config with the bundle of the promotion that waits; None, with the reason noted, if not.
+def promoted_config(config_path: Path, data_dir: Path) -> tuple[Promotion, Config] | None:
+    """The promotion that waits, and the config with its bundle.
 
-    Nothing is in force yet: `end_wait` follows once nothing runs with the bundle before it.
+    None if none waits, or if it can't be taken up: then the reason is noted. Nothing is in force
+    yet: `end_wait` follows once nothing runs with the bundle before it.
+
+    Raises
+    ------
+    OSError
+        If the disk does not take the reason.
     """
     promotion = waiting_promotion(data_dir)
     if promotion is None:
@@ -98,14 +118,6 @@ def promoted_config(config_path: Path, data_dir: Path) -> Config | None:
             raise ConfigWrong(msg)
     except LimnError as error:
         log.error("%s is not promoted: %s", promotion.label, error)
-        end_wait(data_dir, time.time(), refused=str(error))
+        end_wait(data_dir, promotion, time.time(), refused=str(error))
         return None
-    log.warning(
-        "bundle %s, %s, delivers from now on in the place of %s: %s: %s",
-        promotion.label,
-        promotion.sha256[:12],
-        promotion.instead_label,
-        promotion.by,
-        promotion.why,
-    )
-    return config
+    return promotion, config

@@ -10,15 +10,15 @@ import faulthandler
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from limn.dicom.uids import uid_from
 from limn.domain.errors import LimnError
-from limn.domain.records import OrganDifference
-from limn.domain.scan import Labels, Organ, labels_of
+from limn.domain.records import OrganDifference, lights_of
+from limn.domain.scan import Labels, labels_of
 from limn.node import oplog
 from limn.node.config import Config, load_config, with_bundle
 from limn.node.contour.job import Job, Result
@@ -123,15 +123,6 @@ def _organs(row: ScanRow, result: Result, old: Labels, new: Labels) -> tuple[Org
     from limn.segment.compare.difference import differences  # noqa: PLC0415
 
     return differences(old, new, lights_of(row.record), lights_of(result.record))
-
-
-def lights_of(record: Mapping[str, Any]) -> dict[Organ, str]:
-    """The light of each organ in a scan's record."""
-    return {
-        Organ(str(roi["organ"])): str(roi.get("light") or "")
-        for roi in record.get("rois", ())
-        if roi.get("organ")
-    }
 
 
 def _picture(job: Job, old: Labels, new: Labels, organs: Sequence[OrganDifference]) -> bytes:

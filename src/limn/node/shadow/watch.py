@@ -27,6 +27,7 @@ from limn.node.heartbeat import HEART, PATH_VARIABLE
 from limn.node.host import lifetime
 from limn.node.shadow.backlog import due_scans
 from limn.node.shadow.moment import Moment, Step
+from limn.node.store.disk import space
 from limn.node.store.disk.comparisons import Comparison, write_comparison
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.rows import ScanRow
@@ -167,7 +168,9 @@ class Shadow:
             self._lull_since_s = now_s
         elif not self.draws and now_s - self._asked_s >= DUE_S:
             self._asked_s = now_s
-            self._due = due_scans(self.journal, self.config, self.bundle.sha256)
+            # What a full disk can't take would be drawn again and again.
+            full = space.shortage(self.config)
+            self._due = [] if full else due_scans(self.journal, self.config, self.bundle.sha256)
         moment = Moment(
             broken_by=broken_by,
             lull_s=now_s - self._lull_since_s,

@@ -45,6 +45,18 @@ def test_only_the_worst_keep_their_picture(tmp_path, monkeypatch):
     assert len(read_comparisons(tmp_path, NEW)) == 4
 
 
+def test_only_the_newest_are_kept(tmp_path, monkeypatch):
+    """A node runs for years; another shadow's are its own."""
+    monkeypatch.setattr(comparisons, "KEPT", 2)
+    other = made(1, 0.5, new_sha256="d" * 64)
+    write_comparison(tmp_path, other)
+    for scan, dsc in ((1, 0.1), (2, 0.9), (3, 0.8)):
+        write_comparison(tmp_path, made(scan, dsc), b"png")
+    assert [each.scan for each in read_comparisons(tmp_path, NEW)] == [2, 3]
+    assert not path_of(tmp_path, 1, NEW, ".png").exists()
+    assert read_comparisons(tmp_path, "d" * 64) == [other]
+
+
 def test_one_that_failed_is_the_worst():
     """A person should see it first."""
     failed = made(1, 0.9, outcome="failed", organs=())

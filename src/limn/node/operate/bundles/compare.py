@@ -45,7 +45,8 @@ def show_comparisons(config_path: Path, *, last: int = LAST, as_csv: bool = Fals
         return
     console = plain_console(soft_wrap=False)
     if not found:
-        wanted = "is compared in the next lull" if config.model.shadow else "set model.shadow"
+        shadow = config.model.shadow
+        wanted = "the next lull compares the last ones" if shadow else "set model.shadow"
         console.print(f"no scan was compared with a shadow bundle; {wanted}")
     pairs = dict.fromkeys((each.old_sha256, each.new_sha256) for each in found)
     for pair in pairs:

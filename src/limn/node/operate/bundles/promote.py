@@ -9,21 +9,26 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from limn.domain.errors import ConfigWrong
-from limn.domain.one_line import one_line
+from limn.domain.errors import BundleUnfit, ConfigWrong
 from limn.domain.shipped import bundle_named
 from limn.node.config import Config, load_written_config, with_bundle
 from limn.node.contour.site_bundle import deliverable_bundle, look_at
+from limn.node.operate.decisions import given_text
 from limn.node.operate.journal_access import plain_console
 from limn.node.permissions import make_private_folder
 from limn.node.promotions import (
     Promotion,
     bundle_in_force,
+    changing_promotions,
+    end_wait,
+    promotion_in_force,
     read_promotions,
+    waiting_promotion,
     write_promotions,
 )
 from limn.node.serve.lock import only_node
 from limn.node.store.disk.comparisons import read_comparisons
+from limn.node.store.remedies import NAME, TEXT
 
 # The parts of a node that load a bundle and may run on one data folder.
 PARTS = ("limn", "limn-worker")
@@ -35,10 +40,11 @@ def promote(config_path: Path, bundle: str, *, by: str, why: str) -> None:
     Raises
     ------
     ConfigWrong
-        If it delivers already.
+        If it delivers already, or there is no name or no reason.
     BundleUnfit
         If it may not deliver here.
     """
+    by, why = given_text("--by", by, NAME), given_text("--why", why, TEXT)
     written = load_written_config(config_path)
     folder = Path(os.path.normpath(Path.cwd() / bundle_named(bundle)))
     _ask(config_path, written, folder, by, why)
@@ -52,22 +58,20 @@ def take_back(config_path: Path, *, by: str, why: str) -> None:
     Raises
     ------
     ConfigWrong
-        If nothing was promoted.
+        If nothing was promoted, or there is no name or no reason.
     """
+    by, why = given_text("--by", by, NAME), given_text("--why", why, TEXT)
     written = load_written_config(config_path)
-    promotions = read_promotions(written.data_dir)
-    if promotions and promotions[-1].waits:
-        reason = f"withdrawn: {by}: {why}"
-        write_promotions(
-            written.data_dir, [*promotions[:-1], replace(promotions[-1], refused=reason)]
-        )
-        plain_console().print(f"{promotions[-1].label} is withdrawn; the node had not taken it up")
+    waits = waiting_promotion(written.data_dir)
+    reason = f"withdrawn: {by}: {why}"
+    if waits is not None and end_wait(written.data_dir, waits, time.time(), reason) is not None:
+        plain_console().print(f"{waits.label} is withdrawn; the node had not taken it up")
         return
-    taken = [each for each in promotions if each.in_force_at is not None]
-    if not taken or taken[-1].config_bundle != str(written.model.bundle):
+    taken = promotion_in_force(written.data_dir)
+    if taken is None or taken.config_bundle != str(written.model.bundle):
         msg = f"nothing was promoted since {config_path} names {written.model.bundle}"
         raise ConfigWrong(msg)
-    _ask(config_path, written, Path(taken[-1].instead_of), by, why)
+    _ask(config_path, written, Path(taken.instead_of), by, why)
 
 
 def show_promotions(config_path: Path) -> None:
@@ -77,33 +81,34 @@ def show_promotions(config_path: Path) -> None:
     for each in read_promotions(written.data_dir):
         console.print(_line(each))
     folder = bundle_in_force(written.data_dir, written.model.bundle)
-    found = look_at(folder)
+    label, sha256 = _label_and_hash(folder)
     source = "a promotion" if folder != written.model.bundle else str(config_path)
-    console.print(f"{found.label}, {found.sha256[:12]}, delivers, by {source}")
+    console.print(f"{label}, {sha256[:12] or 'which is no bundle any more'}, delivers, by {source}")
 
 
 def _ask(config_path: Path, written: Config, folder: Path, by: str, why: str) -> None:
     """Write the promotion down, verified, and print what comes of it."""
-    before_folder = bundle_in_force(written.data_dir, written.model.bundle)
-    before = look_at(before_folder)
     after = deliverable_bundle(with_bundle(written, folder))
-    if after.sha256 == before.sha256:
-        msg = f"{after.label}, {after.sha256[:12]}, delivers already"
-        raise ConfigWrong(msg)
-    promotion = Promotion(
-        bundle=str(folder),
-        label=after.label,
-        sha256=after.sha256,
-        instead_of=str(before_folder),
-        instead_label=before.label,
-        config_bundle=str(written.model.bundle),
-        by=one_line(by),
-        why=one_line(why),
-        asked_at=time.time(),
-    )
     make_private_folder(written.data_dir)
     with ExitStack() as stack:
+        stack.enter_context(changing_promotions(written.data_dir))
         runs = not _locked(written, stack)
+        before_folder = bundle_in_force(written.data_dir, written.model.bundle)
+        before_label, before_sha256 = _label_and_hash(before_folder)
+        if after.sha256 == before_sha256:
+            msg = f"{after.label}, {after.sha256[:12]}, delivers already"
+            raise ConfigWrong(msg)
+        promotion = Promotion(
+            bundle=str(folder),
+            label=after.label,
+            sha256=after.sha256,
+            instead_of=str(before_folder),
+            instead_label=before_label,
+            config_bundle=str(written.model.bundle),
+            by=by,
+            why=why,
+            asked_at=time.time(),
+        )
         known = [
             replace(each, refused=f"{promotion.label} was promoted after it")
             if each.waits
@@ -113,6 +118,15 @@ def _ask(config_path: Path, written: Config, folder: Path, by: str, why: str) ->
         now = None if runs else promotion.asked_at
         write_promotions(written.data_dir, [*known, replace(promotion, in_force_at=now)])
     _print(config_path, written, promotion, runs=runs)
+
+
+def _label_and_hash(folder: Path) -> tuple[str, str]:
+    """Of a bundle that delivers; its folder's name and no hash if it can't be read any more."""
+    try:
+        found = look_at(folder)
+    except BundleUnfit:
+        return folder.name, ""
+    return found.label, found.sha256
 
 
 def _locked(config: Config, stack: ExitStack) -> bool:
@@ -156,7 +170,7 @@ def _print(config_path: Path, config: Config, promotion: Promotion, *, runs: boo
 
 def _line(each: Promotion) -> str:
     if each.refused:
-        state = f"not taken up: {each.refused}"
+        state = f"not in force: {each.refused}"
     elif each.in_force_at is None:
         state = "waits for a lull of the node"
     else:

@@ -22,6 +22,7 @@ from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
 from limn.node.batch.rerun import arrival_of, contour_when_idle, job_of, with_bundle
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, load_config
 from limn.node.contour.job import Result
 from limn.node.contour.results import write_contours
@@ -40,13 +41,16 @@ from limn.node.store.disk.rerun_notes import (
 from limn.node.store.journal.reader import JournalReader
 from limn.node.store.journal.reruns.rerun_journal import Contours, RerunJournal
 from limn.node.store.journal.rows import Arrived, ScanRow
-from limn.node.store.journal.schema import LIVE
+from limn.node.store.lull import Lull
 from limn.node.store.remedies import NAME, TEXT, hold_notice
 
 log = logging.getLogger(__name__)
 
 _MODULE = "limn.node.operate.reruns.rerun"
 LOCK = "rerun.lock"
+ONE_AT_A_TIME = "another scan runs again with another bundle now; wait until it is done"
+# So long it waits for a journal that others write to, with the contours of an hour in hand.
+ENTER_S = 60.0
 
 
 def list_choices(config_path: Path, scan: str) -> None:
@@ -140,8 +144,7 @@ def _alone(config: Config) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        msg = "another scan runs again with another bundle now; wait until it is done"
-        raise ConfigWrong(msg) from error
+        raise ConfigWrong(ONE_AT_A_TIME) from error
     try:
         yield
     finally:
@@ -176,7 +179,7 @@ def _carry_out(
 def _contour_and_enter(
     config: Config, config_path: Path, note: RerunNote, tell: Callable[[str], None]
 ) -> str:
-    with closing(RerunJournal(config.journal_path)) as journal:
+    with closing(RerunJournal(config.journal_path, ENTER_S)) as journal:
         _, row = _known(journal, note.scan)
         folder = choices_for(config, journal, row).bundles[note.bundle]
         other, bundle = with_bundle(config, folder)
@@ -186,17 +189,14 @@ def _contour_and_enter(
         *uids, date, time_of_day = journal.issue(arrived)
         arrived = replace(arrived, date=date, time=time_of_day)
         job = job_of(other, arrived, (uids[0], uids[1]), journal.contoured_before(arrived))
+        lull = Lull(config, journal, cohorts=False)
         result = contour_when_idle(
-            other, bundle, job, lambda: engine_runs(config) and _live_waits(journal), tell
+            other, bundle, job, lambda: engine_runs(config) and bool(lull.broken_by()), tell
         )
         if result.ended:
             msg = f"{result.ended}: {result.reason.strip().splitlines()[-1]}"
             raise StageFailed(msg)
         return _enter(config, config_path, journal, arrived, newest.id, result, note)
-
-
-def _live_waits(journal: JournalReader) -> bool:
-    return any(row.priority >= LIVE for row in journal.ready())
 
 
 def _enter(
@@ -209,6 +209,9 @@ def _enter(
     note: RerunNote,
 ) -> str:
     """Write the files and enter the scan; it is held or waits for its couriers from then on."""
+    if journal.is_replaced():
+        # What is written to the file of before is lost.
+        raise StageFailed("the journal was restored meanwhile; run the scan again")
     row = journal.begin_rerun(arrived, newest)
     if row is None:
         msg = "a newer version of its series came meanwhile; run that one again"
@@ -217,7 +220,7 @@ def _enter(
     write_contours(path, result)
     for name, contents in (("picture.png", result.picture), ("labels.npz", result.labels)):
         write_durably(path.with_name(name), contents, OWNER_ONLY_FILE)
-    configured = {each.name for each in config.destination}
+    configured = {COMMISSIONING, *(each.name for each in config.destination)}
     had = [each.destination for each in journal.deliveries(_number(journal, note.scan))]
     flags = f"{result.record.get('flags', '')} rerun:{note.bundle}".strip()
     order = {"of": note.scan, "by": note.by, "why": note.why}
@@ -231,7 +234,10 @@ def _enter(
         intervention_s=max(1.0, result.started_at - arrived.ready_at),
     )
     ready = replace(arrived, ready_at=result.started_at)
-    journal.finish_rerun(ready, [name for name in had if name in configured], contours)
+    names = [name for name in had if name in configured]
+    if not journal.finish_rerun(ready, names, contours):
+        msg = f"{row.name} came from its sender meanwhile, and the node contours it"
+        raise StageFailed(msg)
     with suppress(OSError):
         send_wake(config)
     with oplog.about(scan=row.name, animal=row.animal):

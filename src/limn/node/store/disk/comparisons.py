@@ -19,6 +19,8 @@ from limn.node.permissions import make_private_folder
 
 # Pictures of so many comparisons are kept for each shadow bundle: those that differ most.
 PICTURES = 20
+# So many comparisons are kept for each shadow bundle: those of the newest scans.
+KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ def path_of(folder: Path, scan: int, new_sha256: str, ending: str = ".json") -> 
 def write_comparison(folder: Path, comparison: Comparison, picture: bytes = b"") -> None:
     """Write a comparison, and its picture if it is one of the `PICTURES` that differ most.
 
+    Of more than `KEPT` the oldest are removed.
+
     Raises
     ------
     OSError
@@ -81,7 +85,11 @@ def write_comparison(folder: Path, comparison: Comparison, picture: bytes = b"")
         write_durably(path_of(folder, scan, sha256, ".png"), picture, OWNER_ONLY_FILE)
     path = path_of(folder, scan, sha256)
     write_durably(path, json.dumps(asdict(comparison), indent=1).encode(), OWNER_ONLY_FILE)
-    for kept in worst_first(read_comparisons(folder, sha256))[PICTURES:]:
+    every = read_comparisons(folder, sha256)
+    for old in every[:-KEPT]:
+        for ending in (".png", ".json"):
+            path_of(folder, old.scan, sha256, ending).unlink(missing_ok=True)
+    for kept in worst_first(every[-KEPT:])[PICTURES:]:
         path_of(folder, kept.scan, sha256, ".png").unlink(missing_ok=True)
 
 

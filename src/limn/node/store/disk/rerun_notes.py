@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,8 @@ class RerunNote:
 
 def write_rerun_note(folder: Path, note: RerunNote) -> None:
     """Replace the note of a scan; errors of the disk are ignored."""
-    make_private_folder(folder)
+    with suppress(OSError):
+        make_private_folder(folder)
     write_notice(_path(folder, note.scan), asdict(note), time.time())
 
 

@@ -18,7 +18,7 @@ LEAST_BYTES = 2**20
 MADE = (
     *("*.lock", "*.log", "*.jsonl", "scans.csv", "rois.csv", "numbers", "ready"),
     *("journal.sqlite*", "watched.sqlite*", "dask", "heartbeats"),
-    "board-accounts.json",
+    *("board-accounts.json", "promotions.json", "reruns", "shadow"),
     *("tls", "tls/*", "spool", "spool/*", "spool/.slots", "scans", "scans/*"),
     *("returned", "edits", "viewed", "images", "export_folders"),
     *("destinations.json", "senders.json"),

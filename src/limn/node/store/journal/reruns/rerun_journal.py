@@ -61,11 +61,11 @@ class RerunJournal(Journal):
             if known is not None:
                 return known if known.reason == UNFINISHED else None
             last = db.execute(
-                "select max(id) as id from scan where series_instance_uid = ? and profile = ? "
-                "and field is null",
+                "select id from scan where series_instance_uid = ? and profile = ? "
+                "and field is null order by version desc limit 1",
                 (arrived.series_instance_uid, arrived.profile),
             ).fetchone()
-            if last["id"] != newest:
+            if last is None or last["id"] != newest:
                 return None
             scan_id = self._insert(db, replace(arrived, refused=UNFINISHED), ())
             # The scan log has it once it is contoured.
@@ -75,9 +75,14 @@ class RerunJournal(Journal):
     def finish_rerun(
         self, arrived: Arrived, destinations: Sequence[str], contours: Contours
     ) -> bool:
-        """Enter contours and deliveries; these wait or are held as those of any scan."""
+        """Enter contours and deliveries; these wait or are held as those of any scan.
+
+        False if the node has the scan in hand since `begin_rerun`: then nothing has changed.
+        """
         with self._transaction() as db:
             scan_id = self._insert(db, arrived, destinations)
+            if scan_id == 0:
+                return False
             db.execute(
                 "update scan set tries = 1, started_at = ?, intervention_s = ? where id = ?",
                 (contours.started_at, contours.intervention_s, scan_id),
