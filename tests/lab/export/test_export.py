@@ -367,6 +367,7 @@ def test_names_of_rois_stay_where_they_are_organs():
     """Others get their number, and a person may let one pass."""
     assert all(is_plain(name) for name in ("Heart", "SpinalCord", "Lung_R", "PRV SpinalCord 2mm"))
     assert not any(is_plain(name) for name in ("Heart JS", "LAB-4711", "Heart_20260105", "", "7"))
+    assert not any(is_plain(name) for name in ("Heart 12.01.26", "Heart 26-1-5"))
     rules = ExportRules(b"k", Pseudonym("M001", 2000), Identities(), {"Heart apex JS"})
     ds = structure_set(("Heart", "Heart by Quimby", "Heart apex JS"))
     contents, changes = deidentified(ds, rules)
@@ -375,9 +376,30 @@ def test_names_of_rois_stay_where_they_are_organs():
     assert changes.texts["ROIName", "Heart"] == 1
 
 
-def structure_set(names: tuple[str, ...]) -> pydicom.FileDataset:
+@pytest.mark.parametrize(
+    ("character_sets", "name"),
+    [
+        ("ISO_IR 192", "王小明"),
+        ("ISO_IR 192", "Ольга"),
+        (["", "ISO 2022 IR 87"], "山田"),
+        ("GB18030", "王小东"),
+    ],
+)
+def test_a_name_in_another_script_leaves_in_no_roi(character_sets, name):
+    """Beside the word for an organ, in whatever bytes the character set has for it."""
+    ds = structure_set((f"Heart {name}",), character_sets)
+    assert ds.StructureSetROISequence[0].ROIName == f"Heart {name}"
+    rules = ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    contents, _ = deidentified(structure_set((f"Heart {name}",), character_sets), rules)
+    assert [roi.ROIName for roi in read(contents).StructureSetROISequence] == ["ROI_1"]
+
+
+def structure_set(
+    names: tuple[str, ...], character_sets: str | list[str] = "ISO_IR 100"
+) -> pydicom.FileDataset:
     """A structure set with these ROIs, read from its bytes."""
     ds = pydicom.FileDataset("", {}, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = character_sets
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = pydicom.uid.RTStructureSetStorage, "1.2.3.4.5"

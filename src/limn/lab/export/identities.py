@@ -32,7 +32,9 @@ LEAST_NAME, LEAST_TEXT = 3, 6
 STANDARD_ROOT = "1.2.840.10008."
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_LONG_NUMBER = re.compile(r"\d{3}")
+_NUMBER = re.compile(r"\d+")
+# "PRV 2mm", "GTV1 5 mm"; a date has three numbers or a long one.
+MOST_NUMBERS, MOST_DIGITS = 2, 2
 # What structure sets call ROIs, beside the organs that limn has codes for.
 _PLAIN_WORDS = """
     lung lungs left right l r both total whole body external outline skin gtv ctv ptv prv roi oar
@@ -52,9 +54,19 @@ VOCABULARY = frozenset(_PLAIN_WORDS.split()) | {
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is made of words for organs and ROIs alone, and no long number."""
-    words = _words(text)
-    return bool(words) and set(words) <= VOCABULARY and not _LONG_NUMBER.search(text)
+    """Whether a text is made of words for organs and ROIs alone, and no number like a date's.
+
+    A text with bytes beyond printable ASCII is not: they may be a name in any script.
+    """
+    words, numbers = _words(text), _NUMBER.findall(text)
+    return (
+        text.isascii()
+        and text.isprintable()
+        and bool(words)
+        and set(words) <= VOCABULARY
+        and len(numbers) <= MOST_NUMBERS
+        and all(len(number) <= MOST_DIGITS for number in numbers)
+    )
 
 
 def vr_of(element: Element) -> str:
