@@ -394,6 +394,43 @@ def test_a_name_in_another_script_leaves_in_no_roi(character_sets, name):
     assert [roi.ROIName for roi in read(contents).StructureSetROISequence] == ["ROI_1"]
 
 
+def test_items_where_the_standard_has_none_are_removed(made):
+    """A code string that a file writes as a sequence keeps nothing."""
+    ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
+    item = Dataset()
+    item.PatientComments, item.PatientBirthDate = "a gift of the cohort", "20251101"
+    del ds[datadict.tag_for_keyword("ImageType")]
+    ds.add_new("ImageType", "SQ", [item])
+    contents, _ = deidentified(
+        read(saved(ds)), ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    )
+    assert b"a gift" not in contents
+    assert b"20251101" not in contents
+
+
+def test_text_where_the_standard_has_items_is_removed(made):
+    """A sequence that a file writes as a text."""
+    ds = pydicom.dcmread(made / "rtstruct.dcm")
+    del ds.RTROIObservationsSequence
+    ds.add_new("RTROIObservationsSequence", "LT", "a gift of the cohort")
+    contents, _ = deidentified(
+        read(saved(ds)), ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    )
+    assert b"a gift" not in contents
+
+
+def test_a_number_for_a_name_empties_no_contour_of_vr_un(made):
+    """Long contours are of VR UN (PS3.5 6.2.2); a mouse may be called 777."""
+    ds = pydicom.dcmread(made / "rtstruct.dcm")
+    contour = ds.ROIContourSequence[0].ContourSequence[0]
+    contour.add_new("ContourData", "UN", b"1\\777\\2 ")
+    ds.PatientID = "777"
+    read_back, identities = read(saved(ds)), Identities()
+    identities.add(read_back)
+    contents, _ = deidentified(read_back, ExportRules(b"k", Pseudonym("M001", 2000), identities))
+    assert b"1\\777\\2 " in contents
+
+
 def structure_set(
     names: tuple[str, ...], character_sets: str | list[str] = "ISO_IR 100"
 ) -> pydicom.FileDataset:
@@ -473,6 +510,7 @@ def test_uids_are_new_the_same_for_the_same_and_legal():
     assert first == new_uid(b"a", "1.2.3") != new_uid(b"b", "1.2.3")
     assert pydicom.uid.UID(first).is_valid
     assert new_uid(b"a", "1.2.840.10008.1.2") == "1.2.840.10008.1.2"
+    assert new_uid(b"a", "1.2.840.10008.99.4711").startswith("2.25.")
     assert new_uid(b"a", "") == ""
 
 

@@ -15,14 +15,13 @@ from pydicom import dcmwrite
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID_dictionary
 
 from limn import __version__
 from limn.dicom.bounded import read
 from limn.domain.errors import StageFailed
 from limn.lab.export.identities import (
     FREE_TEXT,
-    STANDARD_ROOT,
     Element,
     Identities,
     is_plain,
@@ -86,7 +85,7 @@ class HeaderChanges:
 
 def new_uid(secret: bytes, uid: str) -> str:
     """The UID that stands for another: the same for the same secret; one of the standard stays."""
-    if not uid or uid.startswith(STANDARD_ROOT):
+    if not uid or uid in UID_dictionary:
         return uid
     digest = hmac.new(secret, uid.encode("latin-1"), hashlib.sha256).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
@@ -174,9 +173,11 @@ def _change(
 ) -> str:
     """Do to an element what the table says; returns what was done."""
     action = action_for(tag)
-    if action is Action.REMOVE:
+    # Items where the standard has none, or text where it has items, would stay as they are.
+    if action is Action.REMOVE or (vr_of(element) == "SQ") != (dictionary_VR(tag) == "SQ"):
         del ds[tag]
-    elif action is Action.SEQUENCE:
+        return Action.REMOVE.words
+    if action is Action.SEQUENCE:
         for item in items_of(ds, tag):
             _walk(item, rules, changes)
     elif action is Action.CLEAN:

@@ -11,6 +11,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
+from pydicom.uid import UID_dictionary
 
 from limn.domain.organ_codes import ORGAN_CODES
 from limn.lab.export.profile import Action, action_for
@@ -29,7 +30,6 @@ _NAMING = """
 NAMING = frozenset(_NAMING.split())
 # Shorter texts are in every file by chance.
 LEAST_NAME, LEAST_TEXT = 3, 6
-STANDARD_ROOT = "1.2.840.10008."
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _NUMBER = re.compile(r"\d+")
@@ -70,8 +70,8 @@ def is_plain(text: str) -> bool:
 
 
 def vr_of(element: Element) -> str:
-    """The value representation, by the dictionary where the file does not say it."""
-    if element.VR is not None:
+    """The value representation, by the dictionary where the file does not say it, or UN."""
+    if element.VR is not None and element.VR != "UN":
         return str(element.VR)
     try:
         return dictionary_VR(element.tag)
@@ -133,9 +133,7 @@ class Identities:
             if not value or tag.is_private_creator:
                 continue
             if vr == "UI":
-                self.uids.update(
-                    part for part in value.split("\\") if not part.startswith(STANDARD_ROOT)
-                )
+                self.uids.update(part for part in value.split("\\") if part not in UID_dictionary)
             elif vr == "PN" or keyword_for_tag(tag) in NAMING:
                 self._add_names(value, is_person=vr == "PN")
             elif not kept or action_for(tag) in {Action.EMPTY, Action.LABEL}:
