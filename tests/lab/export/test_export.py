@@ -431,6 +431,23 @@ def test_a_number_for_a_name_empties_no_contour_of_vr_un(made):
     assert b"1\\777\\2 " in contents
 
 
+def test_identities_are_looked_for_in_a_deflated_file_too(made, monkeypatch):
+    """It leaves as it is written plainly; a survivor stops the export."""
+    ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    ds.PatientName, ds.ImageComments = "Krusty^B", "of Krusty"
+    read_back, identities = read(saved(ds)), Identities()
+    identities.add(read_back)
+    rules = ExportRules(b"k", Pseudonym("M001", 2000), identities)
+    contents, _ = deidentified(read(saved(ds)), rules)
+    out = pydicom.dcmread(pydicom.filebase.DicomBytesIO(contents))
+    assert out.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert out.PixelData == ds.PixelData
+    monkeypatch.setattr("limn.lab.export.deidentify.action_for", lambda tag: Action.KEEP)
+    with pytest.raises(StageFailed, match="of the input is still in a file"):
+        deidentified(read_back, rules)
+
+
 def structure_set(
     names: tuple[str, ...], character_sets: str | list[str] = "ISO_IR 100"
 ) -> pydicom.FileDataset:

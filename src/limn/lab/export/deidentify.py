@@ -15,7 +15,12 @@ from pydicom import dcmwrite
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID_dictionary
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    UID_dictionary,
+)
 
 from limn import __version__
 from limn.dicom.bounded import read
@@ -120,6 +125,9 @@ def deidentified(ds: FileDataset, rules: ExportRules) -> tuple[bytes, HeaderChan
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
+    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        # Nothing can be looked for in deflated bytes.
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     ds.file_meta, ds.preamble = meta, b"\0" * 128
     buffer = io.BytesIO()
