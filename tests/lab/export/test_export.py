@@ -351,6 +351,25 @@ def test_an_export_that_would_tell_is_not_written(site, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("person", "number"), [("Test^Patient", "LAB-4711"), ("limn", "DCM"), ("Kim^Su", "100")]
+)
+def test_names_that_stand_in_every_file_by_chance_stop_no_export(person, number, made, tmp_path):
+    """A word of limn's own marks, and the number of a character set."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (*sorted((made / "dicom").iterdir())[:2], made / "rtstruct.dcm"):
+        ds = pydicom.dcmread(path)
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        ds.PatientName, ds.PatientID, ds.OperatorsName = person, number, person
+        ds.save_as(source / path.name)
+    export_folder(source, tmp_path / "out", None, (), lambda line: None)
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        assert ds.SpecificCharacterSet == "ISO_IR 100"
+        assert (ds.PatientName, ds.PatientID, ds.get("OperatorsName", "")) == ("M001", "M001", "")
+
+
 def test_animals_whose_own_names_look_like_ours_get_other_ones(site, tmp_path):
     """M001 of the site is not M001 of the export."""
     source = tmp_path / "source"

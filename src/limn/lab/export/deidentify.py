@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from pydicom import dcmwrite
+from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
@@ -37,7 +38,7 @@ from limn.lab.export.identities import (
 )
 from limn.lab.export.profile import LABELS, METHODS, PUBLIC_SCHEMES, Action, action_for
 
-PIXELS = Tag("PixelData")
+PIXELS, CHARACTER_SET = Tag("PixelData"), Tag("SpecificCharacterSet")
 NOT_READ = "emptied: no date or time as DICOM writes it"
 NO_PUBLIC_CODE = "emptied: a code of a site's own scheme"
 NAMED = "emptied: an identity of the input stood in it"
@@ -235,7 +236,11 @@ def _with_codes(ds: Dataset, tag: BaseTag, _: Element, rules: ExportRules) -> st
 
 
 def _kept(ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules) -> str:
-    if vr_of(element) in FREE_TEXT and rules.identities.named_in(text_of(element)):
+    text = text_of(element)
+    if tag == CHARACTER_SET and set(text.split("\\")) <= set(python_encoding):
+        # A mouse may be called 100, as ISO_IR 100 is.
+        return Action.KEEP.words
+    if vr_of(element) in FREE_TEXT and rules.identities.named_in(text):
         _set(ds, tag, "")
         return NAMED
     return Action.KEEP.words

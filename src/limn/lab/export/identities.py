@@ -14,7 +14,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
 from limn.domain.organ_codes import ORGAN_CODES
-from limn.lab.export.profile import Action, action_for
+from limn.lab.export.profile import LABELS, METHODS, Action, action_for
 
 Element = DataElement | RawDataElement
 # Value representations of text that a person or a program may have filled with anything.
@@ -42,6 +42,18 @@ _PLAIN_WORDS = """
     lymph testis ovary lens tail leg head neck chest thorax abdomen upper lower base middle apex
     margin mm cm minus plus and or of the air bed couch blood vessel artery vein fat marrow
 """
+
+
+# Words that limn writes into each file: a patient called Test^Patient is not known by the second.
+_OWN_WORDS = frozenset(
+    word.casefold()
+    for text in (
+        *(meaning for _, meaning in METHODS),
+        *LABELS.values(),
+        "limn PS Annex DCM MODIFIED",
+    )
+    for word in text.split()
+)
 
 
 def _words(text: str) -> list[str]:
@@ -145,7 +157,11 @@ class Identities:
         found = _parts(value)
         if is_person:
             found += [part.strip() for part in re.split(r"[\\^=, ]+", value)]
-        self.names.update(part for part in found if len(part) >= LEAST_NAME and not is_plain(part))
+        self.names.update(
+            part
+            for part in found
+            if len(part) >= LEAST_NAME and part.casefold() not in _OWN_WORDS and not is_plain(part)
+        )
 
     @cached_property
     def _name_pattern(self) -> re.Pattern[str] | None:
