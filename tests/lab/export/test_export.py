@@ -291,6 +291,34 @@ def test_a_later_export_fits_the_first_one(site, exported, tmp_path):
     assert other.SOPInstanceUID != pydicom.dcmread(first[0]).SOPInstanceUID
 
 
+def test_no_two_animals_have_one_number(site, tmp_path):
+    """Also where a person has taken an animal out of the key."""
+    key = tmp_path / "keys" / "key.json"
+    export_folder(site, tmp_path / "first", key, (), lambda line: None)
+    kept = json.loads(key.read_text())
+    (gone,) = [name for name, own in kept["animals"].items() if own["name"] == "M001"]
+    del kept["animals"][gone]
+    key.write_text(json.dumps(kept))
+    export_folder(site, tmp_path / "second", key, (), lambda line: None)
+    names = [path.name for path in (tmp_path / "second").iterdir() if path.is_dir()]
+    assert sorted(names) == ["M002", "M003"]
+
+
+def test_an_export_whose_key_can_t_be_kept_is_not_written(site, tmp_path, monkeypatch):
+    """A folder that takes no file is named before; a disk that is full later leaves nothing."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigWrong, match="a folder is expected"):
+        export_folder(site, tmp_path / "out", tmp_path / "file" / "key.json", (), print)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("limn.lab.export.export._keep", full)
+    with pytest.raises(OSError, match="No space"):
+        export_folder(site, tmp_path / "out", tmp_path / "key.json", (), lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_person_must_look_at_is_said(site, tmp_path):
     """Text in the pixels, by the header and by the pixels; a structure set without its CT."""
     source = tmp_path / "source"
