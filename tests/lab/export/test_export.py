@@ -331,6 +331,8 @@ def test_what_a_person_must_look_at_is_said(site, tmp_path):
         ds.save_as(path)
     shutil.copy(site / "Krusty_1" / "day-0" / "RS.1.dcm", source / "RS.2.dcm")
     (source / "notes.txt").write_text("Quimby")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.3.6.1.4.1.99999.888"
+    ds.save_as(source / "own.dcm")
     lines: list[str] = []
     export_folder(source, tmp_path / "out", None, (), lines.append)
     said = [line for line in lines if line.startswith("WARNING")]
@@ -338,7 +340,9 @@ def test_what_a_person_must_look_at_is_said(site, tmp_path):
     assert any("the header says that text is burnt" in line for line in said)
     assert any("1 structure sets were left out: their CT is not here" in line for line in said)
     assert any("notes.txt" in line for line in lines)
-    assert not any("notes" in path.read_text() for path in (tmp_path / "out").glob("*.html"))
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert "no image of a class of the standard" in page
+    assert not [word for word in ("notes", "Quimby", "99999.888") if word in page]
 
 
 def test_a_series_without_text_is_not_doubted(site):
@@ -582,7 +586,7 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     """A code string and a maker's name, where the animal's name stands in them."""
     ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
     ds.PatientName, ds.BodyPartExamined, ds.Manufacturer = "Krusty^B", "KRUSTY", "Krusty Scanners"
-    ds.ManufacturerModelName = "MCT 9"
+    ds.ManufacturerModelName, ds.ScanOptions = "MCT 9", "HELICAL COHORT B"
     read_back = read(saved(ds))
     identities = Identities()
     identities.add(read_back)
@@ -595,5 +599,6 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     assert (out.BodyPartExamined, out.Manufacturer) == ("", "")
     assert out.ManufacturerModelName == "MCT 9"
     assert changes.texts["ManufacturerModelName", "MCT 9"] == 1
+    assert changes.texts["ScanOptions", "HELICAL COHORT B"] == 1
     assert not [text for _, text in changes.texts if "rusty" in text]
     assert changes.done["(0008,0070)", NAMED] == 1
