@@ -16,6 +16,7 @@ def add_commands(commands: Commands) -> None:
     _add_training(studies)
     _add_adapting(studies)
     _add_judging(studies)
+    _add_data(studies)
     _add_studies(studies)
 
 
@@ -110,7 +111,7 @@ def _add_judging(studies: Commands) -> None:
         each.add_argument("--workers", type=int, help="processes (default: one for each core)")
 
 
-def _add_studies(studies: Commands) -> None:
+def _add_data(studies: Commands) -> None:
     imported = studies.add_parser(
         "import", help="import scans and contours of any maker as one data set, each checked"
     )
@@ -152,6 +153,9 @@ def _add_studies(studies: Commands) -> None:
         help="names of ROIs that name no person; others than organs get a number",
     )
     exported.set_defaults(run=_lab_export)
+
+
+def _add_studies(studies: Commands) -> None:
     scored = studies.add_parser(
         "score", help="a bundle on the test animals of a data set, beside the paper's values"
     )

@@ -291,6 +291,34 @@ def test_a_later_export_fits_the_first_one(site, exported, tmp_path):
     assert other.SOPInstanceUID != pydicom.dcmread(first[0]).SOPInstanceUID
 
 
+def test_no_two_animals_have_one_number(site, tmp_path):
+    """Also where a person has taken an animal out of the key."""
+    key = tmp_path / "keys" / "key.json"
+    export_folder(site, tmp_path / "first", key, (), lambda line: None)
+    kept = json.loads(key.read_text())
+    (gone,) = [name for name, own in kept["animals"].items() if own["name"] == "M001"]
+    del kept["animals"][gone]
+    key.write_text(json.dumps(kept))
+    export_folder(site, tmp_path / "second", key, (), lambda line: None)
+    names = [path.name for path in (tmp_path / "second").iterdir() if path.is_dir()]
+    assert sorted(names) == ["M002", "M003"]
+
+
+def test_an_export_whose_key_can_t_be_kept_is_not_written(site, tmp_path, monkeypatch):
+    """A folder that takes no file is named before; a disk that is full later leaves nothing."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigWrong, match="a folder is expected"):
+        export_folder(site, tmp_path / "out", tmp_path / "file" / "key.json", (), print)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("limn.lab.export.export._keep", full)
+    with pytest.raises(OSError, match="No space"):
+        export_folder(site, tmp_path / "out", tmp_path / "key.json", (), lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_person_must_look_at_is_said(site, tmp_path):
     """Text in the pixels, by the header and by the pixels; a structure set without its CT."""
     source = tmp_path / "source"
@@ -303,6 +331,8 @@ def test_what_a_person_must_look_at_is_said(site, tmp_path):
         ds.save_as(path)
     shutil.copy(site / "Krusty_1" / "day-0" / "RS.1.dcm", source / "RS.2.dcm")
     (source / "notes.txt").write_text("Quimby")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.3.6.1.4.1.99999.888"
+    ds.save_as(source / "own.dcm")
     lines: list[str] = []
     export_folder(source, tmp_path / "out", None, (), lines.append)
     said = [line for line in lines if line.startswith("WARNING")]
@@ -310,7 +340,9 @@ def test_what_a_person_must_look_at_is_said(site, tmp_path):
     assert any("the header says that text is burnt" in line for line in said)
     assert any("1 structure sets were left out: their CT is not here" in line for line in said)
     assert any("notes.txt" in line for line in lines)
-    assert not any("notes" in path.read_text() for path in (tmp_path / "out").glob("*.html"))
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert "no image of a class of the standard" in page
+    assert not [word for word in ("notes", "Quimby", "99999.888") if word in page]
 
 
 def test_a_series_without_text_is_not_doubted(site):
@@ -351,6 +383,25 @@ def test_an_export_that_would_tell_is_not_written(site, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("person", "number"), [("Test^Patient", "LAB-4711"), ("limn", "DCM"), ("Kim^Su", "100")]
+)
+def test_names_that_stand_in_every_file_by_chance_stop_no_export(person, number, made, tmp_path):
+    """A word of limn's own marks, and the number of a character set."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in (*sorted((made / "dicom").iterdir())[:2], made / "rtstruct.dcm"):
+        ds = pydicom.dcmread(path)
+        ds.SpecificCharacterSet = "ISO_IR 100"
+        ds.PatientName, ds.PatientID, ds.OperatorsName = person, number, person
+        ds.save_as(source / path.name)
+    export_folder(source, tmp_path / "out", None, (), lambda line: None)
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        assert ds.SpecificCharacterSet == "ISO_IR 100"
+        assert (ds.PatientName, ds.PatientID, ds.get("OperatorsName", "")) == ("M001", "M001", "")
+
+
 def test_animals_whose_own_names_look_like_ours_get_other_ones(site, tmp_path):
     """M001 of the site is not M001 of the export."""
     source = tmp_path / "source"
@@ -367,6 +418,7 @@ def test_names_of_rois_stay_where_they_are_organs():
     """Others get their number, and a person may let one pass."""
     assert all(is_plain(name) for name in ("Heart", "SpinalCord", "Lung_R", "PRV SpinalCord 2mm"))
     assert not any(is_plain(name) for name in ("Heart JS", "LAB-4711", "Heart_20260105", "", "7"))
+    assert not any(is_plain(name) for name in ("Heart 12.01.26", "Heart 26-1-5"))
     rules = ExportRules(b"k", Pseudonym("M001", 2000), Identities(), {"Heart apex JS"})
     ds = structure_set(("Heart", "Heart by Quimby", "Heart apex JS"))
     contents, changes = deidentified(ds, rules)
@@ -375,9 +427,84 @@ def test_names_of_rois_stay_where_they_are_organs():
     assert changes.texts["ROIName", "Heart"] == 1
 
 
-def structure_set(names: tuple[str, ...]) -> pydicom.FileDataset:
+@pytest.mark.parametrize(
+    ("character_sets", "name"),
+    [
+        ("ISO_IR 192", "王小明"),
+        ("ISO_IR 192", "Ольга"),
+        (["", "ISO 2022 IR 87"], "山田"),
+        ("GB18030", "王小东"),
+    ],
+)
+def test_a_name_in_another_script_leaves_in_no_roi(character_sets, name):
+    """Beside the word for an organ, in whatever bytes the character set has for it."""
+    ds = structure_set((f"Heart {name}",), character_sets)
+    assert ds.StructureSetROISequence[0].ROIName == f"Heart {name}"
+    rules = ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    contents, _ = deidentified(structure_set((f"Heart {name}",), character_sets), rules)
+    assert [roi.ROIName for roi in read(contents).StructureSetROISequence] == ["ROI_1"]
+
+
+def test_items_where_the_standard_has_none_are_removed(made):
+    """A code string that a file writes as a sequence keeps nothing."""
+    ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
+    item = Dataset()
+    item.PatientComments, item.PatientBirthDate = "a gift of the cohort", "20251101"
+    del ds[datadict.tag_for_keyword("ImageType")]
+    ds.add_new("ImageType", "SQ", [item])
+    contents, _ = deidentified(
+        read(saved(ds)), ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    )
+    assert b"a gift" not in contents
+    assert b"20251101" not in contents
+
+
+def test_text_where_the_standard_has_items_is_removed(made):
+    """A sequence that a file writes as a text."""
+    ds = pydicom.dcmread(made / "rtstruct.dcm")
+    del ds.RTROIObservationsSequence
+    ds.add_new("RTROIObservationsSequence", "LT", "a gift of the cohort")
+    contents, _ = deidentified(
+        read(saved(ds)), ExportRules(b"k", Pseudonym("M001", 2000), Identities())
+    )
+    assert b"a gift" not in contents
+
+
+def test_a_number_for_a_name_empties_no_contour_of_vr_un(made):
+    """Long contours are of VR UN (PS3.5 6.2.2); a mouse may be called 777."""
+    ds = pydicom.dcmread(made / "rtstruct.dcm")
+    contour = ds.ROIContourSequence[0].ContourSequence[0]
+    contour.add_new("ContourData", "UN", b"1\\777\\2 ")
+    ds.PatientID = "777"
+    read_back, identities = read(saved(ds)), Identities()
+    identities.add(read_back)
+    contents, _ = deidentified(read_back, ExportRules(b"k", Pseudonym("M001", 2000), identities))
+    assert b"1\\777\\2 " in contents
+
+
+def test_identities_are_looked_for_in_a_deflated_file_too(made, monkeypatch):
+    """It leaves as it is written plainly; a survivor stops the export."""
+    ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    ds.PatientName, ds.ImageComments = "Krusty^B", "of Krusty"
+    read_back, identities = read(saved(ds)), Identities()
+    identities.add(read_back)
+    rules = ExportRules(b"k", Pseudonym("M001", 2000), identities)
+    contents, _ = deidentified(read(saved(ds)), rules)
+    out = pydicom.dcmread(pydicom.filebase.DicomBytesIO(contents))
+    assert out.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert out.PixelData == ds.PixelData
+    monkeypatch.setattr("limn.lab.export.deidentify.action_for", lambda tag: Action.KEEP)
+    with pytest.raises(StageFailed, match="of the input is still in a file"):
+        deidentified(read_back, rules)
+
+
+def structure_set(
+    names: tuple[str, ...], character_sets: str | list[str] = "ISO_IR 100"
+) -> pydicom.FileDataset:
     """A structure set with these ROIs, read from its bytes."""
     ds = pydicom.FileDataset("", {}, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = character_sets
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = pydicom.uid.RTStructureSetStorage, "1.2.3.4.5"
@@ -451,6 +578,7 @@ def test_uids_are_new_the_same_for_the_same_and_legal():
     assert first == new_uid(b"a", "1.2.3") != new_uid(b"b", "1.2.3")
     assert pydicom.uid.UID(first).is_valid
     assert new_uid(b"a", "1.2.840.10008.1.2") == "1.2.840.10008.1.2"
+    assert new_uid(b"a", "1.2.840.10008.99.4711").startswith("2.25.")
     assert new_uid(b"a", "") == ""
 
 
@@ -458,7 +586,7 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     """A code string and a maker's name, where the animal's name stands in them."""
     ds = pydicom.dcmread(sorted((made / "dicom").iterdir())[0])
     ds.PatientName, ds.BodyPartExamined, ds.Manufacturer = "Krusty^B", "KRUSTY", "Krusty Scanners"
-    ds.ManufacturerModelName = "MCT 9"
+    ds.ManufacturerModelName, ds.ScanOptions = "MCT 9", "HELICAL COHORT B"
     read_back = read(saved(ds))
     identities = Identities()
     identities.add(read_back)
@@ -471,5 +599,6 @@ def test_a_name_in_a_field_that_stays_empties_it(made):
     assert (out.BodyPartExamined, out.Manufacturer) == ("", "")
     assert out.ManufacturerModelName == "MCT 9"
     assert changes.texts["ManufacturerModelName", "MCT 9"] == 1
+    assert changes.texts["ScanOptions", "HELICAL COHORT B"] == 1
     assert not [text for _, text in changes.texts if "rusty" in text]
     assert changes.done["(0008,0070)", NAMED] == 1

@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from pydicom import dcmwrite
+from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    UID_dictionary,
+)
 
 from limn import __version__
 from limn.dicom.bounded import read
 from limn.domain.errors import StageFailed
 from limn.lab.export.identities import (
     FREE_TEXT,
-    STANDARD_ROOT,
     Element,
     Identities,
     is_plain,
@@ -33,7 +38,7 @@ from limn.lab.export.identities import (
 )
 from limn.lab.export.profile import LABELS, METHODS, PUBLIC_SCHEMES, Action, action_for
 
-PIXELS = Tag("PixelData")
+PIXELS, CHARACTER_SET = Tag("PixelData"), Tag("SpecificCharacterSet")
 NOT_READ = "emptied: no date or time as DICOM writes it"
 NO_PUBLIC_CODE = "emptied: a code of a site's own scheme"
 NAMED = "emptied: an identity of the input stood in it"
@@ -86,7 +91,7 @@ class HeaderChanges:
 
 def new_uid(secret: bytes, uid: str) -> str:
     """The UID that stands for another: the same for the same secret; one of the standard stays."""
-    if not uid or uid.startswith(STANDARD_ROOT):
+    if not uid or uid in UID_dictionary:
         return uid
     digest = hmac.new(secret, uid.encode("latin-1"), hashlib.sha256).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
@@ -121,6 +126,9 @@ def deidentified(ds: FileDataset, rules: ExportRules) -> tuple[bytes, HeaderChan
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
+    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        # Nothing can be looked for in deflated bytes.
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     ds.file_meta, ds.preamble = meta, b"\0" * 128
     buffer = io.BytesIO()
@@ -174,9 +182,11 @@ def _change(
 ) -> str:
     """Do to an element what the table says; returns what was done."""
     action = action_for(tag)
-    if action is Action.REMOVE:
+    # Items where the standard has none, or text where it has items, would stay as they are.
+    if action is Action.REMOVE or (vr_of(element) == "SQ") != (dictionary_VR(tag) == "SQ"):
         del ds[tag]
-    elif action is Action.SEQUENCE:
+        return Action.REMOVE.words
+    if action is Action.SEQUENCE:
         for item in items_of(ds, tag):
             _walk(item, rules, changes)
     elif action is Action.CLEAN:
@@ -226,7 +236,11 @@ def _with_codes(ds: Dataset, tag: BaseTag, _: Element, rules: ExportRules) -> st
 
 
 def _kept(ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules) -> str:
-    if vr_of(element) in FREE_TEXT and rules.identities.named_in(text_of(element)):
+    text = text_of(element)
+    if tag == CHARACTER_SET and set(text.split("\\")) <= set(python_encoding):
+        # A mouse may be called 100, as ISO_IR 100 is.
+        return Action.KEEP.words
+    if vr_of(element) in FREE_TEXT and rules.identities.named_in(text):
         _set(ds, tag, "")
         return NAMED
     return Action.KEEP.words

@@ -9,6 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 
 from limn.dicom.bounded import DAMAGES, read
@@ -90,8 +91,10 @@ def export_folder(
         )
         write_durably(part / TABLE, as_csv(written.changes).encode())
         write_durably(part / PAGE, as_page(written.changes, summary).encode())
+        # Before the export has its name: one without its key can't be joined to its animals.
+        if key_file is not None:
+            _keep(key, key_file)
     if key_file is not None:
-        _keep(key, key_file)
         report(f"{key_file} says which animal is which: it stays here")
     for doubt in written.doubts:
         report(f"WARNING {doubt}")
@@ -112,9 +115,12 @@ def _refuse_places(source: Path, out: Path, key_file: Path | None) -> None:
         msg = f"{out} is not empty; give a new folder, so that nothing older leaves with the export"
         raise ConfigWrong(msg)
     writable(out.absolute().parent)
-    if key_file is not None and here in (key_file.resolve(), *key_file.resolve().parents):
+    if key_file is None:
+        return
+    if here in (key_file.resolve(), *key_file.resolve().parents):
         msg = f"{key_file} would leave with {out}: keep the key elsewhere"
         raise ConfigWrong(msg)
+    writable(key_file.absolute().parent)
 
 
 def _key(survey: Survey, path: Path | None) -> ExportKey:
@@ -136,9 +142,13 @@ def _key(survey: Survey, path: Path | None) -> ExportKey:
         return int.from_bytes(digest[:8], "big")
 
     # In no order of their names, which may be that of the study's groups.
+    numbers = count(len(animals) + 1)
     for name in sorted(set(survey.animals) - set(animals), key=drawn):
         days = fewest_days + drawn(name) % SPREAD_DAYS
-        animals[name] = Pseudonym(f"{prefix}{len(animals) + 1:03d}", days)
+        # Where a person has taken an animal out of the key, the next number may be another's.
+        taken = {own.name for own in animals.values()}
+        free = next(own for number in numbers if (own := f"{prefix}{number:03d}") not in taken)
+        animals[name] = Pseudonym(free, days)
     return ExportKey(secret, animals)
 
 

@@ -11,9 +11,10 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
+from pydicom.uid import UID_dictionary
 
 from limn.domain.organ_codes import ORGAN_CODES
-from limn.lab.export.profile import Action, action_for
+from limn.lab.export.profile import LABELS, METHODS, Action, action_for
 
 Element = DataElement | RawDataElement
 # Value representations of text that a person or a program may have filled with anything.
@@ -29,10 +30,11 @@ _NAMING = """
 NAMING = frozenset(_NAMING.split())
 # Shorter texts are in every file by chance.
 LEAST_NAME, LEAST_TEXT = 3, 6
-STANDARD_ROOT = "1.2.840.10008."
 _UIDS = re.compile(rb"[0-9]+(?:\.[0-9]+){3,}")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_LONG_NUMBER = re.compile(r"\d{3}")
+_NUMBER = re.compile(r"\d+")
+# "PRV 2mm", "GTV1 5 mm"; a date has three numbers or a long one.
+MOST_NUMBERS, MOST_DIGITS = 2, 2
 # What structure sets call ROIs, beside the organs that limn has codes for.
 _PLAIN_WORDS = """
     lung lungs left right l r both total whole body external outline skin gtv ctv ptv prv roi oar
@@ -40,6 +42,18 @@ _PLAIN_WORDS = """
     lymph testis ovary lens tail leg head neck chest thorax abdomen upper lower base middle apex
     margin mm cm minus plus and or of the air bed couch blood vessel artery vein fat marrow
 """
+
+
+# Words that limn writes into each file: a patient called Test^Patient is not known by the second.
+_OWN_WORDS = frozenset(
+    word.casefold()
+    for text in (
+        *(meaning for _, meaning in METHODS),
+        *LABELS.values(),
+        "limn PS Annex DCM MODIFIED",
+    )
+    for word in text.split()
+)
 
 
 def _words(text: str) -> list[str]:
@@ -52,14 +66,24 @@ VOCABULARY = frozenset(_PLAIN_WORDS.split()) | {
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is made of words for organs and ROIs alone, and no long number."""
-    words = _words(text)
-    return bool(words) and set(words) <= VOCABULARY and not _LONG_NUMBER.search(text)
+    """Whether a text is made of words for organs and ROIs alone, and no number like a date's.
+
+    A text with bytes beyond printable ASCII is not: they may be a name in any script.
+    """
+    words, numbers = _words(text), _NUMBER.findall(text)
+    return (
+        text.isascii()
+        and text.isprintable()
+        and bool(words)
+        and set(words) <= VOCABULARY
+        and len(numbers) <= MOST_NUMBERS
+        and all(len(number) <= MOST_DIGITS for number in numbers)
+    )
 
 
 def vr_of(element: Element) -> str:
-    """The value representation, by the dictionary where the file does not say it."""
-    if element.VR is not None:
+    """The value representation, by the dictionary where the file does not say it, or UN."""
+    if element.VR is not None and element.VR != "UN":
         return str(element.VR)
     try:
         return dictionary_VR(element.tag)
@@ -121,9 +145,7 @@ class Identities:
             if not value or tag.is_private_creator:
                 continue
             if vr == "UI":
-                self.uids.update(
-                    part for part in value.split("\\") if not part.startswith(STANDARD_ROOT)
-                )
+                self.uids.update(part for part in value.split("\\") if part not in UID_dictionary)
             elif vr == "PN" or keyword_for_tag(tag) in NAMING:
                 self._add_names(value, is_person=vr == "PN")
             elif not kept or action_for(tag) in {Action.EMPTY, Action.LABEL}:
@@ -135,7 +157,11 @@ class Identities:
         found = _parts(value)
         if is_person:
             found += [part.strip() for part in re.split(r"[\\^=, ]+", value)]
-        self.names.update(part for part in found if len(part) >= LEAST_NAME and not is_plain(part))
+        self.names.update(
+            part
+            for part in found
+            if len(part) >= LEAST_NAME and part.casefold() not in _OWN_WORDS and not is_plain(part)
+        )
 
     @cached_property
     def _name_pattern(self) -> re.Pattern[str] | None:

@@ -62,7 +62,7 @@ _KEYWORDS: Mapping[Action, str] = {
     Action.KEEP: """
         SpecificCharacterSet ImageType SOPClassUID Modality
         PatientSex PatientAge PatientSize PatientWeight PatientSexNeutered
-        SeriesNumber AcquisitionNumber InstanceNumber PatientPosition BodyPartExamined Laterality
+        SeriesNumber AcquisitionNumber InstanceNumber PatientPosition Laterality
         ImagePositionPatient ImageOrientationPatient SliceLocation SliceThickness
         SpacingBetweenSlices PixelSpacing Rows Columns SamplesPerPixel PhotometricInterpretation
         PlanarConfiguration BitsAllocated BitsStored HighBit PixelRepresentation
@@ -70,7 +70,7 @@ _KEYWORDS: Mapping[Action, str] = {
         WindowCenter WindowWidth RescaleIntercept RescaleSlope LossyImageCompression
         LossyImageCompressionRatio LossyImageCompressionMethod BurnedInAnnotation
         RecognizableVisualFeatures ImagesInAcquisition PixelData
-        ScanOptions KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector
+        KVP DataCollectionDiameter ReconstructionDiameter DistanceSourceToDetector
         DistanceSourceToPatient GantryDetectorTilt TableHeight RotationDirection ExposureTime
         XRayTubeCurrent Exposure ExposureInuAs ExposureInmAs ExposureTimeInuS ExposureTimeInms
         FocalSpots GeneratorPower RevolutionTime SingleCollimationWidth TotalCollimationWidth
@@ -93,7 +93,8 @@ _KEYWORDS: Mapping[Action, str] = {
     """,
     Action.CLEAN: """
         Manufacturer ManufacturerModelName PatientSpeciesDescription PatientBreedDescription
-        ConvolutionKernel FilterType RescaleType ContrastBolusAgent ContrastBolusRoute
+        BodyPartExamined ScanOptions ConvolutionKernel FilterType RescaleType ContrastBolusAgent
+        ContrastBolusRoute
     """,
     Action.ROI_NAME: "ROIName",
     Action.NEW_UID: """

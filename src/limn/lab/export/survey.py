@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, CTImageStorage
+from pydicom.uid import CTImageStorage, UID_dictionary
 
 from limn.dicom.bounded import DAMAGES, read
 from limn.domain.folders import files_below
@@ -79,7 +79,8 @@ def look_through(source: Path) -> Survey:
             ds = read(path, stop_before_pixels=True)
             sop_class = _text(ds, "SOPClassUID")
             if sop_class not in SOP_CLASSES:
-                name = UID(sop_class).name if sop_class else "no image"
+                # A UID of the site's own, or whatever stands in its place, would leave in the page.
+                name = UID_dictionary.get(sop_class, ("no image of a class of the standard",))[0]
                 left_out.append((path, f"{name}: only CT images and structure sets are exported"))
                 continue
             identities.add(ds)
