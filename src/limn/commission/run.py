@@ -44,7 +44,7 @@ from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, FolderDestination, load_config
 from limn.node.contour.site_bundle import deliverable_bundle, style_of
 from limn.node.dimse.client import Peer
-from limn.node.store.disk.commission import let_phantoms_go_to
+from limn.node.store.disk.commission import announce_phantom
 from limn.segment.bundle.bundle import Bundle
 
 POLL_S = 1.0
@@ -202,7 +202,8 @@ def _step(site: Site, run: CommissioningRun, step: PlannedStep) -> StepResult:
     datasets = phantom.datasets()
     to = site.to if step.may_leave else ()
     notes = [f"{name}: {send_images(config, name, datasets)}" for name in to]
-    let_phantoms_go_to(config.commissioning_path, to, time.time())
+    series = {str(ds.SeriesInstanceUID) for ds in datasets}
+    announce_phantom(config.commissioning_path, series, to, time.time())
     interrupted = run.mark_sent(step.name)
     if interrupted and known(config, uid):
         taken = len(datasets)
