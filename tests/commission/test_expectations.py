@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from limn.commission import plan
-from limn.commission.expectations import step_faults
+from limn.commission.expectations import UNMEASURED, step_faults
 from limn.commission.tolerances import Tolerances
 from tests.commission.test_report import ORGANS, result
 
@@ -29,7 +29,12 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
             {"outcome": "lost", "reason": "nothing came"},
             ["The node did not finish it: it was lost: nothing came."],
         ),
-        ("mirrored-x", {}, []),
+        ("mirrored-x", {"flags": "mirrored:SPR"}, []),
+        (
+            "mirrored-x",
+            {"flags": "folds-disagree"},
+            ["Its flags must have mirrored; they are folds-disagree."],
+        ),
         (
             "mirrored-x",
             {"outcome": "delivered"},
@@ -52,6 +57,8 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
         ("metal", {"organs": WRONG}, [MOVED]),
         ("metal", {"organs": WRONG, "light": "amber"}, []),
         ("metal", {"organs": (), "outcome": "refused"}, []),
+        ("empty", {"organs": ()}, [UNMEASURED]),
+        ("empty", {"organs": (), "light": "amber"}, []),
     ],
 )
 def test_a_step_passes_by_what_it_must(name: str, changes: dict, said: list[str]) -> None:

@@ -47,7 +47,7 @@ def test_a_receiver_starts_while_the_journal_is_locked(tmp_path):
 
 
 def test_a_series_that_is_not_welcome_is_refused_loudly(tmp_path, caplog):
-    """As an animal under a commissioning's PatientID: the log has the reason, no worker the scan."""
+    """As an animal under a commissioning's PatientID: the log has the reason."""
     door = Door(tmp_path, unwelcome=lambda animal, series: f"{animal} can't: rename it")
     door.send(slices("1"))
     door.intake.association_ended(SCP.key, aborted=False)
