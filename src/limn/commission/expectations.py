@@ -15,7 +15,7 @@ UNFINISHED = ("lost", "failed", "quarantined")
 
 def step_faults(step: PlannedStep, result: StepResult, tolerances: Tolerances) -> list[str]:
     """What is not as it must be, each as a sentence; none if the step passed."""
-    if result.outcome in UNFINISHED:
+    if result.outcome in UNFINISHED and not _found_nothing(step, result):
         return [f"The node did not finish it: {_ended(result)}."]
     if step.expected is Expected.HELD:
         return _not_held(step, result)
@@ -41,9 +41,15 @@ def _not_held(step: PlannedStep, result: StepResult) -> list[str]:
 def _not_warned(step: PlannedStep, result: StepResult, wrong: list[str]) -> list[str]:
     """What went out without a warning and is wrong, or was not measured."""
     warned = result.light in ("amber", "red") or step.flag in _flags(result)
-    if warned or result.outcome in ("held", *REFUSED):
+    if warned or result.outcome in ("held", *REFUSED) or _found_nothing(step, result):
         return []
     return wrong if result.organs else [UNMEASURED]
+
+
+def _found_nothing(step: PlannedStep, result: StepResult) -> bool:
+    """Whether the scan failed for the reason that the step lets it have."""
+    may = step.expected is Expected.WARNED and bool(step.flag)
+    return may and result.outcome == "failed" and step.flag in result.reason
 
 
 def _lacks_flag(step: PlannedStep, result: StepResult) -> list[str]:

@@ -36,12 +36,13 @@ REFUSED = {
     "position-twice": "ImagePositionPatient",
     "high-bit": "HighBit",
     "scout": "LOCALIZER",
+    # Slices are missing within the organs; of "gap-aside" beside them.
+    "gap": "slices missing",
 }
 FLAGGED = {
     "wrong-patient-position": "position",
     "no-frame-of-reference": "no-frame-of-reference",
     "rescale-type-us": "rescale-type",
-    "gap": "gap",
     "gap-aside": "gap",
 }
 
@@ -56,6 +57,8 @@ IMAGE_FAULTS = {
     "abdomen-only": "a field that shows the belly",
     "empty": "no animal in the field",
 }
+# A scan in which the networks find nothing ends as failed; the reason must say so.
+NOT_FOUND = {"abdomen-only": "no organ was found"}
 
 
 class Expected(StrEnum):
@@ -74,8 +77,8 @@ class PlannedStep:
     Attributes
     ----------
     says : what is sent, for a physicist
-    flag : that its scan must have, that counts as a warning, or that the reason of a refusal
-        must name; empty for none
+    flag : that its scan must have, that counts as a warning, or that the reason of a refusal or
+        a failure must name; empty for none
     fault : of the image, a name in `limn.phantom.faults.FAULTS`; empty for none
     seen : a person is asked for what the planning system shows of it
     """
@@ -224,7 +227,10 @@ def _faults() -> list[PlannedStep]:
         *turned,
         _fault("two-animals", beside, flag="animals", neighbour=True),
         _fault("contrast", "a contrast agent in the blood", contrast=True),
-        *(replace(_fault(name, says), fault=name) for name, says in IMAGE_FAULTS.items()),
+        *(
+            replace(_fault(name, says, flag=NOT_FOUND.get(name, "")), fault=name)
+            for name, says in IMAGE_FAULTS.items()
+        ),
     ]
 
 
