@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from limn.domain.edits.drift import drift_of
+from limn.node.commissioning import is_commissioning
 from limn.node.store.journal.edits.rows import Change, DriftRow, ScanEdit
 
 
@@ -12,11 +13,13 @@ def courses_of(edits: Iterable[ScanEdit]) -> dict[tuple[str, str], list[tuple[Sc
     """The DSC of each scanner and ROI over the scans, oldest scan first.
 
     Of a scan that came back several times the last counts; of each scanner the scans of its newest
-    bundle. A contour that nobody changed has 1, one that was removed 0.
+    bundle. A contour that nobody changed has 1, one that was removed 0. Phantoms that commission
+    the node do not count.
     """
     last: dict[int, ScanEdit] = {}
     for each in sorted(edits, key=lambda each: (each.came_at, each.id)):
-        last[each.scan] = each
+        if not is_commissioning(each.animal):
+            last[each.scan] = each
     ordered = sorted(last.values(), key=lambda each: (each.last_slice_at, each.scan))
     bundles = {each.scanner: each.bundle_sha256 for each in ordered}
     found: dict[tuple[str, str], list[tuple[ScanEdit, float]]] = {}
