@@ -21,7 +21,7 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
         ("lie-ffp", {"organs": WRONG, "light": "amber"}, [MOVED]),
         (
             "lie-ffp",
-            {"outcome": "held", "reason": "in doubt"},
+            {"outcome": "held", "reason": "in doubt?"},
             ["It must be contoured and delivered, and it was held: in doubt."],
         ),
         (

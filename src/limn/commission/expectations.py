@@ -71,4 +71,6 @@ def _not_refused(step: PlannedStep, result: StepResult) -> list[str]:
 
 
 def _ended(result: StepResult) -> str:
-    return f"it was {result.outcome}" + (f": {result.reason}" if result.reason else "")
+    """Without an end of its own: the sentence that it ends has one."""
+    reason = result.reason.rstrip(".?")
+    return f"it was {result.outcome}" + (f": {reason}" if reason else "")
