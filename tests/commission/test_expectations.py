@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from limn.commission import plan
-from limn.commission.expectations import step_faults
+from limn.commission.expectations import UNMEASURED, step_faults
 from limn.commission.tolerances import Tolerances
 from tests.commission.test_report import ORGANS, result
 
@@ -21,7 +21,7 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
         ("lie-ffp", {"organs": WRONG, "light": "amber"}, [MOVED]),
         (
             "lie-ffp",
-            {"outcome": "held", "reason": "in doubt"},
+            {"outcome": "held", "reason": "in doubt?"},
             ["It must be contoured and delivered, and it was held: in doubt."],
         ),
         (
@@ -29,7 +29,12 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
             {"outcome": "lost", "reason": "nothing came"},
             ["The node did not finish it: it was lost: nothing came."],
         ),
-        ("mirrored-x", {}, []),
+        ("mirrored-x", {"flags": "mirrored:SPR"}, []),
+        (
+            "mirrored-x",
+            {"flags": "folds-disagree"},
+            ["Its flags must have mirrored; they are folds-disagree."],
+        ),
         (
             "mirrored-x",
             {"outcome": "delivered"},
@@ -43,8 +48,25 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
             ["The reason must name RescaleSlope, and it was refused: 5 slices came."],
         ),
         ("no-rescale", {"outcome": "delivered"}, ["It must be refused, and it was delivered."]),
-        ("gap", {"flags": "gap:37-38:1 demo-bundle"}, []),
-        ("gap", {}, ["Its flags must have gap; they are demo-bundle."]),
+        ("gap-aside", {"flags": "gap:37-38:1 demo-bundle"}, []),
+        ("gap-aside", {}, ["Its flags must have gap; they are demo-bundle."]),
+        ("gap", {"reason": "2 slices missing between slices 50 and 51, in Heart"}, []),
+        (
+            "gap",
+            {"outcome": "delivered"},
+            ["It must be refused, and it was delivered."],
+        ),
+        ("abdomen-only", {"outcome": "failed", "reason": "no organ was found; is"}, []),
+        (
+            "abdomen-only",
+            {"outcome": "failed", "reason": "out of memory"},
+            ["The node did not finish it: it was failed: out of memory."],
+        ),
+        (
+            "metal",
+            {"outcome": "failed", "reason": "no organ was found"},
+            ["The node did not finish it: it was failed: no organ was found."],
+        ),
         ("lie-ffp", {"organs": ()}, ["None of its organs could be measured."]),
         ("two-animals", {"organs": WRONG, "flags": "animals:2"}, []),
         ("two-animals", {"organs": WRONG}, [MOVED]),
@@ -52,6 +74,8 @@ MOVED = "Heart lies +3.00 mm off along x (left-right) in what the node sent; 0.6
         ("metal", {"organs": WRONG}, [MOVED]),
         ("metal", {"organs": WRONG, "light": "amber"}, []),
         ("metal", {"organs": (), "outcome": "refused"}, []),
+        ("empty", {"organs": ()}, [UNMEASURED]),
+        ("empty", {"organs": (), "light": "amber"}, []),
     ],
 )
 def test_a_step_passes_by_what_it_must(name: str, changes: dict, said: list[str]) -> None:

@@ -1,12 +1,13 @@
 """A structure set is measured in the patient: what is mirrored, renamed, moved or grown is said."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pydicom
 import pytest
 
-from limn.commission.measuring import changed, exchanged, faults, measured
+from limn.commission.measuring import changed, exchanged, faults, measured, truth_exchanged
 from limn.commission.phantoms import SentPhantom, make
 from limn.commission.plan import PlannedStep
 from limn.commission.tolerances import Tolerances
@@ -46,6 +47,29 @@ def test_the_truth_is_without_fault(phantom, truth):
         assert each.volume_mm3 == each.truth_mm3 > 0.0
         assert np.abs(each.offset_xyz_mm).max() < 1e-9
     assert faults(organs, Tolerances(), WHOSE) == ()
+    assert truth_exchanged(organs) == ""
+
+
+def test_a_reading_that_exchanges_truth_and_contours_alike_is_told(phantom, truth):
+    """Both would lie on each other: what a right lung is in DICOM says that they are wrong."""
+    organs = measured(truth, phantom, NAMES)
+    wrong = [
+        replace(each, left_mm=-each.left_mm, truth_left_mm=-each.truth_left_mm) for each in organs
+    ]
+    assert exchanged(wrong, WHOSE) == ""
+    assert truth_exchanged(wrong).startswith("Left and right are exchanged in limn's own reading")
+
+
+def test_what_the_phantom_does_not_show_must_not_be_drawn(phantom, truth):
+    """A belly has no lung; and a planning system adds none to what limn sent."""
+    organs = measured(truth, phantom, NAMES)
+    none = replace(organs[0], truth_mm3=0.0, truth_left_mm=None, offset_xyz_mm=None)
+    (said,) = faults([none], Tolerances(), WHOSE)
+    assert said.endswith(" mm3 in what came, and the phantom shows none of it.")
+    nothing = replace(none, volume_mm3=0.0)
+    assert faults([nothing], Tolerances(), WHOSE) == ()
+    (said,) = changed([none], [nothing], Tolerances(), 0.6, WHOSE)
+    assert " was not sent and has " in said
 
 
 def test_its_slices_say_whose_they_are(phantom):

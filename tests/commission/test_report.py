@@ -126,6 +126,18 @@ def test_a_whole_plan_passes(tmp_path: Path) -> None:
     assert made["differences"] is None
 
 
+def test_a_plan_without_sides_or_times_is_not_complete(tmp_path: Path) -> None:
+    """A bundle without lungs, or runs that were all interrupted, pass nothing by silence."""
+    run, _ = run_in(tmp_path, IDENTITY)
+    results = {step.name: result(step, organs=ORGANS[:2], times={}) for step in plan.steps()}
+    made = report.build(run, plan.steps(), results, Tolerances(), {}, None)
+    assert made["verdict"]["word"] == report.INCOMPLETE
+    assert made["verdict"]["lines"][1:] == [
+        "Left and right were not told: the node does not draw both lungs.",
+        "No time from door to door was measured.",
+    ]
+
+
 def test_exchanged_sides_head_the_report(tmp_path: Path) -> None:
     """The first sentence says it in capitals."""
     why = "Left and right are exchanged in what tps returned: Lung_R lies 8.0 mm to the LEFT"

@@ -28,8 +28,8 @@ def add_command(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a destination of the config that gets sound phantoms too; without it no planning "
-        "system gets any",
+        help="a destination of the config that gets sound phantoms too, one in a run; without it "
+        "no planning system gets any",
     )
     command.add_argument(
         "--back",

@@ -166,6 +166,26 @@ def exchanged(organs: Sequence[MeasuredOrgan], whose: str) -> str:
     )
 
 
+def truth_exchanged(organs: Sequence[MeasuredOrgan]) -> str:
+    """Why limn reads a phantom's own sides wrongly; empty if it reads them as DICOM says.
+
+    In the patient's coordinates the right lung of every animal that its header describes lies at
+    the lower x, however it lies (PS3.3 C.7.6.2.1.1). No grid of limn's says so.
+    """
+    by_role = {each.role: each for each in organs}
+    right, left = by_role.get(Role.LUNG_R.value), by_role.get(Role.LUNG_L.value)
+    if right is None or left is None:
+        return ""
+    true_mm = _apart_mm(right.truth_left_mm, left.truth_left_mm)
+    if true_mm is None or true_mm >= LUNGS_APART_MM:
+        return ""
+    return (
+        "Left and right are exchanged in limn's own reading of the phantom: its right lung lies "
+        f"{-true_mm:.1f} mm to the left of its left lung. Do not use this limn for any animal, and "
+        "report it."
+    )
+
+
 def _apart_mm(right_mm: float | None, left_mm: float | None) -> float | None:
     return None if right_mm is None or left_mm is None else left_mm - right_mm
 
@@ -176,6 +196,11 @@ def faults(organs: Sequence[MeasuredOrgan], tolerances: Tolerances, whose: str) 
     for each in organs:
         role = Role(each.role)
         if not each.truth_mm3:
+            if each.volume_mm3:
+                found.append(
+                    f"{each.roi} has {each.volume_mm3:.0f} mm3 in {whose}, and the phantom shows "
+                    "none of it."
+                )
             continue
         if each.offset_xyz_mm is None:
             found.append(f"{each.roi} is missing in {whose}.")
@@ -215,6 +240,8 @@ def changed(
     found = [why] if (why := exchanged(back, whose)) else []
     for own, its in zip(sent, back, strict=True):
         if not own.volume_mm3:
+            if its.volume_mm3:
+                found.append(f"{own.roi} was not sent and has {its.volume_mm3:.1f} mm3 in {whose}.")
             continue
         if own.offset_xyz_mm is None or its.offset_xyz_mm is None:
             found.append(f"{own.roi} was sent and is missing in {whose}.")

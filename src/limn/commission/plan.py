@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from limn.domain.errors import ConfigWrong
@@ -36,14 +36,29 @@ REFUSED = {
     "position-twice": "ImagePositionPatient",
     "high-bit": "HighBit",
     "scout": "LOCALIZER",
+    # Slices are missing within the organs; of "gap-aside" beside them.
+    "gap": "slices missing",
 }
 FLAGGED = {
     "wrong-patient-position": "position",
     "no-frame-of-reference": "no-frame-of-reference",
     "rescale-type-us": "rescale-type",
-    "gap": "gap",
     "gap-aside": "gap",
 }
+
+ENDS = {"x": "left and right", "y": "belly and back", "z": "head and tail"}
+IMAGE_FAULTS = {
+    "hu-shifted-far": "HU with a wrong intercept",
+    "inverted": "negated numbers",
+    "size-wrong": "a wrong voxel spacing in the header",
+    "cut-caudal": "a field that cuts the chest at the tail's side",
+    "missing-slices-blank": "a band of blank slices",
+    "metal": "streaks from metal",
+    "abdomen-only": "a field that shows the belly",
+    "empty": "no animal in the field",
+}
+# A scan in which the networks find nothing ends as failed; the reason must say so.
+NOT_FOUND = {"abdomen-only": "no organ was found"}
 
 
 class Expected(StrEnum):
@@ -62,8 +77,8 @@ class PlannedStep:
     Attributes
     ----------
     says : what is sent, for a physicist
-    flag : that its scan must have, that counts as a warning, or that the reason of a refusal
-        must name; empty for none
+    flag : that its scan must have, that counts as a warning, or that the reason of a refusal or
+        a failure must name; empty for none
     fault : of the image, a name in `limn.phantom.faults.FAULTS`; empty for none
     seen : a person is asked for what the planning system shows of it
     """
@@ -188,65 +203,47 @@ def _voxels() -> list[PlannedStep]:
 
 
 def _faults() -> list[PlannedStep]:
-    axes = {"x": "left and right", "y": "belly and back", "z": "head and tail"}
     mirrored = [
-        PlannedStep(
-            name=f"mirrored-{axis}",
-            group="faults",
-            says=f"a mirror image: {words} exchanged in the pixels, and the header does not say so",
-            request=_request(STACK_SEED, position="HFS", mirrored=axis),
-            expected=Expected.HELD,
+        _fault(
+            f"mirrored-{axis}",
+            f"a mirror image: {words} exchanged in the pixels, and the header does not say so",
+            Expected.HELD,
+            "mirrored",
+            mirrored=axis,
         )
-        for axis, words in axes.items()
+        for axis, words in ENDS.items()
     ]
     turned = [
-        PlannedStep(
-            name=f"turned-{axis}",
-            group="faults",
-            says=f"the animal turned by 180 degrees about {axis}, and the header does not say so",
-            request=_request(STACK_SEED, position="HFS", turned=axis),
-            expected=Expected.WARNED,
+        _fault(
+            f"turned-{axis}",
+            f"the animal turned by 180 degrees about {axis}, and the header does not say so",
+            turned=axis,
         )
-        for axis in axes
+        for axis in ENDS
     ]
-    two = PlannedStep(
-        name="two-animals",
-        group="faults",
-        says="a second animal beside the first; either may be the one that is drawn",
-        request=_request(STACK_SEED, position="HFS", neighbour=True),
-        expected=Expected.WARNED,
-        flag="animals",
-    )
-    contrast = PlannedStep(
-        name="contrast",
-        group="faults",
-        says="a contrast agent in the blood",
-        request=_request(STACK_SEED, position="HFS", contrast=True),
-        expected=Expected.WARNED,
-    )
-    return [*mirrored, *turned, two, contrast, *map(_image_fault, IMAGE_FAULTS)]
+    beside = "a second animal beside the first; either may be the one that is drawn"
+    return [
+        *mirrored,
+        *turned,
+        _fault("two-animals", beside, flag="animals", neighbour=True),
+        _fault("contrast", "a contrast agent in the blood", contrast=True),
+        *(
+            replace(_fault(name, says, flag=NOT_FOUND.get(name, "")), fault=name)
+            for name, says in IMAGE_FAULTS.items()
+        ),
+    ]
 
 
-IMAGE_FAULTS = {
-    "hu-shifted-far": "HU with a wrong intercept",
-    "inverted": "negated numbers",
-    "size-wrong": "a wrong voxel spacing in the header",
-    "cut-caudal": "a field that cuts the chest at the tail's side",
-    "missing-slices-blank": "a band of blank slices",
-    "metal": "streaks from metal",
-    "abdomen-only": "a field that shows the belly",
-    "empty": "no animal in the field",
-}
-
-
-def _image_fault(name: str) -> PlannedStep:
+def _fault(
+    name: str, says: str, expected: Expected = Expected.WARNED, flag: str = "", **how: object
+) -> PlannedStep:
     return PlannedStep(
         name=name,
         group="faults",
-        says=IMAGE_FAULTS[name],
-        request=_request(STACK_SEED, position="HFS"),
-        expected=Expected.WARNED,
-        fault=name,
+        says=says,
+        request=_request(STACK_SEED, position="HFS", **how),
+        expected=expected,
+        flag=flag,
     )
 
 

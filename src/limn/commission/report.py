@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 PASSED, FAILED, INCOMPLETE = "PASSED", "FAILED", "NOT COMPLETE"
 # Columns of the picture in the page.
 PICTURE_WIDE = 1100
+LUNGS = {Role.LUNG_R.value, Role.LUNG_L.value}
 PICTURED = ("animals", "lies", "stacks")
 
 
@@ -218,6 +219,11 @@ def _missing(made: Mapping[str, Any], planned: Sequence[PlannedStep]) -> list[st
     left = len(steps()) - len(planned)
     if left:
         found.append(f"{left} of {len(steps())} phantoms of the plan were left out (--only).")
+    roles = {organ["role"] for each in made["steps"] for organ in each["organs"]}
+    if not roles >= LUNGS:
+        found.append("Left and right were not told: the node does not draw both lungs.")
+    if not made["times"]["scans"]:
+        found.append("No time from door to door was measured.")
     if made["run"]["identity"]["to"]:
         went = {step.name for step in planned if step.may_leave}
         lacking = [

@@ -44,7 +44,7 @@ from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, FolderDestination, load_config
 from limn.node.contour.site_bundle import deliverable_bundle, style_of
 from limn.node.dimse.client import Peer
-from limn.node.store.disk.commission import let_phantoms_go_to
+from limn.node.store.disk.commission import announce_phantom
 from limn.segment.bundle.bundle import Bundle
 
 POLL_S = 1.0
@@ -142,6 +142,9 @@ def list_steps() -> str:
 
 def _site(config_path: Path, wish: Wish, given: Mapping[str, object]) -> Site:
     config = load_config(config_path)
+    if len(wish.to) > 1:
+        msg = f"--to {', '.join(wish.to)}: one planning system at a time; run it once for each"
+        raise ConfigWrong(msg)
     known_names = [each.name for each in config.destination]
     if unknown := sorted(set(wish.to) - set(known_names)):
         msg = f"--to {', '.join(unknown)}: no such destination; the config names {known_names}"
@@ -202,7 +205,8 @@ def _step(site: Site, run: CommissioningRun, step: PlannedStep) -> StepResult:
     datasets = phantom.datasets()
     to = site.to if step.may_leave else ()
     notes = [f"{name}: {send_images(config, name, datasets)}" for name in to]
-    let_phantoms_go_to(config.commissioning_path, to, time.time())
+    series = {str(ds.SeriesInstanceUID) for ds in datasets}
+    announce_phantom(config.commissioning_path, series, to, time.time())
     interrupted = run.mark_sent(step.name)
     if interrupted and known(config, uid):
         taken = len(datasets)
@@ -298,7 +302,7 @@ def _collect_returned(
     waiting = {
         step.name: step
         for step in planned
-        if step.may_leave and not run.results()[step.name].back and _went(run, step)
+        if step.may_leave and _can_return(run.results()[step.name])
     }
     if not waiting:
         return
@@ -321,8 +325,9 @@ def _collect_returned(
         time.sleep(POLL_S)
 
 
-def _went(run: CommissioningRun, step: PlannedStep) -> bool:
-    return run.results()[step.name].outcome == "delivered"
+def _can_return(result: StepResult) -> bool:
+    """Whether there is something to compare with, and nothing was compared yet."""
+    return result.outcome == "delivered" and bool(result.organs) and not result.back
 
 
 def _returned(site: Site, run: CommissioningRun, step: PlannedStep, back: Path) -> bool:

@@ -1,7 +1,10 @@
 """An adaptation the whole way: data set in, sealed bundle and page out."""
 
 import json
+import shutil
 
+import nibabel
+import numpy as np
 import pytest
 
 from limn.cli.main import main
@@ -9,6 +12,7 @@ from limn.domain.errors import ConfigWrong
 from limn.lab.adapt import page
 from limn.lab.adapt.adapt import adapt
 from limn.lab.adapt.budget import AdaptOptions
+from limn.lab.adapt.site_scans import read_site
 from limn.segment.bundle.bundle import open_bundle
 from limn.segment.importing.known_answers import check_answers
 from tests.support.lab.tiny_site import tiny_bundle, tiny_site
@@ -101,6 +105,20 @@ def test_a_work_folder_of_another_adaptation_is_refused(adapted):
     other = AdaptOptions(steps=7, workers=1, name="ours")
     with pytest.raises(ConfigWrong, match=r"belongs to another adaptation: steps was 6, is 7"):
         adapt(folder / "bundle", folder / "data", folder / "out", other, print)
+
+
+def test_contours_that_were_mended_meanwhile_are_another_adaptation(adapted, tmp_path):
+    """The CT's hash alone would let a second run go on with what was wrong."""
+    folder, _ = adapted
+    shutil.copytree(folder / "data", tmp_path / "data")
+    scan = read_site(tmp_path / "data", None).teaching[0]
+    image = nibabel.load(scan.contours)
+    voxels = np.asarray(image.dataobj).astype(np.uint8)
+    voxels[voxels == 1] *= np.arange((voxels == 1).sum()) % 2 == 0
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), scan.contours)
+    again = AdaptOptions(workers=1, name="ours")
+    with pytest.raises(ConfigWrong, match=r"belongs to another adaptation: contours was"):
+        adapt(folder / "bundle", tmp_path / "data", folder / "out", again, print)
 
 
 def test_each_animal_is_scored_by_a_fold_that_left_it_out(adapted):

@@ -1,20 +1,22 @@
 """What a fold learns from: cases on the networks' grid, patches, and a loss for missing truths."""
 
+import shutil
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
+from limn.domain.scan import Organ, Role
 from limn.lab.adapt.adapt import fold_jobs
 from limn.lab.adapt.cases import make_cases, overlaps, read_learning_case, shares_of
 from limn.lab.adapt.fold import train_fold
 from limn.lab.adapt.patches import draw_learning_patch, marginal_loss
 from limn.lab.adapt.settings import AdaptSettings
 from limn.lab.adapt.site_scans import read_site, refuse_spacing
-from limn.lab.adapt.start import learning_network, start_from, widened
+from limn.lab.adapt.start import learning_network, refuse_other_names, start_from, widened
 from limn.lab.data.dataset import MANIFEST
 from limn.lab.train import folds as train_folds
 from limn.phantom.anatomy import TRUTH_LABELS
@@ -138,6 +140,19 @@ def test_no_fold_learns_from_the_animals_that_it_leaves_out(data, start, tmp_pat
         assert not learning & own
 
 
+def test_a_group_without_contours_is_none(data, start, tmp_path):
+    """Its number goes to the next group, so that each fold still leaves one out."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    (bare,) = (scan for scan in read_site(folder, None).teaching if scan.animal == "phantom-b")
+    empty = nibabel.load(bare.contours)
+    voxels = np.zeros(empty.shape, np.uint8)
+    nibabel.save(nibabel.Nifti1Image(voxels, empty.affine), bare.contours)
+    jobs = fold_jobs(start, read_site(folder, None), SETTINGS, tmp_path, 1, {})
+    left_out = [[scan.animal for scan in job.left_out] for job in jobs]
+    assert left_out == [["phantom-a"], ["phantom-c"]]
+
+
 class KilledError(Exception):
     """Stands for a kill."""
 
@@ -194,6 +209,16 @@ def test_what_can_not_teach_is_refused(data, start, tmp_path):
     (leak / "scans").symlink_to(data / "scans")
     with pytest.raises(ConfigWrong, match=r"1 contoured animals teach.*import again with --split"):
         read_site(leak, None)
+
+
+def test_an_organ_under_another_name_is_refused(start):
+    """By its role, or by its letters: it would become a second organ at the same place."""
+    roles = {Role.HEART: Organ("Cor")}
+    with pytest.raises(ConfigWrong, match=r"calls Cor what bundle .* calls Heart.*--organs"):
+        refuse_other_names(start.bundle, [Organ("Cor")], roles)
+    with pytest.raises(ConfigWrong, match=r"calls lung_r what bundle .* calls Lung_R"):
+        refuse_other_names(start.bundle, [Organ("lung_r")], {})
+    refuse_other_names(start.bundle, [Organ("Heart"), Organ("Liver")], {Role.HEART: Organ("Heart")})
 
 
 def test_a_bundle_that_can_not_go_on_says_why(tmp_path):

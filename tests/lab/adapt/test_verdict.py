@@ -27,7 +27,7 @@ KEPT = scores(PHANTOMS, HEART, [0.95, 0.95], [0.949, 0.948])
 
 def test_a_gain_that_nothing_speaks_against_is_taken():
     """The sentence names the organ with the largest gain, and its interval."""
-    advice = recommend(changes(GOOD + KEPT, [HEART]))
+    advice = recommend(changes(GOOD + KEPT, [HEART]), [HEART])
     assert advice.advice is Advice.USE
     assert "Heart gained 0.100 DSC" in advice.sentence
     assert "3 test animals" in advice.sentence
@@ -45,7 +45,7 @@ def test_a_gain_that_nothing_speaks_against_is_taken():
         (
             scores(LEFT_OUT, HEART, [0.8, 0.8], [0.9, 0.9]) + KEPT,
             Advice.MORE_ANIMALS,
-            "only 2 animals",
+            "too few animals judge it (Heart by 2; 3 must)",
         ),
         (
             scores(TESTED, HEART, [0.90, 0.92, 0.91], [0.91, 0.915, 0.908]) + KEPT,
@@ -61,9 +61,28 @@ def test_a_gain_that_nothing_speaks_against_is_taken():
 )
 def test_what_speaks_against_it_is_said(rows, advice, words):
     """What fell, which organ is weak, that too few animals judge, or that chance would do."""
-    found = recommend(changes(rows, [HEART, LIVER]))
+    found = recommend(changes(rows, [HEART, LIVER]), [HEART])
     assert found.advice is advice
     assert words in found.sentence
+
+
+def test_every_organ_that_was_taught_is_judged_by_enough_animals():
+    """Neither one that no unseen animal has, nor one of two animals, whatever the others gained."""
+    for new in ([], scores(TESTED, LIVER, [0.0, 0.0], [0.9, 0.9])):
+        advice = recommend(changes(GOOD + KEPT + new, [HEART]), [HEART, LIVER])
+        assert advice.advice is Advice.MORE_ANIMALS
+        assert f"Liver by {len(new) // 2}; 3 must" in advice.sentence
+
+
+def test_a_new_organ_is_named_as_new_and_not_as_a_gain():
+    """If no other gained; the old bundle's nothing is no value to gain on."""
+    same = scores(TESTED, HEART, [0.9, 0.92, 0.91], [0.91, 0.915, 0.908])
+    new = scores(TESTED, LIVER, [0.0, 0.0, 0.0], [0.9, 0.91, 0.92])
+    advice = recommend(changes(same + KEPT + new, [HEART]), [HEART, LIVER])
+    assert advice.advice is Advice.USE
+    assert "Liver is new, with DSC 0.910 on 3 test animals" in advice.sentence
+    advice = recommend(changes(GOOD + KEPT + new, [HEART]), [HEART, LIVER])
+    assert "Heart gained 0.100 DSC" in advice.sentence
 
 
 def test_an_organ_that_the_old_bundle_did_not_know_did_not_fall():
@@ -114,3 +133,6 @@ def test_the_steps_fill_the_night_and_no_more():
     assert AdaptSettings(60).looks == (0, *range(5, 60, 5), 60)
     with pytest.raises(ConfigWrong, match=r"0\.1 h are 6 steps.*give --hours 0\.3"):
         steps_for(0.1, 15.0, folds=5, workers=2)
+    for hours in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigWrong, match=r"--hours .*a number above 0 expected"):
+            steps_for(hours, 15.0, folds=5, workers=2)

@@ -44,3 +44,15 @@ def test_a_receiver_starts_while_the_journal_is_locked(tmp_path):
         began_s = time.monotonic()
         Journal(path).close()
         assert time.monotonic() - began_s < BUSY_S / 2
+
+
+def test_a_series_that_is_not_welcome_is_refused_loudly(tmp_path, caplog):
+    """As an animal under a commissioning's PatientID: the log has the reason."""
+    door = Door(tmp_path, unwelcome=lambda animal, series: f"{animal} can't: rename it")
+    door.send(slices("1"))
+    door.intake.association_ended(SCP.key, aborted=False)
+    with caplog.at_level(logging.ERROR):
+        (row,) = door.wait_for_scans()
+    assert (row.state, row.reason) == ("refused", "M1 can't: rename it")
+    assert "animal M1 refused: M1 can't: rename it" in caplog.text
+    assert door.journal.ready() == []

@@ -119,10 +119,11 @@ def test_contoured_scans_are_counted_by_light(config: Config) -> None:
 
 
 def test_door_to_door_is_a_histogram_of_what_was_delivered(config: Config) -> None:
-    """Cumulative buckets, sum and count; a refused scan has no such time."""
+    """Cumulative buckets, sum and count; neither of a refused scan nor of a phantom."""
     for number, seconds in enumerate((4.0, 20.0, 25.0, 1000.0)):
         logged(config, number, door_to_door_s=seconds, inference_s=seconds / 2)
     logged(config, 9, "refused")
+    logged(config, 11, door_to_door_s=7.0, flags="demo-bundle commissioning")
     metrics = Metrics(config, lambda: ALL_UP)
     whole = parsed(metrics)["limn_door_to_door_seconds"]
     buckets = {s.labels["le"]: s.value for s in whole.samples if s.name.endswith("_bucket")}

@@ -75,6 +75,8 @@ def test_due_are_delivered_scans_with_slices_and_labels(site):
     assert [row.id for row in due] == [rows[0].id, rows[3].id]
     Path(rows[3].folder, rows[3].files[0]).unlink()
     assert [row.id for row in due_scans(site.journal, config, bundle.sha256)] == [rows[0].id]
+    site.journal._db.execute("update scan set animal = 'COMMISSIONING-LIE-FFP'")
+    assert due_scans(site.journal, config, bundle.sha256) == []
 
 
 def test_it_begins_in_a_lull_and_ends_with_it(site, tmp_path, monkeypatch):

@@ -115,6 +115,7 @@ class Door:
         min_slices: int = COUNT,
         min_free_bytes: int = 0,
         destinations: Sequence[str] = ("tps",),
+        unwelcome: Callable[[str, str], str] = lambda _animal, _series: "",
         **intake: Any,
     ) -> None:
         self.spool = Spool(data_dir / "spool", min_free_bytes)
@@ -124,6 +125,7 @@ class Door:
             self.spool,
             self.journal,
             destinations=lambda _: destinations,
+            unwelcome=unwelcome,
             profile="default",
             bundle_sha256="b" * 64,
             wake=self.woken.set,

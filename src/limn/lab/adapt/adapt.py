@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -20,11 +22,12 @@ from limn.lab.adapt.fold import CASES, FoldJob, phantom_seeds, train_fold
 from limn.lab.adapt.page import AdaptResult, write_page
 from limn.lab.adapt.scoring import AFTER, BEFORE, leaves_out, score_bundles, trials_of
 from limn.lab.adapt.seal import AdaptStatement, note_result, write_bundle
-from limn.lab.adapt.settings import AdaptSettings, claim_work
+from limn.lab.adapt.settings import AdaptSettings, claim_work, kept_settings
 from limn.lab.adapt.site_scans import SiteData, read_site, refuse_spacing
-from limn.lab.adapt.start import Start, start_from
+from limn.lab.adapt.start import Start, refuse_other_names, start_from
 from limn.lab.adapt.verdict import changes, recommend
 from limn.lab.data.dataset import MANIFEST
+from limn.lab.data.organs import read_organs
 from limn.lab.process.folder_lock import folder_lock
 from limn.lab.process.pool import in_processes
 from limn.segment.bundle.bundle import open_bundle, sha256_of
@@ -61,15 +64,20 @@ def adapt(
     """
     site = read_site(dataset, options.organs)
     start = start_from(bundle, site.organs)
+    refuse_other_names(start.bundle, site.organs, read_organs(dataset).roles)
     refuse_spacing(site, start.spacing_mm)
     statement_name = _name(start, dataset, options.name)
     with folder_lock(out, "adaptation is at work there"):
         work = writable(out / "work")
+        if kept_settings(work) is None:
+            # Of a run that was killed before it wrote of what its cases are.
+            shutil.rmtree(work / CASES, ignore_errors=True)
         workers = _workers(start, options.workers)
         settings = chosen_settings(work, start, site, options, workers, report)
         sources = {
             "bundle": start.bundle.sha256,
             "data": sha256_of(dataset / MANIFEST),
+            "contours": _contours_sha256(site),
             "organs": ",".join(start.organs.values()),
             "taught": ",".join(site.organs),
         }
@@ -83,6 +91,12 @@ def adapt(
             statement_name, _version(start, statement_name), settings.phantoms
         )
         return _finish(out, start, site, jobs, statement, report)
+
+
+def _contours_sha256(site: SiteData) -> str:
+    """Of all contours: the manifest of the data set has hashes of the CT alone."""
+    every = "".join(sha256_of(scan.contours) for scan in site.scans)
+    return hashlib.sha256(every.encode()).hexdigest()
 
 
 def fold_jobs(
@@ -137,7 +151,7 @@ def _finish(
     bundles = {BEFORE: start.bundle, AFTER: new}
     scores = score_bundles(trials, bundles, out / "work" / "scores", report)
     found = changes(scores, list(start.bundle.organs.values()))
-    advice = recommend(found)
+    advice = recommend(found, site.organs)
     note_result(folder, start, site, statement, found, advice)
     new = open_bundle(folder)
     looks = {job.number: job.looks for job in jobs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +65,11 @@ def steps_for(hours: float, seconds_a_step: float, folds: int, workers: int) -> 
     Raises
     ------
     ConfigWrong
-        If they are fewer than `FEWEST_STEPS`.
+        If they are fewer than `FEWEST_STEPS`, or the time is none.
     """
+    if not 0.0 < hours < math.inf:
+        msg = f"--hours {hours:g}: a number above 0 expected"
+        raise ConfigWrong(msg)
     rounds = -(-folds // workers)
     steps = int(SHARE_TO_LEARN * hours * 3600 / (rounds * seconds_a_step))
     if steps < FEWEST_STEPS:

@@ -114,6 +114,7 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
     if wanted is not None:
         chosen = [replace(scan, organs=_among(scan.organs, wanted)) for scan in site.scans]
         site = replace(site, scans=tuple(scan for scan in chosen if scan.organs))
+    site = replace(site, scans=_numbered(site.scans))
     here = site.animals(site.teaching)
     if len(here) < FEWEST_ANIMALS or site.groups < FEWEST_ANIMALS:
         msg = (
@@ -123,6 +124,15 @@ def read_site(folder: Path, wanted: Sequence[Organ] | None) -> SiteData:
         )
         raise ConfigWrong(msg)
     return site
+
+
+def _numbered(scans: Sequence[SiteScan]) -> tuple[SiteScan, ...]:
+    """With the groups counted anew: a fold none of whose animals is contoured is no group."""
+    groups = sorted({scan.group for scan in scans if scan.group is not None})
+    return tuple(
+        scan if scan.group is None else replace(scan, group=groups.index(scan.group))
+        for scan in scans
+    )
 
 
 def _among(organs: Sequence[Organ], wanted: Sequence[Organ]) -> tuple[Organ, ...]:

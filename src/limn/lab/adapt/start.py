@@ -17,7 +17,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from limn.domain.errors import ConfigWrong
-from limn.domain.scan import Organ
+from limn.domain.scan import Organ, Role
 from limn.lab.train.channels_last import channels_last, with_layout_free_norms
 from limn.phantom.anatomy import WHOLE_LABELS
 from limn.segment.bundle.bundle import Bundle, open_bundle
@@ -88,6 +88,31 @@ def start_from(folder: Path, site_organs: Sequence[Organ]) -> Start:
     start = Start(bundle, plan, (across, within[0], within[1]), letters, organs)
     learning_network(start, bundle.folds[0])
     return start
+
+
+def refuse_other_names(
+    bundle: Bundle, site_organs: Sequence[Organ], site_roles: Mapping[Role, Organ]
+) -> None:
+    """Refuse an organ that the bundle knows by another name: it would be learnt as a new one.
+
+    Raises
+    ------
+    ConfigWrong
+        Names both.
+    """
+    plain = {organ.casefold(): organ for organ in bundle.organs.values()}
+    roles = {
+        organ: bundle.roles[role] for role, organ in site_roles.items() if role in bundle.roles
+    }
+    for organ in site_organs:
+        known = roles.get(organ, plain.get(organ.casefold(), organ))
+        if known != organ:
+            msg = (
+                f"the data set calls {organ} what bundle {bundle.label} calls {known}: it would be "
+                "learnt as a new organ beside it; import the data set again with --organs "
+                f"{bundle.folder}"
+            )
+            raise ConfigWrong(msg)
 
 
 def learning_network(start: Start, fold: int) -> nn.Module:

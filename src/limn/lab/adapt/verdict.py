@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,10 +26,11 @@ FEWEST_JUDGES = 3
 # The least predicted DSC at which a judge's red light may begin (`lab.trust.teach`).
 LEAST_DSC = 0.80
 RULE = (
-    f"Use it, if at least {FEWEST_JUDGES} animals that no network of theirs has seen were scored, "
-    f"on them and on phantoms no organ's mean DSC fell by more than {MOST_FORGOTTEN:g}, every "
-    f"organ's mean on them is {LEAST_DSC:.2f} or more, and at least one organ's 95 % interval of "
-    "the gain lies above 0. Do not use it, if an organ fell by more than that. Otherwise contour "
+    "Use it, if all of this holds. Each organ that was taught was scored on at least "
+    f"{FEWEST_JUDGES} animals that no network of theirs has seen. On them and on phantoms no "
+    f"organ's mean DSC fell by more than {MOST_FORGOTTEN:g}. On them every organ's mean is "
+    f"{LEAST_DSC:.2f} or more. On so many of them one organ's 95 % interval of the gain lies above "
+    "0, or one organ is new. Do not use it, if an organ fell by more than that. Otherwise contour "
     "more animals."
 )
 
@@ -109,8 +109,13 @@ def changes(scores: Sequence[AdaptScore], old: Sequence[Organ]) -> list[OrganCha
     return found
 
 
-def recommend(found: Sequence[OrganChange]) -> Recommendation:
-    """The advice by `RULE`."""
+def recommend(found: Sequence[OrganChange], taught: Sequence[Organ]) -> Recommendation:
+    """The advice by `RULE`.
+
+    Parameters
+    ----------
+    taught : organs that the site's animals taught
+    """
     unseen = [change for change in found if change.group != PHANTOMS]
     fallen = [
         f"{change.organ} on {change.group} by {-change.gain:.3f}"
@@ -125,18 +130,34 @@ def recommend(found: Sequence[OrganChange]) -> Recommendation:
     weak = [f"{c.organ} on {c.group} {c.after:.3f}" for c in unseen if c.after < LEAST_DSC]
     if weak:
         return _more(f"{', '.join(weak)}, below {LEAST_DSC:.2f}")
-    by_group = {change.group: change.animals for change in unseen}
-    if max(by_group.values(), default=0) < FEWEST_JUDGES:
-        return _more(f"only {sum(by_group.values())} animals judge it")
-    better = [c for c in unseen if not math.isnan(c.low) and c.low > 0]
-    if not better:
+    judged = {organ: [c.animals for c in unseen if c.organ == organ] for organ in taught}
+    few = {
+        organ: sum(animals)
+        for organ, animals in judged.items()
+        if max(animals, default=0) < FEWEST_JUDGES
+    }
+    if few:
+        shown = ", ".join(f"{organ} by {animals}" for organ, animals in few.items())
+        return _more(f"too few animals judge it ({shown}; {FEWEST_JUDGES} must)")
+    enough = [c for c in unseen if c.animals >= FEWEST_JUDGES]
+    better = [c for c in enough if c.before is not None and c.low > 0]
+    new = [c for c in enough if c.before is None]
+    if better:
+        best = max(better, key=lambda change: change.gain)
+        why = (
+            f"{best.organ} gained {best.gain:.3f} DSC (95 % interval {best.low:.3f} to "
+            f"{best.high:.3f}) on {best.animals} {best.group}"
+        )
+    elif new:
+        why = (
+            f"{new[0].organ} is new, with DSC {new[0].after:.3f} on {new[0].animals} {new[0].group}"
+        )
+    else:
         return _more("no organ's gain is told from chance")
-    best = max(better, key=lambda change: change.gain)
     return Recommendation(
         Advice.USE,
-        f"Use the new bundle after commissioning: {best.organ} gained {best.gain:.3f} DSC (95 % "
-        f"interval {best.low:.3f} to {best.high:.3f}) on {best.animals} {best.group}, and no organ "
-        f"fell by more than {MOST_FORGOTTEN:g} on any animal or phantom group.",
+        f"Use the new bundle after commissioning: {why}, and no organ's mean fell by more than "
+        f"{MOST_FORGOTTEN:g} on left-out animals, test animals or phantoms.",
     )
 
 

@@ -9,7 +9,7 @@ from limn import __version__
 from limn.domain.records import RoiRecord, ScanRecord
 from limn.domain.scan import TG263_ROLES
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
-from limn.node.commissioning import is_commissioning
+from limn.node.commissioning import KEPT_FOR_PHANTOMS, is_commissioning
 from limn.node.deliver.clock_history import ClockHistory
 from limn.node.store.journal.rows import DeliveryRow, ScanRow, StructureSetRow
 from limn.node.store.journal.states import DeliveryState
@@ -57,7 +57,7 @@ def closed_record(
     if preview_at is not None and preview_at >= row.last_slice_at:
         preview_s = max(0.0, clock.elapsed_s(row.last_slice_at, preview_at))
         known["flags"] = f"{known.get('flags', '')} preview:{preview_s:.0f}s".strip()
-    if is_commissioning(row.animal):
+    if is_commissioning(row.animal) and row.reason != KEPT_FOR_PHANTOMS:
         known["flags"] = f"{known.get('flags', '')} commissioning".strip()
     if structure_set is not None:
         known |= _decision(structure_set, held_s, str(known.get("flags", "")))

@@ -65,6 +65,7 @@ class Handover:
     Parameters
     ----------
     destinations : names of those that get the structure sets of a PatientID
+    unwelcome : why a series of a PatientID and a SeriesInstanceUID is refused; empty if it is not
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Handover:
         journal: Journal,
         *,
         destinations: Callable[[str], Sequence[str]],
+        unwelcome: Callable[[str, str], str],
         profile: str,
         bundle_sha256: str,
         wake: Callable[[], None],
@@ -80,6 +82,7 @@ class Handover:
         self._spool = spool
         self._journal = journal
         self._destinations_of = destinations
+        self._unwelcome = unwelcome
         self._profile = profile
         self._bundle_sha256 = bundle_sha256
         self._wake = wake
@@ -173,7 +176,8 @@ class Handover:
                 if slices == 1:
                     study = settled.gathering.study_instance_uid
                     refused = self._scattered.reason(study) or refused
-        return refused
+        gathering = settled.gathering
+        return self._unwelcome(gathering.animal, gathering.series_instance_uid) or refused
 
     def _arrived(self, settled: SettledSeries, refused: str) -> Arrived:
         gathering, version = settled.gathering, settled.version

@@ -23,7 +23,7 @@ from limn.node.receive.images.image_watch import ImageWatch
 from limn.node.receive.intake import Intake
 from limn.node.receive.storage_scp import listen
 from limn.node.serve.journal_watch import end_if_replaced
-from limn.node.store.disk.commission import destinations_of
+from limn.node.store.disk.commission import destinations_of, why_no_phantom
 from limn.node.store.disk.contacts import read_senders
 from limn.node.store.disk.receiving import ReceivingSeries
 from limn.node.store.disk.spool import Spool
@@ -62,6 +62,9 @@ def run_receiver(config_path: Path) -> None:
         journal,
         destinations=lambda animal: destinations_of(
             animal, names, config.commissioning_path, time.time()
+        ),
+        unwelcome=lambda animal, series: why_no_phantom(
+            animal, series, config.commissioning_path, time.time()
         ),
         profile=config.planning_system.profile,
         bundle_sha256=deliverable_bundle(config).sha256,

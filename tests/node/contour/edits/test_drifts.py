@@ -1,5 +1,7 @@
 """Courses of each scanner and ROI, and what is called a drift."""
 
+from dataclasses import replace
+
 from limn.node.contour.edits.drifts import courses_of, drifts_of
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ScanEdit
 
@@ -35,6 +37,12 @@ def test_each_scan_counts_once_with_the_last_that_came():
     assert values(edits) == {("CT1", "Heart"): [0.9, 0.95]}
     late = [edit(1, 0.8, came=9), edit(2, 0.9)]
     assert values(late) == {("CT1", "Heart"): [0.8, 0.9]}
+
+
+def test_phantoms_of_a_commissioning_do_not_count():
+    """A planning system that returns them in its own way is no drift of the contours."""
+    phantom = replace(edit(3, 0.5), animal="COMMISSIONING-LIE-FFP")
+    assert values([edit(1, 0.8), edit(2, 0.9), phantom]) == {("CT1", "Heart"): [0.8, 0.9]}
 
 
 def test_scanners_are_apart_and_a_new_bundle_begins_anew():

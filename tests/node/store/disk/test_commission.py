@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from limn.node.config import load_config
-from limn.node.store.disk.commission import BELIEVED_S, destinations_of, let_phantoms_go_to
+from limn.node.store.disk.commission import (
+    BELIEVED_S,
+    announce_phantom,
+    destinations_of,
+    why_no_phantom,
+)
 from tests.support.node.site import Site
 
 ALL = ("tps", "archive")
@@ -20,7 +25,7 @@ def note(tmp_path: Path) -> Path:
 
 def test_animals_go_where_the_config_says(note: Path) -> None:
     """Whatever a commissioning lets its phantoms do."""
-    let_phantoms_go_to(note, [], time.time())
+    announce_phantom(note, ["2.25.1"], [], time.time())
     assert destinations_of("M17", ALL, note, time.time()) == ALL
     assert destinations_of("MYCOMMISSIONING-1", ALL, note, time.time()) == ALL
 
@@ -32,15 +37,28 @@ def test_phantoms_go_to_the_commissioning_alone(note: Path, animal: str) -> None
     assert destinations_of(animal, ALL, note, time.time()) == alone
     note.write_text("{")
     assert destinations_of(animal, ALL, note, time.time()) == alone
-    let_phantoms_go_to(note, ["tps"], time.time() - BELIEVED_S - 1)
+    announce_phantom(note, ["2.25.1"], ["tps"], time.time() - BELIEVED_S - 1)
     assert destinations_of(animal, ALL, note, time.time()) == alone
 
 
 def test_a_person_names_a_planning_system(note: Path) -> None:
     """Only one that the config still has."""
-    let_phantoms_go_to(note, ["archive", "gone"], time.time())
+    announce_phantom(note, ["2.25.1"], ["archive", "gone"], time.time())
     found = destinations_of("COMMISSIONING-LIE-FFP", ALL, note, time.time())
     assert found == ("commissioning", "archive")
+
+
+def test_an_animal_whose_name_begins_as_a_phantoms_is_refused(note: Path) -> None:
+    """It would reach no planning system; only what the commissioning announced comes in."""
+    now = time.time()
+    assert why_no_phantom("M17", "2.25.9", note, now) == ""
+    assert "give the animal another PatientID" in why_no_phantom(" commissioning-x", "2", note, now)
+    announce_phantom(note, ["2.25.1"], [], now)
+    assert why_no_phantom("COMMISSIONING-X", "2.25.1", note, now) == ""
+    assert why_no_phantom("COMMISSIONING-X", "2.25.9", note, now)
+    assert why_no_phantom("COMMISSIONING-X", "2.25.1", note, now + BELIEVED_S + 1)
+    note.write_text('{"written_at": 1e10, "contents": {"series": 3}}')
+    assert why_no_phantom("COMMISSIONING-X", "2.25.1", note, 1e10)
 
 
 def test_the_courier_logs_a_phantom_once_the_commissioning_has_it(

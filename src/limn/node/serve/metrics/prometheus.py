@@ -22,6 +22,7 @@ from limn import __version__
 from limn.domain.errors import ConfigWrong
 from limn.domain.light import Light
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
+from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config
 from limn.node.host.certs import valid_until
 from limn.node.host.expiry import given_certificates
@@ -149,10 +150,11 @@ class Metrics:
         yield stages
 
     def _rows(self) -> list[dict[str, str]]:
-        """The scan log, of which only new rows are read."""
+        """The scan log without phantoms of a commissioning; only new rows are read."""
         with self._lock:
             try:
-                return list(self._log.rows())
+                rows = self._log.rows()
+                return [row for row in rows if COMMISSIONING not in row.get("flags", "").split()]
             except OSError:
                 return []
 
