@@ -504,6 +504,16 @@ def test_the_board_has_a_port_of_its_own(tmp_path, key):
     assert f"board.port {WHOLE[key]} is that of another part" in text
 
 
+def test_the_port_of_commissioning_stops_no_site_that_does_not_name_it(tmp_path):
+    """A node that has limn's choice for another part starts as before."""
+    key = "commissioning.port"
+    others = WHOLE | {"receive.port": WHOLE[key]}
+    text = refusal(tmp_path, toml(others))
+    assert f"{key} {WHOLE[key]} is that of another part" in text
+    del others[key]
+    assert load(tmp_path, toml(others)).receive.port == int(WHOLE[key])
+
+
 def test_nothing_is_removed_and_no_page_is_open_by_default(tmp_path):
     """The site sets how long scans are kept, and whether there are metrics."""
     config = load(tmp_path, LEAST)

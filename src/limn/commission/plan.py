@@ -209,7 +209,7 @@ def _faults() -> list[PlannedStep]:
             f"a mirror image: {words} exchanged in the pixels, and the header does not say so",
             Expected.HELD,
             "mirrored",
-            mirrored=axis,
+            request=_faulty(mirrored=axis),
         )
         for axis, words in ENDS.items()
     ]
@@ -217,7 +217,7 @@ def _faults() -> list[PlannedStep]:
         _fault(
             f"turned-{axis}",
             f"the animal turned by 180 degrees about {axis}, and the header does not say so",
-            turned=axis,
+            request=_faulty(turned=axis),
         )
         for axis in ENDS
     ]
@@ -225,8 +225,8 @@ def _faults() -> list[PlannedStep]:
     return [
         *mirrored,
         *turned,
-        _fault("two-animals", beside, flag="animals", neighbour=True),
-        _fault("contrast", "a contrast agent in the blood", contrast=True),
+        _fault("two-animals", beside, flag="animals", request=_faulty(neighbour=True)),
+        _fault("contrast", "a contrast agent in the blood", request=_faulty(contrast=True)),
         *(
             replace(_fault(name, says, flag=NOT_FOUND.get(name, "")), fault=name)
             for name, says in IMAGE_FAULTS.items()
@@ -234,14 +234,23 @@ def _faults() -> list[PlannedStep]:
     ]
 
 
+def _faulty(**how: object) -> PhantomRequest:
+    return _request(STACK_SEED, SPACING_MM, position="HFS", **how)
+
+
 def _fault(
-    name: str, says: str, expected: Expected = Expected.WARNED, flag: str = "", **how: object
+    name: str,
+    says: str,
+    expected: Expected = Expected.WARNED,
+    flag: str = "",
+    *,
+    request: PhantomRequest | None = None,
 ) -> PlannedStep:
     return PlannedStep(
         name=name,
         group="faults",
         says=says,
-        request=_request(STACK_SEED, position="HFS", **how),
+        request=request or _faulty(),
         expected=expected,
         flag=flag,
     )

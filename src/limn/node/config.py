@@ -520,7 +520,9 @@ class Config(_Table):
     def _commissioning_port_differs(self) -> Config:
         board = self.board.port if self.board is not None else None
         others = (self.receive.port, self.engine.port, self.metrics.port, board)
-        if self.commissioning.port in (*others, *self.engine.worker_ports):
+        # A site that does not commission may use limn's own choice elsewhere: its node starts.
+        chosen = "port" in self.commissioning.model_fields_set
+        if chosen and self.commissioning.port in (*others, *self.engine.worker_ports):
             msg = (
                 f"commissioning.port {self.commissioning.port} is that of another part of the node"
             )

@@ -20,7 +20,6 @@ from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
-    UID_dictionary,
 )
 
 from limn import __version__
@@ -31,6 +30,7 @@ from limn.lab.export.identities import (
     Element,
     Identities,
     is_plain,
+    is_standard,
     items_of,
     text_of,
     vr_of,
@@ -91,7 +91,7 @@ class HeaderChanges:
 
 def new_uid(secret: bytes, uid: str) -> str:
     """The UID that stands for another: the same for the same secret; one of the standard stays."""
-    if not uid or uid in UID_dictionary:
+    if not uid or is_standard(uid):
         return uid
     digest = hmac.new(secret, uid.encode("latin-1"), hashlib.sha256).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"

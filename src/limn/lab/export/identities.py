@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID_dictionary
+from pydicom.uid import UID
 
 from limn.domain.organ_codes import ORGAN_CODES
 from limn.lab.export.profile import LABELS, METHODS, Action, action_for
@@ -54,6 +55,11 @@ _OWN_WORDS = frozenset(
     )
     for word in text.split()
 )
+
+
+def is_standard(uid: str) -> bool:
+    """Whether the standard's list of UIDs (PS3.6 Annex A) has it: it names no animal."""
+    return bool(UID(uid, validation_mode=IGNORE).type)
 
 
 def _words(text: str) -> list[str]:
@@ -145,7 +151,7 @@ class Identities:
             if not value or tag.is_private_creator:
                 continue
             if vr == "UI":
-                self.uids.update(part for part in value.split("\\") if part not in UID_dictionary)
+                self.uids.update(part for part in value.split("\\") if not is_standard(part))
             elif vr == "PN" or keyword_for_tag(tag) in NAMING:
                 self._add_names(value, is_person=vr == "PN")
             elif not kept or action_for(tag) in {Action.EMPTY, Action.LABEL}:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import CTImageStorage, UID_dictionary
+from pydicom.uid import UID, CTImageStorage
 
 from limn.dicom.bounded import DAMAGES, read
 from limn.domain.folders import files_below
-from limn.lab.export.identities import Identities, text_of
+from limn.lab.export.identities import Identities, is_standard, text_of
 from limn.lab.export.profile import SOP_CLASSES
 
 _DATES = ("SeriesDate", "AcquisitionDate", "StudyDate", "ContentDate")
@@ -80,7 +80,8 @@ def look_through(source: Path) -> Survey:
             sop_class = _text(ds, "SOPClassUID")
             if sop_class not in SOP_CLASSES:
                 # A UID of the site's own, or whatever stands in its place, would leave in the page.
-                name = UID_dictionary.get(sop_class, ("no image of a class of the standard",))[0]
+                known = UID(sop_class).name if is_standard(sop_class) else ""
+                name = known or "no image of a class of the standard"
                 left_out.append((path, f"{name}: only CT images and structure sets are exported"))
                 continue
             identities.add(ds)

@@ -67,7 +67,7 @@ def sha256_of_bundle(folder: Path) -> str:
     return look_at(folder).sha256
 
 
-def with_bundle(config: Config, folder: Path) -> tuple[Config, Bundle]:
+def with_verified_bundle(config: Config, folder: Path) -> tuple[Config, Bundle]:
     """The site's config with another bundle, which is verified.
 
     Raises
@@ -149,7 +149,7 @@ def contour_when_idle(
 
     Parameters
     ----------
-    config, bundle : of `with_bundle`
+    config, bundle : of `with_verified_bundle`
     is_busy : whether slices come in, or a live scan waits or runs
     told : gets how far it is, in words, twice a second
 

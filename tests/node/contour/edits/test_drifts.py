@@ -1,7 +1,5 @@
 """Courses of each scanner and ROI, and what is called a drift."""
 
-from dataclasses import replace
-
 from limn.node.contour.edits.drifts import courses_of, drifts_of
 from limn.node.store.journal.edits.rows import Change, EditedRoi, ScanEdit
 
@@ -40,8 +38,8 @@ def test_each_scan_counts_once_with_the_last_that_came():
 
 
 def test_phantoms_of_a_commissioning_do_not_count():
-    """A planning system that returns them in its own way is no drift of the contours."""
-    phantom = replace(edit(3, 0.5), animal="COMMISSIONING-LIE-FFP")
+    """A planning system that returns them in its own way is no drift; nor counts their bundle."""
+    phantom = edit(3, 0.5, animal="COMMISSIONING-LIE-FFP", bundle="new")
     assert values([edit(1, 0.8), edit(2, 0.9), phantom]) == {("CT1", "Heart"): [0.8, 0.9]}
 
 
@@ -53,12 +51,6 @@ def test_scanners_are_apart_and_a_new_bundle_begins_anew():
         edit(3, 0.7, scanner="CT2", bundle="old"),
     ]
     assert values(edits) == {("CT1", "Heart"): [0.9], ("CT2", "Heart"): [0.7]}
-
-
-def test_a_phantom_of_a_commissioning_is_no_animal():
-    """Neither its contours count, nor the bundle that drew it."""
-    phantom = edit(2, 1.0, animal="COMMISSIONING-1-a", bundle="new")
-    assert values([edit(1, 0.9, bundle="old"), phantom]) == {("CT1", "Heart"): [0.9]}
 
 
 def test_files_of_the_watched_folder_are_one_scanner():

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import OWNER_ONLY_FILE, write_durably
 from limn.node import oplog
-from limn.node.batch.rerun import arrival_of, contour_when_idle, job_of, with_bundle
+from limn.node.batch.rerun import arrival_of, contour_when_idle, job_of, with_verified_bundle
 from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config, load_config
 from limn.node.contour.job import Result
@@ -182,7 +182,7 @@ def _contour_and_enter(
     with closing(RerunJournal(config.journal_path, ENTER_S)) as journal:
         _, row = _known(journal, note.scan)
         folder = choices_for(config, journal, row).bundles[note.bundle]
-        other, bundle = with_bundle(config, folder)
+        other, bundle = with_verified_bundle(config, folder)
         newest = newest_version(journal, row)
         now = datetime.now(UTC).astimezone()
         arrived = arrival_of(row, bundle.sha256, now.strftime("%Y%m%d"), now.strftime("%H%M%S"))
