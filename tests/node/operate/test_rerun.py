@@ -416,6 +416,7 @@ def test_who_only_looks_is_offered_no_run(site):
     browser = TestClient(board.app, base_url=f"http://localhost:{PORT}", follow_redirects=False)
     pages = {}
     for name in ("Anna", "Wall"):
+        browser.cookies.clear()
         sign_in(browser, name)
         pages[name] = browser.get(f"/{row.name}").text
     assert f'action="/{row.name}/rerun"' in pages["Anna"]
