@@ -50,7 +50,9 @@ def test_bad_scans_are_stopped_and_good_ones_are_not_held(judge):
     assert found.bad > 50
     assert found.bad_stopped >= 0.97 * found.bad
     assert found.good_held == 0
-    assert 0.80 <= judge.red_below <= judge.amber_below <= 0.90
+    assert list(judge.limits) == list(ORGANS)
+    for limits in judge.limits.values():
+        assert 0.80 <= limits.red_below <= limits.amber_below <= 0.90
 
 
 def test_a_judge_in_a_file_predicts_as_the_one_that_was_taught(judge, tmp_path):

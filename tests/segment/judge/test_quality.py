@@ -1,5 +1,6 @@
 """The judge's trees as arrays: what scikit-learn predicts, kept in a file, with intervals."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from limn.segment.judge.quality import (
     MEASURES,
     Forest,
     Judge,
+    Limits,
     Predictor,
     features_of,
 )
@@ -39,7 +41,7 @@ def judge(reach=2.0):
     asked = len(SCAN_SIGNS) + ORGAN_SIGNS.index("fold_dsc")
     trees = forest(asked, 0.8, (0.4, 0.5, 0.6), (0.93, 0.93, 0.93))
     predictors = {(Organ.HEART, measure): Predictor(trees, reach, 1.0) for measure in MEASURES}
-    return Judge(predictors, 0.8, 0.9, {"folds": 5})
+    return Judge(predictors, {Organ.HEART: Limits(0.8, 0.9)}, {"folds": 5})
 
 
 def signs(fold_dsc):
@@ -77,16 +79,50 @@ def test_kept_in_a_file_and_read_again(tmp_path):
     judge().write(tmp_path / "judge.npz")
     again = Judge.read(tmp_path / "judge.npz")
     assert again.predict(signs(0.9)) == judge().predict(signs(0.9))
-    assert (again.red_below, again.amber_below, again.about) == (0.8, 0.9, {"folds": 5})
+    assert (again.limits, again.about) == ({Organ.HEART: Limits(0.8, 0.9)}, {"folds": 5})
 
 
 def test_a_judge_that_was_taught_by_fewer_signs_goes_on(tmp_path):
     """A bundle of today serves a limn that measures more."""
     trees = forest(0, 0.8, (0.4, 0.5, 0.6), (0.93, 0.93, 0.93))
     predictors = {(Organ.HEART, measure): Predictor(trees, 2.0, 1.0) for measure in MEASURES}
-    Judge(predictors, 0.8, 0.9, {}, ((), ("fold_dsc",))).write(tmp_path / "judge.npz")
+    limits = {Organ.HEART: Limits(0.8, 0.9)}
+    Judge(predictors, limits, {}, (), ((), ("fold_dsc",))).write(tmp_path / "judge.npz")
     kept = Judge.read(tmp_path / "judge.npz")
     assert kept.predict(signs(0.7)) == judge().predict(signs(0.7))
+
+
+def test_the_signs_of_other_organs_stand_beside(tmp_path):
+    """A tree may ask for them; an organ that the scan lacks has none."""
+    asked = len(SCAN_SIGNS) + len(ORGAN_SIGNS) + ORGAN_SIGNS.index("fold_dsc")
+    trees = forest(asked, 0.8, (0.4, 0.5, 0.6), (0.93, 0.93, 0.93))
+    predictors = {(Organ.HEART, measure): Predictor(trees, 2.0, 1.0) for measure in MEASURES}
+    limits = {Organ.HEART: Limits(0.8, 0.9)}
+    taught = Judge(predictors, limits, {}, (Organ.HEART, Organ.CORD))
+    taught.write(tmp_path / "judge.npz")
+    kept = Judge.read(tmp_path / "judge.npz")
+    for cord, dsc in (({"fold_dsc": 0.9}, 0.93), ({"fold_dsc": 0.7}, 0.5), ({}, 0.5)):
+        seen = Signs({}, {Organ.HEART: {"fold_dsc": 0.1}, Organ.CORD: cord})
+        assert kept.predict(seen)[Organ.HEART].dsc.middle == pytest.approx(dsc)
+    alone = replace(taught, beside=())
+    alone.write(tmp_path / "judge.npz")
+    with pytest.raises(BundleUnfit, match="a tree of it is broken"):
+        Judge.read(tmp_path / "judge.npz")
+
+
+def test_a_judge_of_the_layout_before_goes_on(tmp_path):
+    """Its limits are those of every organ: a site's bundle stays whole after an upgrade."""
+    judge().write(tmp_path / "judge.npz")
+    with np.load(tmp_path / "judge.npz") as arrays:
+        kept = dict(arrays)
+    head = json.loads(bytes(kept["head"]).decode())
+    del head["limits"], head["beside"]
+    head |= {"version": 1, "red_below": 0.81, "amber_below": 0.85}
+    kept["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    np.savez(tmp_path / "judge.npz", **kept)
+    again = Judge.read(tmp_path / "judge.npz")
+    assert again.limits == {Organ.HEART: Limits(0.81, 0.85)}
+    assert again.predict(signs(0.9)) == judge().predict(signs(0.9))
 
 
 def test_a_judge_by_other_signs_is_refused(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from limn.segment.draw.delineate import Delineated
 from limn.segment.draw.hounsfield import Calibration
 from limn.segment.draw.sides import Sides
 from limn.segment.engine.localisation.orient import AS_IN_HEADER, Lie
-from limn.segment.judge.quality import Interval, Judge, Quality
+from limn.segment.judge.quality import Interval, Judge, Limits, Quality
 from limn.segment.judge.signs import Signs
 from limn.segment.judge.verdict import judge_scan
 from tests.support.organs import Organ
@@ -45,8 +45,7 @@ class Foresees(Judge):
     def __init__(self, dsc, low=None):
         object.__setattr__(self, "dsc", dsc)
         object.__setattr__(self, "low", low)
-        object.__setattr__(self, "red_below", 0.82)
-        object.__setattr__(self, "amber_below", 0.88)
+        object.__setattr__(self, "limits", dict.fromkeys(dsc, Limits(0.82, 0.88)))
 
     def predict(self, signs):
         """Of every organ of the signs."""

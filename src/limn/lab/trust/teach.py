@@ -1,4 +1,4 @@
-"""Teaches a judge: trees that predict quality from signs, and the limits of the lights."""
+"""Teaches a judge: trees that predict quality from signs, and each organ's limits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from limn.segment.judge.quality import (
     MEASURES,
     Forest,
     Judge,
+    Limits,
     Measure,
     Predictor,
     features_of,
@@ -35,6 +36,8 @@ TREES, LEAF, FEATURES = 200, 2, 0.5
 MOST_RED, MOST_AMBER = 0.01, 0.02
 # A limit lies between bad and good.
 LEAST_LIMIT, MOST_LIMIT = 0.80, 0.90
+# Shares of the good scans that may lie below an organ's own limit, the largest first.
+SHARES = np.linspace(0.05, 0.0, 101)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +77,7 @@ def teach(
     figures = {}
     for k, organ in enumerate(organs):
         for measure in MEASURES:
-            lesson = _lesson(contoured, organ, measure)
+            lesson = _lesson(contoured, organ, organs, measure)
             middle, spread = _out_of_fold(lesson, measure)
             below, above = _reach(middle, spread, lesson.truth)
             predictors[organ, measure] = Predictor(_grow(lesson), below, above)
@@ -83,17 +86,20 @@ def teach(
             if measure == "dsc":
                 unseen_dsc[list(lesson.rows), k] = middle
             report(f"{organ} {measure}: {found}")
-    red, amber = _limits(contoured, np.nanmin(unseen_dsc, axis=1))
-    report(f"red below a predicted DSC of {red:.3f}, amber below {amber:.3f}")
+    limits = dict(zip(organs, _limits(contoured, unseen_dsc), strict=True))
+    for organ, each in limits.items():
+        words = f"red below a predicted DSC of {each.red_below:.3f}, amber below"
+        report(f"{organ}: {words} {each.amber_below:.3f}")
     known = {**about, "rows": len(contoured), "out_of_fold": figures}
-    return Judge(predictors, red, amber, known)
+    return Judge(predictors, limits, known, tuple(organs))
 
 
-def _lesson(rows: Sequence[TrialRow], organ: Organ, measure: Measure) -> _Lesson:
-    name = organ
-    truths = [getattr(row, measure).get(name) for row in rows]
+def _lesson(
+    rows: Sequence[TrialRow], organ: Organ, organs: Sequence[Organ], measure: Measure
+) -> _Lesson:
+    truths = [getattr(row, measure).get(organ) for row in rows]
     known = tuple(k for k, truth in enumerate(truths) if truth is not None)
-    features = np.array([features_of(rows[k].signs, organ) for k in known])
+    features = np.array([features_of(rows[k].signs, organ, organs) for k in known])
     return _Lesson(features, np.array([truths[k] for k in known], dtype=np.float64), known)
 
 
@@ -155,18 +161,33 @@ def _figures(middle: Floats, low: Floats, high: Floats, truth: Floats) -> dict[s
     }
 
 
-def _limits(rows: Sequence[TrialRow], least_dsc: Floats) -> tuple[float, float]:
-    """Limits of the predicted DSC for red and amber.
+def _limits(rows: Sequence[TrialRow], dsc: Floats) -> list[Limits]:
+    """Limits of each organ: as high as the share of good scans below any of them allows.
 
-    As few bad scans as possible may lie above the red limit, and few good ones below it. Scans that
-    another concern holds do not count.
+    Scans that another concern holds do not count.
+
+    Parameters
+    ----------
+    dsc : (row, organ), predicted by trees that did not learn from the row; NaN if it is unknown
     """
     free = np.array([not any(light == Light.RED for _, light, _ in row.concerns) for row in rows])
-    bad = least_dsc[free & np.array([row.is_bad for row in rows])]
-    good = least_dsc[free & np.array([row.is_good for row in rows])]
+    good = dsc[free & np.array([row.is_good for row in rows])]
     if not len(good):
-        return LEAST_LIMIT, MOST_LIMIT
-    highest = min(MOST_LIMIT, max(LEAST_LIMIT, float(np.quantile(good, MOST_RED))))
-    wanted = float(bad.max()) + 0.005 if len(bad) else LEAST_LIMIT
-    red = float(np.clip(wanted, LEAST_LIMIT, highest))
-    return red, max(red, min(MOST_LIMIT, float(np.quantile(good, MOST_AMBER))))
+        return [Limits(LEAST_LIMIT, MOST_LIMIT)] * dsc.shape[1]
+    red, amber = (_highest(good, most) for most in (MOST_RED, MOST_AMBER))
+    return [Limits(float(r), float(a)) for r, a in zip(red, np.maximum(red, amber), strict=True)]
+
+
+def _highest(good: Floats, most: float) -> Floats:
+    """The highest limits, (organ,), with at most this share of good scans below any of them.
+
+    Parameters
+    ----------
+    good : (row, organ), predicted DSC of good scans
+    """
+    limits = np.full(good.shape[1], LEAST_LIMIT)
+    for share in SHARES:
+        limits = np.clip(np.nanquantile(good, share, axis=0), LEAST_LIMIT, MOST_LIMIT)
+        if (good < limits).any(axis=1).mean() <= most:
+            break
+    return limits

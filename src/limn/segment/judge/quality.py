@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 from zipfile import BadZipFile
@@ -35,8 +35,9 @@ ABSENT = -10_000.0
 MOST_MM = 15.0
 # Names of signs: of the scan, and of an organ.
 SignNames: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
-# The layout of the file.
-VERSION = 1
+# The layout of the file. A judge of the one before had the same limits for every organ, and did not
+# ask for the signs of other organs.
+VERSION, BEFORE = 2, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,14 @@ def middle_and_spread(
     return np.median(said, axis=1), said.std(axis=1) + LEAST_SPREAD[measure]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Below which predicted DSC an organ is red, and amber."""
+
+    red_below: float
+    amber_below: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
     """Predicts the quality of every organ that it was taught.
@@ -125,29 +134,29 @@ class Judge:
     Attributes
     ----------
     predictors : by organ and measure
-    red_below, amber_below : limits of the predicted DSC
+    limits : by organ: what is usual of a lung is not of a cord
+    about : how it was taught and how well it did on scans that did not teach it
+    beside : organs whose signs the trees of every other organ ask for too, in their order
     signs : the signs of the scan and of an organ that its trees ask for, in their order; limn may
         measure more
-    about : how it was taught and how well it did on scans that did not teach it
     """
 
     predictors: Mapping[tuple[Organ, Measure], Predictor]
-    red_below: float
-    amber_below: float
+    limits: Mapping[Organ, Limits]
     about: Mapping[str, Any]
+    beside: tuple[Organ, ...] = ()
     signs: SignNames = (SCAN_SIGNS, ORGAN_SIGNS)
 
     def predict(self, signs: Signs) -> Mapping[Organ, Quality]:
         """The quality of each organ of a scan that this judge was taught."""
-        taught = {organ for organ, _ in self.predictors}
         return {
             organ: Quality(*(self._interval(organ, measure, signs) for measure in MEASURES))
             for organ in signs.organs
-            if organ in taught
+            if organ in self.limits
         }
 
     def _interval(self, organ: Organ, measure: Measure, signs: Signs) -> Interval:
-        features = features_of(signs, organ, self.signs)
+        features = features_of(signs, organ, self.beside, self.signs)
         return self.predictors[organ, measure].interval(features, measure)
 
     def write(self, path: Path) -> None:
@@ -160,8 +169,8 @@ class Judge:
             "version": VERSION,
             "signs": self.signs,
             "spreads": [[o, m, p.below, p.above] for (o, m), p in self.predictors.items()],
-            "red_below": self.red_below,
-            "amber_below": self.amber_below,
+            "limits": [[o, each.red_below, each.amber_below] for o, each in self.limits.items()],
+            "beside": self.beside,
             "about": self.about,
         }
         arrays["head"] = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
@@ -182,7 +191,7 @@ class Judge:
                 head = json.loads(bytes(arrays["head"]).decode())
                 scan, organ = (tuple(map(str, names)) for names in head["signs"])
                 if (
-                    head["version"] != VERSION
+                    head["version"] not in (VERSION, BEFORE)
                     or {*scan} - {*SCAN_SIGNS}
                     or {*organ} - {*ORGAN_SIGNS}
                 ):
@@ -196,9 +205,9 @@ class Judge:
                     )
                     for organ, measure, below, above in head["spreads"]
                 }
-            _check(predictors, len(scan) + len(organ))
-            limits = float(head["red_below"]), float(head["amber_below"])
-            return cls(predictors, *limits, dict(head["about"]), (scan, organ))
+            limits, beside = _limits_of(head)
+            _check(predictors, limits, beside, (scan, organ))
+            return cls(predictors, limits, dict(head["about"]), beside, (scan, organ))
         except (*_UNREADABLE, OSError, ValueError, LookupError, TypeError) as error:
             msg = f"{path} is no judge: {error!r}; teach the bundle again with 'limn lab judge'"
             raise BundleUnfit(msg) from error
@@ -208,12 +217,31 @@ _ARRAYS = ("feature", "threshold", "left", "right", "value")
 _UNREADABLE = (EOFError, BadZipFile, zlib.error)
 
 
-def _check(predictors: Mapping[tuple[Organ, Measure], Predictor], signs: int) -> None:
+def _limits_of(head: Mapping[str, Any]) -> tuple[dict[Organ, Limits], tuple[Organ, ...]]:
+    """Each organ's limits, and the organs whose signs are asked for beside."""
+    if head["version"] == BEFORE:
+        same = Limits(float(head["red_below"]), float(head["amber_below"]))
+        return {Organ(organ): same for organ, *_ in head["spreads"]}, ()
+    limits = {
+        Organ(organ): Limits(float(red), float(amber)) for organ, red, amber in head["limits"]
+    }
+    return limits, tuple(map(Organ, head["beside"]))
+
+
+def _check(
+    predictors: Mapping[tuple[Organ, Measure], Predictor],
+    limits: Mapping[Organ, Limits],
+    beside: tuple[Organ, ...],
+    names: SignNames,
+) -> None:
     """Refuse trees that would fail, or never end, in the middle of a scan."""
-    organs = {organ for organ, _ in predictors}
-    if not organs or set(predictors) != {(organ, each) for organ in organs for each in MEASURES}:
+    if not limits or set(predictors) != {(organ, each) for organ in limits for each in MEASURES}:
         raise ValueError("an organ lacks a prediction")
-    for predictor in predictors.values():
+    if not all(math.isfinite(v) for each in limits.values() for v in astuple(each)):
+        raise ValueError("a limit of it is no number")
+    scan, organ = names
+    for (judged, _), predictor in predictors.items():
+        signs = len(scan) + len(organ) * (1 + len({*beside} - {judged}))
         forest = predictor.forest
         trees, nodes = forest.feature.shape
         ways = (forest.left, forest.right)
@@ -233,13 +261,16 @@ def _check(predictors: Mapping[tuple[Organ, Measure], Predictor], signs: int) ->
 
 
 def features_of(
-    signs: Signs, organ: Organ, names: SignNames = (SCAN_SIGNS, ORGAN_SIGNS)
+    signs: Signs,
+    organ: Organ,
+    beside: Sequence[Organ] = (),
+    names: SignNames = (SCAN_SIGNS, ORGAN_SIGNS),
 ) -> npt.NDArray[np.float64]:
-    """The signs of the scan and of one organ, in the order of their names."""
-    own = signs.organs[organ]
+    """The signs of the scan, of one organ and of others beside it, in the order of their names."""
+    asked = (organ, *(each for each in beside if each != organ))
     return np.array(
         [signs.scan.get(name, ABSENT) for name in names[0]]
-        + [own.get(name, ABSENT) for name in names[1]]
+        + [signs.organs.get(each, {}).get(name, ABSENT) for each in asked for name in names[1]]
     )
 
 

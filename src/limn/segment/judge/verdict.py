@@ -264,20 +264,20 @@ def _torn(fold_dsc: Mapping[Organ, float]) -> Iterator[Concern]:
 def predicted_concerns(
     quality: Mapping[Organ, Quality], judge: Judge, volumes_mm3: Mapping[Organ, float]
 ) -> Iterator[Concern]:
-    """A concern for each organ whose predicted DSC is below a limit of the judge."""
+    """A concern for each organ whose predicted DSC is below one of its limits."""
     for organ, each in quality.items():
-        dsc = each.dsc
-        sure = dsc.middle >= judge.amber_below and dsc.low >= LEAST_LOW_DSC
+        dsc, limits = each.dsc, judge.limits[organ]
+        sure = dsc.middle >= limits.amber_below and dsc.low >= LEAST_LOW_DSC
         if sure or volumes_mm3.get(organ, 0.0) == 0:
             continue
-        red = dsc.middle < judge.red_below
+        red = dsc.middle < limits.red_below
         predicted = f"DSC {dsc.middle:.2f} ({dsc.low:.2f} to {dsc.high:.2f})"
         yield Concern(
             Light.RED if red else Light.AMBER,
             organ,
             f"predicted:{organ}:{dsc.middle:.2f}",
-            f"{organ} {'is likely wrong' if red else 'may be off'}: predicted {predicted}",
-            f"{organ} {'is likely wrong' if red else 'may be off at its edges'}: predicted "
+            f"{organ} {'may be wrong' if red else 'may be off'}: predicted {predicted}",
+            f"{organ} {'may be wrong' if red else 'may be off at its edges'}: predicted "
             f"{predicted}, 95 % distance {each.hd95_mm.middle:.1f} mm. {_LOOK}; "
             + ("release it only if the contour is right, or draw it" if red else "mend it")
             + " by hand",
