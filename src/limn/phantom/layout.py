@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,70 @@ INLET_Z_MM = 7.0
 PELVIS_Z_MM = -34.0
 # Room for canal, vertebral body and oesophagus between the middle of the canal and the heart.
 BENEATH_CANAL_MM = 3.6
+# Curves of a usual mouse: mm at z in mm. The cage is wider towards the tail: room for the diaphragm.
+STERNUM_Y_MM: Mapping[float, float] = {
+    -60: -5.0,
+    -12: -5.5,
+    -6: -5.6,
+    -2: -5.5,
+    2: -5.0,
+    5: -4.1,
+    7: -3.3,
+    45: -3.0,
+}
+CAGE_HALF_WIDTH_MM: Mapping[float, float] = {
+    -20: 8.6,
+    -12: 8.4,
+    -8: 8.1,
+    -4: 7.5,
+    -1: 6.8,
+    2: 5.6,
+    4: 4.2,
+    5.6: 2.7,
+    7: 1.4,
+}
+BACK_Y_MM: Mapping[float, float] = {
+    -60: 4.0,
+    -42: 5.5,
+    -30: 9.0,
+    -10: 10.6,
+    0: 10.5,
+    6: 9.4,
+    12: 7.8,
+    20: 7.4,
+    27: 4.5,
+    33: 0.5,
+    34: 0.0,
+}
+FRONT_Y_MM: Mapping[float, float] = {
+    -60: 2.0,
+    -42: -3.0,
+    -34: -7.0,
+    -20: -9.6,
+    -8: -8.4,
+    0: -8.0,
+    6: -6.8,
+    11: -5.6,
+    20: -5.2,
+    28: -4.0,
+    33: -1.5,
+    34: -0.5,
+}
+BODY_HALF_WIDTH_MM: Mapping[float, float] = {
+    -60: 1.6,
+    -44: 3.0,
+    -37: 8.5,
+    -22: 12.0,
+    -8: 10.6,
+    0: 10.2,
+    5: 9.2,
+    10: 7.4,
+    14: 6.6,
+    19: 7.6,
+    25: 5.4,
+    32: 1.8,
+    34: 0.4,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,69 +109,24 @@ class Layout:
         """The curves of a mouse."""
         build = mouse.build
         z = np.arange(-60.0, 45.0, 0.5)
-        sternum: dict[float, float] = {-60: -5.0, -12: -5.5, -6: -5.6, -2: -5.5, 2: -5.0, 5: -4.1}
-        sternum |= {7.0: -3.3, 45: -3.0}
-        sternum_y = AxialProfile(sternum, build.chest_depth)
+        sternum_y = AxialProfile(STERNUM_Y_MM, build.chest_depth)
         spine = _clear_of_heart(build, sternum_y, z)
         slope = np.gradient(spine, z)
         length = np.cumsum(np.sqrt(1.0 + slope**2)) * 0.5
         from_t1 = np.interp(INLET_Z_MM, z, length) - length
         deep, wide = build.chest_depth, build.chest_width
-        # Wider towards the tail, so that the diaphragm has room.
-        cage: dict[float, float] = {
-            -20: 8.6,
-            -12: 8.4,
-            -8: 8.1,
-            -4: 7.5,
-            -1: 6.8,
-            2: 5.6,
-            4: 4.2,
-            5.6: 2.7,
-            7.0: 1.4,
-        }
-        back: dict[float, float] = {
-            -60: 4.0,
-            -42: 5.5,
-            -30: 9.0,
-            -10: 10.6,
-            0: 10.5,
-            6: 9.4,
-            12: 7.8,
-            20: 7.4,
-        }
-        back |= {27: 4.5, 33: 0.5, 34: 0.0}
-        front: dict[float, float] = {
-            -60: 2.0,
-            -42: -3.0,
-            -34: -7.0,
-            -20: -9.6,
-            -8: -8.4,
-            0: -8.0,
-            6: -6.8,
-            11: -5.6,
-        }
-        front |= {20: -5.2, 28: -4.0, 33: -1.5, 34: -0.5}
-        width: dict[float, float] = {
-            -60: 1.6,
-            -44: 3.0,
-            -37: 8.5,
-            -22: 12.0,
-            -8: 10.6,
-            0: 10.2,
-            5: 9.2,
-            10: 7.4,
-        }
-        width |= {14: 6.6, 19: 7.6, 25: 5.4, 32: 1.8, 34: 0.4}
         plump = 1.0 + 0.03 * (build.fat_mm - 0.8)
         return cls(
             build=build,
             spine_y=AxialProfile(dict(zip(z, spine, strict=True))),
             spine_slope=AxialProfile(dict(zip(z, slope, strict=True))),
             sternum_y=sternum_y,
-            cage_half_width=AxialProfile(cage, wide),
-            back_y=AxialProfile(back, (0.5 + 0.5 * deep) * plump),
-            front_y=AxialProfile(front, (0.5 + 0.5 * deep) * plump * build.belly),
-            body_half_width=AxialProfile(width, (0.5 + 0.5 * wide) * plump * build.belly),
+            cage_half_width=AxialProfile(CAGE_HALF_WIDTH_MM, wide),
+            back_y=AxialProfile(BACK_Y_MM, (0.5 + 0.5 * deep) * plump),
+            front_y=AxialProfile(FRONT_Y_MM, (0.5 + 0.5 * deep) * plump * build.belly),
+            body_half_width=AxialProfile(
+                BODY_HALF_WIDTH_MM, (0.5 + 0.5 * wide) * plump * build.belly
+            ),
             vertebra=AxialProfile(dict(zip(z, from_t1 / build.vertebra_pitch_mm, strict=True))),
             dome_z_mm=build.dome_z_mm + mouse.pose.breath_mm,
         )
