@@ -15,7 +15,7 @@ INLET_Z_MM = 7.0
 PELVIS_Z_MM = -34.0
 # Room for canal, vertebral body and oesophagus between the middle of the canal and the heart.
 BENEATH_CANAL_MM = 3.6
-# Curves of a usual mouse: mm at z in mm. The cage is wider towards the tail: room for the diaphragm.
+# Curves of a usual mouse: mm at z in mm. The cage widens towards the tail, for the diaphragm.
 STERNUM_Y_MM: Mapping[float, float] = {
     -60: -5.0,
     -12: -5.5,
