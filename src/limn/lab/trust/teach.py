@@ -12,7 +12,7 @@ import numpy.typing as npt
 from limn.domain.errors import StageFailed
 from limn.domain.light import Light
 from limn.domain.scan import Organ
-from limn.lab.trust.trial_row import TrialRow
+from limn.lab.trust.trial_row import BAD_DSC, GOOD_DSC, TrialRow
 from limn.segment.judge.quality import (
     MEASURES,
     Forest,
@@ -31,11 +31,12 @@ FEWEST_ROWS = 40
 FOLDS = 8
 # Share of the truths that may lie below an interval, and above it.
 OUTSIDE = 0.05
-TREES, LEAF, FEATURES = 200, 2, 0.5
+TREES, LEAF, FEATURES = 96, 2, 0.8
 # Of good scans, at most this share may be red by the predictions, and this share amber.
-MOST_RED, MOST_AMBER = 0.01, 0.02
-# A limit lies between bad and good.
-LEAST_LIMIT, MOST_LIMIT = 0.80, 0.90
+MOST_RED, MOST_AMBER = 0.025, 0.04
+# Red is nearer to bad (0.80) than to good (0.90), amber is not good: animals are less like phantoms
+# than phantoms are, and a scan of theirs that is predicted in between is no error.
+LEAST_LIMIT, MOST_RED_LIMIT, MOST_AMBER_LIMIT = BAD_DSC, (BAD_DSC + GOOD_DSC) / 2, GOOD_DSC
 # Shares of the good scans that may lie below an organ's own limit, the largest first.
 SHARES = np.linspace(0.05, 0.0, 101)
 
@@ -173,21 +174,23 @@ def _limits(rows: Sequence[TrialRow], dsc: Floats) -> list[Limits]:
     free = np.array([not any(light == Light.RED for _, light, _ in row.concerns) for row in rows])
     good = dsc[free & np.array([row.is_good for row in rows])]
     if not len(good):
-        return [Limits(LEAST_LIMIT, MOST_LIMIT)] * dsc.shape[1]
-    red, amber = (_highest(good, most) for most in (MOST_RED, MOST_AMBER))
+        return [Limits(LEAST_LIMIT, MOST_AMBER_LIMIT)] * dsc.shape[1]
+    red = _highest(good, MOST_RED, MOST_RED_LIMIT)
+    amber = _highest(good, MOST_AMBER, MOST_AMBER_LIMIT)
     return [Limits(float(r), float(a)) for r, a in zip(red, np.maximum(red, amber), strict=True)]
 
 
-def _highest(good: Floats, most: float) -> Floats:
+def _highest(good: Floats, most: float, limit: float) -> Floats:
     """The highest limits, (organ,), with at most this share of good scans below any of them.
 
     Parameters
     ----------
     good : (row, organ), predicted DSC of good scans
+    limit : that no organ's exceeds
     """
     limits = np.full(good.shape[1], LEAST_LIMIT)
     for share in SHARES:
-        limits = np.clip(np.nanquantile(good, share, axis=0), LEAST_LIMIT, MOST_LIMIT)
+        limits = np.clip(np.nanquantile(good, share, axis=0), LEAST_LIMIT, limit)
         if (good < limits).any(axis=1).mean() <= most:
             break
     return limits
