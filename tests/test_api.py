@@ -318,7 +318,11 @@ def test_the_command_takes_the_same_doors_and_forms(folder, mouse, tmp_path, cap
     SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
     out = tmp_path / "out"
     command = ["contour", str(path), "-o", str(out), "--bundle", str(one_fold())]
+    assert main([*command, "--as", "csv"]) == 0
+    assert {each.name for each in out.iterdir()} == {"picture.png", "volumes.csv"}
+    assert "CT series" not in capsys.readouterr().out
     assert main([*command, "--as", "nifti,rtstruct"]) == 0
+    assert "to which the DICOM files refer" in " ".join(capsys.readouterr().out.split())
     structure_set = pydicom.dcmread(out / "RS.dcm")
     ct = pydicom.dcmread(next((out / "ct").iterdir()))
     assert structure_set.PatientID == ct.PatientID == "mouse 7"
