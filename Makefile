@@ -55,6 +55,7 @@ fix: install
 
 docs: install
 	$(BIN)/python docs/build_site.py build/site
+	@echo "read it, with its search, at http://localhost:8000 by: python3 -m http.server -d build/site"
 
 bench: install
 	PYTHONPATH=. $(BIN)/python bench/run.py

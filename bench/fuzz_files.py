@@ -161,6 +161,8 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory(prefix="limn-fuzz-") as temporary:
         made = make_all(Path(temporary))
+        if options.only not in (None, *made):
+            sys.exit(f"--only {options.only}: one of {', '.join(made)} expected")
         for kind, source in made.items():
             if options.only not in (None, kind):
                 continue

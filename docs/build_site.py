@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import limn
 from limn.cli.main import command_parser
 
 ROOT = Path(__file__).parent.parent
@@ -48,9 +49,10 @@ def _helps(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, st
 
 def api_page() -> str:
     """What `import limn` gives, from the docstrings."""
+    members = [name for name in limn.__all__ if name not in ("LimnError", "__version__")]
     return (
         "# limn from Python: reference\n\n[With examples](python.md).\n\n"
-        "::: limn.api\n    options:\n      members: [contour, Model, Contours, Roi, read, Scan]\n"
+        f"::: limn.api\n    options:\n      members: [{', '.join(members)}]\n"
         "::: limn.domain.errors.LimnError\n"
     )
 
@@ -80,7 +82,9 @@ def build(out: Path) -> int:
         stage(pages)
         config = Path(temporary, "mkdocs.yml")
         text = (ROOT / "docs" / "site.yml").read_text(encoding="utf-8")
-        config.write_text(text.replace("SOURCES", str(ROOT / "src")), encoding="utf-8")
+        for name, folder in (("SOURCES", ROOT / "src"), ("EXTENSIONS", ROOT / "docs")):
+            text = text.replace(name, str(folder))
+        config.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
         return subprocess.run(
             [*command, "-f", str(config), "-d", str(out.resolve())], check=False

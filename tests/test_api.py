@@ -1,5 +1,6 @@
 """limn as a library: what a script may use, and that its contours are those of a node."""
 
+import ast
 import subprocess
 import sys
 import textwrap
@@ -17,7 +18,7 @@ import limn
 from limn.cli.main import main
 from limn.dicom.ct import CtIdentity
 from limn.dicom.series import AXIAL_ORIENTATIONS, assemble
-from limn.domain.scan import dice
+from limn.domain.scan import Volume, dice
 from limn.formats.label_files import image_of
 from limn.node.batch.source import opened
 from tests.conftest import one_fold, require_peer, write_series
@@ -58,6 +59,16 @@ def test_the_import_is_light():
 def test_what_is_public_is_listed():
     """And everything that is listed is there."""
     assert dir(limn) == sorted(limn.__all__)
+    stub = ast.parse(Path(limn.__file__).with_suffix(".pyi").read_text())
+    typed = {
+        each.asname
+        for node in ast.walk(stub)
+        if isinstance(node, ast.ImportFrom)
+        for each in node.names
+    }
+    assert typed | {"__version__"} == set(limn.__all__)
+    told = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    assert [name for name in typed if f"`limn.{name}" not in told] == []
     for name in limn.__all__:
         assert getattr(limn, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'ensemble'"):
@@ -107,22 +118,85 @@ def test_it_is_saved_in_every_form(contours, tmp_path):
     assert pydicom.dcmread(tmp_path / "RS.dcm").PatientID == "M1"
 
 
-@pytest.mark.parametrize("name", ["a.zip", "a.nii.gz", "mouse.ct.img"])
-def test_each_door_gives_the_same_labels(contours, model, mouse, folder, tmp_path, name):
-    """Every voxel; what was no DICOM has its file's name for an animal."""
-    path, volume = tmp_path / name, mouse[0]
-    hu = np.round(volume.hu_zyx).astype("<i2")
+def door(name: str, folder: Path, volume: Volume, at: Path) -> Path:
+    """The mouse in another form; ``folder`` has it as DICOM."""
+    path, hu = at / name, np.round(volume.hu_zyx).astype("<i2")
     if name.endswith(".zip"):
         with zipfile.ZipFile(path, "w") as packed:
             for each in sorted(folder.iterdir()):
                 packed.write(each, f"../{each.name}")
     elif name.endswith(".img"):
-        write_inveon(tmp_path, hu, volume.grid.spacing_mm.zyx)
+        write_inveon(at, hu, volume.grid.spacing_mm.zyx)
     else:
         SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
-    found = model.contour(path, lie="SPL" if name.endswith(".img") else "")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
+def test_each_image_file_is_the_same_scan(mouse, folder, tmp_path, name):
+    """As of DICOM, voxel by voxel on the same grid."""
+    scan, expected = limn.read(door(name, folder, mouse[0], tmp_path)), limn.read(folder)
+    assert np.array_equal(scan.hu_zyx, expected.hu_zyx)
+    for told in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        numbers, wanted = getattr(scan.image, told)(), getattr(expected.image, told)()
+        assert numbers == pytest.approx(wanted, abs=1e-4), told
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.nii.gz", "a.nrrd", "a.mha", "mouse.ct.img"])
+def test_each_door_gives_the_same_labels(contours, model, mouse, folder, tmp_path, name):
+    """Every voxel on the same grid; what was no DICOM has its file's name for an animal."""
+    path, asks = door(name, folder, mouse[0], tmp_path), name.endswith(".img")
+    found = model.contour(path, lie="SPL" if asks else "")
     assert np.array_equal(found.labels_zyx, contours.labels_zyx)
-    assert found.animal == {"a.zip": "M1", "a.nii.gz": "a", "mouse.ct.img": "mouse.ct"}[name]
+    assert found.image.GetSpacing() == pytest.approx(contours.image.GetSpacing())
+    assert found.image.GetDirection() == pytest.approx(contours.image.GetDirection())
+    # Without a place in space the corner of the field is the origin.
+    corner = np.array(found.image.GetSpacing()) / 2
+    assert found.image.GetOrigin() == pytest.approx(
+        corner if asks else contours.image.GetOrigin(), abs=1e-4
+    )
+    assert found.animal == {"a.zip": "M1", "mouse.ct.img": "mouse.ct"}.get(name, "a")
+
+
+def test_skyscan_sections_of_each_kind_give_the_labels_of_their_numbers(model, mouse, tmp_path):
+    """BMP, PNG and TIFF of 8 and 16 bits, every voxel as an NRRD file of the same numbers."""
+    volume = mouse[0]
+    grey = np.clip((volume.hu_zyx / 1000.0 + 1.0) * 63.0, 0, 255).round().astype(np.uint8)
+    twin = image_of(grey.astype(np.int16) * 16, volume.grid)
+    SimpleITK.WriteImage(twin, str(tmp_path / "a.nrrd"))
+    expected = model.contour(tmp_path / "a.nrrd").labels_zyx
+    assert set(np.unique(expected)) == {0, 1, 2, 3, 4}
+    pixel_um = volume.grid.spacing_mm.x * 1000.0
+    scan = limn.read(tmp_path / "a.nrrd")
+    for ending, numbers in (
+        *(("png", grey), ("tif", grey), ("bmp", grey)),
+        ("tif", grey.astype(np.uint16) * 256),
+    ):
+        folder = tmp_path / f"{ending}{numbers.itemsize}"
+        write_sections(folder, numbers, pixel_um, ending)
+        assert np.array_equal(limn.read(folder, lie="SPL").hu_zyx, scan.hu_zyx), folder
+        if folder.name in ("bmp1", "tif2"):
+            found = model.contour(folder, lie="SPL")
+            assert np.array_equal(found.labels_zyx, expected), folder
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "mouse.ct.img", "sections"])
+def test_the_mirrored_variant_of_each_door_is_named(model, mouse, folder, tmp_path, name):
+    """A header, or a person, that takes left for right: red, and a node would hold it."""
+    volume, lie = mouse[0], ""
+    if name == "sections":
+        grey = np.clip((volume.hu_zyx / 1000.0 + 1.0) * 63.0, 0, 255).round().astype(np.uint8)
+        write_sections(tmp_path / name, grey, volume.grid.spacing_mm.x * 1000.0, "png")
+        path, lie = tmp_path / name, "SPR"
+    elif name.endswith(".img"):
+        path, lie = door(name, folder, volume, tmp_path), "SPR"
+    else:
+        flipped = Volume(np.ascontiguousarray(volume.hu_zyx[:, :, ::-1]), volume.grid)
+        path = door(name, folder, flipped, tmp_path)
+    found = model.contour(path, lie=lie)
+    assert found.light == "red"
+    assert "mirror image" in found.held
+    assert any(flag.startswith("mirrored:") for flag in found.flags)
 
 
 @pytest.mark.parametrize(("ending", "top"), [("bmp", 255), ("tif", 65535)])
@@ -244,7 +318,11 @@ def test_the_command_takes_the_same_doors_and_forms(folder, mouse, tmp_path, cap
     SimpleITK.WriteImage(image_of(hu, volume.grid), str(path))
     out = tmp_path / "out"
     command = ["contour", str(path), "-o", str(out), "--bundle", str(one_fold())]
+    assert main([*command, "--as", "csv"]) == 0
+    assert {each.name for each in out.iterdir()} == {"picture.png", "volumes.csv"}
+    assert "CT series" not in capsys.readouterr().out
     assert main([*command, "--as", "nifti,rtstruct"]) == 0
+    assert "to which the DICOM files refer" in " ".join(capsys.readouterr().out.split())
     structure_set = pydicom.dcmread(out / "RS.dcm")
     ct = pydicom.dcmread(next((out / "ct").iterdir()))
     assert structure_set.PatientID == ct.PatientID == "mouse 7"
@@ -278,10 +356,13 @@ def test_a_users_script_is_typed(tmp_path):
                 except limn.LimnError as error:
                     print(error)
                 found.save("out", ["rtstruct", "seg"])
+                field: bytes = limn.one_file([found])
+                print(len(field), found.image.GetSize(), found.nifti(), found.held)
                 return {roi.name: roi.volume_mm3 for roi in rois}
             """
         )
     )
+    assert [name for name in limn.__all__ if f"limn.{name}" not in script.read_text()] == []
     # With the settings, and so the cache, of `make lint`.
     command = [sys.executable, "-m", "mypy", "--strict"]
     done = subprocess.run(

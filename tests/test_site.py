@@ -3,10 +3,18 @@
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import sync_playwright
+
+import limn
+from tests.conftest import require_peer
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,6 +29,13 @@ def site(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+class Silent(SimpleHTTPRequestHandler):
+    """Serves files and writes nothing to the terminal."""
+
+    def log_message(self, *_: object) -> None:
+        """No line for a request."""
 
 
 class Loaded(HTMLParser):
@@ -70,7 +85,42 @@ def test_every_command_is_in_the_generated_help(site):
 def test_the_api_is_in_its_reference(site):
     """With parameters and errors from the docstrings."""
     shown = (site / "docs" / "api.html").read_text(encoding="utf-8")
-    for name in ("contour", "Model", "Contours", "Roi", "read", "Scan", "LimnError"):
-        assert 'id="limn.' in shown
-        assert name in shown
-    assert "letters that the axes z, y, x of an image grow towards" in " ".join(shown.split())
+    for name in set(limn.__all__) - {"LimnError", "__version__"}:
+        assert f'id="limn.api.{name}"' in shown, name
+    assert 'id="limn.domain.errors.LimnError"' in shown
+    (row,) = re.findall(
+        r"<tr[^>]*>(?:(?!</tr>).)*letters that the axes z, y, x.*?</tr>", shown, re.S
+    )[:1]
+    cells = [re.sub(r"<[^>]+>", "", cell).split() for cell in re.findall(r"<td.*?</td>", row, re.S)]
+    assert [cells[0], cells[1]] == [["lie"], ["str"]]
+    assert " ".join(cells[2]).startswith("letters that the axes z, y, x of an image grow towards")
+
+
+def test_each_page_is_on_a_path(site):
+    """But the rooms of the decisions, which their index leads to, and the study's tables."""
+    nav = (ROOT / "docs" / "site.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    tracked = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+    pages = {path.relative_to(ROOT).as_posix() for path in tracked}
+    listed = set(re.findall(r"(\S+\.md)$", nav, re.MULTILINE))
+    below = ("docs/decisions/", "docs/study/tables.md")
+    assert {page for page in pages - listed if not page.startswith(below)} == set()
+
+
+@pytest.mark.peer
+def test_the_search_finds_a_command(site):
+    """In Chromium, from a plain server; whatever it asks for is on that server."""
+    chromium, asked = require_peer("/usr/bin/chromium"), []
+    handler = partial(Silent, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as driver:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = driver.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        page.locator(".md-search__input").fill("limn release")
+        page.locator(".md-search-result__link").first.wait_for()
+        found = page.locator(".md-search-result__link").first.get_attribute("href")
+        browser.close()
+        server.shutdown()
+    assert "docs/" in found
+    assert {urlsplit(url).netloc for url in asked} == {f"127.0.0.1:{server.server_port}"}

@@ -22,7 +22,7 @@ from limn.dicom.rtstruct import Style
 from limn.dicom.series import assemble
 from limn.dicom.volume import read_volume
 from limn.domain.errors import ConfigWrong, LimnError
-from limn.domain.forms import RTSTRUCT, Form
+from limn.domain.forms import BY_C_STORE, RTSTRUCT, Form
 from limn.domain.shipped import EMBEDDED_BUNDLE, bundle_named
 from limn.domain.timing import Stopwatch
 from limn.formats.label_files import image_of
@@ -154,7 +154,7 @@ class Contours:
         """
         chosen = forms_of(",".join(forms))
         target = Path(folder)
-        if self._ct is not None and {"rtstruct", "seg"} & set(chosen):
+        if self._ct is not None and set(BY_C_STORE) & set(chosen):
             shutil.copytree(self._ct.name, target / "ct", dirs_exist_ok=True)
         return write_forms(target, self._product, self._style, chosen)
 

@@ -131,15 +131,132 @@ def test_a_metaimage_or_nrrd_file_without_directions_is_asked_about(tmp_path, hu
     meta.write_text("\n".join(lines) + "\n")
     with pytest.raises(RefusedSeries, match="no TransformMatrix; give the directions"):
         read_image_file(meta)
-    plain = tmp_path / "a.nrrd"
-    head = (
-        "NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\nspacings: 0.3 0.25 0.2\n"
-        "encoding: raw\nendian: little\n\n"
-    )
-    plain.write_bytes(head.encode() + hu_zyx.tobytes())
+    plain = nrrd(tmp_path / "a.nrrd", hu_zyx, "spacings: 0.3 0.25 0.2")
     with pytest.raises(RefusedSeries, match="no three space directions in RAS, LAS or LPS"):
         read_image_file(plain)
     assert np.array_equal(read_image_file(plain, "SPL").hu_zyx, hu_zyx)
+
+
+def nrrd(path: Path, hu_zyx: np.ndarray, *fields: str) -> Path:
+    """An NRRD file whose header has these fields."""
+    head = ("NRRD0004", "type: int16", "dimension: 3", "sizes: 7 6 5", *fields)
+    text = "\n".join((*head, "encoding: raw", "endian: little", "", ""))
+    path.write_bytes(text.encode() + hu_zyx.tobytes())
+    return path
+
+
+DIRECTIONS = "space directions: (0.3,0,0) (0,0.25,0) (0,0,0.2)"
+
+
+@pytest.mark.parametrize(
+    ("space", "to_lps"),
+    [
+        ("left-posterior-superior", (1.0, 1.0, 1.0)),
+        ("RAS", (-1.0, -1.0, 1.0)),
+        ("left-anterior-superior", (1.0, -1.0, 1.0)),
+    ],
+)
+def test_each_space_of_an_nrrd_file_is_its_own(tmp_path, hu_zyx, space, to_lps):
+    """The same numbers mean another place; LAS beside LPS is a mirror image."""
+    fields = (f"space: {space}", DIRECTIONS, "space origin: (1,-2,3.5)")
+    volume = read_image_file(nrrd(tmp_path / "a.nrrd", hu_zyx, *fields))
+    assert np.array_equal(volume.hu_zyx, hu_zyx)
+    for z, y, x in ((0, 0, 0), (4, 5, 6)):
+        place = volume.grid.plane_points_xyz_mm(z, np.array([[y, x]], dtype=float))[0]
+        told = np.array([1.0 + 0.3 * x, -2.0 + 0.25 * y, 3.5 + 0.2 * z])
+        assert place == pytest.approx(told * to_lps, abs=1e-5)
+
+
+def meta(path: Path, hu_zyx: np.ndarray, *, without: str = "", more: str = "") -> Path:
+    """A MetaImage by SimpleITK without one element, and with another."""
+    SimpleITK.WriteImage(image(hu_zyx), str(path))
+    lines = [
+        line
+        for line in path.read_text().splitlines()
+        if not without or not line.startswith(without)
+    ]
+    path.write_text("\n".join((lines[0], lines[1], *filter(None, (more,)), *lines[2:])) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("without", "more", "words"),
+    [
+        ("AnatomicalOrientation", "AnatomicalOrientation = LAI", "is LAI.*otherwise of x"),
+        ("AnatomicalOrientation", "AnatomicalOrientation = RAS", "is RAS.*otherwise of z"),
+        ("AnatomicalOrientation", "AnatomicalOrientation = ARI", "is ARI.*otherwise of x"),
+        ("", "Rotation = -1 0 0 0 1 0 0 0 1", "one matrix of its axes is 1 0 .* another -1 0 "),
+    ],
+)
+def test_a_metaimage_that_contradicts_itself_is_named(tmp_path, hu_zyx, without, more, words):
+    """ITK believes the last matrix, and never the letters."""
+    path = meta(tmp_path / "a.mhd", hu_zyx, without=without, more=more)
+    with pytest.raises(RefusedSeries, match=f"contradicts itself: .*{words}.*--lie"):
+        read_image_file(path)
+    assert np.array_equal(read_image_file(path, "SPL").hu_zyx, hu_zyx)
+
+
+@pytest.mark.parametrize("letters", ["RAI", "???", "rai"])
+def test_letters_that_agree_or_say_nothing_are_no_contradiction(tmp_path, hu_zyx, letters):
+    """As ITK and MetaIO write them; an axis that is a little askew keeps its letter."""
+    more = f"AnatomicalOrientation = {letters}"
+    path = meta(tmp_path / "a.mhd", hu_zyx, without="AnatomicalOrientation", more=more)
+    assert np.array_equal(read_image_file(path).hu_zyx, hu_zyx)
+    turn = np.deg2rad(20)
+    askew = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    SimpleITK.WriteImage(image(hu_zyx, np.array(askew)), str(path))
+    assert np.array_equal(read_image_file(path).hu_zyx, hu_zyx)
+
+
+def test_a_file_without_the_size_of_a_voxel_is_refused(tmp_path, hu_zyx):
+    """ITK takes 1 mm for it; no letters of a person help."""
+    metaimage = meta(tmp_path / "a.mhd", hu_zyx, without="ElementSpacing")
+    lacking = [metaimage, nrrd(tmp_path / "a.nrrd", hu_zyx)]
+    lacking.append(nrrd(tmp_path / "b.nrrd", hu_zyx, "spacings: 0.3 nan 0.2"))
+    for path in lacking:
+        with pytest.raises(RefusedSeries, match=r"how large a voxel is|no length of each axis"):
+            read_image_file(path, "SPL")
+    spaced = nrrd(tmp_path / "c.nrrd", hu_zyx, "spacings: 0.3 0.25 0.2")
+    assert read_image_file(spaced, "SPL").grid.spacing_mm.zyx == pytest.approx((0.2, 0.25, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("unit", "mm"), [("um", 0.001), ("mm", 1.0), ("cm", 10.0), ("\u00b5m", 0.001)]
+)
+def test_an_nrrd_or_metaimage_files_unit_of_length_counts(tmp_path, hu_zyx, unit, mm):
+    """Of axes in a space, of axes in none, and of a MetaImage; ITK takes all for mm."""
+    sizes = np.array([0.2, 0.25, 0.3]) * mm
+    space = ("space: LPS", DIRECTIONS, f'space units: "{unit}" "{unit}" "{unit}"')
+    found = read_image_file(nrrd(tmp_path / "a.nrrd", hu_zyx, *space))
+    assert found.grid.spacing_mm.zyx == pytest.approx(sizes, rel=1e-2)
+    none = ("spacings: 0.3 0.25 0.2", f'units: "{unit}" "{unit}" "{unit}"')
+    found = read_image_file(nrrd(tmp_path / "b.nrrd", hu_zyx, *none), "SPL")
+    assert found.grid.spacing_mm.zyx == pytest.approx(sizes)
+    if unit.isascii():
+        path = meta(tmp_path / "a.mhd", hu_zyx, more=f"DistanceUnits = {unit}")
+        assert read_image_file(path, "SPL").grid.spacing_mm.zyx == pytest.approx(sizes)
+
+
+def test_a_unit_that_nobody_knows_is_named(tmp_path, hu_zyx):
+    """Furlongs, or two units in one file."""
+    for units in ('"furlong" "furlong" "furlong"', '"mm" "mm" "um"'):
+        path = nrrd(tmp_path / "a.nrrd", hu_zyx, "space: LPS", DIRECTIONS, f"space units: {units}")
+        with pytest.raises(RefusedSeries, match=r"a.nrrd .* space units is .* expected"):
+            read_image_file(path)
+    path = meta(tmp_path / "a.mhd", hu_zyx, more="DistanceUnits = furlong")
+    with pytest.raises(RefusedSeries, match=r"DistanceUnits is 'furlong', one of m, "):
+        read_image_file(path)
+
+
+@pytest.mark.parametrize("lie", ["", "SPL"])
+def test_a_voxel_of_no_length_is_refused(tmp_path, hu_zyx, lie):
+    """In each format that ITK reads: a step that is rounded to 0 ended limn."""
+    thin = "space directions: (1e-7,0,0) (0,0.25,0) (0,0,0.2)"
+    paths = [nrrd(tmp_path / "a.nrrd", hu_zyx, "space: LPS", thin), tmp_path / "a.mhd"]
+    meta(paths[1], hu_zyx, without="ElementSpacing", more="ElementSpacing = 1e-7 0.25 0.2")
+    for path in paths:
+        with pytest.raises(RefusedSeries, match=f"{path.name} .*a voxel measures 1e-07 x 0.25"):
+            read_image_file(path, lie)
 
 
 @pytest.mark.parametrize(
@@ -153,24 +270,15 @@ def test_a_metaimage_or_nrrd_file_without_directions_is_asked_about(tmp_path, hu
 )
 def test_a_space_that_is_no_animals_says_nothing(tmp_path, hu_zyx, space, directions):
     """ITK takes each of them for LPS."""
-    path = tmp_path / "a.nrrd"
-    head = (
-        f"NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\n{space}\n"
-        f"space directions: {directions}\nencoding: raw\nendian: little\n\n"
-    )
-    path.write_bytes(head.encode() + hu_zyx.tobytes())
+    path = nrrd(tmp_path / "a.nrrd", hu_zyx, space, f"space directions: {directions}")
     with pytest.raises(RefusedSeries, match=r"--lie|can't be read"):
         read_image_file(path)
 
 
 def test_axes_that_are_no_grid_are_refused(tmp_path, hu_zyx):
     """A sheared image is no scan."""
-    path = tmp_path / "a.nrrd"
-    head = (
-        "NRRD0004\ntype: int16\ndimension: 3\nsizes: 7 6 5\nspace: left-posterior-superior\n"
-        "space directions: (0.3,0,0) (0.02,0.25,0) (0,0,0.2)\nencoding: raw\nendian: little\n\n"
-    )
-    path.write_bytes(head.encode() + hu_zyx.tobytes())
+    sheared = "space directions: (0.3,0,0) (0.02,0.25,0) (0,0,0.2)"
+    path = nrrd(tmp_path / "a.nrrd", hu_zyx, "space: left-posterior-superior", sheared)
     assert said(path) == "3 dimensions" or path.name in said(path)
 
 

@@ -1,10 +1,12 @@
 """Labels for other programs, read back by others."""
 
+import io
 import multiprocessing
 import os
 
 import nibabel
 import numpy as np
+import pandas
 import pytest
 import SimpleITK
 
@@ -94,7 +96,7 @@ def test_a_surface_follows_slices_whose_places_are_rounded():
 
 
 def test_nifti_is_read_by_nibabel_in_its_place(tmp_path, grid, labels):
-    """RAS, where limn has LPS."""
+    """And by SimpleITK: RAS in the file, where limn has LPS."""
     path = tmp_path / "labels.nii.gz"
     write_nifti(path, labels, grid)
     found = nibabel.load(path)
@@ -102,6 +104,9 @@ def test_nifti_is_read_by_nibabel_in_its_place(tmp_path, grid, labels):
     place = found.affine @ np.array([6.0, 5.0, 4.0, 1.0])
     mine = grid.plane_points_xyz_mm(4, np.array([[5.0, 6.0]]))[0]
     assert place[:3] == pytest.approx([-mine[0], -mine[1], mine[2]], abs=1e-4)
+    image = SimpleITK.ReadImage(str(path))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(image), labels)
+    assert image.TransformIndexToPhysicalPoint((6, 5, 4)) == pytest.approx(mine, abs=1e-4)
 
 
 def test_a_segmentation_for_slicer_has_names_and_colours(tmp_path, grid, labels):
@@ -148,6 +153,12 @@ def test_a_link_or_a_fifo_at_the_name_is_replaced(tmp_path, grid, labels, ending
 
 
 def test_a_table_has_the_columns_of_its_rows():
-    """And none if there is no row."""
+    """As pandas reads them, too; and none if there is no row."""
+    rows = [
+        {"roi": 'A, "B"\n', "mm3": 1.5, "light": ""},
+        {"roi": "Zunge", "mm3": 2, "light": "red"},
+    ]
+    found = pandas.read_csv(io.BytesIO(table_of(rows)), keep_default_na=False)
+    assert found.to_dict("records") == rows
     assert table_of([{"roi": "A, B", "mm3": 1.5}]) == b'roi,mm3\n"A, B",1.5\n'
     assert table_of([]) == b"\n"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from limn.domain.errors import RefusedSeries
 from limn.formats.axes import ASK
@@ -77,6 +78,21 @@ def test_half_a_section_is_no_section(tmp_path, ending):
     path = tmp_path / f"mouse_rec00000021.{ending}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(RefusedSeries, match=r"21.* can't be read as an image"):
+        read_skyscan(log, "SPL")
+
+
+@pytest.mark.parametrize("ending", ["tif", "png", "jpg"])
+def test_a_section_that_is_to_be_shown_mirrored_is_refused(tmp_path, ending):
+    """Nobody knows whether a person's letters are for the rows as stored, or as shown."""
+    log = write_sections(tmp_path, grey(np.uint8), 50.0, ending)
+    path = tmp_path / f"mouse_rec00000021.{ending}"
+    section, exif = Image.fromarray(grey(np.uint8)[1]), Image.Exif()
+    for turn in (1, 2):
+        exif[0x0112] = turn
+        section.save(path, exif=exif)
+        if turn == 1:
+            assert read_skyscan(log, "SPL").hu_zyx.shape == SHAPE_ZYX
+    with pytest.raises(RefusedSeries, match=rf"21.{ending}: its Orientation is 2, .* 1 expected"):
         read_skyscan(log, "SPL")
 
 

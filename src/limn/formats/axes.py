@@ -32,6 +32,17 @@ class AxesUnknown(RefusedSeries):
         self.silence = silence
 
 
+class HeaderWrong(ValueError):
+    """A header that gives no image; its reader adds the file's name."""
+
+
+# Names of units of length, as headers have them in small letters.
+UNITS_MM = {
+    **dict.fromkeys(("m", "meter"), 1000.0),
+    **dict.fromkeys(("cm", "centimeter"), 10.0),
+    **dict.fromkeys(("mm", "millimeter"), 1.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "micrometer"), 0.001),
+}
 # Of a file that is read: four bytes for each, and as many again while it is worked on.
 MOST_VOXELS = 2**30
 

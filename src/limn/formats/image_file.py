@@ -4,8 +4,8 @@ Only what the format itself says counts:
 
 - NIfTI-1 has two transforms to RAS, qform and sform (nifti1.h, METHOD 2 and 3). A file in which
   both have a code and differ contradicts itself. One without a code for either says nothing.
-- NRRD says it by ``space directions`` in a named ``space`` (nrrd format, section 5.2).
-- MetaImage says it by ``TransformMatrix`` in LPS (ITK's MetaIO); ITK assumes the identity without.
+- NRRD says it by ``space directions`` in a named ``space`` (`nrrd_header`).
+- MetaImage says it by ``TransformMatrix`` in LPS (`meta_header`).
 
 Where a file says nothing, or contradicts itself, a person must give the directions of its axes: a
 mirror image can't be told from the animal.
@@ -13,7 +13,6 @@ mirror image can't be told from the animal.
 
 from __future__ import annotations
 
-import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,14 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import SpacingMm
 from limn.domain.one_line import one_line
 from limn.domain.scan import Volume
-from limn.formats.axes import ASK, AxesUnknown, believable, turned
+from limn.formats.axes import ASK, UNITS_MM, AxesUnknown, HeaderWrong, believable, turned
 from limn.formats.label_files import grid_of
+from limn.formats.meta_header import read_meta_header
+from limn.formats.nrrd_header import read_nrrd_header
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 META = (".mhd", ".mha")
-# Of a MetaImage header: how an element must look if it is there; the first two must be.
-META_ELEMENTS = {
-    "NDims": "3",
-    "DimSize": r"[0-9]{1,6}(\s+[0-9]{1,6}){2}",
-    "ElementNumberOfChannels": "1",
-    "HeaderSize": r"-1|[0-9]{1,9}",
-    "CompressedDataSize": r"[0-9]{1,11}",
-    "ElementDataFile": r"LOCAL|[^%]*",
-}
 SUFFIXES = (*NIFTI, *NRRD, *META)
 # What nibabel raises for damaged headers.
 HEADER_DAMAGES = (
@@ -61,17 +53,10 @@ HEADER_DAMAGES = (
 )
 # Transforms that differ by less than this at any corner of the field are the same.
 SAME_MM = 0.01
-# NIfTI's units of length; without one they are mm, as programs take it.
-_UNITS_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 # No voxel is smaller; ITK takes a step of 0 for none.
 LEAST_STEP_MM = 1e-6
 # NIfTI's numbers have seven digits: 0.3 mm is 0.30000001.
 DECIMALS = 6
-# NRRD's spaces whose axes are those of an animal.
-ANATOMICAL = {
-    *("ras", "las", "lps"),
-    *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior"),
-}
 
 
 def is_image_file(path: Path) -> bool:
@@ -102,9 +87,7 @@ def read_image_file(path: Path, lie: str = "") -> Volume:
     if lie:
         x, y, z = image.GetSpacing()
         return turned(hu_zyx, SpacingMm(z, y, x), lie)
-    if silence := _silence(path, image):
-        msg = f"{one_line(path)}: {silence}"
-        raise AxesUnknown(msg)
+    _check_axes(path, image)
     try:
         return Volume(hu_zyx, grid_of(_rounded(image)))
     except ValueError as error:
@@ -124,15 +107,14 @@ def _image(path: Path) -> SimpleITK.Image:
     try:
         if path.name.lower().endswith(NIFTI):
             return _nifti(path)
-        if path.name.lower().endswith(META):
-            _check_meta(path)
+        unit_mm = _checked_unit(path)
         reader = SimpleITK.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         if reader.GetDimension() == 3:
             x, y, z = reader.GetSize()
             believable((z, y, x), path)
-        image: SimpleITK.Image = reader.Execute()
+        image = _in_mm(reader.Execute(), unit_mm)
     except (RuntimeError, *HEADER_DAMAGES) as error:
         why = one_line(error)
         if isinstance(error, RuntimeError):
@@ -184,21 +166,57 @@ def _nifti(path: Path) -> SimpleITK.Image:
     return image
 
 
-def _silence(path: Path, image: SimpleITK.Image) -> str:
-    """Why the file does not say how its axes lie; empty if it does."""
-    name = path.name.lower()
+def _checked_unit(path: Path) -> float:
+    """The unit of the lengths of a file that ITK reads, whose header is whole."""
+    if path.name.lower().endswith(META):
+        meta = read_meta_header(path)
+        meta.check()
+        return meta.unit_mm()
+    nrrd = read_nrrd_header(path)
+    nrrd.check_sizes()
+    return nrrd.unit_mm()
+
+
+def _in_mm(image: SimpleITK.Image, unit_mm: float) -> SimpleITK.Image:
+    """The image, whose lengths are in this unit, in mm."""
+    steps_mm = [step * unit_mm for step in image.GetSpacing()]
+    if not np.isfinite(steps_mm).all() or min(steps_mm) < LEAST_STEP_MM:
+        sizes = " x ".join(f"{step:.3g}" for step in steps_mm)
+        msg = f"a voxel measures {sizes} mm by its header"
+        raise HeaderWrong(msg)
+    image.SetSpacing(steps_mm)
+    image.SetOrigin([place * unit_mm for place in image.GetOrigin()])
+    return image
+
+
+def _check_axes(path: Path, image: SimpleITK.Image) -> None:
+    """Check that the file says how its axes lie, and says one thing.
+
+    Raises
+    ------
+    AxesUnknown
+        If it does not say so.
+    RefusedSeries
+        If it contradicts itself.
+    """
+    name, silence = path.name.lower(), ""
+    directions = np.array(image.GetDirection()).reshape(3, 3)
     if name.endswith(NIFTI):
-        return _nifti_silence(path)
-    if name.endswith(NRRD) and not _nrrd_space(path):
-        return "its header has no three space directions in RAS, LAS or LPS"
-    if name.endswith(META) and not _has_transform(path):
-        return "its header has no TransformMatrix"
-    return "" if abs(np.linalg.det(_directions(image))) > 0.5 else "its directions are no axes"
+        silence = _nifti_silence(path)
+    elif name.endswith(META):
+        read_meta_header(path).check_axes(directions)
+    elif not read_nrrd_header(path).says_axes():
+        silence = "its header has no three space directions in RAS, LAS or LPS"
+    if not silence and abs(np.linalg.det(directions)) <= 0.5:
+        silence = "its directions are no axes"
+    if silence:
+        msg = f"{one_line(path)}: {silence}"
+        raise AxesUnknown(msg)
 
 
 def _unit_mm(header: Any) -> float:
     """The unit of length in which a NIfTI header gives its transforms."""
-    return _UNITS_MM.get(header.get_xyzt_units()[0], 1.0)
+    return UNITS_MM.get(header.get_xyzt_units()[0], 1.0)
 
 
 def _nifti_silence(path: Path) -> str:
@@ -230,55 +248,6 @@ def _nifti_silence(path: Path) -> str:
 def _letters(affine: npt.NDArray[np.float64]) -> str:
     """The directions that the axes x, y, z grow towards."""
     return "".join(str(letter) for letter in nibabel.orientations.aff2axcodes(affine))
-
-
-def _nrrd_space(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(1 << 16).replace(b"\r", b"").split(b"\n\n", 1)[0].lower()
-    fields = {
-        name.strip(): value.strip().decode("latin-1")
-        for name, _, value in (line.partition(b":") for line in head.split(b"\n"))
-    }
-    named = fields.get(b"space", "") in ANATOMICAL
-    return named and fields.get(b"space directions", "").count("(") == 3
-
-
-def _check_meta(path: Path) -> None:
-    """Check the numbers by which MetaIO takes memory, before it does: it trusts them.
-
-    Raises
-    ------
-    ImageFileError
-        Names the element and its value.
-    """
-    with path.open("rb") as file:
-        lines = file.read(1 << 14).split(b"\n")
-    elements: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.decode("latin-1").partition("=")
-        elements.setdefault(name.strip().lower(), value.strip())
-        if name.strip().lower() == "elementdatafile":
-            break
-    for name, pattern in META_ELEMENTS.items():
-        value = elements.get(name.lower(), "")
-        needed = name in ("NDims", "DimSize")
-        if (value or needed) and re.fullmatch(pattern, value) is None:
-            msg = f"{name} is {one_line(value)[:60]!r}: an image of three dimensions expected"
-            raise ImageFileError(msg)
-    x, y, z = map(int, elements["dimsize"].split())
-    believable((z, y, x), path)
-
-
-def _has_transform(path: Path) -> bool:
-    with path.open("rb") as file:
-        lines = file.read(1 << 14).lower().split(b"\n")
-    # MetaIO knows three names for it.
-    names = {line.partition(b"=")[0].strip() for line in lines}
-    return bool(names & {b"transformmatrix", b"rotation", b"orientation"})
-
-
-def _directions(image: SimpleITK.Image) -> npt.NDArray[np.float64]:
-    return np.array(image.GetDirection()).reshape(3, 3)
 
 
 def _rounded(image: SimpleITK.Image) -> SimpleITK.Image:

@@ -30,6 +30,8 @@ from limn.formats.axes import AxesUnknown, believable, turned
 _SECTIONS = (".tif", ".tiff", ".bmp", ".png", ".jpg", ".jpeg")
 # A section of 8 and of 16 bits, in the 12 bits that all scans have here.
 _GREY_12 = {np.dtype(np.uint8): 16.0, np.dtype(np.uint16): 1.0 / 16.0}
+# The tag of TIFF and Exif that turns or mirrors a picture; Pillow obeys it in TIFF alone.
+_ORIENTATION = 0x0112
 # What Pillow raises for damaged files.
 _DAMAGES = (
     *(EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError, SyntaxError),
@@ -188,11 +190,20 @@ def _section(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if image.size != shape[::-1] or getattr(image, "n_frames", 1) != 1:
                 raise _misfit(path, shape, f"{image.size[0]} x {image.size[1]} pixels")
+            turns = [image.getexif().get(_ORIENTATION, 1)]
             # The palette of a BMP of 8 bits is grey.
             pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+            # In a PNG file it may stand behind the pixels.
+            turns.append(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGES as error:
         msg = f"{one_line(path)} can't be read as an image: {one_line(error)[:200]}"
         raise RefusedSeries(msg) from error
+    if wrong := [turn for turn in turns if turn != 1]:
+        msg = (
+            f"{one_line(path)}: its Orientation is {one_line(wrong[0])[:20]}, so that its rows and "
+            "columns are shown turned or mirrored, 1 expected; write the sections anew without it"
+        )
+        raise RefusedSeries(msg)
     if pixels.ndim == 3 and np.ptp(pixels, axis=2).max() == 0:
         pixels = pixels[:, :, 0]
     if pixels.ndim != 2 or pixels.dtype.newbyteorder("=") not in _GREY_12:

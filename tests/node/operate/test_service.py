@@ -1,9 +1,12 @@
 """The recipes by which a computer starts a node, read as their own programs read them."""
 
+import getpass
 import plistlib
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -75,6 +78,16 @@ def test_systemd(site):
             ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_what_a_person_types_works_in_every_shell(site):
+    """PowerShell leaves %USERNAME% as it is; a path with spaces is one word."""
+    (task,) = write_service("task", site, load_config(site))[1:]
+    assert f'/RU "{getpass.getuser()}" /RP * /XML "{site.parent}' in task
+    assert "%" not in task.replace(str(site.parent), "")
+    for kind in ("systemd", "launchd"):
+        copy = shlex.split(write_service(kind, site, load_config(site))[1])
+        assert Path(copy[-2]).parent == site.parent
 
 
 def test_a_recipe_that_is_there_stays(site):

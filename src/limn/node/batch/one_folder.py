@@ -21,7 +21,7 @@ from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
 from limn.domain.folders import writable
-from limn.domain.forms import RTSTRUCT, Form
+from limn.domain.forms import BY_C_STORE, RTSTRUCT, Form
 from limn.domain.light import Light
 from limn.domain.scan import Organ
 from limn.domain.shipped import EMBEDDED_BUNDLE
@@ -79,7 +79,8 @@ def contour_folder(
         ExitStack() as stack,
     ):
         bar = bars.add_task("reading", total=None)
-        scan = stack.enter_context(opened(source, lie, out / "ct", console))
+        keep_in = out / "ct" if one_file or set(BY_C_STORE) & set(forms) else None
+        scan = stack.enter_context(opened(source, lie, keep_in, console))
         bars.update(bar, description="loading the ensemble")
         warm = warm_up(config)
         bars.update(bar, description="contouring")
@@ -95,8 +96,8 @@ def contour_folder(
         failures += _join(found, out)
     console.print(_stages(stopwatch))
     _print_each(found, console)
-    if scan.ct is not None:
-        console.print(f"CT series      {scan.ct}, to which the structure set refers")
+    if scan.ct is not None and keep_in is not None:
+        console.print(f"CT series      {keep_in}, to which the DICOM files refer")
     if failures:
         raise failures[0]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import plistlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -144,7 +145,7 @@ _RECIPES: Mapping[Service, tuple[str, _Make, _Install]] = {
         "limn.service",
         _systemd,
         lambda path: [
-            f"sudo cp {path} /etc/systemd/system/",
+            f"sudo cp {shlex.quote(str(path))} /etc/systemd/system/",
             "sudo systemctl enable --now limn",
         ],
     ),
@@ -152,13 +153,14 @@ _RECIPES: Mapping[Service, tuple[str, _Make, _Install]] = {
         f"{LABEL}.plist",
         _launchd,
         lambda path: [
-            f"cp {path} ~/Library/LaunchAgents/",
+            f"cp {shlex.quote(str(path))} ~/Library/LaunchAgents/",
             f"launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/{path.name}",
         ],
     ),
     "task": (
         "limn-task.xml",
         _task,
-        lambda path: [f'schtasks /Create /TN limn /RU "%USERNAME%" /RP /XML "{path}"'],
+        # Names no variable: PowerShell and cmd write them differently. `*` asks for the password.
+        lambda path: [f'schtasks /Create /TN limn /RU "{getpass.getuser()}" /RP * /XML "{path}"'],
     ),
 }
