@@ -3,7 +3,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-QUICK := not (node or peer or trains or slow or soak)
+LONG := node or peer or trains or slow
+QUICK := not ($(LONG) or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The tests start hundreds of interpreters, and pytest rewrites every assertion: kept bytecode spares
@@ -41,7 +42,7 @@ lint: install
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ($(QUICK))" --durations-to tests/durations.txt
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "($(LONG)) and not soak" --durations-to tests/durations.txt
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/support/coverage_by_room.py
 

@@ -22,6 +22,7 @@ from limn.domain.shipped import MANIFEST
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import write_manifest
+from tests.support.chosen_files import MARKS, marks_in, may_be_chosen
 from tests.support.node.hurry import hurried
 from tests.support.organs import Organ
 
@@ -120,16 +121,26 @@ SLOW_FILES = [
     "segment/engine/test_int8",
     "dicom/test_volume",
 ]
+SLOW = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that has no test of this run."""
+    if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
+        return None
+    also = {"slow"} if collection_path in SLOW else ()
+    return None if may_be_chosen(config.option.markexpr, collection_path, also) else True
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with long tests first, so that the workers end together."""
-    slow = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
     # One that has moved would be quick again.
-    assert all(path.exists() for path in slow), [path for path in slow if not path.exists()]
+    assert all(path.exists() for path in SLOW), [path for path in SLOW if not path.exists()]
     for item in items:
-        if item.path in slow:
+        hidden = {mark.name for mark in item.iter_markers()} & set(MARKS) - marks_in(item.path)[1]
+        assert not hidden, f"{item.nodeid} has {hidden}, which is not in its file's text"
+        if item.path in SLOW:
             item.add_marker("slow")
     place = {item.path: len(LONG) for item in items}
     for item in items:
