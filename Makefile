@@ -37,8 +37,8 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 # The quick tests under coverage, then all others. A file's tests share fixtures.
-# The order is that of tests/conftest.py: files with long tests first. Three at a time on two cores, for
-# half of the others wait for nodes, peers and timeouts.
+# The order is that of tests/conftest.py: files with long tests first, those that wait for nodes, peers and
+# timeouts between those that compute. Three at a time on two cores, for half of them wait.
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"

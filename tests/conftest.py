@@ -134,7 +134,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with long tests first, so that the workers end together."""
+    """Put files with long tests first, those of the node, which wait, between those that compute.
+
+    So one process computes while another waits, and all end together.
+    """
     # One that has moved would be quick again.
     assert all(path.exists() for path in SLOW), [path for path in SLOW if not path.exists()]
     for item in items:
@@ -146,7 +149,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         marks = [k for k, name in enumerate(LONG) if item.get_closest_marker(name)]
         place[item.path] = min([place[item.path], *marks])
-    items.sort(key=lambda item: place[item.path])
+    node = REPOSITORY / "tests" / "node"
+    turns: dict[Path, int] = {}
+    for waits in (True, False):
+        files = (path for path in place if (node in path.parents) == waits)
+        turns.update((path, turn) for turn, path in enumerate(sorted(files, key=place.__getitem__)))
+    items.sort(key=lambda item: (turns[item.path], node not in item.path.parents))
 
 
 @functools.cache
