@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,20 @@ SLOWEST = 25
 # Markers of long tests, the longest first.
 LONG = ("trains", "node", "slow")
 BUDGET_S = 10.0
+# Linux's folder in memory, and the room that a run of all tests needs there.
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - pytest makes its own folder in it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' folders in memory where there is room.
+
+    A node waits for the disk at every slice and at every step of the journal, a few milliseconds
+    each time. No test can tell: none cuts the power. PYTEST_DEBUG_TEMPROOT or --basetemp gives
+    another place.
+    """
+    with suppress(OSError):
+        if config.option.basetemp is None and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -163,7 +178,9 @@ def one_fold() -> Path:
 
     Without the sample: int8 is neither measured nor used where it is not tested.
     """
-    folder = Path(tempfile.mkdtemp(prefix="limn-one-fold-"))
+    # On the disk of the tests' own folders, which link to it.
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    folder = Path(tempfile.mkdtemp(prefix="limn-one-fold-", dir=root))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     others = shutil.ignore_patterns("fold_[1-9]", "sample.npz")
     shutil.copytree(BUNDLE, folder, ignore=others, dirs_exist_ok=True)
