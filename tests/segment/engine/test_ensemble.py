@@ -288,14 +288,12 @@ def test_the_stacks_orientation_changes_nothing(ensemble, letters):
     np.testing.assert_array_equal(back, ensemble.label(wanted, saying(probabilities)).labels_zyx)
 
 
-@pytest.mark.parametrize(
-    ("seed", "prone", "folds"), [(41, True, (0, 1, 2, 3, 4)), (42, False, (0, 1))]
-)
+@pytest.mark.parametrize(("seed", "prone", "folds"), [(41, True, (2, 3, 4)), (42, False, (0, 1))])
 def test_unseen_phantoms_are_contoured_well(seed, prone, folds):
     """On phantoms outside the training seeds every organ reaches a DSC of 0.85 after cleaning.
 
-    Takes more than 10 s: all folds of the bundle's own network see a field as wide as a scanner's.
-    Two folds are enough for the animal on its back.
+    Takes more than 10 s: the bundle's own networks see a field as wide as a scanner's. Each fold
+    sees one of the animals.
     """
     assert seed not in range(1000, 1030)
     scanner = random_scanner(seed, 0.2, (120, 108, 112))
