@@ -3,7 +3,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-QUICK := not (node or peer or trains or slow or soak)
+LONG := node or peer or trains or slow
+QUICK := not ($(LONG) or soak)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # The tests start hundreds of interpreters, and pytest rewrites every assertion: kept bytecode spares
@@ -36,12 +37,12 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 # The quick tests under coverage, then all others. A file's tests share fixtures.
-# The order is that of tests/conftest.py: files with long tests first. Three at a time on two cores, for
-# half of the others wait for nodes, peers and timeouts.
+# The order is that of tests/conftest.py: files with long tests first, those that wait for nodes, peers and
+# timeouts between those that compute. Three at a time on two cores, for half of them wait.
 # One thread each: two on two cores spin while the other computes (72 s instead of 126).
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 --dist loadfile -m "$(QUICK)"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not ($(QUICK))" --durations-to tests/durations.txt
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "($(LONG)) and not soak" --durations-to tests/durations.txt
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/support/coverage_by_room.py
 

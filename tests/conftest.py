@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from limn.domain.shipped import MANIFEST
 from limn.phantom.anatomy import conceive
 from limn.phantom.scanner import Scanner, scan
 from limn.segment.bundle.bundle import write_manifest
+from tests.support.chosen_files import MARKS, marks_in, may_be_chosen
 from tests.support.node.hurry import hurried
 from tests.support.organs import Organ
 
@@ -39,6 +41,20 @@ SLOWEST = 25
 # Markers of long tests, the longest first.
 LONG = ("trains", "node", "slow")
 BUDGET_S = 10.0
+# Linux's folder in memory, and the room that a run of all tests needs there.
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30  # noqa: S108 - pytest makes its own folder in it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' folders in memory where there is room.
+
+    A node waits for the disk at every slice and at every step of the journal, a few milliseconds
+    each time. No test can tell: none cuts the power. PYTEST_DEBUG_TEMPROOT or --basetemp gives
+    another place.
+    """
+    with suppress(OSError):
+        if config.option.basetemp is None and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -120,22 +136,40 @@ SLOW_FILES = [
     "segment/engine/test_int8",
     "dicom/test_volume",
 ]
+SLOW = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that has no test of this run."""
+    if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
+        return None
+    also = {"slow"} if collection_path in SLOW else ()
+    return None if may_be_chosen(config.option.markexpr, collection_path, also) else True
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with long tests first, so that the workers end together."""
-    slow = {REPOSITORY / "tests" / f"{name}.py" for name in SLOW_FILES}
+    """Put files with long tests first, those of the node, which wait, between those that compute.
+
+    So one process computes while another waits, and all end together.
+    """
     # One that has moved would be quick again.
-    assert all(path.exists() for path in slow), [path for path in slow if not path.exists()]
+    assert all(path.exists() for path in SLOW), [path for path in SLOW if not path.exists()]
     for item in items:
-        if item.path in slow:
+        hidden = {mark.name for mark in item.iter_markers()} & set(MARKS) - marks_in(item.path)[1]
+        assert not hidden, f"{item.nodeid} has {hidden}, which is not in its file's text"
+        if item.path in SLOW:
             item.add_marker("slow")
     place = {item.path: len(LONG) for item in items}
     for item in items:
         marks = [k for k, name in enumerate(LONG) if item.get_closest_marker(name)]
         place[item.path] = min([place[item.path], *marks])
-    items.sort(key=lambda item: place[item.path])
+    node = REPOSITORY / "tests" / "node"
+    turns: dict[Path, int] = {}
+    for waits in (True, False):
+        files = (path for path in place if (node in path.parents) == waits)
+        turns.update((path, turn) for turn, path in enumerate(sorted(files, key=place.__getitem__)))
+    items.sort(key=lambda item: (turns[item.path], node not in item.path.parents))
 
 
 @functools.cache
@@ -144,7 +178,9 @@ def one_fold() -> Path:
 
     Without the sample: int8 is neither measured nor used where it is not tested.
     """
-    folder = Path(tempfile.mkdtemp(prefix="limn-one-fold-"))
+    # On the disk of the tests' own folders, which link to it.
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT")
+    folder = Path(tempfile.mkdtemp(prefix="limn-one-fold-", dir=root))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     others = shutil.ignore_patterns("fold_[1-9]", "sample.npz")
     shutil.copytree(BUNDLE, folder, ignore=others, dirs_exist_ok=True)

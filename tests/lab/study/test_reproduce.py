@@ -119,6 +119,8 @@ def test_a_killed_study_ends_with_the_tables_of_one_that_ran_through(tmp_path, m
 
     other = tmp_path / "other_out"
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Each process of a pool imports nnunetv2 anew; the pools of the first study have two.
+    monkeypatch.setattr("limn.lab.systems.nnunet.cores", lambda: 1)
     reproduce(written(tmp_path / "one", HEAD + FULLRES), other, None, lambda line: None)
     for system in ("3d_fullres", "limn", "observers"):
         assert drawn(other / "scores.csv", system) == drawn(out / "scores.csv", system)

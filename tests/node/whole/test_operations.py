@@ -38,7 +38,7 @@ def node(tmp_path: Path) -> Iterator[FakeNode]:
     node.config.write_text(f"{text}[metrics]\nport = {free_port()}\n")
     yield node
     if node.process is not None and node.process.poll() is None:
-        node.stop()
+        node.end()
 
 
 def send(node: FakeNode, number: int) -> set[int]:

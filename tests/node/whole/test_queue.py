@@ -149,7 +149,7 @@ def test_a_scan_that_kills_its_worker(
         assert "ERROR" in line
         assert line.endswith(command)
         assert command in said("queue", "--config", node.config)
-        node.end()
+        assert node.stop() == 0
         monkeypatch.setenv("FAKE_INFERENCE_S", "0.05")
         node.start()
         wait_for(lambda: len(lines()) == 2, 60, node.explain)
@@ -160,7 +160,7 @@ def test_a_scan_that_kills_its_worker(
         wait_for(lambda: len(list(tps.folder.iterdir())) == 2, 60, node.explain)
         send(node, 1, tmp_path)
         wait_for(lambda: len(list(tps.folder.iterdir())) == 3, 60, node.explain)
-        node.end()
+        assert node.stop() == 0
         assert "is stopped and sends when it runs" in said(
             "resend", "--config", node.config, "scan-00001", "--to", "TPS"
         )

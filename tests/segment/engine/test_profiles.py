@@ -74,7 +74,7 @@ def test_stock_is_nnunetv2():
     Takes more than 10 s: nnunetv2 predicts with the bundle's own network, two folds, in fp32.
     """
     # As wide as one tile: nnunetv2 needs as long for each tile as limn.
-    volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 76, 76)), 7)
+    volume, _ = scan(conceive(7), Scanner(SpacingMm(0.25, 0.25, 0.25), (80, 64, 76)), 7)
     bundle = open_bundle(BUNDLE)
     stock = Ensemble.load(replace(bundle, folds=(0, 1)), "cpu", "stock", half=False)
     _, ours = run(stock, volume.hu_zyx, SpacingMm(0.25, 0.25, 0.25))
@@ -155,7 +155,7 @@ def test_zeros_around_a_scan_are_left_out(tmp_path):
 
 def test_bf16_changes_next_to_nothing():
     """In half precision fewer than one voxel in 10,000 changes; where the CPU has none, none."""
-    volume, _ = scan(conceive(8), Scanner(SpacingMm(0.2, 0.2, 0.2), (96, 96, 80)), 8)
+    volume, _ = scan(conceive(8), Scanner(SpacingMm(0.2, 0.2, 0.2), (96, 80, 80)), 8)
     bundle = replace(open_bundle(BUNDLE), folds=(0, 1))
     spacing = SpacingMm(0.2, 0.2, 0.2)
     _, full = run(Ensemble.load(bundle, "cpu", "paper", half=False), volume.hu_zyx, spacing)

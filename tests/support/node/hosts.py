@@ -24,7 +24,7 @@ import pytest
 from limn.node.host import certs
 from limn.node.store.disk import scanlog
 from tests.conftest import BUNDLE, REPOSITORY, require_peer
-from tests.support.node.running import ENVIRONMENT, children_of, wait_for
+from tests.support.node.running import ENVIRONMENT, children_of, kill_with_children, wait_for
 from tests.support.node.toy import Toy, slices_named_by, toy, write_toy
 
 RECEIVERS, WORKERS = ("ct-1", "ct-2"), ("gpu-1", "gpu-2")
@@ -188,19 +188,9 @@ class Host:
         return (self.folder / "stderr.log").read_text()
 
     def end(self) -> None:
-        """Stop it and its children in any case."""
-        if self.process is None:
-            return
-        children = children_of(self.process.pid)
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill it and its children in any case."""
+        if self.process is not None:
+            kill_with_children(self.process)
 
     # For a host that receives:
 

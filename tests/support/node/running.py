@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from limn.node.store.disk import scanlog
@@ -133,6 +134,16 @@ def children_of(parent: int) -> list[int]:
             parents[int(path.parent.name)] = int(fields[1])
     found = [pid for pid, owner in parents.items() if owner == parent]
     return found + [grandchild for pid in found for grandchild in children_of(pid)]
+
+
+def kill_with_children(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and everything that it has started."""
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(

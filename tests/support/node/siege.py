@@ -23,7 +23,13 @@ from pynetdicom import AE
 from limn.node.dimse.status import OUT_OF_RESOURCES
 from tests.conftest import BUNDLE, REPOSITORY, free_port, require_peer
 from tests.support.node.parts import only_sends
-from tests.support.node.running import ENVIRONMENT, Node, children_of, wait_for
+from tests.support.node.running import (
+    ENVIRONMENT,
+    Node,
+    children_of,
+    kill_with_children,
+    wait_for,
+)
 from tests.support.node.toy import Toy, slices_named_by, slices_referenced_by, toy
 
 # The words that identify a process of a node on its command line.
@@ -140,21 +146,9 @@ class FakeNode(Node):
         return list(scanlog.rows(self.data / "scans.csv"))
 
     def end(self) -> None:
-        """Stop it in any state, and its children."""
+        """Kill it in any state, with its children: to stop in order takes seconds of a core."""
         assert self.process is not None
-        children = children_of(self.process.pid)
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for pid in children:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        kill_with_children(self.process)
 
 
 class Tps:
