@@ -41,8 +41,8 @@ from limn.segment.engine.localisation.region import (
 from limn.segment.engine.memory import WORKING_FLOATS, refuse_too_large
 from limn.segment.engine.plans import Plan, read_plan
 from limn.segment.engine.preparation import Prepared, ShapeZyx, prepare, shape_of
-from limn.segment.engine.resample import most_probable, nearest
-from limn.segment.engine.sliding_window import SlidingWindow, Sums, inner_of, padded_to, winners
+from limn.segment.engine.resample import most_probable, nearest, winners
+from limn.segment.engine.sliding_window import SlidingWindow, Sums, inner_of, padded_to
 
 Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")

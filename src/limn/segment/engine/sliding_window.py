@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch.nn import functional
@@ -144,8 +143,3 @@ def inner_of(shape: PatchZyx, patch: PatchZyx) -> tuple[slice, slice, slice]:
         slice(max(0, p - n) // 2, max(0, p - n) // 2 + n) for n, p in zip(shape, patch, strict=True)
     )
     return (z, y, x)
-
-
-def winners(scores: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """The class with the highest score: (z, y, x)."""
-    return np.asarray(scores.argmax(dim=0).to(torch.uint8).cpu())
