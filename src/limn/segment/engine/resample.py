@@ -51,11 +51,13 @@ def resized(
     )
     out = torch.empty((hu.shape[0], *shape[1:]), device=device)
     slab = max(1, SLAB_VOXELS // (hu.shape[1] * hu.shape[2]))
-    low, high = float("inf"), float("-inf")
+    low = torch.full((), float("inf"), device=device)
+    high = -low
     for first in range(0, hu.shape[0], slab):
         part = torch.from_numpy(np.array(hu[first : first + slab], dtype=np.float32)).to(device)
         part = before(part)
-        low, high = min(low, float(part.min())), max(high, float(part.max()))
+        least, most = torch.aminmax(part)
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
         if columns is not None:
             part = part @ columns.T
         if rows is not None:
