@@ -200,8 +200,8 @@ def delineate_warm(bundle: Path, times: int, *, cropped: bool) -> tuple[list[flo
     hu, mm = whole_body()
     volume = Volume(hu, axial_grid(shape_of(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
     if cropped:
-        box = delineate(volume, ensemble, "largest", Stopwatch(), lambda done, total: None)
-        hu = np.ascontiguousarray(hu[_around(box.labels.box, mm)])
+        whole = delineate(volume, ensemble, "largest", Stopwatch(), lambda done, total: None)
+        hu = np.ascontiguousarray(hu[_around(whole.labels.box, mm)])
         volume = Volume(hu, axial_grid(shape_of(hu), SpacingMm(mm, mm, mm), np.zeros(3)))
     found, passes = "", 0
 
