@@ -177,7 +177,7 @@ def main() -> None:
         if "paper" in wanted:
             ratios |= bench_paper(folder) | bench_paper_field(folder)
         if "body" in wanted:
-            ratios |= bench_whole_body()
+            ratios |= bench_whole_body(folder)
         if "node" in wanted:
             ratios |= bench_node(folder)
         if "receive" in wanted:

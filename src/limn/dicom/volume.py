@@ -6,10 +6,8 @@ Only this module of the room opens files, because the decoders need paths.
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +37,7 @@ from pydicom.uid import (
 from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
 from limn.dicom.padding import fill_around_field, fill_with_air
 from limn.dicom.series import Instance, Series, Slice
+from limn.domain.cores import on_every_core
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import IntArray, even_grid
 from limn.domain.one_line import one_line
@@ -116,7 +115,7 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
         def fill(k: int) -> None:
             _rescale(series.slices[k], _decode(series.slices[k]), hu_zyx[rungs[k]])
 
-        _on_every_core(fill, len(series.slices))
+        _each_on_a_core(fill, len(series.slices))
     else:
         _read_frames(series, hu_zyx, rungs)
     fill_around_field(
@@ -166,15 +165,18 @@ def _read_frames(series: Series, hu_zyx: npt.NDArray[np.float32], rungs: IntArra
         hu_zyx[place] = hu_yx
 
 
-def _on_every_core(do: Callable[[int], None], count: int) -> None:
+def _each_on_a_core(do: Callable[[int], None], count: int) -> None:
     """Do the first alone, because decoders make their tables then; the others in parallel.
 
     Decoders release the GIL, so two cores take half the time.
     """
+
+    def all_of(part: slice) -> None:
+        for k in range(part.start, part.stop):
+            do(k + 1)
+
     do(0)
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
-        for _ in pool.map(do, range(1, count)):
-            pass
+    on_every_core(all_of, count - 1)
 
 
 def _rescale(each: Slice, stored_yx: Stored, hu_yx: npt.NDArray[np.float32]) -> None:
@@ -254,7 +256,7 @@ def _decode_compressed(each: Slice) -> Stored:
             decoded[k] = _read_stored(path)
             path.unlink()
 
-        _on_every_core(decode, len(codes))
+        _each_on_a_core(decode, len(codes))
     return decoded[0] if each.frame is None else np.stack(decoded)
 
 

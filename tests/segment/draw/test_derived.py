@@ -246,6 +246,19 @@ def test_slices_that_are_missing_are_missing_in_every_roi():
     assert nothing.mask_zyx.size == 0
 
 
+def test_slices_of_an_roi_are_those_of_its_mask():
+    """Of organs and of derived ROIs."""
+    own = scene(blob().astype(np.uint8))
+    rules = [Margin(name="Wide", of="Heart", mm=0.6)]
+    rois = RoiSet.made(own.labels, rules, own, np.arange(SHAPE[0]), ("keyhole", None))
+    masks = dict(rois.masks())
+    assert "Wide" in masks
+    found = {name: np.stack([each(k) for k in range(SHAPE[0])]) for name, each in rois.slices()}
+    assert found.keys() == masks.keys()
+    for name, mask in masks.items():
+        assert np.array_equal(found[name], mask)
+
+
 def test_an_odd_rule_is_an_error():
     """Not an empty ROI."""
     with pytest.raises(TypeError, match="no ROI can be made"):

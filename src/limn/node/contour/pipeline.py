@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 # Every n-th voxel along each axis is enough to see whether a scan is in Hounsfield units.
 HU_SAMPLE = 7
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +218,11 @@ def _product(
         picture,
         rois,
         volumes_mm3,
-        rois.mean_hu(_hu_of_slices(volume, series)),
+        rois.mean_hu(_of_slices(volume.hu_zyx, series)),
         options.style.roi_names,
         drawn.removed_voxels,
         drawn.fold_dsc,
-        drawn.disagreement_zyx[series.rungs],
+        _of_slices(drawn.disagreement_zyx, series),
         flags,
         verdict,
         verdict.hold_reason(options.hold),
@@ -288,10 +289,9 @@ def _on_slices(drawn: Delineated, series: Series) -> Labels:
     return labels
 
 
-def _hu_of_slices(volume: Volume, series: Series) -> npt.NDArray[np.float32]:
-    """The HU of the slices that exist; not copied if no slice is missing."""
-    hu_zyx = volume.hu_zyx
-    return hu_zyx if len(series.rungs) == len(hu_zyx) else hu_zyx[series.rungs]
+def _of_slices(array_zyx: npt.NDArray[_Number], series: Series) -> npt.NDArray[_Number]:
+    """The slices that exist; not copied if no slice is missing."""
+    return array_zyx if len(series.rungs) == len(array_zyx) else array_zyx[series.rungs]
 
 
 def _rois(labels: Labels, drawn: Delineated, series: Series, options: Options) -> RoiSet:
@@ -351,9 +351,9 @@ def prove(structure_set: bytes, series: Series, rois: RoiSet, style: rtstruct.St
         msg = f"the structure set is unsound: {'; '.join(faults[:3])}"
         raise StageFailed(msg)
     contours: list[Contour] = rtstruct.contours_of(ds, series, style)
-    for roi, mask_zyx in rois.masks():
+    for roi, in_slice in rois.slices():
         drawn = rasterise(contours, series.grid, roi, xor=style.holes == "xor")
-        wrong = int((drawn != mask_zyx).sum())
+        wrong = sum(int(np.count_nonzero(own != in_slice(k))) for k, own in enumerate(drawn))
         if wrong:
             msg = f"the contours of {roi} miss it in {wrong} voxels"
             raise StageFailed(msg)

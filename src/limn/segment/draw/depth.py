@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+
+from limn.domain.cores import on_every_core
 
 Mask = npt.NDArray[np.bool_]
 
@@ -31,11 +34,30 @@ def deeper_than(mask: Mask, depth_mm: float, spacing_mm: Sequence[float]) -> Mas
     enough = np.uint16(round(depth_mm**2 * PARTS) + 1)
     nearest = np.where(mask, enough, np.uint16(0))
     for axis, mm in enumerate(spacing_mm):
-        nearest = np.moveaxis(nearest, axis, 0)
-        before, nearest = nearest, nearest.copy()
-        for steps in range(1, int(depth_mm / mm) + 1):
-            farther = before + np.uint16(round((steps * mm) ** 2 * PARTS))
-            np.minimum(nearest[steps:], farther[:-steps], out=nearest[steps:])
-            np.minimum(nearest[:-steps], farther[steps:], out=nearest[:-steps])
-        nearest = np.moveaxis(nearest, 0, axis)
+        squares = [
+            np.uint16(round((steps * mm) ** 2 * PARTS))
+            for steps in range(1, int(depth_mm / mm) + 1)
+        ]
+        # Parts that are cut along another axis don't know of each other.
+        along = np.moveaxis(nearest, (axis, 1 if axis == 0 else 0), (0, 1))
+        on_every_core(partial(_spread, along, squares), along.shape[1])
     return np.asarray(nearest >= enough)
+
+
+def _spread(nearest: npt.NDArray[np.uint16], squares: Sequence[np.uint16], part: slice) -> None:
+    """Take the distances of the neighbours along the first axis into account, in place.
+
+    Parameters
+    ----------
+    nearest : squared distances; the first axis is the one that is looked along
+    squares : of so many steps along it
+    part : of the second axis
+    """
+    for k in range(part.start, part.stop):
+        own = nearest[:, k]
+        before = own.copy(order="K")
+        farther = np.empty_like(before)
+        for steps, square in enumerate(squares, start=1):
+            np.add(before, square, out=farther)
+            np.minimum(own[steps:], farther[:-steps], out=own[steps:])
+            np.minimum(own[:-steps], farther[steps:], out=own[:-steps])

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from limn.domain.errors import RefusedSeries
+from limn.segment.draw.neighbours import shrunk
 
 CalibrateRule = Literal["auto", "refuse", "never"]
 Picture = npt.NDArray[np.float32]
@@ -150,7 +151,7 @@ def find_peaks(picture: Picture) -> Peaks:
     numbers = picture[shown]
     if numbers.size == 0 or float(np.ptp(numbers)) == 0.0:
         return Peaks(None, None, in_hu=True)
-    border = picture[shown & ~ndimage.binary_erosion(shown)]
+    border = picture[shown & ~shrunk(shown)]
     in_hu = _is_in_hu(picture, shown, border)
     lowest = _peaks(numbers, 0.1, 99.5, least=0.03)[0]
     deep = _deep(shown & (picture > lowest.at + 3.0 * lowest.width))
@@ -245,7 +246,7 @@ def _same(picture: Picture, value: float) -> Mask:
 
 def _deep(mask: Mask) -> Mask:
     """What lies deeper than beds and limbs do; beyond the field it goes on."""
-    return np.asarray(ndimage.binary_erosion(mask, iterations=DEEP_VOXELS, border_value=1))
+    return shrunk(mask, DEEP_VOXELS, beyond=True)
 
 
 def _tissue(rest: Picture, air: float | None) -> Peak:

@@ -41,8 +41,8 @@ from limn.segment.engine.localisation.region import (
 from limn.segment.engine.memory import WORKING_FLOATS, refuse_too_large
 from limn.segment.engine.plans import Plan, read_plan
 from limn.segment.engine.preparation import Prepared, ShapeZyx, prepare, shape_of
-from limn.segment.engine.resample import most_probable, nearest
-from limn.segment.engine.sliding_window import SlidingWindow, Sums, inner_of, padded_to, winners
+from limn.segment.engine.resample import most_probable, nearest, winners
+from limn.segment.engine.sliding_window import SlidingWindow, Sums, inner_of, padded_to
 
 Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
@@ -151,15 +151,20 @@ class Ensemble:
         return self._working.lost_gpu
 
     def warm_up(self) -> None:
-        """Run every fold once at the real patch shape; on the CPU if the GPU fails."""
-        self.despite_gpu(self._pass_once)
+        """Run every fold at the real patch shape, in batches of every size that a scan may have.
 
-    def _pass_once(self) -> None:
+        cuDNN looks for the fastest algorithm of each size when it first sees it. On the CPU if the
+        GPU fails.
+        """
+        self.despite_gpu(self._pass_all)
+
+    def _pass_all(self) -> None:
         networks = self._working.networks
-        tiles = [torch.zeros(self._plan.patch, device=networks.device)] * networks.batch
-        for fold in range(len(self.bundle.folds)):
-            for _ in networks.passes(fold, tiles):
-                pass
+        tile = torch.zeros(self._plan.patch, device=networks.device)
+        for count in range(networks.batch, 0, -1):
+            for fold in range(len(self.bundle.folds)):
+                for _ in networks.passes(fold, [tile] * count):
+                    pass
 
     def despite_gpu(self, step: Callable[[], _Result]) -> _Result:
         """Prepare, infer and label one scan; see `WorkingNetworks.despite_gpu`."""
@@ -262,7 +267,8 @@ class Ensemble:
         shape, patch = shape_of(image), self._plan.patch
         for _ in range(MOST_GROWTHS):
             padded = padded_to(image[region.slices], patch)
-            sums = self._window.summed(self._working.networks, padded, 0, self.profile.step)
+            tiles = self._window.tiles(padded, self.profile.step)
+            sums = self._window.summed(self._working.networks, padded, 0, tiles)
             labels = winners(sums[0][(slice(None), *inner_of(region.shape, patch))])
             better = moved_or_grown(region, labels, shape, spacing_mm)
             if better == region:
@@ -288,7 +294,8 @@ class Ensemble:
     def _glance(self, image: torch.Tensor) -> Sums:
         """The sums of the first fold alone, on tiles that hardly overlap."""
         padded = padded_to(image, self._plan.patch)
-        scores, weight = self._window.summed(self._working.networks, padded, 0, 1.0)
+        tiles = self._window.tiles(padded, 1.0)
+        scores, weight = self._window.summed(self._working.networks, padded, 0, tiles)
         inner = inner_of(shape_of(image), self._plan.patch)
         return scores[(slice(None), *inner)], weight[inner]
 
@@ -306,20 +313,21 @@ class Ensemble:
         self._refuse_too_large(region.shape, WORKING_FLOATS - 1 + 2 * self._window.classes, 0)
         padded = padded_to(image[region.slices], patch)
         inner = (slice(None), *inner_of(region.shape, patch))
-        window, networks, step = self._window, self._working.networks, self.profile.step
-        tiles = len(window.tiles(padded, step)) * len(window.flips)
-        passes = tiles * folds
-        done = tiles if first else 0
+        window, networks = self._window, self._working.networks
+        tiles = window.tiles(padded, self.profile.step)
+        of_fold = len(tiles) * len(window.flips)
+        passes = of_fold * folds
+        done = of_fold if first else 0
 
         def passed() -> None:
             nonlocal done
             done += 1
             progress(done, passes)
 
-        total, weight = first or window.summed(networks, padded, 0, step, passed)
+        total, weight = first or window.summed(networks, padded, 0, tiles, passed)
         labelled = [winners(total[inner])]
         for fold in range(1, folds):
-            scores, _ = window.summed(networks, padded, fold, step, passed)
+            scores, _ = window.summed(networks, padded, fold, tiles, passed)
             labelled.append(winners(scores[inner]))
             total += scores
         return self._inferred(total.div_(weight * folds)[inner], region, labelled)

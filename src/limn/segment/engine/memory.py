@@ -15,7 +15,7 @@ ShapeZyx = tuple[int, int, int]
 MEMORY_SHARE = 0.9
 FLOAT_BYTES = 4
 # fp32 numbers per voxel of the network's grid beside the sums over tiles: the image, its padded
-# copy, two sums of weights, and the winners as int64.
+# copy, two sums of weights, and the winners with the highest score so far (two at most).
 WORKING_FLOATS = 6
 # Bytes per voxel of the network's grid on the host, beside one per fold: the winner, whether a
 # fold contradicts it, and how many folds do.

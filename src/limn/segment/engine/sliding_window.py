@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch.nn import functional
@@ -44,33 +43,43 @@ class SlidingWindow:
     flips: Sequence[tuple[int, ...]]
 
     def tiles(self, padded: torch.Tensor, step: float) -> list[TileZyx]:
-        """The tiles over a padded image; without those of air, if the profile skips them."""
+        """The tiles over a padded image; without those of air, if the profile skips them.
+
+        Parameters
+        ----------
+        padded : (z, y, x), normalised, at least as large as the patch
+        step : largest distance from one tile to the next, as a share of the patch
+        """
         tiles = _tiles_over(padded.shape, self.plan.patch, step)
         if not self.profile.skip_air:
             return tiles
-        return [where for where in tiles if not self._is_air(padded[where])]
+        # Hardly any voxel of a tile of air is as dense as tissue. A GPU is waited for once.
+        tissue = (TISSUE_HU - self.plan.mean) / self.plan.std
+        shares = torch.stack([(padded[where] > tissue).float().mean() for where in tiles])
+        is_air = (shares < AIR_SHARE).tolist()
+        return [where for where, air in zip(tiles, is_air, strict=True) if not air]
 
     def summed(
         self,
         networks: Networks,
         padded: torch.Tensor,
         fold: int,
-        step: float,
+        tiles: Sequence[TileZyx],
         passed: Callable[[], None] = lambda: None,
     ) -> Sums:
         """Weighted sum of one fold's scores over tiles and mirror images, and the weights' sum.
 
+        Nothing here waits for a GPU, so that it has the next pass before this one ends (D-282).
+
         Parameters
         ----------
-        padded : (z, y, x), normalised, at least as large as the patch
-        step : largest distance from one tile to the next, as a share of the patch
+        padded, tiles : see `tiles`
         passed : called after every tile
         """
         device, patch = padded.device, self.plan.patch
         scores = torch.zeros((self.classes, *padded.shape), device=device)
         weight = torch.zeros(padded.shape, device=device)
-        share = _gaussian(patch).to(device)
-        tiles = self.tiles(padded, step)
+        share = _gaussian(patch, device)
         for axes in self.flips:
             # A generator: overlapping tiles together are many times as large as the image.
             flipped = (padded[where].flip(axes) for where in tiles)
@@ -86,11 +95,6 @@ class SlidingWindow:
         scores[0][empty] = 1.0
         weight[empty] = 1.0
         return scores, weight
-
-    def _is_air(self, tile: torch.Tensor) -> bool:
-        """Whether hardly any voxel of a tile is as dense as tissue."""
-        tissue = (TISSUE_HU - self.plan.mean) / self.plan.std
-        return bool((tile > tissue).float().mean() < AIR_SHARE)
 
 
 def _tiles_over(shape: tuple[int, ...], patch: PatchZyx, step: float) -> list[TileZyx]:
@@ -118,14 +122,14 @@ def _starts(size: int, patch: int, step: float) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _gaussian(patch: PatchZyx) -> torch.Tensor:
+def _gaussian(patch: PatchZyx, device: torch.device) -> torch.Tensor:
     """nnU-Net's weights: sigma an eighth of the patch, zeros set to the least positive weight."""
     point = np.zeros(patch)
     point[tuple(n // 2 for n in patch)] = 1
     weight = ndimage.gaussian_filter(point, [n / 8 for n in patch], mode="constant")
     weight /= weight.max()
     weight[weight == 0] = weight[weight > 0].min()
-    return torch.from_numpy(weight.astype(np.float32))
+    return torch.from_numpy(weight.astype(np.float32)).to(device)
 
 
 def padded_to(image: torch.Tensor, patch: PatchZyx) -> torch.Tensor:
@@ -144,8 +148,3 @@ def inner_of(shape: PatchZyx, patch: PatchZyx) -> tuple[slice, slice, slice]:
         slice(max(0, p - n) // 2, max(0, p - n) // 2 + n) for n, p in zip(shape, patch, strict=True)
     )
     return (z, y, x)
-
-
-def winners(scores: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """The class with the highest score: (z, y, x)."""
-    return np.asarray(scores.argmax(dim=0).to(torch.uint8).cpu())

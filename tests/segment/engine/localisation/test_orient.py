@@ -215,3 +215,16 @@ def test_a_sliver_of_a_scan_is_no_crash(shape):
     """Fields of hardly a voxel across raise nothing."""
     hu = np.full(shape, 40.0, np.float32)
     assert Finder(Onlooker()).find(coarse(hu, SpacingMm(0.1, 0.1, 0.1))).letters in WAYS
+
+
+def test_ways_that_are_seen_in_pairs_get_the_scores_of_all_at_once():
+    """Each way is normalised by itself; sums differ in their order alone."""
+    torch.manual_seed(0)
+    onlooker = Onlooker().eval()
+    picture = np.random.default_rng(0).random((24, 20, 20)).astype(np.float32)
+    with torch.inference_mode():
+        together = onlooker(torch.from_numpy(np.stack(turned_all_ways(picture))[:, None]))
+    scores = Finder(onlooker).scores(picture)
+    assert scores.shape == (len(WAYS),)
+    assert np.ptp(scores) > 0
+    np.testing.assert_allclose(scores, together.numpy(), atol=1e-4 * float(together.abs().max()))

@@ -23,6 +23,7 @@ from limn.segment.draw.hounsfield import (
     find_peaks,
     in_hu,
 )
+from limn.segment.draw.neighbours import closed
 from limn.segment.engine.localisation.coarse import block_means, coarse
 from limn.segment.engine.localisation.region import Region, ShapeZyx
 
@@ -265,7 +266,7 @@ def _cores(
     field: npt.NDArray[np.float32], spacing_mm: Sequence[float]
 ) -> tuple[npt.NDArray[np.int32], int]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
-    tissue = ndimage.binary_closing(field > BODY_HU, iterations=1)
+    tissue = closed(field > BODY_HU)
     cores, count = ndimage.label(deeper_than(tissue, CORE_DEPTH_MM, spacing_mm))
     return np.asarray(cores, dtype=np.int32), int(count)
 

@@ -21,6 +21,7 @@ from limn.segment.draw.hounsfield import (
     find_peaks,
     in_hu,
 )
+from limn.segment.draw.neighbours import closed
 from limn.segment.engine.localisation.coarse import COARSE_MM, coarse
 
 # A field with more coarse voxels than this is first looked at on so many: what is far too large
@@ -93,7 +94,7 @@ def _measure(picture: npt.NDArray[np.float32], voxel_mm: float) -> Thickness:
     inner = (slice(reach, -reach),) * 3
     # Closing wears off the outermost voxels of an array.
     on = np.pad(picture > BODY_HU, reach, mode="edge")
-    tissue = ndimage.binary_closing(on)[inner]
+    tissue = closed(on)[inner]
     shown_mm = _ball_mm(ndimage.distance_transform_edt(np.pad(tissue, 1)), voxel_mm)
     if not any(tissue[face].any() for face in FACES):
         return Thickness(shown_mm, shown_mm)
