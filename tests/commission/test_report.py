@@ -254,6 +254,16 @@ def test_answers_are_asked_once_and_read_from_a_file(tmp_path: Path) -> None:
     assert collect(questions, {}, kept, None) == answers
 
 
+def test_a_bundle_without_lungs_is_not_asked_for_them() -> None:
+    """Nobody can say on which side a planning system shows the larger one of none."""
+    heart = result(PLANNED[0], organs=ORGANS[:1])
+    asked = {each.key: each.text for each in questions_on("animal-1", heart)}
+    assert list(asked) == ["seen.animal-1.Heart_mm3", "seen.animal-1.edge_mm"]
+    assert asked["seen.animal-1.edge_mm"].endswith("from the edge of Heart in the image, mm")
+    seen = seen_values("animal-1", heart, {"seen.animal-1.edge_mm": 0.0}, Tolerances())
+    assert [each.answer for each in seen] == ["not answered", "0 mm"]
+
+
 def test_a_wrong_answer_in_the_file_is_named(tmp_path: Path) -> None:
     """As is a table that nobody asks for."""
     path = tmp_path / "answers.toml"

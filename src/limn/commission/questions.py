@@ -19,11 +19,13 @@ from limn.commission.record import StepResult
 from limn.commission.tolerances import Tolerances
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
+from limn.domain.scan import Role
 
 Answer: TypeAlias = float | str
 Ask: TypeAlias = Callable[[str], str]
 TABLES = ("planning_system", "signed", "tolerances", "seen")
 SIDES = ("left", "right")
+LUNGS = (Role.LUNG_R, Role.LUNG_L)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +106,30 @@ def questions_on(name: str, result: StepResult) -> list[Question]:
         )
         for each in result.organs
     ]
-    return [
-        *volumes,
+    lungs = _lungs(result.organs)
+    sides = [
         Question(
             f"seen.{name}.larger_lung",
             f"{animal}: on which side of the ANIMAL does the planning system show the larger lung "
             "(left or right)",
             "side",
-        ),
+        )
+    ]
+    # Of a bundle without lungs, the first organ's edge.
+    edge = "the lung" if lungs else ", ".join(each.roi for each in result.organs[:1])
+    return [
+        *volumes,
+        *(sides if len(lungs) == len(LUNGS) else []),
         Question(
             f"seen.{name}.edge_mm",
-            f"{animal}: greatest distance of a contour from the edge of the lung in the image, mm",
+            f"{animal}: greatest distance of a contour from the edge of {edge} in the image, mm",
             "number",
         ),
     ]
+
+
+def _lungs(organs: Sequence[MeasuredOrgan]) -> list[MeasuredOrgan]:
+    return [each for each in organs if each.role in LUNGS]
 
 
 def collect(
@@ -219,9 +231,8 @@ def seen_values(
 
 
 def _seen_side(words: str, answer: str, organs: Sequence[MeasuredOrgan]) -> SeenValue:
-    lungs = [each for each in organs if each.role.startswith("lung")]
-    larger = max(lungs, key=lambda each: each.truth_mm3, default=None)
-    sent = "right" if larger is not None and larger.role == "lung_r" else "left"
+    larger = max(_lungs(organs), key=lambda each: each.truth_mm3)
+    sent = "right" if larger.role == Role.LUNG_R else "left"
     fault = ""
     if answer != sent:
         fault = (

@@ -106,7 +106,7 @@ class RoiRecord:
     Attributes
     ----------
     organ : name of the bundle; empty for an ROI that no network drew
-    role : "heart", "cord", "lung_r" or "lung_l"; empty for any other organ
+    role : a value of `Role`; empty for any other organ
     roi : name in the structure set
     derived : how it was made, of an ROI that no network drew
     removed_voxels : of islands

@@ -132,6 +132,25 @@ def test_an_incomplete_scan_is_evaluated_again(tmp_path: Path):
     assert len(read_rows(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))) == 3
 
 
+def test_a_truth_of_fewer_organs_than_the_bundle_is_whole_with_these(tmp_path: Path):
+    """A run that goes on does not evaluate it again; an organ that nobody has does not count."""
+    whole = scan_with_truth(0)
+    truth = Labels(whole.truth.labels_zyx * 0, whole.truth.grid, {1: Organ.HEART})
+    made: list[int] = []
+
+    def make():
+        made.append(1)
+        return ScanWithTruth(Volume(whole.volume.hu_zyx - 1, whole.volume.grid), truth)
+
+    trials = [Trial("native", "m0", make, 1)]
+    for _ in range(2):
+        rows = read_rows(evaluate(trials, ENSEMBLE, tmp_path, lambda line: None))
+    assert (len(rows), len(made)) == (1, 1)
+    assert rows[0]["dsc"] == "nan"
+    assert "nan" not in markdown_table(rows)
+    assert worst_scans(rows, "native", 1) == []
+
+
 def test_a_folder_holds_scores_of_one_bundle_and_one_set(tmp_path: Path):
     """Scores of another bundle are refused."""
     refuse_other_scores(tmp_path, "bundle a on cohort")

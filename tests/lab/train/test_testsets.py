@@ -1,14 +1,18 @@
 """Test sets: no animal of the training, and every condition that is hard for a node."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from limn.domain.errors import ConfigWrong
 from limn.lab.train import testsets as module
 from limn.lab.train.recipe import Recipe
 from limn.lab.train.testsets import cohort_trials, stress_trials
 from limn.phantom.cohort import Cohort, CohortSplit
+from limn.segment.bundle.bundle import open_bundle
+from tests.support.lab.tiny_site import tiny_bundle
 from tests.support.organs import Organ
 
 
@@ -58,6 +62,23 @@ def test_turned_pixels_turn_their_truth(small):
     plain, lying = small["+200 HU"].make(), small["turned x"].make()
     np.testing.assert_array_equal(lying.truth.labels_zyx[::-1, ::-1], plain.truth.labels_zyx)
     assert np.median(lying.volume.hu_zyx[lying.truth.mask(Organ.HEART)]) > -100
+
+
+def test_a_bundle_is_tried_on_its_own_organs(small, monkeypatch, tmp_path):
+    """The same scans, with the truth of these alone; without one that phantoms have, none."""
+    asked = {5: "Liver", 1: "Heart"}
+    monkeypatch.setattr(module, "PLAIN_MM", 0.5)
+    (own,) = (each for each in stress_trials(1, asked) if each.group == "+200 HU")
+    made, usual = own.make(), small["+200 HU"].make()
+    assert own.organs == 2
+    np.testing.assert_array_equal(made.volume.hu_zyx, usual.volume.hu_zyx)
+    assert made.truth.organs == asked
+    assert set(np.unique(made.truth.labels_zyx)) == {0, 1, 5}
+    tiny = tiny_bundle(tmp_path / "bundle", ("Kidney_L", "Liver"), folds=1)
+    assert module._taught(open_bundle(tiny)) == {5: "Liver", 8: "Kidney_L"}
+    odd = SimpleNamespace(label="odd-1", organs={1: "Tumour"})
+    with pytest.raises(ConfigWrong, match="odd-1 draws Tumour; the phantoms have Heart, SpinalC"):
+        module._taught(odd)
 
 
 def test_organs_lie_inside_the_body(small):

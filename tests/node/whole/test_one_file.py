@@ -20,9 +20,8 @@ from tests.support.node.toy import SPACING_MM, Toy, toy
 pytestmark = [pytest.mark.node, pytest.mark.peer]
 
 
-def two(*, mirrored: bool = False) -> Toy:
+def two(number: str = "97", *, mirrored: bool = False) -> Toy:
     """Two toys side by side in one series; the second one may be a mirror image."""
-    number = "98" if mirrored else "97"
     parts = [np.stack([_hu(ds) for ds in toy(number).datasets]) for number in (1, 2)]
     parts[1] = parts[1][:, :, ::-1] if mirrored else parts[1]
     air = np.full((*parts[0].shape[:2], 8), -1000.0, dtype=np.float32)
@@ -31,6 +30,15 @@ def two(*, mirrored: bool = False) -> Toy:
     identity = CtIdentity("T2", f"2.25.{number}", ("20260101", "120000"))
     made = [encoded(ds) for ds in ct_instances(Volume(hu, grid), identity)]
     return Toy("T2", tuple(pydicom.dcmread(io.BytesIO(each)) for each in made))
+
+
+def contours(ds: pydicom.Dataset) -> dict[str, list[list[float]]]:
+    """The points of each ROI."""
+    names = {roi.ROINumber: str(roi.ROIName) for roi in ds.StructureSetROISequence}
+    return {
+        names[roi.ReferencedROINumber]: [list(each.ContourData) for each in roi.ContourSequence]
+        for roi in ds.ROIContourSequence
+    }
 
 
 def _hu(ds: pydicom.Dataset) -> np.ndarray:
@@ -44,7 +52,9 @@ def site(tmp_path: Path):
     tps = Tps(tmp_path / "tps")
     node = FakeNode(tmp_path / "node", tps.destination() + "one_file = true\n")
     text = node.config.read_text()
-    each = '[model]\ntwo_animals = "each"\nanimals = ["M1", "M2"]\n'
+    (node.folder / "watched").mkdir()
+    watched = '[watch]\nfolder = "watched"\nsettle_s = 1.0\nrescan_s = 1.0\n'
+    each = f'{watched}[model]\ntwo_animals = "each"\nanimals = ["M1", "M2"]\n'
     node.config.write_text(text.replace("[model]\n", each))
     tps.start()
     node.start()
@@ -54,7 +64,10 @@ def site(tmp_path: Path):
 
 
 def test_two_mice_come_as_one_file(site):
-    """Then two of which one is refused, for it is a mirror image: the file says so."""
+    """By an association, and by the watched folder the same of each.
+
+    Then two of which one is refused, for it is a mirror image: the file says so.
+    """
     tps, node = site
     states = "select state from delivery order by id"
     Scanner(node.port, [two()]).run(threading.Event())
@@ -70,11 +83,16 @@ def test_two_mice_come_as_one_file(site):
     assert str(ds.StructureSetLabel).endswith("all 2")
     answers = node.query("select distinct status from delivery")
     assert answers == [(f"0x0000 as {ds.SOPInstanceUID}",)]
-    Scanner(node.port, [two(mirrored=True)]).run(threading.Event())
+    for k, each in enumerate(two("96").datasets):
+        each.save_as(node.folder / "watched" / f"{k}.dcm", enforce_file_format=True)
+    wait_for(lambda: node.query(states) == [("delivered",)] * 4, 60, node.explain)
+    (other,) = set(tps.folder.iterdir()) - {path}
+    assert contours(pydicom.dcmread(other, force=True)) == contours(ds)
+    Scanner(node.port, [two("98", mirrored=True)]).run(threading.Event())
     refused = "select count(*) from scan where state = 'refused'"
     wait_for(lambda: node.query(refused) == [(1,)], 60, node.explain)
-    wait_for(lambda: len(list(tps.folder.iterdir())) == 2, 60, node.explain)
-    (second,) = set(tps.folder.iterdir()) - {path}
+    wait_for(lambda: len(list(tps.folder.iterdir())) == 3, 60, node.explain)
+    (second,) = set(tps.folder.iterdir()) - {path, other}
     ds = pydicom.dcmread(second, force=True)
-    assert "WITHOUT animal 2 (scan-00004), which was refused" in str(ds.StructureSetDescription)
+    assert "WITHOUT animal 2 (scan-00006), which was refused" in str(ds.StructureSetDescription)
     assert {str(roi.ROIName).partition("^")[2] for roi in ds.StructureSetROISequence} == {"M1"}

@@ -87,3 +87,51 @@ def test_an_animal_that_is_nothing_but_organs_is_its_organs():
     organs[50:54, 50:54, 50:54] = 1
     hu[organs > 0] = 40.0
     assert np.array_equal(body_of(hu, organs), organs > 0)
+
+
+def test_a_bed_that_the_trunk_lies_on_broadly_is_no_body(scan):
+    """It goes on before and behind the animal, and is thin there."""
+    hu, animal, _, _, organs = scan
+    flat = (Y * MM > 20.0) & (Y * MM < 24.0) & (abs(X * MM - 20) < 5.0)
+    flat = flat & (Z * MM > 5.0) & (Z * MM < 25.0)
+    hu[flat] = 40.0
+    bed = (Y * MM >= 24.0) & (Y * MM < 27.0) & (Z >= 0) & (X >= 0)
+    hu[bed] = 100.0
+    body = body_of(hu, organs)
+    assert body[flat & rounded(15, 20, 8.0, 6.0, 24.0)].all()
+    assert (flat & ~body).sum() < 0.05 * flat.sum()
+    assert (body & bed).sum() < 0.002 * animal.sum()
+
+
+def test_a_mask_around_the_snout_is_no_body(scan):
+    """The gap between them is no gas of the animal's: its wall is thinner than the animal's."""
+    hu, _, _, _, organs = scan
+    snout = rounded(15, 20, 4.0, 26.0)
+    mask = rounded(13, 20, 6.2, 26.5) & ~rounded(13, 20, 5.8, 26.5)
+    hu[mask], hu[snout] = 60.0, 40.0
+    body = body_of(hu, organs)
+    assert (body & snout).sum() > 0.9 * snout.sum()
+    gap = rounded(13, 20, 5.6, 27.0) & ~rounded(15, 20, 4.6)
+    assert (body & gap).sum() < 0.1 * gap.sum()
+
+
+def test_flaps_of_skin_along_the_animal_are_body(scan):
+    """A real mouse lay so: thin at its flanks in every slice, and in the same place."""
+    hu, _, _, _, organs = scan
+    hu[:] = -1000.0
+    trunk = rounded(15, 20, 9.0)
+    flap = (abs(Y * MM - 15) < 0.9) & (abs(X * MM - 20) < 12.0) & (Z >= 0)
+    waist = (Z * MM > 10.0) & (Z * MM < 20.0) & (abs(X * MM - 20) > 7.0)
+    hu[rounded(13, 16, 3.0, 8.0, 20.0) | ((trunk & ~waist) | flap)] = 40.0
+    body = body_of(hu, organs)
+    assert body[trunk & ~waist].mean() > 0.98
+    assert body[flap & (abs(X * MM - 20) < 9.0)].mean() > 0.95
+
+
+def test_a_tube_through_the_animal_stays_in_it(scan):
+    """What has the animal on both sides is no bed, although it goes through every slice."""
+    hu, _, _, _, organs = scan
+    tube = rounded(15, 20, 0.8)
+    hu[tube] = 200.0
+    body = body_of(hu, organs)
+    assert body[tube & rounded(15, 20, 9.0, 4.0, 26.0)].all()

@@ -68,11 +68,17 @@ class ScanWithTruth:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One scan of a test set, which ``make`` paints or reads only when it is needed."""
+    """One scan of a test set, which ``make`` paints or reads only when it is needed.
+
+    Attributes
+    ----------
+    organs : how many its truth has; None for those of the bundle
+    """
 
     group: str
     scan: str
     make: Callable[[], ScanWithTruth]
+    organs: int | None = None
 
 
 def evaluate(
@@ -92,8 +98,12 @@ def evaluate(
         write_durably(path, (",".join(COLUMNS) + "\n").encode())
     rows_of = Counter((row["group"], row["scan"]) for row in read_rows(path))
     # A run that was killed may have written fewer rows than organs for its last scan.
-    done = {key for key, rows in rows_of.items() if rows >= len(ensemble.bundle.organs)}
-    waiting = [trial for trial in trials if (trial.group, trial.scan) not in done]
+    every = len(ensemble.bundle.organs)
+    waiting = [
+        trial
+        for trial in trials
+        if rows_of[trial.group, trial.scan] < (every if trial.organs is None else trial.organs)
+    ]
     started = time.monotonic()
     for count, trial in enumerate(waiting):
         scan = trial.make()
@@ -174,10 +184,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def markdown_table(rows: Iterable[dict[str, str]]) -> str:
-    """A line for each group and organ: mean and worst value of each measure."""
+    """A line for each group and organ: mean and worst value of each measure.
+
+    A scan that does not show an organ, and in which none is drawn, does not count for it.
+    """
     grouped: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
-        grouped[row["group"], row["organ"]].append(row)
+        if row["dsc"] != "nan":
+            grouped[row["group"], row["organ"]].append(row)
     lines = [
         "| set | organ | scans | DSC mean (sd, worst) | MSD mm, found ones "
         "| 95 % HD mm, found ones: mean (worst) | lost |",
@@ -205,7 +219,7 @@ def worst_scans(rows: Iterable[dict[str, str]], group: str, count: int) -> list[
     """The scans of a group with the lowest mean DSC."""
     means: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if row["group"] == group:
+        if row["group"] == group and row["dsc"] != "nan":
             means[row["scan"]].append(float(row["dsc"]))
     return sorted(means, key=lambda scan: float(np.mean(means[scan])))[:count]
 

@@ -259,6 +259,10 @@ def note_measured(folder: Path, rows: Sequence[Mapping[str, str]], how: str) -> 
         lines.append(f"\n[measured.{json.dumps(group)}]")
         for organ in dict.fromkeys(row["organ"] for row in rows):
             own = [row for row in rows if (row["group"], row["organ"]) == (group, organ)]
+            # Scans that do not show it, and in which none is drawn.
+            own = [row for row in own if row["dsc"] != "nan"]
+            if not own:
+                continue
             dsc = float(np.mean([float(row["dsc"]) for row in own]))
             found = [float(row["hd95_mm"]) for row in own if float(row["dsc"]) > 0]
             hd95 = f", hd95_mm = {np.mean(found):.2f}" if found else ""

@@ -71,7 +71,11 @@ def teach(
     """
     contoured = [row for row in rows if not row.refused]
     if len(contoured) < FEWEST_ROWS:
-        msg = f"{len(contoured)} contoured scans can't teach a judge; give {FEWEST_ROWS} or more"
+        msg = (
+            f"{len(contoured)} contoured scans can't teach a judge, {FEWEST_ROWS} can; "
+            f"{len(rows) - len(contoured)} more were refused. Give a data set with more scans, or "
+            "more --scans of phantoms"
+        )
         raise StageFailed(msg)
     predictors: dict[tuple[Organ, Measure], Predictor] = {}
     unseen_dsc = np.full((len(contoured), len(organs)), np.nan)

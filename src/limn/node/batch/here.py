@@ -85,6 +85,8 @@ def _file(result: Result, note: Note, notes: Notes) -> None:
         notes.write(replace(note, outcome=result.ended, reason=result.reason))
         return
     folder = notes.folder(note.series)
+    # The first animal's is there since its series began.
+    folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "RS.dcm", result.structure_set)
     write_durably(folder / "picture.png", result.picture)
     notes.write(replace(note, outcome="contoured", held=result.held, record=result.record))

@@ -13,7 +13,7 @@ from typing import Any
 
 from limn.domain.errors import RefusedSeries
 from limn.domain.files import write_durably
-from limn.domain.scan import MOST_ANIMALS
+from limn.domain.scan import MOST_ANIMALS, Role
 from limn.domain.spreadsheet import neutral_cell
 from limn.node.batch.find_series import FoundSeries, read_series
 from limn.node.config import Config
@@ -24,7 +24,7 @@ NOTE = "limn.json"
 TABLE = "cohort.csv"
 COLUMNS = (
     *("series", "animal", "series_instance_uid", "outcome", "reason", "flags", "runtime_s"),
-    *("heart_mm3", "cord_mm3", "lung_r_mm3", "lung_l_mm3"),
+    *(f"{role}_mm3" for role in Role),
 )
 # Beside the table: a row for each ROI, whatever organs the bundle has.
 ROI_TABLE = "cohort-rois.csv"

@@ -40,8 +40,21 @@ SKIN_MM = 0.4
 LIMB_SKIN_MM = 0.8
 # A hole in a slice that is gas in an animal; air between an animal and its bed is more.
 MOST_GAS_MM2 = 80.0
+WALL_MM = 0.8
 # Deeper than this the fine picture is not asked: lungs and gas are body.
 INNER_MM = 1.0
+# A bed or a tube lies in the same place in so large a share of the slices, and in a share of them
+# apart from the animal: elsewhere the animal may touch it. Flanks and arms never lie so.
+BED_SHARE, BED_FREE_SHARE = 0.95, 0.15
+# There so much of it goes straight on, and it is thinner than twice the radius.
+STRAIGHT_SHARE = 0.9
+BED_RADIUS_MM = 1.6
+# Air is so near to every part of it.
+BED_MM = 3.6
+# So far it may be from its own HU where nothing touches it.
+BED_HU = 150.0
+# A shorter field does not tell a bed from a limb that lies along the animal.
+BED_FIELD_MM = 15.0
 
 
 def body_mask(part: Callable[[Box], Volume], grid: Grid, organs_zyx: npt.NDArray[np.uint8]) -> Mask:
@@ -57,13 +70,52 @@ def body_mask(part: Callable[[Box], Volume], grid: Grid, organs_zyx: npt.NDArray
         for n, mm in zip(grid.shape_zyx, grid.spacing_mm.zyx, strict=True)
     ]
     block_mm = [f * mm for f, mm in zip(factors, grid.spacing_mm.zyx, strict=True)]
-    tissue = _blocks(part, grid, factors) > SKIN_HU
+    hu = _blocks(part, grid, factors)
+    tissue = hu > SKIN_HU
     organs = _any_in_blocks(organs_zyx > 0, factors, tissue.shape)
-    tissue = _without_gas(tissue | organs, block_mm)
-    outer = _outer(tissue, organs, block_mm)
+    along = next(k for k, letter in enumerate(grid.axis_letters) if letter in "SI")
+    bed = _bed(hu, along, block_mm) & ~organs
+    tissue = _without_gas((tissue & ~bed) | organs, block_mm)
+    outer = _outer(tissue, organs, block_mm) & ~bed
     filled = _filled(outer & tissue)
     inner = deeper_than(filled, INNER_MM, block_mm)
     return _with_skin(part, grid, factors, outer | filled, inner) | (organs_zyx > 0)
+
+
+def _bed(hu: npt.NDArray[np.float32], along: int, spacing_mm: list[float]) -> Mask:
+    """What goes straight through the field along the animal and is thin across it: beds, tubes.
+
+    Parameters
+    ----------
+    along : the array's axis that runs from head to tail
+    """
+    hu = np.moveaxis(hu, along, 0)
+    slices = hu > SKIN_HU
+    found = np.zeros_like(slices)
+    if len(slices) * spacing_mm[along] >= BED_FIELD_MM:
+        across_mm = [mm for axis, mm in enumerate(spacing_mm) if axis != along]
+        # Slice by slice: what lies before and behind is too far away to count.
+        apart_mm = [2 * BED_MM, *across_mm]
+        thick = _grown(deeper_than(slices, BED_RADIUS_MM, apart_mm), BED_RADIUS_MM, apart_mm)
+        straight = slices.mean(axis=0) >= BED_SHARE
+        free = np.stack([_apart(*each, straight) for each in zip(slices, thick, strict=True)])
+        straight &= free.mean(axis=0) >= BED_FREE_SHARE
+        # Where an animal lies in a soft bed's place, the HU are its own.
+        own_hu = np.where(free, hu, 0.0).sum(axis=0) / np.maximum(free.sum(axis=0), 1)
+        alike = np.abs(hu - own_hu) <= BED_HU
+        # What has an animal on both sides is left in it.
+        found |= slices & straight & alike & ~deeper_than(slices, BED_MM, apart_mm)
+    return np.moveaxis(found, 0, along)
+
+
+def _apart(row: Mask, thick: Mask, straight: Mask) -> Mask:
+    """The pieces of a slice that are thin everywhere and go straight on, as no animal does."""
+    pieces, count = cc3d.connected_components(row, connectivity=8, return_N=True)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    apart = np.bincount(pieces[straight], minlength=count + 1) >= STRAIGHT_SHARE * sizes
+    apart[np.unique(pieces[thick])] = False
+    apart[0] = False
+    return np.asarray(apart[pieces])
 
 
 def _outer(tissue: Mask, organs: Mask, spacing_mm: list[float]) -> Mask:
@@ -151,14 +203,21 @@ def _grown(mask: Mask, by_mm: float, spacing_mm: list[float]) -> Mask:
 
 
 def _without_gas(tissue: Mask, spacing_mm: list[float]) -> Mask:
-    """With holes filled that are too small to lie between an animal and its bed."""
+    """With holes filled that are too small to lie between an animal and its bed.
+
+    A hole behind a thinner wall than the animal's own lies in a tube, such as a mask.
+    """
     most = MOST_GAS_MM2 / (spacing_mm[1] * spacing_mm[2])
-    filled = tissue.copy()
-    for row in filled:
-        holes, _ = cc3d.connected_components(ndimage.binary_fill_holes(row) & ~row, return_N=True)
+    filled = np.stack([ndimage.binary_fill_holes(row) for row in tissue])
+    walled = deeper_than(filled, WALL_MM, [2 * WALL_MM, *spacing_mm[1:]])
+    found = tissue.copy()
+    for row, whole, inside in zip(found, filled, walled, strict=True):
+        holes, _ = cc3d.connected_components(whole & ~row, return_N=True)
         sizes = np.bincount(holes.ravel())
-        row[(sizes <= most)[holes] & (holes > 0)] = True
-    return filled
+        gas = sizes <= most
+        gas[np.unique(holes[~inside])] = False
+        row[gas[holes] & (holes > 0)] = True
+    return found
 
 
 def _filled(mask: Mask) -> Mask:

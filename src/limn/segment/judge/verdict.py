@@ -294,7 +294,7 @@ def _cut(signs: Signs, cord: Organ | None) -> Iterator[Concern]:
                 f"cut:{organ}",
                 f"{organ} is cut by the field of view",
                 f"the field of view cuts {organ}: only the part within it is contoured. Scan "
-                "again with the whole chest in the field if the dose to the whole organ matters",
+                "again with the whole organ in the field if the dose to all of it matters",
             )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from sys import intern
 
+from limn.domain.scan import Role
 from limn.node.operate.history.scans import number
 
-LUNGS = ("lung_r", "lung_l")
+LUNGS = (Role.LUNG_R.value, Role.LUNG_L.value)
 # Of a scan that was sent again, whose row counts: the later one of the better outcome.
 _DELIVERED = "delivered"
 
@@ -19,7 +20,7 @@ class RoiMeasure:
 
     Attributes
     ----------
-    role : "heart", "cord", "lung_r", "lung_l" or empty
+    role : a value of `Role`, or empty
     mean_hu : of a lung it is the density
     """
 
