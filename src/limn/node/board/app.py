@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -172,7 +173,8 @@ class Board:
         """What comes in, runs, waits, goes out or needs a person."""
         # The template escaped its parts.
         fragment = Markup((await self._lines_now()).text)  # noqa: S704
-        return self._as_it_is(request, "live.html", fragment=fragment)
+        week_since = datetime.now(UTC).date() - timedelta(days=6)
+        return self._as_it_is(request, "live.html", fragment=fragment, week_since=week_since)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
