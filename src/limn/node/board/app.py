@@ -41,6 +41,7 @@ from limn.node.board.beside import Beside, beside
 from limn.node.board.edits.pages import EditPages
 from limn.node.board.edits.view import EditLine, scan_edits
 from limn.node.board.guard import EVENTS, Browsers, Guard
+from limn.node.board.header_facts import Facts, header_facts
 from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
 from limn.node.board.peers_page import PeersPage
@@ -197,7 +198,7 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> tuple[ScanPage, Beside, RerunView, tuple[EditLine, ...]]:
+        def found() -> tuple[ScanPage, Beside, RerunView, tuple[EditLine, ...], Facts]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
@@ -207,11 +208,13 @@ class Board:
                     beside(self._config, row),
                     self._reruns.view(journal, row),
                     scan_edits(journal, row.id),
+                    header_facts(row, names_shown=not self._names.hides),
                 )
 
-        page, around, again, edits = await run_in_threadpool(found)
+        page, around, again, edits, header = await run_in_threadpool(found)
         said = Typed(request.query_params.get("said", ""))
         values = {"scan": page, "beside": around, "again": again, "edits": edits, "said": said}
+        values["header"] = header
         return await self._page(request, "scan.html", **values)
 
     async def file(self, request: Request) -> Response:

@@ -269,7 +269,11 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
         flags=tuple(flag for flag in flags.split() if not flag.startswith("light:")),
         stages=_stages(_timed(row, deliveries, structure_set)),
         rois=tuple(row.record.get("rois", ())),
-        deliveries=tuple((each.destination, each.state, each.status) for each in deliveries),
+        # Why one is held stands above; its delivery has the same words.
+        deliveries=tuple(
+            (each.destination, each.state, "" if each.state == "held" else each.status)
+            for each in deliveries
+        ),
         facts=_facts(row, structure_set),
         files=_files(config, row),
         looks=tuple(
