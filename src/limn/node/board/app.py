@@ -62,7 +62,7 @@ HERE = Path(__file__).parent
 EVERY_S, PING_S = 0.5, 2.0
 # A Windows registry may have other types for them, and a browser runs no script of another type.
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-SCAN = re.compile(r"scan-\d{5,9}")
+SCAN = re.compile(r"scan-[0-9]{5,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Board:
                 )
 
         page, around, again, edits, header = await run_in_threadpool(found)
-        said = Typed(request.query_params.get("said", ""))
+        said = Typed(self._said(request))
         values = {"scan": page, "beside": around, "again": again, "edits": edits, "said": said}
         values["header"] = header
         return await self._page(request, "scan.html", **values)
@@ -263,8 +263,23 @@ class Board:
         words = (one_line(each) for each in (action, by, visitor.address, why or "none"))
         log.info("%s: board: %s, by %s from %s, reason: %s", name, *words)
         done = "ordered" if action == "rerun" else "done"
-        said = urlencode({"said": f"{action}: {done}, by {by}"})
-        return RedirectResponse(f"/{name}?{said}", status_code=303)
+        said = f"{action}: {done}, by {by}"
+        seal = self._browsers.tokens.of(self._sealed(request, said))
+        query = urlencode({"said": said, "seal": seal})
+        return RedirectResponse(f"/{name}?{query}", status_code=303)
+
+    def _said(self, request: Request) -> str:
+        """What was done, in words that the board itself gave this browser for this scan.
+
+        A link of others must not say that a scan was released.
+        """
+        said = request.query_params.get("said", "")
+        seal = request.query_params.get("seal", "")
+        fits = self._browsers.tokens.fits(self._sealed(request, said), seal)
+        return said if fits else ""
+
+    def _sealed(self, request: Request, said: str) -> str:
+        return f"{self._browsers.key_of(request)} {request.path_params['scan']} {said}"
 
     def _actions(self, name: str, by: str, why: str, bundle: str) -> dict[str, Callable[[], None]]:
         path = self._config_path
@@ -290,7 +305,8 @@ class Board:
         return self._refusal(request, status, words)
 
     def _refusal(self, request: Request, status: int, words: str) -> Response:
-        return self._as_it_is(request, "refused.html", status, words=words)
+        heading = "Not done" if request.method == "POST" else "Nothing to show"
+        return self._as_it_is(request, "refused.html", status, words=words, heading=heading)
 
 
 async def _fields(request: Request) -> dict[str, str]:
