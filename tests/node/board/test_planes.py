@@ -581,10 +581,10 @@ def test_the_page_has_facts_of_the_header(site, browser):
         ("lies", "FFS"),
         ("series", "M1 at noon"),
     ):
-        assert f"{name} <small>(header)</small></th><td>{value}</td>" in page
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in page
     assert "tube current" not in page
     assert "M1 at noon" not in str(header_facts(row, names_shown=False))
     first.write_bytes(first.read_bytes()[:200])
     assert header_facts(row, names_shown=True) == ()
     first.unlink()
-    assert "(header)" not in browser.get(f"/{row.name}").text
+    assert "from the header" not in browser.get(f"/{row.name}").text
