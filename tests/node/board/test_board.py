@@ -104,6 +104,9 @@ def test_each_line_says_what_a_person_does_about_it(site, browser):
     assert f'href="/{failed.name}">see why, then run it again or dismiss it</a>' in page
     assert f'href="/{refused.name}">see why, then send it again</a>' in page
     assert "export has it since" in page
+    # The peer's answer in words, once.
+    assert page.count("0xA700, out of resources") == 1
+    assert "0xA700, out of resources" in browser.get(f"/{refused.name}").text
 
 
 def test_no_clock_runs_for_an_animal_that_can_not_sleep_any_more(site, browser):

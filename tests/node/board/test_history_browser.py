@@ -8,7 +8,7 @@ import pytest
 
 from limn.node.store.disk import scanlog
 from tests.node.board.conftest import with_picture
-from tests.node.board.test_browser import WIDTHS, chromium, page_of  # noqa: F401 - a fixture
+from tests.node.board.test_browser import WIDTHS, chromium, page_of, show  # noqa: F401 - a fixture
 from tests.node.board.test_history import record, roi
 from tests.support.node.viewed import file_scan, full_record
 
@@ -50,6 +50,28 @@ def test_filters_and_csv(past, served, chromium):  # noqa: F811 - a fixture
     page.wait_for_url(re.compile(r"/scan-\d+$"))
     # The journal of this test knows one scan; the others are in the log alone.
     assert [each for each in errors if "404" not in each] == []
+
+
+def test_a_new_user_finds_four_things_from_the_live_page(past, served, chromium):  # noqa: F811
+    """How long still and why it is held at once; the heart's place, and the slowest, by a click."""
+    running = past.scan(50)
+    past.journal.started(running.id)
+    show(past, running, 0.4)
+    with_picture(past, file_scan(past, 51, held="mirror image", record=full_record()))
+    page, errors = page_of(chromium)
+    page.goto(served)
+    page.get_by_text(re.compile(r"still about \d+ s")).wait_for()
+    assert page.get_by_text("mirror image").is_visible()
+    page.get_by_role("link", name="look at it, then release or discard it").click()
+    page.locator("#viewer").scroll_into_view_if_needed()
+    page.get_by_text(re.compile(r"z \u2212?\d+\.\d\d mm, \d+ of 24")).wait_for()
+    assert "Heart" in page.locator("#under").inner_text()
+    page.get_by_role("link", name="now", exact=True).click()
+    page.get_by_role("link", name="the last 7 days").click()
+    slowest = page.get_by_text("Slowest:").inner_text()
+    assert "scan-00030" in slowest
+    assert "in the queue 71.0 s, usually 0.50 s" in slowest
+    assert errors == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

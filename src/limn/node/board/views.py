@@ -10,6 +10,7 @@ from pathlib import Path
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
 from limn.node.deliver.scan_record import closed_record
+from limn.node.dimse.answers import answer_words
 from limn.node.host.doorbell import engine_runs
 from limn.node.operate.history.scans import STAGE_WORDS
 from limn.node.operate.journal_access import journal_to_read
@@ -148,7 +149,8 @@ def _line(entry: QueueEntry, row: ScanRow, taken: str, now: float) -> Line:
     parts = (
         f"number {entry.place} in the queue" if entry.place else "",
         f"to {entry.destination}" if entry.destination else "",
-        entry.status,
+        # The reason of a refusal has the words of the answer.
+        "" if entry.state == "refused by peer" else answer_words(entry.status),
         entry.reason,
         taken,
     )
@@ -271,7 +273,11 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
         rois=tuple(row.record.get("rois", ())),
         # Why one is held stands above; its delivery has the same words.
         deliveries=tuple(
-            (each.destination, each.state, "" if each.state == "held" else each.status)
+            (
+                each.destination,
+                each.state,
+                "" if each.state == "held" else answer_words(each.status),
+            )
             for each in deliveries
         ),
         facts=_facts(row, structure_set),
