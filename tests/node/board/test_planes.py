@@ -18,9 +18,9 @@ import pytest
 
 from limn.node.board.app import Board
 from limn.node.board.beside import usual_of
-from limn.node.board.header_facts import header_facts
 from limn.node.board.viewer import ct as ct_module
 from limn.node.board.viewer import routes, viewing
+from limn.node.board.viewer.header_facts import header_facts
 from limn.node.board.viewer.shown_labels import ShownLabels
 from limn.node.config import load_config
 from limn.node.store.disk.scanlog import rows_at_end

@@ -41,11 +41,11 @@ from limn.node.board.beside import Beside, beside
 from limn.node.board.edits.pages import EditPages
 from limn.node.board.edits.view import EditLine, scan_edits
 from limn.node.board.guard import EVENTS, Browsers, Guard
-from limn.node.board.header_facts import Facts, header_facts
 from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
 from limn.node.board.peers_page import PeersPage
 from limn.node.board.reruns import Reruns, RerunView
+from limn.node.board.viewer.header_facts import Facts, header_facts
 from limn.node.board.viewer.routes import Viewer
 from limn.node.board.views import ScanPage, live, scan_page
 from limn.node.config import BoardSettings, Config
