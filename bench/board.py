@@ -90,12 +90,20 @@ def board(config_path: Path, port: int) -> Iterator[psutil.Process]:
         process.wait()
 
 
-def follow(port: int, stopping: threading.Event, every_s: float) -> None:
-    """One browser: the live page's stream, and the history every so often (0: never)."""
+def follow(
+    port: int, stopping: threading.Event, every_s: float, followed: threading.Semaphore
+) -> None:
+    """One browser: the live page's stream, and the history every so often (0: never).
+
+    With a cookie of its own: the board counts the streams of each browser.
+    """
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    browser.open(f"http://localhost:{port}/", timeout=60).read()
 
     def stream() -> None:
-        url = f"http://localhost:{port}/events"
-        with urllib.request.urlopen(url, timeout=60) as lines:
+        with browser.open(f"http://localhost:{port}/events", timeout=60) as lines:
+            lines.readline()
+            followed.release()
             while not stopping.is_set():
                 lines.readline()
 
@@ -112,6 +120,7 @@ def follow(port: int, stopping: threading.Event, every_s: float) -> None:
 def clients(config: Config, port: int, running: int, count: int, every_s: float) -> Iterator[None]:
     """So many browsers, and a worker that says twice a second how far it is with a scan."""
     stopping = threading.Event()
+    followed = threading.Semaphore(0)
 
     def work() -> None:
         share = 0.0
@@ -125,10 +134,15 @@ def clients(config: Config, port: int, running: int, count: int, every_s: float)
     for number in range(count):
         # They don't all ask at the same moment.
         wait_s = every_s * (1 + number / count)
-        threads.append(threading.Thread(target=follow, args=(port, stopping, wait_s)))
+        arguments = (port, stopping, wait_s, followed)
+        threads.append(threading.Thread(target=follow, args=arguments))
     for thread in threads:
         thread.start()
     try:
+        for number in range(count):
+            if not followed.acquire(timeout=60):
+                msg = f"the board follows {number} of {count} pages"
+                raise SystemExit(msg)
         yield
     finally:
         stopping.set()

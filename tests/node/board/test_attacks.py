@@ -315,6 +315,32 @@ def test_a_name_that_is_typed_stays_text(elsewhere):
     assert "alert(" not in answer.text
 
 
+def test_a_link_of_others_does_not_say_that_something_was_done(site, held, elsewhere):
+    """Only the answer to this browser's own form does, and for its own scan."""
+    sign_in(elsewhere, "Anna")
+    said = "look: done, by Anna"
+    page = elsewhere.get(f"/{held.name}?said={said}&seal={'0' * 64}")
+    assert (page.status_code, said in page.text) == (200, False)
+    form = {"token": token_of(page)}
+    answer = elsewhere.post(f"/{held.name}/look", data=form)
+    location = answer.headers["location"]
+    assert said in elsewhere.get(location).text
+    other = site.contoured(9)
+    assert said not in elsewhere.get(location.replace(held.name, other.name)).text
+    assert "discard: done" not in elsewhere.get(location.replace("look", "discard")).text
+
+
+def test_many_ranges_of_a_file_cost_nothing(held, elsewhere):
+    """A header of ten thousand overlapping parts; the file comes once, or is refused."""
+    sign_in(elsewhere, "Anna")
+    ranges = "bytes=" + ",".join(f"{k}-" for k in range(10_000))
+    began_s = time.perf_counter()
+    answer = elsewhere.get(f"/{held.name}/file/picture.png", headers={"range": ranges})
+    assert time.perf_counter() - began_s < 2.0
+    assert answer.status_code in (200, 206, 400, 416)
+    assert len(answer.content) < 10_000
+
+
 def test_a_form_of_no_length_or_too_much_is_not_read(elsewhere):
     """Before a byte of it is kept."""
     kind = {"content-type": "application/x-www-form-urlencoded"}

@@ -5,6 +5,7 @@ import io
 import mimetypes
 import re
 import time
+from datetime import UTC, datetime
 
 import pytest
 from starlette.testclient import TestClient
@@ -26,7 +27,7 @@ def coming(site, animal="M1"):
         animal=animal,
         sender="CT@10.0.0.1",
         series_instance_uid="1.2",
-        since_utc="2026-11-30T10:00:00+00:00",
+        since_utc=datetime.now(UTC).isoformat(),
         slices=40,
         expected=200,
         waits_for="the end of its association",
@@ -82,11 +83,59 @@ def test_the_live_page_shows_every_scan(site, browser):
     assert "40 of 200 slices; waits for the end of its association" in text
     assert 'value="0.2"' in text
     assert "43 %" in text
-    assert "inference" in text
+    assert '<span class="stage">networks</span>' in text
     assert "contours about" in text
     assert "mirrored image" in text
     assert "tps has it since" in text
     assert text.count("data-since=") == 3
+
+
+def test_each_line_says_what_a_person_does_about_it(site, browser):
+    """With a link; and which destinations have a scan that another one refuses."""
+    held = site.contoured(1, held="mirrored image")
+    failed = site.scan(2)
+    site.journal.end(failed.id, "failed", "a fault", {})
+    refused = site.contoured(3)
+    tps, export = site.journal.deliveries(refused.id)
+    site.journal.delivered(export.id, "written", time.time())
+    site.journal.refused(tps.id, "0xA700")
+    page = " ".join(browser.get("/").text.split())
+    assert f'href="/{held.name}">look at it, then release or discard it</a>' in page
+    assert f'href="/{failed.name}">see why, then run it again or dismiss it</a>' in page
+    assert f'href="/{refused.name}">see why, then send it again</a>' in page
+    assert "export has it since" in page
+    # The peer's answer in words, once.
+    assert page.count("0xA700, out of resources") == 1
+    assert "0xA700, out of resources" in browser.get(f"/{refused.name}").text
+
+
+def test_no_clock_runs_for_an_animal_that_can_not_sleep_any_more(site, browser):
+    """A scan that was refused five days ago has its age; one that waits has the clock."""
+    now = time.time()
+    old = site.scan(1, last_slice_at=now - 5 * 86400, ready_at=now - 5 * 86400)
+    site.journal.end(old.id, "refused", "no HU", {})
+    site.scan(2, last_slice_at=now, ready_at=now)
+    page = browser.get("/").text
+    assert '<td data-name="came">5 days ago</td>' in page
+    assert page.count("data-since=") == 1
+
+
+def test_a_scan_unlike_all_before_shows_what_its_worker_tells(site, browser):
+    """And says why nobody knows how long it still runs."""
+    running = site.scan(1)
+    site.journal.started(running.id)
+    waits = site.scan(2)
+    now = time.time()
+    shown = RunningScan(
+        scan=running.id, stage="inference_s", share=None, ends_at=None, of_stage=0.4
+    )
+    queued = RunningScan(scan=waits.id, stage="queue_s", share=None, ends_at=now + 90)
+    write_running(load_config(site.config).running_path, [shown, queued], now)
+    page = " ".join(browser.get("/").text.split())
+    assert '40 % of <span class="stage">networks</span>' in page
+    assert "no scan of this size ran here with this bundle" in page
+    assert page.count('class="ends" data-ends=') == 1
+    assert "number 1 in the queue" in page
 
 
 def test_what_others_wrote_stays_text(site, browser):
@@ -106,7 +155,9 @@ def test_a_held_scan_is_released_with_name_and_reason(site, browser):
     row = site.contoured(1, held="mirrored image")
     with_picture(site, row)
     page = browser.get(f"/{row.name}")
-    assert "mirrored image" in page.text
+    # In one place, with the way to what a person decides.
+    assert page.text.count("mirrored image") == 1
+    assert 'href="#acts">release or discard it</a>' in page.text
     assert f"/{row.name}/file/picture.png" in page.text
     form = {"token": token_of(page), "by": "Anna", "why": "looked at the picture"}
     answer = browser.post(f"/{row.name}/release", data=form)

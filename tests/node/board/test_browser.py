@@ -11,6 +11,7 @@ import pytest
 from limn.node.config import load_config
 from limn.node.store.disk.running import RunningScan, write_running
 from tests.node.board.conftest import with_picture
+from tests.support.node.viewed import file_scan, full_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.peer]
 
@@ -101,13 +102,24 @@ def test_no_page_is_wider_than_the_screen(site, served, chromium, tmp_path, devi
     running = site.scan(1)
     site.journal.started(running.id)
     show(site, running, 0.43)
-    held = site.contoured(2, held="left and right are in doubt: look at the picture")
-    with_picture(site, held)
+    why = "left and right are in doubt: look at the picture"
+    held = file_scan(site, 2, held=why, record=full_record())
+    folder = with_picture(site, held)
+    (folder / f"RS.{site.journal.structure_set_of(held.id).sop_instance_uid}.dcm").touch()
+    site.contoured(3, animal="M" * 64)
     page, errors = page_of(chromium, WIDTHS[device], scheme)
     folder = Path(os.environ.get("LIMN_SCREENSHOTS", tmp_path))
     for name, path in (("live", "/"), ("scan", f"/{held.name}"), ("history", "/history")):
         page.goto(served + path)
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 0, (name, wide)
+        if name != "history":
+            # Nor is any table cut off, or a word broken in two.
+            cut = "each => each.some((one) => one.scrollWidth > one.clientWidth)"
+            assert not page.locator(".wide").evaluate_all(cut), name
+            heights = page.locator(".state, .light").evaluate_all(
+                "each => each.map((one) => one.getClientRects().length)"
+            )
+            assert set(heights) == {1}, name
         page.screenshot(path=str(folder / f"{name}-{device}-{scheme}.png"), full_page=True)
     assert errors == []

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,11 +20,14 @@ from limn.node.board.app import Board
 from limn.node.board.beside import usual_of
 from limn.node.board.viewer import ct as ct_module
 from limn.node.board.viewer import routes, viewing
+from limn.node.board.viewer.header_facts import header_facts
+from limn.node.board.viewer.shown_labels import ShownLabels
 from limn.node.config import load_config
 from limn.node.store.disk.scanlog import rows_at_end
+from limn.segment.draw.picture.cuts import halves
 from tests.node.board.conftest import PORT
 from tests.support.node.parts import until
-from tests.support.node.viewed import LIES, SHAPE_ZYX, file_scan, stack, voxel_at
+from tests.support.node.viewed import LIES, SHAPE_ZYX, file_scan, packed, stack, voxel_at
 
 ROWS_COLUMNS = ((1, 2), (0, 2), (0, 1))
 
@@ -137,6 +141,17 @@ def points_of(grid):
     points = np.column_stack([y.ravel(), x.ravel()]).astype(float)
     each = [grid.plane_points_xyz_mm(k, points) for k in range(grid.shape_zyx[0])]
     return np.array(each).reshape(*grid.shape_zyx, 3)
+
+
+def test_the_first_planes_cut_the_first_organ_as_its_picture_does(tmp_path):
+    """Where half of its voxels lie on either side, and not in the middle of its box."""
+    _, labels, rungs = stack("oblique")
+    labels.labels_zyx[5:23, 13, 14] = 1
+    (tmp_path / "labels.npz").write_bytes(packed(labels, rungs))
+    shown = ShownLabels.unpack(tmp_path / "labels.npz", tmp_path)
+    wanted = halves(labels.labels_zyx, labels.organs)[labels.organs[1]]
+    assert shown.middle() == wanted
+    assert wanted[0] < (5 + 22) // 2
 
 
 def test_a_missing_slice_is_interpolated_and_named(site, browser):
@@ -545,3 +560,31 @@ def test_the_page_has_reasons_range_and_log(site, browser):
     assert "outside" in page
     assert "contoured in 3.0 s" in page
     assert "of another" not in page
+
+
+def test_the_page_has_facts_of_the_header(site, browser):
+    """Text of others stays text; nothing is said once the slices are gone or damaged."""
+    row = file_scan(site, 1)
+    first = Path(row.folder, row.files[0])
+    header = pydicom.dcmread(first)
+    header.update(
+        {"Manufacturer": "<b>Maker", "KVP": "55", "PatientPosition": "FFS", "XRayTubeCurrent": None}
+    )
+    header.AcquisitionDate, header.AcquisitionTime = "20261130", "191502.250"
+    header.SeriesDescription = "M1 at noon"
+    header.save_as(first)
+    page = browser.get(f"/{row.name}").text
+    for name, value in (
+        ("made by", "&lt;b&gt;Maker"),
+        ("tube voltage", "55 kV"),
+        ("acquired", "2026-11-30 19:15"),
+        ("lies", "FFS"),
+        ("series", "M1 at noon"),
+    ):
+        assert f'<th scope="row">{name}</th><td>{value}</td>' in page
+    assert "tube current" not in page
+    assert "M1 at noon" not in str(header_facts(row, names_shown=False))
+    first.write_bytes(first.read_bytes()[:200])
+    assert header_facts(row, names_shown=True) == ()
+    first.unlink()
+    assert "from the header" not in browser.get(f"/{row.name}").text

@@ -315,6 +315,17 @@ def test_a_path_that_no_browser_would_send(site, impatient, path):
     assert b"import" not in answer
 
 
+def test_a_request_of_two_lengths_hides_no_other(site, impatient):
+    """What follows the shorter one is not answered: a proxy may have let it pass unseen."""
+    lines = ("Content-Length: 40", "Transfer-Encoding: chunked")
+    head = request(impatient.port, "/sign-in", *lines).replace(b"GET", b"POST", 1)
+    with impatient.connect() as client:
+        client.sendall(head + b"0\r\n\r\n" + request(impatient.port, "/"))
+        answer = received(client, 5)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 def form(process, browser, path, **values):
     """A form of the board, sent through urllib with its cookies; the page that comes."""
     data = urllib.parse.urlencode(values).encode()

@@ -87,9 +87,13 @@ def test_wheel_keys_and_slider_change_the_plane(site, served, drawing):
     page, errors = opened(drawing, served, row)
     first = index_of(page, 0)
     before = rgb_of(page, 0)
+    place = page.locator("#place-0").inner_text()
+    assert re.fullmatch(rf"z \u2212?\d+\.\d\d mm, {first + 1} of 24", place)
+    assert place.split()[1] == page.locator("#under").inner_text().split()[6]
     page.locator("#plane-0").hover()
     page.mouse.wheel(0, 100)
     assert index_of(page, 0, first) == first - 2
+    assert page.locator("#place-0").inner_text().endswith(f" mm, {first - 1} of 24")
     assert np.abs(rgb_of(page, 0) - before).max() > 20
     page.locator("#plane-0").press("ArrowUp")
     page.locator("#plane-0").press("ArrowUp")

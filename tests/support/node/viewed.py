@@ -10,6 +10,7 @@ import pydicom
 from limn.dicom.ct import CtIdentity, ct_instances, multi_frame
 from limn.domain.geometry import Grid
 from limn.domain.scan import Labels, Volume, pack_labels
+from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from tests.support.node.parts import encoded, structure_set, write_slices
 from tests.support.organs import Organ
 
@@ -79,6 +80,33 @@ def file_scan(site, number, lie="oblique", *, without=(), held=None, record=None
     results.mkdir(parents=True, exist_ok=True)
     (results / "labels.npz").write_bytes(packed(labels, rungs))
     return site.journal.scan(row.id)
+
+
+def full_record():
+    """What a worker says of a scan of four organs whose light is red."""
+    organs = ("Heart", "SpinalCord", "Lung_R", "Lung_L")
+    return {
+        "light": "red",
+        "flags": "light:red mirrored:SPR demo-bundle",
+        "bundle": "phantom-7",
+        "bundle_sha256": "c" * 64,
+        "device": "cpu openvino int8",
+        "grid": "400x400x700 0.1400x0.1400x0.1400 mm",
+        "limn_version": "0.1.0",
+        **dict.fromkeys(DOOR_TO_DOOR_STAGES[1:-2], 1.25),
+        "rois": [
+            {
+                "roi": name,
+                "light": "green",
+                "volume_mm3": 310.0 - number,
+                "mean_hu": -365.0,
+                "predicted_dsc": 0.934,
+                "predicted_dsc_low": 0.892,
+                "predicted_dsc_high": 0.955,
+            }
+            for number, name in enumerate(organs)
+        ],
+    }
 
 
 def voxel_at(folder, point_xyz_mm):

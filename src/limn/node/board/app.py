@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -44,6 +45,7 @@ from limn.node.board.hidden_names import HiddenNames, Typed
 from limn.node.board.history.pages import HistoryPages
 from limn.node.board.peers_page import PeersPage
 from limn.node.board.reruns import Reruns, RerunView
+from limn.node.board.viewer.header_facts import Facts, header_facts
 from limn.node.board.viewer.routes import Viewer
 from limn.node.board.views import ScanPage, live, scan_page
 from limn.node.config import BoardSettings, Config
@@ -60,7 +62,7 @@ HERE = Path(__file__).parent
 EVERY_S, PING_S = 0.5, 2.0
 # A Windows registry may have other types for them, and a browser runs no script of another type.
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-SCAN = re.compile(r"scan-\d{5,9}")
+SCAN = re.compile(r"scan-[0-9]{5,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ class Board:
         """What comes in, runs, waits, goes out or needs a person."""
         # The template escaped its parts.
         fragment = Markup((await self._lines_now()).text)  # noqa: S704
-        return self._as_it_is(request, "live.html", fragment=fragment)
+        week_since = datetime.now(UTC).date() - timedelta(days=6)
+        return self._as_it_is(request, "live.html", fragment=fragment, week_since=week_since)
 
     async def events(self, request: Request) -> Response:
         """The live page's lines, again each time they change (server-sent events)."""
@@ -195,7 +198,7 @@ class Board:
         """One scan."""
         name = _scan_name(request)
 
-        def found() -> tuple[ScanPage, Beside, RerunView, tuple[EditLine, ...]]:
+        def found() -> tuple[ScanPage, Beside, RerunView, tuple[EditLine, ...], Facts]:
             with journal_to_read(self._config) as journal:
                 row = journal.named([name]).get(name) if journal is not None else None
                 if row is None or journal is None:
@@ -205,11 +208,13 @@ class Board:
                     beside(self._config, row),
                     self._reruns.view(journal, row),
                     scan_edits(journal, row.id),
+                    header_facts(row, names_shown=not self._names.hides),
                 )
 
-        page, around, again, edits = await run_in_threadpool(found)
-        said = Typed(request.query_params.get("said", ""))
+        page, around, again, edits, header = await run_in_threadpool(found)
+        said = Typed(self._said(request))
         values = {"scan": page, "beside": around, "again": again, "edits": edits, "said": said}
+        values["header"] = header
         return await self._page(request, "scan.html", **values)
 
     async def file(self, request: Request) -> Response:
@@ -258,8 +263,23 @@ class Board:
         words = (one_line(each) for each in (action, by, visitor.address, why or "none"))
         log.info("%s: board: %s, by %s from %s, reason: %s", name, *words)
         done = "ordered" if action == "rerun" else "done"
-        said = urlencode({"said": f"{action}: {done}, by {by}"})
-        return RedirectResponse(f"/{name}?{said}", status_code=303)
+        said = f"{action}: {done}, by {by}"
+        seal = self._browsers.tokens.of(self._sealed(request, said))
+        query = urlencode({"said": said, "seal": seal})
+        return RedirectResponse(f"/{name}?{query}", status_code=303)
+
+    def _said(self, request: Request) -> str:
+        """What was done, in words that the board itself gave this browser for this scan.
+
+        A link of others must not say that a scan was released.
+        """
+        said = request.query_params.get("said", "")
+        seal = request.query_params.get("seal", "")
+        fits = self._browsers.tokens.fits(self._sealed(request, said), seal)
+        return said if fits else ""
+
+    def _sealed(self, request: Request, said: str) -> str:
+        return f"{self._browsers.key_of(request)} {request.path_params['scan']} {said}"
 
     def _actions(self, name: str, by: str, why: str, bundle: str) -> dict[str, Callable[[], None]]:
         path = self._config_path
@@ -285,7 +305,8 @@ class Board:
         return self._refusal(request, status, words)
 
     def _refusal(self, request: Request, status: int, words: str) -> Response:
-        return self._as_it_is(request, "refused.html", status, words=words)
+        heading = "Not done" if request.method == "POST" else "Nothing to show"
+        return self._as_it_is(request, "refused.html", status, words=words, heading=heading)
 
 
 async def _fields(request: Request) -> dict[str, str]:

@@ -171,6 +171,9 @@ class Guard:
 
     def _refusal(self, request: Request, visitor: Visitor | None) -> Response | None:
         """Why a request gets no answer, before its form is read; None if it may go on."""
+        if {"transfer-encoding", "content-length"} <= set(request.headers):
+            # A proxy may take the other one for the end of the request (RFC 9112 6.3).
+            return PlainTextResponse("two lengths\n", 400, {"Connection": "close"})
         if request.headers.get("host", "").lower() not in self._hosts:
             return PlainTextResponse("this board does not answer to that name\n", 421)
         if request.method not in METHODS:

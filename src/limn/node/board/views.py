@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +10,12 @@ from pathlib import Path
 from limn.domain.timing import DOOR_TO_DOOR_STAGES
 from limn.node.config import Config
 from limn.node.deliver.scan_record import closed_record
+from limn.node.dimse.answers import answer_words
 from limn.node.host.doorbell import engine_runs
+from limn.node.operate.history.scans import STAGE_WORDS
 from limn.node.operate.journal_access import journal_to_read
 from limn.node.operate.queue import QueueEntry, silent_processes, unfinished_scans
+from limn.node.operate.watch import asleep_words
 from limn.node.store.disk import space
 from limn.node.store.disk.receiving import ReceivingSeries, read_receiving
 from limn.node.store.journal.reader import JournalReader
@@ -22,6 +25,16 @@ from limn.node.store.remedies import decision_notice, end_reason, shown_time, si
 # Scans that were done so lately stay on the live page.
 DONE_S = 3600.0
 MOST_DONE = 12
+# No animal sleeps longer: what came before has an age instead of a clock.
+MOST_ASLEEP_S = 12 * 3600.0
+# What a person does about a scan on its page, by its state on the live page.
+ACTS = {
+    "held": "look at it, then release or discard it",
+    "refused by peer": "see why, then send it again",
+    **dict.fromkeys(
+        ("refused", "failed", "quarantined"), "see why, then run it again or dismiss it"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +43,14 @@ class Line:
 
     Attributes
     ----------
-    since : when its first slice came, UTC seconds; None if that is not known
+    since : when its first slice came, UTC seconds; None if that is not known, or too long ago
+    age : how long ago its first slice came, if the animal can't sleep any more; of a scan that is
+        done, how long it had slept until then
     share : done, 0 to 1; None where nobody knows
+    of_stage : of its stage; None as well
     ends : clock time at which its contours are expected; empty where nobody knows
     ends_at : the same in UTC seconds, for the countdown; None as well
-    do : what a person must do
+    act : what a person does about it on its page; empty where limn continues by itself
     """
 
     animal: str
@@ -43,12 +59,14 @@ class Line:
     state: str
     light: str = ""
     since: float | None = None
+    age: str = ""
     share: float | None = None
+    of_stage: float | None = None
     stage: str = ""
     ends: str = ""
     ends_at: float | None = None
     details: str = ""
-    do: str = ""
+    act: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +75,7 @@ class Live:
 
     Attributes
     ----------
-    node : "ready", or why no scan would be contoured now
+    node : that it is ready, or why no scan would be contoured now
     notes : what is wrong with the node
     lines : scans that come in, run, wait, go out or need a person, and below them those that are
         done
@@ -72,13 +90,17 @@ class Live:
 
 def live(config: Config, config_path: Path, now: float) -> Live:
     """What the people in the room look at."""
-    entries: list[QueueEntry] = []
+    lines: list[Line] = []
     done: list[Line] = []
-    senders: dict[str, str] = {}
     with journal_to_read(config) as journal:
         if journal is not None:
             entries = list(unfinished_scans(journal, config, config_path, now))
-            senders = {e.scan: row.sender for e in entries for row in _named(journal, e.scan)}
+            rows = journal.named({entry.scan for entry in entries})
+            lines = [
+                _line(entry, row, _taken(journal, row) if entry.destination else "", now)
+                for entry in entries
+                if (row := rows.get(entry.scan)) is not None
+            ]
             done = [_done(journal, row) for row in journal.done_since(now - DONE_S, MOST_DONE)]
     runs = engine_runs(config)
     ready = runs and config.ready_path.exists()
@@ -86,19 +108,19 @@ def live(config: Config, config_path: Path, now: float) -> Live:
     if shortage := _shortage(config):
         notes.append(shortage)
     return Live(
-        node="ready" if ready else "no worker is ready" if runs else "the node is stopped",
+        node="the node is ready"
+        if ready
+        else "no worker is ready"
+        if runs
+        else "the node is stopped",
         ready=ready,
         notes=tuple(notes),
         lines=(
-            *(_coming(series) for series in read_receiving(config.receiving_path, now)),
-            *(_line(entry, senders.get(entry.scan, "")) for entry in entries),
+            *(_coming(series, now) for series in read_receiving(config.receiving_path, now)),
+            *lines,
         ),
         done=tuple(done),
     )
-
-
-def _named(journal: JournalReader, name: str) -> Iterable[ScanRow]:
-    return journal.named([name]).values()
 
 
 def _shortage(config: Config) -> str:
@@ -108,56 +130,78 @@ def _shortage(config: Config) -> str:
         return f"{config.data_dir} can't be reached"
 
 
-def _coming(series: ReceivingSeries) -> Line:
+def _coming(series: ReceivingSeries, now: float) -> Line:
     share = series.slices / series.expected if series.expected else None
+    since, age = _slept(_seconds(series.since_utc), now)
     return Line(
         animal=series.animal,
         sender=series.sender,
         state=series.state,
         light=series.light,
-        since=_seconds(series.since_utc),
+        since=since,
+        age=age,
         share=None if share is None else min(1.0, share),
         details="; ".join(part for part in (series.came, series.needs) if part),
     )
 
 
-def _line(entry: QueueEntry, sender: str) -> Line:
+def _line(entry: QueueEntry, row: ScanRow, taken: str, now: float) -> Line:
     parts = (
         f"number {entry.place} in the queue" if entry.place else "",
         f"to {entry.destination}" if entry.destination else "",
-        entry.status,
+        # The reason of a refusal has the words of the answer.
+        "" if entry.state == "refused by peer" else answer_words(entry.status),
         entry.reason,
+        taken,
     )
+    since, age = _slept(_seconds(entry.first_slice_utc), now)
     return Line(
         animal=entry.animal,
         scan=entry.scan,
-        sender=sender,
+        sender=row.sender,
         state=entry.state,
         light=entry.light,
-        since=_seconds(entry.first_slice_utc),
+        since=since,
+        age=age,
         share=entry.share,
-        stage=entry.stage,
+        of_stage=entry.of_stage,
+        stage=STAGE_WORDS.get(f"{entry.stage}_s", entry.stage),
         ends=clock(_seconds(entry.ends_utc)),
         ends_at=_seconds(entry.ends_utc),
         details="; ".join(part for part in parts if part),
-        do=entry.do,
+        act=ACTS.get(entry.state, ""),
     )
 
 
-def _done(journal: JournalReader, row: ScanRow) -> Line:
-    taken = ", ".join(
+def _taken(journal: JournalReader, row: ScanRow) -> str:
+    """Which destinations have a scan, in words; empty if none has."""
+    return ", ".join(
         f"{each.destination} has it since {clock(each.accepted_at)}"
         for each in journal.deliveries(row.id)
         if each.accepted_at is not None
     )
+
+
+def _done(journal: JournalReader, row: ScanRow) -> Line:
+    accepted_at = [each.accepted_at for each in journal.deliveries(row.id) if each.accepted_at]
+    slept_s = min(accepted_at, default=0.0) - (row.last_slice_at - row.receive_s)
     return Line(
         animal=row.animal,
         scan=row.name,
         sender=row.sender,
         state="done",
         light=str(row.record.get("light", "")),
-        details=taken,
+        age=asleep_words(slept_s) if accepted_at and slept_s < MOST_ASLEEP_S else "",
+        details=_taken(journal, row),
     )
+
+
+def _slept(since: float | None, now: float) -> tuple[float | None, str]:
+    """Since when an animal sleeps, or how long ago it did."""
+    if since is None or now - since < MOST_ASLEEP_S:
+        return since, ""
+    days = (now - since) / 86400.0
+    return None, f"{days:.0f} day{'s' if days >= 1.5 else ''} ago" if days >= 1.0 else "today"
 
 
 def clock(at: float | None) -> str:
@@ -227,7 +271,15 @@ def scan_page(journal: JournalReader, row: ScanRow, config: Config) -> ScanPage:
         flags=tuple(flag for flag in flags.split() if not flag.startswith("light:")),
         stages=_stages(_timed(row, deliveries, structure_set)),
         rois=tuple(row.record.get("rois", ())),
-        deliveries=tuple((each.destination, each.state, each.status) for each in deliveries),
+        # Why one is held stands above; its delivery has the same words.
+        deliveries=tuple(
+            (
+                each.destination,
+                each.state,
+                "" if each.state == "held" else answer_words(each.status),
+            )
+            for each in deliveries
+        ),
         facts=_facts(row, structure_set),
         files=_files(config, row),
         looks=tuple(
@@ -255,9 +307,7 @@ def _stages(record: Mapping[str, object]) -> tuple[tuple[str, float, float], ...
     known = [(name, _number(record.get(name))) for name in DOOR_TO_DOOR_STAGES]
     whole_s = sum(seconds for _, seconds in known) or 1.0
     return tuple(
-        (name.removesuffix("_s"), seconds, seconds / whole_s)
-        for name, seconds in known
-        if seconds > 0.0
+        (STAGE_WORDS[name], seconds, seconds / whole_s) for name, seconds in known if seconds > 0.0
     )
 
 

@@ -218,6 +218,7 @@ class Dispatcher:
             waiting.remove(row)
             self._submit(client, row, found.worker, preview=preview is not None)
         self._had_to_wait = {row.id for row in waiting}
+        self._running.wait(waiting, len(found.workers))
         # A worker that rests has not left; its next job may be on it already.
         self._flights.drop_orphans({*found.workers, *self._results.resting_until_s})
 

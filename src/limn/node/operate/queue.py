@@ -61,8 +61,9 @@ class QueueEntry:
     do : the action or command of an operator; empty where limn continues by itself
     light : of a contoured scan
     first_slice_utc : when its first slice came; the animal has slept since then at least
-    stage, share, ends_utc : of a scan that runs: what the worker does, how much of its work is
-        done (0 to 1), and when its contours are expected; empty or None where that is not known
+    stage, share, of_stage : of a scan that runs: what the worker does, how much of its work and of
+        this stage is done (0 to 1); empty or None where that is not known
+    ends_utc : when the contours of a scan that runs or waits are expected; empty as well
     """
 
     scan: str
@@ -80,6 +81,7 @@ class QueueEntry:
     first_slice_utc: str = ""
     stage: str = ""
     share: float | None = None
+    of_stage: float | None = None
     ends_utc: str = ""
 
 
@@ -212,14 +214,20 @@ def _worker_entries(
         replaced = superseded.get(row.predecessor or 0)
         reason = f"replaces {replaced}, which no worker had begun" if replaced else ""
         reason = "; ".join(part for part in (reason, preview_notice(journal, row)) if part)
-        yield _entry(row, "waiting", row.ready_at, place=place, tries=row.tries, reason=reason)
+        expected = _how_far(running.get(row.id)).get("ends_utc", "")
+        more = {"place": place, "tries": row.tries, "reason": reason, "ends_utc": expected}
+        yield _entry(row, "waiting", row.ready_at, **more)
 
 
 def _how_far(scan: RunningScan | None) -> dict[str, object]:
     if scan is None:
         return {}
-    ends_utc = "" if scan.ends_at is None else _utc(scan.ends_at)
-    return {"stage": scan.stage.removesuffix("_s"), "share": scan.share, "ends_utc": ends_utc}
+    return {
+        "stage": scan.stage.removesuffix("_s"),
+        "share": scan.share,
+        "of_stage": scan.of_stage,
+        "ends_utc": "" if scan.ends_at is None else _utc(scan.ends_at),
+    }
 
 
 def _preview_entries(journal: JournalReader, row: ScanRow) -> Iterator[QueueEntry]:
@@ -377,7 +385,8 @@ def _details(entry: QueueEntry) -> str:
         return "; ".join(part for part in (progress_words(entry), tries, entry.reason) if part)
     if entry.state == "waiting":
         tries = f", try {entry.tries + 1}" if entry.tries else ""
-        return f"number {entry.place}{tries}" + (f"; {entry.reason}" if entry.reason else "")
+        parts = (f"number {entry.place}{tries}", progress_words(entry), entry.reason)
+        return "; ".join(part for part in parts if part)
     if entry.state == "delivering":
         answer = f"; {entry.status}" if entry.status else ""
         next_try = f"; next {entry.next_try_utc[11:19]}" if entry.next_try_utc else ""
@@ -387,10 +396,15 @@ def _details(entry: QueueEntry) -> str:
 
 
 def progress_words(entry: QueueEntry) -> str:
-    """How far a scan is that runs, and when its contours are expected; empty if nobody knows."""
+    """How far a scan is, and when its contours are expected; empty if nobody knows."""
+    # Where no scan of this size ran before, the worker's own word must do.
     share = f" {entry.share:.0%}" if entry.share is not None else ""
-    ends = f", contours about {entry.ends_utc[11:19]}" if entry.ends_utc else ""
-    return f"{entry.stage}{share}{ends}" if entry.stage else ""
+    if not share and entry.of_stage is not None:
+        share = f" ({entry.of_stage:.0%} of this stage)"
+    ends = f"contours about {entry.ends_utc[11:19]}" if entry.ends_utc else ""
+    return ", ".join(
+        part for part in (f"{entry.stage}{share}" if entry.stage else "", ends) if part
+    )
 
 
 def _utc(seconds: float) -> str:

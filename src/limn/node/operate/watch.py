@@ -114,8 +114,17 @@ def asleep(since_utc: str, now: float) -> str:
         since = datetime.fromisoformat(since_utc).timestamp()
     except ValueError:
         return ""
-    minutes, seconds = divmod(max(0, int(now - since)), 60)
-    return f"{minutes}:{seconds:02d}"
+    return asleep_words(now - since)
+
+
+def asleep_words(seconds: float) -> str:
+    """Minutes and seconds, from an hour on hours too; days where no animal can sleep any more."""
+    minutes, rest_s = divmod(max(0, int(seconds)), 60)
+    if minutes >= 2 * 24 * 60:
+        return f"{minutes // 1440} days"
+    if minutes >= 60:
+        return f"{minutes // 60}:{minutes % 60:02d}:{rest_s:02d}"
+    return f"{minutes}:{rest_s:02d}"
 
 
 def _bar(share: float | None) -> RenderableType:

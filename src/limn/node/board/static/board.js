@@ -5,7 +5,8 @@ const clocks = () => {
   const now = Date.now() / 1000;
   for (const cell of document.querySelectorAll(".clock[data-since]")) {
     const asleep = Math.max(0, Math.floor(now - Number(cell.dataset.since)));
-    cell.textContent = `${Math.floor(asleep / 60)}:${String(asleep % 60).padStart(2, "0")}`;
+    const two = (number) => String(number).padStart(2, "0"), minutes = Math.floor(asleep / 60), hours = Math.floor(minutes / 60);
+    cell.textContent = hours ? `${hours}:${two(minutes % 60)}:${two(asleep % 60)}` : `${minutes}:${two(asleep % 60)}`;
     const limit = Number(cell.dataset.limit || Infinity);
     cell.classList.toggle("near", asleep >= 0.75 * limit && asleep < limit);
     cell.classList.toggle("over", asleep >= limit);
@@ -13,7 +14,9 @@ const clocks = () => {
   for (const each of document.querySelectorAll(".ends[data-ends]")) {
     const left = Math.round(Number(each.dataset.ends) - now), minutes = Math.floor(left / 60);
     const still = minutes >= 2 ? `${minutes} min` : `${left} s`;
-    each.textContent = left > 0 ? `still about ${still}, contours at ${each.dataset.clock}` : "contours at any moment";
+    // By this browser's own clock, which hangs on the same wall.
+    const at = new Date(1000 * each.dataset.ends).toTimeString().slice(0, 8);
+    each.textContent = left > 0 ? `still about ${still}, contours at ${at}` : "contours at any moment";
   }
 };
 

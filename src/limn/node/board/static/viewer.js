@@ -212,6 +212,8 @@ const patientMm = (spl) => {
   return frame.origins[z].map((origin, k) => origin + y * frame.step_y[k] + x * frame.step_x[k]);
 };
 
+const millimetres = (mm) => mm.toFixed(2).replace("-", "\u2212");
+
 // Where a plane lies on its canvas.
 const layout = (axis, canvas) => {
   const [row, column] = HUNG[axis];
@@ -349,6 +351,7 @@ const drawPlane = (axis) => {
   const unit = window.devicePixelRatio || 1, side = Math.max(1, Math.round(canvas.clientWidth * unit));
   if (canvas.width !== side || canvas.height !== side) canvas.width = canvas.height = side;
   element(`at-${axis}`).value = at[axis];
+  element(`place-${axis}`).textContent = `${"zyx"[axis]} ${millimetres(patientMm(at)["xyz".indexOf("zyx"[axis])])} mm, ${at[axis] + 1} of ${frame.shape[axis]}`;
   want(axis);
   // The plane before stays until the new one is there.
   if (!plane) return;
@@ -383,7 +386,7 @@ const tell = () => {
   const plane = planes[axis].get(spl[axis]);
   if (!plane) return;
   const i = rowOf(axis, spl) * plane.width + spl[HUNG[axis][1]];
-  const [x, y, z] = patientMm(spl).map((mm) => mm.toFixed(2).replace("-", "\u2212"));
+  const [x, y, z] = patientMm(spl).map(millimetres);
   const label = plane.labels ? plane.labels[i] : 0;
   const parts = [
     `x ${x} y ${y} z ${z} mm`,

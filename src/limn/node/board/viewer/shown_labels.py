@@ -96,14 +96,21 @@ class ShownLabels:
         return same and np.array_equal(rungs, self.rungs)
 
     def middle(self) -> tuple[int, int, int] | None:
-        """The middle of the first organ that is there, on the even ladder."""
+        """Where half of the first organ that is there lies on either side, on the even ladder.
+
+        ``picture.png`` cuts it there too.
+        """
         box_zyx = self.box(_BOXES[0])
         for number in self.organs:
             inner = occupied_box(box_zyx == number)
             if inner[0].stop:
+                mask = box_zyx[inner] == number
+                counts = (
+                    np.count_nonzero(mask, axis=others) for others in ((1, 2), (0, 2), (0, 1))
+                )
                 z, y, x = (
-                    low + (span.start + span.stop - 1) // 2
-                    for low, span in zip(self.low_zyx, inner, strict=True)
+                    low + span.start + int(np.searchsorted(np.cumsum(count), count.sum() / 2))
+                    for low, span, count in zip(self.low_zyx, inner, counts, strict=True)
                 )
                 return int(self.rungs[z]), y, x
         return None

@@ -1,4 +1,4 @@
-"""How far the scans are that workers contour, as the engine shows it to `limn queue`."""
+"""How far the scans are that workers contour, and when those that wait are expected."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ BELIEVED_S = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningScan:
-    """A scan that a worker contours.
+    """A scan that a worker contours, or that waits for one.
 
     Attributes
     ----------
     scan : its number
-    stage : of `limn.domain.timing.DOOR_TO_DOOR_STAGES`
+    stage : of `limn.domain.timing.DOOR_TO_DOOR_STAGES`; "queue_s" of a scan that waits
     share : of the work that is done, 0 to 1; None where nothing is known of such scans yet
     ends_at : when its contours are expected, UTC seconds; None as well
     preview : whether they are a preview's
+    of_stage : the share of the stage alone, which the worker tells; None if the stage has no parts
     """
 
     scan: int
@@ -32,6 +33,7 @@ class RunningScan:
     share: float | None
     ends_at: float | None
     preview: bool = False
+    of_stage: float | None = None
 
 
 def write_running(path: Path, scans: Sequence[RunningScan], now: float) -> None:
@@ -40,7 +42,7 @@ def write_running(path: Path, scans: Sequence[RunningScan], now: float) -> None:
 
 
 def read_running(path: Path, now: float) -> dict[int, RunningScan]:
-    """The scans that run, by their number; none if the engine has not written lately."""
+    """The scans that run or wait, by their number; none if the engine has not written lately."""
     try:
         found = [RunningScan(**each) for each in read_notice(path, now, BELIEVED_S) or ()]
     except TypeError:
