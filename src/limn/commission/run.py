@@ -12,7 +12,11 @@ from rich.console import Console
 
 from limn import __version__
 from limn.commission import plan, questions, report
-from limn.commission.double import receiving_double, structure_sets_of
+from limn.commission.double import (
+    awaited_structure_sets,
+    receiving_double,
+    structure_sets_of,
+)
 from limn.commission.expectations import step_faults
 from limn.commission.measuring import MeasuredOrgan, changed, measured
 from limn.commission.phantoms import SentPhantom, make
@@ -244,7 +248,9 @@ def _best(
     """The measured structure set of a phantom; of several animals' the one that fits the truth."""
     contents = list(end.contents)
     if end.outcome == "delivered":
-        contents = structure_sets_of(run.received, phantom.series_instance_uid)
+        # Where a planning system took it first, the node may be about to send this one.
+        uid = phantom.series_instance_uid
+        contents = awaited_structure_sets(run.received, uid, DELIVERED_S)
         if not contents:
             return (), ["The node says that it delivered the structure set, and it never came."]
     found, unreadable = [], []
