@@ -11,7 +11,14 @@ from PIL import Image
 from limn.commission import plan, report
 from limn.commission.measuring import MeasuredOrgan
 from limn.commission.questions import Question, collect, questions_on, read_answers, seen_values
-from limn.commission.record import CommissioningRun, RunIdentity, StepResult, last_report, run_in
+from limn.commission.record import (
+    CommissioningRun,
+    RunIdentity,
+    StepResult,
+    last_report,
+    run_in,
+    run_to_amend,
+)
 from limn.commission.tolerances import Tolerances
 from limn.domain.errors import ConfigWrong
 
@@ -230,6 +237,25 @@ def test_what_nobody_answers_is_open_and_never_guessed(tmp_path: Path) -> None:
     lines = made["verdict"]["lines"]
     assert "The planning system returned nothing of animal-1, animal-2, lie-ffp." in lines
     assert "12 questions on the planning system were not answered." in lines
+
+
+def test_a_report_is_written_anew_and_the_earlier_one_kept(tmp_path: Path) -> None:
+    """Of the last run of the same plan; by the tolerances of its steps alone."""
+    with pytest.raises(ConfigWrong, match="has no report of this limn"):
+        run_to_amend(tmp_path, IDENTITY, Tolerances())
+    first, made = finished(tmp_path, replace(IDENTITY, to=("tps",)))
+    assert "the same command with --amend writes" in made["verdict"]["lines"][-1]
+    assert made["run"]["earlier_reports"] == []
+    run = run_to_amend(tmp_path, first.identity, Tolerances())
+    assert run.results() == first.results()
+    run.set_report_aside()
+    again = report.build(run, PLANNED, run.results(), Tolerances(), {}, None)
+    page = report.write(run, again, PLANNED)
+    assert again["run"]["earlier_reports"] == ["report-1.html"]
+    assert "before: report-1.html" in page.read_text()
+    assert json.loads((run.folder / "report-1.json").read_text()) == made
+    with pytest.raises(ConfigWrong, match="measured by other tolerances"):
+        run_to_amend(tmp_path, first.identity, Tolerances(position_mm=1.0))
 
 
 def test_answers_are_asked_once_and_read_from_a_file(tmp_path: Path) -> None:

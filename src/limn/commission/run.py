@@ -27,6 +27,7 @@ from limn.commission.record import (
     StepResult,
     last_report,
     run_in,
+    run_to_amend,
     sha256_of,
 )
 from limn.commission.sending import (
@@ -70,6 +71,7 @@ class Wish:
     answers : file with answers; None: a person at the terminal is asked
     calling : AE title by which the node is called; None: one that it takes
     back_s : how long to wait for what is returned, with nobody at the terminal
+    amend : a report is written anew, with what came back and was answered since; nothing is sent
     """
 
     out: Path
@@ -79,6 +81,7 @@ class Wish:
     answers: Path | None = None
     calling: str | None = None
     back_s: float = BACK_S
+    amend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,10 @@ def commission(config_path: Path, wish: Wish) -> bool:
             plan=plan.digest(planned),
             to=wish.to,
         )
-        run, goes_on = run_in(wish.out, identity)
+        if wish.amend:
+            run, goes_on = run_to_amend(wish.out, identity, site.tolerances), True
+        else:
+            run, goes_on = run_in(wish.out, identity)
         done = run.results()
         begun = f"{run.folder}: {len(planned)} phantoms"
         words = f"{begun}, {len(done)} are done" if goes_on else begun
@@ -126,6 +132,8 @@ def commission(config_path: Path, wish: Wish) -> bool:
         answers = questions.collect(
             asked, given, run.folder / "answers.json", questions.at_terminal()
         )
+        if wish.amend:
+            run.set_report_aside()
         made = report.build(
             run, planned, run.results(), site.tolerances, answers, last_report(wish.out, run.folder)
         )
@@ -323,12 +331,27 @@ def _collect_returned(
         ask("Press Enter when it is done; what is not there then counts as not returned: ")
     until_s = time.monotonic() + (0.0 if ask is not None else wish.back_s)
     while waiting:
-        for name in [name for name, step in waiting.items() if _returned(site, run, step, back)]:
-            del waiting[name]
+        for step in list(waiting.values()):
+            if not _returned(site, run, step, back):
+                continue
+            del waiting[step.name]
+            _say_returned(site, run.results()[step.name], len(waiting))
             until_s = max(until_s, time.monotonic() + (0.0 if ask is not None else wish.back_s))
         if time.monotonic() >= until_s:
             break
         time.sleep(POLL_S)
+
+
+def _say_returned(site: Site, result: StepResult, left: int) -> None:
+    """Say that a phantom's structure set came back and was measured, and what is wrong with it."""
+    word = "ok  " if result.passed else "FAIL"
+    site.console.print(
+        f"{word} {result.name}: came back and was measured; {left} left",
+        soft_wrap=True,
+        markup=False,
+    )
+    for fault in result.faults:
+        site.console.print(f"     {fault}", soft_wrap=True, markup=False)
 
 
 def _can_return(result: StepResult) -> bool:
