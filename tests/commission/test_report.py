@@ -86,7 +86,8 @@ def finished(
     for step in PLANNED:
         run.write(changes.get(step.name.replace("-", "_"), result(step)))
         Image.new("RGB", (600, 400)).save(run.picture(step.name))
-    made = report.build(run, PLANNED, run.results(), Tolerances(), {}, last_report(out, run.folder))
+    before = last_report(out, run.folder, [step.name for step in PLANNED])
+    made = report.build(run, PLANNED, run.results(), Tolerances(), {}, before)
     report.write(run, made, PLANNED)
     return run, made
 
@@ -194,6 +195,30 @@ def test_the_next_report_shows_what_has_changed(tmp_path: Path) -> None:
         ),
     ]
     assert any("was 9.5 s in the last report" in line for line in made["verdict"]["lines"])
+
+
+def test_a_few_phantoms_are_compared_with_the_whole_run_and_not_the_other_way(
+    tmp_path: Path,
+) -> None:
+    """What a monthly run leaves out is one line; the next whole run looks past it."""
+    run, whole = finished(tmp_path)
+    run.folder.rename(tmp_path / "run-20260101-000000")
+    few = replace(IDENTITY, plan="few")
+    month, _ = run_in(tmp_path, few)
+    month.write(result(PLANNED[0]))
+    names = [PLANNED[0].name]
+    before = last_report(tmp_path, month.folder, names)
+    made = report.build(month, PLANNED[:1], month.results(), Tolerances(), {}, before)
+    report.write(month, made, PLANNED[:1])
+    assert [(each["what"], each["before"]) for each in made["differences"]] == [
+        ("phantoms not sent this time: 4", "animal-2, lie-ffp, mirrored-x, no-rescale")
+    ]
+    month.folder.rename(tmp_path / "run-20260201-000000")
+    every = [step.name for step in PLANNED]
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", every) == whole
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", names) == made
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", [*every, "new"]) == made
+    assert last_report(tmp_path, tmp_path / "run-20260101-000000", every) is None
 
 
 class _Reads(HTMLParser):

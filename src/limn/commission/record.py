@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -225,13 +225,20 @@ def _runs(out: Path) -> list[CommissioningRun]:
     return found
 
 
-def last_report(out: Path, but: Path) -> dict[str, Any] | None:
-    """The newest report of a run before this one; None if there is none."""
-    found = [path for path in sorted(out.glob(f"run-*/{REPORT}")) if path.parent.name < but.name]
-    if not found:
-        return None
-    report: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    return report
+def last_report(out: Path, but: Path, steps: Collection[str]) -> dict[str, Any] | None:
+    """The newest report of a run before this one; None if there is none.
+
+    Parameters
+    ----------
+    steps : names; a report with all of them goes before a newer one that lacks some, so that a
+        whole run is not compared with a few phantoms of last month
+    """
+    paths = [path for path in sorted(out.glob(f"run-*/{REPORT}")) if path.parent.name < but.name]
+    found: list[dict[str, Any]] = [
+        json.loads(path.read_text(encoding="utf-8")) for path in reversed(paths)
+    ]
+    whole = (each for each in found if set(steps) <= {step["name"] for step in each["steps"]})
+    return next(whole, next(iter(found), None))
 
 
 def sha256_of(path: Path) -> str:

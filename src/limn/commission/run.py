@@ -134,9 +134,8 @@ def commission(config_path: Path, wish: Wish) -> bool:
         )
         if wish.amend:
             run.set_report_aside()
-        made = report.build(
-            run, planned, run.results(), site.tolerances, answers, last_report(wish.out, run.folder)
-        )
+        before = last_report(wish.out, run.folder, [step.name for step in planned])
+        made = report.build(run, planned, run.results(), site.tolerances, answers, before)
         page = report.write(run, made, planned)
     for line in made["verdict"]["lines"]:
         site.console.print(line, soft_wrap=True, markup=False)
