@@ -7,11 +7,19 @@ import numpy as np
 import pydicom
 import pytest
 
-from limn.commission.measuring import changed, exchanged, faults, measured, truth_exchanged
+from limn.commission.measuring import (
+    changed,
+    exchanged,
+    faults,
+    measured,
+    offset_xyz_mm,
+    truth_exchanged,
+)
 from limn.commission.phantoms import SentPhantom, make
 from limn.commission.plan import PlannedStep
 from limn.commission.tolerances import Tolerances
 from limn.domain.errors import StageFailed
+from limn.domain.geometry import SpacingMm, axial_grid
 from limn.domain.scan import TG263_ROLES
 from limn.lab.phantoms.synthesize import PhantomRequest
 from tests.support.structure_sets import mirrored, moved, renamed
@@ -121,6 +129,30 @@ def test_a_shift_is_told_in_millimetres_of_the_patient(phantom, truth, axis, wor
     assert len(said) == 4
     assert all(f"was moved by +1.20 mm along {words}" in each for each in said)
     assert f"lies +1.20 mm off along {words}" in faults(back, Tolerances(), WHOSE)[0]
+
+
+def rod(from_mm: float, to_mm: float, aside_mm: float = 0.0) -> np.ndarray:
+    """A cord that lies obliquely: 0.4 mm to the side for each mm along the animal."""
+    z, y, x = np.ogrid[:80, :30, :80]
+    middle = 40 + 0.4 * (z - 40) + aside_mm / 0.2
+    return ((x - middle) ** 2 + (y - 15) ** 2 <= 9.0) & (z * 0.2 >= from_mm) & (z * 0.2 <= to_mm)
+
+
+def test_an_oblique_cord_that_is_too_long_lies_in_its_place():
+    """Its middle is elsewhere along the animal, and therefore aside; one that is moved is told."""
+    grid = axial_grid((80, 30, 80), SpacingMm(0.2, 0.2, 0.2), np.zeros(3))
+    truth, longer = rod(5.0, 12.0), rod(1.0, 12.0)
+    x, y, z = offset_xyz_mm(longer, truth, grid, by_level=True)
+    assert abs(x) < 0.01
+    assert abs(y) < 0.01
+    assert z == pytest.approx(-2.0, abs=0.11)
+    assert offset_xyz_mm(longer, truth, grid, by_level=False)[0] == pytest.approx(-0.8, abs=0.05)
+    moved = offset_xyz_mm(rod(1.0, 12.0, aside_mm=0.8), truth, grid, by_level=True)
+    assert moved[0] == pytest.approx(0.8, abs=0.01)
+    # With no level in common the middles are all that is left.
+    apart = offset_xyz_mm(rod(1.0, 3.0), rod(9.0, 12.0), grid, by_level=True)
+    assert apart == offset_xyz_mm(rod(1.0, 3.0), rod(9.0, 12.0), grid, by_level=False)
+    assert offset_xyz_mm(truth & False, truth, grid, by_level=True) is None
 
 
 def test_a_missing_organ_is_told(phantom, truth):

@@ -11,7 +11,14 @@ from PIL import Image
 from limn.commission import plan, report
 from limn.commission.measuring import MeasuredOrgan
 from limn.commission.questions import Question, collect, questions_on, read_answers, seen_values
-from limn.commission.record import CommissioningRun, RunIdentity, StepResult, last_report, run_in
+from limn.commission.record import (
+    CommissioningRun,
+    RunIdentity,
+    StepResult,
+    last_report,
+    run_in,
+    run_to_amend,
+)
 from limn.commission.tolerances import Tolerances
 from limn.domain.errors import ConfigWrong
 
@@ -79,7 +86,8 @@ def finished(
     for step in PLANNED:
         run.write(changes.get(step.name.replace("-", "_"), result(step)))
         Image.new("RGB", (600, 400)).save(run.picture(step.name))
-    made = report.build(run, PLANNED, run.results(), Tolerances(), {}, last_report(out, run.folder))
+    before = last_report(out, run.folder, [step.name for step in PLANNED])
+    made = report.build(run, PLANNED, run.results(), Tolerances(), {}, before)
     report.write(run, made, PLANNED)
     return run, made
 
@@ -189,6 +197,30 @@ def test_the_next_report_shows_what_has_changed(tmp_path: Path) -> None:
     assert any("was 9.5 s in the last report" in line for line in made["verdict"]["lines"])
 
 
+def test_a_few_phantoms_are_compared_with_the_whole_run_and_not_the_other_way(
+    tmp_path: Path,
+) -> None:
+    """What a monthly run leaves out is one line; the next whole run looks past it."""
+    run, whole = finished(tmp_path)
+    run.folder.rename(tmp_path / "run-20260101-000000")
+    few = replace(IDENTITY, plan="few")
+    month, _ = run_in(tmp_path, few)
+    month.write(result(PLANNED[0]))
+    names = [PLANNED[0].name]
+    before = last_report(tmp_path, month.folder, names)
+    made = report.build(month, PLANNED[:1], month.results(), Tolerances(), {}, before)
+    report.write(month, made, PLANNED[:1])
+    assert [(each["what"], each["before"]) for each in made["differences"]] == [
+        ("phantoms not sent this time: 4", "animal-2, lie-ffp, mirrored-x, no-rescale")
+    ]
+    month.folder.rename(tmp_path / "run-20260201-000000")
+    every = [step.name for step in PLANNED]
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", every) == whole
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", names) == made
+    assert last_report(tmp_path, tmp_path / "run-20260301-000000", [*every, "new"]) == made
+    assert last_report(tmp_path, tmp_path / "run-20260101-000000", every) is None
+
+
 class _Reads(HTMLParser):
     """What a page loads from elsewhere, and its text."""
 
@@ -230,6 +262,25 @@ def test_what_nobody_answers_is_open_and_never_guessed(tmp_path: Path) -> None:
     lines = made["verdict"]["lines"]
     assert "The planning system returned nothing of animal-1, animal-2, lie-ffp." in lines
     assert "12 questions on the planning system were not answered." in lines
+
+
+def test_a_report_is_written_anew_and_the_earlier_one_kept(tmp_path: Path) -> None:
+    """Of the last run of the same plan; by the tolerances of its steps alone."""
+    with pytest.raises(ConfigWrong, match="has no report of this limn"):
+        run_to_amend(tmp_path, IDENTITY, Tolerances())
+    first, made = finished(tmp_path, replace(IDENTITY, to=("tps",)))
+    assert "the same command with --amend writes" in made["verdict"]["lines"][-1]
+    assert made["run"]["earlier_reports"] == []
+    run = run_to_amend(tmp_path, first.identity, Tolerances())
+    assert run.results() == first.results()
+    run.set_report_aside()
+    again = report.build(run, PLANNED, run.results(), Tolerances(), {}, None)
+    page = report.write(run, again, PLANNED)
+    assert again["run"]["earlier_reports"] == ["report-1.html"]
+    assert "before: report-1.html" in page.read_text()
+    assert json.loads((run.folder / "report-1.json").read_text()) == made
+    with pytest.raises(ConfigWrong, match="measured by other tolerances"):
+        run_to_amend(tmp_path, first.identity, Tolerances(position_mm=1.0))
 
 
 def test_answers_are_asked_once_and_read_from_a_file(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--only", action="append", default=[], metavar="STEP", help="steps or groups of the plan"
     )
+    command.add_argument(
+        "--amend",
+        action="store_true",
+        help="send nothing: write the last report of this plan anew, with what the planning system "
+        "has returned and a person has answered since",
+    )
     command.add_argument("--aet", metavar="AE", help="AE title by which the node is called")
     command.add_argument("--list", action="store_true", help="list the steps and exit")
     command.set_defaults(run=_commission, usage=command.error)
@@ -72,5 +78,6 @@ def _commission(parsed: argparse.Namespace) -> int:
         answers=parsed.answers,
         calling=parsed.aet,
         back_s=parsed.wait_back,
+        amend=parsed.amend,
     )
     return 0 if commission(parsed.config, wish) else EXIT_WRONG

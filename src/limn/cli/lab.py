@@ -139,6 +139,11 @@ def _add_data(studies: Commands) -> None:
         "export", help="CT series and structure sets without identities, for others to use"
     )
     exported.add_argument("source", type=Path, help="a folder of DICOM files")
+    exported.add_argument(
+        "--returned",
+        action="store_true",
+        help="SOURCE is a node's config: its scans with the structure sets that came back",
+    )
     exported.add_argument("out", type=Path, help="a new folder")
     exported.add_argument(
         "--key",
@@ -281,9 +286,26 @@ def _lab_score(parsed: argparse.Namespace) -> None:
 
 
 def _lab_export(parsed: argparse.Namespace) -> None:
+    from limn.domain.errors import ConfigWrong
+    from limn.lab.data.dataset import MANIFEST
     from limn.lab.export.export import export_folder
 
     keep_rois = {name.strip() for name in parsed.keep_rois.split(",") if name.strip()}
+    if parsed.returned:
+        from limn.lab.export.returned import export_returned
+        from limn.node.config import load_config
+        from limn.node.operate.history.edits import corrected_scans
+
+        scans, data_dir = corrected_scans(parsed.source), load_config(parsed.source).data_dir
+        export_returned(scans, data_dir, parsed.out, parsed.key, keep_rois, _print_now)
+        return
+    if (parsed.source / MANIFEST).is_file():
+        msg = (
+            f"{parsed.source} is a data set of limn lab import, which holds no DICOM: give the "
+            "folder that it was imported from; of scans that came back: limn lab export --returned "
+            "CONFIG OUT"
+        )
+        raise ConfigWrong(msg)
     export_folder(parsed.source, parsed.out, parsed.key, keep_rois, _print_now)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from limn.domain.files import write_durably
 from limn.domain.folders import files_below, writable
 from limn.node.config import COMMISSIONING_AE
 from limn.node.dimse.status import SUCCESS
+
+POLL_S = 0.25
 
 
 @contextmanager
@@ -70,6 +73,16 @@ def structure_sets_of(folder: Path, series_instance_uid: str) -> list[bytes]:
         except (OSError, *DAMAGES):
             continue
     return [contents for _, contents in sorted(found, key=lambda each: each[0])]
+
+
+def awaited_structure_sets(folder: Path, series_instance_uid: str, limit_s: float) -> list[bytes]:
+    """As `structure_sets_of`, and so long until there is one; none if it does not come in time."""
+    until_s = time.monotonic() + limit_s
+    while True:
+        found = structure_sets_of(folder, series_instance_uid)
+        if found or time.monotonic() >= until_s:
+            return found
+        time.sleep(POLL_S)
 
 
 def _referenced(ds: object) -> set[str]:

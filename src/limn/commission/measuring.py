@@ -35,7 +35,7 @@ class MeasuredOrgan:
     Attributes
     ----------
     volume_mm3, truth_mm3 : of the voxels whose centre lies inside
-    offset_xyz_mm : from the middle of the truth to that of the contours; None if one is empty
+    offset_xyz_mm : of `offset_xyz_mm`: of the cord sideways at the levels that both have
     left_mm : mean x of the contours' points in the file; None if it has none
     truth_left_mm : x of the middle of the truth; None if it is empty
     """
@@ -108,18 +108,14 @@ def _organ(
     """One organ, by the voxels of the series' grid."""
     voxel_mm3 = series.grid.spacing_mm.voxel_mm3
     mask = np.zeros_like(truth) if structure is None else mask_of(structure, series)
-    own, true = middle_xyz_mm(mask, series.grid), middle_xyz_mm(truth, series.grid)
-    offset = None
-    if own is not None and true is not None:
-        x, y, z = (own - true).tolist()
-        offset = (x, y, z)
+    true = middle_xyz_mm(truth, series.grid)
     return MeasuredOrgan(
         role=role.value,
         roi=name,
         volume_mm3=float(mask.sum()) * voxel_mm3,
         truth_mm3=float(truth.sum()) * voxel_mm3,
         dsc=dice(mask, truth),
-        offset_xyz_mm=offset,
+        offset_xyz_mm=offset_xyz_mm(mask, truth, series.grid, by_level=role is Role.CORD),
         left_mm=None,
         truth_left_mm=float(true[0]) if true is not None else None,
     )
@@ -133,6 +129,45 @@ def middle_xyz_mm(mask: npt.NDArray[np.bool_], grid: Grid) -> FloatArray | None:
         total += grid.plane_points_xyz_mm(int(k), points_yx).sum(axis=0)
         count += len(points_yx)
     return total / count if count else None
+
+
+def offset_xyz_mm(
+    mask: npt.NDArray[np.bool_],
+    truth: npt.NDArray[np.bool_],
+    grid: Grid,
+    *,
+    by_level: bool,
+) -> tuple[float, float, float] | None:
+    """From the middle of the truth to that of a mask; None if one is empty.
+
+    Parameters
+    ----------
+    by_level : x and y are the mean over the levels along the animal that both have. A long organ
+        that lies obliquely and is drawn too far at one end has its middle elsewhere, and yet lies
+        in its place (D-295)
+    """
+    own, true = middle_xyz_mm(mask, grid), middle_xyz_mm(truth, grid)
+    if own is None or true is None:
+        return None
+    x, y, z = (own - true).tolist()
+    if by_level:
+        levels = [_levels_xy_mm(each, grid) for each in (mask, truth)]
+        aside = [levels[0][level] - levels[1][level] for level in levels[0].keys() & levels[1]]
+        if aside:
+            x, y = np.mean(aside, axis=0).tolist()
+    return x, y, z
+
+
+def _levels_xy_mm(mask: npt.NDArray[np.bool_], grid: Grid) -> dict[int, FloatArray]:
+    """The middle (x, y) at each level along z, one for each length of the longest voxel side."""
+    points = np.concatenate(
+        [
+            grid.plane_points_xyz_mm(int(k), np.argwhere(mask[k]).astype(np.float64))
+            for k in np.flatnonzero(mask.any(axis=(1, 2)))
+        ]
+    )
+    numbers = np.rint(points[:, 2] / max(grid.spacing_mm.zyx)).astype(int)
+    return {int(level): points[numbers == level, :2].mean(axis=0) for level in np.unique(numbers)}
 
 
 def exchanged(organs: Sequence[MeasuredOrgan], whose: str) -> str:

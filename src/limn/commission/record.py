@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from limn.commission.measuring import MeasuredOrgan
+from limn.commission.tolerances import Tolerances
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
 from limn.domain.folders import writable
 
-RUN, REPORT, STEPS = "run.json", "report.json", "steps"
+RUN, REPORT, PAGE, STEPS = "run.json", "report.json", "report.html", "steps"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,19 @@ class CommissioningRun:
         path = self.folder / STEPS / f"{result.name}.json"
         write_durably(path, json.dumps(asdict(result), indent=1).encode())
 
+    def set_report_aside(self) -> None:
+        """Keep a report that is about to be written anew, under a number of its own."""
+        number = len(self.earlier_reports) + 1
+        for name in (PAGE, REPORT):
+            path = self.folder / name
+            if path.exists():
+                path.rename(path.with_stem(f"{path.stem}-{number}"))
+
+    @property
+    def earlier_reports(self) -> list[str]:
+        """Pages that were written before the one that holds."""
+        return sorted(path.name for path in self.folder.glob("report-*.html"))
+
     def results(self) -> dict[str, StepResult]:
         """What the steps that are done gave, by their names."""
         found = {}
@@ -169,6 +183,33 @@ def run_in(out: Path, identity: RunIdentity) -> tuple[CommissioningRun, bool]:
     return run, False
 
 
+def run_to_amend(out: Path, identity: RunIdentity, tolerances: Tolerances) -> CommissioningRun:
+    """The newest run of this identity, whose report is written anew.
+
+    Raises
+    ------
+    ConfigWrong
+        If there is none with a report, or its steps were measured by other tolerances.
+    """
+    writable(out)
+    for run in reversed(_runs(out)):
+        path = run.folder / REPORT
+        if run.identity != identity or not path.exists():
+            continue
+        if json.loads(path.read_text(encoding="utf-8"))["tolerances"] != asdict(tolerances):
+            msg = (
+                f"{run.folder}: its steps were measured by other tolerances; give those, or send "
+                "the phantoms again, without --amend"
+            )
+            raise ConfigWrong(msg)
+        return run
+    msg = (
+        f"--amend: {out} has no report of this limn, bundle, config, --to and --only; without "
+        "--amend the phantoms are sent"
+    )
+    raise ConfigWrong(msg)
+
+
 def _runs(out: Path) -> list[CommissioningRun]:
     """Every run of the folder, the oldest first."""
     found = []
@@ -184,13 +225,20 @@ def _runs(out: Path) -> list[CommissioningRun]:
     return found
 
 
-def last_report(out: Path, but: Path) -> dict[str, Any] | None:
-    """The newest report of another run; None if there is none."""
-    found = [path for path in sorted(out.glob(f"run-*/{REPORT}")) if path.parent != but]
-    if not found:
-        return None
-    report: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    return report
+def last_report(out: Path, but: Path, steps: Collection[str]) -> dict[str, Any] | None:
+    """The newest report of a run before this one; None if there is none.
+
+    Parameters
+    ----------
+    steps : names; a report with all of them goes before a newer one that lacks some, so that a
+        whole run is not compared with a few phantoms of last month
+    """
+    paths = [path for path in sorted(out.glob(f"run-*/{REPORT}")) if path.parent.name < but.name]
+    found: list[dict[str, Any]] = [
+        json.loads(path.read_text(encoding="utf-8")) for path in reversed(paths)
+    ]
+    whole = (each for each in found if set(steps) <= {step["name"] for step in each["steps"]})
+    return next(whole, next(iter(found), None))
 
 
 def sha256_of(path: Path) -> str:

@@ -19,7 +19,7 @@ from limn.commission.chart import offsets_chart
 from limn.commission.differences import differences
 from limn.commission.plan import GROUPS, Expected, PlannedStep, steps
 from limn.commission.questions import Answer, seen_values
-from limn.commission.record import REPORT, CommissioningRun, StepResult
+from limn.commission.record import PAGE, REPORT, CommissioningRun, StepResult
 from limn.commission.tolerances import REASONS, Tolerances
 from limn.domain.files import write_durably
 from limn.domain.scan import Role
@@ -63,6 +63,7 @@ def build(
             "begun_utc": run.begun_utc,
             "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "identity": asdict(run.identity),
+            "earlier_reports": run.earlier_reports,
             "host": run.host,
             "processor": machine(),
             "contoured_on": next((each.device for each in results.values() if each.device), ""),
@@ -236,6 +237,11 @@ def _missing(made: Mapping[str, Any], planned: Sequence[PlannedStep]) -> list[st
         open_ones = sum(each["answer"] == "not answered" for each in made["seen"])
         if open_ones:
             found.append(f"{open_ones} questions on the planning system were not answered.")
+        if lacking or open_ones:
+            found.append(
+                "Once it is there, the same command with --amend writes this report anew; no "
+                "phantom is sent again."
+            )
     return found
 
 
@@ -258,7 +264,7 @@ def write(run: CommissioningRun, made: Mapping[str, Any], planned: Sequence[Plan
         reasons=REASONS,
         drawn=str(Expected.DRAWN),
     )
-    path = run.folder / "report.html"
+    path = run.folder / PAGE
     write_durably(path, page.encode())
     write_durably(run.folder / REPORT, json.dumps(made, indent=1).encode())
     return path

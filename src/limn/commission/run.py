@@ -12,7 +12,11 @@ from rich.console import Console
 
 from limn import __version__
 from limn.commission import plan, questions, report
-from limn.commission.double import receiving_double, structure_sets_of
+from limn.commission.double import (
+    awaited_structure_sets,
+    receiving_double,
+    structure_sets_of,
+)
 from limn.commission.expectations import step_faults
 from limn.commission.measuring import MeasuredOrgan, changed, measured
 from limn.commission.phantoms import SentPhantom, make
@@ -23,6 +27,7 @@ from limn.commission.record import (
     StepResult,
     last_report,
     run_in,
+    run_to_amend,
     sha256_of,
 )
 from limn.commission.sending import (
@@ -66,6 +71,7 @@ class Wish:
     answers : file with answers; None: a person at the terminal is asked
     calling : AE title by which the node is called; None: one that it takes
     back_s : how long to wait for what is returned, with nobody at the terminal
+    amend : a report is written anew, with what came back and was answered since; nothing is sent
     """
 
     out: Path
@@ -75,6 +81,7 @@ class Wish:
     answers: Path | None = None
     calling: str | None = None
     back_s: float = BACK_S
+    amend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +118,10 @@ def commission(config_path: Path, wish: Wish) -> bool:
             plan=plan.digest(planned),
             to=wish.to,
         )
-        run, goes_on = run_in(wish.out, identity)
+        if wish.amend:
+            run, goes_on = run_to_amend(wish.out, identity, site.tolerances), True
+        else:
+            run, goes_on = run_in(wish.out, identity)
         done = run.results()
         begun = f"{run.folder}: {len(planned)} phantoms"
         words = f"{begun}, {len(done)} are done" if goes_on else begun
@@ -122,9 +132,10 @@ def commission(config_path: Path, wish: Wish) -> bool:
         answers = questions.collect(
             asked, given, run.folder / "answers.json", questions.at_terminal()
         )
-        made = report.build(
-            run, planned, run.results(), site.tolerances, answers, last_report(wish.out, run.folder)
-        )
+        if wish.amend:
+            run.set_report_aside()
+        before = last_report(wish.out, run.folder, [step.name for step in planned])
+        made = report.build(run, planned, run.results(), site.tolerances, answers, before)
         page = report.write(run, made, planned)
     for line in made["verdict"]["lines"]:
         site.console.print(line, soft_wrap=True, markup=False)
@@ -244,7 +255,9 @@ def _best(
     """The measured structure set of a phantom; of several animals' the one that fits the truth."""
     contents = list(end.contents)
     if end.outcome == "delivered":
-        contents = structure_sets_of(run.received, phantom.series_instance_uid)
+        # Where a planning system took it first, the node may be about to send this one.
+        uid = phantom.series_instance_uid
+        contents = awaited_structure_sets(run.received, uid, DELIVERED_S)
         if not contents:
             return (), ["The node says that it delivered the structure set, and it never came."]
     found, unreadable = [], []
@@ -317,12 +330,27 @@ def _collect_returned(
         ask("Press Enter when it is done; what is not there then counts as not returned: ")
     until_s = time.monotonic() + (0.0 if ask is not None else wish.back_s)
     while waiting:
-        for name in [name for name, step in waiting.items() if _returned(site, run, step, back)]:
-            del waiting[name]
+        for step in list(waiting.values()):
+            if not _returned(site, run, step, back):
+                continue
+            del waiting[step.name]
+            _say_returned(site, run.results()[step.name], len(waiting))
             until_s = max(until_s, time.monotonic() + (0.0 if ask is not None else wish.back_s))
         if time.monotonic() >= until_s:
             break
         time.sleep(POLL_S)
+
+
+def _say_returned(site: Site, result: StepResult, left: int) -> None:
+    """Say that a phantom's structure set came back and was measured, and what is wrong with it."""
+    word = "ok  " if result.passed else "FAIL"
+    site.console.print(
+        f"{word} {result.name}: came back and was measured; {left} left",
+        soft_wrap=True,
+        markup=False,
+    )
+    for fault in result.faults:
+        site.console.print(f"     {fault}", soft_wrap=True, markup=False)
 
 
 def _can_return(result: StepResult) -> bool:

@@ -17,7 +17,7 @@ class Tolerances:
     ----------
     *_volume_percent : of one scan
     *_mean_percent : of the mean of the animals
-    position_mm : along each patient axis
+    position_mm : along each patient axis; of the cord sideways, at the levels that both have
     cord_end_mm : the cord along the animal, whose ends are uncertain
     *_dsc : least DSC to the truth
     back_volume_percent, back_volume_mm3 : what the planning system returns or shows against what
@@ -62,13 +62,14 @@ class Tolerances:
 
 
 REASONS: Mapping[str, str] = {
-    "lung_volume_percent": "single phantoms, -3 to +4 % measured; a voxel at each border is 5 %",
-    "heart_volume_percent": "single phantoms, -7 to +9 % measured",
-    "cord_volume_percent": "single phantoms, -15 to +27 % measured; its ends are uncertain",
+    "lung_volume_percent": "52 phantoms, -4 to +9 % measured; a voxel at each border is 5 %",
+    "heart_volume_percent": "52 phantoms, -9 to +12 % measured",
+    "cord_volume_percent": "52 phantoms, -1 to +33 % measured; its ends are uncertain",
     "lung_mean_percent": "a mean that is further away is no chance",
     "heart_mean_percent": "a mean that is further away is no chance",
     "cord_mean_percent": "a mean that is further away is no chance",
-    "position_mm": "three voxels; the planning margin of a mouse is about 1 mm",
+    "position_mm": "three voxels; the planning margin of a mouse is about 1 mm; the cord aside at "
+    "the levels that both have, because its ends are uncertain",
     "cord_end_mm": "half a vertebra at one end moves the middle by less",
     "lung_dsc": "below it a contour is visibly wrong",
     "heart_dsc": "below it a contour is visibly wrong",

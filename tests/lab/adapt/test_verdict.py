@@ -1,12 +1,15 @@
 """What follows from before and after, by the stated rule."""
 
+from pathlib import Path
+
 import pytest
 
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Organ
 from limn.lab.adapt.scoring import AFTER, BEFORE, LEFT_OUT, PHANTOMS, TESTED, AdaptScore
 from limn.lab.adapt.settings import AdaptSettings, steps_for
-from limn.lab.adapt.verdict import Advice, changes, recommend
+from limn.lab.adapt.site_scans import SiteData, SiteScan
+from limn.lab.adapt.verdict import Advice, changes, recommend, too_few_judges
 from limn.lab.adapt.watch import Look, Looks
 
 HEART, LIVER = Organ("Heart"), Organ("Liver")
@@ -72,6 +75,27 @@ def test_every_organ_that_was_taught_is_judged_by_enough_animals():
         advice = recommend(changes(GOOD + KEPT + new, [HEART]), [HEART, LIVER])
         assert advice.advice is Advice.MORE_ANIMALS
         assert f"Liver by {len(new) // 2}; 3 must" in advice.sentence
+
+
+def site_of(teaching, testing):
+    """A site's animals: those of each group that teach, and those that only test, all hearts."""
+    groups = [*enumerate(teaching), *((None, own) for own in testing)]
+    scans = [
+        SiteScan(name, name, group, Path(), Path(), {1: HEART}, (HEART,), (0.2, 0.2, 0.2), False)
+        for group, names in groups
+        for name in names
+    ]
+    return SiteData(Path("data"), tuple(scans))
+
+
+def test_that_too_few_animals_judge_is_said_before_the_night():
+    """Not after it; three that folds leave out are enough, or three that only test."""
+    why = too_few_judges(site_of(["a", "b"], ["c"]), {0, 1})
+    assert "Heart by 2 that a fold leaves out and 1 that only test; 3 of one kind must" in why
+    assert too_few_judges(site_of(["a", "b", "c"], []), {0, 1, 2}) == ""
+    assert too_few_judges(site_of(["a", "b"], ["c", "d", "e"]), {0, 1}) == ""
+    # A bundle of one fold leaves out one group.
+    assert "Heart by 1 that" in too_few_judges(site_of(["a", "b", "c"], []), {0})
 
 
 def test_a_new_organ_is_named_as_new_and_not_as_a_gain():

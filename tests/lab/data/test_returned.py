@@ -5,16 +5,19 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pydicom
 import pytest
 
+from limn.cli.main import main
 from limn.dicom.ct import CtIdentity
 from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.scan import Volume
-from limn.lab.data.dataset import read_dataset
+from limn.lab.data.dataset import import_folder, read_dataset
 from limn.lab.data.returned import grown_split, import_returned
 from limn.lab.data.split import Split
-from tests.conftest import write_series
+from limn.lab.export.returned import export_returned
+from tests.conftest import REPOSITORY, write_series
 from tests.support.organs import Organ
 
 
@@ -108,6 +111,35 @@ def test_what_can_not_be_learnt_from_is_named(corrected, tmp_path):
         strict=True,
     ):
         assert words in line
+
+
+def test_they_leave_the_site_without_identities(corrected, tmp_path):
+    """What came back lies beside its CT; an ROI has its organ's name; others import it as it is."""
+    said, out = [], tmp_path / "out"
+    gone = replace(corrected[2], slices=(*corrected[2].slices, tmp_path / "gone.dcm"))
+    node = corrected[0].structure_set.parent
+    export_returned([*corrected[:2], gone], node, out, tmp_path / "key.json", (), said.append)
+    assert "1 of its slices are not there any more" in said[0]
+    sets = sorted(out.glob("*/d000/RS-1.dcm"))
+    assert len(sets) == 2
+    for structure_set in sets:
+        rois = pydicom.dcmread(structure_set).StructureSetROISequence
+        assert [str(roi.ROIName) for roi in rois] == [str(organ) for organ in Organ]
+    assert not [path for path in out.rglob("*.dcm") if b"_JD" in path.read_bytes()]
+    import_folder(out, tmp_path / "data", REPOSITORY / "config" / "site-dicom.toml", None, print)
+    assert len(read_dataset(tmp_path / "data")) == 2
+    with pytest.raises(ConfigWrong, match="no corrected scan can be used"):
+        export_returned([gone], node, tmp_path / "other", None, (), said.append)
+    with pytest.raises(ConfigWrong, match=r"may not be .*, lie in it"):
+        export_returned(corrected[:1], node, node / "out", None, (), said.append)
+
+
+def test_a_data_set_is_no_dicom_to_export(corrected, tmp_path, capsys):
+    """The command says which folder, and which option, instead."""
+    import_returned(corrected[:2], tmp_path / "data", None, print)
+    assert main(["lab", "export", str(tmp_path / "data"), str(tmp_path / "out")]) == 1
+    assert "limn lab export --returned CONFIG OUT" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_slices_of_several_folders_may_share_their_names(corrected, tmp_path):

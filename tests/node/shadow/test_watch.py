@@ -28,6 +28,7 @@ def site(tmp_path, capsys):
     """A node without processes."""
     site = Site(tmp_path, capsys)
     (site.data / "spool" / SLOTS).mkdir(parents=True)
+    load_config(site.config).ready_path.write_text("1")
     yield site
     site.journal.close()
 
@@ -139,6 +140,26 @@ def test_nothing_is_drawn_for_a_full_disk(site, tmp_path, monkeypatch):
         assert not watcher.draws
     look_until(watcher, lambda: watcher.draws)
     watcher.give_up("")
+
+
+def test_nothing_is_drawn_before_a_worker_is_ready(site, tmp_path, monkeypatch):
+    """Both load a bundle then, and a scan that came in would wait longer."""
+    for name, value in (("shadow.moment.BEGIN_BYTES", 0), ("shadow.moment.LULL_S", 0.0)):
+        monkeypatch.setattr(f"limn.node.{name}", value)
+    monkeypatch.setattr(watch, "DUE_S", 0.0)
+    monkeypatch.setattr("limn.node.store.lull.QUIET_S", 0.0)
+    delivered(site, 1)
+    ready = load_config(site.config).ready_path
+    ready.unlink()
+    watcher = shadow(site, tmp_path, "import time; time.sleep(60)")
+    for _ in range(5):
+        watcher.look()
+    assert not watcher.draws
+    ready.write_text("1")
+    look_until(watcher, lambda: watcher.draws)
+    ready.unlink()
+    watcher.look()
+    assert not watcher.draws
 
 
 def test_a_file_that_is_no_comparison_is_left_out(site):

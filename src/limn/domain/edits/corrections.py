@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,3 +35,25 @@ class CorrectedScan:
     came_utc: str
     bundle_sha256: str
     dsc: Mapping[str, float]
+
+
+def usable_scans(
+    corrected: Iterable[CorrectedScan], report: Callable[[str], None]
+) -> Iterator[CorrectedScan]:
+    """The scans that others can learn from; each of the others is reported with the reason."""
+    for each in corrected:
+        gone = sum(not path.is_file() for path in each.slices)
+        why = ""
+        if each.several:
+            why = "several animals are in its field, and contours of one would teach that the "
+            why += "others are none"
+        elif not each.structure_set.is_file():
+            why = f"{each.structure_set} is not there any more"
+        elif gone:
+            why = f"{gone} of its slices are not there any more (retention.spool_days)"
+        elif each.absent:
+            why = f"no {' and no '.join(each.absent)} came back"
+        if why:
+            report(f"left out: {each.scan}, animal {each.animal}: {why}")
+        else:
+            yield each

@@ -25,7 +25,7 @@ from limn.lab.adapt.seal import AdaptStatement, note_result, write_bundle
 from limn.lab.adapt.settings import AdaptSettings, claim_work, kept_settings
 from limn.lab.adapt.site_scans import SiteData, read_site, refuse_spacing
 from limn.lab.adapt.start import Start, refuse_other_names, start_from
-from limn.lab.adapt.verdict import changes, recommend
+from limn.lab.adapt.verdict import changes, recommend, too_few_judges
 from limn.lab.data.dataset import MANIFEST
 from limn.lab.data.organs import read_organs
 from limn.lab.process.folder_lock import folder_lock
@@ -72,6 +72,9 @@ def adapt(
         if kept_settings(work) is None:
             # Of a run that was killed before it wrote of what its cases are.
             shutil.rmtree(work / CASES, ignore_errors=True)
+        left_out = {leaves_out(start.bundle, site, fold) for fold in start.bundle.folds}
+        if why := too_few_judges(site, left_out):
+            report(f"WARNING {why}")
         workers = _workers(start, options.workers)
         settings = chosen_settings(work, start, site, options, workers, report)
         sources = {

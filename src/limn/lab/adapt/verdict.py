@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ from limn.lab.adapt.scoring import (
     AdaptScore,
     means_by_animal,
 )
+from limn.lab.adapt.site_scans import SiteData
 from limn.lab.adapt.watch import MOST_FORGOTTEN
 from limn.lab.measure.statistics import compare
 
@@ -107,6 +108,35 @@ def changes(scores: Sequence[AdaptScore], old: Sequence[Organ]) -> list[OrganCha
                 )
             )
     return found
+
+
+def too_few_judges(site: SiteData, left_out: Collection[int]) -> str:
+    """Why the page can't say "use" whatever is learnt; empty if enough animals judge each organ.
+
+    Parameters
+    ----------
+    left_out : numbers of the groups of animals that a fold leaves out
+    """
+    few: dict[tuple[int, int], list[str]] = {}
+    judging = [scan for scan in site.teaching if scan.group in left_out]
+    for organ in site.organs:
+        own, tested = (
+            len(site.animals([scan for scan in scans if organ in scan.organs]))
+            for scans in (judging, site.testing)
+        )
+        if max(own, tested) < FEWEST_JUDGES:
+            few.setdefault((own, tested), []).append(str(organ))
+    if not few:
+        return ""
+    shown = "; ".join(
+        f"{', '.join(organs)} by {own} that a fold leaves out and {tested} that only test"
+        for (own, tested), organs in few.items()
+    )
+    return (
+        f"the page can't say to use the new bundle, because too few animals judge it: {shown}; "
+        f"{FEWEST_JUDGES} of one kind must. Contour more animals, or let all teach: limn lab "
+        "import with --split"
+    )
 
 
 def recommend(found: Sequence[OrganChange], taught: Sequence[Organ]) -> Recommendation:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from limn.domain.edits.corrections import CorrectedScan
+from limn.domain.edits.corrections import CorrectedScan, usable_scans
 from limn.domain.errors import ConfigWrong
 from limn.domain.files import write_durably
 from limn.domain.one_line import name_from
@@ -58,7 +58,7 @@ def import_returned(
     ConfigWrong
         As `import_folder`, or if no scan can be used.
     """
-    usable = list(_usable(corrected, report))
+    usable = list(usable_scans(corrected, report))
     if not usable:
         msg = "no corrected scan can be used; each is named above with the reason"
         raise ConfigWrong(msg)
@@ -100,27 +100,6 @@ def grown_split(split: Split, animals: Iterable[str]) -> Split:
         else:
             min(folds, key=len).append(new[index])
     return Split(tuple(test1), split.test2, tuple(tuple(sorted(fold)) for fold in folds))
-
-
-def _usable(
-    corrected: Iterable[CorrectedScan], report: Callable[[str], None]
-) -> Iterable[CorrectedScan]:
-    for each in corrected:
-        gone = sum(not path.is_file() for path in each.slices)
-        why = ""
-        if each.several:
-            why = "several animals are in its field, and contours of one would teach that the "
-            why += "others are none"
-        elif not each.structure_set.is_file():
-            why = f"{each.structure_set} is not there any more"
-        elif gone:
-            why = f"{gone} of its slices are not there any more (retention.spool_days)"
-        elif each.absent:
-            why = f"no {' and no '.join(each.absent)} came back"
-        if why:
-            report(f"left out: {each.scan}, animal {each.animal}: {why}")
-        else:
-            yield each
 
 
 def _refuse_loss(usable: Sequence[CorrectedScan], out: Path) -> None:

@@ -62,12 +62,14 @@ class ExportRules:
     ----------
     secret : by which new UIDs are derived; nobody who lacks it can derive them from the old ones
     keep_rois : names of ROIs that a person has read and lets pass
+    organs : names of ROIs, to the organ that each is known to be
     """
 
     secret: bytes
     animal: Pseudonym
     identities: Identities
     keep_rois: Collection[str] = ()
+    organs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +272,15 @@ def _cleaned(
 def _roi_name(
     ds: Dataset, tag: BaseTag, element: Element, rules: ExportRules, changes: HeaderChanges
 ) -> str:
-    text = text_of(element)
+    text, words = text_of(element), Action.ROI_NAME.words
+    if text not in rules.keep_rois and not is_plain(text) and text in rules.organs:
+        text, words = rules.organs[text], "replaced by the name of its organ"
+        _set(ds, tag, text)
     if (text not in rules.keep_rois and not is_plain(text)) or rules.identities.named_in(text):
         _set(ds, tag, f"ROI_{_text(ds, 'ROINumber')}")
         return "replaced by its number"
     changes.texts[keyword_for_tag(tag), text] += 1
-    return Action.ROI_NAME.words
+    return words
 
 
 def _is_public(item: Dataset, rules: ExportRules) -> bool:

@@ -8,14 +8,14 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 from limn.dicom.bounded import DAMAGES, read
 from limn.domain.errors import ConfigWrong, StageFailed
 from limn.domain.files import new_folder, write_durably
-from limn.domain.folders import writable
+from limn.domain.folders import files_below, writable
 from limn.domain.one_line import one_line
 from limn.lab.export.burnt_in import PixelDoubt
 from limn.lab.export.deidentify import ExportRules, HeaderChanges, Pseudonym, deidentified
@@ -69,8 +69,36 @@ def export_folder(
     StageFailed
         If an identity would leave, or coordinates would change; nothing is left in ``out``.
     """
+    if not source.is_dir():
+        msg = f"{source} is not a folder; give the folder that holds the DICOM files"
+        raise ConfigWrong(msg)
+    export_files(files_below(source), source, out, key_file, keep_rois, report)
+
+
+def export_files(
+    files: Sequence[Path],
+    source: Path,
+    out: Path,
+    key_file: Path | None,
+    keep_rois: Collection[str],
+    report: Report,
+    organs: Mapping[Path, Mapping[str, str]] | None = None,
+) -> None:
+    """De-identify the CT series among some files, and the structure sets drawn on them.
+
+    Parameters
+    ----------
+    source : the folder that holds them; ``out`` may not lie in it
+    out, key_file, keep_rois : as of `export_folder`
+    organs : of a structure set, the names of ROIs to the organ that each is known to be
+
+    Raises
+    ------
+    ConfigWrong, StageFailed
+        As `export_folder`.
+    """
     _refuse_places(source, out, key_file)
-    survey = look_through(source)
+    survey = look_through(files)
     for path, reason in survey.left_out:
         report(f"left out: {one_line(path)}: {reason}")
     if not any(each.is_ct for each in survey.files):
@@ -80,7 +108,7 @@ def export_folder(
     if out.exists():
         out.rmdir()
     with new_folder(out) as part:
-        written = _write(survey, key, keep_rois, part, report)
+        written = _write(survey, key, (keep_rois, organs or {}), part, report)
         summary = ExportSummary(
             animals=len({each.animal for each in survey.files if each.is_ct}),
             series=len({each.series for each in survey.files if each.is_ct}),
@@ -104,9 +132,6 @@ def export_folder(
 
 
 def _refuse_places(source: Path, out: Path, key_file: Path | None) -> None:
-    if not source.is_dir():
-        msg = f"{source} is not a folder; give the folder that holds the DICOM files"
-        raise ConfigWrong(msg)
     here, there = out.resolve(), source.resolve()
     if here == there or here in there.parents or there in here.parents:
         msg = f"{out} may not be {source}, lie in it or hold it; give a new folder for the export"
@@ -171,7 +196,11 @@ def _keep(key: ExportKey, path: Path) -> None:
 
 
 def _write(
-    survey: Survey, key: ExportKey, keep_rois: Collection[str], out: Path, report: Report
+    survey: Survey,
+    key: ExportKey,
+    rois: tuple[Collection[str], Mapping[Path, Mapping[str, str]]],
+    out: Path,
+    report: Report,
 ) -> _Export:
     place_of, written = places(survey.files), _Export()
     series: dict[str, list[SurveyedFile]] = {}
@@ -180,12 +209,13 @@ def _write(
             series.setdefault(each.series, []).append(each)
     for number, (uid, slices) in enumerate(sorted(series.items()), start=1):
         animal = key.animals[slices[0].animal]
-        rules = ExportRules(key.secret, animal, survey.identities, keep_rois)
+        rules = ExportRules(key.secret, animal, survey.identities, rois[0])
         folder = out / animal.name / place_of[uid]
         _write_series(slices, rules, folder, written)
         drawn_on = [each for each in survey.files if uid in each.references]
         for k, structure_set in enumerate(drawn_on, start=1):
-            _write_file(structure_set, rules, folder / f"RS-{k}.dcm", written)
+            own = replace(rules, organs=rois[1].get(structure_set.path, {}))
+            _write_file(structure_set, own, folder / f"RS-{k}.dcm", written)
             written.structure_sets += 1
         report(f"{number}/{len(series)} {animal.name} {place_of[uid]}: {len(slices)} slices")
     lost = [

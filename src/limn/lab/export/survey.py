@@ -13,7 +13,6 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, CTImageStorage
 
 from limn.dicom.bounded import DAMAGES, read
-from limn.domain.folders import files_below
 from limn.lab.export.identities import Identities, is_standard, text_of
 from limn.lab.export.profile import SOP_CLASSES
 
@@ -68,13 +67,13 @@ class Survey:
         return (max(dates) - min(dates)).days if dates else 0
 
 
-def look_through(source: Path) -> Survey:
-    """Read the header of every file below a folder."""
+def look_through(paths: Iterable[Path]) -> Survey:
+    """Read the header of every file."""
     files: list[SurveyedFile] = []
     identities = Identities()
     left_out: list[tuple[Path, str]] = []
     seen: set[str] = set()
-    for path in files_below(source):
+    for path in paths:
         try:
             ds = read(path, stop_before_pixels=True)
             sop_class = _text(ds, "SOPClassUID")

@@ -163,7 +163,7 @@ class Shadow:
         """Look once, and do what the moment asks for."""
         if self._drawing is not None and self._drawing.poll() is not None:
             self._after_end(self._drawing)
-        broken_by, now_s = self._lull.broken_by(), self.clock()
+        broken_by, now_s = self._lull.broken_by() or self._unready(), self.clock()
         if broken_by:
             self._lull_since_s = now_s
         elif not self.draws and now_s - self._asked_s >= DUE_S:
@@ -183,6 +183,10 @@ class Shadow:
             self.give_up(moment.why_not)
         elif step is Step.BEGIN:
             self._begin()
+
+    def _unready(self) -> str:
+        """Why a live scan could not be contoured at once, which a shadow would prolong."""
+        return "" if self.config.ready_path.exists() else "no worker is ready"
 
     def give_up(self, why: str) -> None:
         """Kill the drawing; what it has not written is drawn again."""

@@ -151,8 +151,12 @@ def _print(config_path: Path, config: Config, promotion: Promotion, *, runs: boo
             f"{promotion.label} was compared as the shadow on {len(compared)} scans: "
             f"limn models compare --config {config_path}"
         )
-    else:
-        console.print(f"no scan was compared with {promotion.label} as the shadow (model.shadow)")
+    elif promotion.bundle not in {each.instead_of for each in read_promotions(config.data_dir)}:
+        # One that delivered here before needs no comparison.
+        console.print(
+            f"no scan was compared with {promotion.label} as the shadow (model.shadow), so nobody "
+            "has seen how it differs on this node's scans"
+        )
     if runs:
         console.print(
             f"the node runs: {promotion.label} delivers once nothing comes in, waits or runs; then "
