@@ -43,7 +43,7 @@ class AdaptSettings:
     learning_rate: float = 4e-4
     warm_up_steps: int = 10
     average: float = 0.97
-    site_share: float = 0.5
+    site_share: float = 0.3
     phantoms: int = 40
     phantoms_watched: int = 3
     phantoms_scored: int = 8
