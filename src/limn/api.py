@@ -29,6 +29,7 @@ from limn.formats.label_files import image_of
 from limn.node.batch.one_folder import Work, one_file_of, site_config
 from limn.node.batch.source import opened
 from limn.node.contour.animal_names import AnimalName
+from limn.node.contour.pipeline import open_scan
 from limn.node.contour.work.forms import Evened, forms_of, write_forms
 
 if TYPE_CHECKING:
@@ -242,7 +243,9 @@ class Model:
             scan = stack.enter_context(opened(source, lie, Path(ct.name), Console(stderr=True)))
             kept = ct if scan.ct is not None else None
             stopwatch, options = Stopwatch(), self._warm.options
-            work = Work(scan.instances, self._warm.ensemble, self._config, options, stopwatch)
+            ensemble = self._warm.ensemble
+            image = open_scan(scan.instances, ensemble.bundle.species, options, stopwatch)
+            work = Work(image, ensemble, self._config, options, stopwatch)
             for name, product in work.run(progress or (lambda done, total: None)):
                 if isinstance(product, LimnError):
                     failure = failure or product

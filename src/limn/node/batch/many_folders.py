@@ -16,8 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from limn.domain.errors import ConfigWrong, RefusedSeries
 from limn.domain.folders import writable
 from limn.domain.forms import RTSTRUCT, Form
-from limn.node.batch import here, on_node
-from limn.node.batch.against import write_differences
 from limn.node.batch.find_series import FoundSeries, find_series, holds_only_folders
 from limn.node.batch.notes import TABLE, Note, Notes, write_tables
 from limn.node.batch.one_folder import contour_folder, site_config
@@ -136,12 +134,19 @@ def _contour_series(
         def report(text: str, done: int = 0) -> None:
             bars.update(bar, description=text, advance=done)
 
+        # The two ways need Dask or the networks: one that is not gone is not imported.
         if open_series and node is not None:
+            from limn.node.batch import on_node  # noqa: PLC0415
+
             on_node.contour_series(open_series, notes, config, node, report)
         elif open_series:
+            from limn.node.batch import here  # noqa: PLC0415
+
             here.contour_series(open_series, notes, config, bundle, report)
     write_tables(out, notes.of(found))
     if against is not None:
+        from limn.node.batch.against import write_differences  # noqa: PLC0415
+
         write_differences(found, notes, against, out, console)
     return _summary(notes.of(found), done_before, out / TABLE, console)
 

@@ -16,7 +16,6 @@ from rich.table import Table
 from limn import __version__
 from limn.dicom.for_destination import AnimalFile, join_animals
 from limn.dicom.rtstruct import Identity, Style
-from limn.dicom.series import Instance
 from limn.dicom.uids import uid_from
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
@@ -29,11 +28,18 @@ from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.batch.source import opened
 from limn.node.config import Config, FolderDestination, Model, load_config
 from limn.node.contour.animal_names import AnimalName, name_of
-from limn.node.contour.pipeline import Options, Product, contour, contour_each
+from limn.node.contour.pipeline import (
+    OpenScan,
+    Options,
+    Product,
+    contour,
+    contour_each,
+    open_scan,
+)
 from limn.node.contour.site_bundle import algorithm_of, label_of
 from limn.node.contour.work.forms import write_forms
-from limn.node.contour.work.warm import warm_up
-from limn.segment.bundle.bundle import Bundle
+from limn.node.contour.work.warm import options_of, warm_up
+from limn.segment.bundle.bundle import Bundle, open_bundle
 from limn.segment.draw.animals.choose import ChoiceRule
 from limn.segment.draw.animals.located import Place
 from limn.segment.engine.ensemble import Ensemble
@@ -81,11 +87,14 @@ def contour_folder(
         bar = bars.add_task("reading", total=None)
         keep_in = out / "ct" if one_file or set(BY_C_STORE) & set(forms) else None
         scan = stack.enter_context(opened(source, lie, keep_in, console))
+        bundle = open_bundle(config.model.bundle)
+        options = replace(options_of(config, bundle), delivered=False)
+        # Before the networks are loaded: a scan of a wrong size is refused at once.
+        image = open_scan(scan.instances, bundle.species, options, stopwatch)
         bars.update(bar, description="loading the ensemble")
-        warm = warm_up(config)
+        ensemble = warm_up(config).ensemble
         bars.update(bar, description="contouring")
-        options = replace(warm.options, delivered=False)
-        work = Work(scan.instances, warm.ensemble, config, options, stopwatch)
+        work = Work(image, ensemble, config, options, stopwatch)
         animals = work.run(lambda done, total: bars.update(bar, completed=done, total=total))
         found, failures = list[_Animal](), []
         for name, product in animals:
@@ -171,7 +180,7 @@ def _written(
 class Work:
     """A series that is read, and what contours it."""
 
-    instances: Sequence[Instance]
+    scan: OpenScan
     ensemble: Ensemble
     config: Config
     options: Options
@@ -185,13 +194,11 @@ class Work:
             identity = self._identity(ONLY)
             yield (
                 AnimalName("", ONLY),
-                contour(
-                    self.instances, self.ensemble, identity, self.options, self.stopwatch, progress
-                ),
+                contour(self.scan, self.ensemble, identity, self.options, self.stopwatch, progress),
             )
             return
         for place, product in contour_each(
-            self.instances,
+            self.scan,
             self.ensemble,
             lambda place: (self._identity(place), ""),
             self.options,
@@ -201,10 +208,10 @@ class Work:
             yield self._name(place), product
 
     def _name(self, place: Place) -> AnimalName:
-        return name_of(place, self.config.model, self.instances[0].header)
+        return name_of(place, self.config.model, self.scan.series.first)
 
     def _identity(self, place: Place) -> Identity:
-        uid = str(self.instances[0].header.SeriesInstanceUID)
+        uid = str(self.scan.series.first.SeriesInstanceUID)
         identity, name = _identity(uid, self.config, self.ensemble.bundle, place), self._name(place)
         return replace(identity, label=name.label(identity.label), animal=name.words)
 

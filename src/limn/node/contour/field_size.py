@@ -12,6 +12,8 @@ from limn.segment.bundle.species import Species
 MOST_MM, MOST_LITRES = 300.0, 10.0
 # Of three sides, the middle one has at least so much: a chest is wider, a stack may be short.
 LEAST_MM = 8.0
+# The cord of a mouse is 1.5 to 2 mm wide: longer voxels show nothing that could be contoured.
+LONGEST_VOXEL_MM = 1.5
 # The longest side of the usual field. A factor that leads there may be a wrong unit.
 USUAL_MM = (15.0, 150.0)
 UNITS = {
@@ -42,17 +44,38 @@ def refuse_field(grid: Grid, species: Species) -> None:
     elif sorted(sides)[1] < LEAST_MM:
         axis, expected = sides.index(sorted(sides)[1]), f"at least {LEAST_MM:.0f} mm expected"
     else:
+        _refuse_voxels(grid, species)
         return
-    keyword = "PixelSpacing" if axis else "ImagePositionPatient"
-    step = f"{mm.zyx[axis]:.4g} mm" + ("" if axis else " from slice to slice")
+    step = _step(grid, axis)
+    keyword = step.partition(" ")[0]
     shown = " x ".join(_length(side) for side in reversed(sides))
     extent = ("long", "high", "wide")[axis]
     msg = (
-        f"{keyword} {step}: the field is {_length(sides[axis])} {extent} (in all {shown}), no scan "
+        f"{step}: the field is {_length(sides[axis])} {extent} (in all {shown}), no scan "
         f"of a {species.name} is; {expected}. {_likely(max(sides), species)}; mend {keyword} where "
         "the scan is exported, and send it again"
     )
     raise RefusedSeries(msg)
+
+
+def _refuse_voxels(grid: Grid, species: Species) -> None:
+    """Refuse voxels that are too long along one axis, as by a wrong distance of slices."""
+    sides_mm = grid.spacing_mm.zyx
+    axis = sides_mm.index(max(sides_mm))
+    if sides_mm[axis] > LONGEST_VOXEL_MM:
+        step = _step(grid, axis)
+        msg = (
+            f"{step}: at most {LONGEST_VOXEL_MM:g} mm expected; longer voxels show no organ of a "
+            f"{species.name}. Mend {step.partition(' ')[0]} where the scan is exported, and send "
+            "it again, or scan with a smaller one"
+        )
+        raise RefusedSeries(msg)
+
+
+def _step(grid: Grid, axis: int) -> str:
+    """The attribute that gives the voxels' side along an axis z, y, x, and its value."""
+    shown = f"{grid.spacing_mm.zyx[axis]:.4g} mm"
+    return f"PixelSpacing {shown}" if axis else f"ImagePositionPatient {shown} from slice to slice"
 
 
 def _likely(longest_mm: float, species: Species) -> str:

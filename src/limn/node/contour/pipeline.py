@@ -24,7 +24,14 @@ from limn.node.contour.field_size import refuse_field
 from limn.node.contour.picture_words import banner, legend
 from limn.segment.draw.animals.choose import ChoiceRule
 from limn.segment.draw.animals.located import Place
-from limn.segment.draw.delineate import Delineated, delineate, delineate_each
+from limn.segment.draw.delineate import (
+    Animal,
+    Delineated,
+    delineate,
+    delineate_animal,
+    delineate_each,
+    find_animal,
+)
 from limn.segment.draw.derived import Scene
 from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
@@ -108,8 +115,40 @@ class Product:
         return self.rois.labels
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenScan:
+    """A series that is read.
+
+    Attributes
+    ----------
+    animal : the one that counts; None if the site wants each animal of the field
+    """
+
+    series: Series
+    volume: Volume
+    animal: Animal | None
+
+
+def open_scan(
+    instances: Sequence[Instance], species: Species, options: Options, stopwatch: Stopwatch
+) -> OpenScan:
+    """Read a series and find its animal, so that what can't be contoured costs no network.
+
+    Raises
+    ------
+    RefusedSeries
+        If the series can't be read, or its field or its animal is of no size that the species has.
+    """
+    series, volume = _read(instances, species, options, stopwatch)
+    if options.two_animals == "each":
+        return OpenScan(series, volume, None)
+    with stopwatch.stage("preprocess_s"):
+        animal = find_animal(volume, species, options.two_animals, options.calibrate)
+    return OpenScan(series, volume, animal)
+
+
 def contour(
-    instances: Sequence[Instance],
+    scan: OpenScan | Sequence[Instance],
     ensemble: Ensemble,
     identity: rtstruct.Identity,
     options: Options,
@@ -121,6 +160,7 @@ def contour(
 
     Parameters
     ----------
+    scan : a series that is read, or its files
     progress : called with the tiles that are done and their total
     name : of the scan, for its picture; empty if it has none
 
@@ -131,13 +171,19 @@ def contour(
     StageFailed
         If no organ was found, or the structure set differs from the labels.
     """
-    series, volume = _opened(instances, ensemble, options, stopwatch)
-    drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
+    if not isinstance(scan, OpenScan):
+        scan = open_scan(scan, ensemble.bundle.species, options, stopwatch)
+    if scan.animal is None:
+        rule = options.two_animals
+        drawn = delineate(scan.volume, ensemble, rule, stopwatch, progress, options.calibrate)
+    else:
+        drawn = delineate_animal(scan.animal, ensemble, stopwatch, progress)
+    series, volume = scan.series, scan.volume
     return _product(series, volume, drawn, ensemble, identity, options, stopwatch, name)
 
 
 def contour_each(
-    instances: Sequence[Instance],
+    scan: OpenScan | Sequence[Instance],
     ensemble: Ensemble,
     named: Callable[[Place], tuple[rtstruct.Identity, str]],
     options: Options,
@@ -149,6 +195,7 @@ def contour_each(
 
     Parameters
     ----------
+    scan : a series that is read, or its files
     named : gives identity and name of an animal's scan
     only : number of the one animal that is wanted; None for all
 
@@ -162,7 +209,10 @@ def contour_each(
     RefusedSeries
         If no animal of the series can be contoured.
     """
-    series, volume = _opened(instances, ensemble, options, stopwatch)
+    if isinstance(scan, OpenScan):
+        series, volume = scan.series, scan.volume
+    else:
+        series, volume = _read(scan, ensemble.bundle.species, options, stopwatch)
     for place, drawn in delineate_each(
         volume, ensemble, stopwatch, progress, options.calibrate, only
     ):
@@ -176,14 +226,6 @@ def contour_each(
             yield place, error
         else:
             yield place, product
-
-
-def _opened(
-    instances: Sequence[Instance], ensemble: Ensemble, options: Options, stopwatch: Stopwatch
-) -> tuple[Series, Volume]:
-    with stopwatch.stage("read_s"):
-        series = assemble(instances, assume_hu=options.assume_hu)
-        return series, _read(series, ensemble.bundle.species)
 
 
 def _product(
@@ -270,11 +312,15 @@ def _judged(
     return judge_scan(drawn, measure(drawn, volume), judge_of(bundle), volumes_mm3, bundle.species)
 
 
-def _read(series: Series, species: Species) -> Volume:
-    """The pixels, of a field that a scan of such an animal may have and that fits into memory."""
-    refuse_field(series.grid, species)
-    refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
-    return read_volume(series, bridged=True)
+def _read(
+    instances: Sequence[Instance], species: Species, options: Options, stopwatch: Stopwatch
+) -> tuple[Series, Volume]:
+    """The series and its pixels, of a field that such an animal may have and that memory holds."""
+    with stopwatch.stage("read_s"):
+        series = assemble(instances, assume_hu=options.assume_hu)
+        refuse_field(series.grid, species)
+        refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
+        return series, read_volume(series, bridged=True)
 
 
 def _on_slices(drawn: Delineated, series: Series) -> Labels:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from limn.domain.errors import RefusedSeries
 from limn.domain.scan import Labels, Organ, Volume
 from limn.domain.timing import Stopwatch
+from limn.segment.bundle.species import Species
 from limn.segment.draw.animals.chest import ChestBox, box_around_chest, chest_stretches, find_chest
 from limn.segment.draw.animals.choose import ChoiceRule, keep_one_animal, whole_animals
 from limn.segment.draw.animals.field import survey
@@ -73,15 +74,18 @@ class Delineated:
     located: Located | None = None
 
 
-def delineate(
-    volume: Volume,
-    ensemble: Ensemble,
-    two_animals: ChoiceRule,
-    stopwatch: Stopwatch,
-    progress: Callable[[int, int], None],
-    calibrate: CalibrateRule = "auto",
-) -> Delineated:
-    """Label the organs of one animal.
+@dataclass(frozen=True, slots=True, eq=False)
+class Animal:
+    """The animal of a scan that counts, before any network has seen it."""
+
+    located: Located
+    thickness: Thickness
+
+
+def find_animal(
+    volume: Volume, species: Species, two_animals: ChoiceRule, calibrate: CalibrateRule = "auto"
+) -> Animal:
+    """Find the animal that counts, and measure it. No network is needed.
 
     Parameters
     ----------
@@ -92,17 +96,40 @@ def delineate(
     Raises
     ------
     RefusedSeries
-        If there is no animal, or none of the bundle's species, or there are several and the rule
-        is to refuse; or if the volume is not in HU and can't or must not be brought to HU.
+        If there is no animal, or none of the species, or there are several and the rule is to
+        refuse; or if the volume is not in HU and can't or must not be brought to HU.
     """
+    refuse_far_too_large(volume, species, calibrate)
+    located = keep_one_animal(volume, two_animals, calibrate)
+    if not located.animals:
+        raise RefusedSeries(NO_ANIMAL)
+    return Animal(located, refuse_other_size(located, species))
+
+
+def delineate(
+    volume: Volume,
+    ensemble: Ensemble,
+    two_animals: ChoiceRule,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+    calibrate: CalibrateRule = "auto",
+) -> Delineated:
+    """Label the organs of one animal; parameters and errors as of `find_animal`."""
     with stopwatch.stage("preprocess_s"):
-        refuse_far_too_large(volume, ensemble.bundle.species, calibrate)
-        located = keep_one_animal(volume, two_animals, calibrate)
-        if not located.animals:
-            raise RefusedSeries(NO_ANIMAL)
-        thickness = refuse_other_size(located, ensemble.bundle.species)
-        placed = _place(located, ensemble)
-    return _delineated(located, thickness, placed, ensemble, stopwatch, progress)
+        animal = find_animal(volume, ensemble.bundle.species, two_animals, calibrate)
+    return delineate_animal(animal, ensemble, stopwatch, progress)
+
+
+def delineate_animal(
+    animal: Animal,
+    ensemble: Ensemble,
+    stopwatch: Stopwatch,
+    progress: Callable[[int, int], None],
+) -> Delineated:
+    """Label the organs of an animal that was found."""
+    with stopwatch.stage("preprocess_s"):
+        placed = _place(animal.located, ensemble)
+    return _delineated(animal.located, animal.thickness, placed, ensemble, stopwatch, progress)
 
 
 def delineate_each(

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from limn.dicom.rtstruct import Style
-from limn.dicom.segmentation import build_segmentation
 from limn.dicom.series import Series
 from limn.domain.errors import ConfigWrong, LimnError, StageFailed
 from limn.domain.files import write_durably
@@ -113,6 +112,9 @@ def _rtstruct(folder: Path, product: Product, style: Style) -> list[Path]:
 
 
 def _seg(folder: Path, product: Product, style: Style) -> list[Path]:
+    # highdicom takes a second to import, and few sites want a SEG.
+    from limn.dicom.segmentation import build_segmentation  # noqa: PLC0415
+
     labels = product.labels
     contents = build_segmentation(
         product.series, labels.labels_zyx, labels.organs, product.identity, style
