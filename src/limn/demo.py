@@ -202,8 +202,10 @@ def _report(console: Console, config: Config, phantom: PhantomFiles, received: P
     scores = _scores(path, phantom, config)
     console.print(_stages(row))
     console.print(_organs(row, scores))
-    console.print(f"structure set  {path}")
-    console.print(f"picture        {config.results_dir / row['scan_id'] / 'picture.png'}")
+    picture = config.results_dir / row["scan_id"] / "picture.png"
+    # A path that is broken in two can't be copied.
+    console.print(f"structure set  {path}", soft_wrap=True)
+    console.print(f"picture        {picture}", soft_wrap=True)
     good = all(score >= MIN_DSC for score in scores.values())
     console.print(
         f"[green]accepted by the planning system; every organ matches the truth "

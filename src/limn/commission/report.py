@@ -262,7 +262,7 @@ def _missing(made: Mapping[str, Any], planned: Sequence[PlannedStep]) -> list[st
             found.append(f"{open_ones} questions on the planning system were not answered.")
         if lacking or open_ones:
             found.append(
-                "Once it is there, the same command with --amend writes this report anew; no "
+                "Once that is known, the same command with --amend writes this report anew; no "
                 "phantom is sent again."
             )
     return found

@@ -336,9 +336,14 @@ def _collect_returned(
     if not waiting:
         return
     ask = questions.at_terminal()
+    receive = site.config.receive
+    where = (
+        f"send them to the node by C-STORE ({receive.ae_title}, port {receive.port})"
+        if wish.back is None
+        else f"export them into {back}"
+    )
     site.console.print(
-        f"Export the structure sets of the {len(waiting)} phantoms from {', '.join(wish.to)} to "
-        f"{back} (or send them to the node by C-STORE).",
+        f"{', '.join(wish.to)} has the structure sets of {len(waiting)} phantoms: {where}.",
         soft_wrap=True,
         markup=False,
     )
