@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -194,6 +195,19 @@ def test_every_command_is_explained() -> None:
     every = list(commands(main.command_parser(), ("limn",)))
     assert len(every) > 20
     assert [each for each in every if f"`{each} " not in page and f"`{each}`" not in page] == []
+
+
+def test_the_commands_of_the_pages_are_limn_s() -> None:
+    """Each line of a block that begins with limn has options and a command that exist."""
+    tried = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^ {4,}limn (.+)$", text, re.MULTILINE):
+            words = shlex.split(line.partition(" > ")[0], comments=True)
+            # It ends the test with the parser's words.
+            main.command_parser().parse_args(words)
+            tried += 1
+    assert tried > 30
 
 
 def test_every_flag_that_is_explained_is_written() -> None:

@@ -139,10 +139,11 @@ def _show_board(
 ) -> None:
     """Say where the scan is seen in a browser, and wait there if the node is to go on."""
     if node is None:
-        console.print(f"board          {address}, while this runs:", soft_wrap=True)
-        console.print(f"               limn serve --config {config_path}", soft_wrap=True)
+        console.print("[bold]The node has ended.[/] To see the scan in a browser, start it again:")
+        console.print(f"    limn serve --config {config_path}", soft_wrap=True)
+        console.print(f"and open {address}; Ctrl-C ends it.", soft_wrap=True)
         return
-    console.print(f"board          {address}; Ctrl-C ends it", soft_wrap=True)
+    console.print(f"The node runs: open {address} in a browser; Ctrl-C ends it.", soft_wrap=True)
     with suppress(KeyboardInterrupt):
         node.wait()
 
@@ -201,8 +202,10 @@ def _report(console: Console, config: Config, phantom: PhantomFiles, received: P
     scores = _scores(path, phantom, config)
     console.print(_stages(row))
     console.print(_organs(row, scores))
-    console.print(f"structure set  {path}")
-    console.print(f"picture        {config.results_dir / row['scan_id'] / 'picture.png'}")
+    picture = config.results_dir / row["scan_id"] / "picture.png"
+    # A path that is broken in two can't be copied.
+    console.print(f"structure set  {path}", soft_wrap=True)
+    console.print(f"picture        {picture}", soft_wrap=True)
     good = all(score >= MIN_DSC for score in scores.values())
     console.print(
         f"[green]accepted by the planning system; every organ matches the truth "

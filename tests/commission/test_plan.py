@@ -37,8 +37,15 @@ def test_a_person_chooses_steps_or_groups_in_the_order_of_the_plan():
     found = [step.name for step in plan.chosen(["lie-ffp", "voxels", "animal-2"])]
     assert found == ["animal-2", "lie-ffp", "voxels-140", "voxels-250", "voxels-300"]
     assert plan.chosen([]) == plan.steps()
-    with pytest.raises(ConfigWrong, match=r"--only lie-xyz: no such step; groups are animals"):
+    with pytest.raises(ConfigWrong, match=r"--only lie-xyz: no such step in this plan; groups "):
         plan.chosen(["lie-xyz"])
+    few = plan.chosen(["animals", "lie-ffp"])
+    assert [step.name for step in plan.named("--again", ["lies", "animal-2"], few)] == [
+        "animal-2",
+        "lie-ffp",
+    ]
+    with pytest.raises(ConfigWrong, match=r"--again lie-hfs: no such step in this plan"):
+        plan.named("--again", ["lie-hfs"], few)
 
 
 def test_another_plan_has_another_digest():

@@ -10,7 +10,14 @@ from PIL import Image
 
 from limn.commission import plan, report
 from limn.commission.measuring import MeasuredOrgan
-from limn.commission.questions import Question, collect, questions_on, read_answers, seen_values
+from limn.commission.questions import (
+    Question,
+    collect,
+    forget_seen,
+    questions_on,
+    read_answers,
+    seen_values,
+)
 from limn.commission.record import (
     CommissioningRun,
     RunIdentity,
@@ -267,11 +274,11 @@ def test_what_nobody_answers_is_open_and_never_guessed(tmp_path: Path) -> None:
 def test_a_report_is_written_anew_and_the_earlier_one_kept(tmp_path: Path) -> None:
     """Of the last run of the same plan; by the tolerances of its steps alone."""
     with pytest.raises(ConfigWrong, match="has no report of this limn"):
-        run_to_amend(tmp_path, IDENTITY, Tolerances())
+        run_to_amend(tmp_path, IDENTITY, Tolerances(), "--amend")
     first, made = finished(tmp_path, replace(IDENTITY, to=("tps",)))
     assert "the same command with --amend writes" in made["verdict"]["lines"][-1]
     assert made["run"]["earlier_reports"] == []
-    run = run_to_amend(tmp_path, first.identity, Tolerances())
+    run = run_to_amend(tmp_path, first.identity, Tolerances(), "--amend")
     assert run.results() == first.results()
     run.set_report_aside()
     again = report.build(run, PLANNED, run.results(), Tolerances(), {}, None)
@@ -280,7 +287,53 @@ def test_a_report_is_written_anew_and_the_earlier_one_kept(tmp_path: Path) -> No
     assert "before: report-1.html" in page.read_text()
     assert json.loads((run.folder / "report-1.json").read_text()) == made
     with pytest.raises(ConfigWrong, match="measured by other tolerances"):
-        run_to_amend(tmp_path, first.identity, Tolerances(position_mm=1.0))
+        run_to_amend(tmp_path, first.identity, Tolerances(position_mm=1.0), "--amend")
+    run.set_report_aside()
+    with pytest.raises(ConfigWrong, match="the same command without --again goes on with this run"):
+        run_to_amend(tmp_path, first.identity, Tolerances(), "--again")
+
+
+def test_a_step_is_sent_again_alone_and_what_it_gave_first_stays(tmp_path: Path) -> None:
+    """As another phantom, under its name; the report says so whatever it gives."""
+    why = "The node said nothing of it in time."
+    run, made = finished(tmp_path, animal_2=result(PLANNED[1], outcome="lost", faults=(why,)))
+    assert made["verdict"]["lines"][2].startswith("Once the cause is mended, the same command with")
+    assert run.occasion_of("animal-2") == run.occasion
+    run.set_report_aside()
+    run.set_result_aside("animal-2")
+    assert {step.name for step in PLANNED} - set(run.results()) == {"animal-2"}
+    assert run.occasion_of("animal-2") == f"{run.occasion}-2"
+    assert run.occasion_of("animal-1") == run.occasion
+    again, goes_on = run_in(tmp_path, IDENTITY)
+    assert (again.folder, goes_on) == (run.folder, True), "killed now, it goes on as any run"
+    assert not again.mark_sent("animal-2"), "the new phantom was not sent before"
+    run.write(result(PLANNED[1]))
+    made = report.build(run, PLANNED, run.results(), Tolerances(), {}, None)
+    page = report.write(run, made, PLANNED).read_text()
+    assert made["verdict"]["word"] == report.INCOMPLETE
+    assert "animal-2 was sent again; before: FAIL." in made["verdict"]["lines"]
+    assert f"sent again; before: FAIL, lost, scan-00001; {why}" in page
+    (entry,) = [each for each in made["steps"] if each["before"]]
+    assert (entry["name"], entry["word"]) == ("animal-2", "pass")
+    run.set_result_aside("animal-2")
+    assert run.occasion_of("animal-2") == f"{run.occasion}-3"
+    assert [each.passed for each in run.results_before("animal-2")] == [False, True]
+
+
+def test_sides_that_are_exchanged_are_not_sent_again_first(tmp_path: Path) -> None:
+    """Nobody should try until it passes."""
+    why = "Left and right are exchanged in what tps returned: Lung_R lies 8.0 mm to the LEFT"
+    _, made = finished(tmp_path, lie_ffp=result(PLANNED[2], faults=(why,)))
+    assert not any("--again" in line for line in made["verdict"]["lines"])
+
+
+def test_what_was_seen_of_a_step_is_asked_again_with_it(tmp_path: Path) -> None:
+    """The planning system gets another phantom; who signs stays."""
+    kept = tmp_path / "answers.json"
+    kept.write_text('{"seen.animal-1.edge_mm": 0.0, "seen.animal-11.edge_mm": 1, "signed.by": "A"}')
+    forget_seen(kept, ["animal-1"])
+    assert json.loads(kept.read_text()) == {"seen.animal-11.edge_mm": 1, "signed.by": "A"}
+    forget_seen(tmp_path / "none.json", ["animal-1"])
 
 
 def test_answers_are_asked_once_and_read_from_a_file(tmp_path: Path) -> None:

@@ -51,11 +51,20 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--only", action="append", default=[], metavar="STEP", help="steps or groups of the plan"
     )
-    command.add_argument(
+    anew = command.add_mutually_exclusive_group()
+    anew.add_argument(
         "--amend",
         action="store_true",
         help="send nothing: write the last report of this plan anew, with what the planning system "
         "has returned and a person has answered since",
+    )
+    anew.add_argument(
+        "--again",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="send only these steps or groups of the last report again, and write it anew; what "
+        "they gave first stays in it",
     )
     command.add_argument("--aet", metavar="AE", help="AE title by which the node is called")
     command.add_argument("--list", action="store_true", help="list the steps and exit")
@@ -79,5 +88,6 @@ def _commission(parsed: argparse.Namespace) -> int:
         calling=parsed.aet,
         back_s=parsed.wait_back,
         amend=parsed.amend,
+        again=tuple(parsed.again),
     )
     return 0 if commission(parsed.config, wish) else EXIT_WRONG

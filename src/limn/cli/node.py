@@ -41,7 +41,11 @@ def _add_init(commands: Commands) -> None:
         ("listen", "ADDRESS", "on which scanners call; 0.0.0.0: from other machines"),
         ("port", "N", "on which scanners call"),
         ("ae-title", "AE", "by which scanners call"),
-        ("tps", "AE@HOST:PORT", "the planning system, or a folder for its structure sets"),
+        (
+            "planning-system",
+            "AE@HOST:PORT",
+            "where structure sets go by DICOM; or a folder for them",
+        ),
     ):
         init.add_argument(f"--{option}", metavar=metavar, help=meaning)
     init.add_argument(

@@ -16,6 +16,7 @@ from limn.domain.files import write_durably
 from limn.domain.folders import files_below, writable
 from limn.node.config import COMMISSIONING_AE
 from limn.node.dimse.status import SUCCESS
+from limn.node.host.port_holder import HostPort, refusal_of
 
 POLL_S = 0.25
 
@@ -44,10 +45,9 @@ def receiving_double(port: int, folder: Path) -> Iterator[None]:
             ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
         )
     except OSError as error:
-        msg = (
-            f"commissioning.port {port} can't be used ({error.strerror}); another limn commission "
-            "may run. Or choose another port in the config and start the node again"
-        )
+        taken = HostPort("commissioning.port", "127.0.0.1", port)
+        said = refusal_of({taken: error.strerror or str(error)})
+        msg = f"{said} and start the node again"
         raise ConfigWrong(msg) from error
     try:
         yield

@@ -126,16 +126,31 @@ def chosen(names: Sequence[str]) -> tuple[PlannedStep, ...]:
     ConfigWrong
         For a name that no step and no group has.
     """
-    everything = steps()
-    if unknown := sorted(set(names) - {each.name for each in everything} - set(GROUPS)):
+    return named("--only", names, steps()) if names else steps()
+
+
+def named(
+    option: str, names: Sequence[str], planned: Sequence[PlannedStep]
+) -> tuple[PlannedStep, ...]:
+    """Those of the planned steps that have these names or are of these groups.
+
+    Parameters
+    ----------
+    option : of the command, by which a person names them
+
+    Raises
+    ------
+    ConfigWrong
+        For a name that no step and no group has.
+    """
+    known = {each.name for each in planned} | {each.group for each in planned}
+    if unknown := sorted(set(names) - known):
         msg = (
-            f"--only {', '.join(unknown)}: no such step; groups are {', '.join(GROUPS)}, and "
-            "`limn commission --list` names every step"
+            f"{option} {', '.join(unknown)}: no such step in this plan; groups are "
+            f"{', '.join(GROUPS)}, and `limn commission --list` names every step"
         )
         raise ConfigWrong(msg)
-    if not names:
-        return everything
-    return tuple(each for each in everything if each.name in names or each.group in names)
+    return tuple(each for each in planned if each.name in names or each.group in names)
 
 
 def digest(planned: Sequence[PlannedStep]) -> str:

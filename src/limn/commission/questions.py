@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -164,6 +164,15 @@ def collect(
                 answers[question.key] = answer
         write_durably(kept, json.dumps(answers, indent=1).encode())
     return answers
+
+
+def forget_seen(kept: Path, names: Collection[str]) -> None:
+    """Drop the kept answers on phantoms that are sent again: the planning system gets others."""
+    if kept.exists():
+        answers = json.loads(kept.read_text(encoding="utf-8"))
+        prefixes = tuple(f"seen.{name}." for name in names)
+        left = {key: value for key, value in answers.items() if not key.startswith(prefixes)}
+        write_durably(kept, json.dumps(left, indent=1).encode())
 
 
 def _looked_up(given: Mapping[str, Any], key: str) -> object:

@@ -1,7 +1,8 @@
 """What a commissioning has done so far, on disk: a killed run goes on where it stopped.
 
 A run is a folder: ``run.json`` says of what it is, ``steps/NAME.json`` what a step gave. A step
-with such a file is never sent again. ``report.json`` ends the run.
+with such a file is not sent again, unless a person names it: then the file goes to
+``steps/before``. ``report.json`` ends the run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from limn.domain.files import write_durably
 from limn.domain.folders import writable
 
 RUN, REPORT, PAGE, STEPS = "run.json", "report.json", "report.html", "steps"
+# Below STEPS: what a step gave before it was sent again.
+BEFORE = "before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,11 @@ class CommissioningRun:
         """The structure sets that the double took."""
         return self.folder / "received"
 
+    @property
+    def answers(self) -> Path:
+        """What a person answered."""
+        return self.folder / "answers.json"
+
     def phantom(self, name: str) -> Path:
         """Where a step's phantom lies."""
         return self.folder / "phantoms" / name
@@ -104,8 +112,31 @@ class CommissioningRun:
 
     def write(self, result: StepResult) -> None:
         """Note what a step gave, durably."""
-        path = self.folder / STEPS / f"{result.name}.json"
-        write_durably(path, json.dumps(asdict(result), indent=1).encode())
+        write_durably(self._result(result.name), json.dumps(asdict(result), indent=1).encode())
+
+    def set_result_aside(self, name: str) -> None:
+        """Keep what a step gave, under a number, so that it is sent again as another phantom."""
+        kept = self._result_before(name, len(self.results_before(name)) + 1)
+        kept.parent.mkdir(exist_ok=True)
+        (self.folder / STEPS / f"{name}.sent").unlink(missing_ok=True)
+        if self.picture(name).exists():
+            self.picture(name).replace(kept.with_suffix(".png"))
+        self._result(name).replace(kept)
+
+    def results_before(self, name: str) -> list[StepResult]:
+        """What a step gave before it was sent again, the first first."""
+        found: list[StepResult] = []
+        while (path := self._result_before(name, len(found) + 1)).exists():
+            found.append(result_from(json.loads(path.read_text(encoding="utf-8"))))
+        return found
+
+    def _result_before(self, name: str, number: int) -> Path:
+        return self.folder / STEPS / BEFORE / f"{name}-{number}.json"
+
+    def occasion_of(self, name: str) -> str:
+        """What the UIDs of a step's phantom are made of; other ones each time that it is sent."""
+        number = len(self.results_before(name))
+        return f"{self.occasion}-{number + 1}" if number else self.occasion
 
     def set_report_aside(self) -> None:
         """Keep a report that is about to be written anew, under a number of its own."""
@@ -119,6 +150,9 @@ class CommissioningRun:
     def earlier_reports(self) -> list[str]:
         """Pages that were written before the one that holds."""
         return sorted(path.name for path in self.folder.glob("report-*.html"))
+
+    def _result(self, name: str) -> Path:
+        return self.folder / STEPS / f"{name}.json"
 
     def results(self) -> dict[str, StepResult]:
         """What the steps that are done gave, by their names."""
@@ -183,8 +217,14 @@ def run_in(out: Path, identity: RunIdentity) -> tuple[CommissioningRun, bool]:
     return run, False
 
 
-def run_to_amend(out: Path, identity: RunIdentity, tolerances: Tolerances) -> CommissioningRun:
+def run_to_amend(
+    out: Path, identity: RunIdentity, tolerances: Tolerances, option: str
+) -> CommissioningRun:
     """The newest run of this identity, whose report is written anew.
+
+    Parameters
+    ----------
+    option : of the command, by which a person asks for it
 
     Raises
     ------
@@ -194,18 +234,24 @@ def run_to_amend(out: Path, identity: RunIdentity, tolerances: Tolerances) -> Co
     writable(out)
     for run in reversed(_runs(out)):
         path = run.folder / REPORT
-        if run.identity != identity or not path.exists():
+        if run.identity != identity:
             continue
+        if not path.exists():
+            msg = (
+                f"{run.folder} has no report yet; the same command without {option} goes on with "
+                "this run"
+            )
+            raise ConfigWrong(msg)
         if json.loads(path.read_text(encoding="utf-8"))["tolerances"] != asdict(tolerances):
             msg = (
                 f"{run.folder}: its steps were measured by other tolerances; give those, or send "
-                "the phantoms again, without --amend"
+                f"the phantoms again, without {option}"
             )
             raise ConfigWrong(msg)
         return run
     msg = (
-        f"--amend: {out} has no report of this limn, bundle, config, --to and --only; without "
-        "--amend the phantoms are sent"
+        f"{option}: {out} has no report of this limn, bundle, config, --to and --only; without "
+        f"{option} the phantoms are sent"
     )
     raise ConfigWrong(msg)
 

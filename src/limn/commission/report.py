@@ -28,6 +28,10 @@ from limn.lab.process.timed import machine
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, INCOMPLETE = "PASSED", "FAILED", "NOT COMPLETE"
+AGAIN = (
+    "Once the cause is mended, the same command with --again STEP sends such a step again, alone; "
+    "what it gave first stays in the report."
+)
 # Columns of the picture in the page.
 PICTURE_WIDE = 1100
 LUNGS = {Role.LUNG_R.value, Role.LUNG_L.value}
@@ -48,7 +52,7 @@ def build(
     ----------
     before : the last report; None for a site's first
     """
-    entries = [_entry(step, results[step.name]) for step in planned]
+    entries = [_entry(step, results[step.name], run.results_before(step.name)) for step in planned]
     seen = [
         {"animal": step.animal, **asdict(value)}
         for step in planned
@@ -87,7 +91,9 @@ def build(
     return read_back
 
 
-def _entry(step: PlannedStep, result: StepResult) -> dict[str, Any]:
+def _entry(
+    step: PlannedStep, result: StepResult, results_before: Sequence[StepResult]
+) -> dict[str, Any]:
     return {
         **asdict(result),
         "organs": [{**asdict(each), "off_percent": each.off_percent} for each in result.organs],
@@ -95,8 +101,16 @@ def _entry(step: PlannedStep, result: StepResult) -> dict[str, Any]:
         "says": step.says,
         "animal": step.animal,
         "expected": str(step.expected),
-        "word": "pass" if result.passed else "FAIL",
+        "word": _word(result),
+        "before": [
+            {"word": _word(each), "outcome": each.outcome, "scan": each.scan, "faults": each.faults}
+            for each in results_before
+        ],
     }
+
+
+def _word(result: StepResult) -> str:
+    return "pass" if result.passed else "FAIL"
 
 
 def _means(
@@ -180,28 +194,37 @@ def _verdict(
     failed += [each["fault"] for each in made["means"] if each["fault"]]
     failed += [f"{each['animal']}: {each['fault']}" for each in made["seen"] if each["fault"]]
     failed += [slower] if slower else []
-    missing = _missing(made, planned)
+    again, missing = _sent_again(made), _missing(made, planned)
     if failed:
-        return {"word": FAILED, "lines": [_failed_words(failed), *failed, *missing]}
+        sides = [each for each in failed if "left and right are exchanged" in each.lower()]
+        # Exchanged sides are never tried until they pass.
+        alone = not sides and any(each["faults"] for each in made["steps"])
+        first = _failed_words(len(failed), len(sides))
+        lines = [first, *failed, *([AGAIN] if alone else []), *again, *missing]
+        return {"word": FAILED, "lines": lines}
     if missing:
-        return {"word": INCOMPLETE, "lines": ["NOT COMPLETE: nothing failed.", *missing]}
-    return {
-        "word": PASSED,
-        "lines": [
-            f"PASSED: {len(planned)} phantoms, every one as it must be.",
-            _scope(made),
-        ],
-    }
+        return {"word": INCOMPLETE, "lines": ["NOT COMPLETE: nothing failed.", *again, *missing]}
+    first = f"PASSED: {len(planned)} phantoms, every one as it must be."
+    return {"word": PASSED, "lines": [first, _scope(made), *again]}
 
 
-def _failed_words(failed: Sequence[str]) -> str:
-    sides = [each for each in failed if "left and right are exchanged" in each.lower()]
+def _sent_again(made: Mapping[str, Any]) -> list[str]:
+    """Which steps a person had sent again, so that nobody takes the last try for the only one."""
+    found = []
+    for each in made["steps"]:
+        if each["before"]:
+            words = ", ".join(before["word"] for before in each["before"])
+            found.append(f"{each['name']} was sent again; before: {words}.")
+    return found
+
+
+def _failed_words(failed: int, sides: int) -> str:
     if sides:
-        times = "1 time" if len(sides) == 1 else f"{len(sides)} times"
+        times = "1 time" if sides == 1 else f"{sides} times"
         return (
             f"FAILED: LEFT AND RIGHT ARE EXCHANGED ({times}). Do not use this chain for any animal."
         )
-    return f"FAILED: {len(failed)} finding{'s' * (len(failed) != 1)}."
+    return f"FAILED: {failed} finding{'s' * (failed != 1)}."
 
 
 def _scope(made: Mapping[str, Any]) -> str:
@@ -239,7 +262,7 @@ def _missing(made: Mapping[str, Any], planned: Sequence[PlannedStep]) -> list[st
             found.append(f"{open_ones} questions on the planning system were not answered.")
         if lacking or open_ones:
             found.append(
-                "Once it is there, the same command with --amend writes this report anew; no "
+                "Once that is known, the same command with --amend writes this report anew; no "
                 "phantom is sent again."
             )
     return found

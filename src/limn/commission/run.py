@@ -72,6 +72,8 @@ class Wish:
     calling : AE title by which the node is called; None: one that it takes
     back_s : how long to wait for what is returned, with nobody at the terminal
     amend : a report is written anew, with what came back and was answered since; nothing is sent
+    again : steps or groups of a run that has its report: they alone are sent again, and the report
+        is written anew
     """
 
     out: Path
@@ -82,6 +84,7 @@ class Wish:
     calling: str | None = None
     back_s: float = BACK_S
     amend: bool = False
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,7 @@ def commission(config_path: Path, wish: Wish) -> bool:
             plan=plan.digest(planned),
             to=wish.to,
         )
-        if wish.amend:
-            run, goes_on = run_to_amend(wish.out, identity, site.tolerances), True
-        else:
-            run, goes_on = run_in(wish.out, identity)
+        run, goes_on = _run_of(wish, identity, site.tolerances, planned)
         done = run.results()
         begun = f"{run.folder}: {len(planned)} phantoms"
         words = f"{begun}, {len(done)} are done" if goes_on else begun
@@ -129,9 +129,7 @@ def commission(config_path: Path, wish: Wish) -> bool:
         _run_steps(site, run, planned, set(done))
         _collect_returned(site, run, planned, wish)
         asked = _questions(site, run, planned)
-        answers = questions.collect(
-            asked, given, run.folder / "answers.json", questions.at_terminal()
-        )
+        answers = questions.collect(asked, given, run.answers, questions.at_terminal())
         if wish.amend:
             run.set_report_aside()
         before = last_report(wish.out, run.folder, [step.name for step in planned])
@@ -141,6 +139,24 @@ def commission(config_path: Path, wish: Wish) -> bool:
         site.console.print(line, soft_wrap=True, markup=False)
     site.console.print(f"report: {page}", soft_wrap=True, markup=False)
     return bool(made["verdict"]["word"] == report.PASSED)
+
+
+def _run_of(
+    wish: Wish, identity: RunIdentity, tolerances: Tolerances, planned: Sequence[PlannedStep]
+) -> tuple[CommissioningRun, bool]:
+    """The run that is meant, and whether steps of it are done."""
+    if wish.amend:
+        return run_to_amend(wish.out, identity, tolerances, "--amend"), True
+    if not wish.again:
+        return run_in(wish.out, identity)
+    names = [step.name for step in plan.named("--again", wish.again, planned)]
+    run = run_to_amend(wish.out, identity, tolerances, "--again")
+    # Without a report the run counts as begun: if it is killed now, it goes on as any.
+    run.set_report_aside()
+    questions.forget_seen(run.answers, names)
+    for name in names:
+        run.set_result_aside(name)
+    return run, True
 
 
 def list_steps() -> str:
@@ -211,7 +227,7 @@ def _run_steps(
 def _step(site: Site, run: CommissioningRun, step: PlannedStep) -> StepResult:
     """Make, send, wait, measure, clear away."""
     config = site.config
-    phantom = make(step, run.phantom(step.name), run.occasion)
+    phantom = make(step, run.phantom(step.name), run.occasion_of(step.name))
     uid = phantom.series_instance_uid
     datasets = phantom.datasets()
     to = site.to if step.may_leave else ()
@@ -320,9 +336,14 @@ def _collect_returned(
     if not waiting:
         return
     ask = questions.at_terminal()
+    receive = site.config.receive
+    where = (
+        f"send them to the node by C-STORE ({receive.ae_title}, port {receive.port})"
+        if wish.back is None
+        else f"export them into {back}"
+    )
     site.console.print(
-        f"Export the structure sets of the {len(waiting)} phantoms from {', '.join(wish.to)} to "
-        f"{back} (or send them to the node by C-STORE).",
+        f"{', '.join(wish.to)} has the structure sets of {len(waiting)} phantoms: {where}.",
         soft_wrap=True,
         markup=False,
     )
@@ -364,7 +385,7 @@ def _returned(site: Site, run: CommissioningRun, step: PlannedStep, back: Path) 
     found = structure_sets_of(back, result.series_instance_uid) if back.is_dir() else []
     if not found:
         return False
-    phantom = make(step, run.phantom(step.name), run.occasion)
+    phantom = make(step, run.phantom(step.name), run.occasion_of(step.name))
     whose = f"what {', '.join(site.to)} returned"
     try:
         organs = measured(found[-1], phantom, site.names)

@@ -49,6 +49,18 @@ def test_a_backup_of_a_running_node_is_whole(disk: Disk, tmp_path: Path) -> None
     assert evidence.loss_of(disk.config) == ""
 
 
+def test_what_a_person_discarded_waits_for_nobody(
+    disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It must never be sent, so it is not among those that still wait."""
+    scan = disk.receive("1")
+    disk.contour(scan, held="mirrored")
+    assert disk.door.journal.discard(scan.id, "a mirror image", 4e9)
+    assert backup(disk, tmp_path / "backup") == 0
+    assert list((tmp_path / "backup").glob("scans/*")) == []
+    assert "0 structure sets that still wait" in capsys.readouterr().out
+
+
 def test_a_folder_that_exists_is_refused(
     disk: Disk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

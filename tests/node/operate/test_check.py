@@ -1,5 +1,6 @@
 """`limn check` finds faults before an animal is asleep: one line each, with the remedy."""
 
+import os
 import shutil
 import socket
 import sqlite3
@@ -263,11 +264,32 @@ def test_a_board_for_other_computers(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["receive", "engine", "metrics"])
 def test_a_port_that_is_taken(site: Site, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message names the config key, for each port of the node."""
+    """The message names the config key and who has the port, for each port of the node."""
     monkeypatch.setattr("limn.node.serve.ports.PORT_WAIT_S", 0.0)
     with socket.create_server(("127.0.0.1", site.ports[name])):
         said = site.fails("ports")
     assert f"{name}.port {site.ports[name]} on 127.0.0.1 can't be used" in said
+    assert f"process {os.getpid()})" in said
+
+
+def test_every_port_that_is_taken_is_named_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person mends them in one go; free ones are named with their keys too."""
+    monkeypatch.setattr("limn.node.serve.ports.PORT_WAIT_S", 0.0)
+    _, _, lines = site.check()
+    (free,) = [each for each in lines if " ports: " in each]
+    for name in ("receive", "engine", "metrics"):
+        assert f"{name}.port {site.ports[name]}" in free
+    with (
+        socket.create_server(("127.0.0.1", site.ports["receive"])),
+        socket.create_server(("127.0.0.1", site.ports["metrics"])),
+    ):
+        said = site.fails("ports")
+    for name in ("receive", "metrics"):
+        assert f"{name}.port {site.ports[name]} on 127.0.0.1 can't be used (" in said
+    assert said.endswith("; stop what listens there or choose other ports in the config")
+    assert "engine.port" not in said
 
 
 def test_ports_of_a_node_that_runs_here_are_no_fault(site: Site) -> None:

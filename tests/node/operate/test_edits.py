@@ -7,6 +7,7 @@ import pytest
 
 from limn.cli import main
 from limn.domain.errors import ConfigWrong
+from limn.node.board.edits.view import edits_page
 from limn.node.operate.history.edits import COLUMNS, corrected_scans
 from limn.node.store.journal.edits.rows import Change, DriftRow, EditedRoi, ReturnedState
 
@@ -58,7 +59,9 @@ def test_the_edits_are_listed(site, scans, monkeypatch):
     for each in (scans[0].name, "M1", "=Weber", "0.912", "0.60", "34.2", "-5.0"):
         assert each in heart
     assert heart.rstrip().endswith("caudal side 0.4 mm inwards, moved dorsally 0.3 mm")
-    assert said.count("unchanged") == 2
+    assert said.count("unchanged") == 1, "of the edited one; the accepted one has one line"
+    accepted = next(line for line in said.splitlines() if scans[1].name in line)
+    assert accepted.split()[-5:] == ["all", "accepted", "as", "it", "was"]
     assert "returned/c.dcm unmatched: of no scan" in said
     assert "returned/d.dcm waits until no scan runs" in said
     assert "DRIFT" not in said
@@ -78,6 +81,35 @@ def test_they_are_chosen_as_scans_are(site, scans):
     assert "0 structure sets" in site.limn("log", "--edits", "--until", "2020-01-01")
     assert "1 structure set came back" in site.limn("log", "--edits", "--last", "1")
     assert "--edits and --light" in site.refused("log", "--edits", "--light", "red")
+    assert "--edits and --without" in site.refused("log", "--edits", "--without", "cut")
+
+
+def test_phantoms_of_a_commissioning_bury_nothing(site, scans):
+    """They are counted, and listed where somebody asks for them."""
+    row = site.contoured(3, animal="COMMISSIONING-1-a")
+    (waits,) = site.journal.returned_files(ReturnedState.WAITING)
+    site.journal.measured(waits.id, ReturnedState.MEASURED, edits={row.id: [LUNG]})
+    said = site.limn("log", "--edits")
+    assert "2 structure sets came back" in said
+    assert row.name not in said
+    assert '1 of phantoms that commissioned the node left out; --animal "COMMISSIONING-*"' in said
+    asked = site.limn("log", "--edits", "--animal", "COMMISSIONING-*")
+    assert "1 structure set came back" in asked
+    assert row.name in asked
+    assert row.name not in site.limn("log", "--edits", "--csv")
+    page = edits_page(site.journal)
+    assert [line.scan for line in page.lines] == [scans[1].name, scans[0].name]
+
+
+def test_an_roi_that_is_absent_is_said_of_an_accepted_one(site, scans, monkeypatch):
+    """Nobody changed what came back, and a heart did not come back."""
+    monkeypatch.setenv("COLUMNS", "200")
+    row = site.contoured(3, animal="M3")
+    (waits,) = site.journal.returned_files(ReturnedState.WAITING)
+    absent = EditedRoi(roi="Heart", organ="Heart", came_as="", change=Change.ABSENT)
+    site.journal.measured(waits.id, ReturnedState.MEASURED, edits={row.id: [LUNG, absent]})
+    said = site.limn("log", "--edits", "--animal", "M3")
+    assert "not in the file: deleted, or never sent there" in said
 
 
 def test_every_column_is_a_csv(site, scans):

@@ -25,6 +25,8 @@ def test_without_a_person_every_answer_is_the_usual_one(tmp_path):
     (destination,) = config.destination
     assert isinstance(destination, FolderDestination)
     assert destination.folder == tmp_path / "structure-sets"
+    # As the example config and deploy/COMMISSIONING.md call it.
+    assert destination.name == "planning system"
     assert told[1] == f"structure sets go to {tmp_path / 'structure-sets'}"
     assert "not for animals" in told[2]
     assert told[3:] == [f"limn check --config {path}", f"limn serve --config {path}"]
@@ -71,9 +73,9 @@ def test_a_person_is_asked_what_no_option_says(tmp_path):
     ("answers", "message"),
     [
         ({"port": "eleven"}, "--port eleven: a number expected"),
-        ({"tps": "TPS@10.0.0.5"}, "planning system TPS@10.0.0.5: AE@HOST:PORT"),
-        ({"tps": "AN AE TITLE OF MORE@10.0.0.5:104"}, "16 characters at most"),
-        ({"tps": "TPS@10.0.0.5/104"}, "AE@HOST:PORT"),
+        ({"planning_system": "TPS@10.0.0.5"}, "planning system TPS@10.0.0.5: AE@HOST:PORT"),
+        ({"planning_system": "AN AE TITLE OF MORE@10.0.0.5:104"}, "16 characters at most"),
+        ({"planning_system": "TPS@10.0.0.5/104"}, "AE@HOST:PORT"),
         ({"port": "99999"}, "receive.port"),
         ({"ae_title": "A TITLE OF TOO MANY LETTERS"}, "receive.ae_title"),
     ],
@@ -98,7 +100,7 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 def test_quotes_and_backslashes_of_an_answer_stay(tmp_path):
     """As a path of Windows has them."""
     path = tmp_path / "site.toml"
-    init(path, {**NOBODY, "tps": 'C:\\a "b"'}, None)
+    init(path, {**NOBODY, "planning_system": 'C:\\a "b"'}, None)
     (destination,) = load_config(path).destination
     assert destination.folder.name.endswith('C:\\a "b"')
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from tests.conftest import free_port
 from tests.support.node.parts import Archive, peer
@@ -125,15 +126,23 @@ def test_a_killed_run_goes_on_and_orthanc_returns_what_it_got(site: Commissioned
     assert in_orthanc == {"COMMISSIONING-LIE-FFP", "COMMISSIONING-VOXELS-300"}
 
 
+def structure_sets(site: Commissioned, count: int) -> list[Dataset]:
+    """What the planning system took, once there are so many."""
+
+    def found() -> list[Dataset]:
+        return [ds for ds in site.mirror.taken if ds.Modality == "RTSTRUCT"]
+
+    wait_for(lambda: len(found()) == count, 120, site.node.explain)
+    return found()
+
+
 def test_a_planning_system_that_exchanges_left_and_right_fails(
     site: Commissioned, tmp_path: Path
 ) -> None:
-    """The report says so first, in words that need no dictionary."""
-    run = site.limn("--to", "tps", "--back", str(tmp_path), "--only", "voxels-300")
-    wait_for(
-        lambda: any(ds.Modality == "RTSTRUCT" for ds in site.mirror.taken), 120, site.node.explain
-    )
-    (taken,) = (ds for ds in site.mirror.taken if ds.Modality == "RTSTRUCT")
+    """The report says so first, in words that need no dictionary; once mended, one step passes."""
+    only = ("--only", "voxels-300")
+    run = site.limn("--to", "tps", "--back", str(tmp_path), *only)
+    (taken,) = structure_sets(site, 1)
     (tmp_path / "RS.dcm").write_bytes(mirrored(encoded_set(taken)))
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 1
@@ -142,3 +151,13 @@ def test_a_planning_system_that_exchanges_left_and_right_fails(
     page = (sorted(site.out.glob("run-*"))[-1] / "report.html").read_text()
     assert "LEFT AND RIGHT ARE EXCHANGED" in page
     assert "Against the last report" in page
+    # The planning system is mended; the step that failed is sent again, as another phantom.
+    (tmp_path / "RS.dcm").unlink()
+    run = site.limn("--to", "tps", "--back", str(tmp_path), *only, "--again", "voxels-300")
+    _, mended = structure_sets(site, 2)
+    (tmp_path / "RS.dcm").write_bytes(encoded_set(mended))
+    said, _ = run.communicate(timeout=120)
+    report = site.reports()[-1]
+    assert report["verdict"]["word"] == "NOT COMPLETE", said
+    assert "voxels-300 was sent again; before: FAIL." in report["verdict"]["lines"]
+    assert mended.StudyInstanceUID != taken.StudyInstanceUID

@@ -61,7 +61,7 @@ def _copy(config: Config, config_path: Path, journal: JournalReader, folder: Pat
     count = 0
     for row in journal.unfinished():
         structure_set = journal.find_structure_set(row.id)
-        if structure_set is None or not structure_set.path:
+        if structure_set is None or not structure_set.path or structure_set.discarded_at:
             continue
         path = Path(structure_set.path)
         if path.is_file():

@@ -29,7 +29,6 @@ from limn.node.operate.try_destination import try_destination
 from limn.node.promotions import promotion_in_force
 from limn.node.serve.board_check import check_board
 from limn.node.serve.lock import only_node
-from limn.node.serve.metrics import prometheus
 from limn.node.serve.ports import check_ports
 from limn.node.store.disk import space
 from limn.node.store.disk.evidence import loss_of
@@ -223,7 +222,8 @@ def _engine(config: Config, config_path: Path, only: Part | None) -> str:
     processes(config, config_path, only)
     text = f"scheduler {config.engine.address}"
     if only in {None, "worker"}:
-        text = f"{text}, {config.engine.workers} workers on this host"
+        count = config.engine.workers
+        text = f"{text}, {count} worker{'s' * (count != 1)} on this host"
     if config.engine.tls_dir is None:
         return f"{text}, new certificates at every start"
     text = f"{text}, certificates {check_given(config.engine.tls_dir)}"
@@ -279,10 +279,7 @@ def _ports(config: Config, only: Part | None) -> str:
             held.enter_context(only_node(config, name))
         except ConfigWrong:
             return f"in use by the {only or 'node'} that runs on this data folder"
-        free = check_ports(config, only)
-        with prometheus.serving(config, tuple):
-            page = f", {config.metrics.port}" if config.metrics.port else ""
-    return f"{free}{page} are free"
+        return f"{check_ports(config, only)} are free"
 
 
 def _destination(destination: DicomDestination | FolderDestination, config: Config) -> str:

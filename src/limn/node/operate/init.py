@@ -43,7 +43,7 @@ QUESTIONS = (
     Question("port", "Port on which they call", "11112"),
     Question("ae_title", "AE title by which they call", "LIMN"),
     Question(
-        "tps",
+        "planning_system",
         "Planning system: AE@HOST:PORT, or a folder for its structure sets",
         "structure-sets",
     ),
@@ -130,7 +130,7 @@ def _config(answers: dict[str, str], folder: Path) -> str:
     head, _, rest = text.partition("\n[[destination]]\n")
     # What stands commented out below the example's one destination.
     _, _, more = rest.partition("\n\n")
-    return f"{head}\n{_destination(answers['tps'])}\n{more}"
+    return f"{head}\n{_destination(answers['planning_system'])}\n{more}"
 
 
 def _replaced(text: str, table: str, key: str, value: str) -> str:
@@ -146,7 +146,7 @@ def _replaced(text: str, table: str, key: str, value: str) -> str:
 
 def _destination(answer: str) -> str:
     peer = re.fullmatch(r"([^@\\]{1,16})@([^@:/\s]+):(\d{1,5})", answer)
-    lines: Sequence[str] = ("[[destination]]", 'name = "tps"')
+    lines: Sequence[str] = ("[[destination]]", 'name = "planning system"')
     if peer is None and "@" in answer:
         msg = (
             f"planning system {answer}: AE@HOST:PORT with an AE title of 16 characters at most, or "

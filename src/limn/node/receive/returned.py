@@ -74,7 +74,8 @@ def keep(contents: bytes, sender: str, spool: Spool, journal: Journal) -> StoreR
         )
     else:
         log.info(
-            "structure set of another make, animal '%s', from %s; kept in %s, nothing is contoured",
+            "structure set with a UID that limn did not give, animal '%s', from %s; kept in %s; it "
+            "is compared with limn's if it was drawn on a scan of this node, nothing is contoured",
             animal,
             sender,
             path,

@@ -8,7 +8,7 @@ from statistics import median
 
 from limn.node.board.history.charts import Chart, Key, Mark, frame_of, framed
 from limn.node.contour.edits.drifts import courses_of
-from limn.node.operate.history.edits import came, outcome_of
+from limn.node.operate.history.edits import came, is_of_animal, outcome_of
 from limn.node.store.journal.edits.rows import Change, ReturnedState, ScanEdit
 from limn.node.store.journal.edits.words import drift_words, picture_of, words_of
 from limn.node.store.journal.reader import JournalReader
@@ -67,7 +67,7 @@ class EditsPage:
 
 def edits_page(journal: JournalReader) -> EditsPage:
     """All that came back."""
-    edits = journal.edits(last=MOST_EDITS)
+    edits = [each for each in journal.edits(last=MOST_EDITS) if is_of_animal(each)]
     others = [
         (row.file, str(row.state), row.reason)
         for row in journal.returned_files()

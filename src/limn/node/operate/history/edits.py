@@ -14,7 +14,7 @@ from rich.table import Table
 from limn.domain.edits.corrections import CorrectedScan
 from limn.domain.errors import ConfigWrong
 from limn.domain.spreadsheet import neutral_cell
-from limn.node.commissioning import is_commissioning
+from limn.node.commissioning import PREFIX, is_commissioning
 from limn.node.config import load_config
 from limn.node.operate.history.choice import Choice
 from limn.node.operate.history.scans import LoggedScan, logged_scan
@@ -28,12 +28,15 @@ _OF_SCAN = ("scan_id", "animal", "scanner", "came_utc", "editor", "software", "f
 COLUMNS = (*_OF_SCAN, *EditedRoi.__dataclass_fields__)
 # A terminal with this many columns shows figures apart.
 WIDE = 140
+ACCEPTED = "accepted as it was"
 # A choice by these asks for what the scan log has, and no row of a scan that is not in it.
-_LOGGED = ("light", "flag", "slower_s", "bundle")
+_LOGGED = ("light", "flag", "without", "slower_s", "bundle")
 
 
 def show_edits(config_path: Path, choice: Choice, *, as_csv: bool, last: int) -> None:
     """Print each ROI of the chosen scans that came back, oldest first, and what drifts.
+
+    Phantoms that commission the node are listed only where an animal is chosen.
 
     Parameters
     ----------
@@ -51,17 +54,19 @@ def show_edits(config_path: Path, choice: Choice, *, as_csv: bool, last: int) ->
         raise ConfigWrong(msg)
     config = load_config(config_path)
     with journal_to_read(config) as journal:
-        edits = [] if journal is None else list(_chosen(journal.edits(), choice))
+        found = [] if journal is None else list(_chosen(journal.edits(), choice))
+        edits = found if choice.animal else [each for each in found if is_of_animal(each)]
         if as_csv:
             _write_csv(edits)
             return
+        left_out = len(found) - len(edits)
         if last:
             edits = edits[-last:]
         console = plain_console(soft_wrap=False)
         console.print(_table(edits, wide=console.width >= WIDE))
         if journal is None:
             return
-        for line in (*_others(journal), *_drifts(journal)):
+        for line in (*_phantoms(left_out), *_others(journal), *_drifts(journal)):
             console.print(line, soft_wrap=True)
 
 
@@ -88,7 +93,7 @@ def _as_logged(edit: ScanEdit) -> LoggedScan:
 
 
 def _table(edits: Sequence[ScanEdit], *, wide: bool) -> Table:
-    """A line for each ROI; in words alone on a narrow terminal."""
+    """A line for each ROI, one for what nobody changed; in words on a narrow terminal."""
     count = len(edits)
     table = Table(
         title=f"{count} structure set{'' if count == 1 else 's'} came back", box=SIMPLE_HEAD
@@ -98,6 +103,9 @@ def _table(edits: Sequence[ScanEdit], *, wide: bool) -> Table:
             table.add_column(name, no_wrap=True)
         table.add_column("what was changed")
         for edit in edits:
+            if _is_untouched(edit):
+                table.add_row(edit.name, "all", ACCEPTED)
+                continue
             for number, roi in enumerate(edit.rois):
                 table.add_row("" if number else edit.name, roi.roi, words_of(roi))
         return table
@@ -108,9 +116,17 @@ def _table(edits: Sequence[ScanEdit], *, wide: bool) -> Table:
     table.add_column("where it moved")
     for edit in edits:
         head = (edit.name, edit.animal, came(edit), edit.editor)
+        if _is_untouched(edit):
+            table.add_row(*head, "all", ACCEPTED, *("",) * 5)
+            continue
         for number, roi in enumerate(edit.rois):
             table.add_row(*(head if number == 0 else ("",) * 4), roi.roi, *_cells(roi))
     return table
+
+
+def _is_untouched(edit: ScanEdit) -> bool:
+    """Whether every ROI came back, and none was changed."""
+    return bool(edit.rois) and all(each.change is Change.SAME for each in edit.rois)
 
 
 def _cells(roi: EditedRoi) -> tuple[str, ...]:
@@ -132,6 +148,19 @@ def _cells(roi: EditedRoi) -> tuple[str, ...]:
 
 def _number(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:.{decimals}f}"
+
+
+def is_of_animal(edit: ScanEdit) -> bool:
+    """Whether it is of no phantom that commissions the node: nobody corrected those."""
+    return not is_commissioning(edit.animal)
+
+
+def _phantoms(count: int) -> Iterator[str]:
+    if count:
+        yield (
+            f"{count} of phantoms that commissioned the node left out; "
+            f'--animal "{PREFIX}*" lists them'
+        )
 
 
 def _others(journal: JournalReader) -> Iterator[str]:
@@ -180,7 +209,7 @@ def corrected_scans(config_path: Path) -> list[CorrectedScan]:
         raise ConfigWrong(msg)
     with journal_to_read(config) as journal:
         edits = [] if journal is None else journal.edits()
-        last = {edit.scan: edit for edit in edits if not is_commissioning(edit.animal)}
+        last = {edit.scan: edit for edit in edits if is_of_animal(edit)}
         found = [
             _corrected(
                 edit,

@@ -26,6 +26,7 @@ from limn.node.commissioning import COMMISSIONING
 from limn.node.config import Config
 from limn.node.host.certs import valid_until
 from limn.node.host.expiry import given_certificates
+from limn.node.host.port_holder import HostPort, refusal_of
 from limn.node.serve.bounded_http import BoundedHttpServer
 from limn.node.serve.health import Cause, Health, NodeState, ProcessState, Reason, state_of
 from limn.node.serve.metrics.metric_family import Family
@@ -195,11 +196,8 @@ def serving(config: Config, processes: Callable[[], Sequence[ProcessState]]) -> 
     try:
         server = BoundedHttpServer((host, port), _page(Metrics(config, processes)))
     except OSError as error:
-        msg = (
-            f"metrics.port {port} on {host} can't be used ({error.strerror or error}); stop what "
-            "listens there or choose another port"
-        )
-        raise ConfigWrong(msg) from error
+        refused = {HostPort("metrics.port", host, port): error.strerror or str(error)}
+        raise ConfigWrong(refusal_of(refused)) from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     log.info("metrics and health on http://%s:%d", host, port)
