@@ -103,10 +103,16 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """One file: its header, and the path for its pixels."""
+    """One file: its header, and the path for its pixels.
+
+    Attributes
+    ----------
+    pixels_at : where the element PixelData begins in the file; None if nobody knows
+    """
 
     header: Dataset
     path: Path
+    pixels_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,12 +125,14 @@ class Slice:
     plane : position, orientation, spacing and rescale of this plane; the header itself for
         a single-frame instance
     frame : 1-based frame number, None in a single-frame instance
+    pixels_at : see `Instance`
     """
 
     header: Dataset
     plane: Dataset
     path: Path
     frame: int | None
+    pixels_at: int | None = None
 
     @property
     def reference(self) -> tuple[str, int | None]:
@@ -210,7 +218,7 @@ def _assembled(instances: Sequence[Instance], *, assume_hu: bool) -> Series:
     for keyword in ("FrameOfReferenceUID", "Rows", "Columns"):
         _check_same(named, keyword, _shown)
     slices = [
-        Slice(instance.header, plane, instance.path, frame)
+        Slice(instance.header, plane, instance.path, frame, instance.pixels_at)
         for instance in instances
         for frame, plane in planes(instance.header)
     ]
