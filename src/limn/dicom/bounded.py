@@ -100,14 +100,27 @@ def read(
     """
     if isinstance(source, Path):
         with source.open("rb") as file:
-            return _read(file, stop_before_pixels)
+            return _read(file, stop_before_pixels)[0]
     if leave_pixels:
-        header = _read(io.BytesIO(source), stop_before_pixels, LONG_BYTES)
+        header, _ = _read(io.BytesIO(source), stop_before_pixels, LONG_BYTES)
         left = [each for each in header.values() if isinstance(each, RawDataElement)]
         left = [each for each in left if _is_left(each)]
         if all(each.tag == PIXEL_DATA and each.length != UNDEFINED_LENGTH for each in left):
             return header
-    return _read(io.BytesIO(source), stop_before_pixels)
+    return _read(io.BytesIO(source), stop_before_pixels)[0]
+
+
+def read_header(path: Path) -> tuple[FileDataset, int | None]:
+    """Parse a DICOM file up to its pixel data; errors as of `read`.
+
+    Returns
+    -------
+    header : what stands before PixelData
+    place : where the element PixelData begins in the file, or the file's end if it has none; None
+        if no place in the file can be given
+    """
+    with path.open("rb") as file:
+        return _read(file, stop_before_pixels=True)
 
 
 def pixel_bytes(header: Dataset, total_bytes: int) -> int:
@@ -216,7 +229,10 @@ def _jpeg_size(code: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = None) -> FileDataset:
+def _read(
+    file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = None
+) -> tuple[FileDataset, int | None]:
+    """The data set, and where in the file reading ended; None where that is not known."""
     metered = cast(BinaryIO, _Metered(file))
     preamble = _preamble(metered)
     meta = read_dataset(
@@ -235,10 +251,12 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     if command_set or not isinstance(syntax, UID) or syntax not in AllTransferSyntaxes:
         # pydicom knows the usual faults of other writers.
         metered.seek(0)
-        return _with_counts(
-            pydicom.dcmread(metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels)
+        whole = pydicom.dcmread(
+            metered, defer_size=leave_bytes, stop_before_pixels=stop_before_pixels
         )
-    if syntax == DeflatedExplicitVRLittleEndian:
+        return _with_counts(whole), None
+    deflated = syntax == DeflatedExplicitVRLittleEndian
+    if deflated:
         # pydicom inflates without a limit.
         metered = cast(BinaryIO, _Metered(io.BytesIO(_inflate(metered.read()))))
         # A position in the inflated data is no position in the file.
@@ -253,7 +271,7 @@ def _read(file: BinaryIO, stop_before_pixels: bool, leave_bytes: int | None = No
     )
     found = FileDataset("", ds, preamble, FileMetaDataset(meta), implicit, little)
     found.set_original_encoding(implicit, little, ds.original_character_set)
-    return _with_counts(found)
+    return _with_counts(found), None if deflated else metered.tell()
 
 
 def _with_counts(header: FileDataset) -> FileDataset:

@@ -6,13 +6,14 @@ are handled in the same way.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -103,10 +104,16 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instance:
-    """One file: its header, and the path for its pixels."""
+    """One file: its header, and the path for its pixels.
+
+    Attributes
+    ----------
+    pixels_at : where the element PixelData begins in the file; None if nobody knows
+    """
 
     header: Dataset
     path: Path
+    pixels_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,12 +126,14 @@ class Slice:
     plane : position, orientation, spacing and rescale of this plane; the header itself for
         a single-frame instance
     frame : 1-based frame number, None in a single-frame instance
+    pixels_at : see `Instance`
     """
 
     header: Dataset
     plane: Dataset
     path: Path
     frame: int | None
+    pixels_at: int | None = None
 
     @property
     def reference(self) -> tuple[str, int | None]:
@@ -175,6 +184,7 @@ class Series:
 
 
 _Part = TypeVar("_Part", Instance, Slice)
+_Found = TypeVar("_Found")
 
 
 def assemble(instances: Sequence[Instance], *, assume_hu: bool = False) -> Series:
@@ -210,24 +220,27 @@ def _assembled(instances: Sequence[Instance], *, assume_hu: bool) -> Series:
     for keyword in ("FrameOfReferenceUID", "Rows", "Columns"):
         _check_same(named, keyword, _shown)
     slices = [
-        Slice(instance.header, plane, instance.path, frame)
+        Slice(instance.header, plane, instance.path, frame, instance.pixels_at)
         for instance in instances
         for frame, plane in planes(instance.header)
     ]
-    _check_each(slices, lambda each: _check_slice(each, assume_hu=assume_hu))
-    spacing = _common(slices, "PixelSpacing", 2, same_spacings)
-    orientation = _common(slices, "ImageOrientationPatient", 6, same_directions)
+    places = _check_each(slices, lambda each: _check_slice(each, assume_hu=assume_hu))
+    spacing = _common(slices, "PixelSpacing", [each.spacing for each in places], same_spacings)
+    orientation = _common(
+        slices, "ImageOrientationPatient", [each.orientation for each in places], same_directions
+    )
     if len(slices) < MIN_SLICES:
         msg = f"{len(slices)} slices, at least {MIN_SLICES} expected"
         if len(slices) == 1:
             msg += "; does the exporter give each slice a SeriesInstanceUID of its own?"
         raise RefusedSeries(msg)
-    return _stack(slices, spacing, orientation)
+    return _stack(slices, np.array([each.position for each in places]), spacing, orientation)
 
 
-def _stack(slices: Sequence[Slice], spacing: FloatArray, orientation: FloatArray) -> Series:
+def _stack(
+    slices: Sequence[Slice], origins: FloatArray, spacing: FloatArray, orientation: FloatArray
+) -> Series:
     first = slices[0].plane
-    origins = np.array([_numbers(each.plane, "ImagePositionPatient", 3) for each in slices])
     normal_xyz = np.cross(orientation[:3], orientation[3:])
     order = np.argsort(origins @ normal_xyz, kind="stable")
     ordered = [slices[i] for i in order]
@@ -359,7 +372,15 @@ def _check_uids(instances: Sequence[Instance]) -> None:
         raise RefusedSeries(msg)
 
 
-def _check_slice(each: Slice, *, assume_hu: bool) -> None:
+class _Place(NamedTuple):
+    """The numbers of a plane's geometry, as they are written."""
+
+    position: list[float]
+    orientation: list[float]
+    spacing: list[float]
+
+
+def _check_slice(each: Slice, *, assume_hu: bool) -> _Place:
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         text = _shown(each.plane, keyword).strip()
         missing = text in {"absent", ""}
@@ -375,19 +396,21 @@ def _check_slice(each: Slice, *, assume_hu: bool) -> None:
         if number is None or (keyword == "RescaleSlope" and number == 0):
             msg = f"{keyword} {text} is no number that gives HU (instance {each.name})"
             raise RefusedSeries(msg)
-    _numbers(each.plane, "ImageOrientationPatient", 6, each.name)
-    _numbers(each.plane, "ImagePositionPatient", 3, each.name)
-    if min(_numbers(each.plane, "PixelSpacing", 2, each.name)) <= 0:
+    orientation = _numbers(each, "ImageOrientationPatient", 6)
+    position = _numbers(each, "ImagePositionPatient", 3)
+    spacing = _numbers(each, "PixelSpacing", 2)
+    if min(spacing) <= 0:
         msg = f"PixelSpacing {_shown(each.plane, 'PixelSpacing')} is not positive ({each.name})"
         raise RefusedSeries(msg)
+    return _Place(position, orientation, spacing)
 
 
-def _check_each(every: Sequence[_Part], check: Callable[[_Part], None]) -> None:
-    """Refuse with the first fault, and say how many have one."""
-    refusals = []
+def _check_each(every: Sequence[_Part], check: Callable[[_Part], _Found]) -> list[_Found]:
+    """What the check finds of each; refuse with the first fault, and say how many have one."""
+    found, refusals = [], []
     for each in every:
         try:
-            check(each)
+            found.append(check(each))
         except RefusedSeries as refusal:
             refusals.append(str(refusal))
     if len(refusals) == 1:
@@ -395,6 +418,7 @@ def _check_each(every: Sequence[_Part], check: Callable[[_Part], None]) -> None:
     if refusals:
         msg = f"{refusals[0]}; {len(refusals)} of {len(every)} images are refused"
         raise RefusedSeries(msg)
+    return found
 
 
 def _check_same(
@@ -410,18 +434,18 @@ def _check_same(
 def _common(
     slices: Sequence[Slice],
     keyword: str,
-    count: int,
+    written: Sequence[Sequence[float]],
     same: Callable[[FloatArray, FloatArray], bool],
 ) -> FloatArray:
     """The median of a geometry that every slice writes; refuse one that is another's.
 
     The median does not depend on the order in which the slices came.
     """
-    numbers = np.array([_numbers(each.plane, keyword, count) for each in slices])
-    texts = [_shown(each.plane, keyword) for each in slices]
+    numbers = np.array(written)
     median = np.asarray(np.median(numbers, axis=0), dtype=np.float64)
     # Each with the median, and not with another's: two may be off to two sides.
     if not all(same(own, median) for own in numbers):
+        texts = [_shown(each.plane, keyword) for each in slices]
         usual = texts.index(Counter(texts).most_common(1)[0][0])
         odd = [k for k, own in enumerate(numbers) if not same(own, numbers[usual])]
         _refuse_odd(keyword, texts[usual], [(texts[k], slices[k].name) for k in odd])
@@ -549,18 +573,18 @@ def _is_lossy(header: Dataset) -> bool:
     return header.file_meta.get("TransferSyntaxUID") in LOSSY_SYNTAXES
 
 
-def _numbers(header: Dataset, keyword: str, count: int, name: str = "") -> FloatArray:
-    shown = _shown(header, keyword)
+def _numbers(each: Slice, keyword: str, count: int) -> list[float]:
     try:
-        numbers = np.array(written_numbers(header, keyword), dtype=np.float64)
+        numbers = written_numbers(each.plane, keyword)
     except (AttributeError, TypeError, ValueError):
-        numbers = np.empty(0)
-    if len(numbers) != count or not np.isfinite(numbers).all():
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        shown = _shown(each.plane, keyword)
         why = f"{count} numbers expected"
         if shown != "absent" and not _PLAIN_NUMBERS.fullmatch(shown):
             also = "no comma" if "," in shown else "nothing else"
             why += f", with a decimal point in each and a backslash between them, and {also}"
-        msg = f"{keyword} {shown}, {why} (instance {name})"
+        msg = f"{keyword} {shown}, {why} (instance {each.name})"
         raise RefusedSeries(msg)
     return numbers
 

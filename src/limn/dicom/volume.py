@@ -6,6 +6,7 @@ Only this module of the room opens files, because the decoders need paths.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from limn.dicom.bounded import DAMAGES, MAX_VOXELS, Overlarge, check_promise, coded_size, read
+from limn.dicom.bounded import (
+    DAMAGES,
+    MAX_VOXELS,
+    Overlarge,
+    check_promise,
+    coded_size,
+    read,
+    read_header,
+)
 from limn.dicom.padding import fill_around_field, fill_with_air
 from limn.dicom.series import Instance, Series, Slice
 from limn.domain.cores import on_every_core
@@ -62,6 +71,18 @@ COMPRESSED_SYNTAXES = (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
 )
+# Kinds of pixels by BitsAllocated and PixelRepresentation, and how the element PixelData begins
+# before its length: only these are read without pydicom.
+_PLAIN_KINDS: dict[tuple[object, object], np.dtype[np.integer[Any]]] = {
+    (8, 0): np.dtype("u1"),
+    (8, 1): np.dtype("i1"),
+    (16, 0): np.dtype("<u2"),
+    (16, 1): np.dtype("<i2"),
+}
+_PLAIN_OPENINGS = {
+    ExplicitVRLittleEndian: [b"\xe0\x7f\x10\0OW\0\0", b"\xe0\x7f\x10\0OB\0\0"],
+    ImplicitVRLittleEndian: [b"\xe0\x7f\x10\0"],
+}
 # Whole numbers up to this one have a fp32 of their own.
 EXACT_IN_FP32 = 2.0**24
 # Values of a decoder, before the rescale.
@@ -77,12 +98,13 @@ def read_headers(paths: Sequence[Path]) -> list[Instance]:
     RefusedSeries
         If a file is not DICOM.
     """
-    return [Instance(_read_header(path), path) for path in paths]
+    return [_read_instance(path) for path in paths]
 
 
-def _read_header(path: Path) -> Dataset:
+def _read_instance(path: Path) -> Instance:
     try:
-        return read(path, stop_before_pixels=True)
+        header, pixels_at = read_header(path)
+        return Instance(header, path, pixels_at)
     except (InvalidDicomError, *DAMAGES) as error:
         msg = f"{one_line(path.name)} is not a readable DICOM file: {error}"
         raise RefusedSeries(msg) from error
@@ -212,7 +234,8 @@ def _decode(each: Slice) -> Stored:
     try:
         check_promise(each.header)
         if syntax in NATIVE_SYNTAXES:
-            array = read(each.path).pixel_array
+            plain = _read_plain(each)
+            array = read(each.path).pixel_array if plain is None else plain
         elif syntax in COMPRESSED_SYNTAXES:
             array = _decode_compressed(each)
         else:
@@ -229,6 +252,49 @@ def _decode(each: Slice) -> Stored:
             msg = f"PixelData of {uid} has {len(array)} frames, NumberOfFrames says {frames}"
             raise RefusedSeries(msg)
     return array
+
+
+def _read_plain(each: Slice) -> Stored | None:
+    """The pixels of a plain file, read straight into an array, many times faster than by pydicom.
+
+    A plain file holds one frame of grey whole numbers in little endian, and ends with it. Any other
+    is pydicom's, which also says what is wrong with a damaged one: then the result is None.
+    """
+    header, place = each.header, each.pixels_at
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    kind = _PLAIN_KINDS.get((header.get("BitsAllocated"), header.get("PixelRepresentation")))
+    if place is None or kind is None or syntax not in _PLAIN_OPENINGS or not _is_one_grey(header):
+        return None
+    unused_bits = header.BitsAllocated - (header.get("BitsStored") or 0)
+    if not 0 <= unused_bits < header.BitsAllocated:
+        return None
+    pixels = header.Rows * header.Columns
+    length = pixels * kind.itemsize
+    length += length % 2
+    openings = [start + length.to_bytes(4, "little") for start in _PLAIN_OPENINGS[syntax]]
+    with each.path.open("rb", buffering=0) as file:
+        file.seek(place)
+        opening = file.read(len(openings[0]))
+        if opening not in openings or os.fstat(file.fileno()).st_size != file.tell() + length:
+            return None
+        stored: Stored = np.empty((header.Rows, header.Columns), dtype=kind)
+        if file.readinto(stored.data) != stored.nbytes:
+            return None
+    if unused_bits:
+        # They may hold anything (PS3.5 8.1.1).
+        np.left_shift(stored, unused_bits, out=stored)
+        np.right_shift(stored, unused_bits, out=stored)
+    return stored
+
+
+def _is_one_grey(header: Dataset) -> bool:
+    return (
+        header.get("SamplesPerPixel") == 1
+        and int(header.get("NumberOfFrames") or 1) == 1
+        and header.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+        and "FloatPixelData" not in header
+        and "DoubleFloatPixelData" not in header
+    )
 
 
 def _decode_compressed(each: Slice) -> Stored:

@@ -490,6 +490,30 @@ def test_what_is_not_proven_is_not_sent(mouse: tuple[Volume, Labels], tmp_path: 
         prove(contents, series, RoiSet(labels), STYLE)
 
 
+@pytest.mark.parametrize("what", ["contour", "voxel"])
+@pytest.mark.parametrize("end", [0, -1])
+def test_what_lies_in_a_slice_alone_is_not_proven(
+    what: str, end: int, mouse: tuple[Volume, Labels], tmp_path: Path
+) -> None:
+    """A contour at an end of the scan where no label is, or a label where no contour is."""
+    volume, truth = mouse
+    labels = truth.on_voxels(truth.labels_zyx.copy(), truth.grid)
+    labels.labels_zyx[:5] = labels.labels_zyx[-5:] = 0
+    series = assemble(read_headers(sorted(write(volume, tmp_path / "ct", "HFS", "38").iterdir())))
+    contours = list(trace(labels).contours)
+    k = range(len(labels.labels_zyx))[end]
+    if what == "voxel":
+        labels.labels_zyx[k, 3, 4] = 1
+    else:
+        corners_yx = np.array([[2.5, 3.5], [2.5, 4.5], [3.5, 4.5], [3.5, 3.5]])
+        contours.append(
+            Contour(labels.organs[1], k, series.grid.plane_points_xyz_mm(k, corners_yx))
+        )
+    contents = rtstruct.build(series, contours, labels.volumes_mm3(), IDENTITY, STYLE)
+    with pytest.raises(StageFailed, match=rf"contours of {labels.organs[1]} miss it in 1 voxels"):
+        prove(contents, series, RoiSet(labels), STYLE)
+
+
 def test_a_missing_slice_is_interpolated_and_has_no_labels(
     mouse: tuple[Volume, Labels], tmp_path: Path
 ) -> None:

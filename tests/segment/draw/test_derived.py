@@ -253,10 +253,15 @@ def test_slices_of_an_roi_are_those_of_its_mask():
     rois = RoiSet.made(own.labels, rules, own, np.arange(SHAPE[0]), ("keyhole", None))
     masks = dict(rois.masks())
     assert "Wide" in masks
-    found = {name: np.stack([each(k) for k in range(SHAPE[0])]) for name, each in rois.slices()}
+    found = {
+        name: (span, np.stack([each(k) for k in range(SHAPE[0])]))
+        for name, span, each in rois.slices()
+    }
     assert found.keys() == masks.keys()
     for name, mask in masks.items():
-        assert np.array_equal(found[name], mask)
+        span, slices = found[name]
+        assert np.array_equal(slices, mask)
+        assert set(np.flatnonzero(mask.any(axis=(1, 2)))) <= set(span) < set(range(SHAPE[0]))
 
 
 def test_an_odd_rule_is_an_error():

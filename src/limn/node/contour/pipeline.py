@@ -37,7 +37,7 @@ from limn.segment.draw.gaps import organs_in_gaps, unbridge
 from limn.segment.draw.hounsfield import CalibrateRule
 from limn.segment.draw.picture.legend import Banner
 from limn.segment.draw.picture.sheet import draw_contours
-from limn.segment.draw.rasterise import rasterise
+from limn.segment.draw.rasterise import rasterised_slices
 from limn.segment.draw.roi_set import RoiSet
 from limn.segment.draw.trace import Traced, trace
 from limn.segment.engine.memory import refuse_unread
@@ -397,9 +397,14 @@ def prove(structure_set: bytes, series: Series, rois: RoiSet, style: rtstruct.St
         msg = f"the structure set is unsound: {'; '.join(faults[:3])}"
         raise StageFailed(msg)
     contours: list[Contour] = rtstruct.contours_of(ds, series, style)
-    for roi, in_slice in rois.slices():
-        drawn = rasterise(contours, series.grid, roi, xor=style.holes == "xor")
-        wrong = sum(int(np.count_nonzero(own != in_slice(k))) for k, own in enumerate(drawn))
+    for roi, slices, in_slice in rois.slices():
+        drawn = rasterised_slices(contours, series.grid, roi, xor=style.holes == "xor")
+        nothing = np.zeros((series.grid.rows, series.grid.columns), dtype=np.bool_)
+        # In any other slice there is neither a voxel nor a contour.
+        wrong = sum(
+            int(np.count_nonzero(drawn.get(k, nothing) != in_slice(k)))
+            for k in drawn.keys() | set(slices)
+        )
         if wrong:
             msg = f"the contours of {roi} miss it in {wrong} voxels"
             raise StageFailed(msg)

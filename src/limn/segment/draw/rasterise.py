@@ -31,15 +31,28 @@ def rasterise(
     are CLOSEDPLANAR_XOR.
     """
     mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
+    for k, mask_yx in rasterised_slices(contours, grid, organ, xor=xor).items():
+        mask[k] = mask_yx
+    return mask
+
+
+def rasterised_slices(
+    contours: Iterable[Contour], grid: Grid, organ: Organ, *, xor: bool = False
+) -> dict[int, Mask]:
+    """As `rasterise`, (y, x) bool of each slice in which the organ has a contour."""
+    masks: dict[int, Mask] = {}
     for contour in contours:
         if contour.organ == organ:
-            ring_yx = grid.plane_indices_yx(contour.slice_index, contour.points_xyz_mm)
-            rows, columns = draw.polygon(ring_yx[:, 0], ring_yx[:, 1], shape=grid.shape_zyx[1:])
+            k = contour.slice_index
+            if k not in masks:
+                masks[k] = np.zeros((grid.rows, grid.columns), dtype=np.bool_)
+            ring_yx = grid.plane_indices_yx(k, contour.points_xyz_mm)
+            rows, columns = draw.polygon(ring_yx[:, 0], ring_yx[:, 1], shape=masks[k].shape)
             if xor:
-                mask[contour.slice_index, rows, columns] ^= True
+                masks[k][rows, columns] ^= True
             else:
-                mask[contour.slice_index, rows, columns] = True
-    return mask
+                masks[k][rows, columns] = True
+    return masks
 
 
 def fill(rings_yx: Sequence[tuple[FloatArray, bool]], shape: tuple[int, int]) -> Mask:

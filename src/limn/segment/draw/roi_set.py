@@ -100,15 +100,17 @@ class RoiSet:
         for roi in self.derived:
             yield roi.name, roi.whole(self.labels.grid.shape_zyx)
 
-    def slices(self) -> Iterator[tuple[Organ, Callable[[int], npt.NDArray[np.bool_]]]]:
-        """Every organ and ROI with what gives its voxels in one slice, (y, x).
+    def slices(self) -> Iterator[tuple[Organ, range, Callable[[int], npt.NDArray[np.bool_]]]]:
+        """Every organ and ROI, the slices that hold all its voxels, and what gives those of one.
 
         The masks of a whole-body scan take a second to make and to compare.
         """
+        organs = self.labels.box[0]
         for label, organ in self.labels.organs.items():
-            yield organ, partial(self._in_slice, label)
+            yield organ, range(organs.start, organs.stop), partial(self._in_slice, label)
         for roi in self.derived:
-            yield roi.name, roi.whole(self.labels.grid.shape_zyx).__getitem__
+            whole = roi.whole(self.labels.grid.shape_zyx)
+            yield roi.name, range(roi.box[0].start, roi.box[0].stop), whole.__getitem__
 
     def _in_slice(self, label: int, k: int) -> npt.NDArray[np.bool_]:
         return np.asarray(self.labels.labels_zyx[k] == label)

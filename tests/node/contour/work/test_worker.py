@@ -1,8 +1,11 @@
 """A worker keeps its warm ensemble; one that can't warm up ends."""
 
+import ast
+import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +15,7 @@ from distributed import Client, LocalCluster
 
 from limn.node.config import load_config
 from limn.node.contour.allocation import KIND
+from limn.node.contour.work import contour_job
 from limn.node.contour.work import worker as worker_module
 from limn.node.contour.work.warm import Warm, warm_up
 from limn.node.contour.work.worker import NOT_WARM, offer, ready
@@ -47,6 +51,32 @@ try:
 except Exception:
     pass
 """
+
+
+LOAD = """
+import gc, json, sys
+import limn.node.contour.pipeline
+from limn.node.contour.work.worker import load_for_good
+load_for_good()
+print(json.dumps([gc.get_freeze_count(), *sys.modules]))
+"""
+
+
+def test_no_scan_waits_for_an_import_or_for_what_is_loaded():
+    """Before its first job a worker has imported what jobs import; no collection looks at it."""
+    tree = ast.parse(Path(contour_job.__file__).read_text(encoding="utf-8"))
+    within = [
+        each.module
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for each in ast.walk(function)
+        if isinstance(each, ast.ImportFrom)
+    ]
+    shown = subprocess.run([sys.executable, "-c", LOAD], check=True, capture_output=True)
+    frozen, *imported = json.loads(shown.stdout)
+    assert within
+    assert set(within) <= set(imported)
+    assert frozen > 10_000
 
 
 def test_a_worker_that_cannot_warm_up_ends(tmp_path):

@@ -8,6 +8,8 @@ nothing heavy is imported at the top.
 from __future__ import annotations
 
 import faulthandler
+import gc
+import importlib
 import logging
 import os
 import time
@@ -39,6 +41,12 @@ log = logging.getLogger(__name__)
 
 # Exit code of a worker that could not load its ensemble.
 NOT_WARM = 5
+# What `contour_job` imports within its functions, the pipeline aside.
+IMPORTED_BY_JOBS = (
+    "limn.node.contour.work.content",
+    "limn.node.contour.work.forms",
+    "limn.node.contour.animal_names",
+)
 
 
 class _Unfit(Exception):
@@ -63,7 +71,20 @@ def dask_setup(worker: Any, config_path: Path) -> None:
         log.exception("this worker can't warm up its model; it ends and is started again")
         logging.shutdown()
         os._exit(NOT_WARM)
+    load_for_good()
     offer(worker, warm)
+
+
+def load_for_good() -> None:
+    """Import what the first scan would wait for, and collect garbage for the last time.
+
+    What is loaded by now stays until the process ends. The headers of a scan bring on one or two
+    collections, and each took 0.14 s when it looked through all of it.
+    """
+    for module in IMPORTED_BY_JOBS:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
 
 
 def _without_stack(record: logging.LogRecord) -> bool:

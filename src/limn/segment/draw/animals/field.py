@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -197,14 +198,22 @@ def survey(volume: Volume, calibrate: CalibrateRule = "never") -> Field:
         If the scan is not in HU and can't or must not be brought to HU.
     """
     turn = Reorientation.between(volume.grid.axis_letters, "SPL")
-    numbers = coarse(volume.hu_zyx, volume.grid.spacing_mm)
-    peaks = find_peaks(numbers)
+    factors = _block_factors(volume)
+    # Each keeps one core alone busy for half of its time, and neither needs the other.
+    with ThreadPoolExecutor(1, thread_name_prefix="blocks") as beside:
+        means = beside.submit(block_means, volume.hu_zyx, factors)
+        numbers = coarse(volume.hu_zyx, volume.grid.spacing_mm)
+        peaks = find_peaks(numbers)
     to_hu = calibration(peaks, calibrate)
-    blocks, block_mm = _blocks(volume, turn, to_hu)
+    blocks = turn.apply(in_hu(means.result(), to_hu))
+    block_mm = tuple(volume.grid.spacing_mm.zyx[axis] * factors[axis] for axis in turn.axes)
     shown = _shown(blocks)
-    cores, count = _cores(blocks[shown.slices], block_mm)
-    found = ndimage.find_objects(cores)
-    counted = np.bincount(cores.ravel(), minlength=count + 1)
+    cores = _cores(blocks[shown.slices], block_mm)
+    boxes = {
+        n: (box[0], box[1], box[2])
+        for n, box in enumerate(ndimage.find_objects(cores), start=1)
+        if box
+    }
     if to_hu is not None:
         to_hu.apply(volume.hu_zyx, out=volume.hu_zyx)
     return Field(
@@ -217,8 +226,8 @@ def survey(volume: Volume, calibrate: CalibrateRule = "never") -> Field:
         block_mm,
         shown,
         cores,
-        {n: (box[0], box[1], box[2]) for n, box in enumerate(found, start=1) if box},
-        {n: int(counted[n]) for n in range(1, count + 1)},
+        boxes,
+        {n: int(np.count_nonzero(cores[box] == n)) for n, box in boxes.items()},
     )
 
 
@@ -227,17 +236,12 @@ def _shape(array: npt.NDArray[np.generic]) -> ShapeZyx:
     return (z, y, x)
 
 
-def _blocks(
-    volume: Volume, turn: Reorientation, to_hu: Calibration | None
-) -> tuple[npt.NDArray[np.float32], tuple[float, ...]]:
-    """Means of blocks of voxels turned to S, P, L, and the size of a block along each axis."""
-    own_mm = volume.grid.spacing_mm.zyx
-    factors = [
+def _block_factors(volume: Volume) -> list[int]:
+    """Voxels of a block along each axis of the scan."""
+    return [
         max(1, min(n, round(BLOCK_MM / mm)))
-        for n, mm in zip(volume.hu_zyx.shape, own_mm, strict=True)
+        for n, mm in zip(volume.hu_zyx.shape, volume.grid.spacing_mm.zyx, strict=True)
     ]
-    blocks = turn.apply(in_hu(block_means(volume.hu_zyx, factors), to_hu))
-    return blocks, tuple(own_mm[axis] * factors[axis] for axis in turn.axes)
 
 
 def _shown(picture: npt.NDArray[np.float32]) -> Region:
@@ -262,13 +266,11 @@ def _scaled(box: Region, shape: ShapeZyx, wanted: ShapeZyx) -> Region:
     return Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
 
-def _cores(
-    field: npt.NDArray[np.float32], spacing_mm: Sequence[float]
-) -> tuple[npt.NDArray[np.int32], int]:
+def _cores(field: npt.NDArray[np.float32], spacing_mm: Sequence[float]) -> npt.NDArray[np.int32]:
     """Numbered cores: tissue deeper below the surface than beds, tubes and limbs have any."""
     tissue = closed(field > BODY_HU)
-    cores, count = ndimage.label(deeper_than(tissue, CORE_DEPTH_MM, spacing_mm))
-    return np.asarray(cores, dtype=np.int32), int(count)
+    cores, _ = ndimage.label(deeper_than(tissue, CORE_DEPTH_MM, spacing_mm))
+    return np.asarray(cores, dtype=np.int32)
 
 
 def _shared(one: slice, other: slice) -> float:
