@@ -34,10 +34,15 @@ def run(tmp_path, monkeypatch, capsys):
     """Run limn contour with a network that thresholds."""
     bundle = bundle_of(("Heart", "Lung_R", "Lung_L"))
 
-    def warm_up(config, kept_in=()):
+    def toy_options(config, bundle):
         # A toy has too few numbers for a guess at HU.
-        return Warm(Painter(bundle), replace(options_of(config, bundle), calibrate="never"))
+        return replace(options_of(config, bundle), calibrate="never")
 
+    def warm_up(config, kept_in=()):
+        return Warm(Painter(bundle), toy_options(config, bundle))
+
+    monkeypatch.setattr(one_folder, "open_bundle", lambda folder: bundle)
+    monkeypatch.setattr(one_folder, "options_of", toy_options)
     monkeypatch.setattr(one_folder, "warm_up", warm_up)
     monkeypatch.setattr(warm_module, "warm_up", warm_up)
     monkeypatch.setenv("COLUMNS", "200")

@@ -125,10 +125,10 @@ def going_on(bundle: Path) -> Recipe:
     return replace(
         Recipe(),
         start=str(bundle),
-        stem_phantoms=70,
-        stem_steps=120,
+        stem_phantoms=150,
+        stem_steps=1200,
         phantoms=40,
-        steps=20,
+        steps=250,
         learning_rate=1e-3,
         first_seed=first_seed,
         first_stem_seed=first_seed + SEEDS_A_VERSION // 2,
