@@ -60,7 +60,10 @@ def test_real_peers_are_tried_from_the_browser(site, orthanc, storescp, request,
     page, errors = page_of(chromium)
     page.goto(f"{served}/peers")
     said = {}
-    for name in ("archive", "archive by a wrong title", "no entry"):
+    # storescp closes the connection right after its refusal, which may be lost with it.
+    for name in ("archive", "archive by a wrong title", *["no entry"] * 4):
+        if "refused" in said.get(name, ""):
+            continue
         card = page.get_by_role("region", name=name, exact=True)
         card.get_by_role("button", name="try now").click()
         answer = page.get_by_role("region", name=name, exact=True).get_by_role("status")

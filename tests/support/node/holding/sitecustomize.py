@@ -35,14 +35,16 @@ def change(pipeline: ModuleType) -> None:
     """As if a detector in the pipeline had found what it looks for."""
     contour, build = pipeline.contour, pipeline.rtstruct.build
 
-    def held(instances, *rest, **more):
-        if not str(instances[0].header.PatientID).startswith(("M9", "T9")):
-            return contour(instances, *rest, **more)
+    def held(scan, *rest, **more):
+        # A command gives the scan that it has read, a worker gives files.
+        header = scan.series.first if hasattr(scan, "series") else scan[0].header
+        if not str(header.PatientID).startswith(("M9", "T9")):
+            return contour(scan, *rest, **more)
         pipeline.rtstruct.build = lambda *given, notes, **more: build(
             *given, notes=[NOTE, *notes], **more
         )
         try:
-            return replace(contour(instances, *rest, **more), held=WHY)
+            return replace(contour(scan, *rest, **more), held=WHY)
         finally:
             pipeline.rtstruct.build = build
 
