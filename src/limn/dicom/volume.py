@@ -45,7 +45,8 @@ from limn.dicom.bounded import (
     read_header,
 )
 from limn.dicom.padding import fill_around_field, fill_with_air
-from limn.dicom.series import Instance, Series, Slice
+from limn.dicom.series import Instance, Series, Slice, planes
+from limn.domain.buffer import GrowingBuffer
 from limn.domain.cores import on_every_core
 from limn.domain.errors import RefusedSeries
 from limn.domain.geometry import IntArray, even_grid
@@ -110,7 +111,13 @@ def _read_instance(path: Path) -> Instance:
         raise RefusedSeries(msg) from error
 
 
-def read_volume(series: Series, *, bridged: bool = False) -> Volume:
+def read_volume(
+    series: Series,
+    *,
+    bridged: bool = False,
+    pixels: dict[Path, Stored] | None = None,
+    buffer: GrowingBuffer | None = None,
+) -> Volume:
     """Decode every slice once: HU = stored value * RescaleSlope + RescaleIntercept.
 
     Padding is air. PhotometricInterpretation MONOCHROME1 only concerns display. Source: PS3.3
@@ -119,6 +126,8 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
     Parameters
     ----------
     bridged : missing slices are interpolated, so that the volume lies on an even ladder
+    pixels : of files that were decoded before (`compressed_pixels`); they are taken out
+    buffer : memory for the volume
 
     Raises
     ------
@@ -131,11 +140,14 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
         shown = " x ".join(str(size) for size in grid.shape_zyx)
         msg = f"slices x Rows x Columns is {shown}, at most {MAX_VOXELS} voxels can be contoured"
         raise RefusedSeries(msg)
-    hu_zyx = np.empty(grid.shape_zyx, dtype=np.float32)
+    shape = grid.shape_zyx
+    hu_zyx = np.empty(shape, dtype=np.float32) if buffer is None else buffer.array(shape)
     if all(each.frame is None for each in series.slices):
 
         def fill(k: int) -> None:
-            _rescale(series.slices[k], _decode(series.slices[k]), hu_zyx[rungs[k]])
+            each = series.slices[k]
+            decoded = pixels.pop(each.path, None) if pixels else None
+            _rescale(each, _decode(each) if decoded is None else decoded, hu_zyx[rungs[k]])
 
         _each_on_a_core(fill, len(series.slices))
     else:
@@ -146,6 +158,25 @@ def read_volume(series: Series, *, bridged: bool = False) -> Volume:
     )
     _fill_missing(hu_zyx, rungs)
     return Volume(hu_zyx, grid)
+
+
+def compressed_pixels(instance: Instance) -> Stored | None:
+    """Stored values (y, x) of a compressed single-frame file; None of any other.
+
+    Others are decoded in no time, or all frames at once.
+
+    Raises
+    ------
+    RefusedSeries
+        If they can't be decoded.
+    """
+    header = instance.header
+    found = planes(header)
+    if len(found) != 1 or found[0][0] is not None:
+        return None
+    if header.file_meta.get("TransferSyntaxUID") not in COMPRESSED_SYNTAXES:
+        return None
+    return _decode(Slice(header, header, instance.path, None))
 
 
 def read_slice(series: Series, index: int) -> npt.NDArray[np.float32]:

@@ -323,7 +323,7 @@ def work(monkeypatch):
         options = SimpleNamespace(style=SimpleNamespace(colours={}))
         identity = Identity(job.sop_instance_uid, "2.25.9", "20260101", "120000", "limn", "0", "a")
         made = contour_job._Work(
-            *(job, [Instance(header(), Path())], None, options, identity),
+            *(job, [Instance(header(), Path())], None, None, options, identity),
             *(Stopwatch(), 1.0, Progress()),
         )
         return made.of_each(), asked

@@ -1051,10 +1051,13 @@ def test_a_wait_by_the_pace_is_logged_once(tmp_path, caplog):
 
 
 def test_the_file_of_what_comes_in_is_written_on_a_change_alone(tmp_path, door):
-    """Once a second at most, private, and empty when nothing comes in any more."""
-    file = ReceivingFile(tmp_path / "receiving.json")
+    """Once a second at most, and empty when nothing comes in any more; the engine is woken once."""
+    woken = []
+    file = ReceivingFile(tmp_path / "receiving.json", door.intake.begun, lambda: woken.append(1))
     file.update(door.intake.receiving())
-    door.send(slices())
+    door.send(slices()[:3])
+    file.update(door.intake.receiving())
+    door.send(slices()[3:])
     for _ in range(3):
         file.update(door.intake.receiving())
     before = file.path.stat()
@@ -1062,6 +1065,7 @@ def test_the_file_of_what_comes_in_is_written_on_a_change_alone(tmp_path, door):
     assert file.path.stat().st_ino == before.st_ino
     (series,) = read_receiving(file.path, time.time())
     assert series.slices == COUNT
+    assert woken == [1]
     whole(door)
     door.wait_for_scans()
     file.update(door.intake.receiving())

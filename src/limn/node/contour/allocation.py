@@ -52,9 +52,15 @@ class AllocationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationReply:
-    """Addresses: the assigned worker, if any, the live ones of the kind, and those of another."""
+    """Addresses: the assigned worker, if any, the live ones of the kind, and those of another.
+
+    Attributes
+    ----------
+    next : the live one that would be assigned now; empty if all are at work
+    """
 
     worker: str = ""
+    next: str = ""
     workers: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
 
@@ -94,7 +100,7 @@ class Allocation:
         same = before is not None and before.priority == request.priority
         since_s = before.since_s if before is not None and same else now_s
         this = _WaitingNode(request.priority, since_s, now_s, request.resting)
-        free = [each for each in idle if each not in self._assigned and each not in self.running]
+        free = self.free(idle)
         # A node that can't use any of these workers does not keep them from others.
         ahead = sum(
             _turn(other) < _turn(this) and not set(free) <= set(other.resting)
@@ -105,6 +111,10 @@ class Allocation:
             return ""
         self._assigned[free[0]] = _Assignment(request.node, request.client, now_s)
         return free[0]
+
+    def free(self, idle: Sequence[str]) -> list[str]:
+        """The idle workers that no node has, in the order in which they are assigned."""
+        return [each for each in idle if each not in self._assigned and each not in self.running]
 
     def job_started(self, worker: str, key: str) -> None:
         """The worker runs a job, even if the node that sent it is gone."""
@@ -175,8 +185,10 @@ def allocate(request: AllocationRequest, dask_scheduler: Any) -> AllocationReply
         if state.metrics.get(KIND) == request.kind and state.address not in request.resting
     ]
     idle = [state.address for state in fit if not state.processing]
+    worker = allocation.assign(request, idle, time.monotonic())
     return AllocationReply(
-        worker=allocation.assign(request, idle, time.monotonic()),
+        worker=worker,
+        next=next(iter(allocation.free(idle)), ""),
         workers=_addresses(fit),
         others=_addresses(state for state in live if state.metrics.get(KIND) != request.kind),
     )

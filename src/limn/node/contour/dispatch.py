@@ -22,6 +22,7 @@ from distributed.security import Security
 
 from limn.node.config import Config
 from limn.node.contour.allocation import TOPIC, AllocationReply, AllocationRequest, allocate
+from limn.node.contour.coming_in import ComingIn
 from limn.node.contour.estimate import Estimator
 from limn.node.contour.flights import Flights, JobInFlight
 from limn.node.contour.previews import Previews
@@ -78,6 +79,7 @@ class Dispatcher:
         self._running = Running(
             config.running_path, journal, Estimator(journal, bundle.sha256), self._flights.jobs
         )
+        self._coming_in = ComingIn(config)
         self._had_to_wait: set[int] = set()
         self._node = uuid.uuid4().hex
         self._workers: set[str] = set()
@@ -217,6 +219,8 @@ class Dispatcher:
             row = preview or waiting[0]
             waiting.remove(row)
             self._submit(client, row, found.worker, preview=preview is not None)
+        if found.next and not waiting:
+            self._coming_in.look(client, found.next)
         self._had_to_wait = {row.id for row in waiting}
         self._running.wait(waiting, len(found.workers))
         # A worker that rests has not left; its next job may be on it already.

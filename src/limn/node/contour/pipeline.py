@@ -13,7 +13,8 @@ import numpy.typing as npt
 from limn.dicom import rtstruct
 from limn.dicom.ct import CtIdentity, ct_instances
 from limn.dicom.series import Instance, Series, assemble
-from limn.dicom.volume import read_volume
+from limn.dicom.volume import Stored, read_volume
+from limn.domain.buffer import GrowingBuffer
 from limn.domain.errors import LimnError, RefusedSeries, StageFailed
 from limn.domain.geometry import SpacingMm, axial_grid, even_grid
 from limn.domain.light import Light
@@ -108,8 +109,41 @@ class Product:
         return self.rois.labels
 
 
-def contour(
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenScan:
+    """A series with its pixels; contouring may change these."""
+
+    series: Series
+    volume: Volume
+
+
+def open_scan(
     instances: Sequence[Instance],
+    species: Species,
+    *,
+    assume_hu: bool,
+    pixels: dict[Path, Stored] | None = None,
+    buffer: GrowingBuffer | None = None,
+) -> OpenScan:
+    """The pixels of a series of a field that a scan of such an animal may have.
+
+    Parameters
+    ----------
+    assume_hu, pixels, buffer : see `assemble`, `read_volume`
+
+    Raises
+    ------
+    RefusedSeries
+        If the series can't be contoured, or does not fit into memory.
+    """
+    series = assemble(instances, assume_hu=assume_hu)
+    refuse_field(series.grid, species)
+    refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
+    return OpenScan(series, read_volume(series, bridged=True, pixels=pixels, buffer=buffer))
+
+
+def contour(
+    source: Sequence[Instance] | OpenScan,
     ensemble: Ensemble,
     identity: rtstruct.Identity,
     options: Options,
@@ -121,6 +155,7 @@ def contour(
 
     Parameters
     ----------
+    source : the instances of the series, or the series that was opened from them
     progress : called with the tiles that are done and their total
     name : of the scan, for its picture; empty if it has none
 
@@ -131,13 +166,13 @@ def contour(
     StageFailed
         If no organ was found, or the structure set differs from the labels.
     """
-    series, volume = _opened(instances, ensemble, options, stopwatch)
+    series, volume = _opened(source, ensemble, options, stopwatch)
     drawn = delineate(volume, ensemble, options.two_animals, stopwatch, progress, options.calibrate)
     return _product(series, volume, drawn, ensemble, identity, options, stopwatch, name)
 
 
 def contour_each(
-    instances: Sequence[Instance],
+    source: Sequence[Instance] | OpenScan,
     ensemble: Ensemble,
     named: Callable[[Place], tuple[rtstruct.Identity, str]],
     options: Options,
@@ -149,6 +184,7 @@ def contour_each(
 
     Parameters
     ----------
+    source : see `contour`
     named : gives identity and name of an animal's scan
     only : number of the one animal that is wanted; None for all
 
@@ -162,7 +198,7 @@ def contour_each(
     RefusedSeries
         If no animal of the series can be contoured.
     """
-    series, volume = _opened(instances, ensemble, options, stopwatch)
+    series, volume = _opened(source, ensemble, options, stopwatch)
     for place, drawn in delineate_each(
         volume, ensemble, stopwatch, progress, options.calibrate, only
     ):
@@ -179,11 +215,15 @@ def contour_each(
 
 
 def _opened(
-    instances: Sequence[Instance], ensemble: Ensemble, options: Options, stopwatch: Stopwatch
+    source: Sequence[Instance] | OpenScan,
+    ensemble: Ensemble,
+    options: Options,
+    stopwatch: Stopwatch,
 ) -> tuple[Series, Volume]:
     with stopwatch.stage("read_s"):
-        series = assemble(instances, assume_hu=options.assume_hu)
-        return series, _read(series, ensemble.bundle.species)
+        if not isinstance(source, OpenScan):
+            source = open_scan(source, ensemble.bundle.species, assume_hu=options.assume_hu)
+        return source.series, source.volume
 
 
 def _product(
@@ -268,13 +308,6 @@ def _judged(
 ) -> Verdict:
     bundle = ensemble.bundle
     return judge_scan(drawn, measure(drawn, volume), judge_of(bundle), volumes_mm3, bundle.species)
-
-
-def _read(series: Series, species: Species) -> Volume:
-    """The pixels, of a field that a scan of such an animal may have and that fits into memory."""
-    refuse_field(series.grid, species)
-    refuse_unread(even_grid(series.grid, series.rungs).shape_zyx)
-    return read_volume(series, bridged=True)
 
 
 def _on_slices(drawn: Delineated, series: Series) -> Labels:

@@ -21,7 +21,7 @@ from limn.node.surprises import Surprises, fault
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0
+EVERY_S, SOON_S = 1.0, 0.1
 
 
 def series_shown(
@@ -125,16 +125,32 @@ class ReceivingFile:
     """Keeps the file of `limn queue` up to date.
 
     It is written on a change, and every `REWRITE_S` while any series comes in.
+
+    Attributes
+    ----------
+    begun : set when the first slice of a series has come
+    wake : called when another series is in the file
     """
 
     path: Path
+    begun: threading.Event
+    wake: Callable[[], None]
     _last: tuple[ReceivingSeries, ...] | None = None
     _written_s: float = 0.0
 
     def run(self, look: Callable[[], Sequence[ReceivingSeries]], stopping: threading.Event) -> None:
-        """Look once a second until the node stops; then nothing comes in any more."""
+        """Look until the node stops; then nothing comes in any more.
+
+        Once a second, and soon when a series begins and no other comes in.
+        """
         surprises = Surprises()
-        while not stopping.wait(EVERY_S):
+        looked_s = time.monotonic()
+        while not stopping.wait(SOON_S):
+            soon = self.begun.is_set() and not self._last
+            if not soon and time.monotonic() - looked_s < EVERY_S:
+                continue
+            self.begun.clear()
+            looked_s = time.monotonic()
             try:
                 self.update(look())
             except Exception as error:
@@ -152,6 +168,9 @@ class ReceivingFile:
         now_s, every = time.monotonic(), tuple(series)
         if every != self._last or (every and now_s - self._written_s >= REWRITE_S):
             write_receiving(self.path, every, time.time())
+            known = {each.series_instance_uid for each in self._last or ()}
+            if any(each.series_instance_uid not in known for each in every):
+                self.wake()
             self._last, self._written_s = every, now_s
 
 

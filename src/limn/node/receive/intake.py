@@ -83,6 +83,8 @@ class Intake:
         self._awaited: dict[str, set[str]] = {}
         self._faults = SeriesFaults(journal.path)
         self.associations = OpenAssociations()
+        # Set when a series begins.
+        self.begun = threading.Event()
         self.senders = SenderContacts()
         self._settling = Settling(rules, journal.knows, self.associations.openings)
 
@@ -436,6 +438,7 @@ class Intake:
             folder = self._spool.folder(series)
             if not (folder.is_dir() and self._load(folder)):
                 self._gatherings[series] = Gathering.begin(instance, folder, time.monotonic())
+            self.begun.set()
         return self._gatherings[series]
 
     def _load(self, folder: Path) -> bool:

@@ -99,7 +99,7 @@ def run_receiver(config_path: Path) -> None:
 def _threads(
     config: Config, intake: Intake, spool: Spool, retention: Retention, shut: threading.Event
 ) -> list[threading.Thread]:
-    shown = ReceivingFile(config.receiving_path)
+    shown = ReceivingFile(config.receiving_path, intake.begun, lambda: send_wake(config))
     watch, images = _watches(config, intake, spool)
 
     def receiving() -> list[ReceivingSeries]:

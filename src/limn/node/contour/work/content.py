@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +13,19 @@ from limn.domain.errors import RefusedSeries
 from limn.domain.files import may_pass
 from limn.domain.one_line import one_line
 from limn.node.contour.job import Job
+from limn.node.contour.work.ahead import FileRead, FileState, state_of
 
 # Hashing releases the interpreter; more would only wait for the disk.
 READERS = 4
+_NONE_READ: Mapping[Path, FileRead] = {}
 
 
 class Content:
     """The files of a job as they are when this object is made.
+
+    Parameters
+    ----------
+    read : files whose digest is known for a state of theirs
 
     Raises
     ------
@@ -30,13 +36,16 @@ class Content:
         If they can't be read just now.
     """
 
-    def __init__(self, job: Job, instances: Sequence[Instance]) -> None:
+    def __init__(
+        self, job: Job, instances: Sequence[Instance], read: Mapping[Path, FileRead] = _NONE_READ
+    ) -> None:
         self._job = job
+        self._read = read
         self._paths = [each.path for each in instances]
         self._uids = [str(each.header.get("SOPInstanceUID", "")) for each in instances]
         self._states = self._now()
         if job.input_digest:
-            self._compare()
+            self._compare(self._states)
 
     def check_unchanged(self) -> None:
         """Check that no file was changed while the scan was contoured.
@@ -47,13 +56,14 @@ class Content:
             As the class.
         """
         # A program that makes links changes a file's state too, and not its content.
-        if self._job.input_digest and self._now() != self._states:
-            self._compare()
+        states = self._now()
+        if self._job.input_digest and states != self._states:
+            self._compare(states)
 
-    def _compare(self) -> None:
+    def _compare(self, states: Sequence[FileState]) -> None:
         try:
             with ThreadPoolExecutor(READERS, thread_name_prefix="digest") as pool:
-                digests = list(pool.map(digest_of_file, self._paths))
+                digests = list(pool.map(self._digest, self._paths, states))
         except OSError as error:
             if may_pass(error):
                 raise
@@ -63,18 +73,14 @@ class Content:
         if found != self._job.input_digest:
             raise self._refusal()
 
-    def _now(self) -> list[tuple[int, int, int, int]]:
-        """What changes when a file is written or replaced, even if its time is put back."""
-        states = []
-        for path in self._paths:
-            try:
-                found = path.stat()
-            except OSError:
-                states.append((0, 0, 0, 0))
-                continue
-            # On Windows st_ctime is the time of creation, which reading does not change either.
-            states.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-        return states
+    def _digest(self, path: Path, state: FileState) -> str:
+        read = self._read.get(path)
+        if read is not None and read.state == state:
+            return read.digest
+        return digest_of_file(path)
+
+    def _now(self) -> list[FileState]:
+        return list(map(state_of, self._paths))
 
     def _refusal(self) -> RefusedSeries:
         paths = [Path(path) for path in self._job.paths]

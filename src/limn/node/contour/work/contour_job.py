@@ -15,6 +15,7 @@ from limn.domain.scan import Organ, Role, by_role, pack_labels
 from limn.domain.timing import RUNTIME_STAGES, Stopwatch
 from limn.node.contour.job import Job, Result
 from limn.node.contour.site_bundle import algorithm_of
+from limn.node.contour.work.ahead import ReadAhead
 from limn.node.contour.work.progress import Progress
 from limn.node.contour.work.warm import Warm, options_of
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from limn.dicom.rtstruct import Identity
     from limn.dicom.series import Instance
     from limn.node.contour.animal_names import AnimalName
-    from limn.node.contour.pipeline import Options, Product
+    from limn.node.contour.pipeline import OpenScan, Options, Product
     from limn.segment.bundle.bundle import Bundle
     from limn.segment.draw.animals.located import Place
     from limn.segment.draw.derived import DerivedRoi
@@ -39,8 +40,13 @@ def contour_job(
     paths: list[Path],
     stopwatch: Stopwatch,
     progress: Progress,
+    read: ReadAhead | None = None,
 ) -> Result:
     """Contour the scan in these files.
+
+    Parameters
+    ----------
+    read : what is known of the files already
 
     Raises
     ------
@@ -49,12 +55,13 @@ def contour_job(
     OSError
         If its files can't be read just now.
     """
-    from limn.dicom.volume import read_headers  # noqa: PLC0415
     from limn.node.contour.work.content import Content  # noqa: PLC0415
 
+    read = read or ReadAhead()
     with stopwatch.stage("read_s"):
-        instances = read_headers(paths)
-        content = Content(job, instances)
+        instances = _instances(paths, read)
+        content = Content(job, instances, read.files)
+        scan = _opened(job, instances, warm, read)
     ensemble, options = (
         warm.ensemble,
         replace(options_of(job, warm.ensemble.bundle), delivered=job.delivered),
@@ -65,7 +72,7 @@ def contour_job(
         # What is derived waits for the organs of all folds.
         options = replace(options, style=options.style.as_preview(), rois=())
         ensemble = ensemble.first_fold()
-    work = _Work(job, instances, ensemble, options, identity, stopwatch, started_at, progress)
+    work = _Work(job, instances, scan, ensemble, options, identity, stopwatch, started_at, progress)
     each = options.two_animals == "each" or job.one_of_several
     results = work.of_each() if each else work.of_one()
     content.check_unchanged()
@@ -75,12 +82,32 @@ def contour_job(
     return replace(first, others=tuple(others))
 
 
+def _instances(paths: Sequence[Path], read: ReadAhead) -> list[Instance]:
+    from limn.dicom.volume import read_headers  # noqa: PLC0415
+
+    unread = [path for path in paths if path not in read.files]
+    known = {path: each.instance for path, each in read.files.items()}
+    known.update(zip(unread, read_headers(unread), strict=True))
+    return [known[path] for path in paths]
+
+
+def _opened(job: Job, instances: Sequence[Instance], warm: Warm, read: ReadAhead) -> OpenScan:
+    from limn.node.contour.pipeline import open_scan  # noqa: PLC0415
+
+    # Another site may have sent the job, with a rule of its own.
+    if read.opened is not None and job.model.assume_hu == warm.options.assume_hu:
+        return read.opened
+    species, assume_hu = warm.ensemble.bundle.species, job.model.assume_hu
+    return open_scan(instances, species, assume_hu=assume_hu, pixels=read.pixels)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """A job whose files are read, and what it needs."""
 
     job: Job
     instances: Sequence[Instance]
+    scan: OpenScan
     ensemble: Ensemble
     options: Options
     identity: Identity
@@ -93,7 +120,7 @@ class _Work:
         from limn.node.contour.pipeline import contour  # noqa: PLC0415
 
         product = contour(
-            self.instances,
+            self.scan,
             self.ensemble,
             self.identity,
             self.options,
@@ -110,7 +137,7 @@ class _Work:
         every = self.job.others and not self.job.preview
         only = None if every else self.job.animal_number
         each = contour_each(
-            self.instances,
+            self.scan,
             self.ensemble,
             self._named,
             self.options,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limn.node.config import Config
 from limn.node.contour.job import Job
 from limn.node.contour.site_bundle import kind_of, style_of
+from limn.node.contour.work.ahead import Ahead
 
 if TYPE_CHECKING:
     from limn.node.contour.pipeline import Options
@@ -22,10 +24,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """A loaded ensemble with the options of this host's config."""
+    """A loaded ensemble with the options of this host's config.
+
+    Attributes
+    ----------
+    ahead : what is read between the jobs
+    """
 
     ensemble: Ensemble
     options: Options
+    ahead: Ahead = field(default_factory=Ahead)
+
+    def read_ahead(self, folder: Path) -> None:
+        """Read a series while it comes in."""
+        from limn.node.contour.pipeline import open_scan  # noqa: PLC0415
+
+        self.ahead.follow(
+            folder,
+            partial(
+                open_scan, species=self.ensemble.bundle.species, assume_hu=self.options.assume_hu
+            ),
+        )
 
     @property
     def kind(self) -> str:

@@ -112,6 +112,12 @@ def _warm_here() -> Warm:
     return warm
 
 
+def read_ahead(folder: str, dask_worker: Any) -> None:
+    """Read a series that comes in, if no job runs on this worker; `Client.run` calls it."""
+    warm: Warm = dask_worker.extensions[KIND]
+    warm.read_ahead(Path(folder))
+
+
 def run_job(job: Job, label: str, pixels: bytes | None = None) -> Result:
     """Contour one scan on this worker's warm ensemble.
 
@@ -237,5 +243,8 @@ def _contour_sent(
     job: Job, label: str, started_at: float, pixels: bytes | None, progress: Progress
 ) -> Result:
     stopwatch = Stopwatch(began=progress.stage)
-    with _files(job, pixels, stopwatch) as paths:
-        return contour_job(job, label, _warm_here(), started_at, paths, stopwatch, progress)
+    warm = _warm_here()
+    with _files(job, pixels, stopwatch) as paths, ExitStack() as reading:
+        with stopwatch.stage("read_s"):
+            read = reading.enter_context(warm.ahead.job(paths))
+        return contour_job(job, label, warm, started_at, paths, stopwatch, progress, read)
