@@ -40,7 +40,7 @@ def test_an_array_that_does_not_fit_has_memory_of_its_own(most_bytes):
 def test_a_system_that_reserves_nothing_gives_new_memory(monkeypatch):
     """Where address space must have memory behind it."""
 
-    def refuses(*_):
+    def refuses(*_, **__):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(buffer_module.mmap, "mmap", refuses)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +27,7 @@ class GrowingBuffer:
 
     def __init__(self, most_bytes: int) -> None:
         try:
-            self._memory: mmap.mmap | None = mmap.mmap(-1, max(1, most_bytes))
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._memory = _reserved(max(1, most_bytes))
         except (OSError, OverflowError, ValueError):
             # A system that promises no more address space than it has memory: nothing is taken.
             self._memory = None
@@ -49,3 +49,15 @@ class GrowingBuffer:
         if self._memory is None or 4 * count > len(self._memory):
             return np.empty(shape, dtype=np.float32)
         return np.frombuffer(self._memory, dtype=np.float32, count=count).reshape(shape)
+
+
+def _reserved(count_bytes: int) -> mmap.mmap | None:
+    """Address space without memory behind it; None where there is no such thing."""
+    if sys.platform == "win32":
+        return None
+    # Shared memory, the default, has no large pages: it is slower to use and to give back.
+    memory = mmap.mmap(-1, count_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

@@ -192,6 +192,18 @@ def test_a_worker_that_rests_gets_no_scan(cluster: LocalCluster) -> None:
         assert (nobody.worker, nobody.workers) == ("", ())
 
 
+def test_the_worker_that_is_next_is_named_before_it_is_assigned(cluster: LocalCluster) -> None:
+    """It may read ahead; one that has a job on its way is not named."""
+    with Client(cluster, set_as_default=False) as client:
+        sent = replace(request("a"), client=client.id)
+        expected = client.run_on_scheduler(allocate, replace(sent, priority=None)).next
+        found = client.run_on_scheduler(allocate, sent)
+        assert found.worker == expected != ""
+        assert found.next == (set(found.workers) - {expected}).pop()
+        last = client.run_on_scheduler(allocate, replace(request("b"), client=client.id))
+        assert (last.worker, last.next) == (found.next, "")
+
+
 def running_on(client: Client) -> set[str]:
     """Workers that have reported the start of a job to the scheduler."""
     return client.run_on_scheduler(

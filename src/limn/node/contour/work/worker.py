@@ -243,8 +243,8 @@ def _contour_sent(
     job: Job, label: str, started_at: float, pixels: bytes | None, progress: Progress
 ) -> Result:
     stopwatch = Stopwatch(began=progress.stage)
-    warm = _warm_here()
     with _files(job, pixels, stopwatch) as paths, ExitStack() as reading:
+        warm = _warm_here()
         with stopwatch.stage("read_s"):
             read = reading.enter_context(warm.ahead.job(paths))
         return contour_job(job, label, warm, started_at, paths, stopwatch, progress, read)
